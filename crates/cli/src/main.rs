@@ -1,0 +1,3 @@
+//! The svcproxy binary.
+
+fn main() {}

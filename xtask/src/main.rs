@@ -1,0 +1,3 @@
+//! Set-up, demo, tests and the kernel VM.
+
+fn main() {}
