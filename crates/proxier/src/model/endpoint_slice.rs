@@ -1,0 +1,113 @@
+//! `discovery.k8s.io/v1/EndpointSlice`.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use super::{Family, ObjectName, PortName, Protocol};
+
+/// A slice of a Service's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// The Service it belongs to (label `kubernetes.io/service-name`).
+    pub service: ObjectName,
+    /// `addressType`.
+    pub family: Family,
+    /// `ports`: every endpoint of the slice serves all of them.
+    pub ports: Box<[EndpointPort]>,
+    /// `endpoints`.
+    pub endpoints: Box<[Endpoint]>,
+}
+
+impl EndpointSlice {
+    /// A slice without ports or endpoints.
+    pub fn new(name: ObjectName, service: ObjectName, family: Family) -> Self {
+        Self {
+            name,
+            service,
+            family,
+            ports: Box::default(),
+            endpoints: Box::default(),
+        }
+    }
+}
+
+/// One port of a slice: the Service's port of the same name goes to this number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointPort {
+    /// Name of the Service's port.
+    pub name: PortName,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on the endpoint.
+    pub port: NonZeroU16,
+}
+
+impl EndpointPort {
+    /// A port of a slice.
+    pub fn new(name: PortName, protocol: Protocol, port: NonZeroU16) -> Self {
+        Self {
+            name,
+            protocol,
+            port,
+        }
+    }
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Endpoint {
+    /// Address: the API says of `addresses` that the first is the endpoint's and further ones
+    /// have no meaning.
+    pub address: IpAddr,
+    /// `conditions`.
+    pub conditions: EndpointConditions,
+    /// `nodeName`, where known.
+    pub node: Option<Arc<str>>,
+}
+
+impl Endpoint {
+    /// A ready endpoint of which the node is not known.
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address,
+            conditions: EndpointConditions::default(),
+            node: None,
+        }
+    }
+}
+
+/// `endpoints[].conditions`, with the API's defaults for what is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointConditions {
+    /// Takes new connections; unset means yes.
+    pub ready: bool,
+    /// Answers, terminating or not; unset means the same as `ready`.
+    pub serving: bool,
+    /// On its way out; unset means no.
+    pub terminating: bool,
+}
+
+impl EndpointConditions {
+    /// Conditions from the API's optional fields.
+    pub fn new(ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>) -> Self {
+        let ready = ready.unwrap_or(true);
+        Self {
+            ready,
+            serving: serving.unwrap_or(ready),
+            terminating: terminating.unwrap_or(false),
+        }
+    }
+}
+
+impl Default for EndpointConditions {
+    fn default() -> Self {
+        Self::new(None, None, None)
+    }
+}

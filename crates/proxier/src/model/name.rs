@@ -1,0 +1,212 @@
+//! Names of objects and ports, valid by construction.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest DNS label, RFC 1123.
+const MAX_LABEL: usize = 63;
+/// Longest DNS subdomain, the API server's bound on object names.
+const MAX_SUBDOMAIN: usize = 253;
+
+/// A namespace and a name, shown as `namespace/name`.
+///
+/// Both parts are DNS names in lower case, so an `ObjectName` holds no quote, space, slash or
+/// line break and may stand in a rule's comment or a log line as it is.
+///
+/// ```
+/// use proxier::model::ObjectName;
+///
+/// let name = ObjectName::new("default", "web")?;
+/// assert_eq!(name.to_string(), "default/web");
+/// assert!(ObjectName::new("default", "web\nflush ruleset").is_err());
+/// # Ok::<(), proxier::model::InvalidName>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// `namespace/name` in one allocation: there are tens of thousands of these.
+    text: Arc<str>,
+}
+
+impl ObjectName {
+    /// Checks and joins a namespace (a DNS label) and a name (a DNS subdomain).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if either part is not what the API server accepts in `metadata`.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, InvalidName> {
+        check_label("metadata.namespace", namespace)?;
+        check_subdomain("metadata.name", name)?;
+        Ok(Self {
+            text: format!("{namespace}/{name}").into(),
+        })
+    }
+
+    /// Like [`ObjectName::new`], for kinds whose name must be a single DNS label, as a Service's.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if either part is not a DNS label.
+    pub fn label(namespace: &str, name: &str) -> Result<Self, InvalidName> {
+        check_label("metadata.name", name)?;
+        Self::new(namespace, name)
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.text
+            .split_once('/')
+            .map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name within the namespace.
+    pub fn name(&self) -> &str {
+        self.text.split_once('/').map_or("", |(_, name)| name)
+    }
+
+    /// `namespace/name`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The name of a port, empty for the only port of a Service or slice that names none.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PortName(Option<Arc<str>>);
+
+impl PortName {
+    /// The name of a port that has none.
+    pub const UNNAMED: Self = Self(None);
+
+    /// Checks a port's name: empty, or a DNS label.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if the text is neither.
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
+        if name.is_empty() {
+            return Ok(Self::UNNAMED);
+        }
+        check_label("name", name)?;
+        Ok(Self(Some(name.into())))
+    }
+
+    /// The name, empty for an unnamed port.
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or("")
+    }
+
+    /// Whether the port has no name.
+    pub fn is_unnamed(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+/// A name that the API server would refuse.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value:?} is not {expected}")]
+#[non_exhaustive]
+pub struct InvalidName {
+    /// Path of the field, from the object's root or, for a port, from the port.
+    pub field: &'static str,
+    /// What stood there.
+    pub value: String,
+    /// What may stand there.
+    pub expected: &'static str,
+}
+
+fn check_label(field: &'static str, value: &str) -> Result<(), InvalidName> {
+    if value.len() <= MAX_LABEL && is_dns_label(value) {
+        return Ok(());
+    }
+    Err(InvalidName {
+        field,
+        value: value.to_owned(),
+        expected: "a DNS label (at most 63 of a-z, 0-9 and '-', a letter or digit at both ends)",
+    })
+}
+
+fn check_subdomain(field: &'static str, value: &str) -> Result<(), InvalidName> {
+    if value.len() <= MAX_SUBDOMAIN && value.split('.').all(is_dns_label) {
+        return Ok(());
+    }
+    Err(InvalidName {
+        field,
+        value: value.to_owned(),
+        expected: "a DNS subdomain (at most 253 of a-z, 0-9, '-' and '.', a letter or digit at both ends of each part)",
+    })
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    let bytes = text.as_bytes();
+    bytes.iter().all(inner)
+        && !bytes.is_empty()
+        && bytes.first() != Some(&b'-')
+        && bytes.last() != Some(&b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        let name = ObjectName::new("kube-system", "kube-dns-x7.v1").unwrap();
+        assert_eq!(
+            (name.namespace(), name.name()),
+            ("kube-system", "kube-dns-x7.v1")
+        );
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a b",
+            "a/b",
+            "a\"b",
+            "a\nb",
+            "a..b",
+            "ä",
+            &"a".repeat(254),
+        ] {
+            let error = ObjectName::new("default", bad).unwrap_err();
+            assert_eq!(error.field, "metadata.name", "{bad:?}");
+        }
+        assert_eq!(
+            ObjectName::new("a.b", "web").unwrap_err().field,
+            "metadata.namespace"
+        );
+        assert!(ObjectName::label("default", "a.b").is_err());
+    }
+
+    #[test]
+    fn port_names_are_checked() {
+        assert!(PortName::new("").unwrap().is_unnamed());
+        assert_eq!(PortName::new("dns-tcp").unwrap().as_str(), "dns-tcp");
+        assert!(PortName::new("dns tcp").is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! Where Services come from.
+//!
+//! A source yields [`Change`](crate::store::Change)s of checked [`model`](crate::model) objects,
+//! and a [`Diagnostic`] for each thing it could not use.
+
+mod diagnostic;
+#[cfg(feature = "manifest")]
+pub mod manifest;
+
+pub use diagnostic::{Diagnostic, Location, Severity};

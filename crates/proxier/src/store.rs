@@ -1,0 +1,279 @@
+//! The Services and endpoint slices this node knows of.
+//!
+//! One writer applies [`Change`]s; the stages after it read. The store remembers which Services a
+//! change touched, so that one change costs work for that Service alone. Nothing is handed on
+//! before every kind has been listed in full once: half a list would look like deletions.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
+use std::sync::Arc;
+
+use crate::model::{EndpointSlice, ObjectName, Service};
+
+/// One change of the API objects, as a source reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// A Service is new or different.
+    ServiceApplied(Service),
+    /// A Service is gone.
+    ServiceDeleted(ObjectName),
+    /// All Services there are: what is not among them is gone.
+    ServicesReplaced(Vec<Service>),
+    /// An endpoint slice is new or different.
+    EndpointSliceApplied(EndpointSlice),
+    /// An endpoint slice is gone.
+    EndpointSliceDeleted(ObjectName),
+    /// All endpoint slices there are: what is not among them is gone.
+    EndpointSlicesReplaced(Vec<EndpointSlice>),
+}
+
+/// A Service with the slices that carry its endpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceView<'a> {
+    /// The Service.
+    pub service: &'a Service,
+    slices: &'a BTreeMap<ObjectName, Arc<EndpointSlice>>,
+}
+
+impl<'a> ServiceView<'a> {
+    /// The Service's slices, by name.
+    pub fn slices(&self) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        self.slices.values().map(Arc::as_ref)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Arc<Service>>,
+    /// Slices may come before their Service, and stay for a while after it.
+    slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+}
+
+/// The API objects, grouped by Service.
+///
+/// ```
+/// use proxier::model::{ObjectName, Service};
+/// use proxier::store::{Change, Store};
+///
+/// let web = ObjectName::new("default", "web")?;
+/// let mut store = Store::default();
+/// store.apply(Change::ServicesReplaced(vec![Service::new(web.clone())]));
+/// assert!(!store.is_ready(), "no list of endpoint slices yet");
+/// store.apply(Change::EndpointSlicesReplaced(vec![]));
+/// assert!(store.is_ready());
+/// assert_eq!(store.take_touched(), [web]);
+/// # Ok::<(), proxier::model::InvalidName>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Store {
+    entries: HashMap<ObjectName, Entry>,
+    /// Which Service each slice belongs to.
+    slice_owner: HashMap<ObjectName, ObjectName>,
+    touched: BTreeSet<ObjectName>,
+    services_listed: bool,
+    slices_listed: bool,
+}
+
+impl Store {
+    /// Takes one change in. What equals what is known touches nothing.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::ServiceApplied(service) => self.put_service(service),
+            Change::ServiceDeleted(name) => self.remove_service(&name),
+            Change::ServicesReplaced(services) => {
+                let named: BTreeSet<_> = services
+                    .iter()
+                    .map(|service| service.name.clone())
+                    .collect();
+                for name in self.missing_services(&named) {
+                    self.remove_service(&name);
+                }
+                services
+                    .into_iter()
+                    .for_each(|service| self.put_service(service));
+                self.services_listed = true;
+            }
+            Change::EndpointSliceApplied(slice) => self.put_slice(slice),
+            Change::EndpointSliceDeleted(name) => self.remove_slice(&name),
+            Change::EndpointSlicesReplaced(slices) => {
+                let named: BTreeSet<_> = slices.iter().map(|slice| slice.name.clone()).collect();
+                for name in self.missing_slices(&named) {
+                    self.remove_slice(&name);
+                }
+                slices.into_iter().for_each(|slice| self.put_slice(slice));
+                self.slices_listed = true;
+            }
+        }
+    }
+
+    /// Whether every kind has been listed in full once.
+    pub fn is_ready(&self) -> bool {
+        self.services_listed && self.slices_listed
+    }
+
+    /// The Services that changed, or whose slices did, since the last call; sorted.
+    pub fn take_touched(&mut self) -> Vec<ObjectName> {
+        mem::take(&mut self.touched).into_iter().collect()
+    }
+
+    /// A Service and its slices.
+    pub fn get(&self, name: &ObjectName) -> Option<ServiceView<'_>> {
+        let entry = self.entries.get(name)?;
+        Some(ServiceView {
+            service: entry.service.as_deref()?,
+            slices: &entry.slices,
+        })
+    }
+
+    /// Every Service, in no particular order.
+    pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
+        self.entries.values().filter_map(|entry| {
+            Some(ServiceView {
+                service: entry.service.as_deref()?,
+                slices: &entry.slices,
+            })
+        })
+    }
+
+    fn put_service(&mut self, service: Service) {
+        let entry = self.entries.entry(service.name.clone()).or_default();
+        if entry.service.as_deref() != Some(&service) {
+            self.touched.insert(service.name.clone());
+            entry.service = Some(Arc::new(service));
+        }
+    }
+
+    fn remove_service(&mut self, name: &ObjectName) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        if entry.service.take().is_some() {
+            self.touched.insert(name.clone());
+        }
+        self.forget_if_empty(name);
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) {
+        if let Some(owner) = self.slice_owner.get(&slice.name)
+            && *owner != slice.service
+        {
+            self.remove_slice(&slice.name.clone());
+        }
+        let entry = self.entries.entry(slice.service.clone()).or_default();
+        if entry.slices.get(&slice.name).map(Arc::as_ref) != Some(&slice) {
+            self.touched.insert(slice.service.clone());
+            self.slice_owner
+                .insert(slice.name.clone(), slice.service.clone());
+            entry.slices.insert(slice.name.clone(), Arc::new(slice));
+        }
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(owner) = self.slice_owner.remove(name) else {
+            return;
+        };
+        if let Some(entry) = self.entries.get_mut(&owner) {
+            entry.slices.remove(name);
+        }
+        self.forget_if_empty(&owner);
+        self.touched.insert(owner);
+    }
+
+    fn forget_if_empty(&mut self, name: &ObjectName) {
+        if self
+            .entries
+            .get(name)
+            .is_some_and(|e| e.service.is_none() && e.slices.is_empty())
+        {
+            self.entries.remove(name);
+        }
+    }
+
+    fn missing_services(&self, named: &BTreeSet<ObjectName>) -> Vec<ObjectName> {
+        let known = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.service.is_some());
+        known
+            .map(|(name, _)| name)
+            .filter(|name| !named.contains(*name))
+            .cloned()
+            .collect()
+    }
+
+    fn missing_slices(&self, named: &BTreeSet<ObjectName>) -> Vec<ObjectName> {
+        self.slice_owner
+            .keys()
+            .filter(|name| !named.contains(*name))
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Endpoint, Family};
+
+    fn name(text: &str) -> ObjectName {
+        ObjectName::new("default", text).unwrap()
+    }
+
+    fn slice(slice: &str, service: &str, address: &str) -> EndpointSlice {
+        let mut slice = EndpointSlice::new(name(slice), name(service), Family::V4);
+        slice.endpoints = [Endpoint::new(address.parse().unwrap())].into();
+        slice
+    }
+
+    fn ready_store() -> Store {
+        let mut store = Store::default();
+        store.apply(Change::ServicesReplaced(vec![
+            Service::new(name("a")),
+            Service::new(name("b")),
+        ]));
+        store.apply(Change::EndpointSlicesReplaced(vec![slice(
+            "a-1", "a", "10.0.0.1",
+        )]));
+        store.take_touched();
+        store
+    }
+
+    #[test]
+    fn a_relist_touches_only_what_differs() {
+        let mut store = ready_store();
+        store.apply(Change::ServicesReplaced(vec![
+            Service::new(name("a")),
+            Service::new(name("c")),
+        ]));
+        assert_eq!(store.take_touched(), [name("b"), name("c")]);
+        store.apply(Change::EndpointSlicesReplaced(vec![slice(
+            "a-1", "a", "10.0.0.1",
+        )]));
+        assert!(store.take_touched().is_empty());
+        assert!(store.get(&name("b")).is_none());
+    }
+
+    #[test]
+    fn a_slice_that_changes_its_service_touches_both() {
+        let mut store = ready_store();
+        store.apply(Change::EndpointSliceApplied(slice("a-1", "b", "10.0.0.1")));
+        assert_eq!(store.take_touched(), [name("a"), name("b")]);
+        assert_eq!(store.get(&name("a")).unwrap().slices().count(), 0);
+        assert_eq!(store.get(&name("b")).unwrap().slices().count(), 1);
+    }
+
+    #[test]
+    fn slices_may_come_before_and_outlive_their_service() {
+        let mut store = ready_store();
+        store.apply(Change::EndpointSliceApplied(slice("d-1", "d", "10.0.0.1")));
+        assert!(store.get(&name("d")).is_none());
+        store.apply(Change::ServiceApplied(Service::new(name("d"))));
+        assert_eq!(store.get(&name("d")).unwrap().slices().count(), 1);
+        store.apply(Change::ServiceDeleted(name("d")));
+        store.apply(Change::EndpointSliceDeleted(name("d-1")));
+        assert_eq!(store.take_touched(), [name("d")]);
+        assert_eq!(store.services().count(), 2);
+        assert!(!store.entries.contains_key(&name("d")));
+    }
+}
