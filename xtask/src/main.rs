@@ -1,3 +1,44 @@
-//! Set-up, demo, tests and the kernel VM.
+//! Set-up, demo, tests and the kernel VM of svcproxy: `cargo xtask --help`.
 
-fn main() {}
+#![forbid(unsafe_code)]
+// A command line tool speaks through its standard streams.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod apt;
+mod paths;
+mod process;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// A QEMU machine whose kernel has IPVS.
+    #[command(subcommand)]
+    Vm(VmTask),
+}
+
+#[derive(Subcommand)]
+enum VmTask {
+    /// Run a command in the machine; it sees this machine's files, its changes are lost.
+    Run(vm::RunArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Vm(VmTask::Run(args)) => vm::run_command(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

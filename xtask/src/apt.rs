@@ -1,0 +1,120 @@
+//! Debian packages: installed on this machine, or unpacked beside it.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{output, run};
+
+/// A program and the Debian package that has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    pub(crate) package: &'static str,
+}
+
+impl Tool {
+    pub(crate) const fn new(program: &'static str, package: &'static str) -> Self {
+        Self { program, package }
+    }
+
+    fn is_installed(&self) -> bool {
+        // Root's directories are often not in an ordinary user's PATH.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .any(|directory| directory.join(self.program).is_file())
+    }
+}
+
+/// Installs the packages of those `tools` that this machine lacks.
+pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
+    let mut missing: Vec<_> = tools
+        .iter()
+        .filter(|tool| !tool.is_installed())
+        .map(|tool| tool.package)
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    eprintln!("installing {packages}");
+    update()
+        .and_then(|()| {
+            run(Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["install", "--yes", "--quiet=2", "--no-install-recommends"])
+                .args(&missing))
+        })
+        .with_context(|| format!("missing Debian packages; as root: apt-get install {packages}"))
+}
+
+/// Unpacks the newest package that `choose` finds among the known names into `directory`.
+///
+/// `prefix` narrows the names that are looked at; `choose` returns candidates, best first.
+pub(crate) fn unpack(
+    prefix: &str,
+    choose: impl Fn(&str) -> Vec<String>,
+    directory: &Path,
+) -> Result<()> {
+    let known = || -> Result<Vec<String>> {
+        let names = output(Command::new("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(choose(&String::from_utf8_lossy(&names)))
+    };
+    let mut candidates = known()?;
+    if candidates.is_empty() {
+        update()?;
+        candidates = known()?;
+    }
+    let mut failure = None;
+    // A name may outlive its package in the lists: the next best is good enough.
+    for package in candidates.iter().take(3) {
+        match download(package, directory) {
+            Ok(()) => return Ok(()),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => bail!("apt knows no suitable package {prefix}*; are its sources set up?"),
+    }
+}
+
+fn download(package: &str, directory: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let fetch = || {
+        eprintln!("downloading {package}");
+        output(
+            Command::new("apt-get")
+                .args(["download", "--quiet=2", package])
+                .current_dir(scratch.path()),
+        )
+    };
+    if fetch().is_err() {
+        // The lists may be older than the mirror.
+        update()?;
+        fetch()?;
+    }
+    let deb = std::fs::read_dir(scratch.path())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get download {package} left no file"))?;
+    run(Command::new("dpkg-deb")
+        .arg("--extract")
+        .arg(deb)
+        .arg(directory))
+}
+
+/// Brings the package lists up to date, once a run.
+fn update() -> Result<()> {
+    static DONE: Once = Once::new();
+    let mut result = Ok(());
+    DONE.call_once(|| {
+        result = run(Command::new("apt-get").args(["update", "--quiet=2"]));
+    });
+    result
+}

@@ -1,0 +1,14 @@
+//! Where things are.
+
+use std::path::{Path, PathBuf};
+
+/// The workspace's top directory.
+pub(crate) fn workspace() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// What the VM needs and leaves behind: kernels, images, logs, results.
+pub(crate) fn vm() -> PathBuf {
+    workspace().join("target/vm")
+}
