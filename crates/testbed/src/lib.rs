@@ -1,1 +1,72 @@
-//! Under construction.
+//! Network namespaces as hosts on one machine, for svcproxy's tests, benchmarks and demo.
+//!
+//! - [`Namespace`]: one host's network; removed when dropped.
+//! - [`Topology`]: nodes with pods, and a client outside, in IPv4 and IPv6.
+//! - [`Backend`]: a server that answers with its name and the source address it saw.
+//! - [`ask`], [`Client`], [`ping`]: clients whose failures are told apart.
+//!
+//! Everything needs root and the `ip` program; nothing leaves the namespaces made here.
+//!
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use testbed::{Backend, Protocol, Topology, ask};
+//!
+//! let topology = Topology::new("example", &[2])?;
+//! let pod = &topology.node().pods[0];
+//! let address = SocketAddr::from((pod.v4, 8080));
+//! let _web = Backend::start(pod, Protocol::Http, address, "web-0")?;
+//!
+//! let answer = ask(&topology.node().host, Protocol::Http, address).expect("an answer");
+//! assert_eq!(answer.backend, "web-0");
+//! # Ok::<(), testbed::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod client;
+mod command;
+mod namespace;
+mod ping;
+mod topology;
+mod wait;
+
+pub use backend::Backend;
+pub use client::{Answer, AskError, Client, Connection, ask};
+pub use command::Error;
+pub use namespace::Namespace;
+pub use ping::ping;
+pub use topology::{
+    Family, Host, Node, POD_CIDR_V4, POD_CIDR_V6, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
+};
+pub use wait::{eventually, stays};
+
+/// What a [`Backend`] and a [`Client`] speak.
+///
+/// Each request is one line and each answer is one line, so a connection can carry many;
+/// except for HTTP, which closes after the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.0 over TCP.
+    Http,
+    /// Lines over TCP.
+    Tcp,
+    /// A datagram for each line.
+    Udp,
+    /// Lines over a one-to-one SCTP association; the kernel module `sctp` must be there.
+    Sctp,
+}
+
+impl Protocol {
+    /// An unbound socket of this protocol in the calling thread's namespace.
+    fn socket(self, address: std::net::SocketAddr) -> std::io::Result<socket2::Socket> {
+        /// IANA's number for SCTP; socket2 names it on some systems only.
+        const SCTP: i32 = 132;
+        let (kind, protocol) = match self {
+            Self::Http | Self::Tcp => (socket2::Type::STREAM, socket2::Protocol::TCP),
+            Self::Udp => (socket2::Type::DGRAM, socket2::Protocol::UDP),
+            Self::Sctp => (socket2::Type::STREAM, SCTP.into()),
+        };
+        socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(protocol))
+    }
+}

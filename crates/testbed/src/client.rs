@@ -1,0 +1,198 @@
+//! Clients that tell how they failed.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use crate::Protocol;
+use crate::namespace::Namespace;
+
+/// What a [`Backend`](crate::Backend) said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The backend's name.
+    pub backend: String,
+    /// The client's address as the backend saw it: another than the client's own if some node
+    /// between them masquerades.
+    pub seen_source: SocketAddr,
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens there: a TCP reset, an SCTP abort or an ICMP "port unreachable".
+    #[error("connection refused")]
+    Refused,
+    /// Another ICMP error, or no route.
+    ///
+    /// A UDP socket does not get "host unreachable" and "network unreachable" from far away;
+    /// they end in [`AskError::TimedOut`].
+    #[error("unreachable: {0}")]
+    Unreachable(io::ErrorKind),
+    /// Nothing came back.
+    #[error("timed out")]
+    TimedOut,
+    /// The connection broke, or something else than a backend answered.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<io::Error> for AskError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            kind @ (io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::PermissionDenied) => Self::Unreachable(kind),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Asks the backend at `to`, once, over a new connection, for 5 seconds at most.
+///
+/// # Errors
+///
+/// See [`AskError`].
+pub fn ask(namespace: &Namespace, protocol: Protocol, to: SocketAddr) -> Result<Answer, AskError> {
+    Client::new(protocol, to).ask(namespace)
+}
+
+/// A request still to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    protocol: Protocol,
+    to: SocketAddr,
+    from: Option<SocketAddr>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Will ask the backend at `to`, for 5 seconds at most.
+    #[must_use]
+    pub fn new(protocol: Protocol, to: SocketAddr) -> Self {
+        Self {
+            protocol,
+            to,
+            from: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Sends from this address; port 0 for any.
+    #[must_use]
+    pub fn from(self, from: SocketAddr) -> Self {
+        Self {
+            from: Some(from),
+            ..self
+        }
+    }
+
+    /// How long to wait for the connection, and again for each answer.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Asks once, over a new connection.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn ask(&self, namespace: &Namespace) -> Result<Answer, AskError> {
+        self.connect(namespace)?.ask()
+    }
+
+    /// Opens a connection that stays, to ask several times.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn connect(&self, namespace: &Namespace) -> Result<Connection, AskError> {
+        let socket = namespace.enter(|| self.open())?;
+        Ok(Connection {
+            socket,
+            protocol: self.protocol,
+        })
+    }
+
+    fn open(&self) -> io::Result<Socket> {
+        let socket = self.protocol.socket(self.to)?;
+        if let Some(from) = self.from {
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into())?;
+        }
+        socket.set_read_timeout(Some(self.timeout))?;
+        socket.set_write_timeout(Some(self.timeout))?;
+        socket.connect_timeout(&self.to.into(), self.timeout)?;
+        Ok(socket)
+    }
+}
+
+/// An open connection to a backend.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    protocol: Protocol,
+}
+
+impl Connection {
+    /// Asks for one more answer; over HTTP there is only one.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn ask(&mut self) -> Result<Answer, AskError> {
+        let mut socket = &self.socket;
+        if self.protocol == Protocol::Http {
+            socket.write_all(b"GET / HTTP/1.0\r\nHost: backend\r\n\r\n")?;
+            let mut response = String::new();
+            socket.read_to_string(&mut response)?;
+            let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+            return match head.split(' ').nth(1) {
+                Some("200") => parse(body),
+                _ => Err(AskError::Failed(format!("not an answer: {response:?}"))),
+            };
+        }
+        socket.write_all(b"who\n")?;
+        let mut buffer = [0; 512];
+        let mut length = 0;
+        loop {
+            let rest = buffer.get_mut(length..).unwrap_or_default();
+            match socket.read(rest)? {
+                0 => return Err(AskError::Failed("closed without an answer".to_owned())),
+                more => length += more,
+            }
+            let line = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+            if line.ends_with('\n') {
+                return parse(&line);
+            }
+        }
+    }
+
+    /// The client's own address.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel no longer knows.
+    pub fn source(&self) -> io::Result<SocketAddr> {
+        let address = self.socket.local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn parse(line: &str) -> Result<Answer, AskError> {
+    let answer = || {
+        let (backend, seen_source) = line.trim_end().split_once(' ')?;
+        Some(Answer {
+            backend: backend.to_owned(),
+            seen_source: seen_source.parse().ok()?,
+        })
+    };
+    answer().ok_or_else(|| AskError::Failed(format!("not an answer: {line:?}")))
+}

@@ -1,0 +1,250 @@
+//! Nodes, pods and a client outside.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
+
+use crate::command::{Error, ip};
+use crate::namespace::Namespace;
+
+/// Where a cluster's Services have their addresses by default; the client reaches them through
+/// the first node.
+pub const SERVICE_CIDR_V4: &str = "10.96.0.0/12";
+/// The IPv6 counterpart of [`SERVICE_CIDR_V4`].
+pub const SERVICE_CIDR_V6: &str = "fd00:10:96::/112";
+/// All pods of all nodes; the client has no route to them.
+pub const POD_CIDR_V4: &str = "10.244.0.0/16";
+/// The IPv6 counterpart of [`POD_CIDR_V4`].
+pub const POD_CIDR_V6: &str = "fd00:10:244::/48";
+
+/// The hardware address of the node's end of every pod's link, and the gateways that pods
+/// reach there: those of Calico, whose way of wiring pods this is.
+const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
+const GATEWAY_V4: &str = "169.254.1.1";
+const GATEWAY_V6: &str = "fe80::1";
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A namespace with an address of each family.
+#[derive(Debug)]
+pub struct Host {
+    namespace: Namespace,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl Host {
+    fn new(prefix: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<Self, Error> {
+        Ok(Self {
+            namespace: Namespace::new(prefix)?,
+            v4,
+            v6,
+        })
+    }
+
+    /// Its address of `family`.
+    #[must_use]
+    pub fn address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+}
+
+impl Deref for Host {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+/// A node and the pods that run on it.
+#[derive(Debug)]
+pub struct Node {
+    /// Where svcproxy runs; it forwards packets.
+    pub host: Host,
+    /// Each linked to the node alone, so that all a pod sends goes through the node.
+    pub pods: Vec<Host>,
+}
+
+/// Nodes and a client on one network segment, `172.18.0.0/16` and `fd00:172:18::/64`.
+///
+/// Nodes reach each other's pods. The client reaches [`SERVICE_CIDR_V4`] and [`SERVICE_CIDR_V6`]
+/// through the first node, no pod, and is the nodes' default gateway.
+#[derive(Debug)]
+pub struct Topology {
+    /// Outside the cluster.
+    pub client: Host,
+    /// At least one.
+    pub nodes: Vec<Node>,
+    /// The segment's switch.
+    lan: Namespace,
+}
+
+impl Topology {
+    /// Makes a node for each element of `pods`, with so many pods, and names the namespaces
+    /// after `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Without root, without `ip`, or with a kernel that lacks bridges or veth devices.
+    ///
+    /// # Panics
+    ///
+    /// If `pods` is empty.
+    pub fn new(prefix: &str, pods: &[u8]) -> Result<Self, Error> {
+        assert!(!pods.is_empty(), "a topology needs a node");
+        let lan = Namespace::bare(&format!("{prefix}-lan"))?;
+        let client = Host::new(
+            &format!("{prefix}-client"),
+            Ipv4Addr::new(172, 18, 0, 100),
+            Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0x100),
+        )?;
+        let nodes = (1..)
+            .zip(pods)
+            .map(|(number, &pods)| Node::new(prefix, number, pods))
+            .collect::<Result<Vec<_>, _>>()?;
+        let topology = Self { client, nodes, lan };
+        topology.wire()?;
+        Ok(topology)
+    }
+
+    /// The first node.
+    #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "made with one at least")]
+    pub fn node(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// Starting a program is dear in an emulated machine: one for all links, one a namespace.
+    fn wire(&self) -> Result<(), Error> {
+        let lan = &self.lan;
+        let hosts = || {
+            [&self.client]
+                .into_iter()
+                .chain(self.nodes.iter().map(|node| &node.host))
+        };
+        let pods = || {
+            self.nodes
+                .iter()
+                .flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
+        };
+
+        let to_lan = (0..)
+            .zip(hosts())
+            .map(|(port, host)| veth(lan, &format!("port{port}"), host));
+        let to_pods = pods().map(|(node, pod)| {
+            let device = format!("{} address {GATEWAY_MAC}", pod_device(pod));
+            veth(&node.host, &device, pod)
+        });
+        ip(None, &to_lan.chain(to_pods).collect::<Vec<_>>())?;
+
+        let mut switch = vec![
+            "link add lan type bridge".to_owned(),
+            "link set lan up".to_owned(),
+        ];
+        switch.extend(
+            (0..)
+                .zip(hosts())
+                .map(|(n, _)| format!("link set port{n} master lan up")),
+        );
+        lan.ip(&switch)?;
+
+        let node = &self.node().host;
+        let mut client = on_lan(&self.client);
+        client.push(format!("route add {SERVICE_CIDR_V4} via {}", node.v4));
+        client.push(format!("route add {SERVICE_CIDR_V6} via {}", node.v6));
+        self.client.ip(&client)?;
+
+        for Node { host, .. } in &self.nodes {
+            let mut lines = on_lan(host);
+            lines.push(format!("route add default via {}", self.client.v4));
+            lines.push(format!("route add default via {}", self.client.v6));
+            for (of, pod) in pods() {
+                let device = pod_device(pod);
+                let via = if of.host.v4 == host.v4 {
+                    lines.push(format!("link set {device} up"));
+                    [format!("dev {device}"), format!("dev {device}")]
+                } else {
+                    [format!("via {}", of.host.v4), format!("via {}", of.host.v6)]
+                };
+                lines.push(format!("route add {} {}", pod.v4, via[0]));
+                lines.push(format!("route add {} {}", pod.v6, via[1]));
+            }
+            host.ip(&lines)?;
+        }
+        pods().try_for_each(|(_, pod)| pod.ip(&in_pod(pod)))
+    }
+}
+
+impl Node {
+    fn new(prefix: &str, number: u8, pods: u8) -> Result<Self, Error> {
+        let low = u16::from(number);
+        let host = Host::new(
+            &format!("{prefix}-node{number}"),
+            Ipv4Addr::new(172, 18, 0, number),
+            Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, low),
+        )?;
+        for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            host.sysctl(name, "1")?;
+        }
+        let pods = (1..=pods).map(|pod| {
+            Host::new(
+                &format!("{prefix}-pod{number}{pod}"),
+                Ipv4Addr::new(10, 244, number, pod),
+                Ipv6Addr::new(0xfd00, 0x10, 0x244, low, 0, 0, 0, pod.into()),
+            )
+        });
+        Ok(Self {
+            host,
+            pods: pods.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Makes a link from `device`, with its options, here to `eth0` there.
+fn veth(near: &Namespace, device: &str, far: &Namespace) -> String {
+    format!(
+        "link add {device} netns {} type veth peer name eth0 netns {}",
+        near.name(),
+        far.name()
+    )
+}
+
+/// The node's end of a pod's link.
+fn pod_device(pod: &Host) -> String {
+    let [.., last] = pod.v4.octets();
+    format!("pod{last}")
+}
+
+fn on_lan(host: &Host) -> Vec<String> {
+    vec![
+        "link set lo up".to_owned(),
+        "link set eth0 up".to_owned(),
+        format!("address add {}/16 dev eth0", host.v4),
+        format!("address add {}/64 dev eth0 nodad", host.v6),
+    ]
+}
+
+fn in_pod(pod: &Host) -> Vec<String> {
+    vec![
+        "link set lo up".to_owned(),
+        "link set eth0 up".to_owned(),
+        format!("address add {}/32 dev eth0", pod.v4),
+        format!("address add {}/128 dev eth0 nodad", pod.v6),
+        format!("neighbour add {GATEWAY_V4} lladdr {GATEWAY_MAC} dev eth0 nud permanent"),
+        format!("neighbour add {GATEWAY_V6} lladdr {GATEWAY_MAC} dev eth0 nud permanent"),
+        format!("route add default via {GATEWAY_V4} dev eth0 onlink"),
+        format!("route add default via {GATEWAY_V6} dev eth0"),
+    ]
+}
