@@ -1,0 +1,210 @@
+//! Many changes, many a datagram, each with an outcome of its own.
+
+use std::borrow::Borrow;
+
+use super::Client;
+use super::exchange::{Failure, Transport, put_message};
+use crate::error::errno;
+use crate::wire::{Body, Header, Message, put_packet};
+use crate::{Change, Error, ErrorKind, Result};
+
+/// The most changes in one datagram. Larger ones are no faster, and a socket's default receive
+/// buffer holds 237 replies; those above it are lost.
+const MAX_BATCH: usize = 128;
+
+/// What became of each change of a batch, in their order.
+#[derive(Debug)]
+#[must_use = "a change may have failed"]
+pub struct Outcomes(Vec<Result<()>>);
+
+impl Outcomes {
+    /// Whether every change was made.
+    pub fn all_ok(&self) -> bool {
+        self.0.iter().all(Result::is_ok)
+    }
+
+    /// The changes that failed, by their place in the batch.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
+        let outcomes = self.0.iter().enumerate();
+        outcomes.filter_map(|(place, outcome)| outcome.as_ref().err().map(|error| (place, error)))
+    }
+
+    /// One for each change.
+    pub fn as_slice(&self) -> &[Result<()>] {
+        &self.0
+    }
+
+    /// The first error, if there is one.
+    pub fn into_result(self) -> Result<()> {
+        self.0.into_iter().collect()
+    }
+}
+
+impl IntoIterator for Outcomes {
+    type Item = Result<()>;
+    type IntoIter = std::vec::IntoIter<Result<()>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<T: Transport> Client<T> {
+    /// Carries out changes in their order, up to 128 in one datagram.
+    ///
+    /// It is no transaction: the kernel makes each change or refuses it, and goes on to the next.
+    /// Every change has its own outcome; if the socket fails, those that were not sent have its
+    /// error. Memory is one word a change besides what the caller holds, and one allocation an
+    /// error.
+    ///
+    /// ```no_run
+    /// # let mut client = ipvs::Client::open()?;
+    /// # let changes: Vec<ipvs::Change> = Vec::new();
+    /// let outcomes = client.apply(&changes);
+    /// for (place, error) in outcomes.failures() {
+    ///     eprintln!("change {place}: {error}");
+    /// }
+    /// # Ok::<(), ipvs::Error>(())
+    /// ```
+    pub fn apply<I>(&mut self, changes: I) -> Outcomes
+    where
+        I: IntoIterator,
+        I::Item: Borrow<Change>,
+    {
+        let limit = self.exchange.transport.capacity().clamp(1, MAX_BATCH);
+        let mut changes = changes.into_iter();
+        let mut outcomes = Vec::with_capacity(changes.size_hint().0);
+        let mut batch = Vec::with_capacity(limit.min(changes.size_hint().0));
+        loop {
+            batch.extend(changes.by_ref().take(limit));
+            if batch.is_empty() {
+                return Outcomes(outcomes);
+            }
+            let start = outcomes.len();
+            outcomes.extend(batch.iter().map(|change| check(change.borrow())));
+            self.apply_batch(&batch, outcomes.get_mut(start..).unwrap_or_default());
+            batch.clear();
+        }
+    }
+
+    fn apply_batch<C: Borrow<Change>>(&mut self, changes: &[C], outcomes: &mut [Result<()>]) {
+        self.send_batch(changes, outcomes, |outcome| outcome.is_ok());
+        // ENOENT may also mean that the family's number has changed: the module was loaded anew.
+        let missing = |outcome: &Result<()>| {
+            outcome
+                .as_ref()
+                .is_err_and(|error| error.errno() == Some(errno::ENOENT))
+        };
+        if outcomes.iter().any(missing) && matches!(self.exchange.resolve(), Ok(true)) {
+            self.send_batch(changes, outcomes, missing);
+        }
+    }
+
+    /// Sends the changes whose outcome is `selected` in one datagram, and collects what became
+    /// of them.
+    fn send_batch<C: Borrow<Change>>(
+        &mut self,
+        changes: &[C],
+        outcomes: &mut [Result<()>],
+        selected: impl Fn(&Result<()>) -> bool,
+    ) {
+        let exchange = &mut self.exchange;
+        let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+        let first = exchange.reserve_sequence(count);
+        exchange.send_buffer.clear();
+        let mut last = None;
+        for ((change, outcome), sequence) in changes.iter().zip(&mut *outcomes).zip(first..) {
+            if selected(outcome) {
+                *outcome = Ok(());
+                let header = Header {
+                    kind: exchange.family,
+                    flags: Header::REQUEST,
+                    sequence,
+                };
+                last = Some((exchange.send_buffer.len(), sequence));
+                let message = Message::from(*change.borrow());
+                put_packet(&mut exchange.send_buffer, header, |buffer| {
+                    put_message(buffer, &message)
+                });
+                exchange.counters.changes += 1;
+            }
+        }
+        let Some((position, last)) = last else { return };
+        // Errors come unasked. The acknowledgement of the last says that there are no more.
+        request_ack(&mut exchange.send_buffer, position);
+        exchange.counters.sends += 1;
+        let mut failure = exchange
+            .transport
+            .send(&exchange.send_buffer)
+            .err()
+            .map(Failure::Io);
+        let sent = failure.is_none();
+        let mut ended = !sent;
+        while !ended {
+            let received = exchange.receive(first, count, |packet| {
+                let Body::Status { errno, message } = packet.body else {
+                    return false;
+                };
+                let place = usize::try_from(packet.header.sequence - first).unwrap_or(usize::MAX);
+                if let (Some(change), Some(outcome)) = (changes.get(place), outcomes.get_mut(place))
+                    && errno != 0
+                {
+                    let change = change.borrow();
+                    let (operation, object) = (change.operation(), change.object());
+                    *outcome = Err(Error::from_kernel(operation, object, errno, message));
+                }
+                packet.header.sequence == last
+            });
+            match received {
+                Ok(end) => ended = end,
+                Err(fatal @ (Failure::Io(_) | Failure::NoReply)) => {
+                    failure.get_or_insert(fatal);
+                    ended = true;
+                }
+                // Go on to the last reply: it must not be taken for one to a later request.
+                Err(other) => {
+                    failure.get_or_insert(other);
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            for (change, outcome) in changes.iter().zip(outcomes).filter(|(_, o)| o.is_ok()) {
+                *outcome = Err(lost(change.borrow(), &failure, sent));
+            }
+        }
+    }
+}
+
+fn check(change: &Change) -> Result<()> {
+    change.check().map_err(|invalid| {
+        Error::new(
+            change.operation(),
+            change.object(),
+            ErrorKind::Invalid(invalid),
+        )
+    })
+}
+
+/// Marks the packet at `position` as one to be acknowledged.
+fn request_ack(buffer: &mut [u8], position: usize) {
+    let flags = (Header::REQUEST | Header::ACK).to_ne_bytes();
+    let start = position + Header::FLAGS_OFFSET;
+    if let Some(place) = buffer.get_mut(start..start + flags.len()) {
+        place.copy_from_slice(&flags);
+    }
+}
+
+/// The error of a change that has no reply of its own.
+fn lost(change: &Change, failure: &Failure, sent: bool) -> Error {
+    let (operation, object) = (change.operation(), change.object());
+    match failure {
+        Failure::Io(error) if !sent => {
+            let copy = error.raw_os_error().map_or_else(
+                || std::io::Error::new(error.kind(), error.to_string()),
+                std::io::Error::from_raw_os_error,
+            );
+            Error::from_io(operation, object, copy)
+        }
+        _ => Error::new(operation, object, ErrorKind::NoReply),
+    }
+}

@@ -1,0 +1,372 @@
+//! The client: operations, each a request to the kernel and its reply.
+
+mod batch;
+mod exchange;
+#[cfg(feature = "client")]
+mod socket;
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+pub use batch::Outcomes;
+pub use exchange::{Counters, Transport};
+#[cfg(feature = "client")]
+pub use socket::Socket;
+
+use crate::wire::{DecodeError, Header, Message};
+use crate::{
+    Change, Error, ErrorKind, Info, Object, Operation, RealServer, RealServerEntry, RealServerKey,
+    SyncDaemon, SyncRole, Timeouts, VirtualServer, VirtualServerEntry, VirtualServerKey,
+};
+use exchange::{Exchange, Failure};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How often a listing is begun anew when the table changed under it.
+const LISTING_ATTEMPTS: u32 = 8;
+
+/// A connection to the IPVS of one network namespace.
+///
+/// One request is under way at a time, and the kernel carries it out before a method returns.
+/// Listings are several steps for the kernel: what other programs change meanwhile may be
+/// missing from them, so a table has one writer at best.
+///
+/// ```no_run
+/// use ipvs::{Client, RealServer, Scheduler, VirtualServer, VirtualServerKey};
+///
+/// let mut client = Client::open()?;
+/// let web = VirtualServerKey::tcp("10.96.0.1:80".parse()?);
+/// client.add_virtual_server(&VirtualServer::new(web).with_scheduler(Scheduler::SourceHash))?;
+/// client.add_real_server(&web, &RealServer::new("10.244.1.7:8080".parse()?))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg(feature = "client")]
+#[derive(Debug)]
+pub struct Client<T = Socket> {
+    exchange: Exchange<T>,
+}
+
+/// A connection to the IPVS of one network namespace.
+///
+/// One request is under way at a time, and the kernel carries it out before a method returns.
+#[cfg(not(feature = "client"))]
+#[derive(Debug)]
+pub struct Client<T> {
+    exchange: Exchange<T>,
+}
+
+impl<T: Transport> Client<T> {
+    /// A client over a transport of one's own.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if the kernel behind it has no IPVS.
+    pub fn with_transport(transport: T) -> Result<Self> {
+        let mut exchange = Exchange::new(transport);
+        let resolved = exchange.resolve();
+        resolved.map_err(|failure| failure.into_error(Operation::Open, Object::Table))?;
+        Ok(Self { exchange })
+    }
+
+    /// How much was sent so far.
+    pub fn counters(&self) -> Counters {
+        self.exchange.counters()
+    }
+
+    /// The kernel's IPVS version.
+    pub fn info(&mut self) -> Result<Info> {
+        self.get(
+            Operation::Info,
+            Object::Table,
+            &Message::GetInfo,
+            |message| match message {
+                Message::Info(info) => Some(info),
+                _ => None,
+            },
+        )
+    }
+
+    /// Every virtual server, by address and by firewall mark, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Interrupted`] if the table changed time and again while it was read.
+    pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServerEntry>> {
+        let request = Message::GetVirtualServer(None);
+        let take = |message| match message {
+            Message::NewVirtualServer(entry) => Some(entry),
+            _ => None,
+        };
+        let key = |entry: &VirtualServerEntry| entry.server.key;
+        self.list(
+            Operation::ListVirtualServers,
+            Object::Table,
+            &request,
+            take,
+            key,
+        )
+    }
+
+    /// One virtual server.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it does not exist.
+    pub fn virtual_server(&mut self, key: &VirtualServerKey) -> Result<VirtualServerEntry> {
+        let request = Message::GetVirtualServer(Some(*key));
+        let object = Object::VirtualServer(*key);
+        self.get(
+            Operation::GetVirtualServer,
+            object,
+            &request,
+            |message| match message {
+                Message::NewVirtualServer(entry) => Some(entry),
+                _ => None,
+            },
+        )
+    }
+
+    /// The real servers of a virtual server, in the kernel's order: the last added first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if the virtual server does not exist; [`ErrorKind::Interrupted`]
+    /// if its real servers changed time and again while they were read.
+    pub fn real_servers(&mut self, key: &VirtualServerKey) -> Result<Vec<RealServerEntry>> {
+        let operation = Operation::ListRealServers;
+        let object = Object::VirtualServer(*key);
+        let take = |message| match message {
+            Message::NewRealServer(_, entry) => Some(entry),
+            _ => None,
+        };
+        let name = |entry: &RealServerEntry| entry.server.key;
+        let entries = self.list(
+            operation,
+            object,
+            &Message::GetRealServers(*key),
+            take,
+            name,
+        )?;
+        if entries.is_empty() {
+            // The kernel gives an empty list for a virtual server that does not exist, too.
+            self.virtual_server(key)?;
+        }
+        Ok(entries)
+    }
+
+    /// How long connections without traffic are remembered.
+    pub fn timeouts(&mut self) -> Result<Timeouts> {
+        let (operation, request) = (Operation::GetTimeouts, Message::GetTimeouts);
+        self.get(
+            operation,
+            Object::Table,
+            &request,
+            |message| match message {
+                Message::SetTimeouts(timeouts) => Some(timeouts),
+                _ => None,
+            },
+        )
+    }
+
+    /// The sync daemons that run: none, one, or one of each role.
+    pub fn sync_daemons(&mut self) -> Result<Vec<SyncDaemon>> {
+        let take = |message| match message {
+            Message::NewSyncDaemon(daemon) => Some(daemon),
+            _ => None,
+        };
+        let request = Message::GetSyncDaemons;
+        self.list(
+            Operation::ListSyncDaemons,
+            Object::Table,
+            &request,
+            take,
+            |daemon| daemon.role,
+        )
+    }
+
+    /// Adds a virtual server.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`], [`ErrorKind::UnknownScheduler`], [`ErrorKind::Invalid`].
+    pub fn add_virtual_server(&mut self, server: &VirtualServer) -> Result<()> {
+        self.change(Change::AddVirtualServer(*server))
+    }
+
+    /// Sets scheduler, flags, persistence and engine of a virtual server, all at once.
+    ///
+    /// Its key cannot be changed. Connections stay; a shorter persistence timeout is for clients
+    /// that come, not for those that are there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], [`ErrorKind::UnknownScheduler`], [`ErrorKind::Invalid`].
+    pub fn update_virtual_server(&mut self, server: &VirtualServer) -> Result<()> {
+        self.change(Change::UpdateVirtualServer(*server))
+    }
+
+    /// Deletes a virtual server and its real servers.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`].
+    pub fn delete_virtual_server(&mut self, key: &VirtualServerKey) -> Result<()> {
+        self.change(Change::DeleteVirtualServer(*key))
+    }
+
+    /// Adds a real server.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`]; [`ErrorKind::NotFound`] if the virtual server does not
+    /// exist; [`ErrorKind::OutOfRange`]; [`ErrorKind::Rejected`].
+    pub fn add_real_server(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+        real_server: &RealServer,
+    ) -> Result<()> {
+        let (virtual_server, real_server) = (*virtual_server, *real_server);
+        self.change(Change::AddRealServer {
+            virtual_server,
+            real_server,
+        })
+    }
+
+    /// Sets forwarding, weight and thresholds of a real server, all at once.
+    ///
+    /// Its key cannot be changed. A new forwarding method is for new connections.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it or the virtual server does not exist;
+    /// [`ErrorKind::OutOfRange`]; [`ErrorKind::Rejected`].
+    pub fn update_real_server(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+        real_server: &RealServer,
+    ) -> Result<()> {
+        let (virtual_server, real_server) = (*virtual_server, *real_server);
+        self.change(Change::UpdateRealServer {
+            virtual_server,
+            real_server,
+        })
+    }
+
+    /// Deletes a real server. To let its connections end first, set its weight to 0 and wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it or the virtual server does not exist.
+    pub fn delete_real_server(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+        real_server: &RealServerKey,
+    ) -> Result<()> {
+        let (virtual_server, real_server) = (*virtual_server, *real_server);
+        self.change(Change::DeleteRealServer {
+            virtual_server,
+            real_server,
+        })
+    }
+
+    /// Sets the statistics of a virtual server and its real servers to zero; `None`: of all.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if the virtual server does not exist.
+    pub fn zero_statistics(&mut self, key: Option<&VirtualServerKey>) -> Result<()> {
+        self.change(Change::ZeroStatistics(key.copied()))
+    }
+
+    /// Deletes every virtual server of the network namespace, whoever made it.
+    pub fn flush(&mut self) -> Result<()> {
+        self.change(Change::Flush)
+    }
+
+    /// Sets the timeouts that are given, and leaves the others.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for 0, which the kernel takes for "leave it".
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
+        self.change(Change::SetTimeouts(*timeouts))
+    }
+
+    /// Starts a sync daemon.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] if one of this role runs; [`ErrorKind::Rejected`] for a
+    /// group that is not multicast, or if a virtual server has real servers of the other
+    /// address family; [`ErrorKind::Io`] with `ENODEV` for an interface that does not exist.
+    pub fn start_sync_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
+        self.change(Change::StartSyncDaemon(*daemon))
+    }
+
+    /// Stops a sync daemon.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if none of this role runs.
+    pub fn stop_sync_daemon(&mut self, role: SyncRole) -> Result<()> {
+        self.change(Change::StopSyncDaemon(role))
+    }
+
+    /// Carries out one change.
+    pub fn change(&mut self, change: Change) -> Result<()> {
+        self.apply([change]).into_iter().next().unwrap_or(Ok(()))
+    }
+
+    /// Asks for one thing.
+    fn get<R>(
+        &mut self,
+        operation: Operation,
+        object: Object,
+        request: &Message,
+        take: fn(Message) -> Option<R>,
+    ) -> Result<R> {
+        let mut found = None;
+        self.exchange
+            .request(request, 0, |message| {
+                found = Some(expected(message, take)?);
+                Ok(())
+            })
+            .map_err(|failure| failure.into_error(operation, object))?;
+        found.ok_or_else(|| Error::new(operation, object, ErrorKind::NoReply))
+    }
+
+    /// Asks for a list. The kernel leaves one trace of a change in between: a doubled entry.
+    fn list<R, K: Eq + Hash>(
+        &mut self,
+        operation: Operation,
+        object: Object,
+        request: &Message,
+        take: fn(Message) -> Option<R>,
+        key: fn(&R) -> K,
+    ) -> Result<Vec<R>> {
+        let mut entries = Vec::new();
+        for _ in 0..LISTING_ATTEMPTS {
+            entries.clear();
+            let listed = self.exchange.request(request, Header::DUMP, |message| {
+                entries.push(expected(message, take)?);
+                Ok(())
+            });
+            match listed {
+                Ok(()) if all_distinct(&entries, key) => return Ok(entries),
+                Ok(()) | Err(Failure::Interrupted) => {}
+                Err(failure) => return Err(failure.into_error(operation, object)),
+            }
+        }
+        Err(Error::new(operation, object, ErrorKind::Interrupted))
+    }
+}
+
+fn expected<R>(message: Message, take: fn(Message) -> Option<R>) -> Result<R, DecodeError> {
+    let command = message.command_number();
+    take(message).ok_or(DecodeError::Command(command))
+}
+
+fn all_distinct<R, K: Eq + Hash>(entries: &[R], key: fn(&R) -> K) -> bool {
+    let mut seen = HashSet::with_capacity(entries.len());
+    entries.iter().all(|entry| seen.insert(key(entry)))
+}

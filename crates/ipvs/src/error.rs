@@ -1,0 +1,399 @@
+//! Errors: which operation, on which object, what went wrong, and what to do about it.
+
+use std::{fmt, io};
+
+use crate::{DecodeError, RealServerKey, SyncRole, VirtualServerKey};
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An operation that failed.
+///
+/// `Display` says operation, object and kind, with the kernel's own words where it has any. The
+/// operating system's error, if there is one, is the [`source`](std::error::Error::source).
+// Boxed: a batch holds a `Result` for each change, and most are `Ok`.
+pub struct Error(Box<Details>);
+
+struct Details {
+    operation: Operation,
+    object: Object,
+    kind: ErrorKind,
+    message: Option<Box<str>>,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    pub(crate) fn new(operation: Operation, object: Object, kind: ErrorKind) -> Self {
+        Self(Box::new(Details {
+            operation,
+            object,
+            kind,
+            message: None,
+            source: None,
+        }))
+    }
+
+    /// The kernel's answer to a request: an errno, and sometimes a text.
+    pub(crate) fn from_kernel(
+        operation: Operation,
+        object: Object,
+        errno: i32,
+        message: Option<&str>,
+    ) -> Self {
+        let kind = ErrorKind::from_errno(operation, errno);
+        let source = Some(io::Error::from_raw_os_error(errno));
+        Self(Box::new(Details {
+            operation,
+            object,
+            kind,
+            message: message.map(Into::into),
+            source,
+        }))
+    }
+
+    /// A failure of the socket itself.
+    pub(crate) fn from_io(operation: Operation, object: Object, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Io,
+        };
+        Self(Box::new(Details {
+            operation,
+            object,
+            kind,
+            message: None,
+            source: Some(source),
+        }))
+    }
+
+    /// What failed.
+    pub fn operation(&self) -> Operation {
+        self.0.operation
+    }
+
+    /// What it failed on.
+    pub fn object(&self) -> &Object {
+        &self.0.object
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// The kernel's errno, if it answered with one.
+    pub fn errno(&self) -> Option<i32> {
+        self.0.source.as_ref().and_then(io::Error::raw_os_error)
+    }
+
+    /// The kernel's own words (extended ack), if it had any.
+    pub fn kernel_message(&self) -> Option<&str> {
+        self.0.message.as_deref()
+    }
+
+    /// Whether the virtual server, real server or sync daemon does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.0.kind == ErrorKind::NotFound
+    }
+
+    /// Whether what was to be added exists.
+    pub fn is_already_exists(&self) -> bool {
+        self.0.kind == ErrorKind::AlreadyExists
+    }
+
+    /// Whether the kernel has no IPVS.
+    pub fn is_unsupported(&self) -> bool {
+        self.0.kind == ErrorKind::Unsupported
+    }
+
+    /// Whether the process lacks CAP_NET_ADMIN.
+    pub fn is_permission_denied(&self) -> bool {
+        self.0.kind == ErrorKind::PermissionDenied
+    }
+
+    /// Whether the change may have been made although it is reported as failed.
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.0.kind == ErrorKind::NoReply
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Details {
+            operation,
+            object,
+            kind,
+            message,
+            ..
+        } = &*self.0;
+        write!(f, "{operation}{object}: {kind}")?;
+        message
+            .as_ref()
+            .map_or(Ok(()), |message| write!(f, " (kernel: {message})"))
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("operation", &self.0.operation)
+            .field("object", &self.0.object)
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The kernel has no IPVS, or its module is not loaded and cannot be.
+    #[error(
+        "the kernel has no IPVS; load it with `modprobe ip_vs`, or install the module: package \
+         linux-modules-extra-$(uname -r) on Ubuntu, kernel-modules on Fedora and RHEL, \
+         linux-image-amd64 instead of -cloud-amd64 on Debian"
+    )]
+    Unsupported,
+    /// The process lacks CAP_NET_ADMIN in the initial user namespace. IPVS asks for it even to
+    /// read; root of a user namespace does not have it.
+    #[error("permission denied; it takes CAP_NET_ADMIN in the initial user namespace")]
+    PermissionDenied,
+    /// The virtual server, real server or sync daemon does not exist. For a change to a real
+    /// server, [`Error::errno`] tells which: ESRCH the virtual server, ENOENT the real server.
+    #[error("it does not exist")]
+    NotFound,
+    /// It exists already.
+    #[error("it exists already")]
+    AlreadyExists,
+    /// The kernel has no such scheduler or persistence engine.
+    #[error("the kernel has no such scheduler or persistence engine")]
+    UnknownScheduler,
+    /// The kernel was built without IPv6, or it is switched off.
+    #[error("the kernel does not take this address family")]
+    AddressFamily,
+    /// The weight is above `i32::MAX`, or the lower threshold above the upper one.
+    #[error("the weight is above 2147483647, or the lower threshold above the upper one")]
+    OutOfRange,
+    /// The kernel found the request invalid. For a real server: its address is not unicast, or
+    /// `lo` of the network namespace is down, or it is of the other family and not tunnelled.
+    #[error("the kernel refused it as invalid")]
+    Rejected,
+    /// This crate refused it, since the kernel would take it and not carry it out.
+    #[error("{0}")]
+    Invalid(Invalid),
+    /// The table changed while it was listed, time and again.
+    #[error("the table kept changing while it was read")]
+    Interrupted,
+    /// The kernel's answer makes no sense.
+    #[error("malformed reply: {0}")]
+    Malformed(DecodeError),
+    /// The kernel's answer did not arrive. A change may have been made all the same.
+    #[error("the kernel's answer was lost; whether the change was made is unknown")]
+    NoReply,
+    /// Any other failure; see the source.
+    #[error("failed")]
+    Io,
+}
+
+impl ErrorKind {
+    fn from_errno(operation: Operation, errno: i32) -> Self {
+        use Operation::{AddVirtualServer, UpdateVirtualServer};
+        match errno {
+            errno::EPERM | errno::EACCES => Self::PermissionDenied,
+            errno::ESRCH => Self::NotFound,
+            errno::ENOENT if matches!(operation, AddVirtualServer | UpdateVirtualServer) => {
+                Self::UnknownScheduler
+            }
+            errno::ENOENT => Self::NotFound,
+            errno::EEXIST => Self::AlreadyExists,
+            errno::ERANGE => Self::OutOfRange,
+            errno::EINVAL => Self::Rejected,
+            errno::EAFNOSUPPORT => Self::AddressFamily,
+            _ => Self::Io,
+        }
+    }
+}
+
+/// Why this crate refused a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// A protocol that IPVS does not carry.
+    #[error("the protocol is not TCP, UDP or SCTP")]
+    Protocol,
+    /// Port 0, which is every port, works with persistence only.
+    #[error("port 0 needs persistence")]
+    PortZero,
+    /// The persistence netmask is 0, too long, or of the other family.
+    #[error("the persistence netmask is 0, too long, or of the other address family")]
+    Netmask,
+    /// The persistence timeout is 0 or too long.
+    #[error("the persistence timeout is not within 1 second and 31 days")]
+    PersistenceTimeout,
+    /// A timeout is 0 or too long.
+    #[error("a timeout is not within 1 second and 31 days")]
+    Timeout,
+    /// The sync id is above 255.
+    #[error("the sync id is above 255")]
+    SyncId,
+}
+
+/// What a [`Client`](crate::Client) can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each is the name of a method")]
+pub enum Operation {
+    Open,
+    Info,
+    ListVirtualServers,
+    GetVirtualServer,
+    ListRealServers,
+    GetTimeouts,
+    ListSyncDaemons,
+    AddVirtualServer,
+    UpdateVirtualServer,
+    DeleteVirtualServer,
+    AddRealServer,
+    UpdateRealServer,
+    DeleteRealServer,
+    ZeroStatistics,
+    Flush,
+    SetTimeouts,
+    StartSyncDaemon,
+    StopSyncDaemon,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open IPVS",
+            Self::Info => "read IPVS version",
+            Self::ListVirtualServers => "list virtual servers",
+            Self::GetVirtualServer => "read virtual server",
+            Self::ListRealServers => "list real servers of",
+            Self::GetTimeouts => "read timeouts",
+            Self::ListSyncDaemons => "list sync daemons",
+            Self::AddVirtualServer => "add virtual server",
+            Self::UpdateVirtualServer => "update virtual server",
+            Self::DeleteVirtualServer => "delete virtual server",
+            Self::AddRealServer => "add real server",
+            Self::UpdateRealServer => "update real server",
+            Self::DeleteRealServer => "delete real server",
+            Self::ZeroStatistics => "zero statistics",
+            Self::Flush => "flush",
+            Self::SetTimeouts => "set timeouts",
+            Self::StartSyncDaemon => "start sync daemon",
+            Self::StopSyncDaemon => "stop sync daemon",
+        })
+    }
+}
+
+/// What an operation is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Object {
+    /// The whole table.
+    Table,
+    /// A virtual server.
+    VirtualServer(VirtualServerKey),
+    /// A real server.
+    RealServer {
+        /// The virtual server it is of.
+        virtual_server: VirtualServerKey,
+        /// The real server.
+        real_server: RealServerKey,
+    },
+    /// A sync daemon.
+    SyncDaemon(SyncRole),
+}
+
+/// With a space before it, to follow an operation; nothing for the whole table.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table => Ok(()),
+            Self::VirtualServer(key) => write!(f, " {key}"),
+            Self::RealServer {
+                virtual_server,
+                real_server,
+            } => {
+                write!(f, " {real_server} of {virtual_server}")
+            }
+            Self::SyncDaemon(role) => write!(f, " {role}"),
+        }
+    }
+}
+
+/// A text that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a valid {what}")]
+pub struct ParseError {
+    what: &'static str,
+    text: Box<str>,
+}
+
+impl ParseError {
+    pub(crate) fn new(what: &'static str, text: &str) -> Self {
+        Self {
+            what,
+            text: text.into(),
+        }
+    }
+}
+
+/// Linux's error numbers, for builds without an operating-system crate.
+pub(crate) mod errno {
+    pub(crate) const EPERM: i32 = 1;
+    pub(crate) const ENOENT: i32 = 2;
+    pub(crate) const ESRCH: i32 = 3;
+    pub(crate) const EACCES: i32 = 13;
+    pub(crate) const EEXIST: i32 = 17;
+    #[cfg(any(feature = "testing", test))]
+    pub(crate) const ENODEV: i32 = 19;
+    pub(crate) const EINVAL: i32 = 22;
+    pub(crate) const ERANGE: i32 = 34;
+    #[cfg(any(feature = "testing", test))]
+    pub(crate) const EOPNOTSUPP: i32 = 95;
+    pub(crate) const EAFNOSUPPORT: i32 = 97;
+    pub(crate) const ENOBUFS: i32 = 105;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn says_operation_object_kind_and_leaves_the_source_out() {
+        let object = Object::RealServer {
+            virtual_server: "tcp 10.96.0.1:80".parse().unwrap(),
+            real_server: "10.244.0.1:8080".parse().unwrap(),
+        };
+        let error = Error::from_kernel(Operation::AddRealServer, object, errno::EEXIST, None);
+        assert!(error.is_already_exists());
+        assert_eq!(error.errno(), Some(17));
+        let text = error.to_string();
+        assert_eq!(
+            text,
+            "add real server 10.244.0.1:8080 of tcp 10.96.0.1:80: it exists already"
+        );
+        let source = error.source().unwrap().to_string();
+        assert!(!source.is_empty() && !text.contains(&source));
+        let told = Error::from_kernel(Operation::Flush, Object::Table, 5, Some("no"));
+        assert_eq!(told.to_string(), "flush: failed (kernel: no)");
+    }
+
+    #[test]
+    fn is_one_pointer() {
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,168 @@
+//! The text of ipvsadm(8): what `ipvsadm --save --numeric` prints and `ipvsadm --restore` reads.
+//!
+//! Written after ipvsadm 1.31. `{}` is exactly what `ipvsadm -Sn` prints, without the line end;
+//! it leaves thresholds out. `{:#}` adds them, and `ipvsadm -R` takes them.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::{
+    Family, Flags, Forwarding, Netmask, Protocol, RealServer, Scheduler, Tunnel, TunnelChecksum,
+    VirtualServer, VirtualServerKey,
+};
+
+/// The rule that adds a virtual server: `-A -t 10.96.0.10:53 -s rr -p 10800`.
+///
+/// ```
+/// use ipvs::{Flags, Scheduler, VirtualServer};
+///
+/// let server = VirtualServer::new("udp [fd00::10]:53".parse()?).with_flags(Flags::ONE_PACKET);
+/// let rule = ipvs::ipvsadm::virtual_server(&server).to_string();
+/// assert_eq!(rule, "-A -u [fd00::10]:53 -s rr -o");
+/// # Ok::<(), ipvs::ParseError>(())
+/// ```
+pub fn virtual_server(server: &VirtualServer) -> impl fmt::Display {
+    VirtualServerRule(*server)
+}
+
+/// The rule that adds a real server: `-a -t 10.96.0.10:53 -r 10.244.0.3:5353 -m -w 1`.
+///
+/// ```
+/// use ipvs::RealServer;
+///
+/// let key = "tcp 10.96.0.10:53".parse()?;
+/// let server = RealServer::new("10.244.0.3:5353".parse()?).with_thresholds(50, 100);
+/// let rule = ipvs::ipvsadm::real_server(&key, &server);
+/// assert_eq!(rule.to_string(), "-a -t 10.96.0.10:53 -r 10.244.0.3:5353 -m -w 1");
+/// assert_eq!(format!("{rule:#}"), format!("{rule} -x 100 -y 50"));
+/// # Ok::<(), ipvs::ParseError>(())
+/// ```
+pub fn real_server(key: &VirtualServerKey, server: &RealServer) -> impl fmt::Display {
+    RealServerRule(*key, *server)
+}
+
+struct VirtualServerRule(VirtualServer);
+
+struct RealServerRule(VirtualServerKey, RealServer);
+
+impl fmt::Display for VirtualServerRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VirtualServer {
+            key,
+            scheduler,
+            flags,
+            persistence,
+            engine,
+        } = &self.0;
+        write!(f, "-A {} -s {scheduler}", Key(key))?;
+        if let Some(persistence) = persistence {
+            write!(f, " -p {}", persistence.timeout)?;
+            match persistence.netmask.and_then(Netmask::unless_host) {
+                Some(Netmask::V4(mask)) => write!(f, " -M {mask}")?,
+                Some(Netmask::V6(length)) => write!(f, " -M {length}")?,
+                None => {}
+            }
+        }
+        if let Some(engine) = engine {
+            write!(f, " --pe {engine}")?;
+        }
+        if flags.contains(Flags::ONE_PACKET) {
+            f.write_str(" -o")?;
+        }
+        scheduler_flags(f, *scheduler, *flags)
+    }
+}
+
+fn scheduler_flags(f: &mut fmt::Formatter<'_>, scheduler: Scheduler, flags: Flags) -> fmt::Result {
+    let names = match scheduler {
+        Scheduler::SourceHash => ["sh-fallback", "sh-port", "flag-3"],
+        Scheduler::MaglevHash => ["mh-fallback", "mh-port", "flag-3"],
+        _ => ["flag-1", "flag-2", "flag-3"],
+    };
+    let bits = [Flags::SCHEDULER_1, Flags::SCHEDULER_2, Flags::SCHEDULER_3];
+    let mut separator = " -b ";
+    for (name, _) in names
+        .iter()
+        .zip(bits)
+        .filter(|&(_, bit)| flags.contains(bit))
+    {
+        write!(f, "{separator}{name}")?;
+        separator = ",";
+    }
+    Ok(())
+}
+
+impl fmt::Display for RealServerRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RealServer {
+            key,
+            forwarding,
+            weight,
+            upper_threshold,
+            lower_threshold,
+        } = self.1;
+        let method = match forwarding {
+            Forwarding::Masquerade => "-m",
+            Forwarding::Tunnel(_) => "-i",
+            // ipvsadm has no letter for the others, which the kernel takes for itself.
+            _ => "-g",
+        };
+        write!(f, "-a {} -r {key} {method} -w {weight}", Key(&self.0))?;
+        if let Forwarding::Tunnel(tunnel) = forwarding {
+            write_tunnel(f, tunnel)?;
+        }
+        if f.alternate() && upper_threshold != 0 {
+            write!(f, " -x {upper_threshold} -y {lower_threshold}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_tunnel(f: &mut fmt::Formatter<'_>, tunnel: Tunnel) -> fmt::Result {
+    let checksum = match tunnel {
+        Tunnel::Ipip | Tunnel::Other { .. } => return f.write_str(" --tun-type ipip"),
+        Tunnel::Gue { port, checksum } => {
+            write!(f, " --tun-type gue --tun-port {port}")?;
+            checksum
+        }
+        Tunnel::Gre { checksum } => {
+            f.write_str(" --tun-type gre")?;
+            checksum
+        }
+    };
+    f.write_str(match checksum {
+        TunnelChecksum::None => " --tun-nocsum",
+        TunnelChecksum::Full => " --tun-csum",
+        TunnelChecksum::Remote => " --tun-remcsum",
+    })
+}
+
+/// A virtual server as a rule names it: `-t 10.96.0.10:53`, `-f 7 -6`.
+struct Key<'a>(&'a VirtualServerKey);
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self.0 {
+            VirtualServerKey::Address {
+                protocol,
+                address,
+                port,
+            } => {
+                let option = match protocol {
+                    Protocol::Tcp => "-t",
+                    Protocol::Sctp => "--sctp-service",
+                    _ => "-u",
+                };
+                write!(f, "{option} {}", SocketAddr::new(address, port))
+            }
+            VirtualServerKey::FirewallMark { mark, family } => {
+                write!(f, "-f {mark}")?;
+                if family == Family::V6 {
+                    f.write_str(" -6")
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+}

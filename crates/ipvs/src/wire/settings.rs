@@ -1,0 +1,79 @@
+//! The attributes of timeouts and of the version, both at the first level of their messages.
+
+use super::attribute::{Attributes, DecodeError, Decoded, Sink, put};
+use crate::{Info, Timeouts, Version};
+
+const IPVS_CMD_ATTR_TIMEOUT_TCP: u16 = 4;
+const IPVS_CMD_ATTR_TIMEOUT_TCP_FIN: u16 = 5;
+const IPVS_CMD_ATTR_TIMEOUT_UDP: u16 = 6;
+
+const IPVS_INFO_ATTR_VERSION: u16 = 1;
+const IPVS_INFO_ATTR_CONN_TAB_SIZE: u16 = 2;
+
+pub(super) fn put_timeouts<S: Sink>(sink: &mut S, timeouts: &Timeouts) {
+    for (kind, seconds) in [
+        (IPVS_CMD_ATTR_TIMEOUT_TCP, timeouts.tcp),
+        (IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, timeouts.tcp_fin),
+        (IPVS_CMD_ATTR_TIMEOUT_UDP, timeouts.udp),
+    ] {
+        if let Some(seconds) = seconds {
+            put(sink, kind, &seconds.to_ne_bytes());
+        }
+    }
+}
+
+pub(super) fn parse_timeouts(bytes: &[u8]) -> Decoded<Timeouts> {
+    let mut timeouts = Timeouts::default();
+    for attribute in Attributes::new(bytes, "timeouts") {
+        let attribute = attribute?;
+        let timeout = match attribute.kind {
+            IPVS_CMD_ATTR_TIMEOUT_TCP => &mut timeouts.tcp,
+            IPVS_CMD_ATTR_TIMEOUT_TCP_FIN => &mut timeouts.tcp_fin,
+            IPVS_CMD_ATTR_TIMEOUT_UDP => &mut timeouts.udp,
+            _ => continue,
+        };
+        *timeout = Some(attribute.u32("timeout")?);
+    }
+    Ok(timeouts)
+}
+
+pub(super) fn put_info<S: Sink>(sink: &mut S, info: &Info) {
+    let Version {
+        major,
+        minor,
+        patch,
+    } = info.version;
+    let version = u32::from_be_bytes([0, major, minor, patch]);
+    put(sink, IPVS_INFO_ATTR_VERSION, &version.to_ne_bytes());
+    put(
+        sink,
+        IPVS_INFO_ATTR_CONN_TAB_SIZE,
+        &info.connection_table_size.to_ne_bytes(),
+    );
+}
+
+pub(super) fn parse_info(bytes: &[u8]) -> Decoded<Info> {
+    let (mut version, mut connection_table_size) = (None, None);
+    for attribute in Attributes::new(bytes, "info") {
+        let attribute = attribute?;
+        match attribute.kind {
+            IPVS_INFO_ATTR_VERSION => {
+                let [_, major, minor, patch] = attribute.u32("version")?.to_be_bytes();
+                version = Some(Version {
+                    major,
+                    minor,
+                    patch,
+                });
+            }
+            IPVS_INFO_ATTR_CONN_TAB_SIZE => {
+                connection_table_size = Some(attribute.u32("connection table size")?);
+            }
+            _ => {}
+        }
+    }
+    let missing = DecodeError::Missing;
+    Ok(Info {
+        version: version.ok_or(missing("version"))?,
+        connection_table_size: connection_table_size.ok_or(missing("connection table size"))?,
+    })
+}
