@@ -10,5 +10,7 @@ mod service;
 
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 pub use ipvs::{Family, Protocol};
+#[cfg(feature = "k8s")]
+pub(crate) use name::check_subdomain;
 pub use name::{InvalidName, ObjectName, PortName};
 pub use service::{Service, ServicePort, SessionAffinity};

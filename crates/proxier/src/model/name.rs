@@ -149,7 +149,8 @@ fn check_label(field: &'static str, value: &str) -> Result<(), InvalidName> {
     })
 }
 
-fn check_subdomain(field: &'static str, value: &str) -> Result<(), InvalidName> {
+/// That a text is a DNS subdomain, as the names of most kinds are.
+pub(crate) fn check_subdomain(field: &'static str, value: &str) -> Result<(), InvalidName> {
     if value.len() <= MAX_SUBDOMAIN && value.split('.').all(is_dns_label) {
         return Ok(());
     }

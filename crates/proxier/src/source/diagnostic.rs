@@ -1,7 +1,10 @@
 //! What a source has to say of its input.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
+
+/// Longest text of a message or field: what a file holds may be megabytes.
+const MAX_TEXT: usize = 400;
 
 /// Something in the input that is not used as written, and where it stands.
 ///
@@ -22,6 +25,51 @@ pub struct Diagnostic {
     pub message: String,
 }
 
+impl Diagnostic {
+    /// An error, its text cut to a readable length.
+    pub fn error(message: impl fmt::Display) -> Self {
+        Self::new(Severity::Error, message)
+    }
+
+    /// A note, its text cut to a readable length.
+    pub fn note(message: impl fmt::Display) -> Self {
+        Self::new(Severity::Note, message)
+    }
+
+    fn new(severity: Severity, message: impl fmt::Display) -> Self {
+        Self {
+            severity,
+            location: None,
+            object: None,
+            field: None,
+            message: cut(message),
+        }
+    }
+
+    /// The same, about this field.
+    pub fn with_field(mut self, field: impl fmt::Display) -> Self {
+        self.field = Some(cut(field));
+        self
+    }
+
+    /// The same, about this object.
+    pub fn with_object(mut self, object: impl fmt::Display) -> Self {
+        self.object = Some(cut(object));
+        self
+    }
+
+    /// The same, at this place.
+    pub fn at(mut self, location: Location) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// Whether something is refused, rather than left out on purpose.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
 /// How much a [`Diagnostic`] matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -36,17 +84,38 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Location {
-    /// The file.
+    /// The file, or the directory that could not be read.
     pub file: PathBuf,
-    /// Document within the file, from 1.
-    pub document: usize,
+    /// Document within the file, from 1, unless the whole file is meant. Empty ones, such as the
+    /// comment at the head of a file, do not count.
+    pub document: Option<usize>,
+    /// Item of the document, where that is a list: `items[3]`.
+    pub item: Option<String>,
     /// Line within the file, from 1, where known.
     pub line: Option<usize>,
 }
 
+impl Location {
+    /// A whole file or directory.
+    pub fn new(file: impl Into<PathBuf>) -> Self {
+        Self {
+            file: file.into(),
+            document: None,
+            item: None,
+            line: None,
+        }
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: document {}", self.file.display(), self.document)?;
+        write!(f, "{}", Escaped(&self.file.to_string_lossy()))?;
+        if let Some(document) = self.document {
+            write!(f, ": document {document}")?;
+        }
+        if let Some(item) = &self.item {
+            write!(f, ", {item}")?;
+        }
         match self.line {
             Some(line) => write!(f, " (line {line})"),
             None => Ok(()),
@@ -60,12 +129,58 @@ impl fmt::Display for Diagnostic {
             write!(f, "{location}: ")?;
         }
         if let Some(object) = &self.object {
-            // Input is shown escaped: a name may hold line breaks or terminal controls.
-            write!(f, "{}: ", object.escape_debug())?;
+            write!(f, "{}: ", Escaped(object))?;
         }
         if let Some(field) = &self.field {
-            write!(f, "{}: ", field.escape_debug())?;
+            write!(f, "{}: ", Escaped(field))?;
         }
-        write!(f, "{}", self.message.escape_debug())
+        write!(f, "{}", Escaped(&self.message))
+    }
+}
+
+/// Text in one line: what comes from the input may hold line breaks or a terminal's controls.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '"' | '\'' | '\\' => f.write_char(c)?,
+                c => write!(f, "{}", c.escape_debug())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cut(text: impl fmt::Display) -> String {
+    let mut text = text.to_string();
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_are_escaped_and_quotes_are_not() {
+        let shown = Diagnostic::error("\"a\" is not b\u{202e}\r")
+            .with_object("Service default/x\n\u{1b}[31m")
+            .with_field("spec")
+            .to_string();
+        assert_eq!(
+            shown,
+            "Service default/x\\n\\u{1b}[31m: spec: \"a\" is not b\\u{202e}\\r"
+        );
+    }
+
+    #[test]
+    fn long_text_is_cut() {
+        let message = Diagnostic::error("ä".repeat(1_000_000)).message;
+        assert_eq!(message.chars().count(), MAX_TEXT + 1);
     }
 }

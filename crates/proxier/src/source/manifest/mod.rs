@@ -1,1 +1,133 @@
-//! Under construction.
+//! Services from manifests: YAML or JSON files as people write them and `kubectl get -o yaml`
+//! prints them.
+//!
+//! Services, EndpointSlices and Endpoints are taken, in any number of documents a file and in
+//! lists; other kinds are skipped with a note. Each (re-)read looks at every file and swaps the
+//! result in as a whole:
+//!
+//! - an object with an error is refused whole, and its last good version stays in force;
+//! - a document that cannot be read at all, or not as far as its name, takes nothing away that
+//!   came from its file before; nor does a file or directory that cannot be read;
+//! - of two definitions of one object the first counts, and of two Services that claim one
+//!   address and port the one that has it.
+//!
+//! ```
+//! use std::path::Path;
+//! use proxier::source::manifest;
+//! use proxier::store::Change;
+//!
+//! let reading = manifest::parse(Path::new("web.yaml"), "
+//! apiVersion: v1
+//! kind: Service
+//! metadata: {name: web}
+//! spec:
+//!   clusterIP: 10.96.0.80
+//!   ports: [{port: 80}]
+//! ---
+//! apiVersion: v1
+//! kind: Service
+//! metadata: {name: bad}
+//! spec: {clusterIP: 127.0.0.1, ports: [{port: 80}]}
+//! ");
+//! let Change::ServicesReplaced(services) = &reading.changes[0] else { panic!() };
+//! assert_eq!(services[0].name.as_str(), "default/web");
+//! assert_eq!(
+//!     reading.diagnostics[0].to_string(),
+//!     "web.yaml: document 2 (line 9): Service default/bad: spec.clusterIP: \
+//!      127.0.0.1 is a loopback address (127.0.0.0/8, ::1)",
+//! );
+//! ```
+
+mod claims;
+mod decode;
+mod document;
+mod files;
+mod state;
+mod watch;
+
+use std::mem;
+use std::path::{Path, PathBuf};
+
+use self::files::Source;
+use self::state::State;
+use super::Diagnostic;
+use crate::store::Change;
+
+pub use self::watch::{Watch, WatchError};
+
+/// Manifest files and directories, and the last good state of what is in them.
+#[derive(Debug)]
+pub struct Manifests {
+    paths: Vec<PathBuf>,
+    /// None before the first read.
+    state: Option<State>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// What a (re-)read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reading {
+    /// To be applied to the store together: everything at the first read, what differs later.
+    pub changes: Vec<Change>,
+    /// Everything that is not used as written, by file, document and line.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Reading {
+    /// Whether anything was refused.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+impl Manifests {
+    /// Manifests at these paths, not yet read. Of a directory the files `*.yaml`, `*.yml` and
+    /// `*.json` are read in the order of their names, but neither hidden ones nor those of
+    /// directories within: as `kubectl apply -f` does.
+    pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self {
+            paths: paths.into_iter().map(Into::into).collect(),
+            state: None,
+            diagnostics: Vec::new(),
+        }
+    }
+
+    /// Reads every file. What cannot be read is told in the diagnostics, and what was good of it
+    /// stays.
+    pub fn read(&mut self) -> Reading {
+        let sources = files::read(&self.paths);
+        self.merge(sources)
+    }
+
+    fn merge(&mut self, sources: Vec<Source>) -> Reading {
+        let (state, mut diagnostics) = State::merge(self.state.as_ref(), sources);
+        let changes = state.changes_since(self.state.as_ref(), &mut diagnostics);
+        // Stable: those of one object stay in the order of its fields.
+        diagnostics.sort_by(|a, b| a.location.cmp(&b.location));
+        self.state = Some(state);
+        self.diagnostics.clone_from(&diagnostics);
+        Reading {
+            changes,
+            diagnostics,
+        }
+    }
+
+    /// Reads every file, and yields what is found if it is not what was found before.
+    fn read_again(&mut self) -> Option<Reading> {
+        let first = self.state.is_none();
+        let before = mem::take(&mut self.diagnostics);
+        let reading = self.read();
+        let news = first || !reading.changes.is_empty() || reading.diagnostics != before;
+        news.then_some(reading)
+    }
+}
+
+/// Reads one manifest that is in memory already; `file` is its name in the diagnostics.
+pub fn parse(file: &Path, text: &str) -> Reading {
+    let content = Ok(decode::decode(file, text));
+    Manifests::new([file]).merge(vec![Source {
+        path: file.to_owned(),
+        content,
+    }])
+}

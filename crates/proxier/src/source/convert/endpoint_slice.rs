@@ -1,0 +1,169 @@
+//! `discovery.k8s.io/v1/EndpointSlice`.
+
+use k8s_openapi::api::discovery::v1 as api;
+
+use super::field::{Port, family, namespace, reason};
+use super::{Converted, Findings};
+use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
+
+/// The label that names the Service of a slice.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The API server's bound on the endpoints of one slice.
+const MAX_ENDPOINTS: usize = 1000;
+/// The API server's bound on the addresses of one endpoint.
+const MAX_ADDRESSES: usize = 100;
+
+/// Converts an endpoint slice. One of host names (`addressType: FQDN`) and one that belongs to no
+/// Service are left out with a note.
+pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
+    let mut findings = Findings::default();
+    let name = findings.object_name(&object.metadata, ObjectName::new);
+    let service = service_of(object, &mut findings);
+    let family = match object.address_type.as_str() {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        "FQDN" => {
+            findings.note(
+                format_args!("addressType"),
+                "FQDN: a service proxy sends to addresses, not to host names",
+            );
+            None
+        }
+        "" => {
+            findings.error(format_args!("addressType"), "missing");
+            None
+        }
+        other => {
+            findings.error(
+                format_args!("addressType"),
+                format_args!("{other:?} is not a type of address (IPv4, IPv6 or FQDN)"),
+            );
+            None
+        }
+    };
+    let ports = ports(object.ports.as_deref().unwrap_or_default(), &mut findings);
+    let Some(family) = family else {
+        return findings.converted(None);
+    };
+    let endpoints = endpoints(
+        object.endpoints.as_deref().unwrap_or_default(),
+        family,
+        &mut findings,
+    );
+    let slice = name.zip(service).map(|(name, service)| {
+        let mut slice = EndpointSlice::new(name, service, family);
+        slice.ports = ports.into();
+        slice.endpoints = endpoints.into();
+        slice
+    });
+    findings.converted(slice)
+}
+
+fn service_of(object: &api::EndpointSlice, findings: &mut Findings) -> Option<ObjectName> {
+    let labels = object.metadata.labels.as_ref();
+    let Some(service) = labels
+        .and_then(|labels| labels.get(SERVICE_NAME))
+        .filter(|service| !service.is_empty())
+    else {
+        findings.note(
+            format_args!("metadata.labels"),
+            format_args!("without the label {SERVICE_NAME} the slice belongs to no Service"),
+        );
+        return None;
+    };
+    match ObjectName::label(namespace(&object.metadata), service) {
+        Ok(service) => Some(service),
+        // The namespace's own fault is told with the slice's name.
+        Err(error) if error.field == "metadata.namespace" => None,
+        Err(error) => {
+            findings.error(
+                format_args!("metadata.labels[{SERVICE_NAME}]"),
+                reason(&error),
+            );
+            None
+        }
+    }
+}
+
+fn ports(ports: &[api::EndpointPort], findings: &mut Findings) -> Vec<EndpointPort> {
+    const FIELD: &str = "ports";
+    findings.distinct_port_names(ports.iter().map(|port| port.name.as_deref()), false, FIELD);
+    let mut converted = Vec::with_capacity(ports.len());
+    for (index, port) in ports.iter().enumerate() {
+        let Some(number) = port.port else {
+            findings.note(
+                format_args!("{FIELD}[{index}].port"),
+                "without a number the port cannot be sent to",
+            );
+            continue;
+        };
+        let raw = Port {
+            name: port.name.as_deref(),
+            protocol: port.protocol.as_deref(),
+            port: number,
+        };
+        if let Some((name, protocol, port)) = findings.port_of_list(index, &raw, FIELD) {
+            converted.push(EndpointPort::new(name, protocol, port));
+        }
+    }
+    converted
+}
+
+fn endpoints(
+    endpoints: &[api::Endpoint],
+    slice_family: Family,
+    findings: &mut Findings,
+) -> Vec<Endpoint> {
+    if endpoints.len() > MAX_ENDPOINTS {
+        findings.error(
+            format_args!("endpoints"),
+            format_args!(
+                "{} endpoints, where {MAX_ENDPOINTS} are the most",
+                endpoints.len()
+            ),
+        );
+        return Vec::new();
+    }
+    let endpoint = |(index, endpoint): (usize, &api::Endpoint)| {
+        let addresses = &endpoint.addresses;
+        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+            findings.error(
+                format_args!("endpoints[{index}].addresses"),
+                format_args!(
+                    "{} addresses, where 1 to {MAX_ADDRESSES} may stand",
+                    addresses.len()
+                ),
+            );
+            return None;
+        }
+        let mut first = None;
+        for (which, text) in addresses.iter().enumerate() {
+            let field = format_args!("endpoints[{index}].addresses[{which}]");
+            let Some(address) = findings.address(text, field) else {
+                continue;
+            };
+            if family(address) != slice_family {
+                findings.error(
+                    field,
+                    format_args!("{address} is not of the slice's addressType"),
+                );
+            }
+            if which == 0 {
+                first = Some(address);
+            }
+        }
+        let node = endpoint.node_name.as_deref();
+        let node = findings.node_name(node, format_args!("endpoints[{index}].nodeName"));
+        let mut converted = Endpoint::new(first?);
+        converted.node = node;
+        converted.conditions = conditions(endpoint.conditions.as_ref());
+        Some(converted)
+    };
+    endpoints.iter().enumerate().filter_map(endpoint).collect()
+}
+
+fn conditions(conditions: Option<&api::EndpointConditions>) -> EndpointConditions {
+    conditions.map_or_else(EndpointConditions::default, |conditions| {
+        EndpointConditions::new(conditions.ready, conditions.serving, conditions.terminating)
+    })
+}

@@ -1,0 +1,58 @@
+//! From the API's own types to the [`model`](crate::model), with the checks the API server makes
+//! of what is used.
+//!
+//! Each function takes an object as k8s-openapi has it and knows nothing of where it came from,
+//! so that every source refuses the same objects in the same words. An object with one error is
+//! refused whole, as the API server does, and all its errors are told.
+
+mod endpoint_slice;
+mod endpoints;
+mod field;
+mod service;
+
+use std::fmt;
+
+pub use endpoint_slice::endpoint_slice;
+pub use endpoints::endpoints;
+pub use service::service;
+
+use super::Diagnostic;
+
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Converted<T> {
+    /// The object; none if it has an error or is left out on purpose.
+    pub object: Option<T>,
+    /// All that was found, in the order of the object's fields, without object or location.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl<T> Converted<T> {
+    /// Whether the object has an error.
+    pub fn is_refused(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// Collects what is found in one object.
+#[derive(Debug, Default)]
+struct Findings(Vec<Diagnostic>);
+
+impl Findings {
+    fn error(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
+        self.0.push(Diagnostic::error(message).with_field(field));
+    }
+
+    fn note(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
+        self.0.push(Diagnostic::note(message).with_field(field));
+    }
+
+    fn converted<T>(self, object: Option<T>) -> Converted<T> {
+        let refused = self.0.iter().any(Diagnostic::is_error);
+        Converted {
+            object: object.filter(|_| !refused),
+            diagnostics: self.0,
+        }
+    }
+}

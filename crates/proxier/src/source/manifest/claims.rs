@@ -1,0 +1,63 @@
+//! Which Service has an address and port that several claim.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use crate::model::{ObjectName, Protocol, Service};
+
+type Claim = (IpAddr, Protocol, NonZeroU16);
+
+/// The addresses and ports that are claimed, and by whom.
+#[derive(Debug, Default)]
+pub(super) struct Claims<'a>(HashMap<Claim, &'a ObjectName>);
+
+/// An address and port that another Service has.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    /// Index of the port in the Service that came too late.
+    pub(super) index: usize,
+    claim: Claim,
+    owner: &'a ObjectName,
+}
+
+impl fmt::Display for Taken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, _, port) = self.claim;
+        write!(f, "{port} of {address} is Service {}'s already", self.owner)
+    }
+}
+
+impl<'a> Claims<'a> {
+    /// Takes all that a Service claims or, where part of it is taken already, nothing.
+    pub(super) fn take(&mut self, service: &'a Service) -> Result<(), Taken<'a>> {
+        for (index, claim) in claims(service) {
+            if let Some(owner) = self.0.get(&claim) {
+                return Err(Taken {
+                    index,
+                    claim,
+                    owner,
+                });
+            }
+        }
+        let claims = claims(service).map(|(_, claim)| (claim, &service.name));
+        self.0.extend(claims);
+        Ok(())
+    }
+}
+
+fn claims(service: &Service) -> impl Iterator<Item = (usize, Claim)> + '_ {
+    let ports = service.ports.iter().enumerate();
+    ports.flat_map(|(index, port)| {
+        let addresses = service.cluster_ips.iter();
+        addresses.map(move |address| (index, (*address, port.protocol, port.port)))
+    })
+}
+
+/// Whether both claim the same addresses and ports.
+pub(super) fn same(a: &Service, b: &Service) -> bool {
+    claims(a)
+        .map(|(_, claim)| claim)
+        .eq(claims(b).map(|(_, claim)| claim))
+}

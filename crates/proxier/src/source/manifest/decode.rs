@@ -1,0 +1,304 @@
+//! From a file's text to checked objects.
+
+use std::fmt;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::super::convert::{self, Converted};
+use super::super::{Diagnostic, Location};
+use super::document;
+use crate::model::{EndpointSlice, ObjectName, Service};
+
+/// The label with the name of a slice's controller.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The control plane's own controllers of slices have names that end so.
+const CONTROL_PLANE: &str = "controller.k8s.io";
+
+/// The kinds that are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Service,
+    EndpointSlice,
+    Endpoints,
+}
+
+impl Kind {
+    fn parse(kind: &str) -> Option<Self> {
+        match kind {
+            "Service" => Some(Self::Service),
+            "EndpointSlice" => Some(Self::EndpointSlice),
+            "Endpoints" => Some(Self::Endpoints),
+            _ => None,
+        }
+    }
+
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Endpoints => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+        }
+    }
+}
+
+/// What makes two documents definitions of one object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) kind: Kind,
+    pub(super) name: ObjectName,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
+}
+
+/// A checked object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Object {
+    Service(Service),
+    EndpointSlice {
+        slice: EndpointSlice,
+        made_by: Maker,
+    },
+    /// The slices that the Endpoints are mirrored into.
+    Endpoints(Vec<EndpointSlice>),
+}
+
+/// Who made an endpoint slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// A controller of the control plane, which mirrors Endpoints too.
+    ControlPlane,
+    Other,
+}
+
+/// What a document makes of an object.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Good(Object),
+    /// There is such an object, and it asks nothing of a service proxy.
+    LeftOut,
+    Refused,
+}
+
+/// An object as a document defines it.
+#[derive(Debug)]
+pub(super) struct Definition {
+    pub(super) key: Key,
+    pub(super) location: Location,
+    pub(super) outcome: Outcome,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub(super) definitions: Vec<Definition>,
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Something in the file is broken in such a way that the object cannot be told.
+    pub(super) unattributed: bool,
+}
+
+/// Reads the text of a file.
+pub(super) fn decode(file: &Path, text: &str) -> Parsed {
+    let mut parsed = Parsed::default();
+    for (index, document) in document::split(text).iter().enumerate() {
+        let location = |line| Location {
+            document: Some(index + 1),
+            line,
+            ..Location::new(file)
+        };
+        match document.parse() {
+            // As kubectl prints a document of which nothing is left.
+            Ok(Value::Null) => {}
+            Ok(value) => {
+                let mut decoder = Decoder {
+                    location: location(Some(document.line)),
+                    parsed: &mut parsed,
+                };
+                decoder.object(value);
+            }
+            Err(error) => {
+                let line = error.line.or(Some(document.line));
+                let diagnostic = Diagnostic::error(error.message).at(location(line));
+                parsed.diagnostics.push(diagnostic);
+                parsed.unattributed = true;
+            }
+        }
+    }
+    parsed
+}
+
+/// Takes one document in.
+struct Decoder<'a> {
+    location: Location,
+    parsed: &'a mut Parsed,
+}
+
+impl Decoder<'_> {
+    fn object(&mut self, value: Value) {
+        let api_version = text(&value, "/apiVersion").unwrap_or_default();
+        let Some(kind) = text(&value, "/kind").filter(|kind| !kind.is_empty()) else {
+            let error = Diagnostic::error("missing: not a Kubernetes object");
+            return self.unattributed(error.with_field("kind"));
+        };
+        if let Some(item) = kind.strip_suffix("List")
+            && (item.is_empty() || Kind::parse(item).is_some())
+        {
+            let (item, api_version) = (item.to_owned(), api_version.to_owned());
+            return self.list(value, &item, &api_version);
+        }
+        let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
+        match Kind::parse(kind) {
+            Some(kind) if api_version == kind.api_version() => match kind {
+                Kind::Service => self.convert(kind, &value, |object: core::Service| {
+                    map(convert::service(&object), Object::Service)
+                }),
+                Kind::Endpoints => self.convert(kind, &value, |object: core::Endpoints| {
+                    map(convert::endpoints(&object), Object::Endpoints)
+                }),
+                Kind::EndpointSlice => self.convert(kind, &value, endpoint_slice),
+            },
+            Some(kind)
+                if api_version.is_empty() || group(api_version) == group(kind.api_version()) =>
+            {
+                let message = format!("{api_version:?} is not {:?}", kind.api_version());
+                let error = Diagnostic::error(message).with_field("apiVersion");
+                self.refused(kind, &value, vec![error]);
+            }
+            _ => {
+                let note = Diagnostic::note("a kind that a service proxy has no use for");
+                self.report(note.with_object(label(kind, &value)));
+            }
+        }
+    }
+
+    fn list(&mut self, mut value: Value, item: &str, api_version: &str) {
+        let items = match value.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => items,
+            None | Some(Value::Null) => Vec::new(),
+            Some(_) => {
+                let error = Diagnostic::error("not a list");
+                return self.unattributed(error.with_field("items"));
+            }
+        };
+        let list = self.location.item.take();
+        for (index, mut value) in items.into_iter().enumerate() {
+            // The API server leaves these two out of the items of a list of one kind.
+            if let Value::Object(object) = &mut value
+                && !item.is_empty()
+            {
+                let version = || Value::from(api_version);
+                object.entry("apiVersion").or_insert_with(version);
+                object.entry("kind").or_insert_with(|| Value::from(item));
+            }
+            self.location.item = Some(match &list {
+                Some(list) => format!("{list}.items[{index}]"),
+                None => format!("items[{index}]"),
+            });
+            self.object(value);
+        }
+        self.location.item = list;
+    }
+
+    fn convert<T: DeserializeOwned>(
+        &mut self,
+        kind: Kind,
+        value: &Value,
+        convert: impl FnOnce(T) -> Converted<Object>,
+    ) {
+        let object: T = match serde_path_to_error::deserialize(value) {
+            Ok(object) => object,
+            Err(error) => {
+                let field = error.path().to_string();
+                let error = Diagnostic::error(error.into_inner()).with_field(field);
+                return self.refused(kind, value, vec![error]);
+            }
+        };
+        let converted = convert(object);
+        let Some(key) = key(kind, value).filter(|_| !converted.is_refused()) else {
+            return self.refused(kind, value, converted.diagnostics);
+        };
+        for diagnostic in converted.diagnostics {
+            self.report(diagnostic.with_object(&key));
+        }
+        self.parsed.definitions.push(Definition {
+            key,
+            location: self.location.clone(),
+            outcome: converted.object.map_or(Outcome::LeftOut, Outcome::Good),
+        });
+    }
+
+    /// An object with errors: its last good version can stay if its name can be read.
+    fn refused(&mut self, kind: Kind, value: &Value, diagnostics: Vec<Diagnostic>) {
+        let object = label(&format!("{kind:?}"), value);
+        for diagnostic in diagnostics {
+            self.report(diagnostic.with_object(&object));
+        }
+        match key(kind, value) {
+            Some(key) => self.parsed.definitions.push(Definition {
+                key,
+                location: self.location.clone(),
+                outcome: Outcome::Refused,
+            }),
+            None => self.parsed.unattributed = true,
+        }
+    }
+
+    fn unattributed(&mut self, error: Diagnostic) {
+        self.parsed.unattributed = true;
+        self.report(error);
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        let diagnostic = diagnostic.at(self.location.clone());
+        self.parsed.diagnostics.push(diagnostic);
+    }
+}
+
+fn endpoint_slice(object: discovery::EndpointSlice) -> Converted<Object> {
+    let labels = object.metadata.labels.as_ref();
+    let made_by = match labels.and_then(|labels| labels.get(MANAGED_BY)) {
+        Some(controller) if controller.ends_with(CONTROL_PLANE) => Maker::ControlPlane,
+        _ => Maker::Other,
+    };
+    map(convert::endpoint_slice(&object), |slice| {
+        Object::EndpointSlice { slice, made_by }
+    })
+}
+
+fn map<T>(converted: Converted<T>, wrap: impl FnOnce(T) -> Object) -> Converted<Object> {
+    Converted {
+        object: converted.object.map(wrap),
+        diagnostics: converted.diagnostics,
+    }
+}
+
+fn key(kind: Kind, value: &Value) -> Option<Key> {
+    let name = text(value, "/metadata/name")?;
+    let name = ObjectName::new(namespace(value), name).ok()?;
+    Some(Key { kind, name })
+}
+
+/// Kind and name as they stand there, valid or not.
+fn label(kind: &str, value: &Value) -> String {
+    match text(value, "/metadata/name") {
+        Some(name) => format!("{kind} {}/{name}", namespace(value)),
+        None => kind.to_owned(),
+    }
+}
+
+fn namespace(value: &Value) -> &str {
+    let namespace = text(value, "/metadata/namespace");
+    namespace
+        .filter(|text| !text.is_empty())
+        .unwrap_or("default")
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer)?.as_str()
+}

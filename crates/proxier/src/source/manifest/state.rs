@@ -1,0 +1,206 @@
+//! The last good state, and what a new reading makes of it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::{Diagnostic, Location};
+use super::claims::{self, Claims};
+use super::decode::{Key, Maker, Object, Outcome};
+use super::files::Source;
+use crate::model::{EndpointSlice, ObjectName, Service};
+use crate::store::Change;
+
+/// All objects that are in force.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    objects: BTreeMap<Key, Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    location: Location,
+    object: Object,
+}
+
+impl State {
+    /// Takes a whole reading in, with what must stay of `old`.
+    pub(super) fn merge(old: Option<&Self>, sources: Vec<Source>) -> (Self, Vec<Diagnostic>) {
+        let empty = Self::default();
+        let old = old.unwrap_or(&empty);
+        let mut new = Self::default();
+        let mut diagnostics = Vec::new();
+        let mut defined: BTreeMap<Key, Location> = BTreeMap::new();
+        let mut doubtful = Vec::new();
+        for source in sources {
+            let parsed = match source.content {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    diagnostics.push(error);
+                    doubtful.push(source.path);
+                    continue;
+                }
+            };
+            if parsed.unattributed {
+                doubtful.push(source.path);
+            }
+            diagnostics.extend(parsed.diagnostics);
+            for definition in parsed.definitions {
+                let (key, location) = (definition.key, definition.location);
+                if let Some(first) = defined.get(&key) {
+                    let error = Diagnostic::error(format_args!("defined before, at {first}"));
+                    diagnostics.push(error.with_object(&key).at(location));
+                    continue;
+                }
+                defined.insert(key.clone(), location.clone());
+                match definition.outcome {
+                    Outcome::Good(object) => {
+                        new.objects.insert(key, Entry { location, object });
+                    }
+                    Outcome::LeftOut => {}
+                    Outcome::Refused => new.keep(old, &key),
+                }
+            }
+        }
+        for (key, entry) in &old.objects {
+            let file = &entry.location.file;
+            if !defined.contains_key(key) && doubtful.iter().any(|path| file.starts_with(path)) {
+                new.keep(old, key);
+            }
+        }
+        new.settle_claims(old, &mut diagnostics);
+        (new, diagnostics)
+    }
+
+    fn keep(&mut self, old: &Self, key: &Key) {
+        if let Some(entry) = old.objects.get(key) {
+            self.objects.insert(key.clone(), entry.clone());
+        }
+    }
+
+    fn service(&self, key: &Key) -> Option<&Service> {
+        match &self.objects.get(key)?.object {
+            Object::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// Refuses Services that claim what another has. Who had it before keeps it: a new manifest
+    /// must not take a working Service's traffic. Else the older one has it, as far as ages are
+    /// known, else the one that is defined first.
+    fn settle_claims(&mut self, old: &Self, diagnostics: &mut Vec<Diagnostic>) {
+        let services = self.objects.iter().filter_map(|(key, entry)| {
+            let service = self.service(key)?;
+            let before = old.service(key);
+            let had_it = before.is_some_and(|before| claims::same(before, service));
+            let age = (service.created.is_none(), service.created);
+            Some(((Reverse(had_it), age, &entry.location), key, service))
+        });
+        let mut services: Vec<_> = services.collect();
+        services.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut claims = Claims::default();
+        let mut refused = Vec::new();
+        for ((.., location), key, service) in services {
+            let Err(taken) = claims.take(service) else {
+                continue;
+            };
+            let error = Diagnostic::error(&taken)
+                .with_field(format_args!("spec.ports[{}].port", taken.index))
+                .with_object(key);
+            diagnostics.push(error.at(location.clone()));
+            let before = old.service(key);
+            let stays = before.is_some_and(|before| claims.take(before).is_ok());
+            refused.push((key.clone(), stays));
+        }
+        for (key, stays) in refused {
+            self.objects.remove(&key);
+            if stays {
+                self.keep(old, &key);
+            }
+        }
+    }
+
+    /// The changes that lead from `old` to this state: everything, if there is no `old`. Endpoints
+    /// that the control plane has mirrored already add nothing to its slices.
+    pub(super) fn changes_since(
+        &self,
+        old: Option<&Self>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Vec<Change> {
+        let new = View::of(self);
+        diagnostics.extend(new.unused.iter().map(|(key, entry)| {
+            Diagnostic::note("not used: the control plane's endpoint slices of this Service are")
+                .with_object(key)
+                .at(entry.location.clone())
+        }));
+        let Some(old) = old.map(View::of) else {
+            let services = new.services.into_values().cloned().collect();
+            let slices = new.slices.into_values().cloned().collect();
+            return vec![
+                Change::ServicesReplaced(services),
+                Change::EndpointSlicesReplaced(slices),
+            ];
+        };
+        let mut changes = Vec::new();
+        let (deleted, applied) = (Change::ServiceDeleted, Change::ServiceApplied);
+        differences(&old.services, &new.services, deleted, applied, &mut changes);
+        let (deleted, applied) = (Change::EndpointSliceDeleted, Change::EndpointSliceApplied);
+        differences(&old.slices, &new.slices, deleted, applied, &mut changes);
+        changes
+    }
+}
+
+/// What the store is told of a state.
+struct View<'a> {
+    services: BTreeMap<&'a ObjectName, &'a Service>,
+    slices: BTreeMap<&'a ObjectName, &'a EndpointSlice>,
+    /// Endpoints whose slices are there already.
+    unused: Vec<(&'a Key, &'a Entry)>,
+}
+
+impl<'a> View<'a> {
+    fn of(state: &'a State) -> Self {
+        let mut view = Self {
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            unused: Vec::new(),
+        };
+        let mut of_control_plane = BTreeSet::new();
+        // Slices come before Endpoints, whose name is their Service's.
+        for (key, entry) in &state.objects {
+            match &entry.object {
+                Object::Service(service) => {
+                    view.services.insert(&service.name, service);
+                }
+                Object::EndpointSlice { slice, made_by } => {
+                    if *made_by == Maker::ControlPlane {
+                        of_control_plane.insert(&slice.service);
+                    }
+                    view.slices.insert(&slice.name, slice);
+                }
+                Object::Endpoints(_) if of_control_plane.contains(&key.name) => {
+                    view.unused.push((key, entry));
+                }
+                Object::Endpoints(slices) => {
+                    let slices = slices.iter().map(|slice| (&slice.name, slice));
+                    view.slices.extend(slices);
+                }
+            }
+        }
+        view
+    }
+}
+
+fn differences<T: Clone + PartialEq>(
+    old: &BTreeMap<&ObjectName, &T>,
+    new: &BTreeMap<&ObjectName, &T>,
+    deleted: fn(ObjectName) -> Change,
+    applied: fn(T) -> Change,
+    changes: &mut Vec<Change>,
+) {
+    let gone = old.keys().filter(|name| !new.contains_key(*name));
+    changes.extend(gone.map(|name| deleted((*name).clone())));
+    let different = new
+        .iter()
+        .filter(|(name, object)| old.get(*name) != Some(object));
+    changes.extend(different.map(|(_, object)| applied((*object).clone())));
+}

@@ -1,0 +1,98 @@
+//! Manifests in, objects and diagnostics out: a golden text for each file.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use proxier::model::{EndpointSlice, Service};
+use proxier::source::manifest::{self, Manifests, Reading};
+use proxier::store::Change;
+
+/// The Services and slices of a first reading.
+fn objects(reading: &Reading) -> (&[Service], &[EndpointSlice]) {
+    match reading.changes.as_slice() {
+        [
+            Change::ServicesReplaced(services),
+            Change::EndpointSlicesReplaced(slices),
+        ] => (services, slices),
+        other => panic!("not a first reading: {other:?}"),
+    }
+}
+
+fn golden(reading: &Reading) -> String {
+    let mut text = String::new();
+    let (services, slices) = objects(reading);
+    for service in services {
+        write!(text, "Service {}:", service.name).unwrap();
+        for address in &service.cluster_ips {
+            write!(text, " {address}").unwrap();
+        }
+        for port in &service.ports {
+            write!(text, ", {:?} {:?} {}", port.name, port.protocol, port.port).unwrap();
+        }
+        writeln!(text, ", affinity {:?}", service.session_affinity).unwrap();
+    }
+    for slice in slices {
+        write!(text, "EndpointSlice {} of {}:", slice.name, slice.service).unwrap();
+        for port in &slice.ports {
+            write!(text, " {:?} {:?} {},", port.name, port.protocol, port.port).unwrap();
+        }
+        for endpoint in &slice.endpoints {
+            let ready = if endpoint.conditions.ready {
+                ""
+            } else {
+                " not ready"
+            };
+            let node = endpoint.node.as_deref().unwrap_or("?");
+            write!(text, " {} on {node}{ready}", endpoint.address).unwrap();
+        }
+        writeln!(text).unwrap();
+    }
+    for diagnostic in &reading.diagnostics {
+        writeln!(text, "{:?}: {diagnostic}", diagnostic.severity).unwrap();
+    }
+    text
+}
+
+fn settings() -> insta::Settings {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("manifest/golden");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings
+}
+
+#[test]
+fn examples() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let reading = Manifests::new([examples]).read();
+    assert_eq!(reading.diagnostics, []);
+    settings().bind(|| insta::assert_snapshot!("examples", golden(&reading)));
+}
+
+#[test]
+fn malformed() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifest/malformed");
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() >= 15, "the files are gone: {files:?}");
+    for file in files {
+        let name = Path::new(file.file_name().unwrap());
+        let text = fs::read_to_string(&file).unwrap();
+        let reading = manifest::parse(name, &text);
+        let (services, slices) = objects(&reading);
+        let good = |name: &str| name.starts_with("default/good");
+        assert!(services.iter().any(|s| good(s.name.as_str())), "{name:?}");
+        assert!(slices.iter().any(|s| good(s.name.as_str())), "{name:?}");
+        settings().bind(|| {
+            insta::assert_snapshot!(
+                name.file_stem().unwrap().to_str().unwrap(),
+                golden(&reading)
+            );
+        });
+    }
+}
