@@ -1,0 +1,121 @@
+//! What the operator and the node itself say, beside the Services.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use ipvs::{Family, Scheduler};
+
+/// The settings and facts of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The node's name, by which endpoints on it are known.
+    pub node_name: Arc<str>,
+    /// The node's own addresses, at most one a family: the source of its own connections to VIPs.
+    pub node_ips: Vec<IpAddr>,
+    /// Where pods live: connections from elsewhere to a VIP are masqueraded. Empty: none are but
+    /// those of an endpoint to itself.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Where the Services' cluster IPs live. In them, what no Service answers is refused.
+    pub service_cidrs: Vec<IpNet>,
+    /// Scheduler of virtual servers whose Service does not choose one.
+    pub scheduler: Scheduler,
+}
+
+impl Config {
+    /// A node with this name and these addresses, kubeadm's Service CIDR and round robin.
+    ///
+    /// ```
+    /// use proxier::desired::Config;
+    ///
+    /// let config = Config::new("node-a", vec!["192.0.2.1".parse()?]);
+    /// assert_eq!(config.service_cidrs[0].to_string(), "10.96.0.0/12");
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn new(node_name: impl Into<Arc<str>>, node_ips: Vec<IpAddr>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_ips,
+            cluster_cidrs: Vec::new(),
+            service_cidrs: vec![IpNet::new_assert([10, 96, 0, 0].into(), 12)],
+            scheduler: Scheduler::RoundRobin,
+        }
+    }
+
+    /// Checks what types cannot: one node address a family, Service CIDRs of families the node
+    /// has, no node address within a Service CIDR.
+    ///
+    /// # Errors
+    ///
+    /// The first [`ConfigError`] found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for family in [Family::V4, Family::V6] {
+            let mut addresses = self.node_ips.iter().filter(|ip| Family::of(ip) == family);
+            if let (Some(first), Some(second)) = (addresses.next(), addresses.next()) {
+                return Err(ConfigError::SeveralNodeIps {
+                    first: *first,
+                    second: *second,
+                });
+            }
+        }
+        for cidr in &self.service_cidrs {
+            if let Some(node_ip) = self.node_ips.iter().find(|ip| cidr.contains(*ip)) {
+                return Err(ConfigError::NodeInServiceCidr {
+                    cidr: *cidr,
+                    node_ip: *node_ip,
+                });
+            }
+            if self.node_ip(Family::of(&cidr.addr())).is_none() {
+                return Err(ConfigError::NoNodeIp { cidr: *cidr });
+            }
+        }
+        Ok(())
+    }
+
+    /// The node's address of a family.
+    pub fn node_ip(&self, family: Family) -> Option<IpAddr> {
+        self.node_ips
+            .iter()
+            .copied()
+            .find(|ip| Family::of(ip) == family)
+    }
+
+    /// Whether an address lies in a Service CIDR.
+    pub fn in_service_cidr(&self, address: IpAddr) -> bool {
+        self.service_cidrs
+            .iter()
+            .any(|cidr| cidr.contains(&address))
+    }
+}
+
+/// Settings that cannot work together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Two node addresses of one family.
+    #[error("node IPs {first} and {second} are of one family: give at most one a family")]
+    SeveralNodeIps {
+        /// The one given first.
+        first: IpAddr,
+        /// The one too many.
+        second: IpAddr,
+    },
+    /// A node's address would become a virtual IP.
+    #[error(
+        "node IP {node_ip} lies in the Service CIDR {cidr}: the node would lose its address; \
+         give the cluster's Service CIDR"
+    )]
+    NodeInServiceCidr {
+        /// The Service CIDR.
+        cidr: IpNet,
+        /// The node's address.
+        node_ip: IpAddr,
+    },
+    /// A Service CIDR of a family the node has no address of.
+    #[error("no node IP for the Service CIDR {cidr}: give a node IP of that family")]
+    NoNodeIp {
+        /// The Service CIDR.
+        cidr: IpNet,
+    },
+}

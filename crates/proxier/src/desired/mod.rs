@@ -1,0 +1,15 @@
+//! What this node should have, from the Services and the node's facts.
+//!
+//! Everything here is pure: no clock, no I/O, no randomness. The result says nothing of IPVS or
+//! iptables; [`plan`](crate::plan) turns it into steps for a data plane.
+
+mod config;
+mod counter;
+mod endpoints;
+mod frontend;
+mod service;
+mod state;
+
+pub use config::{Config, ConfigError};
+pub use frontend::{Backend, Frontend, FrontendKey, ServicePortName};
+pub use state::{DesiredState, Problem, Touched};

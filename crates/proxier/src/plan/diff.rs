@@ -1,0 +1,316 @@
+//! The difference between what a node has and what it should have.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::slice;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use ipvs::{Change, VirtualServerKey};
+
+use super::lower::{base_elements, base_routes, base_sysctls, local_route, virtual_server};
+use super::{Comment, Element, NodeState, Step, VirtualServerState};
+use crate::desired::{DesiredState, Frontend, FrontendKey, Touched};
+use crate::netfilter::Ruleset;
+
+/// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order.
+///
+/// Sysctls and the packet filter come first, so that no virtual server carries traffic before its
+/// rules do; then routes; then virtual servers with their real servers, the API server's and the
+/// cluster's DNS before all others; what is no longer needed goes last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+/// How much of the state a plan looks at.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Scope<'a> {
+    /// All of it.
+    Full,
+    /// What changed since the last plan.
+    Touched(&'a Touched),
+}
+
+impl Plan {
+    /// Compares the desired state with the node's.
+    pub fn new(desired: &DesiredState, node: &NodeState, scope: Scope<'_>) -> Self {
+        let mut builder = Builder {
+            desired,
+            node,
+            open: Vec::new(),
+            ipvs: Vec::new(),
+            close: Vec::new(),
+        };
+        match scope {
+            Scope::Full => {
+                builder.base();
+                builder.touched(&everything(desired, node));
+            }
+            Scope::Touched(touched) => builder.touched(touched),
+        }
+        let mut steps = builder.open;
+        steps.append(&mut builder.ipvs);
+        steps.append(&mut builder.close);
+        Self { steps }
+    }
+
+    /// The plan that removes all of a [`NodeState`]: virtual servers, then routes, then elements.
+    /// The rules go with their table, which is the backend's to remove.
+    pub fn removal(node: &NodeState) -> Self {
+        let servers: BTreeSet<_> = node.virtual_servers.keys().copied().collect();
+        let deletes = servers
+            .into_iter()
+            .map(|key| Step::Ipvs(Change::DeleteVirtualServer(key)));
+        let routes = node.routes.iter().map(|route| Step::DeleteRoute(*route));
+        Self {
+            steps: deletes.chain(routes).collect(),
+        }
+    }
+
+    /// The steps, in the order in which they must be taken.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for &'a Plan {
+    type Item = &'a Step;
+    type IntoIter = slice::Iter<'a, Step>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.steps.iter()
+    }
+}
+
+/// All that is desired and all that is there.
+fn everything(desired: &DesiredState, node: &NodeState) -> Touched {
+    let mut all = Touched::default();
+    all.frontends
+        .extend(desired.frontends().map(|frontend| frontend.key));
+    all.local_backends.extend(desired.local_backends());
+    all.stray_vips.extend(desired.stray_vips());
+    all.frontends.extend(
+        node.virtual_servers
+            .keys()
+            .filter_map(|key| FrontendKey::try_from(*key).ok()),
+    );
+    for element in node.elements.keys() {
+        match element {
+            Element::VirtualServer(key) | Element::NoEndpoints(key) => {
+                all.frontends.insert(*key);
+            }
+            Element::Hairpin(address) => {
+                all.local_backends.insert(*address);
+            }
+            Element::ServiceCidr(_) => {}
+        }
+    }
+    all
+}
+
+struct Builder<'a> {
+    desired: &'a DesiredState,
+    node: &'a NodeState,
+    /// What must be there before virtual servers change.
+    open: Vec<Step>,
+    ipvs: Vec<Step>,
+    /// What may go only after they have changed.
+    close: Vec<Step>,
+}
+
+impl Builder<'_> {
+    /// What does not depend on the Services, and what is left of former settings.
+    fn base(&mut self) {
+        let config = self.desired.config();
+        for sysctl in base_sysctls(config) {
+            if self
+                .node
+                .sysctls
+                .get(&sysctl)
+                .is_none_or(|value| value != "1")
+            {
+                self.open.push(Step::SetSysctl(sysctl));
+            }
+        }
+        let ruleset = Ruleset::new(config.cluster_cidrs.clone());
+        if self.node.ruleset != Some(ruleset.fingerprint()) {
+            self.open.push(Step::InstallRuleset(ruleset));
+        }
+        let cidrs: BTreeSet<_> = base_elements(config).collect();
+        cidrs
+            .iter()
+            .for_each(|cidr| self.element(*cidr, true, || None));
+        let routes: BTreeSet<_> = base_routes(config).collect();
+        let missing = routes.difference(&self.node.routes);
+        self.open
+            .extend(missing.map(|route| Step::AddRoute(*route)));
+
+        let is_stray = |prefix: IpNet| {
+            prefix.prefix_len() == prefix.max_prefix_len()
+                && self.desired.is_stray_vip(&prefix.addr())
+        };
+        let mut stale: Vec<_> = self.node.elements.keys().copied().collect();
+        stale.retain(|element| match element {
+            Element::ServiceCidr(prefix) => !cidrs.contains(element) && !is_stray(*prefix),
+            _ => false,
+        });
+        stale.sort_unstable();
+        let stale_routes = self.node.routes.difference(&routes).filter(|route| {
+            !(is_stray(route.prefix) && local_route(config, route.prefix) == Some(**route))
+        });
+        self.close
+            .extend(stale_routes.map(|route| Step::DeleteRoute(*route)));
+        self.close
+            .extend(stale.into_iter().map(Step::DeleteElement));
+    }
+
+    fn touched(&mut self, touched: &Touched) {
+        let mut vips: Vec<_> = touched.stray_vips.iter().copied().collect();
+        vips.sort_unstable();
+        for vip in vips {
+            self.stray_vip(vip.into());
+        }
+        let mut backends: Vec<_> = touched.local_backends.iter().copied().collect();
+        backends.sort_unstable();
+        for address in backends {
+            self.element(
+                Element::Hairpin(address),
+                self.desired.is_local_backend(&address),
+                || None,
+            );
+        }
+        let mut frontends: Vec<_> = touched.frontends.iter().copied().collect();
+        frontends.sort_unstable_by_key(|key| (!self.goes_first(key), *key));
+        for key in frontends {
+            self.frontend(key);
+        }
+    }
+
+    /// Whether a node is lost without this one: nodes and pods find all else through the API
+    /// server and DNS.
+    fn goes_first(&self, key: &FrontendKey) -> bool {
+        let Some(frontend) = self.desired.frontend(key) else {
+            return false;
+        };
+        let service = &frontend.owner.service;
+        service.as_str() == "default/kubernetes"
+            || (service.namespace() == "kube-system" && key.port.get() == 53)
+    }
+
+    fn stray_vip(&mut self, prefix: IpNet) {
+        let wanted = self.desired.is_stray_vip(&prefix.addr());
+        self.element(Element::ServiceCidr(prefix), wanted, || None);
+        let Some(route) = local_route(self.desired.config(), prefix) else {
+            return;
+        };
+        match (self.node.routes.contains(&route), wanted) {
+            (false, true) => self.open.push(Step::AddRoute(route)),
+            (true, false) => self.close.push(Step::DeleteRoute(route)),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    fn frontend(&mut self, key: FrontendKey) {
+        let frontend = self.desired.frontend(&key);
+        let after = frontend.and_then(|frontend| virtual_server(frontend));
+        let comment =
+            |frontend: Option<&Arc<Frontend>>| frontend.map(|f| f.owner.to_string().into());
+        self.element(Element::VirtualServer(key), after.is_some(), || {
+            comment(frontend)
+        });
+        let refused = frontend.is_some() && after.is_none();
+        self.element(Element::NoEndpoints(key), refused, || comment(frontend));
+
+        let key = VirtualServerKey::from(key);
+        match (self.node.virtual_servers.get(&key), after) {
+            (None, None) => {}
+            (Some(_), None) => self.ipvs.push(Step::Ipvs(Change::DeleteVirtualServer(key))),
+            (None, Some(after)) => {
+                self.ipvs
+                    .push(Step::Ipvs(Change::AddVirtualServer(after.server)));
+                self.real_servers(key, &[], &after.real_servers);
+            }
+            (Some(before), Some(after)) => self.change(key, before, &after),
+        }
+    }
+
+    fn change(
+        &mut self,
+        key: VirtualServerKey,
+        before: &VirtualServerState,
+        after: &VirtualServerState,
+    ) {
+        if before.server != after.server {
+            self.ipvs
+                .push(Step::Ipvs(Change::UpdateVirtualServer(after.server)));
+        }
+        self.real_servers(key, &before.real_servers, &after.real_servers);
+    }
+
+    /// Adds and updates come before deletes: a virtual server is never left without real servers.
+    fn real_servers(
+        &mut self,
+        virtual_server: VirtualServerKey,
+        before: &[ipvs::RealServer],
+        after: &[ipvs::RealServer],
+    ) {
+        let mut gone = Vec::new();
+        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(old), Some(new)) => old.key.cmp(&new.key),
+            };
+            let old = if order.is_le() { before.next() } else { None };
+            let new = if order.is_ge() { after.next() } else { None };
+            self.ipvs.extend(match (old, new) {
+                (None, Some(new)) => Some(Step::Ipvs(Change::AddRealServer {
+                    virtual_server,
+                    real_server: *new,
+                })),
+                (Some(old), Some(new)) if old != new => {
+                    Some(Step::Ipvs(Change::UpdateRealServer {
+                        virtual_server,
+                        real_server: *new,
+                    }))
+                }
+                (Some(old), None) => {
+                    let real_server = old.key;
+                    gone.push(Step::Ipvs(Change::DeleteRealServer {
+                        virtual_server,
+                        real_server,
+                    }));
+                    None
+                }
+                _ => None,
+            });
+        }
+        self.ipvs.append(&mut gone);
+    }
+
+    /// One element of a set, and its comment if it is to be there.
+    fn element(&mut self, element: Element, wanted: bool, comment: impl FnOnce() -> Comment) {
+        match (self.node.elements.get(&element), wanted) {
+            (None, true) => self.open.push(Step::AddElement(element, comment())),
+            (Some(_), false) => self.close.push(Step::DeleteElement(element)),
+            (Some(old), true) => {
+                let new = comment();
+                if *old != new {
+                    // A comment cannot be changed in place; both go out in one transaction.
+                    self.open.push(Step::DeleteElement(element));
+                    self.open.push(Step::AddElement(element, new));
+                }
+            }
+            (None, false) => {}
+        }
+    }
+}

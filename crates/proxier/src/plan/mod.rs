@@ -1,0 +1,17 @@
+//! The way from what a node has to what it should have, as a list of steps.
+//!
+//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the
+//! [`NodeState`] that was observed or applied, and yields [`Step`]s in the order in which they
+//! must be taken. A plan is a value: it can be printed, and a backend does exactly what it says.
+
+mod diff;
+mod element;
+mod lower;
+mod node_state;
+mod step;
+
+pub use diff::{Plan, Scope};
+pub use element::{Comment, Element};
+pub use lower::{base_elements, base_routes, base_sysctls, virtual_server};
+pub use node_state::{LocalRoute, NodeState, Sysctl, VirtualServerState};
+pub use step::Step;

@@ -1,0 +1,73 @@
+//! One step of a plan.
+
+use std::fmt;
+
+use ipvs::{Change, VirtualServerKey};
+
+use super::{Comment, Element, LocalRoute, Sysctl};
+use crate::netfilter::Ruleset;
+
+/// One change of the node's state. Each backend call is decided here; a backend only carries out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Switch a sysctl on.
+    SetSysctl(Sysctl),
+    /// Put our packet-filter rules in place of whatever our table holds; set elements stay.
+    InstallRuleset(Ruleset),
+    /// Add an element to a set of our table.
+    AddElement(Element, Comment),
+    /// Remove an element from a set of our table.
+    DeleteElement(Element),
+    /// Add a route with our protocol number.
+    AddRoute(LocalRoute),
+    /// Remove a route with our protocol number.
+    DeleteRoute(LocalRoute),
+    /// Change IPVS.
+    Ipvs(Change),
+}
+
+impl Step {
+    /// The virtual server this step is for, if it is for one.
+    ///
+    /// When a step fails, the steps for the same virtual server that come after it in another
+    /// part of the node must not be taken: a virtual server whose record in the packet filter
+    /// could not be made must not be made either, and one that could not be deleted stays
+    /// recorded.
+    pub fn virtual_server(&self) -> Option<VirtualServerKey> {
+        match self {
+            Self::AddElement(element, _) | Self::DeleteElement(element) => match element {
+                Element::VirtualServer(key) => Some((*key).into()),
+                _ => None,
+            },
+            Self::Ipvs(change) => match change {
+                Change::AddVirtualServer(server) | Change::UpdateVirtualServer(server) => {
+                    Some(server.key)
+                }
+                Change::DeleteVirtualServer(key) => Some(*key),
+                Change::AddRealServer { virtual_server, .. }
+                | Change::UpdateRealServer { virtual_server, .. }
+                | Change::DeleteRealServer { virtual_server, .. } => Some(*virtual_server),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl(sysctl) => write!(f, "set sysctl {sysctl} = 1"),
+            Self::InstallRuleset(_) => write!(f, "install packet-filter rules"),
+            Self::AddElement(element, None) => write!(f, "add element {element}"),
+            Self::AddElement(element, Some(comment)) => {
+                write!(f, "add element {element} ({comment})")
+            }
+            Self::DeleteElement(element) => write!(f, "delete element {element}"),
+            Self::AddRoute(route) => write!(f, "add route {route}"),
+            Self::DeleteRoute(route) => write!(f, "delete route {route}"),
+            Self::Ipvs(change) => change.fmt(f),
+        }
+    }
+}
