@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location};
-use super::document;
+use super::document::{self, Document};
 use crate::model::{EndpointSlice, ObjectName, Service};
 
 /// The label with the name of a slice's controller.
@@ -116,11 +116,14 @@ pub(super) fn decode(file: &Path, text: &str) -> Parsed {
             // As kubectl prints a document of which nothing is left.
             Ok(Value::Null) => {}
             Ok(value) => {
+                let found = parsed.diagnostics.len();
                 let mut decoder = Decoder {
                     location: location(Some(document.line)),
                     parsed: &mut parsed,
                 };
                 decoder.object(value);
+                let new = parsed.diagnostics.get_mut(found..).unwrap_or_default();
+                locate(new, document);
             }
             Err(error) => {
                 let line = error.line.or(Some(document.line));
@@ -131,6 +134,22 @@ pub(super) fn decode(file: &Path, text: &str) -> Parsed {
         }
     }
     parsed
+}
+
+/// Replaces the document's line by those of the fields.
+fn locate(diagnostics: &mut [Diagnostic], document: &Document<'_>) {
+    if diagnostics.is_empty() {
+        return;
+    }
+    let line = document.lines();
+    for diagnostic in diagnostics {
+        let Some(location) = &mut diagnostic.location else {
+            continue;
+        };
+        let item = location.item.as_deref().unwrap_or_default();
+        let field = diagnostic.field.as_deref().unwrap_or_default();
+        location.line = line(&format!("{item}.{field}")).or(location.line);
+    }
 }
 
 /// Takes one document in.

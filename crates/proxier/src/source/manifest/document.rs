@@ -1,5 +1,6 @@
 //! The documents of a file.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_saphyr::{
     Error, Localizer, Location, SnippetMode, UserMessageFormatter, alias_limits, budget, options,
@@ -7,6 +8,7 @@ use serde_saphyr::{
 };
 
 use super::files::MAX_FILE_BYTES;
+use super::lines::Lines;
 
 /// Most nodes that aliases may add to a document: a few lines of nested aliases can ask for
 /// billions.
@@ -79,6 +81,26 @@ impl Document<'_> {
     /// Parses the document as YAML, of which JSON is a part, into the values of JSON: types are
     /// then told apart as the API server does, which sees nothing but JSON.
     pub(super) fn parse(&self) -> Result<Value, ParseError> {
+        self.deserialize().map_err(|error| ParseError {
+            line: error
+                .location()
+                .and_then(|place| self.line_of(place.line())),
+            message: message(&error),
+        })
+    }
+
+    /// The lines of the file on which fields stand, by path from the document's root.
+    pub(super) fn lines(&self) -> impl Fn(&str) -> Option<usize> {
+        let lines: Option<Lines> = self.deserialize().ok();
+        move |path| self.line_of(lines.as_ref()?.line(path))
+    }
+
+    fn line_of(&self, line: u64) -> Option<usize> {
+        let line = usize::try_from(line).ok()?;
+        Some(self.first_line + line.checked_sub(1)?)
+    }
+
+    fn deserialize<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let options = options! {
             // The size of the file bounds what it can hold, but for aliases.
             budget: budget! {
@@ -89,13 +111,7 @@ impl Document<'_> {
             alias_limits: alias_limits! { max_total_replayed_events: MAX_ALIASED_NODES },
             with_snippet: false,
         };
-        serde_saphyr::from_str_with_options(self.text, options).map_err(|error| ParseError {
-            line: error
-                .location()
-                .and_then(|location| usize::try_from(location.line()).ok())
-                .map(|line| self.first_line + line.saturating_sub(1)),
-            message: message(&error),
-        })
+        serde_saphyr::from_str_with_options(self.text, options)
     }
 }
 

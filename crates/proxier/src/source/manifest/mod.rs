@@ -33,7 +33,7 @@
 //! assert_eq!(services[0].name.as_str(), "default/web");
 //! assert_eq!(
 //!     reading.diagnostics[0].to_string(),
-//!     "web.yaml: document 2 (line 9): Service default/bad: spec.clusterIP: \
+//!     "web.yaml: document 2 (line 12): Service default/bad: spec.clusterIP: \
 //!      127.0.0.1 is a loopback address (127.0.0.0/8, ::1)",
 //! );
 //! ```
@@ -42,6 +42,7 @@ mod claims;
 mod decode;
 mod document;
 mod files;
+mod lines;
 mod state;
 mod watch;
 

@@ -1,0 +1,310 @@
+//! What stays, what changes and what goes when manifests are read again.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use proxier::source::manifest::{Manifests, Reading};
+use proxier::store::{Change, Store};
+
+/// A directory of manifests, and the store that follows it.
+struct Node {
+    directory: tempfile::TempDir,
+    manifests: Manifests,
+    store: Store,
+}
+
+impl Node {
+    /// Reads the directory, with these files in it.
+    fn new(files: &[(&str, &str)]) -> Self {
+        Self::with(files, |directory| vec![directory.to_owned()])
+    }
+
+    fn with(files: &[(&str, &str)], paths: impl Fn(&Path) -> Vec<PathBuf>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = Self {
+            manifests: Manifests::new(paths(directory.path())),
+            directory,
+            store: Store::default(),
+        };
+        for (name, text) in files {
+            node.write(name, text);
+        }
+        node.read();
+        assert!(node.store.is_ready());
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn read(&mut self) -> Reading {
+        let reading = self.manifests.read();
+        for change in reading.changes.clone() {
+            self.store.apply(change);
+        }
+        reading
+    }
+
+    /// Reads, and yields the only diagnostic without its directory.
+    fn read_error(&mut self) -> String {
+        let reading = self.read();
+        let [error] = reading.diagnostics.as_slice() else {
+            panic!("not one diagnostic: {:?}", reading.diagnostics);
+        };
+        assert!(reading.has_errors());
+        let directory = self.directory.path().to_str().unwrap();
+        error.to_string().replace(&format!("{directory}/"), "")
+    }
+
+    /// The Services with their addresses and number of endpoints, sorted.
+    fn services(&self) -> Vec<String> {
+        let mut services: Vec<_> = self
+            .store
+            .services()
+            .map(|view| {
+                let endpoints: usize = view.slices().map(|slice| slice.endpoints.len()).sum();
+                let name = view.service.name.name();
+                format!("{name} {:?} {endpoints}", view.service.cluster_ips)
+            })
+            .collect();
+        services.sort();
+        services
+    }
+}
+
+fn service(name: &str, ip: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+         spec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n"
+    )
+}
+
+fn slice(name: &str, service: &str, endpoint: &str) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+         addressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [{endpoint}]}}]\n"
+    )
+}
+
+fn documents(documents: &[String]) -> String {
+    documents.join("---\n")
+}
+
+#[test]
+fn nothing_new_is_no_change() {
+    let mut node = Node::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        (
+            "b.json",
+            "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": []}",
+        ),
+        ("c.yml", &slice("a-1", "a", "10.244.1.1")),
+        (".hidden.yaml", "not: read"),
+        ("d.yaml~", "not: read"),
+    ]);
+    assert_eq!(node.services(), ["a [10.96.0.1] 1"]);
+    let reading = node.read();
+    assert_eq!((reading.changes, reading.diagnostics), (vec![], vec![]));
+    // The same, said otherwise.
+    fs::rename(node.path("a.yaml"), node.path("z.yaml")).unwrap();
+    assert_eq!(node.read().changes, []);
+}
+
+#[test]
+fn only_what_differs_changes() {
+    let mut node = Node::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        ("b.yaml", &service("b", "10.96.0.2")),
+        ("c.yaml", &slice("c", "a", "10.244.1.1")),
+    ]);
+    node.write("a.yaml", &service("a", "10.96.0.9"));
+    fs::remove_file(node.path("b.yaml")).unwrap();
+    fs::remove_file(node.path("c.yaml")).unwrap();
+    node.write("d.yaml", &slice("d", "a", "10.244.1.2"));
+    let changes = node.read().changes;
+    assert!(
+        matches!(
+            changes.as_slice(),
+            [
+                Change::ServiceDeleted(b),
+                Change::ServiceApplied(a),
+                Change::EndpointSliceDeleted(c),
+                Change::EndpointSliceApplied(d),
+            ] if b.name() == "b" && a.name.name() == "a" && c.name() == "c" && d.name.name() == "d"
+        ),
+        "{changes:?}"
+    );
+    assert_eq!(node.services(), ["a [10.96.0.9] 1"]);
+}
+
+#[test]
+fn a_refused_object_keeps_its_last_good_version() {
+    let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    node.write("a.yaml", &service("a", "127.0.0.1"));
+    let error = node.read_error();
+    assert!(error.starts_with("a.yaml: document 1 (line 4): Service default/a: spec.clusterIP: "));
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+    // As often as it is read.
+    node.read_error();
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+    // Refused elsewhere.
+    fs::rename(node.path("a.yaml"), node.path("b.yaml")).unwrap();
+    node.read_error();
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+    node.write("b.yaml", &service("a", "10.96.0.3"));
+    assert_eq!(node.read().diagnostics, []);
+    assert_eq!(node.services(), ["a [10.96.0.3] 0"]);
+}
+
+#[test]
+fn a_broken_document_takes_nothing_away() {
+    let both = documents(&[service("a", "10.96.0.1"), service("b", "10.96.0.2")]);
+    let mut node = Node::new(&[("ab.yaml", &both), ("c.yaml", &service("c", "10.96.0.3"))]);
+    // One is broken and the other changed, while a third goes for good.
+    node.write(
+        "ab.yaml",
+        &documents(&["kind: [\n".into(), service("b", "10.96.0.9")]),
+    );
+    fs::remove_file(node.path("c.yaml")).unwrap();
+    let error = node.read_error();
+    assert!(error.starts_with("ab.yaml: document 1 (line "), "{error}");
+    assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.9] 0"]);
+    // A name that is none may be that of anything.
+    node.write("ab.yaml", &service("A", "10.96.0.1"));
+    node.read_error();
+    assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.9] 0"]);
+    // What another file defines now is not kept from this one.
+    node.write("c.yaml", &service("a", "10.96.0.4"));
+    node.read_error();
+    assert_eq!(node.services(), ["a [10.96.0.4] 0", "b [10.96.0.9] 0"]);
+    node.write("ab.yaml", "");
+    assert_eq!(node.read().diagnostics, []);
+    assert_eq!(node.services(), ["a [10.96.0.4] 0"]);
+}
+
+#[test]
+fn what_cannot_be_read_takes_nothing_away() {
+    let mut node = Node::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        ("b.yaml", &service("b", "10.96.0.2")),
+    ]);
+    fs::write(node.path("a.yaml"), b"\xff\xfe").unwrap();
+    let error = node.read_error();
+    assert!(error.starts_with("a.yaml: cannot be read: "), "{error}");
+    fs::remove_file(node.path("a.yaml")).unwrap();
+    fs::create_dir(node.path("x")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", node.path("a.yaml")).unwrap();
+    assert_eq!(node.read_error(), "a.yaml: cannot be read: not a file");
+    assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.2] 0"]);
+    // The whole directory is away.
+    let away = node.directory.path().with_extension("away");
+    fs::rename(node.directory.path(), &away).unwrap();
+    assert!(node.read().has_errors());
+    assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.2] 0"]);
+    fs::rename(&away, node.directory.path()).unwrap();
+    fs::remove_file(node.path("a.yaml")).unwrap();
+    assert_eq!(node.read().diagnostics, []);
+    assert_eq!(
+        node.services(),
+        ["b [10.96.0.2] 0"],
+        "not there is not unreadable"
+    );
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_be_there() {
+    let files = |directory: &Path| vec![directory.join("a.yaml"), directory.join("none.yaml")];
+    let mut node = Node::with(&[("a.yaml", &service("a", "10.96.0.1"))], files);
+    let error = node.read_error();
+    assert!(error.starts_with("none.yaml: cannot be read: "), "{error}");
+    fs::remove_file(node.path("a.yaml")).unwrap();
+    assert_eq!(node.read().diagnostics.len(), 2);
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
+
+#[test]
+fn a_huge_file_is_refused() {
+    let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    let file = fs::File::create(node.path("a.yaml")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let error = node.read_error();
+    assert_eq!(error, "a.yaml: cannot be read: more than 64 MiB: split it");
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
+
+#[test]
+fn the_first_definition_counts() {
+    let mut node = Node::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        ("b.yaml", &service("a", "10.96.0.2")),
+    ]);
+    let error = node.read_error();
+    assert!(error.ends_with(" a.yaml: document 1 (line 1)"), "{error}");
+    assert!(error.starts_with("b.yaml: document 1 (line 1): Service default/a: defined before"));
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
+
+#[test]
+fn an_address_stays_with_who_has_it() {
+    let mut node = Node::new(&[
+        ("m.yaml", &service("m", "10.96.0.1")),
+        ("z.yaml", &service("z", "10.96.0.2")),
+    ]);
+    // Defined before, and still too late.
+    node.write("a.yaml", &service("a", "10.96.0.1"));
+    let error = node.read_error();
+    assert_eq!(
+        error,
+        "a.yaml: document 1 (line 1): Service default/a: spec.ports[0].port: \
+         80 of 10.96.0.1 is Service default/m's already"
+    );
+    assert_eq!(node.services(), ["m [10.96.0.1] 0", "z [10.96.0.2] 0"]);
+    // An edit that takes another's address leaves its Service as it was.
+    fs::remove_file(node.path("a.yaml")).unwrap();
+    node.write("z.yaml", &service("z", "10.96.0.1"));
+    node.read_error();
+    assert_eq!(node.services(), ["m [10.96.0.1] 0", "z [10.96.0.2] 0"]);
+    // Once it is free, it may be had; two may change places.
+    node.write("m.yaml", &service("m", "10.96.0.2"));
+    assert_eq!(node.read().diagnostics, []);
+    assert_eq!(node.services(), ["m [10.96.0.2] 0", "z [10.96.0.1] 0"]);
+}
+
+#[test]
+fn slices_of_the_control_plane_take_the_place_of_endpoints() {
+    let endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: a}\n\
+                     subsets: [{addresses: [{ip: 10.244.1.1}, {ip: 10.244.1.2}], ports: [{port: 80}]}]\n";
+    let mut node = Node::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        ("b.yaml", endpoints),
+    ]);
+    assert_eq!(node.services(), ["a [10.96.0.1] 2"]);
+    let label = "endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io";
+    let managed =
+        slice("a-1", "a", "10.244.1.3").replace("labels: {", &format!("labels: {{{label}, "));
+    node.write("c.yaml", &managed);
+    let reading = node.read();
+    assert!(!reading.has_errors() && reading.diagnostics.len() == 1);
+    assert_eq!(node.services(), ["a [10.96.0.1] 1"]);
+    fs::remove_file(node.path("c.yaml")).unwrap();
+    node.read();
+    assert_eq!(node.services(), ["a [10.96.0.1] 2"]);
+}
+
+#[test]
+fn a_file_without_permission_takes_nothing_away() {
+    let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    let none = fs::Permissions::from_mode(0);
+    fs::set_permissions(node.path("a.yaml"), none).unwrap();
+    // Root may read it all the same.
+    node.read();
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
