@@ -7,6 +7,8 @@
 mod apt;
 mod paths;
 mod process;
+mod setup;
+mod test;
 mod vm;
 
 use std::process::ExitCode;
@@ -22,6 +24,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what the other commands need, so that they work without a network.
+    Setup,
+    /// Run every test: checks, unit tests, network namespaces, kernel VM.
+    Test(test::TestArgs),
     /// A QEMU machine whose kernel has IPVS.
     #[command(subcommand)]
     Vm(VmTask),
@@ -35,6 +41,8 @@ enum VmTask {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Task::Setup => setup::run_command(),
+        Task::Test(args) => test::run_command(&args),
         Task::Vm(VmTask::Run(args)) => vm::run_command(&args),
     };
     result.unwrap_or_else(|error| {

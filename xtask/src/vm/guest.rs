@@ -105,7 +105,7 @@ ip link set lo up
 "#;
 
 /// `text` as one word of a shell's command line.
-fn quote(text: &OsStr) -> Vec<u8> {
+pub(crate) fn quote(text: &OsStr) -> Vec<u8> {
     let mut word = vec![b'\''];
     for &byte in text.as_bytes() {
         match byte {

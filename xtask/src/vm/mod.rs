@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-pub(crate) use guest::Job;
+pub(crate) use guest::{Job, quote};
 pub(crate) use kernel::Series;
 
 use crate::apt::{self, Tool};
@@ -64,6 +64,18 @@ pub(crate) struct MachineArgs {
     /// Use hardware virtualization; it must work here.
     #[arg(long)]
     pub(crate) kvm: bool,
+}
+
+impl MachineArgs {
+    /// What `vm run` has by default, with another kernel.
+    pub(crate) fn of(kernel: Series) -> Self {
+        Self {
+            kernel,
+            timeout: 1800,
+            memory: 4096,
+            kvm: false,
+        }
+    }
 }
 
 /// `cargo xtask vm run`.
