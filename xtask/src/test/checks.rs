@@ -20,10 +20,7 @@ const CHECKS: [(&str, &str); 6] = [
         "clippy proxier without features",
         "clippy --locked --package svcproxy-proxier --no-default-features -- --deny warnings",
     ),
-    (
-        "rustdoc",
-        "doc --locked --workspace --no-deps",
-    ),
+    ("rustdoc", "doc --locked --workspace --no-deps"),
     // The bench profile would build all dependencies once more.
     (
         "benches compile",

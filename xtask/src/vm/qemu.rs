@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().collect();
         let tail = lines
-            .get(lines.len().saturating_sub(20)..)
+            .get(lines.len().saturating_sub(40)..)
             .unwrap_or_default()
             .join("\n");
         format!("\n--- console, all of it in {} ---\n{tail}", kept.display())
