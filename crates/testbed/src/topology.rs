@@ -92,8 +92,24 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Makes a node for each element of `pods`, with so many pods, and names the namespaces
-    /// after `prefix`.
+    /// Makes a node for each element of `pods`, with so many pods, numbered from 1.
+    ///
+    /// # Errors
+    ///
+    /// As [`Topology::with_pods`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Topology::with_pods`].
+    pub fn new(prefix: &str, pods: &[u8]) -> Result<Self, Error> {
+        let numbers: Vec<Vec<u8>> = pods.iter().map(|&count| (1..=count).collect()).collect();
+        Self::with_pods(prefix, &numbers)
+    }
+
+    /// Makes a node for each element of `pods`, with pods of these numbers, and names the
+    /// namespaces after `prefix`.
+    ///
+    /// The first node's pod number 60 has the addresses `10.244.1.60` and `fd00:10:244:1::60`.
     ///
     /// # Errors
     ///
@@ -102,7 +118,7 @@ impl Topology {
     /// # Panics
     ///
     /// If `pods` is empty.
-    pub fn new(prefix: &str, pods: &[u8]) -> Result<Self, Error> {
+    pub fn with_pods(prefix: &str, pods: &[Vec<u8>]) -> Result<Self, Error> {
         assert!(!pods.is_empty(), "a topology needs a node");
         let lan = Namespace::bare(&format!("{prefix}-lan"))?;
         let client = Host::new(
@@ -112,11 +128,18 @@ impl Topology {
         )?;
         let nodes = (1..)
             .zip(pods)
-            .map(|(number, &pods)| Node::new(prefix, number, pods))
+            .map(|(number, pods)| Node::new(prefix, number, pods))
             .collect::<Result<Vec<_>, _>>()?;
         let topology = Self { client, nodes, lan };
         topology.wire()?;
         Ok(topology)
+    }
+
+    /// The pod that has the address `ip`.
+    #[must_use]
+    pub fn pod(&self, ip: IpAddr) -> Option<&Host> {
+        let mut pods = self.nodes.iter().flat_map(|node| &node.pods);
+        pods.find(|pod| IpAddr::V4(pod.v4) == ip || IpAddr::V6(pod.v6) == ip)
     }
 
     /// The first node.
@@ -188,7 +211,7 @@ impl Topology {
 }
 
 impl Node {
-    fn new(prefix: &str, number: u8, pods: u8) -> Result<Self, Error> {
+    fn new(prefix: &str, number: u8, pods: &[u8]) -> Result<Self, Error> {
         let low = u16::from(number);
         let host = Host::new(
             &format!("{prefix}-node{number}"),
@@ -198,11 +221,11 @@ impl Node {
         for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             host.sysctl(name, "1")?;
         }
-        let pods = (1..=pods).map(|pod| {
+        let pods = pods.iter().map(|&pod| {
             Host::new(
-                &format!("{prefix}-pod{number}{pod}"),
+                &format!("{prefix}-pod{number}-{pod}"),
                 Ipv4Addr::new(10, 244, number, pod),
-                Ipv6Addr::new(0xfd00, 0x10, 0x244, low, 0, 0, 0, pod.into()),
+                Ipv6Addr::new(0xfd00, 0x10, 0x244, low, 0, 0, 0, looks_like(pod)),
             )
         });
         Ok(Self {
@@ -210,6 +233,12 @@ impl Node {
             pods: pods.collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// The number that is written in hexadecimal as `decimal` is in decimal.
+fn looks_like(decimal: u8) -> u16 {
+    let digit = |place| u16::from(decimal / place % 10);
+    digit(100) << 8 | digit(10) << 4 | digit(1)
 }
 
 /// Makes a link from `device`, with its options, here to `eth0` there.

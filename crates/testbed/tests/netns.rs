@@ -90,6 +90,21 @@ fn client_is_on_the_segment_of_the_nodes() {
 
 #[test]
 #[ignore = "netns: needs root"]
+fn pods_are_found_by_their_addresses() {
+    let topology = Topology::with_pods("tb-pods", &[vec![], vec![60, 105]]).unwrap();
+    for (ip, pod) in [("10.244.2.105", 1), ("fd00:10:244:2::60", 0)] {
+        let ip = ip.parse().unwrap();
+        assert_eq!(
+            topology.pod(ip).unwrap().name(),
+            topology.nodes[1].pods[pod].name()
+        );
+        ping(&topology.node().host, ip).unwrap();
+    }
+    assert!(topology.pod("10.244.1.60".parse().unwrap()).is_none());
+}
+
+#[test]
+#[ignore = "netns: needs root"]
 fn connection_stays_with_its_backend_until_that_stops() {
     let topology = Topology::new("tb-long", &[1]).unwrap();
     let pod = &topology.node().pods[0];
