@@ -1,6 +1,7 @@
 //! Under construction.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod desired;
 pub mod model;
 pub mod netfilter;

@@ -53,23 +53,15 @@ pub(super) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> 
     })
 }
 
-/// The sysctls that must be on for IPVS to work as a service proxy needs it.
-///
-/// `vs.conntrack` lets connection tracking see IPVS's connections, on which masquerading rests;
-/// `vs.expire_nodest_conn` ends connections to a real server that is gone at once, and
-/// `vs.expire_quiescent_template` stops persistence from feeding one of weight 0 (the kernel's
+/// The sysctls that must be on for IPVS to work as a service proxy needs it (the kernel's
 /// Documentation/networking/ipvs-sysctl.rst).
 pub fn base_sysctls(config: &Config) -> impl Iterator<Item = Sysctl> {
-    let v6 = config
-        .node_ip(Family::V6)
-        .map(|_| "net.ipv6.conf.all.forwarding");
     [
-        "net.ipv4.vs.conntrack",
-        "net.ipv4.vs.expire_nodest_conn",
-        "net.ipv4.vs.expire_quiescent_template",
+        Sysctl::VS_CONNTRACK,
+        Sysctl::VS_EXPIRE_NODEST_CONN,
+        Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE,
     ]
     .into_iter()
-    .chain(config.node_ip(Family::V4).map(|_| "net.ipv4.ip_forward"))
-    .chain(v6)
-    .map(Sysctl)
+    .chain(config.node_ip(Family::V4).map(|_| Sysctl::IPV4_FORWARD))
+    .chain(config.node_ip(Family::V6).map(|_| Sysctl::IPV6_FORWARD))
 }

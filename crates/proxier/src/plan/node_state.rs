@@ -54,9 +54,28 @@ impl fmt::Display for LocalRoute {
 
 /// A sysctl that IPVS mode needs, all of them switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sysctl(pub(crate) &'static str);
+pub struct Sysctl(&'static str);
 
 impl Sysctl {
+    /// Connection tracking sees IPVS's connections; masquerading rests on it.
+    pub const VS_CONNTRACK: Self = Self("net.ipv4.vs.conntrack");
+    /// Connections to a real server that is gone end at once.
+    pub const VS_EXPIRE_NODEST_CONN: Self = Self("net.ipv4.vs.expire_nodest_conn");
+    /// Persistence stops feeding a real server of weight 0.
+    pub const VS_EXPIRE_QUIESCENT_TEMPLATE: Self = Self("net.ipv4.vs.expire_quiescent_template");
+    /// IPv4 forwarding.
+    pub const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
+    /// IPv6 forwarding.
+    pub const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::VS_CONNTRACK,
+        Self::VS_EXPIRE_NODEST_CONN,
+        Self::VS_EXPIRE_QUIESCENT_TEMPLATE,
+        Self::IPV4_FORWARD,
+        Self::IPV6_FORWARD,
+    ];
+
     /// The name as sysctl(8) takes it: `net.ipv4.vs.conntrack`.
     pub fn name(self) -> &'static str {
         self.0

@@ -1,0 +1,47 @@
+//! Removing all that is ours.
+
+use std::collections::HashSet;
+
+use ipvs::VirtualServerKey;
+
+use super::{ApplyReport, Backend, BackendError};
+use crate::plan::{Element, NodeState, Plan};
+
+/// What a [`cleanup`] did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Cleanup {
+    /// The virtual servers and routes that were to be removed.
+    pub plan: Plan,
+    /// What became of them.
+    pub applied: ApplyReport,
+}
+
+/// Removes everything a backend made: the virtual servers that the packet filter's sets record
+/// as ours, the routes that carry our protocol number, and then the rules with their sets.
+///
+/// If a step fails the rules and sets stay, since they are the record of what is ours: cleanup
+/// can be done again.
+///
+/// # Errors
+///
+/// If the node cannot be read, or the rules cannot be removed.
+pub fn cleanup<B: Backend>(backend: &mut B) -> Result<Cleanup, BackendError> {
+    let mut node = backend.observe()?;
+    retain_recorded(&mut node);
+    let plan = Plan::removal(&node);
+    let applied = backend.apply(&plan);
+    if applied.failures.is_empty() {
+        backend.remove_ruleset()?;
+    }
+    Ok(Cleanup { plan, applied })
+}
+
+fn retain_recorded(node: &mut NodeState) {
+    let recorded = node.elements.keys().filter_map(|element| match element {
+        Element::VirtualServer(key) => Some(VirtualServerKey::from(*key)),
+        _ => None,
+    });
+    let recorded: HashSet<_> = recorded.collect();
+    node.virtual_servers.retain(|key, _| recorded.contains(key));
+}

@@ -1,0 +1,259 @@
+//! A node in memory, for tests that have no privileges.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipvs::{FakeClient, FakeKernel};
+
+use super::{ApplyReport, Backend, BackendError};
+use crate::plan::{NodeState, Plan, Step, Sysctl};
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+
+/// A node's kernel in memory: IPVS, the packet filter's sets, routes and sysctls, which refuse
+/// what Linux refuses. Clones are the same node.
+///
+/// ```
+/// use proxier::backend::{Backend, FakeBackend, FakeNode};
+/// use proxier::plan::Plan;
+///
+/// let node = FakeNode::default();
+/// let mut backend = node.backend()?;
+/// node.fail_step(1, 12); // ENOMEM
+/// assert!(backend.apply(&Plan::default()).failures.is_empty());
+/// # Ok::<(), proxier::backend::BackendError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct FakeNode {
+    kernel: FakeKernel,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// All but the virtual servers.
+    node: NodeState,
+    /// Errno of steps still to come, counted from the next one.
+    faults: HashMap<usize, i32>,
+    observe_fault: Option<i32>,
+}
+
+impl Default for FakeNode {
+    fn default() -> Self {
+        let off = |sysctl| (sysctl, "0".to_owned());
+        let sysctls: BTreeMap<_, _> = Sysctl::ALL.into_iter().map(off).collect();
+        let node = NodeState {
+            sysctls,
+            ..NodeState::default()
+        };
+        let state = State {
+            node,
+            ..State::default()
+        };
+        Self {
+            kernel: FakeKernel::new(),
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+}
+
+impl FakeNode {
+    /// A backend that works on this node.
+    ///
+    /// # Errors
+    ///
+    /// If the node's kernel has no IPVS.
+    pub fn backend(&self) -> Result<FakeBackend, BackendError> {
+        Ok(FakeBackend {
+            node: self.clone(),
+            ipvs: self.kernel.client()?,
+        })
+    }
+
+    /// The node's IPVS, to look at, or to change behind a backend's back.
+    pub fn ipvs(&self) -> &FakeKernel {
+        &self.kernel
+    }
+
+    /// Lets a step fail with this errno and without effect: with 1 the next one that any backend
+    /// of this node takes, with 2 the one after it.
+    pub fn fail_step(&self, nth: usize, errno: i32) {
+        self.state().faults.insert(nth, errno);
+    }
+
+    /// Lets the next observation fail with this errno.
+    pub fn fail_observe(&self, errno: i32) {
+        self.state().observe_fault = Some(errno);
+    }
+
+    /// Empties the packet filter, as `nft flush ruleset` does.
+    pub fn flush_ruleset(&self) {
+        let node = &mut self.state().node;
+        node.ruleset = None;
+        node.elements.clear();
+    }
+
+    /// Removes all routes, as happens when `lo` goes down.
+    pub fn flush_routes(&self) {
+        self.state().node.routes.clear();
+    }
+
+    /// Sets a sysctl.
+    pub fn set_sysctl(&self, sysctl: Sysctl, value: &str) {
+        self.state().node.sysctls.insert(sysctl, value.to_owned());
+    }
+
+    /// A test that panicked elsewhere says enough by itself.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A backend over a [`FakeNode`].
+#[derive(Debug)]
+pub struct FakeBackend {
+    node: FakeNode,
+    ipvs: FakeClient,
+}
+
+impl FakeBackend {
+    /// The node it works on.
+    pub fn node(&self) -> &FakeNode {
+        &self.node
+    }
+
+    fn step(&mut self, step: &Step, report: &mut ApplyReport) -> Result<(), BackendError> {
+        let state = &mut *self.node.state();
+        let fault = state.next_fault();
+        let counts = &mut report.counts;
+        let node = &mut state.node;
+        match step {
+            Step::Ipvs(change) => {
+                counts.ipvs_changes += 1;
+                if let Some(errno) = fault {
+                    self.node.kernel.fail_request(1, errno);
+                }
+                Ok(self.ipvs.change(*change)?)
+            }
+            Step::SetSysctl(sysctl) => {
+                counts.sysctls += 1;
+                fail(fault).map_err(|source| BackendError::Sysctl {
+                    sysctl: *sysctl,
+                    operation: "write it",
+                    source,
+                })?;
+                node.sysctls.insert(*sysctl, "1".to_owned());
+                Ok(())
+            }
+            Step::AddRoute(route) => {
+                counts.routes += 1;
+                let same = node.routes.iter().find(|r| r.prefix == route.prefix);
+                let same = same.copied();
+                let exists = (same == Some(*route)).then_some(EEXIST);
+                fail(fault.or(exists)).map_err(route_error("add a route"))?;
+                same.map(|replaced| node.routes.remove(&replaced));
+                node.routes.insert(*route);
+                Ok(())
+            }
+            Step::DeleteRoute(route) => {
+                counts.routes += 1;
+                let missing = (!node.routes.contains(route)).then_some(ESRCH);
+                fail(fault.or(missing)).map_err(route_error("delete a route"))?;
+                node.routes.remove(route);
+                Ok(())
+            }
+            Step::InstallRuleset(ruleset) => {
+                counts.transactions += 1;
+                fail(fault).map_err(filter_error("install the rules"))?;
+                node.ruleset = Some(ruleset.fingerprint());
+                Ok(())
+            }
+            Step::AddElement(element, comment) => {
+                counts.transactions += 1;
+                counts.elements += 1;
+                let missing = (node.ruleset.is_none()).then_some(ENOENT);
+                fail(fault.or(missing)).map_err(filter_error("add an element"))?;
+                // As without NLM_F_EXCL: one that is there is kept as it is.
+                node.elements
+                    .entry(*element)
+                    .or_insert_with(|| comment.clone());
+                Ok(())
+            }
+            Step::DeleteElement(element) => {
+                counts.transactions += 1;
+                counts.elements += 1;
+                let missing = (!node.elements.contains_key(element)).then_some(ENOENT);
+                fail(fault.or(missing)).map_err(filter_error("delete an element"))?;
+                node.elements.remove(element);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Default for FakeBackend {
+    /// A backend of a node of its own.
+    fn default() -> Self {
+        FakeNode::default()
+            .backend()
+            .unwrap_or_else(|_| unreachable!("it has IPVS"))
+    }
+}
+
+impl Backend for FakeBackend {
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        let mut node = {
+            let mut state = self.node.state();
+            fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
+            state.node.clone()
+        };
+        node.virtual_servers = super::virtual_servers::observe(&mut self.ipvs)?;
+        Ok(node)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        for (index, step) in plan.steps().iter().enumerate() {
+            if let Err(error) = self.step(step, &mut report) {
+                report.fail(index, error);
+            }
+        }
+        report
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.node.flush_ruleset();
+        Ok(())
+    }
+}
+
+impl State {
+    fn next_fault(&mut self) -> Option<i32> {
+        let faults = std::mem::take(&mut self.faults);
+        let mut fault = None;
+        for (nth, errno) in faults {
+            match nth {
+                0 | 1 => fault = Some(errno),
+                _ => {
+                    self.faults.insert(nth - 1, errno);
+                }
+            }
+        }
+        fault
+    }
+}
+
+fn fail(errno: Option<i32>) -> io::Result<()> {
+    errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+}
+
+fn filter_error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::PacketFilter { operation, source }
+}
+
+fn route_error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::Route { operation, source }
+}

@@ -1,0 +1,41 @@
+//! Carrying a [`Plan`] out, and reading back what a node has.
+//!
+//! A backend makes no choices: it takes the plan's steps and tells what became of each.
+
+mod cleanup;
+mod error;
+#[cfg(any(feature = "testing", test))]
+mod fake;
+mod report;
+#[cfg(any(feature = "ipvs", feature = "testing", test))]
+mod virtual_servers;
+
+pub use cleanup::{Cleanup, cleanup};
+pub use error::BackendError;
+#[cfg(any(feature = "testing", test))]
+pub use fake::{FakeBackend, FakeNode};
+pub use report::{ApplyReport, Counts, Failure};
+
+use crate::plan::{NodeState, Plan};
+
+/// A data plane of this node. Every call is carried out before it returns.
+pub trait Backend {
+    /// Reads what the node has. Virtual servers include those of others:
+    /// [`NodeState::retain_ours`] leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// If some part cannot be read. Nothing is changed by then.
+    fn observe(&mut self) -> Result<NodeState, BackendError>;
+
+    /// Carries out a plan in its order. A step that fails does not keep the others from being
+    /// taken.
+    fn apply(&mut self, plan: &Plan) -> ApplyReport;
+
+    /// Removes the packet-filter rules with their sets, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be removed.
+    fn remove_ruleset(&mut self) -> Result<(), BackendError>;
+}

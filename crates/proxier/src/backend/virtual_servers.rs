@@ -1,0 +1,30 @@
+//! Reading IPVS.
+
+use std::collections::HashMap;
+
+use ipvs::{Client, Transport, VirtualServerKey};
+
+use crate::plan::VirtualServerState;
+
+/// All virtual servers, with their real servers sorted by key.
+pub(super) fn observe<T: Transport>(
+    client: &mut Client<T>,
+) -> ipvs::Result<HashMap<VirtualServerKey, VirtualServerState>> {
+    let mut servers = HashMap::new();
+    for entry in client.virtual_servers()? {
+        let server = entry.server;
+        let entries = match client.real_servers(&server.key) {
+            // Someone deleted it after it was listed.
+            Err(error) if error.is_not_found() => continue,
+            entries => entries?,
+        };
+        let mut real_servers: Vec<_> = entries.into_iter().map(|entry| entry.server).collect();
+        real_servers.sort_unstable_by_key(|real_server| real_server.key);
+        let state = VirtualServerState {
+            server,
+            real_servers,
+        };
+        servers.insert(server.key, state);
+    }
+    Ok(servers)
+}
