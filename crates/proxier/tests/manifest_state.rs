@@ -302,9 +302,26 @@ fn slices_of_the_control_plane_take_the_place_of_endpoints() {
 #[test]
 fn a_file_without_permission_takes_nothing_away() {
     let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
-    let none = fs::Permissions::from_mode(0);
+    let none = fs::Permissions::from_mode(0o0);
     fs::set_permissions(node.path("a.yaml"), none).unwrap();
     // Root may read it all the same.
     node.read();
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
+
+#[test]
+fn a_document_that_only_moved_is_told_at_its_new_place() {
+    let list = "apiVersion: v1\nkind: ServiceList\nitems:\n\
+                - metadata: {name: x}\n  spec: {clusterIP: None}\n\
+                - metadata: {name: a}\n  spec: {clusterIP: None}\n";
+    let mut node = Node::new(&[("a.yaml", list)]);
+    let moved = documents(&[service("new", "10.96.0.7"), list.into()]);
+    node.write("a.yaml", &moved);
+    node.write("b.yaml", &service("a", "10.96.0.8"));
+    assert_eq!(
+        node.read_error(),
+        "b.yaml: document 1 (line 1): Service default/a: \
+         defined before, at a.yaml: document 2, items[1] (line 6)"
+    );
+    assert_eq!(node.services(), ["a [] 0", "new [10.96.0.7] 0", "x [] 0"]);
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location};
+use super::cache::{Cache, Known};
 use super::document::{self, Document};
 use crate::model::{EndpointSlice, ObjectName, Service};
 
@@ -80,7 +82,7 @@ pub(super) enum Maker {
 /// What a document makes of an object.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Good(Object),
+    Good(Arc<Object>),
     /// There is such an object, and it asks nothing of a service proxy.
     LeftOut,
     Refused,
@@ -94,6 +96,20 @@ pub(super) struct Definition {
     pub(super) outcome: Outcome,
 }
 
+impl Definition {
+    /// What may be taken for known when the same document is read again.
+    fn known(&self) -> Option<Known> {
+        let Outcome::Good(object) = &self.outcome else {
+            return None;
+        };
+        Some(Known {
+            key: self.key.clone(),
+            item: self.location.item.clone(),
+            object: object.clone(),
+        })
+    }
+}
+
 /// What a file holds.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
@@ -104,36 +120,55 @@ pub(super) struct Parsed {
 }
 
 /// Reads the text of a file.
-pub(super) fn decode(file: &Path, text: &str) -> Parsed {
+pub(super) fn decode(file: &Path, text: &str, cache: &mut Cache) -> Parsed {
     let mut parsed = Parsed::default();
     for (index, document) in document::split(text).iter().enumerate() {
-        let location = |line| Location {
+        let location = Location {
             document: Some(index + 1),
-            line,
+            line: Some(document.line),
             ..Location::new(file)
         };
-        match document.parse() {
-            // As kubectl prints a document of which nothing is left.
-            Ok(Value::Null) => {}
-            Ok(value) => {
-                let found = parsed.diagnostics.len();
-                let mut decoder = Decoder {
-                    location: location(Some(document.line)),
-                    parsed: &mut parsed,
-                };
-                decoder.object(value);
-                let new = parsed.diagnostics.get_mut(found..).unwrap_or_default();
-                locate(new, document);
-            }
-            Err(error) => {
-                let line = error.line.or(Some(document.line));
-                let diagnostic = Diagnostic::error(error.message).at(location(line));
-                parsed.diagnostics.push(diagnostic);
-                parsed.unattributed = true;
-            }
+        let hash = cache.hash(document.text);
+        if let Some(known) = cache.get(hash) {
+            let definition = |known: &Known| Definition {
+                key: known.key.clone(),
+                location: Location {
+                    item: known.item.clone(),
+                    ..location.clone()
+                },
+                outcome: Outcome::Good(known.object.clone()),
+            };
+            parsed.definitions.extend(known.iter().map(definition));
+            continue;
+        }
+        let (definitions, diagnostics) = (parsed.definitions.len(), parsed.diagnostics.len());
+        decode_document(document, location, &mut parsed);
+        if parsed.diagnostics.len() == diagnostics {
+            let new = parsed.definitions.iter().skip(definitions);
+            cache.insert(hash, new.filter_map(Definition::known));
         }
     }
     parsed
+}
+
+fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Parsed) {
+    let found = parsed.diagnostics.len();
+    match document.parse() {
+        // As kubectl prints a document of which nothing is left.
+        Ok(Value::Null) => {}
+        Ok(value) => {
+            Decoder { location, parsed }.object(value);
+            let new = parsed.diagnostics.get_mut(found..).unwrap_or_default();
+            locate(new, document);
+        }
+        Err(error) => {
+            let line = error.line.or(location.line);
+            let location = Location { line, ..location };
+            let diagnostic = Diagnostic::error(error.message).at(location);
+            parsed.diagnostics.push(diagnostic);
+            parsed.unattributed = true;
+        }
+    }
 }
 
 /// Replaces the document's line by those of the fields.
@@ -248,7 +283,9 @@ impl Decoder<'_> {
         self.parsed.definitions.push(Definition {
             key,
             location: self.location.clone(),
-            outcome: converted.object.map_or(Outcome::LeftOut, Outcome::Good),
+            outcome: converted
+                .object
+                .map_or(Outcome::LeftOut, |object| Outcome::Good(Arc::new(object))),
         });
     }
 

@@ -17,7 +17,7 @@ const MAX_ALIASED_NODES: usize = 100_000;
 /// One document's text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Document<'a> {
-    text: &'a str,
+    pub(super) text: &'a str,
     /// Line of the file on which the text begins, from 1.
     first_line: usize,
     /// Line of the file on which its content begins, from 1.

@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::super::{Diagnostic, Location};
+use super::cache::Cache;
 use super::decode::{self, Parsed};
 
 /// Most that a file may hold. A file of 10,000 Services with 3 endpoints each has some 10 MB.
@@ -19,18 +20,19 @@ pub(super) struct Source {
 }
 
 /// Reads all files at and in `paths`.
-pub(super) fn read(paths: &[PathBuf]) -> Vec<Source> {
+pub(super) fn read(paths: &[PathBuf], cache: &mut Cache) -> Vec<Source> {
     let mut sources = Vec::new();
     for path in paths {
         if !path.is_dir() {
-            sources.push(read_file(path));
+            sources.push(read_file(path, cache));
             continue;
         }
         match list(path) {
-            Ok(files) => sources.extend(files.iter().map(|file| read_file(file))),
+            Ok(files) => sources.extend(files.iter().map(|file| read_file(file, cache))),
             Err(error) => sources.push(unreadable(path, &error)),
         }
     }
+    cache.turn();
     sources
 }
 
@@ -56,11 +58,11 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_file(path: &Path) -> Source {
+fn read_file(path: &Path, cache: &mut Cache) -> Source {
     match text(path) {
         Ok(text) => Source {
             path: path.to_owned(),
-            content: Ok(decode::decode(path, &text)),
+            content: Ok(decode::decode(path, &text, cache)),
         },
         Err(error) => unreadable(path, &error),
     }

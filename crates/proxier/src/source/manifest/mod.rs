@@ -38,6 +38,7 @@
 //! );
 //! ```
 
+mod cache;
 mod claims;
 mod decode;
 mod document;
@@ -49,6 +50,7 @@ mod watch;
 use std::mem;
 use std::path::{Path, PathBuf};
 
+use self::cache::Cache;
 use self::files::Source;
 use self::state::State;
 use super::Diagnostic;
@@ -60,6 +62,7 @@ pub use self::watch::{Watch, WatchError};
 #[derive(Debug)]
 pub struct Manifests {
     paths: Vec<PathBuf>,
+    cache: Cache,
     /// None before the first read.
     state: Option<State>,
     diagnostics: Vec<Diagnostic>,
@@ -89,15 +92,16 @@ impl Manifests {
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Self {
             paths: paths.into_iter().map(Into::into).collect(),
+            cache: Cache::default(),
             state: None,
             diagnostics: Vec::new(),
         }
     }
 
     /// Reads every file. What cannot be read is told in the diagnostics, and what was good of it
-    /// stays.
+    /// stays. Documents that are as they were are not parsed again.
     pub fn read(&mut self) -> Reading {
-        let sources = files::read(&self.paths);
+        let sources = files::read(&self.paths, &mut self.cache);
         self.merge(sources)
     }
 
@@ -126,7 +130,7 @@ impl Manifests {
 
 /// Reads one manifest that is in memory already; `file` is its name in the diagnostics.
 pub fn parse(file: &Path, text: &str) -> Reading {
-    let content = Ok(decode::decode(file, text));
+    let content = Ok(decode::decode(file, text, &mut Cache::default()));
     Manifests::new([file]).merge(vec![Source {
         path: file.to_owned(),
         content,

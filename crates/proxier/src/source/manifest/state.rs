@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
 use super::claims::{self, Claims};
@@ -19,7 +20,7 @@ pub(super) struct State {
 #[derive(Debug, Clone)]
 struct Entry {
     location: Location,
-    object: Object,
+    object: Arc<Object>,
 }
 
 impl State {
@@ -78,7 +79,7 @@ impl State {
     }
 
     fn service(&self, key: &Key) -> Option<&Service> {
-        match &self.objects.get(key)?.object {
+        match self.objects.get(key)?.object.as_ref() {
             Object::Service(service) => Some(service),
             _ => None,
         }
@@ -167,7 +168,7 @@ impl<'a> View<'a> {
         let mut of_control_plane = BTreeSet::new();
         // Slices come before Endpoints, whose name is their Service's.
         for (key, entry) in &state.objects {
-            match &entry.object {
+            match entry.object.as_ref() {
                 Object::Service(service) => {
                     view.services.insert(&service.name, service);
                 }
