@@ -1,4 +1,30 @@
-//! Under construction.
+//! Kubernetes Services on a Linux node.
+//!
+//! Turns Services and their endpoint slices into the node's data plane: IPVS virtual servers,
+//! packet-filter sets and local routes. Data goes one way:
+//!
+//! ```text
+//! source ──Change──▶ store ──▶ desired ──▶ plan ──▶ backend ──▶ report
+//! ```
+//!
+//! - [`source`] yields checked changes of the API objects in [`model`];
+//! - [`store`] keeps them, and knows which Services a change touched;
+//! - [`desired`] says what this node should have. Pure;
+//! - [`plan`] says which steps lead there from what the node has. Pure, and a value;
+//! - [`backend`] takes the steps, and reads back what the node has.
+//!
+//! [`Proxier`] puts the stages together, and [`run`] is a loop around it. A change to one Service
+//! costs work for that Service alone at every stage, however many there are.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `manifest` (default) | Services from YAML manifests |
+//! | `ipvs` (default) | the IPVS backend |
+//! | `testing` | an in-memory backend with the kernel's semantics |
+//!
+//! With none of them the crate does no I/O at all.
 #![forbid(unsafe_code)]
 
 pub mod backend;
@@ -6,5 +32,9 @@ pub mod desired;
 pub mod model;
 pub mod netfilter;
 pub mod plan;
+pub mod proxier;
+pub mod run;
 pub mod source;
 pub mod store;
+
+pub use self::proxier::Proxier;

@@ -103,6 +103,10 @@ impl DesiredState {
         &self.config
     }
 
+    pub(crate) fn config_shared(&self) -> Arc<Config> {
+        Arc::clone(&self.config)
+    }
+
     /// The frontend at a key, if any.
     pub fn frontend(&self, key: &FrontendKey) -> Option<&Arc<Frontend>> {
         self.claims.get(key).map(|claim| &claim.holder)

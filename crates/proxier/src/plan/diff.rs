@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::slice;
 use std::sync::Arc;
 
@@ -46,9 +47,9 @@ impl Plan {
         match scope {
             Scope::Full => {
                 builder.base();
-                builder.touched(&everything(desired, node));
+                builder.keys(&Keys::everything(desired, node));
             }
-            Scope::Touched(touched) => builder.touched(touched),
+            Scope::Touched(touched) => builder.keys(&Keys::touched(touched)),
         }
         let mut steps = builder.open;
         steps.append(&mut builder.ipvs);
@@ -89,30 +90,55 @@ impl<'a> IntoIterator for &'a Plan {
     }
 }
 
-/// All that is desired and all that is there.
-fn everything(desired: &DesiredState, node: &NodeState) -> Touched {
-    let mut all = Touched::default();
-    all.frontends
-        .extend(desired.frontends().map(|frontend| frontend.key));
-    all.local_backends.extend(desired.local_backends());
-    all.stray_vips.extend(desired.stray_vips());
-    all.frontends.extend(
-        node.virtual_servers
-            .keys()
-            .filter_map(|key| FrontendKey::try_from(*key).ok()),
-    );
-    for element in node.elements.keys() {
-        match element {
-            Element::VirtualServer(key) | Element::NoEndpoints(key) => {
-                all.frontends.insert(*key);
+/// What a plan looks at, sorted, each once.
+#[derive(Default)]
+struct Keys {
+    frontends: Vec<FrontendKey>,
+    local_backends: Vec<IpAddr>,
+    stray_vips: Vec<IpAddr>,
+}
+
+impl Keys {
+    /// All that is desired and all that is there.
+    fn everything(desired: &DesiredState, node: &NodeState) -> Self {
+        let mut keys = Self::default();
+        keys.frontends
+            .extend(desired.frontends().map(|frontend| frontend.key));
+        let servers = node.virtual_servers.keys();
+        keys.frontends
+            .extend(servers.filter_map(|key| FrontendKey::try_from(*key).ok()));
+        keys.local_backends.extend(desired.local_backends());
+        keys.stray_vips.extend(desired.stray_vips());
+        for element in node.elements.keys() {
+            match element {
+                Element::VirtualServer(key) | Element::NoEndpoints(key) => {
+                    keys.frontends.push(*key)
+                }
+                Element::Hairpin(address) => keys.local_backends.push(*address),
+                Element::ServiceCidr(_) => {}
             }
-            Element::Hairpin(address) => {
-                all.local_backends.insert(*address);
-            }
-            Element::ServiceCidr(_) => {}
         }
+        keys.sorted()
     }
-    all
+
+    fn touched(touched: &Touched) -> Self {
+        let keys = Self {
+            frontends: touched.frontends.iter().copied().collect(),
+            local_backends: touched.local_backends.iter().copied().collect(),
+            stray_vips: touched.stray_vips.iter().copied().collect(),
+        };
+        keys.sorted()
+    }
+
+    fn sorted(mut self) -> Self {
+        self.frontends.sort_unstable();
+        self.frontends.dedup();
+        for addresses in [&mut self.local_backends, &mut self.stray_vips] {
+            addresses.sort_unstable();
+            addresses.dedup();
+        }
+        self
+    }
 }
 
 struct Builder<'a> {
@@ -162,34 +188,31 @@ impl Builder<'_> {
             _ => false,
         });
         stale.sort_unstable();
-        let stale_routes = self.node.routes.difference(&routes).filter(|route| {
-            !(is_stray(route.prefix) && local_route(config, route.prefix) == Some(**route))
-        });
+        // One with another source is replaced, not deleted.
+        let is_wanted = |prefix| routes.iter().any(|r| r.prefix == prefix) || is_stray(prefix);
+        let stale_routes = self
+            .node
+            .routes
+            .iter()
+            .filter(|route| !is_wanted(route.prefix));
         self.close
             .extend(stale_routes.map(|route| Step::DeleteRoute(*route)));
         self.close
             .extend(stale.into_iter().map(Step::DeleteElement));
     }
 
-    fn touched(&mut self, touched: &Touched) {
-        let mut vips: Vec<_> = touched.stray_vips.iter().copied().collect();
-        vips.sort_unstable();
-        for vip in vips {
-            self.stray_vip(vip.into());
+    fn keys(&mut self, keys: &Keys) {
+        for vip in &keys.stray_vips {
+            self.stray_vip((*vip).into());
         }
-        let mut backends: Vec<_> = touched.local_backends.iter().copied().collect();
-        backends.sort_unstable();
-        for address in backends {
-            self.element(
-                Element::Hairpin(address),
-                self.desired.is_local_backend(&address),
-                || None,
-            );
+        for address in &keys.local_backends {
+            let wanted = self.desired.is_local_backend(address);
+            self.element(Element::Hairpin(*address), wanted, || None);
         }
-        let mut frontends: Vec<_> = touched.frontends.iter().copied().collect();
-        frontends.sort_unstable_by_key(|key| (!self.goes_first(key), *key));
-        for key in frontends {
-            self.frontend(key);
+        let (first, others): (Vec<&FrontendKey>, Vec<&FrontendKey>) =
+            keys.frontends.iter().partition(|key| self.goes_first(key));
+        for key in first.into_iter().chain(others) {
+            self.frontend(*key);
         }
     }
 
@@ -210,10 +233,16 @@ impl Builder<'_> {
         let Some(route) = local_route(self.desired.config(), prefix) else {
             return;
         };
-        match (self.node.routes.contains(&route), wanted) {
-            (false, true) => self.open.push(Step::AddRoute(route)),
-            (true, false) => self.close.push(Step::DeleteRoute(route)),
-            (true, true) | (false, false) => {}
+        if wanted && !self.node.routes.contains(&route) {
+            self.open.push(Step::AddRoute(route));
+        } else if !wanted {
+            let gone = self
+                .node
+                .routes
+                .iter()
+                .filter(|there| there.prefix == prefix);
+            self.close
+                .extend(gone.map(|there| Step::DeleteRoute(*there)));
         }
     }
 

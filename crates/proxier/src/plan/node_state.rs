@@ -126,6 +126,7 @@ impl NodeState {
                 self.elements.remove(element);
             }
             Step::AddRoute(route) => {
+                self.routes.retain(|there| there.prefix != route.prefix);
                 self.routes.insert(*route);
             }
             Step::DeleteRoute(route) => {

@@ -19,7 +19,7 @@ pub enum Step {
     AddElement(Element, Comment),
     /// Remove an element from a set of our table.
     DeleteElement(Element),
-    /// Add a route with our protocol number.
+    /// Add a route with our protocol number, in place of one of ours to the same prefix.
     AddRoute(LocalRoute),
     /// Remove a route with our protocol number.
     DeleteRoute(LocalRoute),

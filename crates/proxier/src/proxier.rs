@@ -1,0 +1,168 @@
+//! The stages put together: changes in, a data plane that follows them out.
+
+use std::sync::Arc;
+
+use crate::backend::{ApplyReport, Backend, BackendError};
+use crate::desired::{Config, DesiredState, Problem, Touched};
+use crate::plan::{NodeState, Plan, Scope};
+use crate::store::{Change, Store};
+
+/// Keeps one node's data plane as its Services ask.
+///
+/// It has no clock and no thread: the caller says when. [`run`](crate::run::run) is a loop that
+/// does.
+///
+/// ```
+/// use std::sync::Arc;
+/// use proxier::Proxier;
+/// use proxier::backend::FakeBackend;
+/// use proxier::desired::Config;
+/// use proxier::store::Change;
+///
+/// let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
+/// let mut proxier = Proxier::new(config, FakeBackend::default());
+/// let report = proxier.handle([
+///     Change::ServicesReplaced(vec![]),
+///     Change::EndpointSlicesReplaced(vec![]),
+/// ])?;
+/// assert!(report.is_some_and(|report| report.is_success()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Proxier<B> {
+    store: Store,
+    desired: DesiredState,
+    /// What the node has; `None` until it was observed, and again after a failure, since then
+    /// only the kernel knows.
+    node: Option<NodeState>,
+    /// Changed since the last plan.
+    touched: Touched,
+    backend: B,
+}
+
+/// What a sync did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SyncReport {
+    /// Whether everything was compared with the kernel, or only what had changed was sent.
+    pub full: bool,
+    /// The steps that were to be taken.
+    pub plan: Plan,
+    /// What became of them.
+    pub applied: ApplyReport,
+}
+
+impl SyncReport {
+    /// Whether every step was taken.
+    pub fn is_success(&self) -> bool {
+        self.applied.failures.is_empty()
+    }
+}
+
+impl<B: Backend> Proxier<B> {
+    /// A proxier that knows of no Service yet and has not looked at the node.
+    pub fn new(config: Arc<Config>, backend: B) -> Self {
+        Self {
+            store: Store::default(),
+            desired: DesiredState::new(config),
+            node: None,
+            touched: Touched::default(),
+            backend,
+        }
+    }
+
+    /// Takes changes in and brings the node in line with them. `None` as long as not every kind
+    /// of object has been listed.
+    ///
+    /// The first time, and after a failure, the node is observed and compared in full; else the
+    /// work is that of the changed Services.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be observed; nothing was changed then. Steps that fail are no error
+    /// here but in the report, and the next call, of this or of [`audit`](Self::audit), takes
+    /// them up again.
+    pub fn handle(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Option<SyncReport>, BackendError> {
+        changes
+            .into_iter()
+            .for_each(|change| self.store.apply(change));
+        if !self.store.is_ready() {
+            return Ok(None);
+        }
+        for name in self.store.take_touched() {
+            self.desired
+                .update(&name, self.store.get(&name), &mut self.touched);
+        }
+        self.sync().map(Some)
+    }
+
+    /// Observes the node, compares all of it with what it should have, and mends the difference.
+    /// `None` as long as not every kind of object has been listed.
+    ///
+    /// # Errors
+    ///
+    /// As [`handle`](Self::handle).
+    pub fn audit(&mut self) -> Result<Option<SyncReport>, BackendError> {
+        self.node = None;
+        self.handle([])
+    }
+
+    /// What [`handle`](Self::handle) would do now if nothing were known of the node.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be observed.
+    pub fn preview(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Plan, BackendError> {
+        changes
+            .into_iter()
+            .for_each(|change| self.store.apply(change));
+        let desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
+        let mut node = self.backend.observe()?;
+        node.retain_ours(&desired);
+        Ok(Plan::new(&desired, &node, Scope::Full))
+    }
+
+    /// What the node should have.
+    pub fn desired(&self) -> &DesiredState {
+        &self.desired
+    }
+
+    /// What Services ask for and do not get.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.desired.problems()
+    }
+
+    fn sync(&mut self) -> Result<SyncReport, BackendError> {
+        let touched = std::mem::take(&mut self.touched);
+        let (full, mut node) = match self.node.take() {
+            Some(node) => (false, node),
+            None => {
+                let mut node = self.backend.observe()?;
+                node.retain_ours(&self.desired);
+                (true, node)
+            }
+        };
+        let scope = if full {
+            Scope::Full
+        } else {
+            Scope::Touched(&touched)
+        };
+        let plan = Plan::new(&self.desired, &node, scope);
+        let applied = self.backend.apply(&plan);
+        if applied.failures.is_empty() {
+            node.record(&plan, &[]);
+            self.node = Some(node);
+        }
+        Ok(SyncReport {
+            full,
+            plan,
+            applied,
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! The stages put together, on a node in memory.
+
+use std::num::NonZeroU16;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use ipvs::{RealServer, VirtualServer, VirtualServerKey};
+use proxier::Proxier;
+use proxier::backend::{FakeBackend, FakeNode, cleanup};
+use proxier::desired::Config;
+use proxier::model::{
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
+    ServicePort,
+};
+use proxier::plan::Step;
+use proxier::run::{Event, Intervals, run};
+use proxier::store::Change;
+
+const EPERM: i32 = 1;
+const ENOMEM: i32 = 12;
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::new("default", text).unwrap()
+}
+
+fn service(text: &str, vip: &str) -> Service {
+    let mut service = Service::new(name(text));
+    service.cluster_ips = [vip.parse().unwrap()].into();
+    service.ports = [ServicePort::new(
+        PortName::UNNAMED,
+        Protocol::Tcp,
+        NonZeroU16::new(80).unwrap(),
+    )]
+    .into();
+    service
+}
+
+fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
+    let mut slice = EndpointSlice::new(name(&format!("{service}-1")), name(service), Family::V4);
+    let port = NonZeroU16::new(8080).unwrap();
+    slice.ports = [EndpointPort::new(PortName::UNNAMED, Protocol::Tcp, port)].into();
+    slice.endpoints = addresses
+        .iter()
+        .map(|ip| Endpoint::new(ip.parse().unwrap()))
+        .collect();
+    slice
+}
+
+fn two_services() -> [Change; 2] {
+    [
+        Change::ServicesReplaced(vec![service("a", "10.96.0.1"), service("b", "10.96.0.2")]),
+        Change::EndpointSlicesReplaced(vec![
+            slice("a", &["10.244.0.1", "10.244.0.2"]),
+            slice("b", &["10.244.0.3"]),
+        ]),
+    ]
+}
+
+fn proxier(node: &FakeNode) -> Proxier<FakeBackend> {
+    let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    Proxier::new(Arc::new(config), node.backend().unwrap())
+}
+
+/// What a node's IPVS holds, in the words of ipvsadm.
+fn table(node: &FakeNode) -> Vec<String> {
+    let mut client = node.ipvs().client().unwrap();
+    let mut lines = Vec::new();
+    for entry in client.virtual_servers().unwrap() {
+        lines.push(ipvs::ipvsadm::virtual_server(&entry.server).to_string());
+        for real in client.real_servers(&entry.server.key).unwrap() {
+            lines.push(ipvs::ipvsadm::real_server(&entry.server.key, &real.server).to_string());
+        }
+    }
+    lines.sort();
+    lines
+}
+
+const TWO_SERVICES: [&str; 5] = [
+    "-A -t 10.96.0.1:80 -s rr",
+    "-A -t 10.96.0.2:80 -s rr",
+    "-a -t 10.96.0.1:80 -r 10.244.0.1:8080 -m -w 1",
+    "-a -t 10.96.0.1:80 -r 10.244.0.2:8080 -m -w 1",
+    "-a -t 10.96.0.2:80 -r 10.244.0.3:8080 -m -w 1",
+];
+
+#[test]
+fn nothing_is_programmed_before_every_kind_is_listed() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    let [services, slices] = two_services();
+    assert!(proxier.handle([services]).unwrap().is_none());
+    assert!(proxier.audit().unwrap().is_none());
+    assert!(table(&node).is_empty());
+    assert!(proxier.handle([slices]).unwrap().unwrap().is_success());
+    assert_eq!(table(&node), TWO_SERVICES);
+}
+
+#[test]
+fn a_restart_adopts_what_is_there_and_sends_nothing() {
+    let node = FakeNode::default();
+    assert!(
+        proxier(&node)
+            .handle(two_services())
+            .unwrap()
+            .unwrap()
+            .is_success()
+    );
+    let report = proxier(&node).handle(two_services()).unwrap().unwrap();
+    assert!(report.full && report.plan.is_empty(), "{:?}", report.plan);
+    assert_eq!(report.applied.counts, Default::default());
+}
+
+#[test]
+fn a_change_sends_only_its_own_services_changes() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    proxier.handle(two_services()).unwrap();
+    let report = proxier
+        .handle([Change::EndpointSliceApplied(slice(
+            "a",
+            &["10.244.0.2", "10.244.0.4"],
+        ))])
+        .unwrap()
+        .unwrap();
+    let steps: Vec<_> = report
+        .plan
+        .steps()
+        .iter()
+        .filter(|s| matches!(s, Step::Ipvs(_)))
+        .collect();
+    let a = VirtualServerKey::tcp("10.96.0.1:80".parse().unwrap());
+    assert_eq!(steps.len(), 2, "one real server comes, one goes: {steps:?}");
+    assert!(steps.iter().all(|step| step.virtual_server() == Some(a)));
+    assert!(!report.full);
+}
+
+#[test]
+fn what_others_made_stays() {
+    let node = FakeNode::default();
+    let mut client = node.ipvs().client().unwrap();
+    let foreign = VirtualServer::new("tcp 198.51.100.1:443".parse().unwrap());
+    client.add_virtual_server(&foreign).unwrap();
+    client
+        .add_real_server(
+            &foreign.key,
+            &RealServer::new("10.0.0.1:443".parse().unwrap()),
+        )
+        .unwrap();
+    let before = table(&node);
+
+    let mut proxier = proxier(&node);
+    proxier.handle(two_services()).unwrap();
+    proxier.audit().unwrap();
+    proxier.handle([Change::ServicesReplaced(vec![])]).unwrap();
+    assert_eq!(table(&node), before);
+
+    proxier.handle(two_services()).unwrap();
+    let mut backend = node.backend().unwrap();
+    assert!(cleanup(&mut backend).unwrap().applied.failures.is_empty());
+    assert_eq!(table(&node), before);
+}
+
+#[test]
+fn a_service_removed_while_svcproxy_was_down_is_removed_by_the_next_run() {
+    let node = FakeNode::default();
+    proxier(&node).handle(two_services()).unwrap();
+    let [_, slices] = two_services();
+    let services = Change::ServicesReplaced(vec![service("b", "10.96.0.2")]);
+    proxier(&node).handle([services, slices]).unwrap();
+    let expected: Vec<_> = TWO_SERVICES
+        .into_iter()
+        .filter(|l| l.contains("10.96.0.2:"))
+        .collect();
+    assert_eq!(table(&node), expected);
+}
+
+#[test]
+fn whichever_step_fails_the_next_try_mends_it() {
+    let steps = {
+        let report = proxier(&FakeNode::default())
+            .handle(two_services())
+            .unwrap()
+            .unwrap();
+        report.plan.steps().len()
+    };
+    assert!(steps > 10);
+    for failing in 1..=steps {
+        let node = FakeNode::default();
+        let mut proxier = proxier(&node);
+        node.fail_step(failing, ENOMEM);
+        let report = proxier.handle(two_services()).unwrap().unwrap();
+        assert!(!report.is_success(), "step {failing} was to fail");
+        let report = proxier.handle([]).unwrap().unwrap();
+        assert!(
+            report.full && report.is_success(),
+            "step {failing}: {:?}",
+            report.applied
+        );
+        assert_eq!(table(&node), TWO_SERVICES, "after step {failing} failed");
+        assert!(proxier.audit().unwrap().unwrap().plan.is_empty());
+    }
+}
+
+#[test]
+fn an_audit_mends_what_others_broke() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    proxier.handle(two_services()).unwrap();
+    node.ipvs().client().unwrap().flush().unwrap();
+    node.flush_ruleset();
+    node.flush_routes();
+    assert!(proxier.audit().unwrap().unwrap().is_success());
+    assert_eq!(table(&node), TWO_SERVICES);
+    assert!(proxier.audit().unwrap().unwrap().plan.is_empty());
+}
+
+#[test]
+fn a_node_that_cannot_be_observed_is_left_alone() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    node.fail_observe(EPERM);
+    assert_eq!(
+        proxier.handle(two_services()).unwrap_err().errno(),
+        Some(EPERM)
+    );
+    assert!(table(&node).is_empty());
+    assert!(proxier.handle([]).unwrap().unwrap().is_success());
+    assert_eq!(table(&node), TWO_SERVICES);
+}
+
+#[test]
+fn the_loop_retries_by_itself_and_stops_when_told() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    node.fail_observe(EPERM);
+    node.fail_step(3, ENOMEM);
+    let (events, received) = mpsc::channel();
+    events.send(Event::Changes(two_services().into())).unwrap();
+    let mut intervals = Intervals::default();
+    intervals.first_retry = Duration::from_millis(1);
+    let mut outcomes = Vec::new();
+    run(&mut proxier, &received, intervals, |_, result| {
+        outcomes.push(result.is_ok_and(|report| report.is_success()));
+        if outcomes.last() == Some(&true) {
+            events.send(Event::Stop).unwrap();
+        }
+    });
+    assert_eq!(outcomes, [false, false, true]);
+    assert_eq!(table(&node), TWO_SERVICES);
+}
