@@ -6,10 +6,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{fs, io, mem};
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{Config, Event, EventKind, PollWatcher, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::{Manifests, Reading, files};
 
@@ -17,7 +17,7 @@ use super::{Manifests, Reading, files};
 const QUIET: Duration = Duration::from_millis(100);
 /// How long changes may go on before the files are read nevertheless.
 const LONGEST_EDIT: Duration = Duration::from_secs(1);
-/// Where the kernel tells of no changes.
+/// How often the files are read where the kernel tells of no changes.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// The link of a ConfigMap volume that the kubelet swaps.
 const CONFIG_MAP_DATA: &str = "..data";
@@ -47,7 +47,7 @@ impl Manifests {
     ///
     /// The directories are watched, not the files: an editor puts a new file in the place of the
     /// old, and a ConfigMap volume swaps the link to all of them. Where the kernel has no watch
-    /// left to give, that is logged and the files are looked at every five seconds.
+    /// left to give, that is logged and the files are read every five seconds.
     ///
     /// Write a new file beside the old and rename it over that: a file that is written in place
     /// may be read when it is half written, if the writer pauses for longer than 0.1 s. Of a link
@@ -58,11 +58,13 @@ impl Manifests {
     /// [`WatchError`] if the thread cannot be started.
     pub fn watch(self, deliver: impl FnMut(Reading) + Send + 'static) -> Result<Watch, WatchError> {
         let (messages, received) = mpsc::channel();
-        let follower = Follower {
-            watcher: watcher(&self.paths, &messages),
+        let mut follower = Follower {
+            watcher: None,
             messages: messages.clone(),
             manifests: self,
+            polls: false,
         };
+        follower.watch();
         let thread = thread::Builder::new()
             .name("manifests".to_owned())
             .spawn(move || follower.run(&received, deliver))
@@ -86,28 +88,55 @@ impl Drop for Watch {
 
 struct Follower {
     manifests: Manifests,
-    watcher: Box<dyn Watcher + Send>,
+    /// None where the kernel has none to give.
+    watcher: Option<RecommendedWatcher>,
     messages: Sender<Message>,
+    /// Whether the log says that there is no watcher.
+    polls: bool,
 }
 
 impl Follower {
     fn run(mut self, received: &Receiver<Message>, mut deliver: impl FnMut(Reading)) {
-        // What changed between the first reading and the watch.
         loop {
+            // At first, what changed between the reading before and the watch.
             if let Some(reading) = self.manifests.read_again() {
                 deliver(reading);
             }
             if !self.next_edit(received) {
                 return;
             }
-            // Made anew, since a directory that was replaced is another one under the same name;
-            // and made first, so that no change falls between the reading and the watch.
-            self.watcher = watcher(&self.manifests.paths, &self.messages);
+            self.watch();
+        }
+    }
+
+    /// Watches the directories, anew each time, since one that was replaced is another under the
+    /// same name; and before they are read, so that no change falls between.
+    fn watch(&mut self) {
+        match watcher(&self.manifests.paths, &self.messages) {
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                self.polls = false;
+            }
+            Err(error) => {
+                self.watcher = None;
+                if !mem::replace(&mut self.polls, true) {
+                    tracing::warn!(
+                        %error,
+                        "the kernel cannot watch the manifests (see fs.inotify.max_user_watches \
+                         and max_user_instances): reading them every {} s",
+                        POLL_INTERVAL.as_secs()
+                    );
+                }
+            }
         }
     }
 
     /// Waits for the end of an edit. False when it is time to stop.
     fn next_edit(&self, received: &Receiver<Message>) -> bool {
+        if self.watcher.is_none() {
+            let message = received.recv_timeout(POLL_INTERVAL);
+            return !matches!(message, Ok(Message::Stop));
+        }
         let names = names(&self.manifests.paths);
         loop {
             match received.recv() {
@@ -182,34 +211,13 @@ fn directories(paths: &[PathBuf]) -> BTreeSet<PathBuf> {
     directories
 }
 
-fn watcher(paths: &[PathBuf], messages: &Sender<Message>) -> Box<dyn Watcher + Send> {
-    match watching::<RecommendedWatcher>(paths, messages) {
-        Ok(watcher) => return Box::new(watcher),
-        Err(error) => tracing::warn!(
-            %error,
-            "the kernel cannot watch the manifests (see fs.inotify.max_user_watches and \
-             max_user_instances): looking every {} s",
-            POLL_INTERVAL.as_secs()
-        ),
-    }
-    match watching::<PollWatcher>(paths, messages) {
-        Ok(watcher) => Box::new(watcher),
-        Err(error) => {
-            tracing::error!(%error, "changes of the manifests go unseen");
-            Box::new(notify::NullWatcher)
-        }
-    }
-}
-
-fn watching<W: Watcher>(paths: &[PathBuf], messages: &Sender<Message>) -> notify::Result<W> {
+fn watcher(paths: &[PathBuf], messages: &Sender<Message>) -> notify::Result<RecommendedWatcher> {
     let (messages, retry) = (messages.clone(), messages);
-    let handler = move |event| {
+    let mut watcher = notify::recommended_watcher(move |event| {
         if is_change(&event) {
             let _ = messages.send(Message::Changed(event));
         }
-    };
-    let config = Config::default().with_poll_interval(POLL_INTERVAL);
-    let mut watcher = W::new(handler, config)?;
+    })?;
     for directory in directories(paths) {
         match watcher.watch(&directory, RecursiveMode::NonRecursive) {
             // Gone meanwhile: look again what there is to watch.
@@ -220,4 +228,50 @@ fn watching<W: Watcher>(paths: &[PathBuf], messages: &Sender<Message>) -> notify
         }
     }
     Ok(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_watcher_the_files_are_polled() {
+        let (messages, received) = mpsc::channel();
+        let follower = Follower {
+            manifests: Manifests::new([""; 0]),
+            watcher: None,
+            messages,
+            polls: true,
+        };
+        assert!(follower.next_edit(&received), "without a message");
+        follower.messages.send(Message::Stop).unwrap();
+        assert!(!follower.next_edit(&received));
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        let access = |kind| Ok(Event::new(EventKind::Access(kind)));
+        assert!(!is_change(&access(AccessKind::Open(AccessMode::Any))));
+        assert!(!is_change(&access(AccessKind::Close(AccessMode::Read))));
+        assert!(is_change(&access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(&Err(notify::Error::generic("events were lost"))));
+    }
+
+    #[test]
+    fn only_manifests_concern_us() {
+        let paths = [PathBuf::from("/etc/svcproxy/services.yaml")];
+        let concerned = |path: &str| {
+            let event = Event::new(EventKind::Any).add_path(path.into());
+            concerns(&Ok(event), &names(&paths))
+        };
+        assert!(concerned("/etc/svcproxy/services.yaml"));
+        assert!(concerned("/etc/svcproxy/..data"));
+        assert!(concerned("/etc/svcproxy"));
+        assert!(!concerned("/etc/passwd"));
+        assert!(!concerned("/etc/svcproxy/.services.yaml.swp"));
+        assert!(
+            concerns(&Ok(Event::new(EventKind::Other)), &names(&paths)),
+            "events were lost"
+        );
+    }
 }
