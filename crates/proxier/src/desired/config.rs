@@ -44,7 +44,7 @@ impl Config {
     }
 
     /// Checks what types cannot: one node address a family, Service CIDRs of families the node
-    /// has, no node address within a Service CIDR.
+    /// has, no node address within a Service CIDR, no overlap between CIDRs.
     ///
     /// # Errors
     ///
@@ -68,6 +68,16 @@ impl Config {
             }
             if self.node_ip(Family::of(&cidr.addr())).is_none() {
                 return Err(ConfigError::NoNodeIp { cidr: *cidr });
+            }
+        }
+        let mut cidrs = self.service_cidrs.iter().chain(&self.cluster_cidrs);
+        for _ in &self.service_cidrs {
+            let Some(one) = cidrs.next() else { break };
+            if let Some(other) = cidrs.clone().find(|other| overlap(one, other)) {
+                return Err(ConfigError::Overlap {
+                    one: *one,
+                    other: *other,
+                });
             }
         }
         Ok(())
@@ -112,10 +122,77 @@ pub enum ConfigError {
         /// The node's address.
         node_ip: IpAddr,
     },
+    /// Two Service CIDRs, or a Service CIDR and a pod CIDR, share addresses.
+    #[error("{one} and {other} overlap: Service CIDRs and pod CIDRs must be apart")]
+    Overlap {
+        /// The Service CIDR.
+        one: IpNet,
+        /// What shares addresses with it.
+        other: IpNet,
+    },
     /// A Service CIDR of a family the node has no address of.
     #[error("no node IP for the Service CIDR {cidr}: give a node IP of that family")]
     NoNodeIp {
         /// The Service CIDR.
         cidr: IpNet,
     },
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(node_ips: &[&str], service_cidrs: &[&str], cluster_cidrs: &[&str]) -> Config {
+        let mut config = Config::new("n", node_ips.iter().map(|ip| ip.parse().unwrap()).collect());
+        config.service_cidrs = service_cidrs
+            .iter()
+            .map(|cidr| cidr.parse().unwrap())
+            .collect();
+        config.cluster_cidrs = cluster_cidrs
+            .iter()
+            .map(|cidr| cidr.parse().unwrap())
+            .collect();
+        config
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let node = ["192.0.2.1", "2001:db8::1"];
+        let cases: [(&[&str], &[&str], &[&str], &str); 7] = [
+            (
+                &node,
+                &["10.96.0.0/12", "fd00::/112"],
+                &["10.244.0.0/16", "fd01::/48"],
+                "",
+            ),
+            (&["192.0.2.1", "192.0.2.2"], &[], &[], "of one family"),
+            (
+                &["10.96.0.1"],
+                &["10.96.0.0/12"],
+                &[],
+                "lies in the Service CIDR",
+            ),
+            (&["192.0.2.1"], &["fd00::/112"], &[], "no node IP"),
+            (&node, &["10.96.0.0/12", "10.96.0.0/12"], &[], "overlap"),
+            (
+                &node,
+                &["10.96.0.0/24", "10.97.0.0/24", "10.96.0.0/12"],
+                &[],
+                "overlap",
+            ),
+            (&node, &["10.96.0.0/12"], &["10.0.0.0/8"], "overlap"),
+        ];
+        for (node_ips, service_cidrs, cluster_cidrs, expected) in cases {
+            let outcome = config(node_ips, service_cidrs, cluster_cidrs).validate();
+            let text = outcome.map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(
+                text.contains(expected) && text.is_empty() == expected.is_empty(),
+                "{text}"
+            );
+        }
+    }
 }
