@@ -42,7 +42,7 @@ pub enum Scheduler {
     RandomTwosChoice,
     /// `none`: no scheduler; a virtual server that only holds what the sync daemon or a
     /// persistence engine tells it.
-    None,
+    NoScheduler,
     /// A scheduler this crate does not know, by name. Made by [`FromStr`].
     Other(Name<15>),
 }
@@ -65,7 +65,7 @@ const SCHEDULERS: [(Scheduler, &str); 15] = [
     (Scheduler::WeightedFailover, "fo"),
     (Scheduler::WeightedOverflow, "ovf"),
     (Scheduler::RandomTwosChoice, "twos"),
-    (Scheduler::None, "none"),
+    (Scheduler::NoScheduler, "none"),
 ];
 
 impl Scheduler {

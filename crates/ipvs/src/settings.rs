@@ -60,7 +60,6 @@ impl Timeouts {
 
 /// The kernel's IPVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Info {
     /// The version; 1.2.1 in every kernel since 2.6.
     pub version: Version,

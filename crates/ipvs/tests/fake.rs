@@ -9,18 +9,14 @@
 
 mod conformance;
 
-use conformance::{checks, key, real};
+use conformance::{conformance, key, real};
 use ipvs::*;
 
-#[test]
-fn conforms() {
-    for (name, check) in checks() {
-        let mut client = FakeKernel::new().client().unwrap();
-        if let Err(error) = check(&mut client) {
-            panic!("{name}: {error}");
-        }
-    }
+fn on_fake(check: fn(&mut FakeClient) -> Result<()>) {
+    check(&mut FakeKernel::new().client().unwrap()).unwrap();
 }
+
+conformance!(on_fake);
 
 #[test]
 fn without_ipvs_says_what_to_load() {

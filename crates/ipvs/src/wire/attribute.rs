@@ -42,6 +42,7 @@ pub(super) type Decoded<T> = Result<T, DecodeError>;
 
 const HEADER: usize = 4;
 const NLA_TYPE_MASK: u16 = 0x3fff;
+const NLA_F_NESTED: u16 = 0x8000;
 
 /// The bytes that follow to the next boundary.
 const fn padding(length: usize) -> usize {
@@ -254,7 +255,7 @@ pub(super) fn put_address<S: Sink>(sink: &mut S, kind: u16, address: IpAddr) {
 
 /// Writes an attribute that holds others.
 pub(super) fn put_nested<S: Sink>(sink: &mut S, kind: u16, content: impl FnOnce(&mut S)) {
-    let start = open(sink, kind);
+    let start = open(sink, kind | NLA_F_NESTED);
     content(sink);
     close(sink, start);
 }

@@ -42,16 +42,16 @@ pub(super) fn put_sync_daemon<S: Sink>(sink: &mut S, daemon: &SyncDaemon) {
     if let Some(bytes) = max_length {
         put(sink, IPVS_DAEMON_ATTR_SYNC_MAXLEN, &bytes.to_ne_bytes());
     }
-    match group {
-        Some(IpAddr::V4(group)) => put(sink, IPVS_DAEMON_ATTR_MCAST_GROUP, &group.octets()),
-        Some(IpAddr::V6(group)) => put(sink, IPVS_DAEMON_ATTR_MCAST_GROUP6, &group.octets()),
-        None => {}
-    }
     if let Some(port) = port {
         put(sink, IPVS_DAEMON_ATTR_MCAST_PORT, &port.to_ne_bytes());
     }
     if let Some(ttl) = ttl {
         put(sink, IPVS_DAEMON_ATTR_MCAST_TTL, &[*ttl]);
+    }
+    match group {
+        Some(IpAddr::V4(group)) => put(sink, IPVS_DAEMON_ATTR_MCAST_GROUP, &group.octets()),
+        Some(IpAddr::V6(group)) => put(sink, IPVS_DAEMON_ATTR_MCAST_GROUP6, &group.octets()),
+        None => {}
     }
 }
 

@@ -4,37 +4,39 @@ use std::num::NonZeroU32;
 
 use ipvs::*;
 
-pub(crate) type Check<T> = fn(&mut Client<T>) -> Result<()>;
-
-/// Every check, by name.
-pub(crate) fn checks<T: Transport>() -> Vec<(&'static str, Check<T>)> {
-    vec![
-        (
-            "virtual server: add, get, list, update, delete",
-            virtual_server_life,
-        ),
-        ("virtual server: each scheduler", schedulers),
-        ("virtual server: errors", virtual_server_errors),
-        (
-            "virtual server: what the kernel would take and not carry out",
-            refused,
-        ),
-        ("real server: add, list, update, delete", real_server_life),
-        ("real server: errors", real_server_errors),
-        ("real server: of the other family", mixed_families),
-        ("table: addresses and firewall marks together", mixed_table),
-        ("batch: each change its own outcome", batch_outcomes),
-        (
-            "batch: more than one datagram, all failing",
-            batch_all_failing,
-        ),
-        ("statistics: zero", zero),
-        ("timeouts", timeouts),
-        ("sync daemons", sync_daemons),
-        ("info", info),
-        ("flush", flush),
-    ]
+/// Makes a test of each check, which `$run` gives a client.
+macro_rules! conformance {
+    ($run:path $(, #[$attribute:meta])?) => {
+        conformance! { @all $run, [$(#[$attribute])?];
+            virtual_server_life
+            schedulers
+            virtual_server_errors
+            refused
+            real_server_life
+            real_server_errors
+            mixed_families
+            mixed_table
+            batch_outcomes
+            batch_all_failing
+            zero
+            timeouts
+            sync_daemons
+            info
+            flush
+        }
+    };
+    (@all $run:path, $attributes:tt; $($check:ident)*) => {
+        $(conformance! { @one $run, $attributes, $check })*
+    };
+    (@one $run:path, [$(#[$attribute:meta])?], $check:ident) => {
+        #[test]
+        $(#[$attribute])?
+        fn $check() {
+            $run(conformance::$check);
+        }
+    };
 }
+pub(crate) use conformance;
 
 pub(crate) fn key(text: &str) -> VirtualServerKey {
     text.parse().unwrap()
@@ -44,14 +46,14 @@ pub(crate) fn real(text: &str) -> RealServer {
     RealServer::new(text.parse().unwrap())
 }
 
-fn kind<R>(result: Result<R>) -> ErrorKind {
+pub(crate) fn kind<R>(result: Result<R>) -> ErrorKind {
     result
         .err()
         .map(|error| error.kind().clone())
         .expect("an error")
 }
 
-fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let hour = Persistence::new(3600);
     let v4_net = Netmask::from_prefix(Family::V4, 24).unwrap();
     let v6_net = Netmask::from_prefix(Family::V6, 64).unwrap();
@@ -110,20 +112,23 @@ fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn schedulers<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn schedulers<T: Transport>(client: &mut Client<T>) -> Result<()> {
     for (port, scheduler) in (1..).zip(Scheduler::known()) {
-        let server = VirtualServer::new(VirtualServerKey::tcp(([10, 96, 0, 1], port).into()))
-            .with_scheduler(scheduler);
-        client.add_virtual_server(&server)?;
-        assert_eq!(
-            client.virtual_server(&server.key)?.server.scheduler,
-            scheduler
-        );
+        let key = VirtualServerKey::tcp(([10, 96, 0, 1], port).into());
+        let server = VirtualServer::new(key).with_scheduler(scheduler);
+        let added = client.add_virtual_server(&server);
+        // Distributions leave this one out.
+        let may_lack = scheduler == Scheduler::RandomTwosChoice;
+        if may_lack && matches!(&added, Err(e) if *e.kind() == ErrorKind::UnknownScheduler) {
+            continue;
+        }
+        added?;
+        assert_eq!(client.virtual_server(&key)?.server.scheduler, scheduler);
     }
     Ok(())
 }
 
-fn virtual_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn virtual_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = VirtualServer::new(key("tcp 10.96.0.1:80"));
     for missing in [
         client.virtual_server(&web.key).map(drop),
@@ -161,7 +166,7 @@ fn virtual_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn refused<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn refused<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let before = client.counters();
     for (text, invalid) in [
         ("0 10.96.0.1:80", Invalid::Protocol),
@@ -178,7 +183,7 @@ fn refused<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn real_server_life<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn real_server_life<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let v4 = key("tcp 10.96.0.1:80");
     let v6 = key("tcp [fd00::1]:80");
     let mark = VirtualServerKey::firewall_mark(NonZeroU32::MIN, Family::V4);
@@ -254,7 +259,7 @@ fn real_server_life<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn real_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn real_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = key("tcp 10.96.0.1:80");
     client.add_virtual_server(&VirtualServer::new(web))?;
     client.add_virtual_server(&VirtualServer::new(key("tcp [fd00::1]:80")))?;
@@ -287,25 +292,19 @@ fn real_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
             ErrorKind::OutOfRange
         );
     }
-    for address in [
-        "0.0.0.0:80",
-        "0.1.2.3:80",
-        "224.0.0.1:80",
-        "255.255.255.255:80",
+    let v6 = key("tcp [fd00::1]:80");
+    for (key, address) in [
+        (web, "0.0.0.0:80"),
+        (web, "224.0.0.1:80"),
+        (web, "255.255.255.255:80"),
+        (v6, "[::]:80"),
+        (v6, "[ff02::1]:80"),
+        (v6, "[fe80::1]:80"),
+        (v6, "[::ffff:10.0.0.1]:80"),
     ] {
-        assert_eq!(
-            kind(client.add_real_server(&web, &real(address))),
-            ErrorKind::Rejected
-        );
-    }
-    for address in [
-        "[::]:80",
-        "[ff02::1]:80",
-        "[fe80::1]:80",
-        "[::ffff:10.0.0.1]:80",
-    ] {
-        let added = client.add_real_server(&key("tcp [fd00::1]:80"), &real(address));
-        assert_eq!(kind(added), ErrorKind::Rejected, "{address}");
+        let added = client.add_real_server(&key, &real(address));
+        let kind = added.map_err(|error| error.kind().clone());
+        assert_eq!(kind, Err(ErrorKind::Rejected), "{address}");
     }
     let no_port = Tunnel::Gue {
         port: 0,
@@ -319,7 +318,7 @@ fn real_server_errors<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn mixed_families<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn mixed_families<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = key("tcp 10.96.0.1:80");
     client.add_virtual_server(&VirtualServer::new(web))?;
     let v6 = real("[fd00::2:1]:80");
@@ -334,7 +333,7 @@ fn mixed_families<T: Transport>(client: &mut Client<T>) -> Result<()> {
     client.delete_real_server(&web, &v6.key)
 }
 
-fn mixed_table<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn mixed_table<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let keys = [
         "tcp 10.96.0.1:80",
         "udp [fd00::1]:53",
@@ -355,7 +354,7 @@ fn mixed_table<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn batch_outcomes<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn batch_outcomes<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = VirtualServer::new(key("tcp 10.96.0.1:80"));
     let gone = key("tcp 10.96.0.2:80");
     let add = |text| Change::AddRealServer {
@@ -402,7 +401,7 @@ fn batch_outcomes<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn batch_all_failing<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn batch_all_failing<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = key("tcp 10.96.0.1:80");
     let deletes: Vec<Change> = (1..=1000)
         .map(|port| {
@@ -421,7 +420,7 @@ fn batch_all_failing<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn zero<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn zero<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = VirtualServer::new(key("tcp 10.96.0.1:80"));
     client.add_virtual_server(&web)?;
     client.add_real_server(&web.key, &real("10.244.0.1:80"))?;
@@ -434,7 +433,7 @@ fn zero<T: Transport>(client: &mut Client<T>) -> Result<()> {
     Ok(())
 }
 
-fn timeouts<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn timeouts<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let wanted = Timeouts::default()
         .with_tcp(800)
         .with_tcp_fin(90)
@@ -455,7 +454,7 @@ fn timeouts<T: Transport>(client: &mut Client<T>) -> Result<()> {
     )
 }
 
-fn sync_daemons<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn sync_daemons<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let lo: InterfaceName = "lo".parse().unwrap();
     assert_eq!(client.sync_daemons()?, []);
     for role in [SyncRole::Master, SyncRole::Backup] {
@@ -505,14 +504,14 @@ fn sync_daemons<T: Transport>(client: &mut Client<T>) -> Result<()> {
     client.stop_sync_daemon(SyncRole::Master)
 }
 
-fn info<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn info<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let info = client.info()?;
     assert_eq!(info.version.to_string(), "1.2.1");
     assert!(info.connection_table_size.is_power_of_two());
     Ok(())
 }
 
-fn flush<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn flush<T: Transport>(client: &mut Client<T>) -> Result<()> {
     for text in ["tcp 10.96.0.1:80", "fwmark 9 ipv4"] {
         client.add_virtual_server(&VirtualServer::new(key(text)))?;
         client.add_real_server(&key(text), &real("10.244.0.1:80"))?;

@@ -1,0 +1,62 @@
+//! Properties of every type: written and read again it is the same, as bytes and as text.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod arbitrary;
+
+use arbitrary::*;
+use ipvs::*;
+use netlink_packet_core::{Emitable, ParseableParametrized};
+use netlink_packet_generic::{GenlFamily, GenlHeader};
+use proptest::prelude::*;
+
+proptest! {
+    #[test]
+    fn emit_then_parse_is_identity(message in message()) {
+        let mut buffer = vec![0xff; message.buffer_len()];
+        message.emit(&mut buffer);
+        let header = GenlHeader { cmd: message.command(), version: message.version() };
+        prop_assert_eq!(Message::parse_with_param(&buffer, header).unwrap(), message);
+    }
+
+    #[test]
+    fn a_cut_message_is_an_error_or_a_whole_one(message in message(), cut in 1usize..400) {
+        let mut buffer = vec![0; message.buffer_len()];
+        message.emit(&mut buffer);
+        let cut = buffer.len().saturating_sub(cut);
+        // What is left may end between two attributes; then it must mean what it says.
+        if let Ok(parsed) = Message::parse(message.command(), &buffer[..cut]) {
+            let mut again = vec![0; parsed.buffer_len()];
+            parsed.emit(&mut again);
+            prop_assert_eq!(Message::parse(parsed.command(), &again), Ok(parsed));
+        }
+    }
+
+    #[test]
+    fn any_bytes_parse_or_are_an_error(command in 0u8..20, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Message::parse(command, &bytes);
+    }
+
+    #[test]
+    fn keys_are_their_text(virtual_server in virtual_server_key(), real_server in real_server_key()) {
+        prop_assert_eq!(virtual_server.to_string().parse(), Ok(virtual_server));
+        prop_assert_eq!(real_server.to_string().parse(), Ok(real_server));
+    }
+
+    #[test]
+    fn no_text_panics(text in ".{0,40}") {
+        let _ = text.parse::<VirtualServerKey>();
+        let _ = text.parse::<RealServerKey>();
+        let _ = text.parse::<Scheduler>();
+        let _ = text.parse::<InterfaceName>();
+    }
+
+    #[test]
+    fn a_rule_is_one_line(server in virtual_server(), real in real_server()) {
+        let rules = [
+            ipvsadm::virtual_server(&server).to_string(),
+            ipvsadm::real_server(&server.key, &real).to_string(),
+        ];
+        prop_assert!(rules.iter().all(|rule| !rule.contains('\n')));
+    }
+}
