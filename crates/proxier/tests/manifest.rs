@@ -96,3 +96,20 @@ fn malformed() {
         });
     }
 }
+
+#[test]
+fn what_is_told_of_hostile_input_is_bounded() {
+    let notes = "kind: Secret\n---\n".repeat(2000);
+    let errors = format!("kind: List\nitems:\n{}", "- 7\n".repeat(2000));
+    let ports = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  clusterIP: None\n  \
+         ports:\n{}",
+        "  - {}\n".repeat(2000)
+    );
+    let reading = manifest::parse(Path::new("x.yaml"), &(notes + &errors + &ports));
+    assert!(reading.has_errors(), "notes do not crowd errors out");
+    assert_eq!(reading.diagnostics.len(), 2 * 1001);
+    let ports = manifest::parse(Path::new("x.yaml"), &ports);
+    assert_eq!(ports.diagnostics.len(), 100);
+    assert_eq!(objects(&ports).0, []);
+}

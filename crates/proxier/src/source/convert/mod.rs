@@ -18,13 +18,16 @@ pub use service::service;
 
 use super::Diagnostic;
 
+/// Most that is told of one object: a hostile one may have an error every few bytes.
+const MAX_FINDINGS: usize = 100;
+
 /// What became of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Converted<T> {
     /// The object; none if it has an error or is left out on purpose.
     pub object: Option<T>,
-    /// All that was found, in the order of the object's fields, without object or location.
+    /// What was found, in the order of the object's fields, without object or location.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -41,15 +44,23 @@ struct Findings(Vec<Diagnostic>);
 
 impl Findings {
     fn error(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
-        self.0.push(Diagnostic::error(message).with_field(field));
+        if self.0.len() < MAX_FINDINGS || !self.refused() {
+            self.0.push(Diagnostic::error(message).with_field(field));
+        }
     }
 
     fn note(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
-        self.0.push(Diagnostic::note(message).with_field(field));
+        if self.0.len() < MAX_FINDINGS {
+            self.0.push(Diagnostic::note(message).with_field(field));
+        }
+    }
+
+    fn refused(&self) -> bool {
+        self.0.iter().any(Diagnostic::is_error)
     }
 
     fn converted<T>(self, object: Option<T>) -> Converted<T> {
-        let refused = self.0.iter().any(Diagnostic::is_error);
+        let refused = self.refused();
         Converted {
             object: object.filter(|_| !refused),
             diagnostics: self.0,

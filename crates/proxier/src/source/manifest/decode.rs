@@ -15,6 +15,8 @@ use super::cache::{Cache, Known};
 use super::document::{self, Document};
 use crate::model::{EndpointSlice, ObjectName, Service};
 
+/// Most errors, and most notes, that are told of a file.
+const MAX_TOLD: usize = 1000;
 /// The label with the name of a slice's controller.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The control plane's own controllers of slices have names that end so.
@@ -117,6 +119,30 @@ pub(super) struct Parsed {
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Something in the file is broken in such a way that the object cannot be told.
     pub(super) unattributed: bool,
+    /// How many there would be without a bound.
+    errors: usize,
+    notes: usize,
+}
+
+impl Parsed {
+    fn report(&mut self, diagnostic: Diagnostic) {
+        let count = if diagnostic.is_error() {
+            &mut self.errors
+        } else {
+            &mut self.notes
+        };
+        *count += 1;
+        if *count <= MAX_TOLD {
+            self.diagnostics.push(diagnostic);
+        } else if *count == MAX_TOLD + 1 {
+            self.diagnostics.push(Diagnostic {
+                object: None,
+                field: None,
+                message: "more like this in the rest of the file".to_owned(),
+                ..diagnostic
+            });
+        }
+    }
 }
 
 /// Reads the text of a file.
@@ -141,9 +167,10 @@ pub(super) fn decode(file: &Path, text: &str, cache: &mut Cache) -> Parsed {
             parsed.definitions.extend(known.iter().map(definition));
             continue;
         }
-        let (definitions, diagnostics) = (parsed.definitions.len(), parsed.diagnostics.len());
+        let definitions = parsed.definitions.len();
+        let found = (parsed.errors, parsed.notes);
         decode_document(document, location, &mut parsed);
-        if parsed.diagnostics.len() == diagnostics {
+        if (parsed.errors, parsed.notes) == found {
             let new = parsed.definitions.iter().skip(definitions);
             cache.insert(hash, new.filter_map(Definition::known));
         }
@@ -164,8 +191,7 @@ fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Par
         Err(error) => {
             let line = error.line.or(location.line);
             let location = Location { line, ..location };
-            let diagnostic = Diagnostic::error(error.message).at(location);
-            parsed.diagnostics.push(diagnostic);
+            parsed.report(Diagnostic::error(error.message).at(location));
             parsed.unattributed = true;
         }
     }
@@ -311,8 +337,7 @@ impl Decoder<'_> {
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
-        let diagnostic = diagnostic.at(self.location.clone());
-        self.parsed.diagnostics.push(diagnostic);
+        self.parsed.report(diagnostic.at(self.location.clone()));
     }
 }
 

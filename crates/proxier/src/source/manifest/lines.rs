@@ -2,6 +2,7 @@
 //!
 //! The values of JSON have no places, so a document with an error is parsed once more, with them.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -17,7 +18,7 @@ pub(super) struct Lines {
 
 #[derive(Debug)]
 enum Children {
-    Mapping(Vec<(String, Lines)>),
+    Mapping(HashMap<String, Lines>),
     Sequence(Vec<Lines>),
     Scalar,
 }
@@ -28,10 +29,7 @@ impl Lines {
         let mut at = self;
         for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
             let next = match &at.children {
-                Children::Mapping(entries) => entries
-                    .iter()
-                    .find(|(key, _)| key == step)
-                    .map(|(_, value)| value),
+                Children::Mapping(entries) => entries.get(step),
                 Children::Sequence(items) => step
                     .parse::<usize>()
                     .ok()
@@ -71,9 +69,9 @@ impl<'de> Visitor<'de> for ChildrenVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Children, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+        let mut entries = HashMap::new();
+        while let Some((key, value)) = map.next_entry()? {
+            entries.insert(key, value);
         }
         Ok(Children::Mapping(entries))
     }
