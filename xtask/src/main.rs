@@ -5,6 +5,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod apt;
+mod cargo;
+mod demo;
 mod paths;
 mod process;
 mod setup;
@@ -26,6 +28,8 @@ struct Cli {
 enum Task {
     /// Install what the other commands need, so that they work without a network.
     Setup,
+    /// Show svcproxy at work: Services from examples/ with real traffic.
+    Demo(demo::DemoArgs),
     /// Run every test: checks, unit tests, network namespaces, kernel VM.
     Test(test::TestArgs),
     /// A QEMU machine whose kernel has IPVS.
@@ -42,6 +46,7 @@ enum VmTask {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Setup => setup::run_command(),
+        Task::Demo(args) => demo::run_command(&args),
         Task::Test(args) => test::run_command(&args),
         Task::Vm(VmTask::Run(args)) => vm::run_command(&args),
     };

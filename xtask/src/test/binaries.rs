@@ -1,12 +1,11 @@
 //! The test programs, as cargo builds them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use serde_json::Value;
 
-use crate::paths;
+use crate::cargo::{self, artifacts, text};
 
 /// One test program.
 #[derive(Debug)]
@@ -27,46 +26,16 @@ pub(super) struct Tests {
 
 /// Builds the workspace's tests and programs.
 pub(super) fn build() -> Result<Tests> {
-    let mut binaries = artifacts(&["test", "--no-run"])?
+    let mut binaries = artifacts(&["test", "--workspace", "--no-run"])?
         .iter()
         .filter(|artifact| artifact.pointer("/profile/test") == Some(&Value::Bool(true)))
         .map(binary)
         .collect::<Result<Vec<_>>>()?;
     binaries.sort_by(|a, b| a.name.cmp(&b.name));
-    let svcproxy = artifacts(&["build", "--bins"])?
-        .iter()
-        .find(|artifact| text(artifact, "/target/name").is_ok_and(|name| name == "svcproxy"))
-        .context("cargo built no program svcproxy")
-        .and_then(|artifact| text(artifact, "/executable"))?
-        .into();
-    Ok(Tests { binaries, svcproxy })
-}
-
-/// What cargo says of everything that can be run.
-fn artifacts(arguments: &[&str]) -> Result<Vec<Value>> {
-    let output = Command::new("cargo")
-        .args(arguments)
-        .args([
-            "--locked",
-            "--workspace",
-            "--message-format=json-render-diagnostics",
-        ])
-        .current_dir(paths::workspace())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("cargo {} failed", arguments.join(" "));
-    }
-    let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
-    let messages = messages
-        .collect::<Result<Vec<_>, _>>()
-        .context("cannot read cargo's output")?;
-    Ok(messages
-        .into_iter()
-        .filter(|message| message["executable"].is_string())
-        .collect())
+    Ok(Tests {
+        binaries,
+        svcproxy: cargo::svcproxy()?,
+    })
 }
 
 fn binary(artifact: &Value) -> Result<Binary> {
@@ -92,11 +61,4 @@ fn binary(artifact: &Value) -> Result<Binary> {
         executable: text(artifact, "/executable")?.into(),
         directory,
     })
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .with_context(|| format!("cargo's output lacks {pointer}"))
 }

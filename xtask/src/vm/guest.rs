@@ -32,6 +32,11 @@ impl Job {
         })
     }
 
+    /// Sets a variable of the environment.
+    pub(crate) fn set(&mut self, name: &str, value: &OsStr) {
+        self.environment.push((name.into(), value.into()));
+    }
+
     /// The script that PID 1 runs in the new root; `terminal` if it talks to a person.
     ///
     /// Bytes, since paths and arguments need not be UTF-8.

@@ -1,0 +1,52 @@
+//! Building with cargo.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::paths;
+
+/// Builds the program `svcproxy` and tells where it is.
+pub(crate) fn svcproxy() -> Result<PathBuf> {
+    let artifacts = artifacts(&["build", "--package", "svcproxy", "--bins"])?;
+    let program = artifacts
+        .first()
+        .context("cargo built no program svcproxy")?;
+    Ok(text(program, "/executable")?.into())
+}
+
+/// What cargo says of everything that can be run.
+pub(crate) fn artifacts(arguments: &[&str]) -> Result<Vec<Value>> {
+    let output = Command::new("cargo")
+        .args(arguments)
+        .args([
+            "--locked",
+            "--workspace",
+            "--message-format=json-render-diagnostics",
+        ])
+        .current_dir(paths::workspace())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let messages = messages
+        .collect::<Result<Vec<_>, _>>()
+        .context("cannot read cargo's output")?;
+    Ok(messages
+        .into_iter()
+        .filter(|message| message["executable"].is_string())
+        .collect())
+}
+
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .with_context(|| format!("cargo's output lacks {pointer}"))
+}

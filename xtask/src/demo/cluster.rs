@@ -1,0 +1,246 @@
+//! Nodes, pods and a client outside, with svcproxy on the first node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use tempfile::TempDir;
+use testbed::{
+    Backend, POD_CIDR_V4, POD_CIDR_V6, Protocol, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
+    eventually,
+};
+
+use crate::{paths, process};
+
+/// The node that svcproxy runs on: its name in the examples, its addresses in the topology.
+const NODE_NAME: &str = "node-a";
+const NODE_IPS: &str = "172.18.0.1,fd00:172:18::1";
+
+/// One port of one Service's address, as `svcproxy plan -o json` has it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct VipPort {
+    pub(super) service: String,
+    address: IpAddr,
+    pub(super) protocol: String,
+    port: u16,
+    real_servers: Vec<RealServer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RealServer {
+    address: IpAddr,
+    port: u16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Plan {
+    vip_ports: Vec<VipPort>,
+}
+
+impl VipPort {
+    pub(super) fn address(&self) -> SocketAddr {
+        (self.address, self.port).into()
+    }
+
+    /// What its backends speak; those over TCP all understand HTTP.
+    pub(super) fn protocol(&self) -> Result<Protocol> {
+        Ok(match self.protocol.to_ascii_uppercase().as_str() {
+            "TCP" => Protocol::Http,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            other => bail!("{} has the unknown protocol {other}", self.service),
+        })
+    }
+
+    /// The names of the backends that may answer.
+    pub(super) fn backends(&self) -> BTreeSet<String> {
+        self.real_servers
+            .iter()
+            .map(|server| server.address.to_string())
+            .collect()
+    }
+}
+
+/// The examples made real, with a copy of their manifests to be edited.
+pub(super) struct Cluster {
+    pub(super) topology: Topology,
+    pub(super) vip_ports: Vec<VipPort>,
+    svcproxy: PathBuf,
+    scratch: TempDir,
+    _backends: Vec<Backend>,
+}
+
+impl Cluster {
+    /// A pod for each endpoint in the examples and each of `spare`, which serve HTTP on 8080; each
+    /// backend is named after its pod's address.
+    pub(super) fn new(svcproxy: &Path, spare: &[Ipv4Addr]) -> Result<Self> {
+        let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let manifests = scratch.path().join("manifests");
+        fs::create_dir(&manifests)?;
+        for entry in fs::read_dir(paths::workspace().join("examples"))? {
+            let entry = entry?;
+            fs::copy(entry.path(), manifests.join(entry.file_name()))?;
+        }
+        let mut plan = Command::new(svcproxy);
+        plan.arg("plan")
+            .args(node_arguments(&manifests))
+            .args(["-o", "json"]);
+        let Plan { vip_ports } = serde_json::from_slice(&process::output(&mut plan)?)
+            .context("cannot read what `svcproxy plan` printed")?;
+
+        let mut servers = BTreeMap::new();
+        for vip in &vip_ports {
+            for server in &vip.real_servers {
+                let address = SocketAddr::from((server.address, server.port));
+                servers.insert((address, vip.protocol.clone()), vip.protocol()?);
+            }
+        }
+        for &address in spare {
+            servers.insert(((address, 8080).into(), String::new()), Protocol::Http);
+        }
+        let topology = Topology::with_pods(
+            "demo",
+            &pods_by_node(servers.keys().map(|(address, _)| address.ip()))?,
+        )?;
+        let backends = servers
+            .into_iter()
+            .map(|((address, _), protocol)| {
+                let pod = topology.pod(address.ip()).context("a pod is missing")?;
+                Ok(Backend::start(
+                    pod,
+                    protocol,
+                    address,
+                    &address.ip().to_string(),
+                )?)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            topology,
+            vip_ports,
+            svcproxy: svcproxy.to_owned(),
+            scratch,
+            _backends: backends,
+        })
+    }
+
+    /// What `svcproxy` is called with, for people.
+    pub(super) fn command_line(&self) -> String {
+        format!(
+            "svcproxy --mode ipvs {}",
+            node_arguments(&self.manifests()).join(" ")
+        )
+    }
+
+    pub(super) fn manifests(&self) -> PathBuf {
+        self.scratch.path().join("manifests")
+    }
+
+    /// Starts svcproxy on the first node and waits until it has synced.
+    pub(super) fn start(&self) -> Result<Running> {
+        let log = self.scratch.path().join("log");
+        let mut command = self.topology.node().host.command(&self.svcproxy);
+        command
+            .args(["--mode", "ipvs"])
+            .args(node_arguments(&self.manifests()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).context("cannot write a log")?);
+        let mut running = Running(command.spawn().context("cannot start svcproxy")?);
+        eventually(Duration::from_secs(60), || {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            match running.0.try_wait() {
+                _ if log.contains("synced") => Ok(Ok(())),
+                Ok(Some(status)) => Ok(Err(anyhow!("svcproxy ended with {status}:\n{log}"))),
+                _ => Err(anyhow!("svcproxy has not synced in time:\n{log}")),
+            }
+        })??;
+        Ok(running)
+    }
+
+    /// What `svcproxy status` prints on the first node.
+    pub(super) fn status(&self) -> Result<String> {
+        let svcproxy = self.svcproxy.as_os_str();
+        Ok(self
+            .topology
+            .node()
+            .host
+            .run([svcproxy, "status".as_ref()])?)
+    }
+
+    /// Changes a manifest at one stroke, as editors do.
+    pub(super) fn edit(&self, name: &str, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let path = self.manifests().join(name);
+        let old = fs::read_to_string(&path)?;
+        let new = self.scratch.path().join(name);
+        fs::write(&new, change(&old))?;
+        fs::rename(new, path).with_context(|| format!("cannot replace {name}"))
+    }
+}
+
+/// A running svcproxy, killed when dropped.
+pub(super) struct Running(Child);
+
+impl Running {
+    /// Kills it as the kernel would that ran out of memory.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn node_arguments(manifests: &Path) -> [String; 10] {
+    [
+        "--manifests".to_owned(),
+        manifests.display().to_string(),
+        "--node-name".to_owned(),
+        NODE_NAME.to_owned(),
+        "--node-ip".to_owned(),
+        NODE_IPS.to_owned(),
+        "--cluster-cidr".to_owned(),
+        format!("{POD_CIDR_V4},{POD_CIDR_V6}"),
+        "--service-cidr".to_owned(),
+        format!("{SERVICE_CIDR_V4},{SERVICE_CIDR_V6}"),
+    ]
+}
+
+/// The numbers of the pods of each node, by the addresses that [`Topology`] gives them.
+fn pods_by_node(addresses: impl Iterator<Item = IpAddr>) -> Result<Vec<Vec<u8>>> {
+    let mut nodes = vec![BTreeSet::new(); 2];
+    for address in addresses {
+        let (node, pod) = match address {
+            IpAddr::V4(v4) => {
+                let [_, _, node, pod] = v4.octets();
+                (usize::from(node), Some(pod))
+            }
+            IpAddr::V6(v6) => {
+                let [_, _, _, node, _, _, _, pod] = v6.segments();
+                // It is written in hexadecimal as the IPv4 address is in decimal.
+                (usize::from(node), format!("{pod:x}").parse().ok())
+            }
+        };
+        let pods = node.checked_sub(1).and_then(|index| nodes.get_mut(index));
+        let (pods, pod) = pods
+            .zip(pod)
+            .with_context(|| format!("no node of the demo has a pod {address}"))?;
+        pods.insert(pod);
+    }
+    Ok(nodes
+        .into_iter()
+        .map(|pods| pods.into_iter().collect())
+        .collect())
+}
