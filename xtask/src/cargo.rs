@@ -21,11 +21,7 @@ pub(crate) fn svcproxy() -> Result<PathBuf> {
 pub(crate) fn artifacts(arguments: &[&str]) -> Result<Vec<Value>> {
     let output = Command::new("cargo")
         .args(arguments)
-        .args([
-            "--locked",
-            "--workspace",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["--locked", "--message-format=json-render-diagnostics"])
         .current_dir(paths::workspace())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
