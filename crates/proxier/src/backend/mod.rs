@@ -6,6 +6,8 @@ mod cleanup;
 mod error;
 #[cfg(any(feature = "testing", test))]
 mod fake;
+#[cfg(feature = "ipvs")]
+mod ipvs_backend;
 mod report;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod virtual_servers;
@@ -14,6 +16,8 @@ pub use cleanup::{Cleanup, cleanup};
 pub use error::BackendError;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
+#[cfg(feature = "ipvs")]
+pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
 pub use report::{ApplyReport, Counts, Failure};
 
 use crate::plan::{NodeState, Plan};

@@ -46,6 +46,7 @@ impl ApplyReport {
         self.failures.iter().map(|failure| failure.step).collect()
     }
 
+    #[cfg(any(feature = "ipvs", feature = "testing", test))]
     pub(super) fn fail(&mut self, step: usize, error: impl Into<BackendError>) {
         let error = error.into();
         self.failures.push(Failure { step, error });

@@ -81,6 +81,14 @@ impl Plan {
     }
 }
 
+impl FromIterator<Step> for Plan {
+    /// A plan of one's own.
+    fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
+        let steps = steps.into_iter().collect();
+        Self { steps }
+    }
+}
+
 impl<'a> IntoIterator for &'a Plan {
     type Item = &'a Step;
     type IntoIter = slice::Iter<'a, Step>;

@@ -1,0 +1,365 @@
+//! Sets, chains and rules, written for the kernel.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use ipvs::Family;
+
+use super::wire::uapi::*;
+use super::wire::{Attributes, Writer, user_data};
+use crate::netfilter::{
+    Chain, Field, Fingerprint, HookPoint, Rule, Set, Statement, TABLE, TransportProtocol,
+};
+
+/// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
+/// these numbers for nft's use.
+const TYPE_BITS: u32 = 6;
+
+pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
+    let flags = NLM_F_REQUEST | NLM_F_CREATE;
+    writer.message(NFT_MSG_NEWSET, flags, sequence, |w| {
+        w.text(NFTA_SET_TABLE, TABLE);
+        w.text(NFTA_SET_NAME, set.name());
+        let definition = SetDefinition::of(set);
+        w.number(NFTA_SET_FLAGS, definition.flags);
+        w.number(NFTA_SET_KEY_TYPE, definition.key_type);
+        w.number(NFTA_SET_KEY_LEN, definition.key_length);
+        // Names a set within its transaction; we name sets by their name.
+        w.number(NFTA_SET_ID, sequence);
+        if set.is_interval() {
+            // Without it nft lists networks with their bytes turned round.
+            const BIG_ENDIAN: u32 = 2;
+            w.attribute(NFTA_SET_USERDATA, |w| {
+                user_data::put(w, user_data::KEY_BYTE_ORDER, &[&BIG_ENDIAN.to_ne_bytes()]);
+            });
+        }
+    });
+}
+
+/// What stands beside each rule, so that a ruleset can be seen to be whole without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RuleTag {
+    /// The ruleset it is of.
+    pub(super) fingerprint: Fingerprint,
+    /// Its place among all rules of that.
+    pub(super) index: u16,
+    /// How many those are.
+    pub(super) count: u16,
+}
+
+impl RuleTag {
+    fn to_bytes(self) -> [u8; 13] {
+        let mut bytes = [0; 13];
+        let parts = self.fingerprint.to_bytes().into_iter();
+        let parts = parts
+            .chain(self.index.to_be_bytes())
+            .chain(self.count.to_be_bytes());
+        bytes
+            .iter_mut()
+            .zip(parts)
+            .for_each(|(place, byte)| *place = byte);
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (fingerprint, numbers) = bytes.split_at_checked(9)?;
+        let [i0, i1, c0, c1] = *numbers else {
+            return None;
+        };
+        Some(Self {
+            fingerprint: Fingerprint::from_bytes(fingerprint)?,
+            index: u16::from_be_bytes([i0, i1]),
+            count: u16::from_be_bytes([c0, c1]),
+        })
+    }
+}
+
+/// What the kernel tells of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SetDefinition {
+    pub(super) flags: u32,
+    pub(super) key_type: u32,
+    pub(super) key_length: u32,
+}
+
+impl SetDefinition {
+    pub(super) fn of(set: Set) -> Self {
+        let fields = set.fields().iter();
+        let flags = if set.is_interval() {
+            NFT_SET_INTERVAL
+        } else {
+            0
+        };
+        Self {
+            flags,
+            key_type: fields
+                .clone()
+                .fold(0, |key, field| key << TYPE_BITS | type_number(*field)),
+            key_length: fields.map(|field| Load::of(*field).register_length()).sum(),
+        }
+    }
+
+    pub(super) fn parse(attributes: Attributes<'_>) -> Option<Self> {
+        Some(Self {
+            // Left out if there are none.
+            flags: attributes.number(NFTA_SET_FLAGS).unwrap_or(0),
+            key_type: attributes.number(NFTA_SET_KEY_TYPE)?,
+            key_length: attributes.number(NFTA_SET_KEY_LEN)?,
+        })
+    }
+}
+
+const fn type_number(field: Field) -> u32 {
+    match field {
+        Field::Source(Family::V4) | Field::Destination(Family::V4) => 7,
+        Field::Source(Family::V6) | Field::Destination(Family::V6) => 8,
+        Field::Protocol => 12,
+        Field::Port => 13,
+    }
+}
+
+pub(super) fn put_chain(writer: &mut Writer, sequence: u32, chain: &Chain) {
+    let flags = NLM_F_REQUEST | NLM_F_CREATE;
+    writer.message(NFT_MSG_NEWCHAIN, flags, sequence, |w| {
+        w.text(NFTA_CHAIN_TABLE, TABLE);
+        w.text(NFTA_CHAIN_NAME, chain.name);
+        if let Some(hook) = chain.hook {
+            w.text(NFTA_CHAIN_TYPE, hook.kind.name());
+            w.number(NFTA_CHAIN_POLICY, NF_ACCEPT);
+            w.nested(NFTA_CHAIN_HOOK, |w| {
+                w.number(NFTA_HOOK_HOOKNUM, hook_number(hook.point));
+                w.put(NFTA_HOOK_PRIORITY, &hook.priority.to_be_bytes());
+            });
+        }
+    });
+}
+
+const fn hook_number(point: HookPoint) -> u32 {
+    match point {
+        HookPoint::Prerouting => 0,
+        HookPoint::Input => 1,
+        HookPoint::Output => 3,
+        HookPoint::Postrouting => 4,
+    }
+}
+
+pub(super) fn put_rule(
+    writer: &mut Writer,
+    sequence: u32,
+    chain: &Chain,
+    rule: &Rule,
+    tag: RuleTag,
+) {
+    let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_APPEND;
+    writer.message(NFT_MSG_NEWRULE, flags, sequence, |w| {
+        w.text(NFTA_RULE_TABLE, TABLE);
+        w.text(NFTA_RULE_CHAIN, chain.name);
+        w.nested(NFTA_RULE_EXPRESSIONS, |w| {
+            let mut family = None;
+            for statement in rule.statements() {
+                // A table of both families asks a packet's before it looks at an address.
+                let needed = statement.family();
+                if needed.is_some() && family != needed {
+                    put_family(w, statement.family());
+                    family = needed;
+                }
+                put_statement(w, *statement);
+            }
+        });
+        w.attribute(NFTA_RULE_USERDATA, |w| {
+            user_data::put(w, user_data::RULE_TAG, &[&tag.to_bytes()]);
+        });
+    });
+}
+
+fn put_family(w: &mut Writer, family: Option<Family>) {
+    let number = match family {
+        Some(Family::V6) => NFPROTO_IPV6,
+        _ => NFPROTO_IPV4,
+    };
+    load_meta(w, NFT_META_NFPROTO, NFT_REG_1);
+    compare(w, NFT_CMP_EQ, &[number]);
+}
+
+fn put_statement(w: &mut Writer, statement: Statement) {
+    match statement {
+        Statement::New => {
+            expression(w, "ct", |w| {
+                w.number(NFTA_CT_KEY, NFT_CT_STATE);
+                w.number(NFTA_CT_DREG, NFT_REG_1);
+            });
+            mask(w, &NF_CT_STATE_NEW.to_ne_bytes(), &[0; 4]);
+            compare(w, NFT_CMP_NEQ, &[0; 4]);
+        }
+        Statement::Protocol(protocol) => put_protocol(w, NFT_CMP_EQ, protocol),
+        Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, protocol),
+        Statement::SourceNotIn(network) => put_source_not_in(w, network),
+        Statement::In(set) => put_lookup(w, set),
+        Statement::HasMark(bits) => {
+            load_meta(w, NFT_META_MARK, NFT_REG_1);
+            mask(w, &bits.to_ne_bytes(), &[0; 4]);
+            compare(w, NFT_CMP_EQ, &bits.to_ne_bytes());
+        }
+        Statement::SetMark(bits) => put_mark(w, !bits, bits),
+        Statement::ClearMark(bits) => put_mark(w, !bits, 0),
+        Statement::Masquerade => expression(w, "masq", |w| {
+            w.number(NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+        }),
+        Statement::ResetTcp => put_reject(w, NFT_REJECT_TCP_RST, 0),
+        Statement::RejectPort => {
+            put_reject(w, NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_PORT_UNREACH);
+        }
+        Statement::Jump(chain) => put_verdict(w, NFT_JUMP, Some(chain)),
+        Statement::Goto(chain) => put_verdict(w, NFT_GOTO, Some(chain)),
+        Statement::Return => put_verdict(w, NFT_RETURN, None),
+    }
+}
+
+fn put_protocol(w: &mut Writer, operator: u32, protocol: TransportProtocol) {
+    load_meta(w, NFT_META_L4PROTO, NFT_REG_1);
+    compare(w, operator, &[protocol.number()]);
+}
+
+fn put_source_not_in(w: &mut Writer, network: IpNet) {
+    Load::of(Field::Source(Family::of(&network.addr()))).put(w, NFT_REG_1);
+    if network.prefix_len() < network.max_prefix_len() {
+        match network.netmask() {
+            IpAddr::V4(netmask) => mask(w, &netmask.octets(), &[0; 4]),
+            IpAddr::V6(netmask) => mask(w, &netmask.octets(), &[0; 16]),
+        }
+    }
+    match network.network() {
+        IpAddr::V4(address) => compare(w, NFT_CMP_NEQ, &address.octets()),
+        IpAddr::V6(address) => compare(w, NFT_CMP_NEQ, &address.octets()),
+    }
+}
+
+fn put_lookup(w: &mut Writer, set: Set) {
+    let mut register = NFT_REG32_00;
+    for field in set.fields() {
+        let load = Load::of(*field);
+        load.put(w, register);
+        register += load.register_length() / 4;
+    }
+    expression(w, "lookup", |w| {
+        w.text(NFTA_LOOKUP_SET, set.name());
+        w.number(NFTA_LOOKUP_SREG, NFT_REG32_00);
+    });
+}
+
+fn put_mark(w: &mut Writer, kept: u32, flipped: u32) {
+    load_meta(w, NFT_META_MARK, NFT_REG_1);
+    mask(w, &kept.to_ne_bytes(), &flipped.to_ne_bytes());
+    expression(w, "meta", |w| {
+        w.number(NFTA_META_KEY, NFT_META_MARK);
+        w.number(NFTA_META_SREG, NFT_REG_1);
+    });
+}
+
+fn put_reject(w: &mut Writer, kind: u32, code: u8) {
+    expression(w, "reject", |w| {
+        w.number(NFTA_REJECT_TYPE, kind);
+        w.put(NFTA_REJECT_ICMP_CODE, &[code]);
+    });
+}
+
+fn put_verdict(w: &mut Writer, code: i32, chain: Option<&str>) {
+    expression(w, "immediate", |w| {
+        w.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+        w.nested(NFTA_IMMEDIATE_DATA, |w| {
+            w.nested(NFTA_DATA_VERDICT, |w| {
+                w.put(NFTA_VERDICT_CODE, &code.to_be_bytes());
+                if let Some(chain) = chain {
+                    w.text(NFTA_VERDICT_CHAIN, chain);
+                }
+            });
+        });
+    });
+}
+
+/// How a field of a packet gets into a register.
+enum Load {
+    Meta { key: u32, length: u32 },
+    Payload { base: u32, offset: u32, length: u32 },
+}
+
+impl Load {
+    /// Offsets as in struct iphdr, struct ipv6hdr, and the ports that TCP, UDP and SCTP share.
+    const fn of(field: Field) -> Self {
+        let (base, offset, length) = match field {
+            Field::Source(Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
+            Field::Destination(Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
+            Field::Source(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
+            Field::Destination(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
+            Field::Protocol => {
+                let (key, length) = (NFT_META_L4PROTO, 1);
+                return Self::Meta { key, length };
+            }
+            Field::Port => (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+        };
+        Self::Payload {
+            base,
+            offset,
+            length,
+        }
+    }
+
+    /// What it takes of the registers, in bytes: they are of 4 bytes each.
+    const fn register_length(&self) -> u32 {
+        let (Self::Meta { length, .. } | Self::Payload { length, .. }) = self;
+        length.next_multiple_of(4)
+    }
+
+    fn put(&self, w: &mut Writer, register: u32) {
+        match *self {
+            Self::Meta { key, .. } => load_meta(w, key, register),
+            Self::Payload {
+                base,
+                offset,
+                length,
+            } => expression(w, "payload", |w| {
+                w.number(NFTA_PAYLOAD_DREG, register);
+                w.number(NFTA_PAYLOAD_BASE, base);
+                w.number(NFTA_PAYLOAD_OFFSET, offset);
+                w.number(NFTA_PAYLOAD_LEN, length);
+            }),
+        }
+    }
+}
+
+fn load_meta(w: &mut Writer, key: u32, register: u32) {
+    expression(w, "meta", |w| {
+        w.number(NFTA_META_KEY, key);
+        w.number(NFTA_META_DREG, register);
+    });
+}
+
+/// Compares register 1.
+fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
+    expression(w, "cmp", |w| {
+        w.number(NFTA_CMP_SREG, NFT_REG_1);
+        w.number(NFTA_CMP_OP, operator);
+        w.nested(NFTA_CMP_DATA, |w| w.put(NFTA_DATA_VALUE, value));
+    });
+}
+
+/// Register 1 becomes itself & mask ^ xor.
+fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
+    expression(w, "bitwise", |w| {
+        w.number(NFTA_BITWISE_SREG, NFT_REG_1);
+        w.number(NFTA_BITWISE_DREG, NFT_REG_1);
+        w.number(
+            NFTA_BITWISE_LEN,
+            u32::try_from(mask.len()).unwrap_or(u32::MAX),
+        );
+        w.nested(NFTA_BITWISE_MASK, |w| w.put(NFTA_DATA_VALUE, mask));
+        w.nested(NFTA_BITWISE_XOR, |w| w.put(NFTA_DATA_VALUE, xor));
+    });
+}
+
+fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+    w.nested(NFTA_LIST_ELEM, |w| {
+        w.text(NFTA_EXPR_NAME, name);
+        w.nested(NFTA_EXPR_DATA, data);
+    });
+}

@@ -1,0 +1,73 @@
+//! Telling one ruleset from another, across versions of this program.
+
+use std::fmt;
+
+/// A [`Ruleset`](super::Ruleset)'s name for itself, which stands beside each of its rules in the
+/// kernel.
+///
+/// It is the 64-bit FNV-1a hash of the ruleset's text, and the version of the way it is written
+/// to the kernel, which the text does not show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    version: u8,
+    hash: u64,
+}
+
+/// Raised when the same text is encoded otherwise than before.
+const VERSION: u8 = 1;
+
+const FNV_OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+impl Fingerprint {
+    pub(super) fn of(text: &str) -> Self {
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME);
+        Self {
+            version: VERSION,
+            hash: text.bytes().fold(FNV_OFFSET_BASIS, step),
+        }
+    }
+
+    /// Its bytes: the version, then the hash with its highest byte first.
+    pub fn to_bytes(self) -> [u8; 9] {
+        let mut bytes = [self.version; 9];
+        if let Some((_, hash)) = bytes.split_first_mut() {
+            hash.copy_from_slice(&self.hash.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The fingerprint with these bytes; `None` if they are not nine.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&version, hash) = bytes.split_first()?;
+        let hash = u64::from_be_bytes(hash.try_into().ok()?);
+        Some(Self { version, hash })
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:016x}", self.version, self.hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_fnv_1a() {
+        // Test vectors of the FNV reference, draft-eastlake-fnv.
+        assert_eq!(Fingerprint::of("").hash, 0xcbf2_9ce4_8422_2325);
+        assert_eq!(Fingerprint::of("foobar").hash, 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn survives_its_bytes() {
+        let fingerprint = Fingerprint::of("table inet svcproxy");
+        let bytes = fingerprint.to_bytes();
+        assert_eq!(Fingerprint::from_bytes(&bytes), Some(fingerprint));
+        assert_eq!(Fingerprint::from_bytes(&bytes[..8]), None);
+        assert_eq!(Fingerprint::from_bytes(&[]), None);
+    }
+}
