@@ -10,14 +10,13 @@ use crate::vm::{Machine, MachineArgs, Series};
 use crate::{paths, process};
 
 /// Programs that the tests and the demo run, here or in the VM.
-pub(crate) const TOOLS: [Tool; 7] = [
+pub(crate) const TOOLS: [Tool; 6] = [
     Tool::new("cc", "gcc"),
     Tool::new("ip", "iproute2"),
     Tool::new("nsenter", "util-linux"),
     Tool::new("nft", "nftables"),
     Tool::new("iptables-restore", "iptables"),
     Tool::new("ipvsadm", "ipvsadm"),
-    Tool::new("curl", "curl"),
 ];
 
 /// `cargo xtask setup`.

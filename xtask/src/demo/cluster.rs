@@ -1,6 +1,6 @@
 //! Nodes, pods and a client outside, with svcproxy on the first node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -95,23 +95,23 @@ impl Cluster {
         let Plan { vip_ports } = serde_json::from_slice(&process::output(&mut plan)?)
             .context("cannot read what `svcproxy plan` printed")?;
 
-        let mut servers = BTreeMap::new();
+        let mut servers: HashSet<_> = spare
+            .iter()
+            .map(|&ip| (SocketAddr::from((ip, 8080)), Protocol::Http))
+            .collect();
         for vip in &vip_ports {
-            for server in &vip.real_servers {
-                let address = SocketAddr::from((server.address, server.port));
-                servers.insert((address, vip.protocol.clone()), vip.protocol()?);
-            }
+            let protocol = vip.protocol()?;
+            let addresses = vip
+                .real_servers
+                .iter()
+                .map(|s| SocketAddr::from((s.address, s.port)));
+            servers.extend(addresses.map(|address| (address, protocol)));
         }
-        for &address in spare {
-            servers.insert(((address, 8080).into(), String::new()), Protocol::Http);
-        }
-        let topology = Topology::with_pods(
-            "demo",
-            &pods_by_node(servers.keys().map(|(address, _)| address.ip()))?,
-        )?;
+        let pods = pods_by_node(servers.iter().map(|(address, _)| address.ip()))?;
+        let topology = Topology::with_pods("demo", &pods)?;
         let backends = servers
             .into_iter()
-            .map(|((address, _), protocol)| {
+            .map(|(address, protocol)| {
                 let pod = topology.pod(address.ip()).context("a pod is missing")?;
                 Ok(Backend::start(
                     pod,
@@ -130,12 +130,14 @@ impl Cluster {
         })
     }
 
-    /// What `svcproxy` is called with, for people.
+    /// What `svcproxy` is called with, for people: an option a line.
     pub(super) fn command_line(&self) -> String {
-        format!(
-            "svcproxy --mode ipvs {}",
-            node_arguments(&self.manifests()).join(" ")
-        )
+        let arguments = node_arguments(&self.manifests());
+        let options = arguments.chunks(2).map(|option| option.join(" "));
+        let words = ["svcproxy --mode ipvs".to_owned()]
+            .into_iter()
+            .chain(options);
+        words.collect::<Vec<_>>().join(" \\\n    ")
     }
 
     pub(super) fn manifests(&self) -> PathBuf {

@@ -90,7 +90,7 @@ pub(super) fn tell(svcproxy: &Path) -> Result<ExitCode> {
     heading("$ svcproxy status");
     print!("{}", cluster.status()?);
 
-    heading("The end");
+    println!();
     println!(
         "{} requests, {} failed",
         total.requests(),
@@ -140,7 +140,12 @@ fn scale(cluster: &Cluster, traffic: &Traffic, replicas: usize) -> Result<()> {
         }
     }
     let tally = traffic.next(SHOWN);
-    println!("{} replicas: {}", wanted.len(), tally.line());
+    let noun = if wanted.len() == 1 {
+        "replica: "
+    } else {
+        "replicas:"
+    };
+    println!("{} {noun} {}", wanted.len(), tally.line());
     if !tally.answers.keys().eq(&wanted) {
         bail!("others than the {} replicas answered", wanted.len());
     }
