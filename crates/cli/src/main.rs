@@ -1,3 +1,73 @@
-//! The svcproxy binary.
+//! `svcproxy`: a Kubernetes service proxy for IPVS. A thin layer over the crate `proxier`.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod commands;
+mod logging;
+mod node;
+mod output;
+
+use std::io;
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+
+/// How a command ended, as its exit code says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Everything was done.
+    Done,
+    /// Something could not be done.
+    Failed,
+    /// The command line or a manifest is wrong; what was right in it was done.
+    InvalidInput,
+}
+
+impl From<Ending> for ExitCode {
+    fn from(ending: Ending) -> Self {
+        Self::from(match ending {
+            Ending::Done => 0,
+            Ending::Failed => 1,
+            Ending::InvalidInput => 2,
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(cli.log.log_format);
+    match dispatch(cli) {
+        Ok(ending) => ending.into(),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of sources on one line; no error repeats its source.
+            logging::fatal(&format!("{error:#}"));
+            let invalid = error.is::<proxier::desired::ConfigError>();
+            if invalid {
+                Ending::InvalidInput.into()
+            } else {
+                Ending::Failed.into()
+            }
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
+    match cli.command {
+        Some(Command::Plan(args)) => commands::plan(&args),
+        Some(Command::Status(args)) => commands::status(args.output),
+        Some(Command::Cleanup) => commands::cleanup(),
+        Some(Command::Completion { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
+            Ok(Ending::Done)
+        }
+        None => commands::run(&cli.run),
+    }
+}
+
+/// Whether the reader of our output has gone, as `| head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io_error = error.downcast_ref::<io::Error>();
+    io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

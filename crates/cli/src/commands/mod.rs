@@ -1,0 +1,50 @@
+//! What the program does, a file a command.
+
+mod cleanup;
+mod plan;
+mod run;
+mod status;
+
+pub(crate) use cleanup::cleanup;
+pub(crate) use plan::plan;
+pub(crate) use run::run;
+pub(crate) use status::status;
+
+use std::error::Error;
+use std::iter;
+
+use proxier::backend::ApplyReport;
+use proxier::plan::Plan;
+use proxier::source::Diagnostic;
+
+/// Logs what a reading of the manifests has to say.
+fn log_diagnostics(diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        if diagnostic.is_error() {
+            tracing::error!("{diagnostic}");
+        } else {
+            tracing::info!("{diagnostic}");
+        }
+    }
+}
+
+/// Logs the steps that failed.
+fn log_failures(plan: &Plan, applied: &ApplyReport) {
+    for failure in &applied.failures {
+        let step = plan
+            .steps()
+            .get(failure.step)
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        tracing::error!("{step}: {}", chain(&failure.error));
+    }
+}
+
+/// An error and its sources on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = iter::successors(Some(error), |error| (*error).source());
+    errors
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,54 @@
+//! `svcproxy plan`.
+
+use proxier::Proxier;
+use proxier::backend::IpvsBackend;
+use proxier::desired::DesiredState;
+use proxier::source::manifest::Manifests;
+use proxier::store::Store;
+
+use super::log_diagnostics;
+use crate::args::{PlanArgs, PlanFormat, usage_error};
+use crate::{Ending, node, output};
+
+/// Shows what the node should have, or with `--against kernel` the steps that lead there.
+pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
+    if args.against.is_some() && args.output == PlanFormat::Ipvsadm {
+        usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
+    }
+    let config = node::config(&args.node)?;
+    let reading = Manifests::new(&args.node.manifests).read();
+    log_diagnostics(&reading.diagnostics);
+    let ending = if reading.has_errors() {
+        Ending::InvalidInput
+    } else {
+        Ending::Done
+    };
+
+    if args.against.is_some() {
+        let mut proxier = Proxier::new(config, IpvsBackend::open()?);
+        let plan = proxier.preview(reading.changes)?;
+        match args.output {
+            PlanFormat::Text => output::steps_text(&plan)?,
+            PlanFormat::Json => output::steps_json(&plan)?,
+            // Refused by the command line.
+            PlanFormat::Ipvsadm => {}
+        }
+        return Ok(ending);
+    }
+
+    let mut store = Store::default();
+    reading
+        .changes
+        .into_iter()
+        .for_each(|change| store.apply(change));
+    let desired = DesiredState::from_store(config, &store);
+    for problem in desired.problems() {
+        tracing::warn!("{problem}");
+    }
+    match args.output {
+        PlanFormat::Text => output::desired_text(&desired)?,
+        PlanFormat::Json => output::desired_json(&desired)?,
+        PlanFormat::Ipvsadm => output::desired_ipvsadm(&desired)?,
+    }
+    Ok(ending)
+}

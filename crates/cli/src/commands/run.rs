@@ -1,0 +1,134 @@
+//! The main job: bring the node in line with the manifests, and keep it so.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use anyhow::Context;
+use proxier::Proxier;
+use proxier::backend::{BackendError, Counts, IpvsBackend};
+use proxier::desired::Problem;
+use proxier::proxier::SyncReport;
+use proxier::run::{Event, Intervals};
+use proxier::source::manifest::Manifests;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{chain, log_diagnostics, log_failures};
+use crate::Ending;
+use crate::args::RunArgs;
+use crate::node;
+
+/// `svcproxy --mode ipvs --manifests PATH...`
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
+    let config = node::config(&args.node)?;
+    let backend = IpvsBackend::open()?;
+    let proxier = Proxier::new(config, backend);
+    let manifests = Manifests::new(&args.node.manifests);
+    if args.once {
+        once(proxier, manifests)
+    } else {
+        follow(proxier, manifests)
+    }
+}
+
+fn once(mut proxier: Proxier<IpvsBackend>, mut manifests: Manifests) -> anyhow::Result<Ending> {
+    let reading = manifests.read();
+    log_diagnostics(&reading.diagnostics);
+    let invalid = reading.has_errors();
+    let report = proxier
+        .handle(reading.changes)?
+        .context("the manifests could not be read")?;
+    let mut log = Log::default();
+    log.sync(&report);
+    log.problems(&proxier.problems());
+    Ok(match (report.is_success(), invalid) {
+        (false, _) => Ending::Failed,
+        (true, true) => Ending::InvalidInput,
+        (true, false) => Ending::Done,
+    })
+}
+
+fn follow(mut proxier: Proxier<IpvsBackend>, manifests: Manifests) -> anyhow::Result<Ending> {
+    let (events, received) = mpsc::channel();
+    stop_on_signal(events.clone())?;
+    let _watch = manifests.watch(move |reading| {
+        log_diagnostics(&reading.diagnostics);
+        // The receiver is gone only when we are about to end.
+        let _ = events.send(Event::Changes(reading.changes));
+    })?;
+    let mut log = Log::default();
+    proxier::run::run(
+        &mut proxier,
+        &received,
+        Intervals::default(),
+        |proxier, result| {
+            match result {
+                Ok(report) => log.sync(report),
+                Err(error) => log.unobserved(error),
+            }
+            log.problems(&proxier.problems());
+        },
+    );
+    tracing::info!("stopped; the data plane stays as it is");
+    Ok(Ending::Done)
+}
+
+/// Ends the loop at the first signal; at a second one the process ends as it is.
+fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in &mut signals {
+                if events.send(Event::Stop).is_err() {
+                    let _ = signal_hook::low_level::emulate_default_handler(signal);
+                }
+            }
+        })
+        .context("cannot start the thread that waits for signals")?;
+    Ok(())
+}
+
+/// Says what happened, and each problem once.
+#[derive(Default)]
+struct Log {
+    problems: BTreeSet<Problem>,
+}
+
+impl Log {
+    fn sync(&self, report: &SyncReport) {
+        log_failures(&report.plan, &report.applied);
+        let Counts {
+            ipvs_changes,
+            transactions,
+            elements,
+            routes,
+            sysctls,
+            ..
+        } = report.applied.counts;
+        tracing::info!(
+            full = report.full,
+            steps = report.plan.steps().len(),
+            failed = report.applied.failures.len(),
+            ipvs_changes,
+            transactions,
+            elements,
+            routes,
+            sysctls,
+            "synced"
+        );
+    }
+
+    fn unobserved(&self, error: &BackendError) {
+        tracing::error!("nothing was changed: {}", chain(error));
+    }
+
+    fn problems(&mut self, now: &[Problem]) {
+        let now: BTreeSet<_> = now.iter().cloned().collect();
+        for problem in now.difference(&self.problems) {
+            tracing::warn!("{problem}");
+        }
+        self.problems = now;
+    }
+}

@@ -1,0 +1,19 @@
+//! What commands print on standard output: stable and sorted.
+
+mod plan;
+mod status;
+
+pub(crate) use plan::{desired_ipvsadm, desired_json, desired_text, steps_json, steps_text};
+pub(crate) use status::{RealServerStatus, Status, VipStatus, status_json, status_text};
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// One JSON document and a line break.
+fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
