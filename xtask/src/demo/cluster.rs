@@ -29,6 +29,8 @@ pub(super) struct VipPort {
     address: IpAddr,
     pub(super) protocol: String,
     port: u16,
+    /// Set if clients stay with the endpoint that they had first.
+    persistence_seconds: Option<u32>,
     real_servers: Vec<RealServer>,
 }
 
@@ -47,6 +49,10 @@ struct Plan {
 impl VipPort {
     pub(super) fn address(&self) -> SocketAddr {
         (self.address, self.port).into()
+    }
+
+    pub(super) fn is_sticky(&self) -> bool {
+        self.persistence_seconds.is_some()
     }
 
     /// What its backends speak; those over TCP all understand HTTP.

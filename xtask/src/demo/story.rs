@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use testbed::{Client, Protocol};
+use testbed::{AskError, Client, Protocol};
 
 use super::cluster::{Cluster, Running, VipPort};
 use super::traffic::{Tally, Traffic};
@@ -15,6 +15,9 @@ use super::traffic::{Tally, Traffic};
 /// The example that is scaled.
 const WEB: &str = "default/web";
 const WEB_MANIFEST: &str = "web.yaml";
+
+/// A port that it does not have.
+const UNUSED_PORT: u16 = 81;
 
 /// Its pods: the first three are those of the manifest.
 const REPLICAS: [Ipv4Addr; 6] = [
@@ -62,7 +65,12 @@ pub(super) fn tell(svcproxy: &Path) -> Result<ExitCode> {
     for vip in &cluster.vip_ports {
         let tally = everyone_asks(&cluster, vip)?;
         let address = format!("{} {}", vip.address(), vip.protocol);
-        println!("{:<20} {address:<24} {}", vip.service, tally.line());
+        let sticky = if vip.is_sticky() {
+            "  (each client stays with one)"
+        } else {
+            ""
+        };
+        println!("{:<20} {address:<24} {}{sticky}", vip.service, tally.line());
         total.add(tally);
     }
 
@@ -70,6 +78,8 @@ pub(super) fn tell(svcproxy: &Path) -> Result<ExitCode> {
     let web = web
         .with_context(|| format!("the examples have no Service {WEB}"))?
         .address();
+    nobody_answers(&cluster, (web.ip(), UNUSED_PORT).into())?;
+
     heading(&format!("Scaling {WEB} while requests flow"));
     println!("The client outside asks {web} all the time; {WEB_MANIFEST} is edited meanwhile.\n");
     let (told, tally) = Traffic::during(&cluster.topology.client, web, |traffic| {
@@ -110,19 +120,40 @@ fn heading(text: &str) {
     println!("\n== {text}");
 }
 
-/// Asks one port of one Service from everywhere; an answer of another Service's is a failure.
+/// Asks one port of one Service from everywhere; an answer of another Service's is a failure, and
+/// with session affinity a second backend is.
 fn everyone_asks(cluster: &Cluster, vip: &VipPort) -> Result<Tally> {
     let topology = &cluster.topology;
     let node = topology.node();
     let pod = node.pods.first().context("the first node has no pod")?;
     let mut tally = Tally::default();
     for from in [&topology.client, &node.host, pod] {
+        let mut own = Tally::default();
         for _ in 0..REQUESTS {
-            tally.ask(from, vip.protocol()?, vip.address());
+            own.ask(from, vip.protocol()?, vip.address());
         }
+        if vip.is_sticky() {
+            own.expect(&own.answers.keys().take(1).cloned().collect());
+        }
+        tally.add(own);
     }
     tally.expect(&vip.backends());
     Ok(tally)
+}
+
+/// What is no Service's port is refused, and the address answers a ping all the same.
+fn nobody_answers(cluster: &Cluster, unused: SocketAddr) -> Result<()> {
+    let client = &cluster.topology.client;
+    match testbed::ask(client, Protocol::Tcp, unused) {
+        Err(AskError::Refused) => {}
+        other => bail!("{unused} should have refused, but: {other:?}"),
+    }
+    testbed::ping(client, unused.ip()).with_context(|| format!("no ping from {}", unused.ip()))?;
+    println!(
+        "\n{unused} is no Service's and refuses; {} answers a ping.",
+        unused.ip()
+    );
+    Ok(())
 }
 
 /// Gives the Service so many replicas, and shows who answers once these and no others do.
