@@ -1,0 +1,385 @@
+//! What needs no kernel: `plan`, help, and how wrong input is told.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The node of the examples: the one that has the pods in `10.244.1.0/24`.
+const NODE: [&str; 6] = [
+    "--node-name=node-a",
+    "--node-ip=172.18.0.1,fd00:172:18::1",
+    "--cluster-cidr=10.244.0.0/16",
+    "--cluster-cidr=fd00:10:244::/48",
+    "--service-cidr=10.96.0.0/12",
+    "--service-cidr=fd00:10:96::/112",
+];
+
+/// Compares with `golden/TEST.snap`.
+macro_rules! assert_golden {
+    ($text:expr) => {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("golden");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!($text));
+    };
+}
+
+fn svcproxy(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_svcproxy"));
+    command
+        .args(arguments)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .env_remove("COLUMNS")
+        .env_remove("SVCPROXY_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Standard output, standard error and exit code.
+fn run(command: &mut Command) -> (String, String, i32) {
+    let Output {
+        stdout,
+        stderr,
+        status,
+    } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(stdout), text(stderr), status.code().unwrap())
+}
+
+/// Standard output of a command that has nothing to complain of.
+fn succeed(arguments: &[&str]) -> String {
+    let (out, err, code) = run(&mut svcproxy(arguments));
+    assert_eq!((err.as_str(), code), ("", 0), "{arguments:?}");
+    out
+}
+
+/// What a command that is used wrongly says.
+fn usage_error(arguments: &[&str]) -> String {
+    let (out, err, code) = run(&mut svcproxy(arguments));
+    assert_eq!((out.as_str(), code), ("", 2), "{arguments:?}: {err}");
+    err
+}
+
+/// Level and message of each line of a JSON log.
+fn messages(log: &str) -> String {
+    let line = |line| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let text = |key| event[key].as_str().unwrap().to_owned();
+        format!("{} {}\n", text("level"), text("message"))
+    };
+    log.lines().map(line).collect()
+}
+
+fn plan_examples(arguments: &[&str]) -> String {
+    succeed(&[&["plan", "--manifests", "examples"], &NODE[..], arguments].concat())
+}
+
+/// A directory with these manifests.
+fn manifests(files: &[(&str, &str)]) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    directory
+}
+
+/// `svcproxy plan` of all manifests in `directory`, which the messages do not name.
+fn plan(directory: &Path, arguments: &[&str]) -> Command {
+    let names = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    let mut command = svcproxy(&[&["plan"], &NODE[..], arguments, &["--manifests"]].concat());
+    command.args(names).current_dir(directory);
+    command
+}
+
+#[test]
+fn plan_as_text() {
+    assert_golden!(plan_examples(&[]));
+}
+
+#[test]
+fn plan_as_json() {
+    let text = plan_examples(&["-o", "json"]);
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(plan["vipPorts"].as_array().unwrap().len(), 12);
+    assert_golden!(text);
+}
+
+#[test]
+fn plan_as_ipvsadm_would_save_it() {
+    assert_golden!(plan_examples(&["-o", "ipvsadm"]));
+}
+
+#[test]
+fn plan_with_another_scheduler() {
+    let plan = plan_examples(&["-o", "ipvsadm", "--ipvs-scheduler", "mh"]);
+    let servers = plan.lines().filter(|line| line.starts_with("-A "));
+    assert!(
+        servers.clone().all(|line| line.contains(" -s mh")),
+        "{plan}"
+    );
+    assert_eq!(servers.count(), 12);
+}
+
+#[test]
+fn plan_is_the_same_whatever_the_order_of_the_files() {
+    let expected = plan_examples(&["-o", "ipvsadm"]);
+    let mut files: Vec<_> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples"))
+        .unwrap()
+        .map(|entry| {
+            entry
+                .unwrap()
+                .path()
+                .into_os_string()
+                .into_string()
+                .unwrap()
+        })
+        .collect();
+    files.sort();
+    files.reverse();
+    let files: Vec<_> = files.iter().map(String::as_str).collect();
+    let arguments = [&["plan", "-o", "ipvsadm", "--manifests"], &files[..], &NODE].concat();
+    assert_eq!(succeed(&arguments), expected);
+}
+
+#[test]
+fn plan_without_ipv6_tells_what_it_leaves_out() {
+    let (out, log, code) = run(&mut svcproxy(&[
+        "plan",
+        "--log-format=json",
+        "--node-ip=172.18.0.1",
+        "--manifests",
+        "examples/dual-stack.yaml",
+    ]));
+    assert_golden!(format!("{out}\n{}exit code {code}", messages(&log)));
+}
+
+#[test]
+fn cluster_ip_outside_of_the_service_cidrs_has_its_own_route() {
+    let manifests = manifests(&[("stray.yaml", STRAY)]);
+    let (out, log, code) = run(&mut plan(manifests.path(), &[]));
+    assert_eq!((log.as_str(), code), ("", 0));
+    assert_golden!(out);
+}
+
+const STRAY: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: legacy}
+spec: {clusterIP: 192.0.2.80, ports: [{port: 80}]}
+";
+
+/// Everything that a manifest can have wrong, each beside something right.
+#[test]
+fn malformed_manifests_are_told_and_the_rest_is_used() {
+    let manifests = manifests(&[
+        (
+            "1-broken.yaml",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: broken\n",
+        ),
+        ("2-ports.yaml", PORTS),
+        ("3-endpoints.yaml", ENDPOINTS),
+        ("4-twice.yaml", TWICE),
+        ("5-names.yaml", NAMES),
+        ("6-other.yaml", OTHER),
+    ]);
+    let arguments = ["-o", "ipvsadm", "--log-format=json"];
+    let (out, log, code) = run(&mut plan(manifests.path(), &arguments));
+    assert_golden!(format!("{}\n{out}\nexit code {code}", messages(&log)));
+}
+
+const PORTS: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: zero}
+spec: {clusterIP: 10.96.1.1, ports: [{port: 0}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: much}
+spec: {clusterIP: 10.96.1.2, ports: [{port: 80}, {name: b, port: 70000}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unnamed}
+spec: {clusterIP: 10.96.1.3, ports: [{name: a, port: 80}, {port: 443}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: good}
+spec: {clusterIP: 10.96.1.4, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: good, labels: {kubernetes.io/service-name: good}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.1]}]
+";
+
+const ENDPOINTS: &str = r"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: loopback, labels: {kubernetes.io/service-name: good}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.2]}, {addresses: [127.0.0.1]}]
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: linklocal}
+subsets: [{addresses: [{ip: 169.254.169.254}], ports: [{port: 80}]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: more, labels: {kubernetes.io/service-name: good}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.3]}]
+";
+
+const TWICE: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: late}
+spec: {clusterIP: 10.96.1.4, ports: [{port: 80}]}
+";
+
+const NAMES: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: "a\nb"}
+spec: {clusterIP: 10.96.1.5, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: "a\"; drop"}
+spec: {clusterIP: 10.96.1.6, ports: [{port: 80}]}
+"#;
+
+const OTHER: &str = r"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: fine}
+spec: {clusterIP: 10.96.1.7, ports: [{port: 53, protocol: UDP}]}
+";
+
+#[test]
+fn missing_manifests_are_invalid_input() {
+    let arguments = ["plan", "--log-format=json", "--manifests", "nothing.yaml"];
+    let (out, log, code) = run(svcproxy(&arguments).args(NODE));
+    assert_golden!(format!("{}\n{out}\nexit code {code}", messages(&log)));
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    let plan = ["plan", "--manifests", "examples"];
+    let with = |arguments: &[&'static str]| usage_error(&[&plan, arguments].concat());
+    assert_golden!(
+        [
+            usage_error(&[]),
+            usage_error(&["--manifests", "examples", "--mode", "iptables"]),
+            usage_error(&["plan"]),
+            with(&["--ipvs-scheduler", "fastest"]),
+            with(&["--node-ip", "node-a"]),
+            with(&["--service-cidr", "10.96.0.0"]),
+            with(&["--against", "kernel", "-o", "ipvsadm"]),
+            with(&["--once"]),
+        ]
+        .join("--------\n")
+    );
+}
+
+#[test]
+fn settings_that_cannot_work_are_wrong_usage() {
+    let log = |arguments: &[&'static str]| {
+        let plan = ["plan", "--log-format=json", "--manifests", "examples"];
+        messages(&usage_error(&[&plan, arguments].concat()))
+    };
+    assert_golden!(
+        [
+            log(&["--node-ip", "192.0.2.1,192.0.2.2"]),
+            log(&["--node-ip", "10.96.0.7"]),
+            log(&["--node-ip", "192.0.2.1", "--service-cidr", "fd00::/112"]),
+            log(&["--node-ip", "192.0.2.1", "--cluster-cidr", "10.0.0.0/8"]),
+        ]
+        .concat()
+    );
+}
+
+#[test]
+fn text_log_goes_to_standard_error_without_colour() {
+    let manifests = manifests(&[("a.yaml", "kind: [")]);
+    let (out, log, code) = run(&mut plan(manifests.path(), &["-o", "ipvsadm"]));
+    assert_eq!((out.as_str(), code), ("", 2));
+    assert!(log.contains("ERROR a.yaml: "), "{log}");
+    assert!(!log.contains('\u{1b}'), "{log}");
+}
+
+#[test]
+fn help() {
+    let texts = [
+        &[][..],
+        &["plan"],
+        &["status"],
+        &["cleanup"],
+        &["completion"],
+    ]
+    .map(|command| succeed(&[command, &["--help"]].concat()));
+    assert_golden!(texts.join("--------\n"));
+}
+
+#[test]
+fn completion_scripts() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = succeed(&["completion", shell]);
+        for word in ["manifests", "cleanup", "log-format"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+    let script = manifests(&[("svcproxy.bash", &succeed(&["completion", "bash"]))]);
+    let check = Command::new("bash")
+        .arg("-n")
+        .arg(script.path().join("svcproxy.bash"))
+        .status();
+    assert!(check.unwrap().success());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = svcproxy(&[&["plan", "--manifests", "examples"], &NODE[..]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    assert_eq!(
+        (status.code(), String::from_utf8(stderr).unwrap().as_str()),
+        (Some(0), "")
+    );
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    for format in ["text", "json", "ipvsadm"] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = svcproxy(&["plan", "--manifests", "examples", "-o", format]);
+        let Output { status, stderr, .. } = command.args(NODE).stdout(full).output().unwrap();
+        let log = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("No space left on device"), "{log}");
+    }
+}
