@@ -17,13 +17,18 @@ const EEXIST: i32 = 17;
 /// what Linux refuses. Clones are the same node.
 ///
 /// ```
-/// use proxier::backend::{Backend, FakeBackend, FakeNode};
-/// use proxier::plan::Plan;
+/// use proxier::backend::{Backend, FakeNode};
+/// use proxier::netfilter::Ruleset;
+/// use proxier::plan::{Plan, Step};
 ///
 /// let node = FakeNode::default();
 /// let mut backend = node.backend()?;
+/// let ruleset = Ruleset::new(vec![]);
+/// let plan = Plan::from_iter([Step::InstallRuleset(ruleset.clone())]);
 /// node.fail_step(1, 12); // ENOMEM
-/// assert!(backend.apply(&Plan::default()).failures.is_empty());
+/// assert_eq!(backend.apply(&plan).failures[0].error.errno(), Some(12));
+/// assert_eq!(backend.apply(&plan).failures.len(), 0);
+/// assert_eq!(backend.observe()?.ruleset, Some(ruleset.fingerprint()));
 /// # Ok::<(), proxier::backend::BackendError>(())
 /// ```
 #[derive(Debug, Clone)]
