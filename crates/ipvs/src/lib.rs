@@ -20,6 +20,8 @@ mod virtual_server;
 mod wire;
 
 pub use change::Change;
+#[cfg(feature = "tokio")]
+pub use client::AsyncClient;
 #[cfg(feature = "client")]
 pub use client::Socket;
 pub use client::{Client, Counters, Outcomes, Transport};

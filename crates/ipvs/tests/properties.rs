@@ -10,6 +10,25 @@ use netlink_packet_core::{Emitable, ParseableParametrized};
 use netlink_packet_generic::{GenlFamily, GenlHeader};
 use proptest::prelude::*;
 
+/// Passes packets on and keeps the first that is no question to the controller.
+struct Tap {
+    socket: FakeSocket,
+    sent: Vec<u8>,
+}
+
+impl Transport for &mut Tap {
+    fn send(&mut self, packets: &[u8]) -> std::io::Result<()> {
+        if self.sent.is_empty() && packets[4..6] != 16u16.to_ne_bytes() {
+            self.sent = packets.to_vec();
+        }
+        self.socket.send(packets)
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.socket.receive(buffer)
+    }
+}
+
 proptest! {
     #[test]
     fn emit_then_parse_is_identity(message in message()) {
@@ -17,6 +36,24 @@ proptest! {
         message.emit(&mut buffer);
         let header = GenlHeader { cmd: message.command(), version: message.version() };
         prop_assert_eq!(Message::parse_with_param(&buffer, header).unwrap(), message);
+    }
+
+    #[test]
+    fn a_change_is_sent_as_its_message(change in change()) {
+        let mut tap = Tap { socket: FakeKernel::new().socket(), sent: Vec::new() };
+        let mut client = Client::with_transport(&mut tap).unwrap();
+        let invalid = matches!(
+            client.change(change),
+            Err(error) if matches!(error.kind(), ErrorKind::Invalid(_))
+        );
+        drop(client);
+        if !invalid {
+            let message = Message::from(change);
+            let mut buffer = vec![0xff; message.buffer_len()];
+            message.emit(&mut buffer);
+            prop_assert_eq!(tap.sent[16], message.command());
+            prop_assert_eq!(&tap.sent[20..], buffer);
+        }
     }
 
     #[test]

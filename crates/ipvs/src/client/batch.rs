@@ -3,9 +3,9 @@
 use std::borrow::Borrow;
 
 use super::Client;
-use super::exchange::{Failure, Transport, put_message};
+use super::exchange::{Failure, Transport};
 use crate::error::errno;
-use crate::wire::{Body, Header, Message, put_packet};
+use crate::wire::{Body, Header, put_change, put_packet};
 use crate::{Change, Error, ErrorKind, Result};
 
 /// The most changes in one datagram. Larger ones are no faster, and a socket's default receive
@@ -87,7 +87,11 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    fn apply_batch<C: Borrow<Change>>(&mut self, changes: &[C], outcomes: &mut [Result<()>]) {
+    pub(super) fn apply_batch<C: Borrow<Change>>(
+        &mut self,
+        changes: &[C],
+        outcomes: &mut [Result<()>],
+    ) {
         self.send_batch(changes, outcomes, |outcome| outcome.is_ok());
         // ENOENT may also mean that the family's number has changed: the module was loaded anew.
         let missing = |outcome: &Result<()>| {
@@ -122,9 +126,8 @@ impl<T: Transport> Client<T> {
                     sequence,
                 };
                 last = Some((exchange.send_buffer.len(), sequence));
-                let message = Message::from(*change.borrow());
                 put_packet(&mut exchange.send_buffer, header, |buffer| {
-                    put_message(buffer, &message)
+                    put_change(buffer, change.borrow());
                 });
                 exchange.counters.changes += 1;
             }
@@ -175,7 +178,7 @@ impl<T: Transport> Client<T> {
     }
 }
 
-fn check(change: &Change) -> Result<()> {
+pub(super) fn check(change: &Change) -> Result<()> {
     change.check().map_err(|invalid| {
         Error::new(
             change.operation(),

@@ -5,7 +5,7 @@ use std::io;
 use crate::error::errno;
 use crate::wire::{
     Body, CONTROLLER, DecodeError, FAMILY_NAME, Header, Message, Packet, Packets, parse_family_id,
-    put_family_request, put_packet,
+    put_family_request, put_message, put_packet,
 };
 use crate::{Error, ErrorKind, Object, Operation};
 
@@ -262,10 +262,4 @@ impl<T: Transport> Exchange<T> {
         }
         Ok(ended)
     }
-}
-
-/// Writes a message with its generic header.
-pub(super) fn put_message(buffer: &mut Vec<u8>, message: &Message) {
-    buffer.extend_from_slice(&[message.command_number(), Message::VERSION, 0, 0]);
-    message.put(buffer);
 }

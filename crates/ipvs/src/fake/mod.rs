@@ -88,7 +88,12 @@ impl FakeKernel {
     ///
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it is one without IPVS.
     pub fn client(&self) -> Result<FakeClient> {
-        Client::with_transport(FakeSocket::new(self.clone()))
+        Client::with_transport(self.socket())
+    }
+
+    /// A socket connected to it, for a transport of one's own around it.
+    pub fn socket(&self) -> FakeSocket {
+        FakeSocket::new(self.clone())
     }
 
     /// Lets a request fail with this errno: with 1 the next one that any client sends, with 2

@@ -8,7 +8,7 @@ use crate::client::Transport;
 use crate::error::errno::{EINVAL, ENOENT};
 use crate::wire::{
     Body, CONTROLLER, Header, Message, Packet, Packets, put_done, put_error, put_family_reply,
-    put_packet,
+    put_message, put_packet,
 };
 
 /// How many messages of a listing go into one datagram.
@@ -107,17 +107,11 @@ fn answer(state: &mut State, packet: Packet<'_>, replies: &mut VecDeque<Vec<u8>>
 }
 
 fn put_reply(buffer: &mut Vec<u8>, request: Header, message: &Message) {
-    put_packet(
-        buffer,
-        Header {
-            flags: 0,
-            ..request
-        },
-        |buffer| {
-            buffer.extend_from_slice(&[message.command_number(), Message::VERSION, 0, 0]);
-            message.put(buffer);
-        },
-    );
+    let header = Header {
+        flags: 0,
+        ..request
+    };
+    put_packet(buffer, header, |buffer| put_message(buffer, message));
 }
 
 fn datagram(fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

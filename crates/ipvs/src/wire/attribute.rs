@@ -226,31 +226,48 @@ impl Sink for Length {
     fn patch(&mut self, _: usize, _: &[u8]) {}
 }
 
-/// Writes an attribute from the parts of its value.
-pub(super) fn put_parts<S: Sink>(sink: &mut S, kind: u16, parts: &[&[u8]]) {
-    let start = open(sink, kind);
-    for part in parts {
-        sink.put(part);
+/// The longest value that [`put_fixed`] takes: an address.
+const LONGEST_FIXED: usize = 16;
+
+/// Writes an attribute whose length is known beforehand, in one piece.
+#[inline]
+pub(super) fn put_fixed<S: Sink, const N: usize>(sink: &mut S, kind: u16, value: [u8; N]) {
+    const { assert!(N <= LONGEST_FIXED) };
+    let mut bytes = [0; HEADER + LONGEST_FIXED];
+    let [l0, l1, k0, k1, rest @ ..] = &mut bytes;
+    [*l0, *l1] = u16::try_from(HEADER + N).unwrap_or_default().to_ne_bytes();
+    [*k0, *k1] = kind.to_ne_bytes();
+    for (place, byte) in rest.iter_mut().zip(value) {
+        *place = byte;
     }
-    close(sink, start);
+    sink.put(bytes.get(..HEADER + N + padding(N)).unwrap_or_default());
 }
 
 /// Writes an attribute.
 pub(super) fn put<S: Sink>(sink: &mut S, kind: u16, value: &[u8]) {
-    put_parts(sink, kind, &[value]);
+    let start = open(sink, kind);
+    sink.put(value);
+    close(sink, start);
 }
 
 /// Writes a C string.
 pub(super) fn put_text<S: Sink>(sink: &mut S, kind: u16, text: &str) {
-    put_parts(sink, kind, &[text.as_bytes(), &[0]]);
+    let start = open(sink, kind);
+    sink.put(text.as_bytes());
+    sink.put(&[0]);
+    close(sink, start);
 }
 
 /// Writes an address as the kernel does, in 16 bytes.
 pub(super) fn put_address<S: Sink>(sink: &mut S, kind: u16, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => put_parts(sink, kind, &[&address.octets(), &[0; 12]]),
-        IpAddr::V6(address) => put(sink, kind, &address.octets()),
-    }
+    let octets = match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(address) => address.octets(),
+    };
+    put_fixed(sink, kind, octets);
 }
 
 /// Writes an attribute that holds others.
@@ -262,8 +279,8 @@ pub(super) fn put_nested<S: Sink>(sink: &mut S, kind: u16, content: impl FnOnce(
 
 fn open<S: Sink>(sink: &mut S, kind: u16) -> usize {
     let start = sink.position();
-    sink.put(&[0, 0]);
-    sink.put(&kind.to_ne_bytes());
+    let [k0, k1] = kind.to_ne_bytes();
+    sink.put(&[0, 0, k0, k1]);
     start
 }
 

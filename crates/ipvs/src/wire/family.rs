@@ -5,7 +5,7 @@
 use super::attribute::{Attributes, DecodeError, Sink, put_text};
 #[cfg(any(feature = "testing", test))]
 use super::{
-    attribute::put,
+    attribute::put_fixed,
     netlink::{Header, put_packet},
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn put_family_reply<S: Sink>(sink: &mut S, request: Header, family: u
         },
         |sink| {
             sink.put(&[CTRL_CMD_NEWFAMILY, CTRL_VERSION, 0, 0]);
-            put(sink, CTRL_ATTR_FAMILY_ID, &family.to_ne_bytes());
+            put_fixed(sink, CTRL_ATTR_FAMILY_ID, family.to_ne_bytes());
         },
     );
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::attribute::{Attribute, DecodeError, Decoded, Sink, put, put_address};
+use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_address, put_fixed};
 use super::{AF_INET, AF_INET6};
 use crate::{Family, Protocol, VirtualServerKey};
 
@@ -32,27 +32,27 @@ pub(super) fn family_from(number: u16, attribute: &'static str) -> Decoded<Famil
 }
 
 pub(super) fn put_key<S: Sink>(sink: &mut S, key: &VirtualServerKey) {
-    put(
+    put_fixed(
         sink,
         IPVS_SVC_ATTR_AF,
-        &family_number(key.family()).to_ne_bytes(),
+        family_number(key.family()).to_ne_bytes(),
     );
     match *key {
         VirtualServerKey::FirewallMark { mark, .. } => {
-            put(sink, IPVS_SVC_ATTR_FWMARK, &mark.get().to_ne_bytes());
+            put_fixed(sink, IPVS_SVC_ATTR_FWMARK, mark.get().to_ne_bytes());
         }
         VirtualServerKey::Address {
             protocol,
             address,
             port,
         } => {
-            put(
+            put_fixed(
                 sink,
                 IPVS_SVC_ATTR_PROTOCOL,
-                &protocol.number().to_ne_bytes(),
+                protocol.number().to_ne_bytes(),
             );
             put_address(sink, IPVS_SVC_ATTR_ADDR, address);
-            put(sink, IPVS_SVC_ATTR_PORT, &port.to_be_bytes());
+            put_fixed(sink, IPVS_SVC_ATTR_PORT, port.to_be_bytes());
         }
     }
 }

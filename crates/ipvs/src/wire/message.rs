@@ -7,16 +7,22 @@ use super::attribute::{
     Attribute, Attributes, DecodeError, Decoded, Length, Sink, Slice, put_nested,
 };
 use super::real_server::{
-    parse_real_server, parse_real_server_key, put_real_server, put_real_server_key,
+    parse_real_server, parse_real_server_key, put_real_server, put_real_server_entry,
+    put_real_server_key,
 };
 use super::settings::{parse_info, parse_timeouts, put_info, put_timeouts};
 use super::sync_daemon::{parse_role, parse_sync_daemon, put_role, put_sync_daemon};
-use super::virtual_server::{parse_key, parse_virtual_server, put_virtual_server};
+use super::virtual_server::{
+    parse_key, parse_virtual_server, put_virtual_server, put_virtual_server_entry,
+};
 use super::{key::put_key, *};
 use crate::{
     Change, Family, Info, RealServerEntry, RealServerKey, SyncDaemon, SyncRole, Timeouts,
     VirtualServerEntry, VirtualServerKey,
 };
+
+/// The version of the family's messages.
+const FAMILY_VERSION: u8 = 1;
 
 /// A message of the generic netlink family `IPVS`, request or reply.
 ///
@@ -64,9 +70,6 @@ pub enum Message {
 }
 
 impl Message {
-    /// The version of the family.
-    pub(crate) const VERSION: u8 = 1;
-
     /// The command's number.
     pub(crate) const fn command_number(&self) -> u8 {
         match self {
@@ -91,11 +94,11 @@ impl Message {
     }
 
     /// Writes the attributes.
-    pub(crate) fn put<S: Sink>(&self, sink: &mut S) {
+    fn put<S: Sink>(&self, sink: &mut S) {
         match self {
             Self::NewVirtualServer(entry) | Self::SetVirtualServer(entry) => {
                 put_nested(sink, IPVS_CMD_ATTR_SERVICE, |sink| {
-                    put_virtual_server(sink, entry)
+                    put_virtual_server_entry(sink, entry)
                 });
             }
             Self::DeleteVirtualServer(key)
@@ -107,13 +110,13 @@ impl Message {
                     put_service(sink, key);
                 }
                 put_nested(sink, IPVS_CMD_ATTR_DEST, |sink| {
-                    put_real_server(sink, entry)
+                    put_real_server_entry(sink, entry)
                 });
             }
             Self::SetRealServer(key, entry) => {
                 put_service(sink, key);
                 put_nested(sink, IPVS_CMD_ATTR_DEST, |sink| {
-                    put_real_server(sink, entry)
+                    put_real_server_entry(sink, entry)
                 });
             }
             Self::DeleteRealServer(key, real_server) => {
@@ -246,6 +249,77 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Writes a change as a request, generic header included: what `Message::from(change)` would
+/// write. A message has room for all that a reply may say, and copying it is half of the work.
+pub(crate) fn put_change<S: Sink>(sink: &mut S, change: &Change) {
+    let command = match change {
+        Change::AddVirtualServer(_) => IPVS_CMD_NEW_SERVICE,
+        Change::UpdateVirtualServer(_) => IPVS_CMD_SET_SERVICE,
+        Change::DeleteVirtualServer(_) => IPVS_CMD_DEL_SERVICE,
+        Change::AddRealServer { .. } => IPVS_CMD_NEW_DEST,
+        Change::UpdateRealServer { .. } => IPVS_CMD_SET_DEST,
+        Change::DeleteRealServer { .. } => IPVS_CMD_DEL_DEST,
+        Change::ZeroStatistics(_) => IPVS_CMD_ZERO,
+        Change::Flush => IPVS_CMD_FLUSH,
+        Change::SetTimeouts(_) => IPVS_CMD_SET_CONFIG,
+        Change::StartSyncDaemon(_) => IPVS_CMD_NEW_DAEMON,
+        Change::StopSyncDaemon(_) => IPVS_CMD_DEL_DAEMON,
+    };
+    put_generic_header(sink, command);
+    match change {
+        Change::AddVirtualServer(server) | Change::UpdateVirtualServer(server) => {
+            put_nested(sink, IPVS_CMD_ATTR_SERVICE, |sink| {
+                put_virtual_server(sink, server)
+            });
+        }
+        Change::DeleteVirtualServer(key) | Change::ZeroStatistics(Some(key)) => {
+            put_service(sink, key);
+        }
+        Change::AddRealServer {
+            virtual_server,
+            real_server,
+        }
+        | Change::UpdateRealServer {
+            virtual_server,
+            real_server,
+        } => {
+            put_service(sink, virtual_server);
+            put_nested(sink, IPVS_CMD_ATTR_DEST, |sink| {
+                put_real_server(sink, real_server)
+            });
+        }
+        Change::DeleteRealServer {
+            virtual_server,
+            real_server,
+        } => {
+            put_service(sink, virtual_server);
+            put_nested(sink, IPVS_CMD_ATTR_DEST, |sink| {
+                put_real_server_key(sink, real_server)
+            });
+        }
+        Change::ZeroStatistics(None) | Change::Flush => {}
+        Change::SetTimeouts(timeouts) => put_timeouts(sink, timeouts),
+        Change::StartSyncDaemon(daemon) => {
+            put_nested(sink, IPVS_CMD_ATTR_DAEMON, |sink| {
+                put_sync_daemon(sink, daemon)
+            });
+        }
+        Change::StopSyncDaemon(role) => {
+            put_nested(sink, IPVS_CMD_ATTR_DAEMON, |sink| put_role(sink, *role));
+        }
+    }
+}
+
+/// Writes a message, generic header included.
+pub(crate) fn put_message<S: Sink>(sink: &mut S, message: &Message) {
+    put_generic_header(sink, message.command_number());
+    message.put(sink);
+}
+
+fn put_generic_header<S: Sink>(sink: &mut S, command: u8) {
+    sink.put(&[command, FAMILY_VERSION, 0, 0]);
+}
+
 impl From<Change> for Message {
     fn from(change: Change) -> Self {
         match change {
@@ -283,7 +357,7 @@ impl GenlFamily for Message {
     }
 
     fn version(&self) -> u8 {
-        Self::VERSION
+        FAMILY_VERSION
     }
 }
 

@@ -19,6 +19,7 @@ pub use attribute::DecodeError;
 pub use message::Message;
 
 pub(crate) use family::{CONTROLLER, parse_family_id, put_family_request};
+pub(crate) use message::{put_change, put_message};
 pub(crate) use netlink::{Body, Header, Packet, Packets, put_packet};
 #[cfg(any(feature = "testing", test))]
 pub(crate) use {

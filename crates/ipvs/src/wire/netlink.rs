@@ -34,12 +34,11 @@ impl Header {
 /// Writes a packet around its content.
 pub(crate) fn put_packet<S: Sink>(sink: &mut S, header: Header, content: impl FnOnce(&mut S)) {
     let start = sink.position();
-    sink.put(&[0; 4]);
-    sink.put(&header.kind.to_ne_bytes());
-    sink.put(&header.flags.to_ne_bytes());
-    sink.put(&header.sequence.to_ne_bytes());
-    // The port number: the kernel knows who sent it.
-    sink.put(&[0; 4]);
+    let [k0, k1] = header.kind.to_ne_bytes();
+    let [f0, f1] = header.flags.to_ne_bytes();
+    let [s0, s1, s2, s3] = header.sequence.to_ne_bytes();
+    // The length is filled in below; the port number is 0, the kernel knows who sent it.
+    sink.put(&[0, 0, 0, 0, k0, k1, f0, f1, s0, s1, s2, s3, 0, 0, 0, 0]);
     content(sink);
     let length = u32::try_from(sink.position() - start).unwrap_or(u32::MAX);
     sink.patch(start, &length.to_ne_bytes());

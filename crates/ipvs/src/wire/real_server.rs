@@ -1,6 +1,6 @@
 //! The attributes of a real server.
 
-use super::attribute::{Attribute, DecodeError, Decoded, Sink, put, put_address, put_nested};
+use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_address, put_fixed, put_nested};
 use super::entry::{keep_unknown, put_unknown};
 use super::key::{family_from, family_number};
 use super::statistics::{StatisticsParser, put_statistics64};
@@ -45,53 +45,45 @@ type TunnelFields = (u8, u16, u16);
 
 pub(super) fn put_real_server_key<S: Sink>(sink: &mut S, key: &RealServerKey) {
     let family = family_number(Family::of(&key.address));
-    put(sink, IPVS_DEST_ATTR_ADDR_FAMILY, &family.to_ne_bytes());
+    put_fixed(sink, IPVS_DEST_ATTR_ADDR_FAMILY, family.to_ne_bytes());
     put_address(sink, IPVS_DEST_ATTR_ADDR, key.address);
-    put(sink, IPVS_DEST_ATTR_PORT, &key.port.to_be_bytes());
+    put_fixed(sink, IPVS_DEST_ATTR_PORT, key.port.to_be_bytes());
 }
 
-pub(super) fn put_real_server<S: Sink>(sink: &mut S, entry: &RealServerEntry) {
+pub(super) fn put_real_server<S: Sink>(sink: &mut S, server: &RealServer) {
     let RealServer {
         key,
         forwarding,
         weight,
         upper_threshold,
         lower_threshold,
-    } = &entry.server;
+    } = server;
     put_real_server_key(sink, key);
     let (method, (kind, port, flags)) = forwarding_fields(*forwarding);
-    put(
+    put_fixed(
         sink,
         IPVS_DEST_ATTR_FWD_METHOD,
-        &u32::from(method).to_ne_bytes(),
+        u32::from(method).to_ne_bytes(),
     );
-    put(sink, IPVS_DEST_ATTR_WEIGHT, &weight.to_ne_bytes());
-    put(sink, IPVS_DEST_ATTR_TUN_TYPE, &[kind]);
-    put(sink, IPVS_DEST_ATTR_TUN_PORT, &port.to_be_bytes());
-    put(sink, IPVS_DEST_ATTR_TUN_FLAGS, &flags.to_ne_bytes());
-    put(
-        sink,
-        IPVS_DEST_ATTR_U_THRESH,
-        &upper_threshold.to_ne_bytes(),
-    );
-    put(
-        sink,
-        IPVS_DEST_ATTR_L_THRESH,
-        &lower_threshold.to_ne_bytes(),
-    );
+    put_fixed(sink, IPVS_DEST_ATTR_WEIGHT, weight.to_ne_bytes());
+    put_fixed(sink, IPVS_DEST_ATTR_TUN_TYPE, [kind]);
+    put_fixed(sink, IPVS_DEST_ATTR_TUN_PORT, port.to_be_bytes());
+    put_fixed(sink, IPVS_DEST_ATTR_TUN_FLAGS, flags.to_ne_bytes());
+    put_fixed(sink, IPVS_DEST_ATTR_U_THRESH, upper_threshold.to_ne_bytes());
+    put_fixed(sink, IPVS_DEST_ATTR_L_THRESH, lower_threshold.to_ne_bytes());
+}
+
+pub(super) fn put_real_server_entry<S: Sink>(sink: &mut S, entry: &RealServerEntry) {
+    put_real_server(sink, &entry.server);
     if let Some(Connections {
         active,
         inactive,
         persistent,
     }) = entry.connections
     {
-        put(sink, IPVS_DEST_ATTR_ACTIVE_CONNS, &active.to_ne_bytes());
-        put(sink, IPVS_DEST_ATTR_INACT_CONNS, &inactive.to_ne_bytes());
-        put(
-            sink,
-            IPVS_DEST_ATTR_PERSIST_CONNS,
-            &persistent.to_ne_bytes(),
-        );
+        put_fixed(sink, IPVS_DEST_ATTR_ACTIVE_CONNS, active.to_ne_bytes());
+        put_fixed(sink, IPVS_DEST_ATTR_INACT_CONNS, inactive.to_ne_bytes());
+        put_fixed(sink, IPVS_DEST_ATTR_PERSIST_CONNS, persistent.to_ne_bytes());
     }
     if let Some(stats) = &entry.stats {
         put_nested(sink, IPVS_DEST_ATTR_STATS64, |sink| {
@@ -239,8 +231,8 @@ pub(super) fn parse_real_server(
             IPVS_DEST_ATTR_ACTIVE_CONNS => active = Some(attribute.u32("connections")?),
             IPVS_DEST_ATTR_INACT_CONNS => inactive = Some(attribute.u32("connections")?),
             IPVS_DEST_ATTR_PERSIST_CONNS => persistent = Some(attribute.u32("connections")?),
-            IPVS_DEST_ATTR_STATS => stats.take_32(attribute)?,
-            IPVS_DEST_ATTR_STATS64 => stats.take_64(attribute)?,
+            IPVS_DEST_ATTR_STATS => stats.bits_32 = Some(attribute),
+            IPVS_DEST_ATTR_STATS64 => stats.bits_64 = Some(attribute),
             _ => keep_unknown(&mut unknown, attribute),
         }
     }
@@ -262,7 +254,7 @@ pub(super) fn parse_real_server(
     Ok(RealServerEntry {
         server,
         connections,
-        stats: stats.finish(),
+        stats: stats.finish()?,
         unknown,
     })
 }

@@ -1,6 +1,6 @@
 //! The attributes of timeouts and of the version, both at the first level of their messages.
 
-use super::attribute::{Attributes, DecodeError, Decoded, Sink, put};
+use super::attribute::{Attributes, DecodeError, Decoded, Sink, put_fixed};
 use crate::{Info, Timeouts, Version};
 
 const IPVS_CMD_ATTR_TIMEOUT_TCP: u16 = 4;
@@ -17,7 +17,7 @@ pub(super) fn put_timeouts<S: Sink>(sink: &mut S, timeouts: &Timeouts) {
         (IPVS_CMD_ATTR_TIMEOUT_UDP, timeouts.udp),
     ] {
         if let Some(seconds) = seconds {
-            put(sink, kind, &seconds.to_ne_bytes());
+            put_fixed(sink, kind, seconds.to_ne_bytes());
         }
     }
 }
@@ -44,11 +44,11 @@ pub(super) fn put_info<S: Sink>(sink: &mut S, info: &Info) {
         patch,
     } = info.version;
     let version = u32::from_be_bytes([0, major, minor, patch]);
-    put(sink, IPVS_INFO_ATTR_VERSION, &version.to_ne_bytes());
-    put(
+    put_fixed(sink, IPVS_INFO_ATTR_VERSION, version.to_ne_bytes());
+    put_fixed(
         sink,
         IPVS_INFO_ATTR_CONN_TAB_SIZE,
-        &info.connection_table_size.to_ne_bytes(),
+        info.connection_table_size.to_ne_bytes(),
     );
 }
 

@@ -1,6 +1,6 @@
 //! The attributes of statistics, in 32 and in 64 bits.
 
-use super::attribute::{Attribute, Decoded, Sink, put};
+use super::attribute::{Attribute, Decoded, Sink, put_fixed};
 use crate::{Rates, Statistics};
 
 const IPVS_STATS_ATTR_CONNS: u16 = 1;
@@ -14,26 +14,17 @@ const IPVS_STATS_ATTR_OUTPPS: u16 = 8;
 const IPVS_STATS_ATTR_INBPS: u16 = 9;
 const IPVS_STATS_ATTR_OUTBPS: u16 = 10;
 
-/// Takes the 64-bit form where there is one, in whichever order the two come.
+/// Statistics in 32 bits and, from Linux 4.1, in 64 too.
 #[derive(Default)]
-pub(super) struct StatisticsParser {
-    bits_32: Option<Statistics>,
-    bits_64: Option<Statistics>,
+pub(super) struct StatisticsParser<'a> {
+    pub(super) bits_32: Option<Attribute<'a>>,
+    pub(super) bits_64: Option<Attribute<'a>>,
 }
 
-impl StatisticsParser {
-    pub(super) fn take_32(&mut self, attribute: Attribute<'_>) -> Decoded<()> {
-        self.bits_32 = Some(parse(attribute)?);
-        Ok(())
-    }
-
-    pub(super) fn take_64(&mut self, attribute: Attribute<'_>) -> Decoded<()> {
-        self.bits_64 = Some(parse(attribute)?);
-        Ok(())
-    }
-
-    pub(super) fn finish(self) -> Option<Statistics> {
-        self.bits_64.or(self.bits_32)
+impl StatisticsParser<'_> {
+    /// Reads the wider form of the two: they say the same.
+    pub(super) fn finish(self) -> Decoded<Option<Statistics>> {
+        self.bits_64.or(self.bits_32).map(parse).transpose()
     }
 }
 
@@ -81,6 +72,6 @@ pub(super) fn put_statistics64<S: Sink>(sink: &mut S, stats: &Statistics) {
         (IPVS_STATS_ATTR_INBPS, incoming_bytes),
         (IPVS_STATS_ATTR_OUTBPS, outgoing_bytes),
     ] {
-        put(sink, kind, &counter.to_ne_bytes());
+        put_fixed(sink, kind, counter.to_ne_bytes());
     }
 }

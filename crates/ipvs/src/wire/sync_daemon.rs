@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::attribute::{Attribute, DecodeError, Decoded, Sink, put, put_text};
+use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_fixed, put_text};
 use crate::{SyncDaemon, SyncRole};
 
 const IPVS_DAEMON_ATTR_STATE: u16 = 1;
@@ -22,7 +22,7 @@ pub(super) fn put_role<S: Sink>(sink: &mut S, role: SyncRole) {
         SyncRole::Master => IP_VS_STATE_MASTER,
         SyncRole::Backup => IP_VS_STATE_BACKUP,
     };
-    put(sink, IPVS_DAEMON_ATTR_STATE, &state.to_ne_bytes());
+    put_fixed(sink, IPVS_DAEMON_ATTR_STATE, state.to_ne_bytes());
 }
 
 /// The port is in the machine's order here, unlike any other.
@@ -38,19 +38,19 @@ pub(super) fn put_sync_daemon<S: Sink>(sink: &mut S, daemon: &SyncDaemon) {
     } = daemon;
     put_role(sink, *role);
     put_text(sink, IPVS_DAEMON_ATTR_MCAST_IFN, interface.as_str());
-    put(sink, IPVS_DAEMON_ATTR_SYNC_ID, &sync_id.to_ne_bytes());
+    put_fixed(sink, IPVS_DAEMON_ATTR_SYNC_ID, sync_id.to_ne_bytes());
     if let Some(bytes) = max_length {
-        put(sink, IPVS_DAEMON_ATTR_SYNC_MAXLEN, &bytes.to_ne_bytes());
+        put_fixed(sink, IPVS_DAEMON_ATTR_SYNC_MAXLEN, bytes.to_ne_bytes());
     }
     if let Some(port) = port {
-        put(sink, IPVS_DAEMON_ATTR_MCAST_PORT, &port.to_ne_bytes());
+        put_fixed(sink, IPVS_DAEMON_ATTR_MCAST_PORT, port.to_ne_bytes());
     }
     if let Some(ttl) = ttl {
-        put(sink, IPVS_DAEMON_ATTR_MCAST_TTL, &[*ttl]);
+        put_fixed(sink, IPVS_DAEMON_ATTR_MCAST_TTL, [*ttl]);
     }
     match group {
-        Some(IpAddr::V4(group)) => put(sink, IPVS_DAEMON_ATTR_MCAST_GROUP, &group.octets()),
-        Some(IpAddr::V6(group)) => put(sink, IPVS_DAEMON_ATTR_MCAST_GROUP6, &group.octets()),
+        Some(IpAddr::V4(group)) => put_fixed(sink, IPVS_DAEMON_ATTR_MCAST_GROUP, group.octets()),
+        Some(IpAddr::V6(group)) => put_fixed(sink, IPVS_DAEMON_ATTR_MCAST_GROUP6, group.octets()),
         None => {}
     }
 }

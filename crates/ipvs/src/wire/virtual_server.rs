@@ -3,9 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::IP_VS_SVC_F_PERSISTENT;
-use super::attribute::{
-    Attribute, DecodeError, Decoded, Sink, put, put_nested, put_parts, put_text,
-};
+use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_fixed, put_nested, put_text};
 use super::entry::{keep_unknown, put_unknown};
 use super::key::{KeyParser, put_key};
 use super::statistics::{StatisticsParser, put_statistics64};
@@ -22,17 +20,14 @@ const IPVS_SVC_ATTR_STATS: u16 = 10;
 const IPVS_SVC_ATTR_PE_NAME: u16 = 11;
 const IPVS_SVC_ATTR_STATS64: u16 = 12;
 
-/// Every flag is meant as it stands.
-const ALL_FLAGS: u32 = u32::MAX;
-
-pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, entry: &VirtualServerEntry) {
+pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, server: &VirtualServer) {
     let VirtualServer {
         key,
         scheduler,
         flags,
         persistence,
         engine,
-    } = &entry.server;
+    } = server;
     put_key(sink, key);
     put_text(sink, IPVS_SVC_ATTR_SCHED_NAME, scheduler.as_str());
     if let Some(engine) = engine {
@@ -43,20 +38,22 @@ pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, entry: &VirtualServerEnt
     } else {
         0
     };
-    let bits = (flags.bits() | persistent).to_ne_bytes();
-    put_parts(
-        sink,
-        IPVS_SVC_ATTR_FLAGS,
-        &[&bits, &ALL_FLAGS.to_ne_bytes()],
-    );
+    let [f0, f1, f2, f3] = (flags.bits() | persistent).to_ne_bytes();
+    // The mask: every flag is meant as it stands.
+    let flags = [f0, f1, f2, f3, 0xff, 0xff, 0xff, 0xff];
+    put_fixed(sink, IPVS_SVC_ATTR_FLAGS, flags);
     let timeout = persistence.map_or(0, |persistence| persistence.timeout);
-    put(sink, IPVS_SVC_ATTR_TIMEOUT, &timeout.to_ne_bytes());
+    put_fixed(sink, IPVS_SVC_ATTR_TIMEOUT, timeout.to_ne_bytes());
     let netmask = persistence.and_then(|persistence| persistence.netmask);
-    put(
+    put_fixed(
         sink,
         IPVS_SVC_ATTR_NETMASK,
-        &netmask_bytes(netmask, key.family()),
+        netmask_bytes(netmask, key.family()),
     );
+}
+
+pub(super) fn put_virtual_server_entry<S: Sink>(sink: &mut S, entry: &VirtualServerEntry) {
+    put_virtual_server(sink, &entry.server);
     if let Some(stats) = &entry.stats {
         put_nested(sink, IPVS_SVC_ATTR_STATS64, |sink| {
             put_statistics64(sink, stats)
@@ -133,8 +130,8 @@ pub(super) fn parse_virtual_server(attribute: Attribute<'_>) -> Decoded<VirtualS
             }
             IPVS_SVC_ATTR_TIMEOUT => timeout = Some(attribute.u32("persistence timeout")?),
             IPVS_SVC_ATTR_NETMASK => netmask = Some(attribute.array::<4>("netmask")?),
-            IPVS_SVC_ATTR_STATS => stats.take_32(attribute)?,
-            IPVS_SVC_ATTR_STATS64 => stats.take_64(attribute)?,
+            IPVS_SVC_ATTR_STATS => stats.bits_32 = Some(attribute),
+            IPVS_SVC_ATTR_STATS64 => stats.bits_64 = Some(attribute),
             _ => keep_unknown(&mut unknown, attribute),
         }
     }
@@ -159,7 +156,7 @@ pub(super) fn parse_virtual_server(attribute: Attribute<'_>) -> Decoded<VirtualS
     };
     Ok(VirtualServerEntry {
         server,
-        stats: stats.finish(),
+        stats: stats.finish()?,
         unknown,
     })
 }

@@ -32,6 +32,34 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
     ]
 }
 
+pub(crate) fn change() -> impl Strategy<Value = Change> {
+    let of_both = |to: fn(VirtualServerKey, RealServer) -> Change| {
+        (virtual_server_key(), real_server()).prop_map(move |(key, real)| to(key, real))
+    };
+    prop_oneof![
+        virtual_server().prop_map(Change::AddVirtualServer),
+        virtual_server().prop_map(Change::UpdateVirtualServer),
+        virtual_server_key().prop_map(Change::DeleteVirtualServer),
+        of_both(|virtual_server, real_server| Change::AddRealServer {
+            virtual_server,
+            real_server
+        }),
+        of_both(|virtual_server, real_server| Change::UpdateRealServer {
+            virtual_server,
+            real_server
+        }),
+        of_both(|virtual_server, real_server| Change::DeleteRealServer {
+            virtual_server,
+            real_server: real_server.key
+        }),
+        option::of(virtual_server_key()).prop_map(Change::ZeroStatistics),
+        Just(Change::Flush),
+        timeouts().prop_map(Change::SetTimeouts),
+        sync_daemon().prop_map(Change::StartSyncDaemon),
+        sync_role().prop_map(Change::StopSyncDaemon),
+    ]
+}
+
 fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![
         Just(Protocol::Tcp),

@@ -1,0 +1,21 @@
+//! Any message is the same when written and read again; any key is its text.
+#![no_main]
+
+use arbitrary::Unstructured;
+use fuzz::{emit, values};
+use ipvs::Message;
+use libfuzzer_sys::fuzz_target;
+use netlink_packet_generic::GenlFamily;
+
+fuzz_target!(|data: &[u8]| {
+    let mut u = Unstructured::new(data);
+    if let Ok(message) = values::message(&mut u) {
+        assert_eq!(
+            Message::parse(message.command(), &emit(&message)),
+            Ok(message)
+        );
+    }
+    if let Ok(key) = values::key(&mut u) {
+        assert_eq!(key.to_string().parse(), Ok(key));
+    }
+});
