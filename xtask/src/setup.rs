@@ -10,8 +10,9 @@ use crate::vm::{Machine, MachineArgs, Series};
 use crate::{paths, process};
 
 /// Programs that the tests and the demo run, here or in the VM.
-pub(crate) const TOOLS: [Tool; 6] = [
+pub(crate) const TOOLS: [Tool; 7] = [
     Tool::new("cc", "gcc"),
+    Tool::new("c++", "g++"),
     Tool::new("ip", "iproute2"),
     Tool::new("nsenter", "util-linux"),
     Tool::new("nft", "nftables"),
@@ -19,10 +20,13 @@ pub(crate) const TOOLS: [Tool; 6] = [
     Tool::new("ipvsadm", "ipvsadm"),
 ];
 
+/// Parts of cargo that the tests use.
+const CARGO_TOOLS: [&str; 2] = ["deny", "fuzz"];
+
 /// `cargo xtask setup`.
 pub(crate) fn run_command() -> Result<ExitCode> {
     apt::ensure(&TOOLS)?;
-    cargo_deny()?;
+    CARGO_TOOLS.iter().try_for_each(|name| cargo_tool(name))?;
     for &series in Series::value_variants() {
         Machine::prepare(&MachineArgs::of(series))?;
     }
@@ -34,11 +38,13 @@ pub(crate) fn run_command() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Installs cargo-deny, unless it is there.
-pub(crate) fn cargo_deny() -> Result<()> {
-    if process::output(Command::new("cargo").args(["deny", "--version"])).is_ok() {
+/// Installs the program behind `cargo NAME`, unless it is there.
+pub(crate) fn cargo_tool(name: &str) -> Result<()> {
+    if process::output(Command::new("cargo").args([name, "--version"])).is_ok() {
         return Ok(());
     }
-    process::run(Command::new("cargo").args(["install", "--locked", "--quiet", "cargo-deny"]))
-        .context("cannot install cargo-deny")
+    let package = format!("cargo-{name}");
+    eprintln!("installing {package}");
+    process::run(Command::new("cargo").args(["install", "--locked", "--quiet", &package]))
+        .with_context(|| format!("cannot install {package}"))
 }

@@ -24,18 +24,25 @@ pub(super) struct Tests {
     pub(super) svcproxy: PathBuf,
 }
 
-/// Builds the workspace's tests and programs.
+/// Builds the workspace's tests and the program that they run.
 pub(super) fn build() -> Result<Tests> {
-    let mut binaries = artifacts(&["test", "--workspace", "--no-run"])?
+    let artifacts = artifacts(&["test", "--workspace", "--no-run"])?;
+    let (tests, programs): (Vec<_>, Vec<_>) = artifacts
         .iter()
-        .filter(|artifact| artifact.pointer("/profile/test") == Some(&Value::Bool(true)))
-        .map(binary)
-        .collect::<Result<Vec<_>>>()?;
+        .partition(|artifact| artifact.pointer("/profile/test") == Some(&Value::Bool(true)));
+    let mut binaries = tests.into_iter().map(binary).collect::<Result<Vec<_>>>()?;
     binaries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Tests {
-        binaries,
-        svcproxy: cargo::svcproxy()?,
-    })
+    // Built along if its package has integration tests.
+    let built = programs.into_iter().find(|program| {
+        program
+            .pointer("/target/name")
+            .is_some_and(|name| name == "svcproxy")
+    });
+    let svcproxy = match built {
+        Some(program) => text(program, "/executable")?.into(),
+        None => cargo::svcproxy()?,
+    };
+    Ok(Tests { binaries, svcproxy })
 }
 
 fn binary(artifact: &Value) -> Result<Binary> {

@@ -57,5 +57,8 @@ pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
             .try_for_each(|&series| tiers.kernel(series))?;
     }
     tiers.skip_the_rest();
+    if args.filter.is_none() {
+        checks::fuzz(&mut report);
+    }
     Ok(report.finish())
 }
