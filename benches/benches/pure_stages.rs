@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    missing_docs,
     reason = "a benchmark may end"
 )]
 

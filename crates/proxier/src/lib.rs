@@ -16,6 +16,26 @@
 //! [`Proxier`] puts the stages together, and [`run`] is a loop around it. A change to one Service
 //! costs work for that Service alone at every stage, however many there are.
 //!
+//! An agent with a source of its own feeds a [`Proxier`] with [`store::Change`]s:
+//!
+//! ```no_run
+//! # #[cfg(feature = "ipvs")] {
+//! use std::sync::Arc;
+//!
+//! use proxier::Proxier;
+//! use proxier::backend::IpvsBackend;
+//! use proxier::desired::Config;
+//! use proxier::model::{ObjectName, Service};
+//! use proxier::store::Change;
+//!
+//! let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
+//! let mut proxier = Proxier::new(config, IpvsBackend::open()?);
+//! let web = Service::new(ObjectName::new("default", "web")?);
+//! proxier.handle([Change::ServicesReplaced(vec![web]), Change::EndpointSlicesReplaced(vec![])])?;
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Features
 //!
 //! | feature | what it adds |

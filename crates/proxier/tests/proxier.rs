@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use ipvs::{RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
-use proxier::backend::{FakeBackend, FakeNode, cleanup};
-use proxier::desired::Config;
+use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
+use proxier::desired::{Config, FrontendKey};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
-use proxier::plan::Step;
+use proxier::plan::{Element, Step};
 use proxier::run::{Event, Intervals, run};
 use proxier::store::Change;
 
@@ -190,6 +190,7 @@ fn whichever_step_fails_the_next_try_mends_it() {
         node.fail_step(failing, ENOMEM);
         let report = proxier.handle(two_services()).unwrap().unwrap();
         assert!(!report.is_success(), "step {failing} was to fail");
+        assert_recorded(&node);
         let report = proxier.handle([]).unwrap().unwrap();
         assert!(
             report.full && report.is_success(),
@@ -198,6 +199,42 @@ fn whichever_step_fails_the_next_try_mends_it() {
         );
         assert_eq!(table(&node), TWO_SERVICES, "after step {failing} failed");
         assert!(proxier.audit().unwrap().unwrap().plan.is_empty());
+    }
+}
+
+/// A virtual server that is not recorded would be taken for somebody else's after a restart.
+fn assert_recorded(node: &FakeNode) {
+    let state = node.backend().unwrap().observe().unwrap();
+    for key in state.virtual_servers.keys() {
+        let recorded = Element::VirtualServer(FrontendKey::try_from(*key).unwrap());
+        assert!(
+            state.elements.contains_key(&recorded),
+            "{key} is not recorded"
+        );
+    }
+}
+
+#[test]
+fn whichever_step_of_a_removal_fails_what_stays_is_recorded() {
+    for failing in 1.. {
+        let node = FakeNode::default();
+        let mut proxier = proxier(&node);
+        proxier.handle(two_services()).unwrap();
+        node.fail_step(failing, ENOMEM);
+        let report = proxier
+            .handle([Change::ServicesReplaced(vec![])])
+            .unwrap()
+            .unwrap();
+        assert_recorded(&node);
+        if report.is_success() {
+            assert!(
+                failing > 4,
+                "two virtual servers and their elements were to go"
+            );
+            return;
+        }
+        assert!(proxier.handle([]).unwrap().unwrap().is_success());
+        assert!(table(&node).is_empty());
     }
 }
 

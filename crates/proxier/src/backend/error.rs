@@ -30,6 +30,9 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// An earlier step for the same virtual server failed.
+    #[error("not tried, since an earlier step for the same virtual server failed")]
+    NotTried,
     /// A sysctl cannot be read or written.
     #[error("sysctl {sysctl}: cannot {operation}{}", sysctl_hint(*sysctl, source))]
     Sysctl {
@@ -47,6 +50,7 @@ impl BackendError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Ipvs(error) => error.errno(),
+            Self::NotTried => None,
             Self::PacketFilter { source, .. }
             | Self::Route { source, .. }
             | Self::Sysctl { source, .. } => source.raw_os_error(),

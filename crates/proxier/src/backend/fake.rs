@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipvs::{FakeClient, FakeKernel};
 
+use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError};
 use crate::plan::{NodeState, Plan, Step, Sysctl};
 
@@ -220,13 +221,13 @@ impl Backend for FakeBackend {
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        for (index, step) in plan.steps().iter().enumerate() {
-            if let Err(error) = self.step(step, &mut report) {
-                report.fail(index, error);
+        carry_out(plan, |_, steps, first, report| {
+            for (step, place) in steps.iter().zip(first..) {
+                if let Err(error) = self.step(step, report) {
+                    report.fail(place, error);
+                }
             }
-        }
-        report
+        })
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

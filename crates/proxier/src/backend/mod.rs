@@ -2,6 +2,8 @@
 //!
 //! A backend makes no choices: it takes the plan's steps and tells what became of each.
 
+#[cfg(any(feature = "ipvs", feature = "testing", test))]
+mod carry_out;
 mod cleanup;
 mod error;
 #[cfg(any(feature = "testing", test))]
@@ -33,7 +35,7 @@ pub trait Backend {
     fn observe(&mut self) -> Result<NodeState, BackendError>;
 
     /// Carries out a plan in its order. A step that fails does not keep the others from being
-    /// taken.
+    /// taken, but for later ones for the same virtual server in another part of the node.
     fn apply(&mut self, plan: &Plan) -> ApplyReport;
 
     /// Removes the packet-filter rules with their sets, if there are any.

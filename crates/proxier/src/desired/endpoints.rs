@@ -32,10 +32,7 @@ pub(super) fn backends(
         let backend = |endpoint: &Endpoint| Backend {
             address: endpoint.address,
             port: target.port,
-            local: endpoint
-                .node
-                .as_ref()
-                .is_none_or(|node| *node == config.node_name),
+            local: is_local(endpoint, config),
         };
         ready.map(backend).collect()
     };
@@ -46,4 +43,14 @@ pub(super) fn backends(
     backends.sort_unstable_by_key(|b| (b.address, b.port, !b.local));
     backends.dedup_by_key(|b| (b.address, b.port));
     backends.into()
+}
+
+/// Whether an endpoint may be a pod on this node. One with the node's own address is the node,
+/// whose connections to itself do not pass through another's network.
+fn is_local(endpoint: &Endpoint, config: &Config) -> bool {
+    !config.node_ips.contains(&endpoint.address)
+        && endpoint
+            .node
+            .as_ref()
+            .is_none_or(|node| *node == config.node_name)
 }

@@ -14,4 +14,4 @@ pub use diff::{Plan, Scope};
 pub use element::{Comment, Element};
 pub use lower::{base_elements, base_routes, base_sysctls, virtual_server};
 pub use node_state::{LocalRoute, NodeState, Sysctl, VirtualServerState};
-pub use step::Step;
+pub use step::{Part, Step};

@@ -27,7 +27,33 @@ pub enum Step {
     Ipvs(Change),
 }
 
+/// A part of the node. Steps for one part that follow one another can be taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Part {
+    /// Sysctls.
+    Sysctls,
+    /// The packet filter's rules and sets.
+    PacketFilter,
+    /// Routes.
+    Routes,
+    /// IPVS.
+    Ipvs,
+}
+
 impl Step {
+    /// The part of the node it changes.
+    pub fn part(&self) -> Part {
+        match self {
+            Self::SetSysctl(_) => Part::Sysctls,
+            Self::InstallRuleset(_) | Self::AddElement(..) | Self::DeleteElement(_) => {
+                Part::PacketFilter
+            }
+            Self::AddRoute(_) | Self::DeleteRoute(_) => Part::Routes,
+            Self::Ipvs(_) => Part::Ipvs,
+        }
+    }
+
     /// The virtual server this step is for, if it is for one.
     ///
     /// When a step fails, the steps for the same virtual server that come after it in another

@@ -6,8 +6,9 @@ mod sysctl;
 
 use ipvs::{Client, Socket, Transport};
 
+use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
-use crate::plan::{NodeState, Plan, Step};
+use crate::plan::{NodeState, Part, Plan, Step};
 use nft::Nft;
 use routes::Routes;
 
@@ -82,28 +83,6 @@ impl<T: Transport> IpvsBackend<T> {
     }
 }
 
-/// The part of the kernel a step is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Sysctls,
-    PacketFilter,
-    Routes,
-    Ipvs,
-}
-
-impl Part {
-    fn of(step: &Step) -> Self {
-        match step {
-            Step::SetSysctl(_) => Self::Sysctls,
-            Step::InstallRuleset(_) | Step::AddElement(..) | Step::DeleteElement(_) => {
-                Self::PacketFilter
-            }
-            Step::AddRoute(_) | Step::DeleteRoute(_) => Self::Routes,
-            Step::Ipvs(_) => Self::Ipvs,
-        }
-    }
-}
-
 impl<T: Transport> Backend for IpvsBackend<T> {
     fn observe(&mut self) -> Result<NodeState, BackendError> {
         let (ruleset, elements) = self.nft.observe()?;
@@ -117,21 +96,12 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        let mut first = 0;
-        // Steps for one part go out together.
-        for steps in plan.steps().chunk_by(|a, b| Part::of(a) == Part::of(b)) {
-            match steps.first().map(Part::of) {
-                Some(Part::Sysctls) => sysctl::apply(steps, first, &mut report),
-                Some(Part::PacketFilter) => self.nft.apply(steps, first, &mut report),
-                Some(Part::Routes) => self.routes.apply(steps, first, &mut report),
-                Some(Part::Ipvs) => self.apply_ipvs(steps, first, &mut report),
-                None => {}
-            }
-            first += steps.len();
-        }
-        report.failures.sort_by_key(|failure| failure.step);
-        report
+        carry_out(plan, |part, steps, first, report| match part {
+            Part::Sysctls => sysctl::apply(steps, first, report),
+            Part::PacketFilter => self.nft.apply(steps, first, report),
+            Part::Routes => self.routes.apply(steps, first, report),
+            Part::Ipvs => self.apply_ipvs(steps, first, report),
+        })
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

@@ -1,0 +1,265 @@
+//! Cold start: 10,000 Services of 3 endpoints programmed into an empty network namespace, against
+//! a minimal loop that sends the same IPVS messages pre-encoded, and against `ipvsadm -R`.
+//!
+//! Needs root and a kernel with IPVS; `cargo xtask bench` runs it in the VM. Each run has a fresh
+//! namespace: real servers deleted from one linger there and slow down what comes after.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipvs::{Change, Client, Socket, Transport, VirtualServer};
+use proxier::backend::{Backend, IpvsBackend};
+use proxier::desired::{Config, DesiredState};
+use proxier::plan::{NodeState, Plan, Scope, Step};
+use proxier::store::Store;
+use svcproxy_benches::Cluster;
+use testbed::Namespace;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+const SERVICES: u32 = 10_000;
+const ENDPOINTS: u32 = 3;
+/// ipvsadm is too slow for all of them.
+const IPVSADM_SERVICES: u32 = SERVICES / 10;
+const ROUNDS: usize = 3;
+
+fn main() -> Result<()> {
+    if let Err(error) = Client::open() {
+        println!("skipped: {error}");
+        return Ok(());
+    }
+    let cluster = Cluster::new(SERVICES, ENDPOINTS)?;
+    let changes = ipvs_changes(&cluster)?;
+    let datagrams = in_fresh_namespace(|| record(&changes))?;
+    let (mut ours, mut minimal) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        minimal.push(in_fresh_namespace(|| replay(&datagrams))?);
+        ours.push(in_fresh_namespace(|| cold_start(&cluster))?);
+    }
+    let ipvsadm = ipvsadm(&Cluster::new(IPVSADM_SERVICES, ENDPOINTS)?)?;
+    let minimal = median(&minimal, |time| *time);
+    println!(
+        "{SERVICES} Services of {ENDPOINTS} endpoints, {} IPVS messages",
+        changes.len()
+    );
+    println!("| what | ratio | time here |");
+    println!("| --- | --- | --- |");
+    let row = |what: &str, time: Duration| {
+        println!(
+            "| {what} | {:.2} | {time:.2?} |",
+            time.as_secs_f64() / minimal.as_secs_f64()
+        );
+    };
+    row("the same IPVS messages, pre-encoded and batched", minimal);
+    row(
+        "svcproxy, from the first netlink message to the last reply",
+        median(&ours, Times::on_the_wire),
+    );
+    row(
+        "- observe the empty node",
+        median(&ours, |times| times.observe),
+    );
+    row("- plan", median(&ours, |times| times.plan));
+    row(
+        "- packet filter elements",
+        median(&ours, |times| times.packet_filter),
+    );
+    row("- IPVS", median(&ours, |times| times.ipvs));
+    row(
+        "- rules, routes, sysctls, bookkeeping",
+        median(&ours, |times| times.rest),
+    );
+    row(
+        "store and desired state, before that",
+        median(&ours, |times| times.store_and_desired),
+    );
+    let tenth = SERVICES / IPVSADM_SERVICES;
+    row(
+        &format!("ipvsadm -R of a {tenth}th, times {tenth}"),
+        ipvsadm * tenth,
+    );
+    Ok(())
+}
+
+fn config() -> Result<Arc<Config>> {
+    Ok(Arc::new(Config::new("node-1", vec!["192.0.2.1".parse()?])))
+}
+
+/// The changes of IPVS that an empty node needs, in svcproxy's order.
+fn ipvs_changes(cluster: &Cluster) -> Result<Vec<Change>> {
+    let mut store = Store::default();
+    cluster
+        .changes()
+        .into_iter()
+        .for_each(|change| store.apply(change));
+    let desired = DesiredState::from_store(config()?, &store);
+    let plan = Plan::new(&desired, &NodeState::default(), Scope::Full);
+    let changes = plan.into_iter().filter_map(|step| match step {
+        Step::Ipvs(change) => Some(*change),
+        _ => None,
+    });
+    Ok(changes.collect())
+}
+
+/// Runs an action in a namespace of its own.
+fn in_fresh_namespace<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = Namespace::new("cold-start")?;
+    namespace.run(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"])?;
+    namespace.enter(action)
+}
+
+/// A socket that keeps what it sends.
+struct Recorder {
+    socket: Socket,
+    sent: Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Transport for Recorder {
+    fn send(&mut self, packets: &[u8]) -> io::Result<()> {
+        self.sent
+            .lock()
+            .map_err(|_| io::ErrorKind::Other)?
+            .push(packets.to_vec());
+        self.socket.send(packets)
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.receive(buffer)
+    }
+
+    fn capacity(&self) -> usize {
+        self.socket.capacity()
+    }
+}
+
+/// The datagrams in which these changes go out.
+fn record(changes: &[Change]) -> Result<Vec<Vec<u8>>> {
+    let sent = Arc::default();
+    let recorder = Recorder {
+        socket: Socket::open()?,
+        sent: Arc::clone(&sent),
+    };
+    let mut client = Client::with_transport(recorder)?;
+    sent.lock().map_err(|_| "poisoned")?.clear();
+    client.apply(changes).into_result()?;
+    let sent = sent.lock().map_err(|_| "poisoned")?.clone();
+    Ok(sent)
+}
+
+/// The minimal loop: send, and wait for the one acknowledgement of each datagram.
+fn replay(datagrams: &[Vec<u8>]) -> Result<Duration> {
+    // Loads the module and the scheduler, as svcproxy finds them after its first look.
+    let mut client = Client::open()?;
+    let probe = VirtualServer::new("tcp 192.0.2.1:1".parse()?);
+    client.add_virtual_server(&probe)?;
+    client.delete_virtual_server(&probe.key)?;
+    let mut socket = Socket::open()?;
+    let mut buffer = vec![0; 64 * 1024];
+    let start = Instant::now();
+    for datagram in datagrams {
+        socket.send(datagram)?;
+        let length = socket.receive(&mut buffer)?;
+        // An acknowledgement: nlmsghdr of 16 bytes, then the errno, 0.
+        let errno = buffer.get(16..20).filter(|_| length >= 20);
+        if errno != Some(&[0; 4]) {
+            return Err(format!("refused: errno {errno:?}").into());
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// Where the time of a cold start goes.
+#[derive(Default, Clone, Copy)]
+struct Times {
+    store_and_desired: Duration,
+    observe: Duration,
+    plan: Duration,
+    packet_filter: Duration,
+    ipvs: Duration,
+    rest: Duration,
+}
+
+impl Times {
+    /// From the first netlink message to the last reply.
+    fn on_the_wire(&self) -> Duration {
+        self.observe + self.plan + self.packet_filter + self.ipvs + self.rest
+    }
+}
+
+/// All of svcproxy but the source, from an empty node.
+fn cold_start(cluster: &Cluster) -> Result<Times> {
+    let mut times = Times::default();
+    let mut backend = IpvsBackend::open()?;
+    let changes = cluster.changes();
+    let mut start = Instant::now();
+    let mut lap = |of: &mut Duration| *of += mem::replace(&mut start, Instant::now()).elapsed();
+    let mut store = Store::default();
+    changes.into_iter().for_each(|change| store.apply(change));
+    let desired = DesiredState::from_store(config()?, &store);
+    lap(&mut times.store_and_desired);
+    let mut node = backend.observe()?;
+    lap(&mut times.observe);
+    let plan = Plan::new(&desired, &node, Scope::Full);
+    lap(&mut times.plan);
+    for part in plan
+        .steps()
+        .chunk_by(|a, b| mem::discriminant(a) == mem::discriminant(b))
+    {
+        let part: Plan = part.iter().cloned().collect();
+        let of = match part.steps().first() {
+            Some(Step::Ipvs(_)) => &mut times.ipvs,
+            Some(Step::AddElement(..)) => &mut times.packet_filter,
+            _ => &mut times.rest,
+        };
+        // The copy of the plan's part is no cost of svcproxy's.
+        let before = Instant::now();
+        let report = backend.apply(&part);
+        *of += before.elapsed();
+        if let Some(failure) = report.failures.first() {
+            return Err(format!("{failure:?}").into());
+        }
+    }
+    let before = Instant::now();
+    node.record(&plan, &[]);
+    times.rest += before.elapsed();
+    Ok(times)
+}
+
+/// `ipvsadm -R` of a cluster, from the start of the process to its end.
+fn ipvsadm(cluster: &Cluster) -> Result<Duration> {
+    let mut rules = String::new();
+    for change in ipvs_changes(cluster)? {
+        match change {
+            Change::AddVirtualServer(server) => {
+                writeln!(rules, "{}", ipvs::ipvsadm::virtual_server(&server))?;
+            }
+            Change::AddRealServer {
+                virtual_server,
+                real_server,
+            } => {
+                writeln!(
+                    rules,
+                    "{}",
+                    ipvs::ipvsadm::real_server(&virtual_server, &real_server)
+                )?;
+            }
+            _ => {}
+        }
+    }
+    let namespace = Namespace::new("cold-start")?;
+    let start = Instant::now();
+    namespace.run_with_input(["ipvsadm", "-R"], &rules)?;
+    Ok(start.elapsed())
+}
+
+fn median<T>(runs: &[T], time: impl Fn(&T) -> Duration) -> Duration {
+    let mut times: Vec<_> = runs.iter().map(time).collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
