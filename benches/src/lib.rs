@@ -45,7 +45,8 @@ impl Cluster {
                 .map(|n| {
                     let mut endpoint =
                         Endpoint::new(address([10, 128, 0, 0], index * endpoints + n + 1));
-                    endpoint.node = Some(format!("node-{}", n % 50).into());
+                    // A hundred nodes.
+                    endpoint.node = Some(format!("node-{}", (index * endpoints + n) % 100).into());
                     endpoint
                 })
                 .collect();

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod apt;
+mod bench;
 mod cargo;
 mod demo;
 mod paths;
@@ -32,6 +33,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Run every test: checks, unit tests, network namespaces, kernel VM.
     Test(test::TestArgs),
+    /// Run the benchmarks that need a kernel with IPVS, in the VM.
+    Bench(bench::BenchArgs),
     /// A QEMU machine whose kernel has IPVS.
     #[command(subcommand)]
     Vm(VmTask),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run_command(),
         Task::Demo(args) => demo::run_command(&args),
         Task::Test(args) => test::run_command(&args),
+        Task::Bench(args) => bench::run_command(&args),
         Task::Vm(VmTask::Run(args)) => vm::run_command(&args),
     };
     result.unwrap_or_else(|error| {
