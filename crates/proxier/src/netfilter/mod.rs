@@ -6,8 +6,9 @@
 //! # What is refused
 //!
 //! A Service CIDR is local to the node as a whole, so a packet for an address or port in it that
-//! no virtual server takes would reach whatever listens on the node's `0.0.0.0`. Chain `refuse`
-//! stands before IPVS, for packets that come in and for those the node itself sends:
+//! no virtual server takes would reach whatever listens on the node's `0.0.0.0`. Chain
+//! `filter-input` stands before IPVS, for packets that come in, those of the node itself too, over
+//! `lo`:
 //!
 //! - what is new and for a Service without endpoints is refused, before IPVS can log that it has
 //!   no destination. Connections that are there go on to IPVS as long as it has the virtual
@@ -19,8 +20,9 @@
 //!
 //! Chain `filter-input` has priority 20: after IPVS's connection tracking and after the usual
 //! host firewalls (0, and 10 for firewalld), which so have the first word, as it only ever
-//! refuses; before IPVS at 98 (`ip_vs_core.c`). Chain `filter-output` has -110: after connection
-//! tracking (-200), before address translation (-100) and before IPVS (-99).
+//! refuses; before IPVS at 98 (`ip_vs_core.c`). What the node sends IPVS takes earlier, where there
+//! is a virtual server: chain `filter-output` does the first of these for that, at -110: after
+//! connection tracking (-200), before address translation (-100) and before IPVS (-99).
 //!
 //! # What is masqueraded
 //!

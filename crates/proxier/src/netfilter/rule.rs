@@ -38,9 +38,7 @@ pub enum Statement {
     ResetTcp,
     /// Answers with the ICMP or ICMPv6 error "port unreachable".
     RejectPort,
-    /// Goes on in this chain, and then behind this rule.
-    Jump(&'static str),
-    /// Goes on in this chain, and then where this one was jumped to from.
+    /// Goes on in this chain, and does not come back.
     Goto(&'static str),
     /// Ends this chain.
     Return,
@@ -122,7 +120,6 @@ impl fmt::Display for Statement {
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::ResetTcp => f.write_str("reject with tcp reset"),
             Self::RejectPort => f.write_str("reject with icmpx port-unreachable"),
-            Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Return => f.write_str("return"),
         }

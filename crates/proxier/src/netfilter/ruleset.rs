@@ -63,12 +63,22 @@ impl Ruleset {
     pub fn chains(&self) -> Vec<Chain> {
         use ChainKind::{Filter, Nat};
         use HookPoint::{Input, Output, Postrouting, Prerouting};
-        let refuse = || vec![Rule(vec![Statement::Jump("refuse")])];
         vec![
             chain("refused", refused()),
-            chain("refuse", both(refuse_of)),
-            base_chain("filter-input", Filter, Input, INPUT_PRIORITY, refuse()),
-            base_chain("filter-output", Filter, Output, OUTPUT_PRIORITY, refuse()),
+            base_chain(
+                "filter-input",
+                Filter,
+                Input,
+                INPUT_PRIORITY,
+                both(refuse_in),
+            ),
+            base_chain(
+                "filter-output",
+                Filter,
+                Output,
+                OUTPUT_PRIORITY,
+                both(refuse_out),
+            ),
             base_chain(
                 "nat-prerouting",
                 Nat,
@@ -160,7 +170,7 @@ fn both(rules: impl Fn(Family) -> Vec<Rule>) -> Vec<Rule> {
     [rules(Family::V4), rules(Family::V6)].concat()
 }
 
-fn refuse_of(family: Family) -> Vec<Rule> {
+fn refuse_in(family: Family) -> Vec<Rule> {
     use Statement::{Goto, In, New, NotProtocol, Return};
     let icmp = match family {
         Family::V4 => TransportProtocol::Icmp,
@@ -173,6 +183,18 @@ fn refuse_of(family: Family) -> Vec<Rule> {
         Rule(vec![no_endpoints, Goto("refused")]),
         Rule(vec![cidrs, NotProtocol(icmp), Goto("refused")]),
     ]
+}
+
+/// What IPVS would take before it gets to the input. All else is refused there, where the sender
+/// gets the same errors as anyone: here send(2) would fail with EPERM, whatever the rule answers.
+fn refuse_out(family: Family) -> Vec<Rule> {
+    use Statement::{Goto, In, New};
+    vec![Rule(vec![
+        New,
+        In(Set::NoEndpoints(family)),
+        In(Set::VirtualServers(family)),
+        Goto("refused"),
+    ])]
 }
 
 fn refused() -> Vec<Rule> {

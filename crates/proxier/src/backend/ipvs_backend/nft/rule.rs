@@ -209,7 +209,6 @@ fn put_statement(w: &mut Writer, statement: Statement) {
         Statement::RejectPort => {
             put_reject(w, NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_PORT_UNREACH);
         }
-        Statement::Jump(chain) => put_verdict(w, NFT_JUMP, Some(chain)),
         Statement::Goto(chain) => put_verdict(w, NFT_GOTO, Some(chain)),
         Statement::Return => put_verdict(w, NFT_RETURN, None),
     }

@@ -77,7 +77,6 @@ pub(super) mod uapi {
     pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
     pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
     pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
-    pub(crate) const NFT_JUMP: i32 = -3;
     pub(crate) const NFT_GOTO: i32 = -4;
     pub(crate) const NFT_RETURN: i32 = -5;
 
