@@ -36,7 +36,13 @@ fn log_failures(plan: &Plan, applied: &ApplyReport) {
             .get(failure.step)
             .map(ToString::to_string)
             .unwrap_or_default();
-        tracing::error!("{step}: {}", chain(&failure.error));
+        let error = chain(&failure.error);
+        // IPVS's own errors name the step.
+        if error.starts_with(&step) {
+            tracing::error!("{error}");
+        } else {
+            tracing::error!("{step}: {error}");
+        }
     }
 }
 
