@@ -10,7 +10,7 @@ use crate::vm::{Machine, MachineArgs, Series};
 use crate::{paths, process};
 
 /// Programs that the tests and the demo run, here or in the VM.
-pub(crate) const TOOLS: [Tool; 7] = [
+pub(crate) const TOOLS: [Tool; 8] = [
     Tool::new("cc", "gcc"),
     Tool::new("c++", "g++"),
     Tool::new("ip", "iproute2"),
@@ -18,6 +18,7 @@ pub(crate) const TOOLS: [Tool; 7] = [
     Tool::new("nft", "nftables"),
     Tool::new("iptables-restore", "iptables"),
     Tool::new("ipvsadm", "ipvsadm"),
+    Tool::new("strace", "strace"),
 ];
 
 /// Parts of cargo that the tests use.

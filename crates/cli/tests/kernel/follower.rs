@@ -1,0 +1,91 @@
+//! svcproxy at work, and its log.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use testbed::eventually;
+
+use crate::lab::PATIENCE;
+
+/// A process that logs JSON; killed when dropped.
+pub(crate) struct Follower {
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let reader = {
+            let log = Arc::clone(&log);
+            thread::spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                    log.lock().unwrap().push(event);
+                }
+            })
+        };
+        Self {
+            child,
+            log,
+            reader: Some(reader),
+        }
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for an event in the log, also one that is there already.
+    pub(crate) fn wait(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let find = || {
+            self.log()
+                .into_iter()
+                .find(&is_it)
+                .ok_or_else(|| self.log())
+        };
+        eventually(PATIENCE, find).unwrap_or_else(|log| panic!("no {what} in {log:#?}"))
+    }
+
+    /// How often it has brought the node in line.
+    pub(crate) fn syncs(&self) -> usize {
+        let log = self.log();
+        log.iter()
+            .filter(|event| event["message"] == "synced")
+            .count()
+    }
+
+    /// SIGTERM; it must end well. All that it logged.
+    pub(crate) fn terminate(mut self) -> Vec<Value> {
+        self.signal(Signal::TERM);
+        let status = self.child.wait().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        assert_eq!(status.code(), Some(0), "{:#?}", self.log());
+        self.log()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,22 @@
+//! svcproxy in a kernel with IPVS: real clients, real backends, `ipvsadm`, `nft`, `ip` and
+//! `strace` as witnesses. Each test has nodes, pods and a client of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod follower;
+mod lab;
+mod ports;
+
+mod affinity;
+mod cleanup;
+mod manifests;
+mod refusal;
+mod restart;
+mod schedulers;
+mod table;
+mod traffic;
