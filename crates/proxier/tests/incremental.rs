@@ -1,5 +1,6 @@
 //! Random sequences of API changes: the state kept up to date one Service at a time equals the
 //! one made from scratch, and each plan leads exactly there.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -18,7 +19,11 @@ use proxier::store::{Change, Store};
 const SERVICES: u8 = 5;
 
 fn service_name(n: u8) -> ObjectName {
-    let namespace = if n % 2 == 0 { "default" } else { "kube-system" };
+    let namespace = if n.is_multiple_of(2) {
+        "default"
+    } else {
+        "kube-system"
+    };
     ObjectName::new(namespace, &format!("service-{n}")).unwrap()
 }
 

@@ -1,4 +1,5 @@
 //! The stages put together, on a node in memory.
+#![allow(clippy::unwrap_used)]
 
 use std::num::NonZeroU16;
 use std::sync::{Arc, mpsc};

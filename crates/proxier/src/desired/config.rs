@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused() {
         let node = ["192.0.2.1", "2001:db8::1"];
-        let cases: [(&[&str], &[&str], &[&str], &str); 7] = [
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], &'a str);
+        let cases: [Case<'_>; 7] = [
             (
                 &node,
                 &["10.96.0.0/12", "fd00::/112"],
