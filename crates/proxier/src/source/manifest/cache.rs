@@ -8,7 +8,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::mem;
 use std::sync::Arc;
 
-use super::decode::{Key, Object};
+use super::object::{Key, Object};
 
 /// The objects of documents without any diagnostic, by a keyed hash of their text.
 #[derive(Debug, Default)]

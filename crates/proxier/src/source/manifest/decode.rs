@@ -1,6 +1,5 @@
 //! From a file's text to checked objects.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +12,8 @@ use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location};
 use super::cache::{Cache, Known};
 use super::document::{self, Document};
-use crate::model::{EndpointSlice, ObjectName, Service};
+use super::object::{Key, Kind, Maker, Object};
+use crate::model::ObjectName;
 
 /// Most errors, and most notes, that are told of a file.
 const MAX_TOLD: usize = 1000;
@@ -21,65 +21,6 @@ const MAX_TOLD: usize = 1000;
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The control plane's own controllers of slices have names that end so.
 const CONTROL_PLANE: &str = "controller.k8s.io";
-
-/// The kinds that are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    Service,
-    EndpointSlice,
-    Endpoints,
-}
-
-impl Kind {
-    fn parse(kind: &str) -> Option<Self> {
-        match kind {
-            "Service" => Some(Self::Service),
-            "EndpointSlice" => Some(Self::EndpointSlice),
-            "Endpoints" => Some(Self::Endpoints),
-            _ => None,
-        }
-    }
-
-    fn api_version(self) -> &'static str {
-        match self {
-            Self::Service | Self::Endpoints => "v1",
-            Self::EndpointSlice => "discovery.k8s.io/v1",
-        }
-    }
-}
-
-/// What makes two documents definitions of one object.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) kind: Kind,
-    pub(super) name: ObjectName,
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.kind, self.name)
-    }
-}
-
-/// A checked object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Object {
-    Service(Service),
-    EndpointSlice {
-        slice: EndpointSlice,
-        made_by: Maker,
-    },
-    /// The slices that the Endpoints are mirrored into.
-    Endpoints(Vec<EndpointSlice>),
-}
-
-/// Who made an endpoint slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Maker {
-    /// A controller of the control plane, which mirrors Endpoints too.
-    ControlPlane,
-    Other,
-}
 
 /// What a document makes of an object.
 #[derive(Debug)]

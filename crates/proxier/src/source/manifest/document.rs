@@ -7,8 +7,10 @@ use serde_saphyr::{
     render_options,
 };
 
-use super::files::MAX_FILE_BYTES;
 use super::lines::Lines;
+
+/// Most that a file may hold. A file of 10,000 Services with 3 endpoints each has some 10 MB.
+pub(super) const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// Most nodes that aliases may add to a document: a few lines of nested aliases can ask for
 /// billions.

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::{Diagnostic, Location};
 use super::cache::Cache;
 use super::decode::{self, Parsed};
-
-/// Most that a file may hold. A file of 10,000 Services with 3 endpoints each has some 10 MB.
-pub(super) const MAX_FILE_BYTES: usize = 64 << 20;
+use super::document::MAX_FILE_BYTES;
 
 /// A file, or a directory that could not be listed.
 #[derive(Debug)]

@@ -44,6 +44,7 @@ mod decode;
 mod document;
 mod files;
 mod lines;
+mod object;
 mod state;
 mod watch;
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
 use super::claims::{self, Claims};
-use super::decode::{Key, Maker, Object, Outcome};
+use super::decode::Outcome;
 use super::files::Source;
+use super::object::{Key, Maker, Object};
 use crate::model::{EndpointSlice, ObjectName, Service};
 use crate::store::Change;
 
