@@ -28,7 +28,7 @@ const CHECKS: [(&str, &str); 7] = [
     // The bench profile would build all dependencies once more.
     (
         "benches compile",
-        "bench --locked --workspace --no-run --profile dev",
+        "bench --locked --workspace --bench * --no-run --profile dev",
     ),
 ];
 
