@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use ipvs::Scheduler;
 
@@ -17,7 +18,6 @@ use ipvs::Scheduler;
 #[command(
     name = "svcproxy",
     version,
-    args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "Examples:\n  \
         svcproxy --mode ipvs --manifests examples/ --cluster-cidr 10.244.0.0/16\n  \
@@ -189,12 +189,31 @@ pub(crate) fn usage_error(message: &str) -> ! {
         .exit()
 }
 
+/// Reads the command line. What stands before a subcommand and is not for all of them is wrong,
+/// where clap alone would take no notice of it.
+pub(crate) fn parse() -> Cli {
+    let mut command = Cli::command();
+    let matches = command.get_matches_mut();
+    if matches.subcommand_name().is_some() {
+        let given = |arg: &&Arg| {
+            matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+        };
+        let mut own = command.get_arguments().filter(|arg| !arg.is_global_set());
+        if let Some(arg) = own.find(given) {
+            usage_error(&format!("'{arg}' goes without a subcommand, or after it"));
+        }
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 /// Only names the kernel knows: it answers an unknown one by looking for a module of that name.
+/// Not "none", which leaves a virtual server without any.
 fn scheduler(name: &str) -> Result<Scheduler, String> {
-    Scheduler::known()
+    let known = || Scheduler::known().filter(|scheduler| scheduler.as_str() != "none");
+    known()
         .find(|scheduler| scheduler.as_str() == name)
         .ok_or_else(|| {
-            let names: Vec<_> = Scheduler::known().map(|s| s.as_str().to_owned()).collect();
+            let names: Vec<_> = known().map(|s| s.as_str().to_owned()).collect();
             format!("no scheduler of that name; there are {}", names.join(", "))
         })
 }

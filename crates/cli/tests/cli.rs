@@ -297,9 +297,17 @@ fn wrong_usage_is_told() {
             with(&["--service-cidr", "10.96.0.0"]),
             with(&["--against", "kernel", "-o", "ipvsadm"]),
             with(&["--once"]),
+            usage_error(&["--once", "status"]),
         ]
         .join("--------\n")
     );
+}
+
+#[test]
+fn log_format_may_stand_before_a_subcommand() {
+    let arguments = ["--log-format=json", "plan", "--manifests", "nothing.yaml"];
+    let (_, log, code) = run(svcproxy(&arguments).args(NODE));
+    assert_eq!((log.starts_with('{'), code), (true, 2), "{log}");
 }
 
 #[test]
