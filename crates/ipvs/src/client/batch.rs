@@ -49,6 +49,15 @@ impl IntoIterator for Outcomes {
     }
 }
 
+impl<'a> IntoIterator for &'a Outcomes {
+    type Item = &'a Result<()>;
+    type IntoIter = std::slice::Iter<'a, Result<()>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 impl<T: Transport> Client<T> {
     /// Carries out changes in their order, up to 128 in one datagram.
     ///
