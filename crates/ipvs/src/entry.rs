@@ -62,6 +62,8 @@ pub struct Connections {
 
 /// Counters since the server was made or they were last set to zero, and current rates.
 ///
+/// The kernel sums them up every 2 s: they are as much behind.
+///
 /// 64 bits wide from Linux 4.1; before it all but the byte counts wrap at 32 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
@@ -75,7 +77,7 @@ pub struct Statistics {
     pub incoming_bytes: u64,
     /// Bytes to clients; see `outgoing_packets`.
     pub outgoing_bytes: u64,
-    /// Averages over the last seconds, renewed every 2 s.
+    /// Averages over the last seconds.
     pub rates: Rates,
 }
 

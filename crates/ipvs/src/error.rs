@@ -66,6 +66,11 @@ impl Error {
         }))
     }
 
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// What failed.
     pub fn operation(&self) -> Operation {
         self.0.operation

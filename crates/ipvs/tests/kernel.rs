@@ -11,13 +11,17 @@
 mod conformance;
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::Once;
+use std::time::Duration;
 
 use conformance::{conformance, key, kind, real};
 use ipvs::*;
-use testbed::Namespace;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use testbed::{Namespace, eventually};
 
 fn namespace() -> (Namespace, Client) {
     // Not left to the kernel: it loads a scheduler with the mutex of IPVS held, lblc and lblcr
@@ -324,4 +328,116 @@ fn a_large_listing_is_whole_or_an_error() {
             assert!(listed.windows(2).all(|pair| pair[0] != pair[1]));
         }
     });
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn traffic_is_counted() {
+    let (namespace, mut client) = namespace();
+    namespace
+        .ip(&[
+            "addr add 10.96.0.1/32 dev lo",
+            "addr add 10.244.0.1/32 dev lo",
+        ])
+        .unwrap();
+    let web = key("tcp 10.96.0.1:80");
+    client.add_virtual_server(&VirtualServer::new(web)).unwrap();
+    client
+        .add_real_server(&web, &real("10.244.0.1:8080"))
+        .unwrap();
+    let listener = namespace
+        .enter(|| TcpListener::bind("10.244.0.1:8080"))
+        .unwrap();
+    let mut connection = namespace
+        .enter(|| TcpStream::connect("10.96.0.1:80"))
+        .unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    connection.write_all(b"hello").unwrap();
+    accepted.read_exact(&mut [0; 5]).unwrap();
+
+    // The kernel sums its counters up every 2 s.
+    let stats = eventually(Duration::from_secs(20), || {
+        let stats = client.virtual_server(&web).unwrap().stats.unwrap();
+        if stats.connections == 1 {
+            Ok(stats)
+        } else {
+            Err(format!("{stats:?}"))
+        }
+    })
+    .unwrap();
+    assert!(
+        stats.incoming_packets >= 3 && stats.outgoing_packets >= 2,
+        "{stats:?}"
+    );
+    assert!(stats.incoming_bytes > 120, "{stats:?}");
+    let entry = &client.real_servers(&web).unwrap()[0];
+    let connections = Connections {
+        active: 1,
+        inactive: 0,
+        persistent: 0,
+    };
+    assert_eq!(entry.connections, Some(connections));
+
+    client.zero_statistics(Some(&web)).unwrap();
+    assert_eq!(
+        client
+            .virtual_server(&web)
+            .unwrap()
+            .stats
+            .unwrap()
+            .connections,
+        0
+    );
+    drop((connection, accepted));
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn without_capability_permission_is_denied() {
+    let (namespace, _) = namespace();
+    let denied = namespace.enter(|| {
+        // This thread's alone, and it ends here.
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::NET_ADMIN);
+        set_capabilities(None, sets).unwrap();
+        Client::open()
+            .and_then(|mut client| client.info())
+            .unwrap_err()
+    });
+    assert!(denied.is_permission_denied(), "{denied}");
+    assert!(denied.to_string().contains("CAP_NET_ADMIN"), "{denied}");
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn the_client_for_tokio_works_too() {
+    let (_namespace, client) = namespace();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let client = AsyncClient::new(client);
+        let table = table();
+        client.apply(table.clone()).await.into_result().unwrap();
+        let added = table
+            .iter()
+            .filter(|c| c.operation() == Operation::AddVirtualServer)
+            .count();
+        assert_eq!(client.virtual_servers().await.unwrap().len(), added);
+        client.change(Change::Flush).await.unwrap();
+        assert_eq!(client.virtual_servers().await.unwrap(), []);
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn a_sync_daemon_that_has_hardly_begun_can_be_stopped() {
+    let (_namespace, mut client) = namespace();
+    let daemon = SyncDaemon::new(SyncRole::Master, "lo".parse().unwrap(), 7);
+    for _ in 0..50 {
+        client.start_sync_daemon(&daemon).unwrap();
+        client.stop_sync_daemon(SyncRole::Master).unwrap();
+        assert_eq!(client.sync_daemons().unwrap(), []);
+    }
 }

@@ -1,6 +1,7 @@
 //! Many changes, many a datagram, each with an outcome of its own.
 
 use std::borrow::Borrow;
+use std::io;
 
 use super::Client;
 use super::exchange::{Failure, Transport};
@@ -134,14 +135,16 @@ impl<T: Transport> Client<T> {
                     flags: Header::REQUEST,
                     sequence,
                 };
-                last = Some((exchange.send_buffer.len(), sequence));
+                last = Some((exchange.send_buffer.len(), sequence, change.borrow()));
                 put_packet(&mut exchange.send_buffer, header, |buffer| {
                     put_change(buffer, change.borrow());
                 });
                 exchange.counters.changes += 1;
             }
         }
-        let Some((position, last)) = last else { return };
+        let Some((position, last, last_change)) = last else {
+            return;
+        };
         // Errors come unasked. The acknowledgement of the last says that there are no more.
         request_ack(&mut exchange.send_buffer, position);
         exchange.counters.sends += 1;
@@ -169,6 +172,10 @@ impl<T: Transport> Client<T> {
             });
             match received {
                 Ok(end) => ended = end,
+                // The kernel stops a daemon that has not run yet, and then does not answer (EINTR).
+                Err(Failure::NoReply) if matches!(last_change, Change::StopSyncDaemon(_)) => {
+                    ended = true;
+                }
                 Err(fatal @ (Failure::Io(_) | Failure::NoReply)) => {
                     failure.get_or_insert(fatal);
                     ended = true;
@@ -209,14 +216,19 @@ fn request_ack(buffer: &mut [u8], position: usize) {
 /// The error of a change that has no reply of its own.
 fn lost(change: &Change, failure: &Failure, sent: bool) -> Error {
     let (operation, object) = (change.operation(), change.object());
-    match failure {
-        Failure::Io(error) if !sent => {
-            let copy = error.raw_os_error().map_or_else(
-                || std::io::Error::new(error.kind(), error.to_string()),
-                std::io::Error::from_raw_os_error,
-            );
-            Error::from_io(operation, object, copy)
-        }
-        _ => Error::new(operation, object, ErrorKind::NoReply),
+    let source = match failure {
+        Failure::Io(error) => error.raw_os_error().map_or_else(
+            || io::Error::new(error.kind(), error.to_string()),
+            io::Error::from_raw_os_error,
+        ),
+        Failure::Malformed(error) => io::Error::new(io::ErrorKind::InvalidData, *error),
+        Failure::Interrupted => io::Error::from_raw_os_error(errno::ENOBUFS),
+        _ => io::ErrorKind::WouldBlock.into(),
+    };
+    let error = Error::from_io(operation, object, source);
+    if sent {
+        error.with_kind(ErrorKind::NoReply)
+    } else {
+        error
     }
 }
