@@ -136,7 +136,24 @@
 //!
 //! # What it costs
 //!
-//! BENCHMARK
+//! Against raw netlink: the same messages encoded beforehand, in datagrams of the same size, the
+//! replies looked at for their end alone. The best of six runs in turn, each in a fresh network
+//! namespace, in a QEMU machine without hardware acceleration (TCG, 2 CPUs, Debian's Linux 6.1),
+//! where all is some ten times slower than on a real machine: the ratios are what counts.
+//!
+//! | | ipvs / raw |
+//! | --- | --- |
+//! | add 10,000 virtual servers of 3 real servers each, in one batch | 1.02 |
+//! | list all of them | 1.06 |
+//! | change one weight, 20,000 times | 1.05 |
+//!
+//! The program is `benches/benches/ipvs_kernel.rs`. A host busy with other work moves each ratio
+//! by some hundredths.
+//!
+//! Encoding allocates nothing a message, and a batch two lists however long it is (counted, in
+//! `tests/allocations.rs`). A [`VirtualServer`] takes at most 88 bytes, a [`RealServer`] 48.
+//!
+//! The minimum Rust version is 1.89.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 

@@ -8,7 +8,8 @@ use crate::{Name, ParseError};
 /// How a virtual server chooses the real server of a new connection.
 ///
 /// Each is a kernel module `ip_vs_NAME`, loaded when first used; a kernel built without it
-/// answers with [`ErrorKind::UnknownScheduler`](crate::ErrorKind::UnknownScheduler).
+/// answers with [`ErrorKind::UnknownScheduler`](crate::ErrorKind::UnknownScheduler). Better load
+/// it beforehand: see [what may surprise](crate#what-the-kernel-does-that-may-surprise).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Scheduler {

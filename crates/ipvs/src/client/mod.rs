@@ -93,6 +93,9 @@ impl<T: Transport> Client<T> {
 
     /// Every virtual server, by address and by firewall mark, in no particular order.
     ///
+    /// One may be missing if another was deleted meanwhile, by whomever, in whichever network
+    /// namespace: see [what may surprise](crate#what-the-kernel-does-that-may-surprise).
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Interrupted`] if the table changed time and again while it was read.

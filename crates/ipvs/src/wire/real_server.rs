@@ -217,9 +217,6 @@ pub(super) fn parse_real_server(
     let mut unknown = Vec::new();
     for attribute in attribute.nested("real server") {
         let attribute = attribute?;
-        if key.take(attribute)? {
-            continue;
-        }
         match attribute.kind {
             IPVS_DEST_ATTR_FWD_METHOD => method = Some(attribute.u32("forwarding method")?),
             IPVS_DEST_ATTR_WEIGHT => weight = Some(attribute.u32("weight")?),
@@ -233,6 +230,7 @@ pub(super) fn parse_real_server(
             IPVS_DEST_ATTR_PERSIST_CONNS => persistent = Some(attribute.u32("connections")?),
             IPVS_DEST_ATTR_STATS => stats.bits_32 = Some(attribute),
             IPVS_DEST_ATTR_STATS64 => stats.bits_64 = Some(attribute),
+            _ if key.take(attribute)? => {}
             _ => keep_unknown(&mut unknown, attribute),
         }
     }

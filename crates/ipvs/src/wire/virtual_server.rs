@@ -118,9 +118,6 @@ pub(super) fn parse_virtual_server(attribute: Attribute<'_>) -> Decoded<VirtualS
     let mut unknown = Vec::new();
     for attribute in attribute.nested("virtual server") {
         let attribute = attribute?;
-        if key.take(attribute)? {
-            continue;
-        }
         match attribute.kind {
             IPVS_SVC_ATTR_SCHED_NAME => scheduler = Some(parse_scheduler(attribute)?),
             IPVS_SVC_ATTR_PE_NAME => engine = parse_engine(attribute)?,
@@ -132,6 +129,7 @@ pub(super) fn parse_virtual_server(attribute: Attribute<'_>) -> Decoded<VirtualS
             IPVS_SVC_ATTR_NETMASK => netmask = Some(attribute.array::<4>("netmask")?),
             IPVS_SVC_ATTR_STATS => stats.bits_32 = Some(attribute),
             IPVS_SVC_ATTR_STATS64 => stats.bits_64 = Some(attribute),
+            _ if key.take(attribute)? => {}
             _ => keep_unknown(&mut unknown, attribute),
         }
     }
