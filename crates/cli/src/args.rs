@@ -113,6 +113,11 @@ pub(crate) struct NodeArgs {
     /// nq, fo, ovf
     #[arg(long, value_name = "NAME", default_value = "rr", value_parser = scheduler)]
     pub(crate) ipvs_scheduler: Scheduler,
+
+    /// How long the connections of an endpoint that has gone may last; with 0, and with --once,
+    /// they are cut at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
 }
 
 /// `svcproxy plan`.

@@ -1,7 +1,7 @@
 //! This node's settings: the command line's, completed from what the machine says of itself.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use ipvs::Family;
@@ -10,7 +10,7 @@ use proxier::desired::{Config, ConfigError};
 use crate::args::NodeArgs;
 
 /// The node's settings, checked.
-pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Arc<Config>> {
+pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
     let name = args.node_name.clone().map_or_else(host_name, Ok)?;
     let node_ips = if args.node_ips.is_empty() {
         own_addresses()?
@@ -20,6 +20,7 @@ pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Arc<Config>> {
     let mut config = Config::new(name, node_ips);
     config.cluster_cidrs.clone_from(&args.cluster_cidrs);
     config.scheduler = args.ipvs_scheduler;
+    config.drain_timeout = Duration::from_secs(args.drain_timeout);
     if args.service_cidrs.is_empty() {
         // The default is for nodes that speak its family.
         let node_ips = config.node_ips.clone();
@@ -33,7 +34,7 @@ pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Arc<Config>> {
     config
         .validate()
         .map_err(|error: ConfigError| anyhow::Error::new(error))?;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// The host's name in lower case, as the kubelet has it.

@@ -1,10 +1,14 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
+
+use ipvs::{RealServerKey, VirtualServerKey};
 
 use crate::backend::{ApplyReport, Backend, BackendError};
 use crate::desired::{Config, DesiredState, Problem, Touched};
-use crate::plan::{NodeState, Plan, Scope};
+use crate::plan::{NodeState, Plan, Scope, Step};
 use crate::store::{Change, Store};
 
 /// Keeps one node's data plane as its Services ask.
@@ -37,6 +41,8 @@ pub struct Proxier<B> {
     node: Option<NodeState>,
     /// Changed since the last plan.
     touched: Touched,
+    /// Real servers of weight 0 that wait for their connections' end, and since when.
+    draining: BTreeMap<(VirtualServerKey, RealServerKey), Option<Instant>>,
     backend: B,
 }
 
@@ -44,12 +50,24 @@ pub struct Proxier<B> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SyncReport {
-    /// Whether everything was compared with the kernel, or only what had changed was sent.
-    pub full: bool,
+    /// Why it was done.
+    pub kind: SyncKind,
     /// The steps that were to be taken.
     pub plan: Plan,
     /// What became of them.
     pub applied: ApplyReport,
+}
+
+/// Why a sync was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SyncKind {
+    /// The node was observed, and everything compared.
+    Full,
+    /// Something had changed; only that was looked at.
+    Changes,
+    /// Real servers had drained.
+    Drained,
 }
 
 impl SyncReport {
@@ -67,6 +85,7 @@ impl<B: Backend> Proxier<B> {
             desired: DesiredState::new(config),
             node: None,
             touched: Touched::default(),
+            draining: BTreeMap::new(),
             backend,
         }
     }
@@ -140,29 +159,117 @@ impl<B: Backend> Proxier<B> {
 
     fn sync(&mut self) -> Result<SyncReport, BackendError> {
         let touched = std::mem::take(&mut self.touched);
-        let (full, mut node) = match self.node.take() {
-            Some(node) => (false, node),
+        let (kind, node) = match self.node.take() {
+            Some(node) => (SyncKind::Changes, node),
             None => {
                 let mut node = self.backend.observe()?;
                 node.retain_ours(&self.desired);
-                (true, node)
+                self.note_draining_of(&node);
+                (SyncKind::Full, node)
             }
         };
-        let scope = if full {
-            Scope::Full
-        } else {
-            Scope::Touched(&touched)
+        let scope = match kind {
+            SyncKind::Full => Scope::Full,
+            _ => Scope::Touched(&touched),
         };
         let plan = Plan::new(&self.desired, &node, scope);
+        Ok(self.apply(kind, plan, node))
+    }
+
+    fn apply(&mut self, kind: SyncKind, plan: Plan, mut node: NodeState) -> SyncReport {
         let applied = self.backend.apply(&plan);
         if applied.failures.is_empty() {
             node.record(&plan, &[]);
             self.node = Some(node);
         }
-        Ok(SyncReport {
-            full,
+        for step in &plan {
+            if let Step::Ipvs(ipvs::Change::UpdateRealServer {
+                virtual_server,
+                real_server,
+            }) = step
+                && real_server.weight == 0
+            {
+                self.draining
+                    .insert((*virtual_server, real_server.key), None);
+            }
+        }
+        SyncReport {
+            kind,
             plan,
             applied,
-        })
+        }
+    }
+
+    /// Those that were left draining by a former run.
+    fn note_draining_of(&mut self, node: &NodeState) {
+        for (virtual_server, state) in &node.virtual_servers {
+            for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
+                self.draining
+                    .entry((*virtual_server, real_server.key))
+                    .or_default();
+            }
+        }
+    }
+
+    /// Whether real servers wait for the end of their connections: then
+    /// [`drain`](Self::drain) is to be called now and then.
+    pub fn is_draining(&self) -> bool {
+        !self.draining.is_empty()
+    }
+
+    /// Removes the real servers whose endpoint has gone and whose connections have ended, or that
+    /// have been waiting for that since [`Config::drain_timeout`]. `None` if there are none.
+    ///
+    /// # Errors
+    ///
+    /// If their connections cannot be read. Nothing was changed then.
+    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport>, BackendError> {
+        // After a failure only the kernel knows; the next sync looks.
+        let Some(node) = self.node.take() else {
+            return Ok(None);
+        };
+        let drained = self.drained(&node, now);
+        match drained {
+            Ok(drained) if !drained.is_empty() => {
+                let plan = drained.into_iter().map(Step::Ipvs).collect();
+                Ok(Some(self.apply(SyncKind::Drained, plan, node)))
+            }
+            drained => {
+                self.node = Some(node);
+                drained.map(|_| None)
+            }
+        }
+    }
+
+    fn drained(
+        &mut self,
+        node: &NodeState,
+        now: Instant,
+    ) -> Result<Vec<ipvs::Change>, BackendError> {
+        // One that came back, or is gone with its virtual server, drains no more.
+        self.draining.retain(|(virtual_server, key), _| {
+            let state = node.virtual_servers.get(virtual_server);
+            let real_server = state.and_then(|state| state.real_server(key));
+            real_server.is_some_and(|real_server| real_server.weight == 0)
+        });
+        let timeout = self.desired.config().drain_timeout;
+        let mut drained = Vec::new();
+        let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
+        for ((virtual_server, real_server), since) in &mut self.draining {
+            let of_this = connections.take_if(|(key, _)| key == virtual_server);
+            let counts = match of_this {
+                Some((_, counts)) => counts,
+                None => self.backend.connections(virtual_server)?,
+            };
+            let waited = now.saturating_duration_since(*since.get_or_insert(now));
+            if waited >= timeout || counts.get(real_server).is_none_or(|count| *count == 0) {
+                drained.push(ipvs::Change::DeleteRealServer {
+                    virtual_server: *virtual_server,
+                    real_server: *real_server,
+                });
+            }
+            connections = Some((*virtual_server, counts));
+        }
+        Ok(drained)
     }
 }

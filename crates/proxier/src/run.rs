@@ -28,15 +28,18 @@ pub struct Intervals {
     pub first_retry: Duration,
     /// The most it grows to.
     pub last_retry: Duration,
+    /// Between looks at connections while real servers drain.
+    pub drain: Duration,
 }
 
 impl Default for Intervals {
-    /// An audit a minute, retries after 1 to 30 seconds.
+    /// An audit a minute, retries after 1 to 30 seconds, a look a second while draining.
     fn default() -> Self {
         Self {
             audit: Duration::from_secs(60),
             first_retry: Duration::from_secs(1),
             last_retry: Duration::from_secs(30),
+            drain: Duration::from_secs(1),
         }
     }
 }
@@ -54,7 +57,11 @@ pub fn run<B: Backend>(
     let mut wake = Instant::now() + intervals.audit;
     loop {
         let mut due = false;
-        let result = match events.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+        let drain = proxier
+            .is_draining()
+            .then(|| Instant::now() + intervals.drain);
+        let until = drain.map_or(wake, |drain| drain.min(wake));
+        let result = match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(Event::Changes(mut changes)) => {
                 // What has piled up meanwhile goes out in the same sync.
                 for event in events.try_iter() {
@@ -66,6 +73,7 @@ pub fn run<B: Backend>(
                 proxier.handle(changes)
             }
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) if until < wake => proxier.drain(Instant::now()),
             Err(RecvTimeoutError::Timeout) => {
                 due = true;
                 proxier.audit()

@@ -123,6 +123,7 @@ fn config() -> Arc<Config> {
         .service_cidrs
         .push("fd00:10:96::/112".parse().unwrap());
     config.cluster_cidrs.push("10.244.0.0/16".parse().unwrap());
+    config.drain_timeout = std::time::Duration::ZERO;
     config.validate().unwrap();
     Arc::new(config)
 }

@@ -3,9 +3,9 @@
 
 use std::num::NonZeroU16;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ipvs::{RealServer, VirtualServer, VirtualServerKey};
+use ipvs::{Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
 use proxier::desired::{Config, FrontendKey};
@@ -14,6 +14,7 @@ use proxier::model::{
     ServicePort,
 };
 use proxier::plan::{Element, Step};
+use proxier::proxier::SyncKind;
 use proxier::run::{Event, Intervals, run};
 use proxier::store::Change;
 
@@ -107,7 +108,11 @@ fn a_restart_adopts_what_is_there_and_sends_nothing() {
             .is_success()
     );
     let report = proxier(&node).handle(two_services()).unwrap().unwrap();
-    assert!(report.full && report.plan.is_empty(), "{:?}", report.plan);
+    assert!(
+        report.kind == SyncKind::Full && report.plan.is_empty(),
+        "{:?}",
+        report.plan
+    );
     assert_eq!(report.applied.counts, Default::default());
 }
 
@@ -132,7 +137,111 @@ fn a_change_sends_only_its_own_services_changes() {
     let a = VirtualServerKey::tcp("10.96.0.1:80".parse().unwrap());
     assert_eq!(steps.len(), 2, "one real server comes, one goes: {steps:?}");
     assert!(steps.iter().all(|step| step.virtual_server() == Some(a)));
-    assert!(!report.full);
+    assert_eq!(report.kind, SyncKind::Changes);
+}
+
+/// A proxier of whose two endpoints one has gone, with connections left.
+fn draining(node: &FakeNode) -> Proxier<FakeBackend> {
+    let mut proxier = proxier(node);
+    proxier.handle(two_services()).unwrap();
+    set_connections(node, 1);
+    let report = proxier
+        .handle([Change::EndpointSliceApplied(slice("a", &["10.244.0.2"]))])
+        .unwrap()
+        .unwrap();
+    assert!(report.is_success());
+    let weights = weights(node);
+    assert_eq!(
+        weights,
+        [(GONE.to_owned(), 0), ("10.244.0.2:8080".to_owned(), 1)]
+    );
+    proxier
+}
+
+fn set_connections(node: &FakeNode, active: u32) {
+    let connections = Connections {
+        active,
+        ..Connections::default()
+    };
+    node.ipvs()
+        .set_connections(&A.parse().unwrap(), &GONE.parse().unwrap(), connections);
+}
+
+const A: &str = "tcp 10.96.0.1:80";
+const GONE: &str = "10.244.0.1:8080";
+
+fn weights(node: &FakeNode) -> Vec<(String, u32)> {
+    let entries = node
+        .ipvs()
+        .client()
+        .unwrap()
+        .real_servers(&A.parse().unwrap())
+        .unwrap();
+    let mut weights: Vec<_> = entries
+        .iter()
+        .map(|e| (e.server.key.to_string(), e.server.weight))
+        .collect();
+    weights.sort();
+    weights
+}
+
+#[test]
+fn an_endpoint_that_goes_lives_until_its_connections_end() {
+    let node = FakeNode::default();
+    let mut proxier = draining(&node);
+    let start = Instant::now();
+    assert!(proxier.drain(start).unwrap().is_none());
+    assert!(
+        proxier.audit().unwrap().unwrap().plan.is_empty(),
+        "a drain is no drift"
+    );
+    assert_eq!(weights(&node).len(), 2);
+    set_connections(&node, 0);
+    assert!(proxier.drain(start).unwrap().unwrap().is_success());
+    assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
+    assert!(proxier.drain(start).unwrap().is_none());
+    assert!(!proxier.is_draining());
+}
+
+#[test]
+fn a_drain_has_an_end_also_after_a_restart() {
+    let node = FakeNode::default();
+    drop(draining(&node));
+    let mut proxier = proxier(&node);
+    proxier.handle(two_services_after_the_change()).unwrap();
+    assert!(proxier.is_draining());
+    let start = Instant::now();
+    assert!(proxier.drain(start).unwrap().is_none());
+    assert!(
+        proxier
+            .drain(start + Duration::from_secs(29))
+            .unwrap()
+            .is_none()
+    );
+    assert!(
+        proxier
+            .drain(start + Duration::from_secs(30))
+            .unwrap()
+            .unwrap()
+            .is_success()
+    );
+    assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
+}
+
+fn two_services_after_the_change() -> [Change; 2] {
+    let [services, _] = two_services();
+    let slices = vec![slice("a", &["10.244.0.2"]), slice("b", &["10.244.0.3"])];
+    [services, Change::EndpointSlicesReplaced(slices)]
+}
+
+#[test]
+fn an_endpoint_that_comes_back_is_revived() {
+    let node = FakeNode::default();
+    let mut proxier = draining(&node);
+    proxier.handle(two_services()).unwrap();
+    assert_eq!(table(&node), TWO_SERVICES);
+    assert!(proxier.drain(Instant::now()).unwrap().is_none());
+    assert!(!proxier.is_draining());
 }
 
 #[test]
@@ -194,7 +303,7 @@ fn whichever_step_fails_the_next_try_mends_it() {
         assert_recorded(&node);
         let report = proxier.handle([]).unwrap().unwrap();
         assert!(
-            report.full && report.is_success(),
+            report.kind == SyncKind::Full && report.is_success(),
             "step {failing}: {:?}",
             report.applied
         );

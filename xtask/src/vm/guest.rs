@@ -13,7 +13,10 @@ use super::{INSIDE, kernel::Kernel, out_dir};
 pub(super) const INIT: &str = include_str!("init.sh");
 
 /// Modules that nothing asks the kernel for by itself, or only after a test has looked for them.
-const MODULES: &str = "ip_vs sctp nf_conntrack nf_tables dummy veth";
+///
+/// The kernel can load the schedulers lblc and lblcr by itself, but hangs if a network namespace is being
+/// removed at that moment.
+const MODULES: &str = "ip_vs ip_vs_lblc ip_vs_lblcr sctp nf_conntrack nf_tables dummy veth";
 
 /// A command to run inside.
 pub(crate) struct Job {

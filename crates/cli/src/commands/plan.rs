@@ -1,5 +1,7 @@
 //! `svcproxy plan`.
 
+use std::sync::Arc;
+
 use proxier::Proxier;
 use proxier::backend::IpvsBackend;
 use proxier::desired::DesiredState;
@@ -15,7 +17,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if args.against.is_some() && args.output == PlanFormat::Ipvsadm {
         usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
     }
-    let config = node::config(&args.node)?;
+    let config = Arc::new(node::config(&args.node)?);
     let reading = Manifests::new(&args.node.manifests).read();
     log_diagnostics(&reading.diagnostics);
     let ending = if reading.has_errors() {

@@ -1,14 +1,16 @@
 //! The main job: bring the node in line with the manifests, and keep it so.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use proxier::Proxier;
 use proxier::backend::{BackendError, Counts, IpvsBackend};
 use proxier::desired::Problem;
-use proxier::proxier::SyncReport;
+use proxier::proxier::{SyncKind, SyncReport};
 use proxier::run::{Event, Intervals};
 use proxier::source::manifest::Manifests;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -21,9 +23,13 @@ use crate::node;
 
 /// `svcproxy --mode ipvs --manifests PATH...`
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
-    let config = node::config(&args.node)?;
+    let mut config = node::config(&args.node)?;
+    if args.once {
+        // Nobody will be there to see the connections end.
+        config.drain_timeout = Duration::ZERO;
+    }
     let backend = IpvsBackend::open()?;
-    let proxier = Proxier::new(config, backend);
+    let proxier = Proxier::new(Arc::new(config), backend);
     let manifests = Manifests::new(&args.node.manifests);
     if args.once {
         once(proxier, manifests)
@@ -99,6 +105,10 @@ struct Log {
 impl Log {
     fn sync(&self, report: &SyncReport) {
         log_failures(&report.plan, &report.applied);
+        if report.kind == SyncKind::Drained {
+            tracing::info!(real_servers = report.plan.steps().len(), "drained");
+            return;
+        }
         let Counts {
             ipvs_changes,
             transactions,
@@ -108,7 +118,7 @@ impl Log {
             ..
         } = report.applied.counts;
         tracing::info!(
-            full = report.full,
+            full = report.kind == SyncKind::Full,
             steps = report.plan.steps().len(),
             failed = report.applied.failures.len(),
             ipvs_changes,

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipvs::{FakeClient, FakeKernel};
+use ipvs::{FakeClient, FakeKernel, RealServerKey, VirtualServerKey};
 
 use super::carry_out::carry_out;
-use super::{ApplyReport, Backend, BackendError};
+use super::{ApplyReport, Backend, BackendError, virtual_servers};
 use crate::plan::{NodeState, Plan, Step, Sysctl};
 
 const ENOENT: i32 = 2;
@@ -216,7 +216,7 @@ impl Backend for FakeBackend {
             fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
             state.node.clone()
         };
-        node.virtual_servers = super::virtual_servers::observe(&mut self.ipvs)?;
+        node.virtual_servers = virtual_servers::observe(&mut self.ipvs)?;
         Ok(node)
     }
 
@@ -228,6 +228,16 @@ impl Backend for FakeBackend {
                 }
             }
         })
+    }
+
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        Ok(virtual_servers::connections(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

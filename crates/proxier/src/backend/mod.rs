@@ -22,6 +22,10 @@ pub use fake::{FakeBackend, FakeNode};
 pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
 pub use report::{ApplyReport, Counts, Failure};
 
+use std::collections::HashMap;
+
+use ipvs::{RealServerKey, VirtualServerKey};
+
 use crate::plan::{NodeState, Plan};
 
 /// A data plane of this node. Every call is carried out before it returns.
@@ -37,6 +41,17 @@ pub trait Backend {
     /// Carries out a plan in its order. A step that fails does not keep the others from being
     /// taken, but for later ones for the same virtual server in another part of the node.
     fn apply(&mut self, plan: &Plan) -> ApplyReport;
+
+    /// How many connections each real server of a virtual server has, whatever their state. None
+    /// if the virtual server is gone.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError>;
 
     /// Removes the packet-filter rules with their sets, if there are any.
     ///

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ipvs::{Client, Transport, VirtualServerKey};
+use ipvs::{Client, RealServerEntry, RealServerKey, Transport, VirtualServerKey};
 
 use crate::plan::VirtualServerState;
 
@@ -27,4 +27,23 @@ pub(super) fn observe<T: Transport>(
         servers.insert(server.key, state);
     }
     Ok(servers)
+}
+
+/// How many connections each real server has.
+pub(super) fn connections<T: Transport>(
+    client: &mut Client<T>,
+    virtual_server: &VirtualServerKey,
+) -> ipvs::Result<HashMap<RealServerKey, u64>> {
+    let entries = match client.real_servers(virtual_server) {
+        Err(error) if error.is_not_found() => Vec::new(),
+        entries => entries?,
+    };
+    let count = |entry: &RealServerEntry| {
+        let connections = entry.connections.unwrap_or_default();
+        (
+            entry.server.key,
+            u64::from(connections.active) + u64::from(connections.inactive),
+        )
+    };
+    Ok(entries.iter().map(count).collect())
 }

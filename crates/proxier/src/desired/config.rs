@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use ipvs::{Family, Scheduler};
@@ -21,10 +22,14 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Scheduler of virtual servers whose Service does not choose one.
     pub scheduler: Scheduler,
+    /// How long a real server whose endpoint has gone keeps its connections; zero cuts them at
+    /// once.
+    pub drain_timeout: Duration,
 }
 
 impl Config {
-    /// A node with this name and these addresses, kubeadm's Service CIDR and round robin.
+    /// A node with this name and these addresses, kubeadm's Service CIDR, round robin,
+    /// and half a minute to drain.
     ///
     /// ```
     /// use proxier::desired::Config;
@@ -40,6 +45,7 @@ impl Config {
             cluster_cidrs: Vec::new(),
             service_cidrs: vec![IpNet::new_assert([10, 96, 0, 0].into(), 12)],
             scheduler: Scheduler::RoundRobin,
+            drain_timeout: Duration::from_secs(30),
         }
     }
 

@@ -7,7 +7,7 @@ use std::slice;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ipvs::{Change, VirtualServerKey};
+use ipvs::{Change, Protocol, Scheduler, VirtualServer, VirtualServerKey};
 
 use super::lower::{base_elements, base_routes, base_sysctls, local_route, virtual_server};
 use super::{Comment, Element, NodeState, Step, VirtualServerState};
@@ -272,7 +272,7 @@ impl Builder<'_> {
             (None, Some(after)) => {
                 self.ipvs
                     .push(Step::Ipvs(Change::AddVirtualServer(after.server)));
-                self.real_servers(key, &[], &after.real_servers);
+                self.real_servers(key, &[], &after.real_servers, false);
             }
             (Some(before), Some(after)) => self.change(key, before, &after),
         }
@@ -288,7 +288,19 @@ impl Builder<'_> {
             self.ipvs
                 .push(Step::Ipvs(Change::UpdateVirtualServer(after.server)));
         }
-        self.real_servers(key, &before.real_servers, &after.real_servers);
+        let drains = self.drains(&after.server);
+        self.real_servers(key, &before.real_servers, &after.real_servers, drains);
+    }
+
+    /// Whether a real server that goes keeps its connections for a while, with weight 0. A
+    /// datagram's sender would not notice that it should go elsewhere. The hashing schedulers go
+    /// on to choose a real server of weight 0, and then refuse (`is_unavailable` in the kernel's
+    /// ip_vs_sh.c, `ip_vs_dh_schedule` in ip_vs_dh.c).
+    fn drains(&self, server: &VirtualServer) -> bool {
+        let by_hash = [Scheduler::SourceHash, Scheduler::DestinationHash];
+        !self.desired.config().drain_timeout.is_zero()
+            && server.key.protocol() != Some(Protocol::Udp)
+            && !by_hash.contains(&server.scheduler)
     }
 
     /// Adds and updates come before deletes: a virtual server is never left without real servers.
@@ -297,6 +309,7 @@ impl Builder<'_> {
         virtual_server: VirtualServerKey,
         before: &[ipvs::RealServer],
         after: &[ipvs::RealServer],
+        drains: bool,
     ) {
         let mut gone = Vec::new();
         let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
@@ -320,6 +333,14 @@ impl Builder<'_> {
                         real_server: *new,
                     }))
                 }
+                (Some(old), None) if drains && old.weight > 0 => {
+                    Some(Step::Ipvs(Change::UpdateRealServer {
+                        virtual_server,
+                        real_server: old.with_weight(0),
+                    }))
+                }
+                // Until its connections have ended.
+                (Some(_), None) if drains => None,
                 (Some(old), None) => {
                     let real_server = old.key;
                     gone.push(Step::Ipvs(Change::DeleteRealServer {

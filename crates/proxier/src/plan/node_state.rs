@@ -179,6 +179,15 @@ impl NodeState {
 }
 
 impl VirtualServerState {
+    /// A real server of it.
+    pub fn real_server(&self, key: &RealServerKey) -> Option<&RealServer> {
+        let at = self
+            .real_servers
+            .binary_search_by_key(key, |r| r.key)
+            .ok()?;
+        self.real_servers.get(at)
+    }
+
     fn put(&mut self, real_server: RealServer) {
         match self
             .real_servers

@@ -4,7 +4,9 @@ mod nft;
 mod routes;
 mod sysctl;
 
-use ipvs::{Client, Socket, Transport};
+use std::collections::HashMap;
+
+use ipvs::{Client, RealServerKey, Socket, Transport, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
@@ -102,6 +104,16 @@ impl<T: Transport> Backend for IpvsBackend<T> {
             Part::Routes => self.routes.apply(steps, first, report),
             Part::Ipvs => self.apply_ipvs(steps, first, report),
         })
+    }
+
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        Ok(virtual_servers::connections(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {
