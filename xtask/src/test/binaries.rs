@@ -26,7 +26,7 @@ pub(super) struct Tests {
 
 /// Builds the workspace's tests and the program that they run.
 pub(super) fn build() -> Result<Tests> {
-    let artifacts = artifacts(&["test", "--workspace", "--no-run"])?;
+    let artifacts = artifacts(&["test", "--workspace", "--all-features", "--no-run"])?;
     let (tests, programs): (Vec<_>, Vec<_>) = artifacts
         .iter()
         .partition(|artifact| artifact.pointer("/profile/test") == Some(&Value::Bool(true)));

@@ -14,7 +14,7 @@ const CHECKS: [(&str, &str); 7] = [
     ),
     (
         "clippy",
-        "clippy --locked --workspace --all-targets -- --deny warnings",
+        "clippy --locked --workspace --all-targets --all-features -- --deny warnings",
     ),
     (
         "clippy ipvs without features",
@@ -24,7 +24,10 @@ const CHECKS: [(&str, &str); 7] = [
         "clippy proxier without features",
         "clippy --locked --package svcproxy-proxier --no-default-features -- --deny warnings",
     ),
-    ("rustdoc", "doc --locked --workspace --no-deps"),
+    (
+        "rustdoc",
+        "doc --locked --workspace --all-features --no-deps",
+    ),
     // The bench profile would build all dependencies once more.
     (
         "benches compile",

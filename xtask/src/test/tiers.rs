@@ -82,6 +82,7 @@ impl<'a> Tiers<'a> {
                 "test",
                 "--locked",
                 "--workspace",
+                "--all-features",
                 "--doc",
                 "--no-fail-fast",
                 "--",
