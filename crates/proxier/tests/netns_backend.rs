@@ -181,8 +181,8 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
         let before = listing(&namespace);
         for change in [
             "flush chain inet svcproxy refused",
-            "add rule inet svcproxy refuse counter",
-            "insert rule inet svcproxy refuse accept",
+            "add rule inet svcproxy filter-input counter",
+            "insert rule inet svcproxy filter-input accept",
             "add chain inet svcproxy filter-input { policy drop; }",
             "add chain inet svcproxy other; add rule inet svcproxy other accept",
         ] {

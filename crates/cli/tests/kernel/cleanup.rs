@@ -8,6 +8,20 @@ use crate::ports::{self, WEB};
 
 const FOREIGN: &str = "-A -t 10.96.0.200:80 -s wrr\n-a -t 10.96.0.200:80 -r 10.244.9.9:80 -m -w 3";
 
+/// How many connections the Service `web` ever had.
+fn connections_of_web(status: &Value) -> u64 {
+    let services = status["services"].as_array().unwrap();
+    let web = services
+        .iter()
+        .find(|s| s["service"] == "default/web")
+        .unwrap();
+    let servers = web["vips"][0]["realServers"].as_array().unwrap();
+    servers
+        .iter()
+        .map(|server| server["totalConnections"].as_u64().unwrap())
+        .sum()
+}
+
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn status_tells_what_the_node_carries() {
@@ -23,8 +37,16 @@ fn status_tells_what_the_node_carries() {
     for _ in 0..2 {
         lab.ask(lab.probe(), &WEB).unwrap();
     }
-    let status: Value =
-        serde_json::from_str(&succeed(&mut lab.svcproxy(&["status", "-o=json"]))).unwrap();
+    // The kernel sums its counters up every two seconds.
+    let status = eventually(PATIENCE, || {
+        let status = succeed(&mut lab.svcproxy(&["status", "-o=json"]));
+        let status: Value = serde_json::from_str(&status).unwrap();
+        match connections_of_web(&status) {
+            3.. => Ok(status),
+            _ => Err(status),
+        }
+    })
+    .unwrap();
     let names: Vec<_> = status["services"]
         .as_array()
         .unwrap()
