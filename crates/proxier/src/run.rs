@@ -55,11 +55,12 @@ pub fn run<B: Backend>(
 ) {
     let mut retry = None;
     let mut wake = Instant::now() + intervals.audit;
+    let mut drain = None;
     loop {
         let mut due = false;
-        let drain = proxier
-            .is_draining()
-            .then(|| Instant::now() + intervals.drain);
+        // After a failure the retry looks at everything.
+        let drains = retry.is_none() && proxier.is_draining();
+        drain = drains.then(|| drain.unwrap_or_else(|| Instant::now() + intervals.drain));
         let until = drain.map_or(wake, |drain| drain.min(wake));
         let result = match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(Event::Changes(mut changes)) => {
@@ -73,7 +74,10 @@ pub fn run<B: Backend>(
                 proxier.handle(changes)
             }
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) if until < wake => proxier.drain(Instant::now()),
+            Err(RecvTimeoutError::Timeout) if until < wake => {
+                drain = None;
+                proxier.drain(Instant::now())
+            }
             Err(RecvTimeoutError::Timeout) => {
                 due = true;
                 proxier.audit()

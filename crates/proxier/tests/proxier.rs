@@ -395,3 +395,18 @@ fn the_loop_retries_by_itself_and_stops_when_told() {
     assert_eq!(outcomes, [false, false, true]);
     assert_eq!(table(&node), TWO_SERVICES);
 }
+
+#[test]
+fn the_loop_sees_drains_to_their_end() {
+    let node = FakeNode::default();
+    let mut proxier = draining(&node);
+    set_connections(&node, 0);
+    let (events, received) = mpsc::channel();
+    let mut intervals = Intervals::default();
+    intervals.drain = Duration::from_millis(1);
+    run(&mut proxier, &received, intervals, |_, result| {
+        assert_eq!(result.unwrap().kind, SyncKind::Drained);
+        events.send(Event::Stop).unwrap();
+    });
+    assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
+}
