@@ -49,6 +49,7 @@
 
 pub mod backend;
 pub mod desired;
+mod drain;
 pub mod model;
 pub mod netfilter;
 pub mod plan;

@@ -1,13 +1,11 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ipvs::{RealServerKey, VirtualServerKey};
-
 use crate::backend::{ApplyReport, Backend, BackendError};
 use crate::desired::{Config, DesiredState, Problem, Touched};
+use crate::drain::Draining;
 use crate::plan::{NodeState, Plan, Scope, Step};
 use crate::store::{Change, Store};
 
@@ -41,8 +39,7 @@ pub struct Proxier<B> {
     node: Option<NodeState>,
     /// Changed since the last plan.
     touched: Touched,
-    /// Real servers of weight 0 that wait for their connections' end, and since when.
-    draining: BTreeMap<(VirtualServerKey, RealServerKey), Option<Instant>>,
+    draining: Draining,
     backend: B,
 }
 
@@ -85,7 +82,7 @@ impl<B: Backend> Proxier<B> {
             desired: DesiredState::new(config),
             node: None,
             touched: Touched::default(),
-            draining: BTreeMap::new(),
+            draining: Draining::default(),
             backend,
         }
     }
@@ -164,7 +161,7 @@ impl<B: Backend> Proxier<B> {
             None => {
                 let mut node = self.backend.observe()?;
                 node.retain_ours(&self.desired);
-                self.note_draining_of(&node);
+                self.draining.note_node(&node);
                 (SyncKind::Full, node)
             }
         };
@@ -182,32 +179,11 @@ impl<B: Backend> Proxier<B> {
             node.record(&plan, &[]);
             self.node = Some(node);
         }
-        for step in &plan {
-            if let Step::Ipvs(ipvs::Change::UpdateRealServer {
-                virtual_server,
-                real_server,
-            }) = step
-                && real_server.weight == 0
-            {
-                self.draining
-                    .insert((*virtual_server, real_server.key), None);
-            }
-        }
+        self.draining.note_plan(&plan);
         SyncReport {
             kind,
             plan,
             applied,
-        }
-    }
-
-    /// Those that were left draining by a former run.
-    fn note_draining_of(&mut self, node: &NodeState) {
-        for (virtual_server, state) in &node.virtual_servers {
-            for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
-                self.draining
-                    .entry((*virtual_server, real_server.key))
-                    .or_default();
-            }
         }
     }
 
@@ -228,7 +204,8 @@ impl<B: Backend> Proxier<B> {
         let Some(node) = self.node.take() else {
             return Ok(None);
         };
-        let drained = self.drained(&node, now);
+        let timeout = self.desired.config().drain_timeout;
+        let drained = self.draining.ended(&node, &mut self.backend, timeout, now);
         match drained {
             Ok(drained) if !drained.is_empty() => {
                 let plan = drained.into_iter().map(Step::Ipvs).collect();
@@ -239,37 +216,5 @@ impl<B: Backend> Proxier<B> {
                 drained.map(|_| None)
             }
         }
-    }
-
-    fn drained(
-        &mut self,
-        node: &NodeState,
-        now: Instant,
-    ) -> Result<Vec<ipvs::Change>, BackendError> {
-        // One that came back, or is gone with its virtual server, drains no more.
-        self.draining.retain(|(virtual_server, key), _| {
-            let state = node.virtual_servers.get(virtual_server);
-            let real_server = state.and_then(|state| state.real_server(key));
-            real_server.is_some_and(|real_server| real_server.weight == 0)
-        });
-        let timeout = self.desired.config().drain_timeout;
-        let mut drained = Vec::new();
-        let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
-        for ((virtual_server, real_server), since) in &mut self.draining {
-            let of_this = connections.take_if(|(key, _)| key == virtual_server);
-            let counts = match of_this {
-                Some((_, counts)) => counts,
-                None => self.backend.connections(virtual_server)?,
-            };
-            let waited = now.saturating_duration_since(*since.get_or_insert(now));
-            if waited >= timeout || counts.get(real_server).is_none_or(|count| *count == 0) {
-                drained.push(ipvs::Change::DeleteRealServer {
-                    virtual_server: *virtual_server,
-                    real_server: *real_server,
-                });
-            }
-            connections = Some((*virtual_server, counts));
-        }
-        Ok(drained)
     }
 }

@@ -1,0 +1,81 @@
+//! Real servers that wait for the end of their connections.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use ipvs::{Change, RealServerKey, VirtualServerKey};
+
+use crate::backend::{Backend, BackendError};
+use crate::plan::{NodeState, Plan, Step};
+
+/// The real servers of weight 0, which is what a plan gives those that go.
+#[derive(Debug, Default)]
+pub(crate) struct Draining {
+    /// Since when they have been seen to drain.
+    since: BTreeMap<(VirtualServerKey, RealServerKey), Option<Instant>>,
+}
+
+impl Draining {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.since.is_empty()
+    }
+
+    /// Takes in those that a former run left behind.
+    pub(crate) fn note_node(&mut self, node: &NodeState) {
+        for (virtual_server, state) in &node.virtual_servers {
+            for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
+                self.since
+                    .entry((*virtual_server, real_server.key))
+                    .or_default();
+            }
+        }
+    }
+
+    /// Takes in those that a plan lets drain from now on.
+    pub(crate) fn note_plan(&mut self, plan: &Plan) {
+        for step in plan {
+            if let Step::Ipvs(Change::UpdateRealServer {
+                virtual_server,
+                real_server,
+            }) = step
+                && real_server.weight == 0
+            {
+                self.since.insert((*virtual_server, real_server.key), None);
+            }
+        }
+    }
+
+    /// The removal of those that have no connections left, or no time.
+    pub(crate) fn ended<B: Backend>(
+        &mut self,
+        node: &NodeState,
+        backend: &mut B,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Vec<Change>, BackendError> {
+        // One that came back, or is gone with its virtual server, drains no more.
+        self.since.retain(|(virtual_server, key), _| {
+            let state = node.virtual_servers.get(virtual_server);
+            let real_server = state.and_then(|state| state.real_server(key));
+            real_server.is_some_and(|real_server| real_server.weight == 0)
+        });
+        let mut ended = Vec::new();
+        let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
+        for ((virtual_server, real_server), since) in &mut self.since {
+            // They are sorted: one request for each virtual server.
+            let counts = match connections.take_if(|(key, _)| key == virtual_server) {
+                Some((_, counts)) => counts,
+                None => backend.connections(virtual_server)?,
+            };
+            let waited = now.saturating_duration_since(*since.get_or_insert(now));
+            if waited >= timeout || counts.get(real_server).is_none_or(|count| *count == 0) {
+                ended.push(Change::DeleteRealServer {
+                    virtual_server: *virtual_server,
+                    real_server: *real_server,
+                });
+            }
+            connections = Some((*virtual_server, counts));
+        }
+        Ok(ended)
+    }
+}
