@@ -12,9 +12,9 @@ use crate::output::{self, RealServerStatus, Status, VipStatus};
 
 /// Shows what this node carries, as the kernel has it.
 pub(crate) fn status(format: StatusFormat) -> anyhow::Result<Ending> {
-    let node = IpvsBackend::open()?.observe()?;
-    let mut ipvs = ipvs::Client::open()?;
-    let status = collect(&node, &mut ipvs)?;
+    let mut backend = IpvsBackend::open()?;
+    let node = backend.observe()?;
+    let status = collect(&node, backend.ipvs())?;
     match format {
         StatusFormat::Text => output::status_text(&status)?,
         StatusFormat::Json => output::status_json(&status)?,

@@ -1,11 +1,9 @@
 //! Removing all that is ours.
 
-use std::collections::HashSet;
-
-use ipvs::VirtualServerKey;
+use std::iter;
 
 use super::{ApplyReport, Backend, BackendError};
-use crate::plan::{Element, NodeState, Plan};
+use crate::plan::Plan;
 
 /// What a [`cleanup`] did.
 #[derive(Debug)]
@@ -28,20 +26,11 @@ pub struct Cleanup {
 /// If the node cannot be read, or the rules cannot be removed.
 pub fn cleanup<B: Backend>(backend: &mut B) -> Result<Cleanup, BackendError> {
     let mut node = backend.observe()?;
-    retain_recorded(&mut node);
+    node.retain_recorded_and(iter::empty());
     let plan = Plan::removal(&node);
     let applied = backend.apply(&plan);
     if applied.failures.is_empty() {
         backend.remove_ruleset()?;
     }
     Ok(Cleanup { plan, applied })
-}
-
-fn retain_recorded(node: &mut NodeState) {
-    let recorded = node.elements.keys().filter_map(|element| match element {
-        Element::VirtualServer(key) => Some(VirtualServerKey::from(*key)),
-        _ => None,
-    });
-    let recorded: HashSet<_> = recorded.collect();
-    node.virtual_servers.retain(|key, _| recorded.contains(key));
 }

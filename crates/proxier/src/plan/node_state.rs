@@ -92,14 +92,17 @@ impl NodeState {
     /// Leaves out virtual servers that are not ours: neither recorded as ours in the packet
     /// filter nor at a key that a Service claims.
     pub fn retain_ours(&mut self, desired: &DesiredState) {
+        self.retain_recorded_and(desired.frontends().map(|frontend| frontend.key.into()));
+    }
+
+    /// Leaves out virtual servers that are neither recorded as ours in the packet filter nor
+    /// among the others.
+    pub(crate) fn retain_recorded_and(&mut self, others: impl Iterator<Item = VirtualServerKey>) {
         let recorded = self.elements.keys().filter_map(|element| match element {
             Element::VirtualServer(key) => Some(VirtualServerKey::from(*key)),
             _ => None,
         });
-        let claimed = desired
-            .frontends()
-            .map(|frontend| VirtualServerKey::from(frontend.key));
-        let ours: HashSet<_> = recorded.chain(claimed).collect();
+        let ours: HashSet<_> = recorded.chain(others).collect();
         self.virtual_servers.retain(|key, _| ours.contains(key));
     }
 
