@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
-use crate::model::{EndpointSlice, ObjectName, Service};
+use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
 /// One change of the API objects, as a source reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Change {
     EndpointSliceDeleted(ObjectName),
     /// All endpoint slices there are: what is not among them is gone.
     EndpointSlicesReplaced(Vec<EndpointSlice>),
+    /// This node's object is new or different, or, with `None`, gone.
+    NodeReplaced(Option<Node>),
 }
 
 /// A Service with the slices that carry its endpoints.
@@ -71,6 +73,7 @@ pub struct Store {
     /// Which Service each slice belongs to.
     slice_owner: HashMap<ObjectName, ObjectName>,
     touched: BTreeSet<ObjectName>,
+    node: Option<Node>,
     services_listed: bool,
     slices_listed: bool,
 }
@@ -104,12 +107,18 @@ impl Store {
                 slices.into_iter().for_each(|slice| self.put_slice(slice));
                 self.slices_listed = true;
             }
+            Change::NodeReplaced(node) => self.node = node,
         }
     }
 
     /// Whether every kind has been listed in full once.
     pub fn is_ready(&self) -> bool {
         self.services_listed && self.slices_listed
+    }
+
+    /// This node's object, where there is one.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
     }
 
     /// The Services that changed, or whose slices did, since the last call; sorted.

@@ -69,6 +69,10 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     /// `nodeName`, where known.
     pub node: Option<Arc<str>>,
+    /// `zone`, where known.
+    pub zone: Option<Arc<str>>,
+    /// `hints`: for whom the endpoint is meant; `None` is for all.
+    pub hints: Option<Box<Hints>>,
 }
 
 impl Endpoint {
@@ -78,6 +82,28 @@ impl Endpoint {
             address,
             conditions: EndpointConditions::default(),
             node: None,
+            zone: None,
+            hints: None,
+        }
+    }
+}
+
+/// `endpoints[].hints`: the zones and nodes whose traffic an endpoint should take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hints {
+    /// `forZones[].name`.
+    pub zones: Box<[Arc<str>]>,
+    /// `forNodes[].name`.
+    pub nodes: Box<[Arc<str>]>,
+}
+
+impl Hints {
+    /// Hints for these zones and these nodes.
+    pub fn new(zones: impl Into<Box<[Arc<str>]>>, nodes: impl Into<Box<[Arc<str>]>>) -> Self {
+        Self {
+            zones: zones.into(),
+            nodes: nodes.into(),
         }
     }
 }

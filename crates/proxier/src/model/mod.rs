@@ -6,11 +6,13 @@
 
 mod endpoint_slice;
 mod name;
+mod node;
 mod service;
 
-pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Hints};
 pub use ipvs::{Family, Protocol};
 #[cfg(feature = "k8s")]
 pub(crate) use name::check_subdomain;
 pub use name::{InvalidName, ObjectName, PortName};
-pub use service::{Service, ServicePort, SessionAffinity};
+pub use node::Node;
+pub use service::{Service, ServicePort, SessionAffinity, TrafficPolicy};

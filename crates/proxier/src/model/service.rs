@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 
+use ipnet::IpNet;
+use ipvs::{Flags, Scheduler};
+
 use super::{ObjectName, PortName, Protocol};
 
 /// A Service: virtual IPs and the ports on which they answer.
@@ -16,10 +19,27 @@ pub struct Service {
     pub name: ObjectName,
     /// `spec.clusterIPs`: at most one address a family; none for a headless Service.
     pub cluster_ips: Box<[IpAddr]>,
+    /// `spec.externalIPs`.
+    pub external_ips: Box<[IpAddr]>,
+    /// `status.loadBalancer.ingress[].ip`, but for those whose `ipMode` is `Proxy`: to reach the
+    /// Service by them, traffic must go through the load balancer.
+    pub load_balancer_ips: Box<[IpAddr]>,
+    /// `spec.loadBalancerSourceRanges`: who may use the load balancer's addresses. Empty: anyone.
+    pub load_balancer_source_ranges: Box<[IpNet]>,
     /// `spec.ports`.
     pub ports: Box<[ServicePort]>,
     /// `spec.sessionAffinity` and its timeout.
     pub session_affinity: SessionAffinity,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_traffic_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_traffic_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`, where the node is to say whether it has endpoints.
+    pub health_check_node_port: Option<NonZeroU16>,
+    /// Annotation `svcproxy.io/scheduler`.
+    pub scheduler: Option<Scheduler>,
+    /// Annotation `svcproxy.io/scheduler-flags`.
+    pub scheduler_flags: Option<Flags>,
     /// `metadata.creationTimestamp` in seconds since 1970, where known: of two Services that
     /// claim one address and port, the older one has it.
     pub created: Option<i64>,
@@ -31,8 +51,16 @@ impl Service {
         Self {
             name,
             cluster_ips: Box::default(),
+            external_ips: Box::default(),
+            load_balancer_ips: Box::default(),
+            load_balancer_source_ranges: Box::default(),
             ports: Box::default(),
             session_affinity: SessionAffinity::None,
+            internal_traffic_policy: TrafficPolicy::Cluster,
+            external_traffic_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
+            scheduler: None,
+            scheduler_flags: None,
             created: None,
         }
     }
@@ -48,6 +76,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port on the virtual IP.
     pub port: NonZeroU16,
+    /// `nodePort`: port on the nodes' own addresses.
+    pub node_port: Option<NonZeroU16>,
 }
 
 impl ServicePort {
@@ -57,8 +87,20 @@ impl ServicePort {
             name,
             protocol,
             port,
+            node_port: None,
         }
     }
+}
+
+/// `spec.internalTrafficPolicy` and `spec.externalTrafficPolicy`: which endpoints answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum TrafficPolicy {
+    /// Those of the whole cluster.
+    #[default]
+    Cluster,
+    /// Those on the node that gets the packets.
+    Local,
 }
 
 /// `spec.sessionAffinity`.

@@ -1,0 +1,33 @@
+//! `v1/Node`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// What a service proxy needs to know of the node it runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `status.addresses`: the internal ones, or the external ones if there are none; at most one
+    /// a family, the first.
+    pub addresses: Box<[IpAddr]>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Box<[IpNet]>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+}
+
+impl Node {
+    /// A node of which nothing but the name is known.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            addresses: Box::default(),
+            pod_cidrs: Box::default(),
+            zone: None,
+        }
+    }
+}
