@@ -11,8 +11,8 @@ use ipnet::IpNet;
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// `status.addresses`: the internal ones, or the external ones if there are none; at most one
-    /// a family, the first.
+    /// `status.addresses`: of each family the first internal one or, where there is none, the first
+    /// external one. The first of the two is the node's primary address.
     pub addresses: Box<[IpAddr]>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Box<[IpNet]>,

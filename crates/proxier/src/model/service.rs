@@ -17,14 +17,16 @@ use super::{ObjectName, PortName, Protocol};
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
-    /// `spec.clusterIPs`: at most one address a family; none for a headless Service.
+    /// `spec.clusterIPs`: at most one address a family; none for a headless Service. They say of
+    /// which families the Service is: all its other addresses and its node ports are of these.
     pub cluster_ips: Box<[IpAddr]>,
-    /// `spec.externalIPs`.
+    /// `spec.externalIPs`; none of the cluster IPs.
     pub external_ips: Box<[IpAddr]>,
     /// `status.loadBalancer.ingress[].ip`, but for those whose `ipMode` is `Proxy`: to reach the
-    /// Service by them, traffic must go through the load balancer.
+    /// Service by them, traffic must go through the load balancer. None of the cluster IPs.
     pub load_balancer_ips: Box<[IpAddr]>,
-    /// `spec.loadBalancerSourceRanges`: who may use the load balancer's addresses. Empty: anyone.
+    /// `spec.loadBalancerSourceRanges`: who may use the load balancer's addresses, without overlaps.
+    /// Empty: anyone. Ranges of one family only: nobody of the other.
     pub load_balancer_source_ranges: Box<[IpNet]>,
     /// `spec.ports`.
     pub ports: Box<[ServicePort]>,
@@ -38,7 +40,7 @@ pub struct Service {
     pub health_check_node_port: Option<NonZeroU16>,
     /// Annotation `svcproxy.io/scheduler`.
     pub scheduler: Option<Scheduler>,
-    /// Annotation `svcproxy.io/scheduler-flags`.
+    /// Annotation `svcproxy.io/scheduler-flags`: flags of the scheduler, which is set then.
     pub scheduler_flags: Option<Flags>,
     /// `metadata.creationTimestamp` in seconds since 1970, where known: of two Services that
     /// claim one address and port, the older one has it.

@@ -157,6 +157,7 @@ fn cut(text: impl fmt::Display) -> String {
     let mut text = text.to_string();
     if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
         text.truncate(end);
+        text.shrink_to_fit();
         text.push('…');
     }
     text

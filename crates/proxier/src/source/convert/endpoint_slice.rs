@@ -1,10 +1,17 @@
 //! `discovery.k8s.io/v1/EndpointSlice`.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::discovery::v1 as api;
 
-use super::field::{Port, family, namespace, reason};
+use super::address::family;
+use super::field::{Port, namespace, reason};
+use super::names::{check_node_name, check_zone_name, intern};
 use super::{Converted, Findings};
-use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
+use crate::model::{
+    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, Hints, InvalidName,
+    ObjectName,
+};
 
 /// The label that names the Service of a slice.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -12,12 +19,20 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MAX_ENDPOINTS: usize = 1000;
 /// The API server's bound on the addresses of one endpoint.
 const MAX_ADDRESSES: usize = 100;
+/// The API server's bound on the ports of one slice.
+const MAX_PORTS: usize = 20_000;
+/// The API server's bound on the zones, and on the nodes, of an endpoint's hints.
+const MAX_HINTS: usize = 8;
 
-/// Converts an endpoint slice. One of host names (`addressType: FQDN`) and one that belongs to no
-/// Service are left out with a note.
+/// Converts an endpoint slice. One of host names (`addressType: FQDN`), one that belongs to no
+/// Service and one with a label that takes it from a node's service proxy are left out with a
+/// note.
 pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
     let mut findings = Findings::default();
     let name = findings.object_name(&object.metadata, ObjectName::new);
+    if findings.not_ours(&object.metadata) {
+        return findings.converted(None);
+    }
     let service = service_of(object, &mut findings);
     let family = match object.address_type.as_str() {
         "IPv4" => Some(Family::V4),
@@ -87,6 +102,13 @@ fn service_of(object: &api::EndpointSlice, findings: &mut Findings) -> Option<Ob
 
 fn ports(ports: &[api::EndpointPort], findings: &mut Findings) -> Vec<EndpointPort> {
     const FIELD: &str = "ports";
+    if ports.len() > MAX_PORTS {
+        findings.error(
+            format_args!("{FIELD}"),
+            format_args!("{} ports, where {MAX_PORTS} are the most", ports.len()),
+        );
+        return Vec::new();
+    }
     findings.distinct_port_names(ports.iter().map(|port| port.name.as_deref()), false, FIELD);
     let mut converted = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
@@ -154,12 +176,64 @@ fn endpoints(
         }
         let node = endpoint.node_name.as_deref();
         let node = findings.node_name(node, format_args!("endpoints[{index}].nodeName"));
+        let zone = endpoint.zone.as_deref();
+        let zone = findings.zone(zone, format_args!("endpoints[{index}].zone"));
+        let hints = endpoint.hints.as_ref();
+        let hints = hints.and_then(|hints| self::hints(hints, index, findings));
         let mut converted = Endpoint::new(first?);
         converted.node = node;
+        converted.zone = zone;
+        converted.hints = hints;
         converted.conditions = conditions(endpoint.conditions.as_ref());
         Some(converted)
     };
     endpoints.iter().enumerate().filter_map(endpoint).collect()
+}
+
+/// Hints that name nobody say nothing.
+fn hints(
+    hints: &api::EndpointHints,
+    endpoint: usize,
+    findings: &mut Findings,
+) -> Option<Box<Hints>> {
+    let zones = hints.for_zones.iter().flatten();
+    let zones: Vec<&str> = zones.map(|zone| zone.name.as_str()).collect();
+    let nodes = hints.for_nodes.iter().flatten();
+    let nodes: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
+    let mut names = |names: &[&str], list, check| hinted(names, endpoint, list, check, findings);
+    let zones = names(&zones, "forZones", check_zone_name);
+    let nodes = names(&nodes, "forNodes", check_node_name);
+    let any = !zones.is_empty() || !nodes.is_empty();
+    any.then(|| Box::new(Hints::new(zones, nodes)))
+}
+
+fn hinted(
+    names: &[&str],
+    endpoint: usize,
+    list: &str,
+    check: fn(&str) -> Result<(), InvalidName>,
+    findings: &mut Findings,
+) -> Vec<Arc<str>> {
+    let field = format_args!("endpoints[{endpoint}].hints.{list}");
+    if names.len() > MAX_HINTS {
+        findings.error(
+            field,
+            format_args!("{} names, where {MAX_HINTS} are the most", names.len()),
+        );
+        return Vec::new();
+    }
+    let mut hinted: Vec<Arc<str>> = Vec::with_capacity(names.len());
+    for (which, name) in names.iter().enumerate() {
+        let field = format_args!("{field}[{which}].name");
+        if let Err(error) = check(name) {
+            findings.error(field, reason(&error));
+        } else if hinted.iter().any(|other| **other == **name) {
+            findings.error(field, format_args!("{name:?} stands there twice"));
+        } else {
+            hinted.push(intern(name));
+        }
+    }
+    hinted
 }
 
 fn conditions(conditions: Option<&api::EndpointConditions>) -> EndpointConditions {

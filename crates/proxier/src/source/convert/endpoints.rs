@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::field::{Port, family};
+use super::address::family;
+use super::field::Port;
 use super::{Converted, Findings};
 use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
 
@@ -10,11 +11,15 @@ use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Fa
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Marks an object that is a lock, not a list of endpoints.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// Most addresses of a subset that are mirrored.
+const MAX_MIRRORED: usize = 1000;
 
 /// Converts Endpoints into the slices that the control plane's mirroring controller (kubernetes
 /// `pkg/controller/endpointslicemirroring`) would make of them: one for each subset and address
-/// family, `notReadyAddresses` as endpoints that are not ready. The same two kinds of object as
-/// there are left out with a note: those that say so in a label, and leader election's locks.
+/// family, `notReadyAddresses` as endpoints that are not ready, at most 1000 of a subset and the ready
+/// ones first. The same two kinds of object as there are left out with a note: those that say so in
+/// a label, and leader election's locks; so are those with a label that their slices would have too
+/// and that takes them from a node's service proxy.
 pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
     let mut findings = Findings::default();
     let metadata = &object.metadata;
@@ -38,6 +43,9 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
         return findings.converted(None);
     }
     let service = findings.object_name(metadata, ObjectName::label);
+    if findings.not_ours(metadata) {
+        return findings.converted(None);
+    }
     let mut slices = Vec::new();
     for (index, subset) in object.subsets.iter().flatten().enumerate() {
         let ports = ports(subset, index, &mut findings);
@@ -104,6 +112,16 @@ fn addresses(subset: &api::EndpointSubset, index: usize, findings: &mut Findings
                 endpoint
             }));
         }
+    }
+    if endpoints.len() > MAX_MIRRORED {
+        findings.note(
+            format_args!("subsets[{index}]"),
+            format_args!(
+                "{} addresses, of which {MAX_MIRRORED} are mirrored",
+                endpoints.len()
+            ),
+        );
+        endpoints.truncate(MAX_MIRRORED);
     }
     endpoints
 }

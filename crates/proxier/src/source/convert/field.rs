@@ -2,17 +2,29 @@
 
 use std::collections::HashSet;
 use std::fmt::{Arguments, Display};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Findings;
-use crate::model::{Family, InvalidName, ObjectName, PortName, Protocol, check_subdomain};
+use crate::model::{InvalidName, ObjectName, PortName, Protocol};
 
 /// The namespace of an object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// Labels that take an object from the service proxy of a node by their presence, whatever their
+/// value: kube-proxy asks the API server for objects without them only (kubernetes
+/// `cmd/kube-proxy/app`).
+const NOT_OURS: [(&str, &str); 2] = [
+    (
+        "service.kubernetes.io/service-proxy-name",
+        "leaves it to another service proxy",
+    ),
+    (
+        "service.kubernetes.io/headless",
+        "marks what belongs to a headless Service",
+    ),
+];
 
 /// A port as the API's three port types have it.
 pub(super) struct Port<'a> {
@@ -44,6 +56,21 @@ impl Findings {
                 None
             }
         }
+    }
+
+    /// Whether a label takes the object from this service proxy, which is noted then.
+    pub(super) fn not_ours(&mut self, metadata: &ObjectMeta) -> bool {
+        let Some(labels) = &metadata.labels else {
+            return false;
+        };
+        let label = NOT_OURS.iter().find(|(key, _)| labels.contains_key(*key));
+        if let Some((key, meaning)) = label {
+            self.note(
+                format_args!("metadata.labels"),
+                format_args!("not used: the label {key} {meaning}"),
+            );
+        }
+        label.is_some()
     }
 
     /// A port number.
@@ -117,57 +144,6 @@ impl Findings {
                 );
             }
         }
-    }
-
-    /// The address of a virtual IP or an endpoint: none of those that no other machine can be
-    /// reached by.
-    ///
-    /// The API server's `ValidateEndpointIP` (kubernetes `pkg/apis/core/validation`) refuses the
-    /// same but for two: all of multicast, of which it refuses the link-local part only, and
-    /// IPv4's broadcast address; IPVS answers EINVAL to both.
-    pub(super) fn address(&mut self, text: &str, field: Arguments<'_>) -> Option<IpAddr> {
-        let Ok(address) = text.parse::<IpAddr>() else {
-            self.error(field, format_args!("{text:?} is not an IP address"));
-            return None;
-        };
-        let special = match address {
-            a if a.is_unspecified() => "the unspecified address",
-            a if a.is_loopback() => "a loopback address (127.0.0.0/8, ::1)",
-            IpAddr::V4(a) if a.is_link_local() => "a link-local address (169.254.0.0/16)",
-            IpAddr::V6(a) if a.is_unicast_link_local() => "a link-local address (fe80::/10)",
-            IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => {
-                "an IPv4 address written as IPv6 (::ffff:0:0/96)"
-            }
-            a if a.is_multicast() => "a multicast address (224.0.0.0/4, ff00::/8)",
-            IpAddr::V4(a) if a.is_broadcast() => "the broadcast address",
-            address => return Some(address),
-        };
-        self.error(field, format_args!("{address} is {special}"));
-        None
-    }
-
-    /// A node's name.
-    pub(super) fn node_name(
-        &mut self,
-        name: Option<&str>,
-        field: Arguments<'_>,
-    ) -> Option<Arc<str>> {
-        let name = name.filter(|name| !name.is_empty())?;
-        match check_subdomain("nodeName", name) {
-            Ok(()) => Some(name.into()),
-            Err(error) => {
-                self.error(field, reason(&error));
-                None
-            }
-        }
-    }
-}
-
-/// The family of an address.
-pub(super) fn family(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
     }
 }
 

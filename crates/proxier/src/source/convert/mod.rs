@@ -5,15 +5,19 @@
 //! so that every source refuses the same objects in the same words. An object with one error is
 //! refused whole, as the API server does, and all its errors are told.
 
+mod address;
 mod endpoint_slice;
 mod endpoints;
 mod field;
+mod names;
+mod node;
 mod service;
 
 use std::fmt;
 
 pub use endpoint_slice::endpoint_slice;
 pub use endpoints::endpoints;
+pub use node::node;
 pub use service::service;
 
 use super::Diagnostic;

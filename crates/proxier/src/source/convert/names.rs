@@ -1,0 +1,139 @@
+//! Names of nodes and zones: each is kept once, however many endpoints bear it.
+
+use std::collections::HashSet;
+use std::fmt::Arguments;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use super::Findings;
+use super::field::reason;
+use crate::model::{InvalidName, check_subdomain};
+
+/// Longest value of a label.
+const MAX_LABEL_VALUE: usize = 63;
+/// Fewest names that are worth a look for those that nobody bears any more.
+const FEW: usize = 1024;
+
+/// Hundreds of thousands of endpoints lie on a few thousand nodes, a few of them in each slice, so
+/// only names shared across slices are few.
+static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
+
+/// The one copy of a name.
+pub(super) fn intern(name: &str) -> Arc<str> {
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    names.intern(name)
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    known: HashSet<Arc<str>>,
+    /// With so many names, those that nobody bears are forgotten: at most half are such.
+    sweep_at: usize,
+}
+
+impl Names {
+    fn intern(&mut self, name: &str) -> Arc<str> {
+        if let Some(name) = self.known.get(name) {
+            return name.clone();
+        }
+        if self.known.len() >= self.sweep_at.max(FEW) {
+            self.known.retain(|name| Arc::strong_count(name) > 1);
+            self.sweep_at = self.known.len() * 2;
+        }
+        let name: Arc<str> = name.into();
+        self.known.insert(name.clone());
+        name
+    }
+}
+
+impl Findings {
+    /// A node's name.
+    pub(super) fn node_name(
+        &mut self,
+        name: Option<&str>,
+        field: Arguments<'_>,
+    ) -> Option<Arc<str>> {
+        let name = name.filter(|name| !name.is_empty())?;
+        match check_node_name(name) {
+            Ok(()) => Some(intern(name)),
+            Err(error) => {
+                self.error(field, reason(&error));
+                None
+            }
+        }
+    }
+
+    /// The zone something is in. The API server does not check an endpoint's, so a wrong one is
+    /// told and not used.
+    pub(super) fn zone(&mut self, name: Option<&str>, field: Arguments<'_>) -> Option<Arc<str>> {
+        let name = name.filter(|name| !name.is_empty())?;
+        match check_zone_name(name) {
+            Ok(()) => Some(intern(name)),
+            Err(error) => {
+                self.note(field, format_args!("not used: {}", reason(&error)));
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn check_node_name(name: &str) -> Result<(), InvalidName> {
+    check_subdomain("nodeName", name)
+}
+
+/// A zone's name is the value of a label, `topology.kubernetes.io/zone`.
+pub(super) fn check_zone_name(name: &str) -> Result<(), InvalidName> {
+    let bytes = name.as_bytes();
+    let ends = [bytes.first(), bytes.last()];
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    if bytes.len() <= MAX_LABEL_VALUE
+        && bytes.iter().all(inner)
+        && ends
+            .iter()
+            .all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
+    {
+        return Ok(());
+    }
+    Err(InvalidName {
+        field: "zone",
+        value: name.to_owned(),
+        expected: "the value of a label (at most 63 of A-Z, a-z, 0-9, '-', '_' and '.', a letter or digit at both ends)",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_kept_once_and_only_while_somebody_bears_it() {
+        let mut names = Names::default();
+        let kept = names.intern("kept");
+        assert!(Arc::ptr_eq(&kept, &names.intern("kept")));
+        for number in 0..100_000 {
+            names.intern(&number.to_string());
+        }
+        assert!(names.known.len() <= FEW, "{}", names.known.len());
+        assert!(Arc::ptr_eq(&kept, &names.intern("kept")));
+        let many: Vec<_> = (0..5_000).map(|n| names.intern(&n.to_string())).collect();
+        assert!(names.known.len() > many.len());
+    }
+
+    #[test]
+    fn zone_names_are_values_of_labels() {
+        for good in ["a", "eu-west-1a", "Zone_1.B", &"z".repeat(63)] {
+            assert_eq!(check_zone_name(good), Ok(()));
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "a b",
+            "a/b",
+            "zürich",
+            "a\n",
+            &"z".repeat(64),
+        ] {
+            assert!(check_zone_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `v1/Node`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as api;
+
+use super::address::{check_address, family};
+use super::field::reason;
+use super::names::intern;
+use super::{Converted, Findings};
+use crate::model::{Node, check_subdomain};
+
+/// The label with a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Converts a Node. Its status is written by others than its spec: an address there that cannot be
+/// used is left out with a note.
+pub fn node(object: &api::Node) -> Converted<Node> {
+    let mut findings = Findings::default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    if let Err(error) = check_subdomain("metadata.name", name) {
+        findings.error(format_args!("{}", error.field), reason(&error));
+    }
+    let labels = object.metadata.labels.as_ref();
+    let zone = labels.and_then(|labels| labels.get(ZONE));
+    let mut node = Node::new(intern(name));
+    node.zone = findings.zone(
+        zone.map(String::as_str),
+        format_args!("metadata.labels[{ZONE}]"),
+    );
+    node.pod_cidrs = pod_cidrs(object.spec.as_ref(), &mut findings).into();
+    node.addresses = addresses(object.status.as_ref(), &mut findings).into();
+    findings.converted(Some(node))
+}
+
+fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet> {
+    const FIELD: &str = "spec.podCIDRs";
+    let one = spec.and_then(|spec| spec.pod_cidr.as_deref());
+    let one = one.filter(|one| !one.is_empty());
+    let all = spec.and_then(|spec| spec.pod_cidrs.as_deref());
+    let all = all.unwrap_or_default();
+    let Some(first) = all.first() else {
+        let network = one.and_then(|one| findings.network(one, format_args!("spec.podCIDR")));
+        return Vec::from_iter(network);
+    };
+    if let Some(one) = one.filter(|one| one != first) {
+        findings.error(
+            format_args!("{FIELD}[0]"),
+            format_args!("{first:?} is not the same as spec.podCIDR, {one:?}"),
+        );
+    }
+    if all.len() > 2 {
+        findings.error(
+            format_args!("{FIELD}"),
+            format_args!("{} ranges, where 2 are the most", all.len()),
+        );
+        return Vec::new();
+    }
+    let mut networks: Vec<IpNet> = Vec::with_capacity(all.len());
+    for (index, text) in all.iter().enumerate() {
+        let field = format_args!("{FIELD}[{index}]");
+        let Some(network) = findings.network(text, field) else {
+            continue;
+        };
+        let family_of = |network: &IpNet| family(network.addr());
+        if networks.iter().any(|n| family_of(n) == family_of(&network)) {
+            findings.error(
+                field,
+                format_args!("{network} is of the same address family as the first"),
+            );
+        }
+        networks.push(network);
+    }
+    networks
+}
+
+/// The first internal address of each family or, where there is none, the first external one; the
+/// order is that in which kubernetes (`pkg/util/node`) chooses a node's primary address.
+fn addresses(status: Option<&api::NodeStatus>, findings: &mut Findings) -> Vec<IpAddr> {
+    let listed = status.and_then(|status| status.addresses.as_deref());
+    let listed = listed.unwrap_or_default();
+    let mut addresses: Vec<IpAddr> = Vec::with_capacity(2);
+    for type_ in ["InternalIP", "ExternalIP"] {
+        let of_type = listed.iter().enumerate().filter(|(_, a)| a.type_ == type_);
+        for (index, listed) in of_type {
+            match check_address(&listed.address) {
+                Ok(address) if addresses.iter().any(|a| family(*a) == family(address)) => {}
+                Ok(address) => addresses.push(address),
+                Err(reason) => findings.note(
+                    format_args!("status.addresses[{index}].address"),
+                    format_args!("not used: {reason}"),
+                ),
+            }
+        }
+    }
+    addresses
+}

@@ -1,0 +1,171 @@
+//! `v1/Service`.
+
+mod cluster_ips;
+mod external;
+mod policy;
+mod ports;
+mod scheduler;
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::{Converted, Findings};
+use crate::model::{ObjectName, Service, SessionAffinity};
+
+/// Session affinity's timeout in seconds, where none is given: three hours.
+const DEFAULT_TIMEOUT: i32 = 10_800;
+/// Longest session affinity, in seconds: a day.
+const MAX_TIMEOUT: i32 = 86_400;
+
+/// `spec.type`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+/// As the API spells it.
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        })
+    }
+}
+
+/// Converts a Service. One with a label that takes it from a node's service proxy is left out with
+/// a note.
+///
+/// ```
+/// use k8s_openapi::api::core::v1 as api;
+/// use proxier::source::convert;
+///
+/// let mut object = api::Service::default();
+/// object.metadata.name = Some("web".into());
+/// object.spec = Some(api::ServiceSpec {
+///     cluster_ip: Some("10.96.0.80".into()),
+///     ports: Some(vec![api::ServicePort { port: 70_000, ..Default::default() }]),
+///     ..Default::default()
+/// });
+/// let converted = convert::service(&object);
+/// assert!(converted.object.is_none());
+/// assert_eq!(
+///     converted.diagnostics[0].to_string(),
+///     "spec.ports[0].port: 70000 is not a port number (1 to 65535)",
+/// );
+/// ```
+pub fn service(object: &api::Service) -> Converted<Service> {
+    let mut findings = Findings::default();
+    let name = findings.object_name(&object.metadata, ObjectName::label);
+    if findings.not_ours(&object.metadata) {
+        return findings.converted(None);
+    }
+    let (scheduler, scheduler_flags) = scheduler::scheduler(&object.metadata, &mut findings);
+    let Some(spec) = &object.spec else {
+        findings.error(format_args!("spec"), "missing");
+        return findings.converted(None);
+    };
+    let kind = kind(spec, &mut findings);
+    let cluster_ips = cluster_ips::cluster_ips(spec, kind, &mut findings);
+    if !cluster_ips.is_empty() && spec.ports.as_deref().unwrap_or_default().is_empty() {
+        findings.error(
+            format_args!("spec.ports"),
+            "missing: a Service with a cluster IP must have a port",
+        );
+    }
+    let ports = ports::ports(spec, kind, &mut findings);
+    let session_affinity = session_affinity(spec, &mut findings);
+    let external_ips = external::external_ips(spec, &cluster_ips, &mut findings);
+    let internal_traffic_policy = policy::internal(spec, &mut findings);
+    let external_traffic_policy = policy::external(spec, kind, &mut findings);
+    let health_check_node_port =
+        policy::health_check_node_port(spec, kind, external_traffic_policy, &ports, &mut findings);
+    let source_ranges = external::source_ranges(object, spec, kind, &mut findings);
+    let load_balancer_ips = external::load_balancer_ips(object, kind, &cluster_ips, &mut findings);
+    let created = object.metadata.creation_timestamp.as_ref();
+    let service = name.map(|name| Service {
+        cluster_ips: cluster_ips.into(),
+        external_ips: external_ips.into(),
+        load_balancer_ips: load_balancer_ips.into(),
+        load_balancer_source_ranges: source_ranges.into(),
+        ports: ports.into(),
+        session_affinity,
+        internal_traffic_policy,
+        external_traffic_policy,
+        health_check_node_port,
+        scheduler,
+        scheduler_flags,
+        created: created.map(|time| time.0.as_second()),
+        name,
+    });
+    findings.converted(service)
+}
+
+/// The type of a Service; ClusterIP where none is given.
+fn kind(spec: &api::ServiceSpec, findings: &mut Findings) -> Kind {
+    match spec.type_.as_deref().unwrap_or("ClusterIP") {
+        "ClusterIP" => Kind::ClusterIp,
+        "NodePort" => Kind::NodePort,
+        "LoadBalancer" => Kind::LoadBalancer,
+        "ExternalName" => Kind::ExternalName,
+        other => {
+            findings.error(
+                format_args!("spec.type"),
+                format_args!(
+                    "{other:?} is not a type of Service (ClusterIP, NodePort, LoadBalancer or \
+                     ExternalName)"
+                ),
+            );
+            // The one that goes with all other fields: one error is enough.
+            Kind::LoadBalancer
+        }
+    }
+}
+
+fn session_affinity(spec: &api::ServiceSpec, findings: &mut Findings) -> SessionAffinity {
+    let config = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref());
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => {
+            if config.is_some() {
+                findings.error(
+                    format_args!("spec.sessionAffinityConfig"),
+                    "set, while spec.sessionAffinity is not ClientIP",
+                );
+            }
+            SessionAffinity::None
+        }
+        Some("ClientIP") => {
+            let seconds = config
+                .and_then(|config| config.timeout_seconds)
+                .unwrap_or(DEFAULT_TIMEOUT);
+            let valid = u32::try_from(seconds).ok().and_then(NonZeroU32::new);
+            match valid.filter(|_| seconds <= MAX_TIMEOUT) {
+                Some(timeout) => SessionAffinity::ClientIp(timeout),
+                None => {
+                    findings.error(
+                        format_args!("spec.sessionAffinityConfig.clientIP.timeoutSeconds"),
+                        format_args!("{seconds} is not 1 to {MAX_TIMEOUT} seconds"),
+                    );
+                    SessionAffinity::None
+                }
+            }
+        }
+        Some(other) => {
+            findings.error(
+                format_args!("spec.sessionAffinity"),
+                format_args!("{other:?} is not a session affinity (None or ClientIP)"),
+            );
+            SessionAffinity::None
+        }
+    }
+}
