@@ -1,0 +1,165 @@
+//! Whatever stands in an object, nothing panics, little is told, and what passes is sound.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use proptest::prelude::*;
+use proxier::model::{EndpointSlice, Service, TrafficPolicy};
+use proxier::source::Diagnostic;
+use proxier::source::convert::{self, Converted};
+use serde_json::{Value, json};
+
+use super::arbitrary::{endpoints, node, service, slice};
+
+/// Most findings of one object, and most characters of one text.
+const FINDINGS: usize = 101;
+const TEXT: usize = 401;
+
+/// What holds of each conversion; the object if there is one.
+fn sound<T>(converted: Converted<T>) -> Option<T> {
+    let Converted {
+        object,
+        diagnostics,
+        ..
+    } = converted;
+    assert!(diagnostics.len() <= FINDINGS, "{}", diagnostics.len());
+    for Diagnostic { field, message, .. } in &diagnostics {
+        for text in [field.as_deref().unwrap_or_default(), message] {
+            assert!(text.chars().count() <= TEXT, "{text}");
+        }
+    }
+    let refused = diagnostics.iter().any(Diagnostic::is_error);
+    assert!(
+        !(refused && object.is_some()),
+        "refused, and there: {diagnostics:?}"
+    );
+    assert!(
+        object.is_some() || !diagnostics.is_empty(),
+        "gone, and nobody knows why"
+    );
+    object
+}
+
+fn reachable(address: &IpAddr) -> bool {
+    !address.is_loopback() && !address.is_unspecified() && !address.is_multicast()
+}
+
+fn sound_service(service: &Service) {
+    let families: HashSet<bool> = service.cluster_ips.iter().map(IpAddr::is_ipv4).collect();
+    assert_eq!(families.len(), service.cluster_ips.len());
+    let external = || {
+        service
+            .external_ips
+            .iter()
+            .chain(&service.load_balancer_ips)
+    };
+    for address in external() {
+        assert!(families.contains(&address.is_ipv4()), "{service:?}");
+        assert!(!service.cluster_ips.contains(address), "{service:?}");
+        assert!(reachable(address), "{service:?}");
+    }
+    let mut ports = HashSet::new();
+    let mut node_ports = HashSet::new();
+    for port in &service.ports {
+        assert!(ports.insert((port.protocol, port.port)), "{service:?}");
+        let node_port = port.node_port.map(|node_port| (port.protocol, node_port));
+        assert!(
+            node_port.is_none_or(|port| node_ports.insert(port)),
+            "{service:?}"
+        );
+    }
+    for (index, range) in service.load_balancer_source_ranges.iter().enumerate() {
+        let others = &service.load_balancer_source_ranges[index + 1..];
+        assert!(
+            !others
+                .iter()
+                .any(|o| o.contains(range) || range.contains(o)),
+            "{service:?}"
+        );
+    }
+    let local = service.external_traffic_policy == TrafficPolicy::Local;
+    assert!(
+        local || service.health_check_node_port.is_none(),
+        "{service:?}"
+    );
+    assert!(
+        service.scheduler.is_some() || service.scheduler_flags.is_none(),
+        "{service:?}"
+    );
+}
+
+fn sound_slice(slice: &EndpointSlice) {
+    for endpoint in &slice.endpoints {
+        assert!(reachable(&endpoint.address), "{slice:?}");
+        let some = |hints: &proxier::model::Hints| hints.zones.len() + hints.nodes.len() > 0;
+        assert!(endpoint.hints.as_deref().is_none_or(some), "{slice:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn services(object in service()) {
+        let service: core::Service = serde_json::from_value(object).unwrap();
+        let had_ranges = service.spec.as_ref().is_some_and(|spec| {
+            spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty())
+        });
+        if let Some(service) = sound(convert::service(&service)) {
+            sound_service(&service);
+            // Never open to all because what was asked for was not understood.
+            assert_eq!(had_ranges, !service.load_balancer_source_ranges.is_empty());
+        }
+    }
+
+    #[test]
+    fn slices(object in slice()) {
+        let slice: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
+        if let Some(slice) = sound(convert::endpoint_slice(&slice)) {
+            sound_slice(&slice);
+        }
+    }
+
+    #[test]
+    fn legacy_endpoints(object in endpoints()) {
+        let endpoints: core::Endpoints = serde_json::from_value(object).unwrap();
+        sound(convert::endpoints(&endpoints)).iter().flatten().for_each(sound_slice);
+    }
+
+    #[test]
+    fn nodes(object in node()) {
+        let node: core::Node = serde_json::from_value(object).unwrap();
+        if let Some(node) = sound(convert::node(&node)) {
+            assert!(node.addresses.len() <= 2 && node.addresses.iter().all(reachable));
+        }
+    }
+}
+
+#[test]
+fn megabytes_are_told_of_in_a_few_lines() {
+    let long = "x".repeat(3 << 20);
+    let flags = "sh-fall,".repeat(1 << 18);
+    let annotations = json!({"svcproxy.io/scheduler": "sh", "svcproxy.io/scheduler-flags": flags});
+    let ingress: Vec<_> = (0..10_000).map(|n| json!({"ip": n.to_string()})).collect();
+    let service = |annotations: Value| -> core::Service {
+        let spec =
+            json!({"type": "LoadBalancer", "clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+        serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Service", "spec": spec,
+            "metadata": {"name": "web", "annotations": annotations},
+            "status": {"loadBalancer": {"ingress": ingress}},
+        }))
+        .unwrap()
+    };
+    let converted = sound(convert::service(&service(annotations))).unwrap();
+    assert_eq!(converted.cluster_ips.len(), 1);
+    let annotations = json!({"svcproxy.io/scheduler": long, "svcproxy.io/scheduler-flags": long});
+    assert!(sound(convert::service(&service(annotations))).is_some());
+    // Notes do not crowd out the error that explains why it is gone.
+    let mut refused = service(
+        json!({"svcproxy.io/scheduler": "sh", "svcproxy.io/scheduler-flags": "x,".repeat(500)}),
+    );
+    refused.spec.as_mut().unwrap().ports = None;
+    assert!(convert::service(&refused).is_refused());
+}

@@ -1,0 +1,308 @@
+use k8s_openapi::api::core::v1 as api;
+use proxier::model::{Service, SessionAffinity, TrafficPolicy};
+use proxier::source::convert;
+use serde_json::{Value, json};
+
+use super::{check, list, object, shown};
+
+fn show(service: &Service) -> String {
+    let mut parts = vec![list(&service.cluster_ips)];
+    for port in &service.ports {
+        let name = if port.name.is_unnamed() { "" } else { " " };
+        let node_port = port.node_port.map(|n| format!(" node {n}"));
+        parts.push(format!(
+            "{:?} {}{name}{}{}",
+            port.protocol,
+            port.port,
+            port.name.as_str(),
+            node_port.unwrap_or_default()
+        ));
+    }
+    let mut list_of = |what: &str, items: String| {
+        if !items.is_empty() {
+            parts.push(format!("{what} {items}"));
+        }
+    };
+    list_of("external", list(&service.external_ips));
+    list_of("lb", list(&service.load_balancer_ips));
+    list_of("from", list(&service.load_balancer_source_ranges));
+    list_of("scheduler", list(service.scheduler));
+    list_of("flags", list(service.scheduler_flags.map(|f| f.bits())));
+    list_of("health", list(service.health_check_node_port));
+    if service.internal_traffic_policy == TrafficPolicy::Local {
+        parts.push("internal Local".into());
+    }
+    if service.external_traffic_policy == TrafficPolicy::Local {
+        parts.push("external Local".into());
+    }
+    if let SessionAffinity::ClientIp(seconds) = service.session_affinity {
+        parts.push(format!("affinity {seconds}"));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join(", ")
+}
+
+/// A whole Service, over one with a cluster IP and port 80.
+pub(super) fn whole(value: Value) -> String {
+    let base = json!({
+        "metadata": {"name": "web"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+    });
+    let service: api::Service = object(("v1", "Service"), base, value);
+    shown(&convert::service(&service), show)
+}
+
+/// Rows whose YAML is that of the spec.
+pub(super) fn specs(rows: &[(&str, &str)]) {
+    check(rows, |spec| whole(json!({"spec": spec})));
+}
+
+#[test]
+fn cluster_ips() {
+    specs(&[
+        ("{}", "10.96.0.1, Tcp 80"),
+        (
+            "{clusterIP: 'fd00::1', clusterIPs: ['fd00::1', 10.96.0.1], ipFamilies: [IPv6, IPv4], ipFamilyPolicy: RequireDualStack}",
+            "fd00::1 10.96.0.1, Tcp 80",
+        ),
+        // The API server would allocate the other one.
+        (
+            "{ipFamilies: [IPv4, IPv6], ipFamilyPolicy: PreferDualStack}",
+            "10.96.0.1, Tcp 80",
+        ),
+        (
+            "{ipFamilies: [IPv6]}",
+            "-\nerror: spec.ipFamilies[0]: \"IPv6\" is not the family of the cluster IP 10.96.0.1",
+        ),
+        (
+            "{ipFamilies: [ipv4], ipFamilyPolicy: DualStack}",
+            "-\nerror: spec.ipFamilies[0]: \"ipv4\" is not an address family (IPv4 or IPv6)\n\
+             error: spec.ipFamilyPolicy: \"DualStack\" is not a family policy (SingleStack, PreferDualStack or RequireDualStack)",
+        ),
+        (
+            "{clusterIPs: [10.96.0.1, 'fd00::1'], ipFamilyPolicy: SingleStack}",
+            "-\nerror: spec.ipFamilyPolicy: SingleStack does not go with two cluster IPs",
+        ),
+    ]);
+}
+
+#[test]
+fn what_has_no_cluster_ip_is_programmed_nowhere() {
+    specs(&[
+        ("{clusterIP: None}", "Tcp 80"),
+        (
+            "{clusterIP: None, externalIPs: [192.0.2.1]}",
+            "Tcp 80\nnote: spec.externalIPs[0]: not used: the Service has no cluster IP of the family of 192.0.2.1",
+        ),
+        (
+            "{clusterIP: None, clusterIPs: [None, 10.96.0.1]}",
+            "-\nerror: spec.clusterIPs: None (a headless Service) does not go with addresses",
+        ),
+        (
+            "{clusterIP: None, type: NodePort, ports: [{port: 80, nodePort: 30080}]}",
+            "-\nerror: spec.clusterIP: None (a headless Service) does not go with type NodePort",
+        ),
+        (
+            "{type: ExternalName, externalName: example.org, externalIPs: [192.0.2.1], ports: [{port: 80, nodePort: 30080}]}",
+            "Tcp 80\nnote: spec.externalIPs[0]: not used: the Service has no cluster IP of the family of 192.0.2.1",
+        ),
+    ]);
+}
+
+#[test]
+fn labels_of_what_is_not_ours() {
+    let rows = [
+        (
+            "{metadata: {labels: {service.kubernetes.io/service-proxy-name: other}}}",
+            "-\nnote: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name leaves it to another service proxy",
+        ),
+        // The presence counts, and what else is wrong with it is the other proxy's affair.
+        (
+            "{metadata: {labels: {service.kubernetes.io/service-proxy-name: ''}}, spec: {ports: [{port: 0}]}}",
+            "-\nnote: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name leaves it to another service proxy",
+        ),
+        (
+            "{metadata: {labels: {service.kubernetes.io/headless: ''}}}",
+            "-\nnote: metadata.labels: not used: the label service.kubernetes.io/headless marks what belongs to a headless Service",
+        ),
+        ("{metadata: {labels: {app: web}}}", "10.96.0.1, Tcp 80"),
+    ];
+    check(&rows, whole);
+}
+
+#[test]
+fn node_ports() {
+    specs(&[
+        (
+            "{type: NodePort, ports: [{port: 80, nodePort: 30080}]}",
+            "10.96.0.1, Tcp 80 node 30080",
+        ),
+        (
+            "{type: NodePort, ports: [{name: tcp, port: 53, nodePort: 30053}, {name: udp, port: 53, protocol: UDP, nodePort: 30053}]}",
+            "10.96.0.1, Tcp 53 tcp node 30053, Udp 53 udp node 30053",
+        ),
+        (
+            "{type: NodePort, ports: [{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30080}]}",
+            "-\nerror: spec.ports[1].nodePort: 30080 with this protocol is another node port of the Service too",
+        ),
+        (
+            "{type: NodePort, ports: [{port: 80}]}",
+            "10.96.0.1, Tcp 80\nnote: spec.ports[0].nodePort: missing: svcproxy allocates none, so nothing answers on the nodes' addresses",
+        ),
+        (
+            "{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80, nodePort: 0}]}",
+            "10.96.0.1, Tcp 80",
+        ),
+        (
+            "{type: LoadBalancer, ports: [{port: 80, nodePort: 65535}]}",
+            "10.96.0.1, Tcp 80 node 65535",
+        ),
+        (
+            "{type: LoadBalancer, ports: [{port: 80, nodePort: 65536}]}",
+            "-\nerror: spec.ports[0].nodePort: 65536 is not a port number (1 to 65535)",
+        ),
+        (
+            "{type: NodePort, ports: [{port: 80, nodePort: -1}]}",
+            "-\nerror: spec.ports[0].nodePort: -1 is not a port number (1 to 65535)",
+        ),
+        (
+            "{ports: [{port: 80, nodePort: 30080}]}",
+            "-\nerror: spec.ports[0].nodePort: 30080 does not go with type ClusterIP",
+        ),
+        ("{ports: [{port: 80, nodePort: 0}]}", "10.96.0.1, Tcp 80"),
+        // One error, not one for each field that goes with some types only.
+        (
+            "{type: Nodeport, ports: [{port: 80, nodePort: 30080}], externalTrafficPolicy: Local}",
+            "-\nerror: spec.type: \"Nodeport\" is not a type of Service (ClusterIP, NodePort, LoadBalancer or ExternalName)\n\
+             note: spec.healthCheckNodePort: missing: svcproxy allocates none, so a load balancer cannot ask which nodes have endpoints",
+        ),
+    ]);
+}
+
+#[test]
+fn traffic_policies() {
+    specs(&[
+        (
+            "{internalTrafficPolicy: Local}",
+            "10.96.0.1, Tcp 80, internal Local",
+        ),
+        ("{internalTrafficPolicy: Cluster}", "10.96.0.1, Tcp 80"),
+        (
+            "{internalTrafficPolicy: PreferLocal}",
+            "-\nerror: spec.internalTrafficPolicy: \"PreferLocal\" is not a traffic policy (Cluster or Local)",
+        ),
+        (
+            "{type: NodePort, ports: [{port: 80, nodePort: 30080}], externalTrafficPolicy: Local}",
+            "10.96.0.1, Tcp 80 node 30080, external Local",
+        ),
+        (
+            "{externalIPs: [192.0.2.1], externalTrafficPolicy: Local}",
+            "10.96.0.1, Tcp 80, external 192.0.2.1, external Local",
+        ),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: local}",
+            "-\nerror: spec.externalTrafficPolicy: \"local\" is not a traffic policy (Cluster or Local)",
+        ),
+        (
+            "{externalTrafficPolicy: Cluster}",
+            "-\nerror: spec.externalTrafficPolicy: \"Cluster\" does not go with type ClusterIP: nothing of the Service can be reached from outside",
+        ),
+        ("{externalTrafficPolicy: ''}", "10.96.0.1, Tcp 80"),
+    ]);
+}
+
+#[test]
+fn health_check_node_ports() {
+    specs(&[
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 32000}",
+            "10.96.0.1, Tcp 80, health 32000, external Local",
+        ),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local}",
+            "10.96.0.1, Tcp 80, external Local\n\
+             note: spec.healthCheckNodePort: missing: svcproxy allocates none, so a load balancer cannot ask which nodes have endpoints",
+        ),
+        (
+            "{type: LoadBalancer, healthCheckNodePort: 32000}",
+            "-\nerror: spec.healthCheckNodePort: 32000 goes with type LoadBalancer and externalTrafficPolicy Local only",
+        ),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 70000}",
+            "-\nerror: spec.healthCheckNodePort: 70000 is not a port number (1 to 65535)",
+        ),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30080, ports: [{port: 80, nodePort: 30080}]}",
+            "-\nerror: spec.healthCheckNodePort: 30080 is a node port of the Service too",
+        ),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30053, ports: [{port: 53, protocol: UDP, nodePort: 30053}]}",
+            "10.96.0.1, Udp 53 node 30053, health 30053, external Local",
+        ),
+    ]);
+}
+
+#[test]
+fn session_affinity() {
+    specs(&[
+        (
+            "{sessionAffinity: ClientIP}",
+            "10.96.0.1, Tcp 80, affinity 10800",
+        ),
+        (
+            "{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86400}}}",
+            "10.96.0.1, Tcp 80, affinity 86400",
+        ),
+    ]);
+}
+
+#[test]
+fn schedulers() {
+    let annotations = |rows: &[(&str, &str)]| {
+        check(rows, |annotations| {
+            whole(json!({"metadata": {"annotations": annotations}}))
+        });
+    };
+    annotations(&[
+        (
+            "{svcproxy.io/scheduler: wlc}",
+            "10.96.0.1, Tcp 80, scheduler wlc",
+        ),
+        (
+            "{svcproxy.io/scheduler: ' sh ', svcproxy.io/scheduler-flags: 'sh-port, sh-fallback,'}",
+            "10.96.0.1, Tcp 80, scheduler sh, flags 24",
+        ),
+        (
+            "{svcproxy.io/scheduler: mh, svcproxy.io/scheduler-flags: 'mh-port,sh-port,port'}",
+            "10.96.0.1, Tcp 80, scheduler mh, flags 16\n\
+             note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: \"sh-port\" is not a flag of the scheduler mh\n\
+             note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: \"port\" is not a flag of the scheduler mh",
+        ),
+        (
+            "{svcproxy.io/scheduler: rr, svcproxy.io/scheduler-flags: sh-port}",
+            "10.96.0.1, Tcp 80, scheduler rr\n\
+             note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: \"sh-port\" is not a flag of the scheduler rr",
+        ),
+        (
+            "{svcproxy.io/scheduler: sh, svcproxy.io/scheduler-flags: ''}",
+            "10.96.0.1, Tcp 80, scheduler sh",
+        ),
+        // Whose flags they are cannot be told.
+        (
+            "{svcproxy.io/scheduler-flags: sh-port}",
+            "10.96.0.1, Tcp 80\n\
+             note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: svcproxy.io/scheduler names no scheduler to which the flags belong",
+        ),
+        (
+            "{svcproxy.io/scheduler: none}",
+            "10.96.0.1, Tcp 80\n\
+             note: metadata.annotations[svcproxy.io/scheduler]: not used: \"none\" is not a scheduler (rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos)",
+        ),
+        (
+            "{svcproxy.io/scheduler: RR, svcproxy.io/scheduler-flags: sh-port}",
+            "10.96.0.1, Tcp 80\n\
+             note: metadata.annotations[svcproxy.io/scheduler]: not used: \"RR\" is not a scheduler (rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf, twos)\n\
+             note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: svcproxy.io/scheduler names no scheduler to which the flags belong",
+        ),
+    ]);
+}
