@@ -19,19 +19,26 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub fn node(object: &api::Node) -> Converted<Node> {
     let mut findings = Findings::default();
     let name = object.metadata.name.as_deref().unwrap_or_default();
-    if let Err(error) = check_subdomain("metadata.name", name) {
-        findings.error(format_args!("{}", error.field), reason(&error));
-    }
+    let name = match check_subdomain("metadata.name", name) {
+        Ok(()) => Some(intern(name)),
+        Err(error) => {
+            findings.error(format_args!("{}", error.field), reason(&error));
+            None
+        }
+    };
     let labels = object.metadata.labels.as_ref();
     let zone = labels.and_then(|labels| labels.get(ZONE));
-    let mut node = Node::new(intern(name));
-    node.zone = findings.zone(
-        zone.map(String::as_str),
-        format_args!("metadata.labels[{ZONE}]"),
-    );
-    node.pod_cidrs = pod_cidrs(object.spec.as_ref(), &mut findings).into();
-    node.addresses = addresses(object.status.as_ref(), &mut findings).into();
-    findings.converted(Some(node))
+    let zone = zone.map(String::as_str);
+    let zone = findings.zone(zone, format_args!("metadata.labels[{ZONE}]"));
+    let pod_cidrs = pod_cidrs(object.spec.as_ref(), &mut findings);
+    let addresses = addresses(object.status.as_ref(), &mut findings);
+    let node = name.map(|name| Node {
+        name,
+        addresses: addresses.into(),
+        pod_cidrs: pod_cidrs.into(),
+        zone,
+    });
+    findings.converted(node)
 }
 
 fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet> {
