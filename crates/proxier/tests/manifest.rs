@@ -45,7 +45,11 @@ fn golden(reading: &Reading) -> String {
                 " not ready"
             };
             let node = endpoint.node.as_deref().unwrap_or("?");
-            write!(text, " {} on {node}{ready}", endpoint.address).unwrap();
+            write!(text, " {} on {node}", endpoint.address).unwrap();
+            if let Some(zone) = &endpoint.zone {
+                write!(text, " in {zone}").unwrap();
+            }
+            text.push_str(ready);
         }
         writeln!(text).unwrap();
     }
@@ -83,7 +87,7 @@ fn malformed() {
         .map(|entry| entry.unwrap().path())
         .collect();
     files.sort();
-    assert!(files.len() >= 15, "the files are gone: {files:?}");
+    assert!(files.len() >= 17, "the files are gone: {files:?}");
     for file in files {
         let name = Path::new(file.file_name().unwrap());
         let text = fs::read_to_string(&file).unwrap();

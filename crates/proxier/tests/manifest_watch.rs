@@ -52,6 +52,15 @@ impl Watched {
         }
     }
 
+    fn endpoints(&self) -> Vec<String> {
+        let slices = self.store.services().flat_map(|view| view.slices());
+        let mut endpoints: Vec<_> = slices
+            .flat_map(|slice| slice.endpoints.iter().map(|e| e.address.to_string()))
+            .collect();
+        endpoints.sort();
+        endpoints
+    }
+
     fn addresses(&self) -> Vec<String> {
         let services = self.store.services();
         let mut addresses: Vec<_> = services
@@ -93,6 +102,35 @@ fn files_that_come_change_and_go() {
     let reading = watched.next();
     assert!(reading.has_errors() && reading.changes.is_empty());
     assert_eq!(watched.addresses(), ["10.96.0.3"]);
+}
+
+#[test]
+fn pods_that_come_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let selector = "spec: {selector: {app: a}, ";
+    let service = service("a", "10.96.0.1").replace("spec: {", selector);
+    fs::write(path("a.yaml"), service).unwrap();
+    let mut watched = Watched::new(directory.path());
+    assert!(watched.endpoints().is_empty());
+    let pod = |ip| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a-{ip}, labels: {{app: a}}}}\n\
+             spec: {{containers: []}}\nstatus: {{podIP: {ip}}}\n"
+        )
+    };
+    replace(&path("one.yaml"), &pod("10.244.1.1"));
+    while watched.endpoints() != ["10.244.1.1"] {
+        watched.next();
+    }
+    replace(&path("two.yaml"), &pod("10.244.1.2"));
+    while watched.endpoints() != ["10.244.1.1", "10.244.1.2"] {
+        watched.next();
+    }
+    fs::remove_file(path("one.yaml")).unwrap();
+    while watched.endpoints() != ["10.244.1.2"] {
+        watched.next();
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "k8s")]
 pub mod convert;
+#[cfg(feature = "k8s")]
+pub mod derive;
 mod diagnostic;
 #[cfg(feature = "manifest")]
 pub mod manifest;

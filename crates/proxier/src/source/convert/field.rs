@@ -86,7 +86,11 @@ impl Findings {
     }
 
     /// A protocol; TCP where none is given.
-    fn protocol(&mut self, protocol: Option<&str>, field: Arguments<'_>) -> Option<Protocol> {
+    pub(super) fn protocol(
+        &mut self,
+        protocol: Option<&str>,
+        field: Arguments<'_>,
+    ) -> Option<Protocol> {
         match protocol {
             None | Some("TCP") => Some(Protocol::Tcp),
             Some("UDP") => Some(Protocol::Udp),

@@ -11,6 +11,8 @@ mod endpoints;
 mod field;
 mod names;
 mod node;
+mod pod;
+mod selection;
 mod service;
 
 use std::fmt;
@@ -18,6 +20,8 @@ use std::fmt;
 pub use endpoint_slice::endpoint_slice;
 pub use endpoints::endpoints;
 pub use node::node;
+pub use pod::pod;
+pub use selection::selection;
 pub use service::service;
 
 use super::Diagnostic;

@@ -12,8 +12,8 @@ use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location};
 use super::cache::{Cache, Known};
 use super::document::{self, Document};
-use super::object::{Key, Kind, Maker, Object};
-use crate::model::ObjectName;
+use super::fields::{self, project};
+use super::object::{DEFAULT_NAMESPACE, Key, Kind, Maker, Object};
 
 /// Most errors, and most notes, that are told of a file.
 const MAX_TOLD: usize = 1000;
@@ -176,13 +176,23 @@ impl Decoder<'_> {
         let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
         match Kind::parse(kind) {
             Some(kind) if api_version == kind.api_version() => match kind {
-                Kind::Service => self.convert(kind, &value, |object: core::Service| {
-                    map(convert::service(&object), Object::Service)
-                }),
+                Kind::Service => self.convert(kind, &value, service),
                 Kind::Endpoints => self.convert(kind, &value, |object: core::Endpoints| {
                     map(convert::endpoints(&object), Object::Endpoints)
                 }),
                 Kind::EndpointSlice => self.convert(kind, &value, endpoint_slice),
+                Kind::Pod => {
+                    let value = project(&value, fields::POD);
+                    self.convert(kind, &value, |object: core::Pod| {
+                        map(convert::pod(&object), Object::Pod)
+                    });
+                }
+                Kind::Node => {
+                    let value = project(&value, fields::NODE);
+                    self.convert(kind, &value, |object: core::Node| {
+                        map(convert::node(&object), Object::Node)
+                    });
+                }
             },
             Some(kind)
                 if api_version.is_empty() || group(api_version) == group(kind.api_version()) =>
@@ -282,6 +292,18 @@ impl Decoder<'_> {
     }
 }
 
+fn service(object: core::Service) -> Converted<Object> {
+    let selection = convert::selection(&object);
+    let refused = selection.is_refused();
+    let mut converted = map(convert::service(&object), |service| Object::Service {
+        service,
+        selection: selection.object,
+    });
+    converted.diagnostics.extend(selection.diagnostics);
+    converted.object = converted.object.filter(|_| !refused);
+    converted
+}
+
 fn endpoint_slice(object: discovery::EndpointSlice) -> Converted<Object> {
     let labels = object.metadata.labels.as_ref();
     let made_by = match labels.and_then(|labels| labels.get(MANAGED_BY)) {
@@ -301,15 +323,15 @@ fn map<T>(converted: Converted<T>, wrap: impl FnOnce(T) -> Object) -> Converted<
 }
 
 fn key(kind: Kind, value: &Value) -> Option<Key> {
-    let name = text(value, "/metadata/name")?;
-    let name = ObjectName::new(namespace(value), name).ok()?;
-    Some(Key { kind, name })
+    Key::new(kind, namespace(value), text(value, "/metadata/name")?)
 }
 
 /// Kind and name as they stand there, valid or not.
 fn label(kind: &str, value: &Value) -> String {
+    let namespaced = Kind::parse(kind).is_none_or(Kind::is_namespaced);
     match text(value, "/metadata/name") {
-        Some(name) => format!("{kind} {}/{name}", namespace(value)),
+        Some(name) if namespaced => format!("{kind} {}/{name}", namespace(value)),
+        Some(name) => format!("{kind} {name}"),
         None => kind.to_owned(),
     }
 }
@@ -318,7 +340,7 @@ fn namespace(value: &Value) -> &str {
     let namespace = text(value, "/metadata/namespace");
     namespace
         .filter(|text| !text.is_empty())
-        .unwrap_or("default")
+        .unwrap_or(DEFAULT_NAMESPACE)
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {

@@ -1,9 +1,10 @@
 //! Services from manifests: YAML or JSON files as people write them and `kubectl get -o yaml`
 //! prints them.
 //!
-//! Services, EndpointSlices and Endpoints are taken, in any number of documents a file and in
-//! lists; other kinds are skipped with a note. Each (re-)read looks at every file and swaps the
-//! result in as a whole:
+//! Services, EndpointSlices, Endpoints, Pods and Nodes are taken, in any number of documents a file
+//! and in lists; other kinds are skipped with a note. Where a Service with a selector has neither
+//! EndpointSlices nor Endpoints, its slices [follow](super::derive) from the Pods. Each (re-)read
+//! looks at every file and swaps the result in as a whole:
 //!
 //! - an object with an error is refused whole, and its last good version stays in force;
 //! - a document that cannot be read at all, or not as far as its name, takes nothing away that
@@ -41,7 +42,9 @@
 mod cache;
 mod claims;
 mod decode;
+mod derived;
 mod document;
+mod fields;
 mod files;
 mod lines;
 mod object;
@@ -63,6 +66,8 @@ pub use self::watch::{Watch, WatchError};
 #[derive(Debug)]
 pub struct Manifests {
     paths: Vec<PathBuf>,
+    /// This node's name.
+    node: Option<String>,
     cache: Cache,
     /// None before the first read.
     state: Option<State>,
@@ -93,9 +98,19 @@ impl Manifests {
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Self {
             paths: paths.into_iter().map(Into::into).collect(),
+            node: None,
             cache: Cache::default(),
             state: None,
             diagnostics: Vec::new(),
+        }
+    }
+
+    /// The same, read for the node of this name: its Node becomes
+    /// [`Change::NodeReplaced`].
+    pub fn for_node(self, name: impl Into<String>) -> Self {
+        Self {
+            node: Some(name.into()),
+            ..self
         }
     }
 
@@ -108,7 +123,8 @@ impl Manifests {
 
     fn merge(&mut self, sources: Vec<Source>) -> Reading {
         let (state, mut diagnostics) = State::merge(self.state.as_ref(), sources);
-        let changes = state.changes_since(self.state.as_ref(), &mut diagnostics);
+        let (old, node) = (self.state.as_ref(), self.node.as_deref());
+        let changes = state.changes_since(old, node, &mut diagnostics);
         // Stable: those of one object stay in the order of its fields.
         diagnostics.sort_by(|a, b| a.location.cmp(&b.location));
         self.state = Some(state);

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::model::{EndpointSlice, ObjectName, Service};
+use super::super::derive::{Pod, Selection};
+use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
 /// The kinds that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,6 +11,8 @@ pub(super) enum Kind {
     Service,
     EndpointSlice,
     Endpoints,
+    Pod,
+    Node,
 }
 
 impl Kind {
@@ -18,15 +21,21 @@ impl Kind {
             "Service" => Some(Self::Service),
             "EndpointSlice" => Some(Self::EndpointSlice),
             "Endpoints" => Some(Self::Endpoints),
+            "Pod" => Some(Self::Pod),
+            "Node" => Some(Self::Node),
             _ => None,
         }
     }
 
     pub(super) fn api_version(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints => "v1",
+            Self::Service | Self::Endpoints | Self::Pod | Self::Node => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
+    }
+
+    pub(super) fn is_namespaced(self) -> bool {
+        self != Self::Node
     }
 }
 
@@ -34,25 +43,48 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
+    /// Of a kind without namespaces it is in [`DEFAULT_NAMESPACE`].
     pub(super) name: ObjectName,
+}
+
+/// The namespace of an object that names none.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
+impl Key {
+    /// None if there can be no object of that name.
+    pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Option<Self> {
+        let namespace = Some(namespace).filter(|_| kind.is_namespaced());
+        let name = ObjectName::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name).ok()?;
+        Some(Self { kind, name })
+    }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.kind, self.name)
+        if self.kind.is_namespaced() {
+            write!(f, "{:?} {}", self.kind, self.name)
+        } else {
+            write!(f, "{:?} {}", self.kind, self.name.name())
+        }
     }
 }
 
 /// A checked object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Object {
-    Service(Service),
+    Service {
+        service: Service,
+        /// How its slices follow from Pods, if it has a selector.
+        selection: Option<Selection>,
+    },
     EndpointSlice {
         slice: EndpointSlice,
         made_by: Maker,
     },
     /// The slices that the Endpoints are mirrored into.
     Endpoints(Vec<EndpointSlice>),
+    Pod(Pod),
+    Node(Node),
 }
 
 /// Who made an endpoint slice.

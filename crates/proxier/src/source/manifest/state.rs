@@ -7,21 +7,30 @@ use std::sync::Arc;
 use super::super::{Diagnostic, Location};
 use super::claims::{self, Claims};
 use super::decode::Outcome;
+use super::derived::Derived;
 use super::files::Source;
-use super::object::{Key, Maker, Object};
-use crate::model::{EndpointSlice, ObjectName, Service};
+use super::object::{Key, Kind, Maker, Object};
+use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
+
+/// Why Endpoints are not used.
+const MIRRORED: &str = "not used: the control plane's endpoint slices of this Service are";
+/// Why Pods are not used, as is told of the Service.
+const NOT_DERIVED: &str = "its Pods are not used: its endpoint slices or Endpoints here are";
 
 /// All objects that are in force.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    objects: BTreeMap<Key, Entry>,
+    objects: Objects,
+    derived: Derived,
 }
 
+pub(super) type Objects = BTreeMap<Key, Entry>;
+
 #[derive(Debug, Clone)]
-struct Entry {
-    location: Location,
-    object: Arc<Object>,
+pub(super) struct Entry {
+    pub(super) location: Location,
+    pub(super) object: Arc<Object>,
 }
 
 impl State {
@@ -70,6 +79,7 @@ impl State {
             }
         }
         new.settle_claims(old, &mut diagnostics);
+        new.derived = Derived::new(&new.objects, &old.objects, &old.derived);
         (new, diagnostics)
     }
 
@@ -81,7 +91,15 @@ impl State {
 
     fn service(&self, key: &Key) -> Option<&Service> {
         match self.objects.get(key)?.object.as_ref() {
-            Object::Service(service) => Some(service),
+            Object::Service { service, .. } => Some(service),
+            _ => None,
+        }
+    }
+
+    fn node(&self, name: &str) -> Option<&Node> {
+        let key = Key::new(Kind::Node, "", name)?;
+        match self.objects.get(&key)?.object.as_ref() {
+            Object::Node(node) => Some(node),
             _ => None,
         }
     }
@@ -121,28 +139,30 @@ impl State {
         }
     }
 
-    /// The changes that lead from `old` to this state: everything, if there is no `old`. Endpoints
-    /// that the control plane has mirrored already add nothing to its slices.
+    /// The changes that lead from `old` to this state, of which `node` is this node's name:
+    /// everything, if there is no `old`. Endpoints that the control plane has mirrored already add
+    /// nothing to its slices.
     pub(super) fn changes_since(
         &self,
         old: Option<&Self>,
+        node: Option<&str>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Vec<Change> {
         let new = View::of(self);
-        diagnostics.extend(new.unused.iter().map(|(key, entry)| {
-            Diagnostic::note("not used: the control plane's endpoint slices of this Service are")
-                .with_object(key)
-                .at(entry.location.clone())
-        }));
+        diagnostics.extend(new.notes());
+        let mut changes = Vec::new();
+        let node_of = |state: &'_ Self| node.and_then(|name| state.node(name)).cloned();
+        let this_node = node_of(self);
+        if this_node != old.and_then(node_of) {
+            changes.push(Change::NodeReplaced(this_node));
+        }
         let Some(old) = old.map(View::of) else {
             let services = new.services.into_values().cloned().collect();
             let slices = new.slices.into_values().cloned().collect();
-            return vec![
-                Change::ServicesReplaced(services),
-                Change::EndpointSlicesReplaced(slices),
-            ];
+            changes.push(Change::ServicesReplaced(services));
+            changes.push(Change::EndpointSlicesReplaced(slices));
+            return changes;
         };
-        let mut changes = Vec::new();
         let (deleted, applied) = (Change::ServiceDeleted, Change::ServiceApplied);
         differences(&old.services, &new.services, deleted, applied, &mut changes);
         let (deleted, applied) = (Change::EndpointSliceDeleted, Change::EndpointSliceApplied);
@@ -155,8 +175,8 @@ impl State {
 struct View<'a> {
     services: BTreeMap<&'a ObjectName, &'a Service>,
     slices: BTreeMap<&'a ObjectName, &'a EndpointSlice>,
-    /// Endpoints whose slices are there already.
-    unused: Vec<(&'a Key, &'a Entry)>,
+    /// What is not used since there are slices, and why.
+    unused: Vec<(&'a Key, &'a Entry, &'static str)>,
 }
 
 impl<'a> View<'a> {
@@ -170,7 +190,7 @@ impl<'a> View<'a> {
         // Slices come before Endpoints, whose name is their Service's.
         for (key, entry) in &state.objects {
             match entry.object.as_ref() {
-                Object::Service(service) => {
+                Object::Service { service, .. } => {
                     view.services.insert(&service.name, service);
                 }
                 Object::EndpointSlice { slice, made_by } => {
@@ -180,16 +200,34 @@ impl<'a> View<'a> {
                     view.slices.insert(&slice.name, slice);
                 }
                 Object::Endpoints(_) if of_control_plane.contains(&key.name) => {
-                    view.unused.push((key, entry));
+                    view.unused.push((key, entry, MIRRORED));
                 }
-                Object::Endpoints(slices) => {
-                    let slices = slices.iter().map(|slice| (&slice.name, slice));
-                    view.slices.extend(slices);
-                }
+                Object::Endpoints(slices) => view.slices.extend(by_name(slices)),
+                Object::Pod(_) | Object::Node(_) => {}
             }
         }
+        let derived = &state.derived;
+        view.slices
+            .extend(derived.slices.values().flat_map(|slices| by_name(slices)));
+        let unused = derived
+            .unused
+            .iter()
+            .filter_map(|key| Some((key, state.objects.get(key)?, NOT_DERIVED)));
+        view.unused.extend(unused);
         view
     }
+
+    fn notes(&self) -> impl Iterator<Item = Diagnostic> {
+        self.unused.iter().map(|(key, entry, message)| {
+            Diagnostic::note(message)
+                .with_object(key)
+                .at(entry.location.clone())
+        })
+    }
+}
+
+fn by_name(slices: &[EndpointSlice]) -> impl Iterator<Item = (&ObjectName, &EndpointSlice)> {
+    slices.iter().map(|slice| (&slice.name, slice))
 }
 
 fn differences<T: Clone + PartialEq>(

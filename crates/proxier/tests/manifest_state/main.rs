@@ -1,6 +1,8 @@
 //! What stays, what changes and what goes when manifests are read again.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod pods;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,219 @@
+//! The slices that follow from Pods, kept from one reading to the next.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::super::derive::{self, Pod, Selection};
+use super::object::{Key, Object};
+use super::state::Objects;
+use crate::model::{EndpointSlice, Node, ObjectName, Service};
+
+/// What becomes of the Services with a selector.
+#[derive(Debug, Default)]
+pub(super) struct Derived {
+    /// The slices of those that have none in the manifests.
+    pub(super) slices: BTreeMap<ObjectName, Arc<[EndpointSlice]>>,
+    /// Those that have some, and select Pods for nothing.
+    pub(super) unused: Vec<Key>,
+}
+
+impl Derived {
+    /// Derives what differs from `old`, and takes the rest over from `derived`, which was made of
+    /// that.
+    pub(super) fn new(objects: &Objects, old: &Objects, derived: &Self) -> Self {
+        let nodes = nodes(objects);
+        let pods = Index::of(pods(objects).map(|(_, pod)| pod));
+        let changed = Index::of(changed_pods(objects, old));
+        let with_slices = with_slices(objects);
+        let mut new = Self::default();
+        for (key, entry) in objects {
+            let Object::Service {
+                service,
+                selection: Some(selection),
+            } = entry.object.as_ref()
+            else {
+                continue;
+            };
+            let selected = || pods.select(service, selection);
+            if with_slices.contains(&service.name) {
+                if selected().next().is_some() {
+                    new.unused.push(key.clone());
+                }
+                continue;
+            }
+            let same = old
+                .get(key)
+                .is_some_and(|before| before.object == entry.object);
+            let kept = derived.slices.get(&service.name);
+            let kept = kept.filter(|_| same && changed.select(service, selection).next().is_none());
+            let slices = kept.cloned().unwrap_or_else(|| {
+                let node = |name: &str| nodes.get(name).copied();
+                derive::slices(service, selection, selected(), node).into()
+            });
+            new.slices.insert(service.name.clone(), slices);
+        }
+        new
+    }
+}
+
+/// The Services whose endpoints are in the manifests.
+fn with_slices(objects: &Objects) -> HashSet<&ObjectName> {
+    let mut services = HashSet::new();
+    for (key, entry) in objects {
+        match entry.object.as_ref() {
+            Object::EndpointSlice { slice, .. } => services.insert(&slice.service),
+            Object::Endpoints(_) => services.insert(&key.name),
+            _ => continue,
+        };
+    }
+    services
+}
+
+fn pods(objects: &Objects) -> impl Iterator<Item = (&Key, &Pod)> {
+    objects
+        .iter()
+        .filter_map(|(key, entry)| match entry.object.as_ref() {
+            Object::Pod(pod) => Some((key, pod)),
+            _ => None,
+        })
+}
+
+fn nodes(objects: &Objects) -> HashMap<&str, &Node> {
+    let objects = objects.values().map(|entry| entry.object.as_ref());
+    objects
+        .filter_map(|object| match object {
+            Object::Node(node) => Some((node.name.as_ref(), node)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The Pods that differ or whose Nodes do, as they are and as they were.
+fn changed_pods<'a>(new: &'a Objects, old: &'a Objects) -> impl Iterator<Item = &'a Pod> {
+    let (new_nodes, old_nodes) = (nodes(new), nodes(old));
+    let same_node = move |pod: &Pod| {
+        let node = pod.node.as_deref();
+        node.is_none_or(|node| new_nodes.get(node) == old_nodes.get(node))
+    };
+    let same =
+        |key: &Key| new.get(key).map(|new| &new.object) == old.get(key).map(|old| &old.object);
+    let is = pods(new).filter(move |(key, pod)| !(same(key) && same_node(pod)));
+    let was = pods(old).filter(move |(key, _)| !same(key));
+    is.chain(was).map(|(_, pod)| pod)
+}
+
+/// Pods by namespace and label.
+struct Index<'a>(HashMap<(&'a str, &'a str, &'a str), Vec<&'a Pod>>);
+
+impl<'a> Index<'a> {
+    fn of(pods: impl Iterator<Item = &'a Pod>) -> Self {
+        let mut index = HashMap::<_, Vec<_>>::new();
+        for pod in pods {
+            for (key, value) in &pod.labels {
+                let label = (pod.name.namespace(), key.as_str(), value.as_str());
+                index.entry(label).or_default().push(pod);
+            }
+        }
+        Self(index)
+    }
+
+    /// The Pods that a Service selects, by way of its rarest label.
+    fn select(
+        &self,
+        service: &'a Service,
+        selection: &'a Selection,
+    ) -> impl Iterator<Item = &'a Pod> {
+        let namespace = service.name.namespace();
+        let labels = selection.labels.iter();
+        let with_each = labels.map(|(key, value)| {
+            let pods = self.0.get(&(namespace, key.as_str(), value.as_str()));
+            pods.map(Vec::as_slice).unwrap_or_default()
+        });
+        let pods = with_each.min_by_key(|pods| pods.len()).unwrap_or_default();
+        pods.iter().copied().filter(|pod| selection.selects(pod))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::super::Location;
+    use super::super::object::Kind;
+    use super::super::state::Entry;
+    use super::*;
+    use crate::model::{Endpoint, Family};
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName::new("default", name).unwrap()
+    }
+
+    fn put(objects: &mut Objects, kind: Kind, name: ObjectName, object: Object) {
+        let entry = Entry {
+            location: Location::new(Path::new("x.yaml")),
+            object: Arc::new(object),
+        };
+        objects.insert(Key { kind, name }, entry);
+    }
+
+    fn put_pod(objects: &mut Objects, pod: &str, app: &str, ready: bool) {
+        let mut object = Pod::new(name(pod));
+        object.labels.insert("app".into(), app.into());
+        object.addresses = ["10.244.1.1".parse().unwrap()].into();
+        object.node = Some(app.into());
+        object.ready = ready;
+        put(objects, Kind::Pod, object.name.clone(), Object::Pod(object));
+    }
+
+    fn put_node(objects: &mut Objects, node: &str, zone: &str) {
+        let mut object = Node::new(node);
+        object.zone = Some(zone.into());
+        put(objects, Kind::Node, name(node), Object::Node(object));
+    }
+
+    /// A Service for each of these, which selects a Pod on a Node, all of the same name.
+    fn objects(names: &[&str]) -> Objects {
+        let mut objects = Objects::new();
+        for app in names {
+            let service = Service::new(name(app));
+            let mut selection = Selection::new([("app", *app)]);
+            selection.families = [Family::V4].into();
+            let object = Object::Service {
+                service,
+                selection: Some(selection),
+            };
+            put(&mut objects, Kind::Service, name(app), object);
+            put_pod(&mut objects, app, app, true);
+            put_node(&mut objects, app, "east");
+        }
+        objects
+    }
+
+    #[test]
+    fn only_what_a_change_concerns_is_derived_again() {
+        let old = objects(&["a", "b", "c", "d", "e"]);
+        let before = Derived::new(&old, &Objects::new(), &Derived::default());
+        let mut new = old.clone();
+        put_pod(&mut new, "a", "a", false);
+        put_pod(&mut new, "b", "c", true);
+        put_node(&mut new, "d", "west");
+        let after = Derived::new(&new, &old, &before);
+        assert_eq!(
+            after.slices,
+            Derived::new(&new, &Objects::new(), &Derived::default()).slices,
+            "as from scratch"
+        );
+        let kept = |app| Arc::ptr_eq(&before.slices[&name(app)], &after.slices[&name(app)]);
+        assert_eq!(
+            ["a", "b", "c", "d", "e"].map(kept),
+            [false, false, false, false, true]
+        );
+        let endpoints = |app: &str| -> Vec<&Endpoint> {
+            let slices = after.slices[&name(app)].iter();
+            slices.flat_map(|slice| &*slice.endpoints).collect()
+        };
+        assert!(!endpoints("a")[0].conditions.ready);
+        assert_eq!((endpoints("b").len(), endpoints("c").len()), (0, 2));
+        assert_eq!(endpoints("d")[0].zone.as_deref(), Some("west"));
+    }
+}
