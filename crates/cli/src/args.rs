@@ -87,7 +87,7 @@ pub(crate) enum Mode {
 /// The Services and the node.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
-    /// Files or directories of YAML or JSON: Service, EndpointSlice, Endpoints
+    /// Files or directories of YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     pub(crate) manifests: Vec<PathBuf>,
 

@@ -18,7 +18,8 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
     }
     let config = Arc::new(node::config(&args.node)?);
-    let reading = Manifests::new(&args.node.manifests).read();
+    let manifests = Manifests::new(&args.node.manifests);
+    let reading = manifests.for_node(&*config.node_name).read();
     log_diagnostics(&reading.diagnostics);
     let ending = if reading.has_errors() {
         Ending::InvalidInput

@@ -29,8 +29,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
         config.drain_timeout = Duration::ZERO;
     }
     let backend = IpvsBackend::open()?;
+    let manifests = Manifests::new(&args.node.manifests).for_node(&*config.node_name);
     let proxier = Proxier::new(Arc::new(config), backend);
-    let manifests = Manifests::new(&args.node.manifests);
     if args.once {
         once(proxier, manifests)
     } else {

@@ -85,6 +85,12 @@ pub(crate) const MULTI_PORT: &[Port] = &[
     ),
 ];
 
+pub(crate) const SELECTOR: &[Port] = &[port(
+    Http,
+    "10.96.0.85:80",
+    &["10.244.1.70:8080", "10.244.2.70:9090"],
+)];
+
 /// Of the example with session affinity.
 pub(crate) const CART: Port = port(
     Http,

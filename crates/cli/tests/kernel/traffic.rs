@@ -39,6 +39,12 @@ fn multi_port() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
+fn selector() {
+    carries(&["selector.yaml"], ports::SELECTOR);
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
 fn web_beside_services_that_need_nothing() {
     carries(
         &["web.yaml", "headless.yaml", "external-name.yaml"],
