@@ -109,3 +109,79 @@ fn traffic_distribution(
     let by_processors = matches!(mode.map(String::as_str), Some("Auto" | "auto"));
     Some(distribution).filter(|_| !by_processors)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convert(change: impl FnOnce(&mut api::Service, &mut api::ServiceSpec)) -> Option<Selection> {
+        let mut object = api::Service::default();
+        let mut spec = api::ServiceSpec {
+            cluster_ip: Some("10.96.0.80".into()),
+            selector: Some([("app".into(), "web".into())].into()),
+            ..Default::default()
+        };
+        change(&mut object, &mut spec);
+        object.spec = Some(spec);
+        selection(&object).object
+    }
+
+    #[test]
+    fn who_selects_nothing_has_none() {
+        assert!(convert(|_, _| {}).is_some());
+        assert_eq!(convert(|_, spec| spec.selector = None), None);
+        assert_eq!(convert(|_, spec| spec.selector = Some([].into())), None);
+        assert_eq!(
+            convert(|_, spec| spec.type_ = Some("ExternalName".into())),
+            None
+        );
+        assert_eq!(
+            convert(|_, spec| spec.cluster_ip = Some("None".into())),
+            None
+        );
+    }
+
+    #[test]
+    fn families_are_those_named_or_else_those_of_the_cluster_ips() {
+        let families = |ips: &[&str], names: &[&str]| {
+            let selection = convert(|_, spec| {
+                spec.cluster_ip = ips.first().map(ToString::to_string);
+                spec.cluster_ips = Some(ips.iter().map(ToString::to_string).collect());
+                spec.ip_families = Some(names.iter().map(ToString::to_string).collect());
+            });
+            selection.unwrap().families.into_vec()
+        };
+        let (four, six) = (Family::V4, Family::V6);
+        assert_eq!(families(&["10.96.0.80"], &[]), [four]);
+        assert_eq!(families(&["fd00::80", "10.96.0.80"], &[]), [four, six]);
+        assert_eq!(families(&["fd00::80"], &["IPv6"]), [six]);
+        // Not yet upgraded to both families.
+        assert_eq!(families(&["10.96.0.80"], &["IPv4", "IPv6"]), [four, six]);
+    }
+
+    #[test]
+    fn the_topology_annotation_rules_out_traffic_distribution() {
+        let distribution = |distribution: &str, annotations: &[(&str, &str)]| {
+            let selection = convert(|object, spec| {
+                spec.traffic_distribution = Some(distribution.into());
+                let annotations = annotations.iter();
+                let annotations = annotations.map(|(k, v)| (k.to_string(), v.to_string()));
+                object.metadata.annotations = Some(annotations.collect());
+            });
+            selection.unwrap().traffic_distribution
+        };
+        let zone = Some(TrafficDistribution::PreferSameZone);
+        let node = Some(TrafficDistribution::PreferSameNode);
+        assert_eq!(distribution("PreferClose", &[]), zone);
+        assert_eq!(distribution("PreferSameZone", &[]), zone);
+        assert_eq!(distribution("PreferSameNode", &[]), node);
+        let [hints, mode] = TOPOLOGY_MODE;
+        assert_eq!(distribution("PreferClose", &[(mode, "Auto")]), None);
+        assert_eq!(distribution("PreferClose", &[(hints, "auto")]), None);
+        assert_eq!(distribution("PreferClose", &[(mode, "Disabled")]), zone);
+        assert_eq!(
+            distribution("PreferClose", &[(hints, ""), (mode, "Auto")]),
+            zone
+        );
+    }
+}
