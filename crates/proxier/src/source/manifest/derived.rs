@@ -9,7 +9,7 @@ use super::state::Objects;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
 /// What becomes of the Services with a selector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Derived {
     /// The slices of those that have none in the manifests.
     pub(super) slices: BTreeMap<ObjectName, Arc<[EndpointSlice]>>,
@@ -138,8 +138,12 @@ impl<'a> Index<'a> {
 mod tests {
     use std::path::Path;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::super::super::Location;
-    use super::super::object::Kind;
+    use super::super::object::{Kind, Maker};
     use super::super::state::Entry;
     use super::*;
     use crate::model::{Endpoint, Family};
@@ -171,38 +175,42 @@ mod tests {
         put(objects, Kind::Node, name(node), Object::Node(object));
     }
 
+    /// A Service that selects the Pods of an app.
+    fn put_service(objects: &mut Objects, service: &str, app: &str) {
+        let mut selection = Selection::new([("app", app)]);
+        selection.families = [Family::V4].into();
+        let object = Object::Service {
+            service: Service::new(name(service)),
+            selection: Some(selection),
+        };
+        put(objects, Kind::Service, name(service), object);
+    }
+
     /// A Service for each of these, which selects a Pod on a Node, all of the same name.
     fn objects(names: &[&str]) -> Objects {
         let mut objects = Objects::new();
         for app in names {
-            let service = Service::new(name(app));
-            let mut selection = Selection::new([("app", *app)]);
-            selection.families = [Family::V4].into();
-            let object = Object::Service {
-                service,
-                selection: Some(selection),
-            };
-            put(&mut objects, Kind::Service, name(app), object);
+            put_service(&mut objects, app, app);
             put_pod(&mut objects, app, app, true);
             put_node(&mut objects, app, "east");
         }
         objects
     }
 
+    fn from_scratch(objects: &Objects) -> Derived {
+        Derived::new(objects, &Objects::new(), &Derived::default())
+    }
+
     #[test]
     fn only_what_a_change_concerns_is_derived_again() {
         let old = objects(&["a", "b", "c", "d", "e"]);
-        let before = Derived::new(&old, &Objects::new(), &Derived::default());
+        let before = from_scratch(&old);
         let mut new = old.clone();
         put_pod(&mut new, "a", "a", false);
         put_pod(&mut new, "b", "c", true);
         put_node(&mut new, "d", "west");
         let after = Derived::new(&new, &old, &before);
-        assert_eq!(
-            after.slices,
-            Derived::new(&new, &Objects::new(), &Derived::default()).slices,
-            "as from scratch"
-        );
+        assert_eq!(after, from_scratch(&new));
         let kept = |app| Arc::ptr_eq(&before.slices[&name(app)], &after.slices[&name(app)]);
         assert_eq!(
             ["a", "b", "c", "d", "e"].map(kept),
@@ -215,5 +223,58 @@ mod tests {
         assert!(!endpoints("a")[0].conditions.ready);
         assert_eq!((endpoints("b").len(), endpoints("c").len()), (0, 2));
         assert_eq!(endpoints("d")[0].zone.as_deref(), Some("west"));
+    }
+
+    /// What may stand in the manifests under one of three names.
+    fn any_change() -> impl Strategy<Value = (Kind, &'static str, &'static str, u8)> {
+        let kinds = [
+            Kind::Service,
+            Kind::EndpointSlice,
+            Kind::Endpoints,
+            Kind::Pod,
+            Kind::Node,
+        ];
+        let names = || select(vec!["a", "b", "c"]);
+        (select(kinds.to_vec()), names(), names(), 0..4_u8)
+    }
+
+    fn change(objects: &mut Objects, (kind, which, of, how): (Kind, &str, &str, u8)) {
+        let slice = || EndpointSlice::new(name(which), name(of), Family::V4);
+        match kind {
+            _ if how == 0 => {
+                let name = name(which);
+                objects.remove(&Key { kind, name });
+            }
+            Kind::Service => put_service(objects, which, of),
+            Kind::Pod => put_pod(objects, which, of, how == 1),
+            Kind::Node => put_node(objects, which, of),
+            Kind::Endpoints => put(objects, kind, name(which), Object::Endpoints(vec![slice()])),
+            Kind::EndpointSlice => {
+                let made_by = Maker::Other;
+                let slice = slice();
+                put(
+                    objects,
+                    kind,
+                    name(which),
+                    Object::EndpointSlice { slice, made_by },
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_as_from_scratch(
+            readings in vec(vec(any_change(), 0..4), 1..20),
+        ) {
+            let (mut old, mut kept) = (Objects::new(), Derived::default());
+            for changes in readings {
+                let mut new = old.clone();
+                changes.into_iter().for_each(|one| change(&mut new, one));
+                kept = Derived::new(&new, &old, &kept);
+                prop_assert_eq!(&kept, &from_scratch(&new));
+                old = new;
+            }
+        }
     }
 }
