@@ -3,9 +3,12 @@
 
 mod args;
 mod commands;
+mod health;
 mod logging;
 mod node;
 mod output;
+#[cfg(test)]
+mod scenarios;
 
 use std::io;
 use std::process::ExitCode;

@@ -4,13 +4,21 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use ipvs::Family;
-use proxier::desired::{Config, ConfigError};
+use ipvs::{Family, Timeouts};
+use proxier::desired::{Config, FollowNode, Marks, PodInterfaces};
 
-use crate::args::NodeArgs;
+use crate::args::{DetectLocal, NodeArgs, NodePortAddresses};
 
 /// The node's settings, checked.
 pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
+    config_on(args, own_addresses)
+}
+
+/// The settings on a machine with these addresses, the first of each family.
+pub(crate) fn config_on(
+    args: &NodeArgs,
+    own_addresses: impl FnOnce() -> anyhow::Result<Vec<IpAddr>>,
+) -> anyhow::Result<Config> {
     let name = args.node_name.clone().map_or_else(host_name, Ok)?;
     let node_ips = if args.node_ips.is_empty() {
         own_addresses()?
@@ -18,9 +26,32 @@ pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
         args.node_ips.clone()
     };
     let mut config = Config::new(name, node_ips);
+    config.zone = args.zone.as_deref().map(Into::into);
     config.cluster_cidrs.clone_from(&args.cluster_cidrs);
+    config.pod_interfaces = match args.detect_local_mode {
+        DetectLocal::BridgeInterface => args.pod_bridge_interface.map(PodInterfaces::Named),
+        DetectLocal::InterfaceNamePrefix => {
+            args.pod_interface_name_prefix.map(PodInterfaces::Prefixed)
+        }
+        DetectLocal::ClusterCidr | DetectLocal::NodeCidr => None,
+    };
+    config.masquerade_all = args.masquerade_all;
+    config.marks = Marks::new(args.masquerade_bit, args.mark_mask)?;
+    for given in &args.nodeport_addresses {
+        match given {
+            NodePortAddresses::Primary => config.primary_node_ports = true,
+            NodePortAddresses::In(network) => config.node_port_addresses.push(*network),
+        }
+    }
+    config.exclude_cidrs.clone_from(&args.exclude_cidrs);
     config.scheduler = args.ipvs_scheduler;
+    config.strict_arp = args.strict_arp;
+    config.timeouts = timeouts(args);
     config.drain_timeout = Duration::from_secs(args.drain_timeout);
+    config.follow_node = FollowNode::default()
+        .with_addresses(args.node_ips.is_empty())
+        .with_pod_cidrs(args.detect_local_mode == DetectLocal::NodeCidr)
+        .with_zone(args.zone.is_none());
     if args.service_cidrs.is_empty() {
         // The default is for nodes that speak its family.
         let node_ips = config.node_ips.clone();
@@ -31,10 +62,16 @@ pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
     } else {
         config.service_cidrs.clone_from(&args.service_cidrs);
     }
-    config
-        .validate()
-        .map_err(|error: ConfigError| anyhow::Error::new(error))?;
+    config.validate()?;
     Ok(config)
+}
+
+fn timeouts(args: &NodeArgs) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    timeouts.tcp = args.ipvs_tcp_timeout.0;
+    timeouts.tcp_fin = args.ipvs_tcpfin_timeout.0;
+    timeouts.udp = args.ipvs_udp_timeout.0;
+    timeouts
 }
 
 /// The host's name in lower case, as the kubelet has it.

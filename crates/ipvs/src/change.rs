@@ -114,6 +114,22 @@ impl Change {
 }
 
 /// `add real server 10.244.1.7:8080 of tcp 10.96.0.1:80`.
+impl Change {
+    /// The virtual server that is changed, or whose real server is; `None` for what is not about
+    /// one.
+    pub const fn virtual_server(&self) -> Option<VirtualServerKey> {
+        match self {
+            Self::AddVirtualServer(server) | Self::UpdateVirtualServer(server) => Some(server.key),
+            Self::DeleteVirtualServer(key) => Some(*key),
+            Self::AddRealServer { virtual_server, .. }
+            | Self::UpdateRealServer { virtual_server, .. }
+            | Self::DeleteRealServer { virtual_server, .. } => Some(*virtual_server),
+            Self::ZeroStatistics(key) => *key,
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.operation(), self.object())

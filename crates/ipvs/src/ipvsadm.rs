@@ -69,27 +69,33 @@ impl fmt::Display for VirtualServerRule {
         if flags.contains(Flags::ONE_PACKET) {
             f.write_str(" -o")?;
         }
-        scheduler_flags(f, *scheduler, *flags)
+        let mut separator = " -b ";
+        for name in scheduler_flags(*scheduler, *flags) {
+            write!(f, "{separator}{name}")?;
+            separator = ",";
+        }
+        Ok(())
     }
 }
 
-fn scheduler_flags(f: &mut fmt::Formatter<'_>, scheduler: Scheduler, flags: Flags) -> fmt::Result {
+/// The names of the flags of a scheduler that are set, as the option `-b` takes them.
+///
+/// ```
+/// use ipvs::{Flags, Scheduler};
+///
+/// let names = ipvs::ipvsadm::scheduler_flags(Scheduler::SourceHash, Flags::SH_PORT);
+/// assert!(names.eq(["sh-port"]));
+/// ```
+pub fn scheduler_flags(scheduler: Scheduler, flags: Flags) -> impl Iterator<Item = &'static str> {
     let names = match scheduler {
         Scheduler::SourceHash => ["sh-fallback", "sh-port", "flag-3"],
         Scheduler::MaglevHash => ["mh-fallback", "mh-port", "flag-3"],
         _ => ["flag-1", "flag-2", "flag-3"],
     };
     let bits = [Flags::SCHEDULER_1, Flags::SCHEDULER_2, Flags::SCHEDULER_3];
-    let mut separator = " -b ";
-    for (name, _) in names
-        .iter()
-        .zip(bits)
-        .filter(|&(_, bit)| flags.contains(bit))
-    {
-        write!(f, "{separator}{name}")?;
-        separator = ",";
-    }
-    Ok(())
+    let set = names.into_iter().zip(bits);
+    set.filter(move |&(_, bit)| flags.contains(bit))
+        .map(|(name, _)| name)
 }
 
 impl fmt::Display for RealServerRule {

@@ -42,6 +42,7 @@
 //! | --- | --- |
 //! | `manifest` (default) | Services from YAML manifests |
 //! | `ipvs` (default) | the IPVS backend |
+//! | `health` (default) | answers to load balancers' health checks |
 //! | `testing` | an in-memory backend with the kernel's semantics |
 //!
 //! With none of them the crate does no I/O at all.
@@ -50,6 +51,9 @@
 pub mod backend;
 pub mod desired;
 mod drain;
+mod hash;
+#[cfg(feature = "health")]
+pub mod health;
 pub mod model;
 pub mod netfilter;
 pub mod plan;

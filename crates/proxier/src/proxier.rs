@@ -1,12 +1,15 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipvs::{Protocol, VirtualServerKey};
+
 use crate::backend::{ApplyReport, Backend, BackendError};
-use crate::desired::{Config, DesiredState, Problem, Touched};
+use crate::desired::{Config, ConfigError, DesiredState, Problem, Touched};
 use crate::drain::Draining;
-use crate::plan::{NodeState, Plan, Scope, Step};
+use crate::plan::{Flows, NodeState, Plan, Scope, Step};
 use crate::store::{Change, Store};
 
 /// Keeps one node's data plane as its Services ask.
@@ -33,6 +36,10 @@ use crate::store::{Change, Store};
 #[derive(Debug)]
 pub struct Proxier<B> {
     store: Store,
+    /// As given, before the node's object is heard.
+    settings: Arc<Config>,
+    /// Why the node's object is not heard.
+    node_error: Option<ConfigError>,
     desired: DesiredState,
     /// What the node has; `None` until it was observed, and again after a failure, since then
     /// only the kernel knows.
@@ -72,6 +79,12 @@ impl SyncReport {
     pub fn is_success(&self) -> bool {
         self.applied.failures.is_empty()
     }
+
+    /// Takes in what was done right after it.
+    fn append(&mut self, then: Self) {
+        self.applied.append(then.applied, self.plan.steps().len());
+        self.plan.append(then.plan);
+    }
 }
 
 impl<B: Backend> Proxier<B> {
@@ -79,6 +92,8 @@ impl<B: Backend> Proxier<B> {
     pub fn new(config: Arc<Config>, backend: B) -> Self {
         Self {
             store: Store::default(),
+            settings: Arc::clone(&config),
+            node_error: None,
             desired: DesiredState::new(config),
             node: None,
             touched: Touched::default(),
@@ -108,11 +123,39 @@ impl<B: Backend> Proxier<B> {
         if !self.store.is_ready() {
             return Ok(None);
         }
-        for name in self.store.take_touched() {
-            self.desired
-                .update(&name, self.store.get(&name), &mut self.touched);
+        let touched = self.store.take_touched();
+        if !self.follow_node() {
+            for name in touched {
+                self.desired
+                    .update(&name, self.store.get(&name), &mut self.touched);
+            }
         }
         self.sync().map(Some)
+    }
+
+    /// Takes in what the node's object says; whether that changed anything. Then the desired state
+    /// is made anew. What cannot work leaves the last settings in force.
+    fn follow_node(&mut self) -> bool {
+        let config = match self.settings.with_node(self.store.node()) {
+            Ok(config) => config,
+            Err(error) => {
+                self.node_error = Some(error);
+                return false;
+            }
+        };
+        self.node_error = None;
+        if config == *self.desired.config() {
+            return false;
+        }
+        self.desired = DesiredState::from_store(Arc::new(config), &self.store);
+        self.touched = Touched::default();
+        self.node = None;
+        true
+    }
+
+    /// Why what the node's object says is not in force.
+    pub fn node_error(&self) -> Option<&ConfigError> {
+        self.node_error.as_ref()
     }
 
     /// Observes the node, compares all of it with what it should have, and mends the difference.
@@ -138,7 +181,9 @@ impl<B: Backend> Proxier<B> {
         changes
             .into_iter()
             .for_each(|change| self.store.apply(change));
-        let desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
+        let config = self.settings.with_node(self.store.node());
+        let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
+        let desired = DesiredState::from_store(config, &self.store);
         let mut node = self.backend.observe()?;
         node.retain_ours(&desired);
         Ok(Plan::new(&desired, &node, Scope::Full))
@@ -208,8 +253,25 @@ impl<B: Backend> Proxier<B> {
         let drained = self.draining.ended(&node, &mut self.backend, timeout, now);
         match drained {
             Ok(drained) if !drained.is_empty() => {
-                let plan = drained.into_iter().map(Step::Ipvs).collect();
-                Ok(Some(self.apply(SyncKind::Drained, plan, node)))
+                let servers: BTreeSet<_> = drained
+                    .iter()
+                    .filter_map(ipvs::Change::virtual_server)
+                    .collect();
+                let flows: BTreeSet<_> = drained
+                    .iter()
+                    .filter_map(|change| flows_cut(&node, change))
+                    .collect();
+                let steps = drained.into_iter().map(Step::Ipvs);
+                let plan = steps
+                    .chain(flows.into_iter().map(Step::DeleteFlows))
+                    .collect();
+                let mut report = self.apply(SyncKind::Drained, plan, node);
+                self.touch_empty(&servers);
+                // Those that have no real server left may go now.
+                if !self.touched.frontends.is_empty() {
+                    report.append(self.sync()?);
+                }
+                Ok(Some(report))
             }
             drained => {
                 self.node = Some(node);
@@ -217,4 +279,30 @@ impl<B: Backend> Proxier<B> {
             }
         }
     }
+
+    /// Has the frontends looked at whose virtual servers have no real server left.
+    fn touch_empty(&mut self, servers: &BTreeSet<VirtualServerKey>) {
+        let Some(node) = &self.node else { return };
+        let empty = servers.iter().filter(|key| {
+            let state = node.virtual_servers.get(key);
+            state.is_some_and(|state| state.real_servers.is_empty())
+        });
+        let frontends = empty.filter_map(|key| node.frontend_of(key));
+        self.touched.frontends.extend(frontends);
+    }
+}
+
+/// What connection tracking is to forget when a real server goes before its connections have
+/// ended. TCP's end by themselves.
+fn flows_cut(node: &NodeState, change: &ipvs::Change) -> Option<Flows> {
+    let ipvs::Change::DeleteRealServer {
+        virtual_server,
+        real_server,
+    } = change
+    else {
+        return None;
+    };
+    let to = node.frontend_of(virtual_server)?;
+    let flows = Flows::to(to).answered_by(real_server.address);
+    (to.protocol != Protocol::Tcp).then_some(flows)
 }

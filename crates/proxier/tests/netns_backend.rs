@@ -2,18 +2,25 @@
 //! IPVS in memory.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::{BTreeSet, HashMap};
+#[path = "netns_backend/conntrack.rs"]
+mod conntrack;
+#[path = "netns_backend/paths.rs"]
+mod paths;
+
+use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 use std::{io, thread};
 
-use ipvs::{FakeKernel, FakeSocket, Protocol};
+use ipvs::{FakeKernel, FakeSocket, Family, Protocol};
 use proxier::backend::{
     ApplyReport, Backend, BackendError, Counts, IpvsBackend, ROUTE_PROTOCOL, cleanup,
 };
-use proxier::desired::FrontendKey;
+use proxier::desired::{Config, FrontendKey, PodInterfaces};
 use proxier::netfilter::Ruleset;
-use proxier::plan::{Comment, Element, LocalRoute, Plan, Step};
+use proxier::plan::{
+    Audience, Comment, Element, Elements, LocalRoute, Plan, PolicyRoute, Purpose, Step,
+};
 use testbed::Namespace;
 
 fn namespace() -> Namespace {
@@ -35,9 +42,15 @@ fn succeed(backend: &mut impl Backend, steps: impl IntoIterator<Item = Step>) ->
     report.counts
 }
 
-fn ruleset() -> Ruleset {
+fn config() -> Config {
+    let mut config = Config::new("node", vec![]);
     let cidrs = ["10.244.0.0/16", "10.128.0.0/11", "fd00:10:244::/56"];
-    Ruleset::new(cidrs.map(|cidr| cidr.parse().unwrap()).to_vec())
+    config.cluster_cidrs = cidrs.map(|cidr| cidr.parse().unwrap()).to_vec();
+    config
+}
+
+fn ruleset() -> Ruleset {
+    Ruleset::new(&config())
 }
 
 fn install() -> Step {
@@ -50,6 +63,19 @@ fn key(protocol: Protocol, address: &str, port: u16) -> FrontendKey {
         address: address.parse().unwrap(),
         port: port.try_into().unwrap(),
     }
+}
+
+fn node_port(protocol: Protocol, family: Family, port: u16) -> FrontendKey {
+    FrontendKey::node_port(protocol, family, port.try_into().unwrap())
+}
+
+fn mark(key: FrontendKey, purpose: Purpose, mark: u32) -> Element {
+    let mark = mark.try_into().unwrap();
+    Element::Mark { key, purpose, mark }
+}
+
+fn range(key: FrontendKey, network: &str) -> Element {
+    Element::SourceRange(key, network.parse().unwrap())
 }
 
 fn cidr(text: &str) -> Element {
@@ -67,50 +93,121 @@ fn route(prefix: &str, source: &str) -> LocalRoute {
     }
 }
 
-/// Elements of every set, as steps and as nft would be told.
-fn elements() -> (Vec<Step>, &'static str) {
-    let owner = |name: &str| Comment::Some(name.into());
-    let steps = vec![
-        add(cidr("10.96.0.0/12")),
-        add(cidr("192.0.2.7/32")),
-        add(cidr("fd00:10:96::/112")),
-        Step::AddElement(
-            Element::VirtualServer(key(Protocol::Tcp, "10.96.0.1", 443)),
-            owner("default/kubernetes:https"),
-        ),
-        Step::AddElement(
-            Element::VirtualServer(key(Protocol::Sctp, "fd00:10:96::1", 443)),
-            owner("default/kubernetes:https"),
-        ),
-        Step::AddElement(
-            Element::NoEndpoints(key(Protocol::Udp, "10.96.0.10", 53)),
-            owner("kube-system/dns"),
-        ),
-        add(Element::NoEndpoints(key(
-            Protocol::Udp,
-            "fd00:10:96::a",
-            53,
-        ))),
-        add(Element::Hairpin("10.244.1.7".parse().unwrap())),
-        add(Element::Hairpin("fd00:10:244::7".parse().unwrap())),
-    ];
-    let text = r#"
-        add element inet svcproxy service-cidrs-v4 { 10.96.0.0/12, 192.0.2.7 }
-        add element inet svcproxy service-cidrs-v6 { fd00:10:96::/112 }
-        add element inet svcproxy virtual-servers-v4 {
-            10.96.0.1 . tcp . 443 comment "default/kubernetes:https" }
-        add element inet svcproxy virtual-servers-v6 {
-            fd00:10:96::1 . sctp . 443 comment "default/kubernetes:https" }
-        add element inet svcproxy no-endpoints-v4 {
-            10.96.0.10 . udp . 53 comment "kube-system/dns" }
-        add element inet svcproxy no-endpoints-v6 { fd00:10:96::a . udp . 53 }
-        add element inet svcproxy hairpin-v4 { 10.244.1.7 . 10.244.1.7 }
-        add element inet svcproxy hairpin-v6 { fd00:10:244::7 . fd00:10:244::7 }
-    "#;
-    (steps, text)
+fn policy(family: Family) -> PolicyRoute {
+    let mark = 0x2000;
+    PolicyRoute { family, mark }
 }
 
-fn as_map(steps: &[Step]) -> HashMap<Element, Comment> {
+/// Elements of every set, as steps and as nft would be told.
+fn elements() -> (Vec<Step>, String) {
+    let v4 = elements_of(
+        Family::V4,
+        ["10.96.0.1", "203.0.113.7", "10.244.1.7"],
+        ["10.96.0.0/12", "192.0.2.7/32", "0.0.0.0/0"],
+        ["192.0.2.0/24", "198.51.100.7/32"],
+    );
+    let v6 = elements_of(
+        Family::V6,
+        ["fd00:10:96::1", "2001:db8:1::7", "fd00:10:244::7"],
+        ["fd00:10:96::/112", "2001:db8::7/128", "::/0"],
+        ["2001:db8:2::/47", "2001:db8:5::7/128"],
+    );
+    ([v4.0, v6.0].concat(), v4.1 + &v6.1)
+}
+
+fn elements_of(
+    family: Family,
+    [vip, external, pod]: [&str; 3],
+    [service_cidr, stray, everywhere]: [&str; 3],
+    [many, one]: [&str; 2],
+) -> (Vec<Step>, String) {
+    use Protocol::{Sctp, Tcp, Udp};
+    let (web, dns) = (key(Tcp, vip, 443), key(Udp, vip, 53));
+    let (lb, sctp) = (key(Tcp, external, 80), key(Sctp, external, 5000));
+    let (http, game) = (node_port(Tcp, family, 30080), node_port(Udp, family, 30053));
+    let named = |element, name: &str| Step::AddElement(element, Some(name.into()));
+    let steps = vec![
+        add(cidr(service_cidr)),
+        add(cidr(stray)),
+        add(Element::NodePortAddresses(everywhere.parse().unwrap())),
+        named(Element::VirtualServer(web), "default/kubernetes:https"),
+        named(Element::NoEndpoints(dns), "kube-system/dns"),
+        named(Element::NoEndpoints(game), "default/game"),
+        add(Element::Hairpin(pod.parse().unwrap())),
+        add(Element::Restricted(lb)),
+        named(range(lb, many), "default/web:http"),
+        // nft, whose order the kernel keeps, writes them sorted.
+        add(range(sctp, everywhere)),
+        add(range(lb, one)),
+        add(Element::Dropped(web, Audience::All)),
+        add(Element::Dropped(lb, Audience::External)),
+        add(Element::Dropped(game, Audience::External)),
+        named(mark(lb, Purpose::Capture, 0x6000), "default/web:http"),
+        add(mark(sctp, Purpose::Capture, 0x2000)),
+        named(
+            mark(http, Purpose::NodePort, 0x0001_6000),
+            "default/web:http",
+        ),
+        add(mark(sctp, Purpose::External, 0xfffe_2000)),
+        add(mark(http, Purpose::External, 0x0002_2000)),
+        add(Element::CapturedAddress(external.parse().unwrap())),
+    ];
+    let v = match family {
+        Family::V4 => "v4",
+        Family::V6 => "v6",
+    };
+    let add = |set: &str, elements: &str| {
+        format!("add element inet svcproxy {set}-{v} {{ {elements} }}\n")
+    };
+    let text = [
+        add("service-cidrs", &format!("{service_cidr}, {stray}")),
+        add("node-port-addresses", everywhere),
+        add(
+            "virtual-servers",
+            &format!("{vip} . tcp . 443 comment \"default/kubernetes:https\""),
+        ),
+        add(
+            "no-endpoints",
+            &format!("{vip} . udp . 53 comment \"kube-system/dns\""),
+        ),
+        add(
+            "no-endpoints-node-ports",
+            "udp . 30053 comment \"default/game\"",
+        ),
+        add("hairpin", &format!("{pod} . {pod}")),
+        add("restricted", &format!("{external} . tcp . 80")),
+        add(
+            "source-ranges",
+            &format!("{external} . tcp . 80 . {many} comment \"default/web:http\""),
+        ),
+        add("source-ranges", &format!("{external} . tcp . 80 . {one}")),
+        add(
+            "source-ranges",
+            &format!("{external} . sctp . 5000 . {everywhere}"),
+        ),
+        add("dropped", &format!("{vip} . tcp . 443")),
+        add("dropped-external", &format!("{external} . tcp . 80")),
+        add("dropped-external-node-ports", "udp . 30053"),
+        add(
+            "captured",
+            &format!("{external} . tcp . 80 comment \"default/web:http\" : 0x6000"),
+        ),
+        add("captured", &format!("{external} . sctp . 5000 : 0x2000")),
+        add(
+            "node-ports",
+            "tcp . 30080 comment \"default/web:http\" : 0x16000",
+        ),
+        add(
+            "external",
+            &format!("{external} . sctp . 5000 : 0xfffe2000"),
+        ),
+        add("external-node-ports", "tcp . 30080 : 0x22000"),
+        add("captured-addresses", external),
+    ];
+    (steps, text.concat())
+}
+
+fn as_elements(steps: &[Step]) -> Elements {
     let element = |step: &Step| match step {
         Step::AddElement(element, comment) => Some((*element, comment.clone())),
         _ => None,
@@ -125,13 +222,37 @@ fn listing(namespace: &Namespace) -> String {
 #[test]
 #[ignore = "netns: needs root"]
 fn what_is_installed_is_what_the_text_says() {
-    let (steps, text) = elements();
-    let (ours, theirs) = (namespace(), namespace());
-    ours.enter(|| succeed(&mut backend(), [install()].into_iter().chain(steps)));
-    theirs
-        .run_with_input(["nft", "-f", "-"], &format!("{}{text}", ruleset()))
-        .unwrap();
-    assert_eq!(listing(&ours), listing(&theirs));
+    let interface = |of: fn(_) -> PodInterfaces| {
+        let mut config = config();
+        config.pod_interfaces = Some(of("veth-a.b".parse().unwrap()));
+        config
+    };
+    let mut masquerade_all = config();
+    masquerade_all.masquerade_all = true;
+    let configs = [
+        config(),
+        interface(PodInterfaces::Named),
+        interface(PodInterfaces::Prefixed),
+        masquerade_all,
+    ];
+    for config in configs {
+        let (steps, elements) = elements();
+        let text = Ruleset::new(&config).to_string();
+        let install = Step::InstallRuleset(Ruleset::new(&config));
+        let (ours, theirs) = (namespace(), namespace());
+        ours.enter(|| succeed(&mut backend(), [install].into_iter().chain(steps)));
+        theirs
+            .run_with_input(["nft", "-f", "-"], &format!("{text}{elements}"))
+            .unwrap();
+        let listed = listing(&ours);
+        assert_eq!(listed, listing(&theirs));
+        // Line by line what we say it is, but for the words that nft has for priorities and for
+        // the most usual answer.
+        for line in text.lines().filter(|line| !line.contains("priority")) {
+            let line = line.replace("reject with icmpx port-unreachable", "reject");
+            assert!(listed.lines().any(|listed| listed == line), "{line}");
+        }
+    }
 }
 
 #[test]
@@ -139,7 +260,7 @@ fn what_is_installed_is_what_the_text_says() {
 fn what_was_applied_is_observed() {
     namespace().enter(|| {
         let mut backend = backend();
-        assert_eq!(backend.observe().unwrap().elements, HashMap::new());
+        assert!(backend.observe().unwrap().elements.is_empty());
         let (steps, _) = elements();
         let routes = [
             route("10.96.0.0/12", "127.0.0.1"),
@@ -149,23 +270,30 @@ fn what_was_applied_is_observed() {
         let counts = succeed(&mut backend, [install()]);
         assert_eq!((counts.transactions, counts.elements), (1, 0));
         let counts = succeed(&mut backend, steps.clone());
-        assert_eq!((counts.transactions, counts.elements), (1, 9));
+        assert_eq!((counts.transactions, counts.elements), (1, 40));
+        let policies = [policy(Family::V4), policy(Family::V6)];
         let counts = succeed(&mut backend, routes.map(Step::AddRoute));
         assert_eq!(counts.routes, 3);
+        let counts = succeed(&mut backend, policies.map(Step::AddPolicyRoute));
+        assert_eq!(counts.routes, 2);
 
         let node = backend.observe().unwrap();
+        assert_eq!(node.policy_routes, BTreeSet::from(policies));
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
-        assert_eq!(node.elements, as_map(&steps));
+        assert_eq!(node.elements, as_elements(&steps));
         assert_eq!(node.routes, BTreeSet::from(routes));
 
         let deletes = node
             .elements
             .keys()
             .map(|element| Step::DeleteElement(*element));
-        let deletes = deletes.chain(routes.map(Step::DeleteRoute));
+        let deletes = deletes
+            .chain(routes.map(Step::DeleteRoute))
+            .chain(policies.map(Step::DeletePolicyRoute));
         succeed(&mut backend, deletes);
         let node = backend.observe().unwrap();
         assert_eq!((node.elements.len(), node.routes.len()), (0, 0));
+        assert_eq!(node.policy_routes.len(), 0);
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
     });
 }
@@ -189,19 +317,20 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             namespace.run(["nft", change]).unwrap();
             let node = backend.observe().unwrap();
             assert_eq!(node.ruleset, None, "{change}");
-            assert_eq!(node.elements, as_map(&steps), "{change}");
+            assert_eq!(node.elements, as_elements(&steps), "{change}");
             succeed(&mut backend, [install()]);
             assert_eq!(listing(&namespace), before, "{change}");
         }
         // Other cluster CIDRs, other rules; the sets stay.
-        succeed(&mut backend, [Step::InstallRuleset(Ruleset::new(vec![]))]);
+        let other = Ruleset::new(&Config::new("node", vec![]));
+        succeed(&mut backend, [Step::InstallRuleset(other.clone())]);
         let node = backend.observe().unwrap();
-        assert_eq!(node.ruleset, Some(Ruleset::new(vec![]).fingerprint()));
-        assert_eq!(node.elements, as_map(&steps));
+        assert_eq!(node.ruleset, Some(other.fingerprint()));
+        assert_eq!(node.elements, as_elements(&steps));
 
         namespace.run(["nft", "flush", "ruleset"]).unwrap();
         let node = backend.observe().unwrap();
-        assert_eq!((node.ruleset, node.elements), (None, HashMap::new()));
+        assert_eq!((node.ruleset, node.elements), (None, Elements::default()));
     });
 }
 
@@ -219,12 +348,12 @@ fn sets_of_another_version_are_replaced() {
     namespace.enter(|| {
         let mut backend = backend();
         let node = backend.observe().unwrap();
-        assert_eq!((node.ruleset, node.elements), (None, HashMap::new()));
+        assert_eq!((node.ruleset, node.elements), (None, Elements::default()));
         let (steps, _) = elements();
         succeed(&mut backend, [install()].into_iter().chain(steps.clone()));
         let node = backend.observe().unwrap();
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
-        assert_eq!(node.elements, as_map(&steps));
+        assert_eq!(node.elements, as_elements(&steps));
     });
     assert!(!listing(&namespace).contains("cluster-ips"));
 }
@@ -356,6 +485,133 @@ fn errnos(report: &ApplyReport) -> Vec<(usize, Option<i32>)> {
 
 #[test]
 #[ignore = "netns: needs root"]
+fn policy_routes_are_whole_or_not_there() {
+    let namespace = namespace();
+    let foreign = [
+        "rule add fwmark 0x2000/0x2000 lookup 73 priority 73 protocol 42",
+        "rule add fwmark 0x8000 lookup 73 priority 73",
+        "route add local 203.0.113.0/24 dev lo table 73",
+    ];
+    namespace.ip(&foreign).unwrap();
+    let listed = |family: &str, what: &[&str]| {
+        let arguments = ["ip", family].into_iter().chain(what.iter().copied());
+        namespace.run(arguments.collect::<Vec<_>>()).unwrap()
+    };
+    let everything = || {
+        ["-4", "-6"].map(|family| {
+            let route = listed(family, &["route", "show", "table", "all"]);
+            (listed(family, &["rule"]), route)
+        })
+    };
+    let before = everything();
+    namespace.enter(|| {
+        let mut backend = backend();
+        let observed = |backend: &mut IpvsBackend<_>| backend.observe().unwrap().policy_routes;
+        let (v4, v6) = (policy(Family::V4), policy(Family::V6));
+        let other = PolicyRoute { mark: 0x10, ..v6 };
+        let add = Step::AddPolicyRoute;
+        let delete = Step::DeletePolicyRoute;
+        assert_eq!(observed(&mut backend), BTreeSet::new());
+        succeed(&mut backend, [add(v4)]);
+        for policy in [v4, v6] {
+            let (ip, prefix) = match policy.family {
+                Family::V4 => ("-4", "default"),
+                Family::V6 => ("-6", "::/0"),
+            };
+            if policy == v6 {
+                succeed(&mut backend, [add(v6)]);
+            }
+            let whole = everything();
+            assert_eq!(errnos(&apply(&mut backend, [add(policy)])), [(0, Some(17))]);
+            for half in [
+                format!("rule del fwmark 0x2000/0x2000 priority 73 protocol {ROUTE_PROTOCOL}"),
+                format!("route del local {prefix} dev lo table 73"),
+            ] {
+                let half: Vec<_> = half.split(' ').collect();
+                listed(ip, &half);
+                assert!(!observed(&mut backend).contains(&policy), "{half:?}");
+                succeed(&mut backend, [add(policy)]);
+                assert_eq!(everything(), whole, "{half:?}");
+            }
+        }
+        assert_eq!(observed(&mut backend), BTreeSet::from([v4, v6]));
+        // The route stays for the other mark.
+        succeed(&mut backend, [add(other), delete(v6)]);
+        assert_eq!(observed(&mut backend), BTreeSet::from([v4, other]));
+        let gone = apply(&mut backend, [delete(v6)]);
+        assert_eq!(errnos(&gone), [(0, Some(2))]);
+        succeed(&mut backend, [delete(v4), delete(other)]);
+        assert_eq!(everything(), before);
+
+        // What a kill left.
+        succeed(&mut backend, [add(v4), add(v6)]);
+        listed("-4", &["rule", "del", "priority", "73", "protocol", "73"]);
+        listed(
+            "-6",
+            &["route", "del", "local", "::/0", "dev", "lo", "table", "73"],
+        );
+        let _ = cleanup(&mut backend).unwrap();
+        assert_eq!(everything(), before);
+    });
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn marks_and_ranges_are_changed_in_one_transaction() {
+    const EEXIST: Option<i32> = Some(17);
+    namespace().enter(|| {
+        let mut backend = backend();
+        let at = |port| key(Protocol::Tcp, "203.0.113.7", port);
+        let captured = |port, bits| mark(at(port), Purpose::Capture, bits);
+        succeed(
+            &mut backend,
+            [
+                install(),
+                add(captured(80, 0x2000)),
+                add(range(at(80), "192.0.2.0/24")),
+            ],
+        );
+        // Neither can be there beside what is.
+        let clashes = [
+            captured(80, 0x6000),
+            range(at(80), "192.0.2.7/32"),
+            range(at(80), "192.0.2.0/25"),
+        ];
+        let report = apply(&mut backend, clashes.map(add));
+        assert_eq!(errnos(&report), [(0, EEXIST), (1, EEXIST), (2, EEXIST)]);
+
+        // Many, so that a transaction could end anywhere; only between addresses it does.
+        let ports = 1000..1200u16;
+        let before = |port| {
+            let ranges = (0..8u8).map(move |n| range(at(port), &format!("10.{n}.0.0/16")));
+            [captured(port, 0x2000)].into_iter().chain(ranges)
+        };
+        let after = |port| [captured(port, 0x6000), range(at(port), "10.0.0.0/13")];
+        succeed(&mut backend, ports.clone().flat_map(before).map(add));
+        let changes = ports.clone().flat_map(|port| {
+            let [mark, range] = after(port);
+            let mut before = before(port);
+            let old = before.next().unwrap();
+            [Step::DeleteElement(old), add(mark)]
+                .into_iter()
+                .chain(before.map(Step::DeleteElement))
+                .chain([add(range)])
+        });
+        let counts = succeed(&mut backend, changes);
+        assert!(counts.transactions > 1, "{counts:?}");
+        let elements = backend.observe().unwrap().elements;
+        assert!(
+            ports
+                .clone()
+                .flat_map(after)
+                .all(|new| elements.contains(&new))
+        );
+        assert!(!ports.flat_map(before).any(|old| elements.contains(&old)));
+    });
+}
+
+#[test]
+#[ignore = "netns: needs root"]
 fn a_step_that_fails_does_not_take_the_others_down() {
     const ENOENT: i32 = 2;
     namespace().enter(|| {
@@ -386,7 +642,7 @@ fn a_step_that_fails_does_not_take_the_others_down() {
 
         let node = backend.observe().unwrap();
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
-        let mut expected: HashMap<_, Comment> = (3..1003).map(|p| (server(p), None)).collect();
+        let mut expected: Elements = (3..1003).map(|p| (server(p), None)).collect();
         expected.insert(cidr("10.96.0.0/12"), None);
         assert_eq!(node.elements, expected);
     });
@@ -402,19 +658,19 @@ fn a_comment_is_changed_in_one_transaction() {
         succeed(&mut backend, [install(), with("a/a", 1), with("a/a", 2)]);
         // One that is there is kept as it is.
         succeed(&mut backend, [with("b/b", 1)]);
-        assert_eq!(
-            backend.observe().unwrap().elements[&server(1)],
-            Some("a/a".into())
-        );
+        let comment = |backend: &mut IpvsBackend<_>, port| {
+            let elements = backend.observe().unwrap().elements;
+            elements.get(&server(port)).cloned().unwrap()
+        };
+        assert_eq!(comment(&mut backend, 1), Some("a/a".into()));
         let delete = |port| Step::DeleteElement(server(port));
         let counts = succeed(
             &mut backend,
             [delete(1), with("b/b", 1), delete(2), with("c/c", 2)],
         );
         assert_eq!(counts.transactions, 1);
-        let elements = backend.observe().unwrap().elements;
-        assert_eq!(elements[&server(1)], Some("b/b".into()));
-        assert_eq!(elements[&server(2)], Some("c/c".into()));
+        assert_eq!(comment(&mut backend, 1), Some("b/b".into()));
+        assert_eq!(comment(&mut backend, 2), Some("c/c".into()));
     });
 }
 
@@ -452,7 +708,7 @@ fn ten_thousand_services() {
         assert_eq!(counts.elements, 10_000);
         assert!(counts.transactions < 100, "{:?}", counts);
         // Too many to be printed if they differ.
-        assert!(backend.observe().unwrap().elements == as_map(&steps));
+        assert!(backend.observe().unwrap().elements == as_elements(&steps));
 
         // Addresses alone and one route each, as for VIPs outside of the Service CIDRs.
         let vips = (0..10_000u32).map(|number| {
@@ -463,8 +719,11 @@ fn ten_thousand_services() {
         assert_eq!(backend.observe().unwrap().elements.len(), 20_000);
 
         let deletes = backend.observe().unwrap().elements;
-        succeed(&mut backend, deletes.into_keys().map(Step::DeleteElement));
-        assert_eq!(backend.observe().unwrap().elements, HashMap::new());
+        succeed(
+            &mut backend,
+            deletes.keys().copied().map(Step::DeleteElement),
+        );
+        assert!(backend.observe().unwrap().elements.is_empty());
     });
 }
 

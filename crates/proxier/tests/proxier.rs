@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipvs::{Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
-use proxier::desired::{Config, FrontendKey};
+use proxier::desired::Config;
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -316,11 +316,8 @@ fn whichever_step_fails_the_next_try_mends_it() {
 fn assert_recorded(node: &FakeNode) {
     let state = node.backend().unwrap().observe().unwrap();
     for key in state.virtual_servers.keys() {
-        let recorded = Element::VirtualServer(FrontendKey::try_from(*key).unwrap());
-        assert!(
-            state.elements.contains_key(&recorded),
-            "{key} is not recorded"
-        );
+        let recorded = Element::VirtualServer(state.frontend_of(key).unwrap());
+        assert!(state.elements.contains(&recorded), "{key} is not recorded");
     }
 }
 

@@ -47,7 +47,7 @@ fn log_failures(plan: &Plan, applied: &ApplyReport) {
 }
 
 /// An error and its sources on one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let errors = iter::successors(Some(error), |error| (*error).source());
     errors
         .map(ToString::to_string)

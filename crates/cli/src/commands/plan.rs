@@ -17,9 +17,9 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if args.against.is_some() && args.output == PlanFormat::Ipvsadm {
         usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
     }
-    let config = Arc::new(node::config(&args.node)?);
+    let settings = node::config(&args.node)?;
     let manifests = Manifests::new(&args.node.manifests);
-    let reading = manifests.for_node(&*config.node_name).read();
+    let reading = manifests.for_node(&*settings.node_name).read();
     log_diagnostics(&reading.diagnostics);
     let ending = if reading.has_errors() {
         Ending::InvalidInput
@@ -28,7 +28,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     };
 
     if args.against.is_some() {
-        let mut proxier = Proxier::new(config, IpvsBackend::open()?);
+        let mut proxier = Proxier::new(Arc::new(settings), IpvsBackend::open()?);
         let plan = proxier.preview(reading.changes)?;
         match args.output {
             PlanFormat::Text => output::steps_text(&plan)?,
@@ -44,7 +44,8 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         .changes
         .into_iter()
         .for_each(|change| store.apply(change));
-    let desired = DesiredState::from_store(config, &store);
+    let config = settings.with_node(store.node())?;
+    let desired = DesiredState::from_store(Arc::new(config), &store);
     for problem in desired.problems() {
         tracing::warn!("{problem}");
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::Proxier;
-use proxier::backend::{BackendError, Counts, IpvsBackend};
-use proxier::desired::Problem;
+use proxier::backend::{Backend, BackendError, Counts, IpvsBackend};
+use proxier::desired::{ConfigError, Problem};
 use proxier::proxier::{SyncKind, SyncReport};
 use proxier::run::{Event, Intervals};
 use proxier::source::manifest::Manifests;
@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
 use crate::args::RunArgs;
+use crate::health::Health;
 use crate::node;
 
 /// `svcproxy --mode ipvs --manifests PATH...`
@@ -47,7 +48,8 @@ fn once(mut proxier: Proxier<IpvsBackend>, mut manifests: Manifests) -> anyhow::
         .context("the manifests could not be read")?;
     let mut log = Log::default();
     log.sync(&report);
-    log.problems(&proxier.problems());
+    log.problems(&proxier);
+    let invalid = invalid || proxier.node_error().is_some();
     Ok(match (report.is_success(), invalid) {
         (false, _) => Ending::Failed,
         (true, true) => Ending::InvalidInput,
@@ -64,6 +66,7 @@ fn follow(mut proxier: Proxier<IpvsBackend>, manifests: Manifests) -> anyhow::Re
         let _ = events.send(Event::Changes(reading.changes));
     })?;
     let mut log = Log::default();
+    let mut health = Health::new(proxier.desired().config());
     proxier::run::run(
         &mut proxier,
         &received,
@@ -73,7 +76,8 @@ fn follow(mut proxier: Proxier<IpvsBackend>, manifests: Manifests) -> anyhow::Re
                 Ok(report) => log.sync(report),
                 Err(error) => log.unobserved(error),
             }
-            log.problems(&proxier.problems());
+            log.problems(proxier);
+            health.follow(proxier.desired(), result.is_ok());
         },
     );
     tracing::info!("stopped; the data plane stays as it is");
@@ -100,11 +104,15 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
 #[derive(Default)]
 struct Log {
     problems: BTreeSet<Problem>,
+    node_error: Option<ConfigError>,
 }
 
 impl Log {
     fn sync(&self, report: &SyncReport) {
         log_failures(&report.plan, &report.applied);
+        for key in report.plan.unmarked() {
+            tracing::error!("{key} is not served: no number is left in --mark-mask");
+        }
         if report.kind == SyncKind::Drained {
             tracing::info!(real_servers = report.plan.steps().len(), "drained");
             return;
@@ -115,6 +123,7 @@ impl Log {
             elements,
             routes,
             sysctls,
+            flows,
             ..
         } = report.applied.counts;
         tracing::info!(
@@ -126,6 +135,7 @@ impl Log {
             elements,
             routes,
             sysctls,
+            flows,
             "synced"
         );
     }
@@ -134,11 +144,17 @@ impl Log {
         tracing::error!("nothing was changed: {}", chain(error));
     }
 
-    fn problems(&mut self, now: &[Problem]) {
-        let now: BTreeSet<_> = now.iter().cloned().collect();
+    fn problems<B: Backend>(&mut self, proxier: &Proxier<B>) {
+        let now: BTreeSet<_> = proxier.problems().into_iter().collect();
         for problem in now.difference(&self.problems) {
             tracing::warn!("{problem}");
         }
         self.problems = now;
+        let error = proxier.node_error();
+        if let Some(error) = error.filter(|error| Some(*error) != self.node_error.as_ref()) {
+            let name = &proxier.desired().config().node_name;
+            tracing::warn!("Node {name}: {error}; the settings stay as they were");
+        }
+        self.node_error = error.cloned();
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use ipvs::VirtualServerKey;
 use proxier::backend::{Backend, IpvsBackend};
-use proxier::plan::{Element, NodeState};
+use proxier::desired::FrontendKey;
+use proxier::plan::{Audience, Element, NodeState, Purpose};
 
 use crate::Ending;
 use crate::args::StatusFormat;
-use crate::output::{self, RealServerStatus, Status, VipStatus};
+use crate::output::{self, Clients, RealServerStatus, Status, VipState, VipStatus};
 
 /// Shows what this node carries, as the kernel has it.
 pub(crate) fn status(format: StatusFormat) -> anyhow::Result<Ending> {
@@ -24,35 +25,57 @@ pub(crate) fn status(format: StatusFormat) -> anyhow::Result<Ending> {
 
 fn collect(node: &NodeState, ipvs: &mut ipvs::Client) -> anyhow::Result<Status> {
     let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();
-    for (element, comment) in &node.elements {
-        let (key, served) = match element {
-            Element::VirtualServer(key) => (key, true),
-            Element::NoEndpoints(key) => (key, false),
-            _ => continue,
+    for (element, comment) in node.elements.iter() {
+        let Some((key, state, clients)) = entry(element, node) else {
+            continue;
         };
         let port = comment.as_deref().unwrap_or("unknown");
         // A Service's name holds no colon.
         let (service, port) = port.split_once(':').unwrap_or((port, ""));
-        let server = node
-            .virtual_servers
-            .get(&VirtualServerKey::from(*key))
-            .map(|vs| vs.server);
+        let recorded = element.recorded();
+        let server = recorded.and_then(|key| node.virtual_servers.get(&key));
+        let server = server.map(|state| state.server);
         let vip = VipStatus {
-            address: key.address,
-            protocol: key.protocol.to_string(),
-            port: key.port.get(),
+            key,
             port_name: port.to_owned(),
+            state,
+            clients,
             scheduler: server.map(|server| server.scheduler.to_string()),
             persistence_seconds: server.and_then(|s| s.persistence).map(|p| p.timeout),
-            real_servers: if served {
-                real_servers(ipvs, (*key).into())?
-            } else {
-                Vec::new()
+            real_servers: match recorded {
+                Some(key) => real_servers(ipvs, key)?,
+                None => Vec::new(),
             },
         };
         services.entry(service.to_owned()).or_default().push(vip);
     }
     Ok(Status::new(services))
+}
+
+/// What an element says of whom; `None` for one that another says it for.
+fn entry(element: &Element, node: &NodeState) -> Option<(FrontendKey, VipState, Clients)> {
+    let all_or_inside = |key| match node.elements.mark(key, Purpose::External) {
+        Some(_) => Clients::Inside,
+        None if node
+            .elements
+            .contains(&Element::Dropped(key, Audience::External)) =>
+        {
+            Clients::Inside
+        }
+        None => Clients::All,
+    };
+    Some(match *element {
+        Element::VirtualServer(key) => (key, VipState::Served, all_or_inside(key)),
+        Element::Mark { key, purpose, .. } => match purpose {
+            Purpose::NodePort => (key, VipState::Served, all_or_inside(key)),
+            Purpose::External => (key, VipState::Served, Clients::Outside),
+            _ => return None,
+        },
+        Element::NoEndpoints(key) => (key, VipState::Refused, Clients::All),
+        Element::Dropped(key, Audience::All) => (key, VipState::Dropped, Clients::All),
+        Element::Dropped(key, _) => (key, VipState::Dropped, Clients::Outside),
+        _ => return None,
+    })
 }
 
 fn real_servers(

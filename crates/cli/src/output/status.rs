@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use ipvs::RealServerEntry;
-use serde::Serialize;
+use proxier::desired::FrontendKey;
+use serde::{Serialize, Serializer};
 
 use super::json;
 
@@ -26,15 +27,55 @@ struct ServiceStatus {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct VipStatus {
-    pub(crate) address: IpAddr,
-    pub(crate) protocol: String,
-    pub(crate) port: u16,
+    #[serde(flatten, serialize_with = "vip")]
+    pub(crate) key: FrontendKey,
     pub(crate) port_name: String,
+    pub(crate) state: VipState,
+    pub(crate) clients: Clients,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduler: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) persistence_seconds: Option<u32>,
     pub(crate) real_servers: Vec<RealServerStatus>,
+}
+
+/// What becomes of new connections.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum VipState {
+    Served,
+    Refused,
+    Dropped,
+}
+
+/// Whose connections.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Clients {
+    All,
+    /// Those in the cluster.
+    Inside,
+    /// Those outside of the cluster.
+    Outside,
+}
+
+/// A node port has no address of its own.
+fn vip<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Vip {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        family: String,
+        protocol: String,
+        port: u16,
+    }
+    let vip = Vip {
+        address: (!key.is_node_port()).then_some(key.address),
+        family: key.family().to_string(),
+        protocol: key.protocol.to_string(),
+        port: key.port.get(),
+    };
+    vip.serialize(serializer)
 }
 
 #[derive(Serialize)]
@@ -89,8 +130,14 @@ impl Status {
             inactive_connections: servers().map(|server| server.inactive_connections).sum(),
         };
         let sorted = |(service, mut vips): (String, Vec<VipStatus>)| {
-            vips.sort_by(|a, b| {
-                (a.address, a.port, &a.protocol).cmp(&(b.address, b.port, &b.protocol))
+            vips.sort_by_key(|vip| {
+                (
+                    vip.key.address,
+                    vip.key.port,
+                    vip.key,
+                    vip.clients,
+                    vip.state,
+                )
             });
             ServiceStatus { service, vips }
         };
@@ -112,22 +159,21 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
     for ServiceStatus { service, vips } in &status.services {
         writeln!(out, "{service}")?;
         for vip in vips {
-            let VipStatus {
-                protocol,
-                port_name,
-                ..
-            } = vip;
-            write!(
-                out,
-                "  {protocol} {}",
-                SocketAddr::new(vip.address, vip.port)
-            )?;
+            let VipStatus { key, port_name, .. } = vip;
+            write!(out, "  {key}")?;
             if !port_name.is_empty() {
                 write!(out, " ({port_name})")?;
             }
-            match &vip.scheduler {
-                Some(scheduler) => write!(out, " {scheduler}")?,
-                None => write!(out, " no endpoints: refused")?,
+            match vip.clients {
+                Clients::All => {}
+                Clients::Inside => write!(out, " clients in the cluster:")?,
+                Clients::Outside => write!(out, " clients outside of the cluster:")?,
+            }
+            match (vip.state, &vip.scheduler) {
+                (VipState::Refused, _) => write!(out, " no endpoints: refused")?,
+                (VipState::Dropped, _) => write!(out, " no endpoints here: dropped")?,
+                (VipState::Served, Some(scheduler)) => write!(out, " {scheduler}")?,
+                (VipState::Served, None) => write!(out, " its virtual server is missing")?,
             }
             if let Some(seconds) = vip.persistence_seconds {
                 write!(out, ", client keeps its endpoint {seconds} s")?;

@@ -62,14 +62,15 @@ fn status_tells_what_the_node_carries() {
             "default/gateway",
             "default/kubernetes",
             "default/nobody",
+            "default/store",
             "default/web",
             "kube-system/kube-dns"
         ]
     );
     let totals = &status["totals"];
-    assert_eq!(totals["services"], 8);
-    assert_eq!(totals["vipPorts"], 13);
-    assert_eq!(totals["realServers"], 24, "{totals}");
+    assert_eq!(totals["services"], 9);
+    assert_eq!(totals["vipPorts"], 14);
+    assert_eq!(totals["realServers"], 26, "{totals}");
     assert_eq!(totals["activeConnections"], 1, "{totals}");
 
     let service = |name| {

@@ -30,6 +30,14 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// Connection tracking refused.
+    #[error("connection tracking: cannot {operation}{}", conntrack_hint(source))]
+    Conntrack {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// An earlier step for the same virtual server failed.
     #[error("not tried, since an earlier step for the same virtual server failed")]
     NotTried,
@@ -53,6 +61,7 @@ impl BackendError {
             Self::NotTried => None,
             Self::PacketFilter { source, .. }
             | Self::Route { source, .. }
+            | Self::Conntrack { source, .. }
             | Self::Sysctl { source, .. } => source.raw_os_error(),
         }
     }
@@ -69,6 +78,14 @@ fn nftables_hint(error: &io::Error) -> &'static str {
     const EPROTONOSUPPORT: i32 = 93;
     match error.raw_os_error() {
         Some(EPROTONOSUPPORT) => " (this kernel has no nftables: load nf_tables)",
+        _ => permission_hint(error),
+    }
+}
+
+fn conntrack_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // What nfnetlink answers for a subsystem that it does not have.
+        io::ErrorKind::InvalidInput => " (this kernel cannot list it: load nf_conntrack_netlink)",
         _ => permission_hint(error),
     }
 }

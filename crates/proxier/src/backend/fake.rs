@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
 use ipvs::{FakeClient, FakeKernel, RealServerKey, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
-use crate::plan::{NodeState, Plan, Step, Sysctl};
+use crate::plan::{Element, Elements, NodeState, Plan, Step, Sysctl};
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
@@ -19,12 +20,13 @@ const EEXIST: i32 = 17;
 ///
 /// ```
 /// use proxier::backend::{Backend, FakeNode};
+/// use proxier::desired::Config;
 /// use proxier::netfilter::Ruleset;
 /// use proxier::plan::{Plan, Step};
 ///
 /// let node = FakeNode::default();
 /// let mut backend = node.backend()?;
-/// let ruleset = Ruleset::new(vec![]);
+/// let ruleset = Ruleset::new(&Config::new("node-a", vec![]));
 /// let plan = Plan::from_iter([Step::InstallRuleset(ruleset.clone())]);
 /// node.fail_step(1, 12); // ENOMEM
 /// assert_eq!(backend.apply(&plan).failures[0].error.errno(), Some(12));
@@ -40,7 +42,7 @@ pub struct FakeNode {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All but the virtual servers.
+    /// All but what is IPVS's.
     node: NodeState,
     /// Errno of steps still to come, counted from the next one.
     faults: HashMap<usize, i32>,
@@ -104,7 +106,9 @@ impl FakeNode {
 
     /// Removes all routes, as happens when `lo` goes down.
     pub fn flush_routes(&self) {
-        self.state().node.routes.clear();
+        let node = &mut self.state().node;
+        node.routes.clear();
+        node.policy_routes.clear();
     }
 
     /// Sets a sysctl.
@@ -144,14 +148,14 @@ impl FakeBackend {
                 }
                 Ok(self.ipvs.change(*change)?)
             }
-            Step::SetSysctl(sysctl) => {
+            Step::SetSysctl(sysctl, value) => {
                 counts.sysctls += 1;
                 fail(fault).map_err(|source| BackendError::Sysctl {
                     sysctl: *sysctl,
                     operation: "write it",
                     source,
                 })?;
-                node.sysctls.insert(*sysctl, "1".to_owned());
+                node.sysctls.insert(*sysctl, value.to_string());
                 Ok(())
             }
             Step::AddRoute(route) => {
@@ -171,6 +175,20 @@ impl FakeBackend {
                 node.routes.remove(route);
                 Ok(())
             }
+            Step::AddPolicyRoute(route) => {
+                counts.routes += 1;
+                let exists = node.policy_routes.contains(route).then_some(EEXIST);
+                fail(fault.or(exists)).map_err(route_error("add a policy route"))?;
+                node.policy_routes.insert(*route);
+                Ok(())
+            }
+            Step::DeletePolicyRoute(route) => {
+                counts.routes += 1;
+                let missing = (!node.policy_routes.contains(route)).then_some(ENOENT);
+                fail(fault.or(missing)).map_err(route_error("delete a policy route"))?;
+                node.policy_routes.remove(route);
+                Ok(())
+            }
             Step::InstallRuleset(ruleset) => {
                 counts.transactions += 1;
                 fail(fault).map_err(filter_error("install the rules"))?;
@@ -180,24 +198,80 @@ impl FakeBackend {
             Step::AddElement(element, comment) => {
                 counts.transactions += 1;
                 counts.elements += 1;
-                let missing = (node.ruleset.is_none()).then_some(ENOENT);
-                fail(fault.or(missing)).map_err(filter_error("add an element"))?;
+                let refused = match node.ruleset {
+                    Some(_) => clash(&node.elements, element),
+                    None => Some(ENOENT),
+                };
+                fail(fault.or(refused)).map_err(filter_error("add an element"))?;
                 // As without NLM_F_EXCL: one that is there is kept as it is.
-                node.elements
-                    .entry(*element)
-                    .or_insert_with(|| comment.clone());
+                if !node.elements.contains(element) {
+                    node.elements.insert(*element, comment.clone());
+                }
                 Ok(())
             }
             Step::DeleteElement(element) => {
                 counts.transactions += 1;
                 counts.elements += 1;
-                let missing = (!node.elements.contains_key(element)).then_some(ENOENT);
+                let there = by_key(&node.elements, element);
+                let missing = there.is_none().then_some(ENOENT);
                 fail(fault.or(missing)).map_err(filter_error("delete an element"))?;
-                node.elements.remove(element);
+                there.map(|there| node.elements.remove(&there));
                 Ok(())
             }
+            Step::DeleteFlows(_) => fail(fault).map_err(|source| BackendError::Conntrack {
+                operation: "delete flows",
+                source,
+            }),
         }
     }
+}
+
+/// The element that the kernel deletes when it is told to delete this one: of a map's it looks at
+/// the key alone.
+fn by_key(elements: &Elements, element: &Element) -> Option<Element> {
+    match *element {
+        Element::Mark { key, purpose, .. } => {
+            let mark = elements.mark(key, purpose)?;
+            Some(Element::Mark { key, purpose, mark })
+        }
+        element => elements.contains(&element).then_some(element),
+    }
+}
+
+/// Why an element cannot be added: a map has another mark for its key, or ranges overlap.
+fn clash(elements: &Elements, element: &Element) -> Option<i32> {
+    let clashes = match element {
+        Element::Mark { key, purpose, mark } => elements
+            .mark(*key, *purpose)
+            .is_some_and(|there| there != *mark),
+        // The kernel looks for either end among what is there (nft_set_pipapo.c).
+        Element::SourceRange(key, range) => elements.source_ranges(key).any(|there| {
+            there != *range
+                && (there.contains(&range.network()) || there.contains(&range.broadcast()))
+        }),
+        Element::ServiceCidr(network) => network_clashes(elements, network, Element::ServiceCidr),
+        Element::NodePortAddresses(network) => {
+            network_clashes(elements, network, Element::NodePortAddresses)
+        }
+        _ => false,
+    };
+    clashes.then_some(EEXIST)
+}
+
+/// Whether a network is within another of its set or around one.
+fn network_clashes(elements: &Elements, network: &IpNet, of: fn(IpNet) -> Element) -> bool {
+    let around = |length| IpNet::new(network.addr(), length).map(|net| net.trunc());
+    let is_within = (0..network.prefix_len())
+        .filter_map(|length| around(length).ok())
+        .any(|net| elements.contains(&of(net)));
+    let is_around = |element: &Element| match element {
+        Element::ServiceCidr(net) | Element::NodePortAddresses(net) => {
+            *element == of(*net) && net != network && network.contains(net)
+        }
+        _ => false,
+    };
+    let is_single = network.prefix_len() == network.max_prefix_len();
+    is_within || !is_single && elements.keys().any(is_around)
 }
 
 impl Default for FakeBackend {
@@ -216,6 +290,7 @@ impl Backend for FakeBackend {
             fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
             state.node.clone()
         };
+        node.timeouts = self.ipvs.timeouts()?;
         node.virtual_servers = virtual_servers::observe(&mut self.ipvs)?;
         Ok(node)
     }

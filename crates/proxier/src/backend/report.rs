@@ -1,5 +1,7 @@
 //! What became of a plan.
 
+use std::ops::Add;
+
 use super::BackendError;
 
 /// What became of the steps of a [`Plan`](crate::plan::Plan).
@@ -37,6 +39,23 @@ pub struct Counts {
     pub routes: u64,
     /// Sysctls written.
     pub sysctls: u64,
+    /// Flows that connection tracking was told to forget.
+    pub flows: u64,
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            ipvs_changes: self.ipvs_changes + other.ipvs_changes,
+            transactions: self.transactions + other.transactions,
+            elements: self.elements + other.elements,
+            routes: self.routes + other.routes,
+            sysctls: self.sysctls + other.sysctls,
+            flows: self.flows + other.flows,
+        }
+    }
 }
 
 impl ApplyReport {
@@ -44,6 +63,17 @@ impl ApplyReport {
     /// [`NodeState::record`](crate::plan::NodeState::record) takes.
     pub fn failed_steps(&self) -> Vec<usize> {
         self.failures.iter().map(|failure| failure.step).collect()
+    }
+
+    /// Takes in what became of a plan that was carried out behind this one, which had so many
+    /// steps.
+    pub(crate) fn append(&mut self, then: Self, steps: usize) {
+        let failures = then.failures.into_iter();
+        self.failures.extend(failures.map(|failure| Failure {
+            step: failure.step + steps,
+            ..failure
+        }));
+        self.counts = self.counts + then.counts;
     }
 
     #[cfg(any(feature = "ipvs", feature = "testing", test))]

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use ipvs::{Family, Scheduler};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipvs::{Family, Scheduler, Timeouts};
+
+use super::{InterfaceName, Marks};
+use crate::model::Node;
 
 /// The settings and facts of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,71 @@ pub struct Config {
     /// How long a real server whose endpoint has gone keeps its connections; zero cuts them at
     /// once.
     pub drain_timeout: Duration,
+    /// The zone the node is in, for endpoints that are meant for one.
+    pub zone: Option<Arc<str>>,
+    /// Where set, pods are known by the interface that their packets come in by, and not by
+    /// `cluster_cidrs`.
+    pub pod_interfaces: Option<PodInterfaces>,
+    /// Masquerade all connections to cluster IPs, those of pods too.
+    pub masquerade_all: bool,
+    /// Bits of packet marks.
+    pub marks: Marks,
+    /// In which networks the node's addresses serve node ports; none means all of the node's
+    /// addresses. Loopback addresses never do.
+    pub node_port_addresses: Vec<IpNet>,
+    /// Serve node ports on `node_ips`, and on the others only if they are named.
+    pub primary_node_ports: bool,
+    /// VIPs in these networks are left to others.
+    pub exclude_cidrs: Vec<IpNet>,
+    /// Make the node answer ARP for addresses of the interface alone that is asked (`arp_ignore`
+    /// 1, `arp_announce` 2).
+    pub strict_arp: bool,
+    /// IPVS's timeouts of connections.
+    pub timeouts: Timeouts,
+    /// What the node's object in the API overrules here.
+    pub follow_node: FollowNode,
+}
+
+/// By which interface pods' packets come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PodInterfaces {
+    /// A bridge that all pods of the node are attached to.
+    Named(InterfaceName),
+    /// Interfaces whose names begin with this.
+    Prefixed(InterfaceName),
+}
+
+/// What is taken from the node's object in the API, where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct FollowNode {
+    /// `node_ips`.
+    pub addresses: bool,
+    /// `cluster_cidrs`, which become the node's pod CIDRs.
+    pub pod_cidrs: bool,
+    /// `zone`.
+    pub zone: bool,
+}
+
+impl FollowNode {
+    /// Whether to follow the node's addresses.
+    #[must_use]
+    pub const fn with_addresses(self, addresses: bool) -> Self {
+        Self { addresses, ..self }
+    }
+
+    /// Whether to follow the node's pod CIDRs.
+    #[must_use]
+    pub const fn with_pod_cidrs(self, pod_cidrs: bool) -> Self {
+        Self { pod_cidrs, ..self }
+    }
+
+    /// Whether to follow the node's zone.
+    #[must_use]
+    pub const fn with_zone(self, zone: bool) -> Self {
+        Self { zone, ..self }
+    }
 }
 
 impl Config {
@@ -46,7 +114,52 @@ impl Config {
             service_cidrs: vec![IpNet::new_assert([10, 96, 0, 0].into(), 12)],
             scheduler: Scheduler::RoundRobin,
             drain_timeout: Duration::from_secs(30),
+            zone: None,
+            pod_interfaces: None,
+            masquerade_all: false,
+            marks: Marks::default(),
+            node_port_addresses: Vec::new(),
+            primary_node_ports: false,
+            exclude_cidrs: Vec::new(),
+            strict_arp: false,
+            timeouts: Timeouts::default(),
+            follow_node: FollowNode::default(),
         }
+    }
+
+    /// These settings with what they follow of the node's object, checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn with_node(&self, node: Option<&Node>) -> Result<Self, ConfigError> {
+        let mut config = self.clone();
+        let follow = config.follow_node;
+        if let Some(node) = node {
+            if follow.addresses && !node.addresses.is_empty() {
+                config.node_ips = node.addresses.to_vec();
+            }
+            if follow.pod_cidrs && !node.pod_cidrs.is_empty() {
+                config.cluster_cidrs = node.pod_cidrs.to_vec();
+            }
+            if follow.zone && node.zone.is_some() {
+                config.zone.clone_from(&node.zone);
+            }
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The networks whose addresses on this node serve node ports, without overlaps.
+    pub fn node_port_networks(&self) -> Vec<IpNet> {
+        let mut networks = self.node_port_addresses.clone();
+        if self.primary_node_ports {
+            networks.extend(self.node_ips.iter().map(|ip| IpNet::from(*ip)));
+        }
+        if networks.is_empty() {
+            networks = vec![Ipv4Net::default().into(), Ipv6Net::default().into()];
+        }
+        IpNet::aggregate(&networks.iter().map(IpNet::trunc).collect())
     }
 
     /// Checks what types cannot: one node address a family, Service CIDRs of families the node
@@ -135,6 +248,17 @@ pub enum ConfigError {
         one: IpNet,
         /// What shares addresses with it.
         other: IpNet,
+    },
+    /// Bits of packet marks that cannot serve.
+    #[error(
+        "masquerade bit {masquerade_bit} and mark mask {mask:#010x}: the bit must be 0 to 31 and \
+         not in the mask, which must have at least 9 bits"
+    )]
+    Marks {
+        /// Number of the bit.
+        masquerade_bit: u8,
+        /// The mask.
+        mask: u32,
     },
     /// A Service CIDR of a family the node has no address of.
     #[error("no node IP for the Service CIDR {cidr}: give a node IP of that family")]

@@ -1,56 +1,175 @@
-//! A Service port's endpoints, merged from its slices.
+//! A Service port's endpoints, merged from its slices, and which of them a node may use.
 
 use std::sync::Arc;
 
 use ipvs::Family;
 
-use super::{Backend, Config};
-use crate::model::{Endpoint, EndpointSlice, ServicePort};
+use super::{Backend, Config, Place};
+use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort};
 use crate::store::ServiceView;
 
-/// The ready endpoints of one port in one family, sorted, each once.
+/// Who answers at one port of a Service in one family, each list sorted and without doubles.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoints {
+    /// Under traffic policy `Cluster`.
+    pub(super) cluster: Arc<[Backend]>,
+    /// Under traffic policy `Local`.
+    pub(super) local: Arc<[Backend]>,
+}
+
+/// An endpoint's port with all that decides on its use.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    backend: Backend,
+    state: State,
+    on_this_node: bool,
+    for_node: Hint,
+    for_zone: Hint,
+}
+
+/// The better ones first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Ready,
+    /// Answers still, for want of one that is ready (KEP-1669).
+    Terminating,
+}
+
+/// What an endpoint's hints say of this node or its zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    Missing,
+    Elsewhere,
+    Here,
+}
+
+/// Merges the slices of a Service for one of its ports.
 ///
-/// A slice's own port number counts, so slices of one Service may differ in it.
-pub(super) fn backends(
+/// A slice's own port number counts, so slices of one Service may differ in it. The lists are
+/// chosen independently (KEP-1669): under each policy the ready endpoints, or, if there are none,
+/// those that are terminating and still serve.
+pub(super) fn endpoints(
     view: ServiceView<'_>,
     port: &ServicePort,
     family: Family,
+    uses_local: bool,
     config: &Config,
-) -> Arc<[Backend]> {
-    let of_slice = |slice: &EndpointSlice| -> Vec<Backend> {
-        let target = slice
-            .ports
-            .iter()
-            .find(|p| p.name == port.name && p.protocol == port.protocol);
-        let Some(target) = target else {
-            return Vec::new();
-        };
-        let ready = slice
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.conditions.ready);
-        let backend = |endpoint: &Endpoint| Backend {
-            address: endpoint.address,
-            port: target.port,
-            local: is_local(endpoint, config),
-        };
-        ready.map(backend).collect()
+) -> Endpoints {
+    let mut candidates = Vec::new();
+    for slice in view.slices().filter(|slice| slice.family == family) {
+        let same =
+            |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;
+        if let Some(target) = slice.ports.iter().find(same) {
+            let of_slice = slice.endpoints.iter();
+            candidates.extend(of_slice.filter_map(|endpoint| candidate(endpoint, target, config)));
+        }
+    }
+    // An endpoint may stand in two slices for a moment while it moves between them. If they
+    // disagree the ready one counts, and then the one that is on this node.
+    candidates.sort_unstable_by_key(|c| {
+        let Backend {
+            address,
+            port,
+            place,
+        } = c.backend;
+        (address, port, c.state, !c.on_this_node, place)
+    });
+    candidates.dedup_by_key(|c| (c.backend.address, c.backend.port));
+
+    let is_preferred = preference(&candidates);
+    let cluster = usable(&candidates, |c| c.state != State::Ready || is_preferred(c));
+    let local = if uses_local {
+        usable(&candidates, |c| c.on_this_node)
+    } else {
+        Arc::default()
     };
-    let slices = view.slices().filter(|slice| slice.family == family);
-    let mut backends: Vec<Backend> = slices.flat_map(of_slice).collect();
-    // An endpoint may stand in two slices for a moment while it moves between them; if they
-    // disagree on its node, the one that may be local counts.
-    backends.sort_unstable_by_key(|b| (b.address, b.port, !b.local));
-    backends.dedup_by_key(|b| (b.address, b.port));
-    backends.into()
+    Endpoints { cluster, local }
 }
 
-/// Whether an endpoint may be a pod on this node. One with the node's own address is the node,
-/// whose connections to itself do not pass through another's network.
-fn is_local(endpoint: &Endpoint, config: &Config) -> bool {
-    !config.node_ips.contains(&endpoint.address)
-        && endpoint
-            .node
-            .as_ref()
-            .is_none_or(|node| *node == config.node_name)
+/// How many endpoints of a Service are ready on this node, whatever their ports: what its health
+/// check tells. kube-proxy counts addresses (`localReadyEndpoints` in its `endpoints.go`).
+pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usize {
+    let of_slice = |slice: &'_ EndpointSlice| {
+        let ready = slice.endpoints.iter().filter(|e| e.conditions.ready);
+        let here = ready.filter(|endpoint| is_on(endpoint, config));
+        here.map(|endpoint| endpoint.address).collect::<Vec<_>>()
+    };
+    let mut addresses: Vec<_> = view.slices().flat_map(of_slice).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.len()
+}
+
+/// `None` for one that takes no connections at all.
+fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Option<Candidate> {
+    let conditions = endpoint.conditions;
+    let state = if conditions.ready {
+        State::Ready
+    } else if conditions.serving && conditions.terminating {
+        State::Terminating
+    } else {
+        return None;
+    };
+    let hint = |names: &[Arc<str>], here: Option<&str>| match here {
+        _ if names.is_empty() => Hint::Missing,
+        Some(here) if names.iter().any(|name| **name == *here) => Hint::Here,
+        _ => Hint::Elsewhere,
+    };
+    let (for_node, for_zone) = match &endpoint.hints {
+        Some(hints) => (
+            hint(&hints.nodes, Some(&config.node_name)),
+            hint(&hints.zones, config.zone.as_deref()),
+        ),
+        None => (Hint::Missing, Hint::Missing),
+    };
+    Some(Candidate {
+        backend: Backend {
+            address: endpoint.address,
+            port: port.port,
+            place: place(endpoint, config),
+        },
+        state,
+        on_this_node: is_on(endpoint, config),
+        for_node,
+        for_zone,
+    })
+}
+
+/// Which ready endpoints the hints leave. They count only if every ready endpoint has them and
+/// one is for this node or zone; nodes go before zones (KEP-3015, KEP-2433).
+fn preference(candidates: &[Candidate]) -> impl Fn(&Candidate) -> bool + use<> {
+    let counts = |hint: fn(&Candidate) -> Hint| {
+        let ready = || candidates.iter().filter(|c| c.state == State::Ready);
+        ready().all(|c| hint(c) != Hint::Missing) && ready().any(|c| hint(c) == Hint::Here)
+    };
+    let by_node = counts(|c| c.for_node);
+    let by_zone = !by_node && counts(|c| c.for_zone);
+    move |c| (!by_node || c.for_node == Hint::Here) && (!by_zone || c.for_zone == Hint::Here)
+}
+
+/// The ready ones of those that may be used, or else the terminating ones.
+fn usable(candidates: &[Candidate], may: impl Fn(&Candidate) -> bool) -> Arc<[Backend]> {
+    let in_state = |state| {
+        let fit = candidates.iter().filter(move |c| c.state == state);
+        fit.filter(|c| may(c)).map(|c| c.backend)
+    };
+    let ready: Arc<[Backend]> = in_state(State::Ready).collect();
+    if ready.is_empty() {
+        in_state(State::Terminating).collect()
+    } else {
+        ready
+    }
+}
+
+fn is_on(endpoint: &Endpoint, config: &Config) -> bool {
+    endpoint.node.as_deref() == Some(&*config.node_name)
+}
+
+fn place(endpoint: &Endpoint, config: &Config) -> Place {
+    match &endpoint.node {
+        _ if config.node_ips.contains(&endpoint.address) => Place::ThisNode,
+        None => Place::Unknown,
+        Some(node) if *node == config.node_name => Place::OnThisNode,
+        Some(_) => Place::Elsewhere,
+    }
 }

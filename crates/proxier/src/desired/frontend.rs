@@ -1,15 +1,19 @@
 //! One virtual IP, protocol and port, and who answers there.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use ipvs::{Protocol, Scheduler, VirtualServerKey};
+use ipnet::IpNet;
+use ipvs::{Family, Flags, Protocol, Scheduler, VirtualServerKey};
 
 use crate::model::{ObjectName, PortName, SessionAffinity};
 
 /// Address, protocol and port of a [`Frontend`].
+///
+/// The unspecified address stands for a node port: all addresses of its family on which the node
+/// serves node ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     /// Transport protocol.
@@ -20,37 +24,43 @@ pub struct FrontendKey {
     pub port: NonZeroU16,
 }
 
-impl From<FrontendKey> for VirtualServerKey {
-    fn from(key: FrontendKey) -> Self {
-        VirtualServerKey::new(key.protocol, SocketAddr::new(key.address, key.port.get()))
-    }
-}
-
-impl TryFrom<VirtualServerKey> for FrontendKey {
-    /// The key itself: a firewall mark, or port 0, is no frontend's.
-    type Error = VirtualServerKey;
-
-    fn try_from(key: VirtualServerKey) -> Result<Self, Self::Error> {
-        match key {
-            VirtualServerKey::Address {
-                protocol,
-                address,
-                port,
-            } => {
-                let port = NonZeroU16::new(port).ok_or(key)?;
-                Ok(Self {
-                    protocol,
-                    address,
-                    port,
-                })
-            }
-            _ => Err(key),
+impl FrontendKey {
+    /// A node port.
+    pub const fn node_port(protocol: Protocol, family: Family, port: NonZeroU16) -> Self {
+        let address = match family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self {
+            protocol,
+            address,
+            port,
         }
+    }
+
+    /// Whether this is a port of the node's own addresses.
+    pub const fn is_node_port(&self) -> bool {
+        self.address.is_unspecified()
+    }
+
+    /// The address's family.
+    pub const fn family(&self) -> Family {
+        Family::of(&self.address)
+    }
+
+    /// The key of the virtual server of this address; a node port has none.
+    pub fn virtual_server(self) -> Option<VirtualServerKey> {
+        let address = SocketAddr::new(self.address, self.port.get());
+        (!self.is_node_port()).then(|| VirtualServerKey::new(self.protocol, address))
     }
 }
 
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_node_port() {
+            let (protocol, port, family) = (self.protocol, self.port, self.family());
+            return write!(f, "{protocol} node port {port} ({family})");
+        }
         write!(
             f,
             "{} {}",
@@ -86,12 +96,68 @@ pub struct Frontend {
     pub key: FrontendKey,
     /// For whom.
     pub owner: ServicePortName,
+    /// What kind of address it has.
+    pub kind: Kind,
     /// How a backend is chosen.
     pub scheduler: Scheduler,
+    /// Options of the scheduler.
+    pub scheduler_flags: Flags,
     /// For how long the choice holds.
     pub session_affinity: SessionAffinity,
-    /// Who answers, sorted and without doubles. Without any, connections are refused.
+    /// Who answers, sorted and without doubles: clients in the cluster, and all others too unless
+    /// `external` says who does.
     pub backends: Arc<[Backend]>,
+    /// What becomes of connections while there are no `backends`.
+    pub without_backends: WithoutBackends,
+    /// Who answers clients from outside of the cluster, whose address they are to see: the
+    /// Service's external traffic policy is `Local`. Without any, connections are dropped, so that
+    /// load balancers notice.
+    pub external: Option<Arc<[Backend]>>,
+    /// The only networks it may be reached from, but for the node itself.
+    pub source_ranges: Option<Arc<[IpNet]>>,
+}
+
+impl Frontend {
+    /// Whether its packets are to be taken though the address may be another's.
+    pub fn is_captured(&self) -> bool {
+        matches!(self.kind, Kind::LoadBalancer | Kind::ExternalIp)
+    }
+}
+
+/// What kind of address a [`Frontend`] has. Of two Services that claim one address and port, the
+/// one whose kind comes first has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `spec.ports[].nodePort`.
+    NodePort,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "cluster IP",
+            Self::LoadBalancer => "load-balancer IP",
+            Self::ExternalIp => "external IP",
+            Self::NodePort => "node port",
+        })
+    }
+}
+
+/// What becomes of a connection for which there is no backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum WithoutBackends {
+    /// The Service has no endpoint anywhere: the client is told at once.
+    Refuse,
+    /// The Service has endpoints, and none that this node may use: nobody answers.
+    Drop,
 }
 
 /// An endpoint's address and port behind a [`Frontend`].
@@ -101,6 +167,28 @@ pub struct Backend {
     pub address: IpAddr,
     /// Port.
     pub port: NonZeroU16,
-    /// Whether it may be on this node: its node is this one or not known.
-    pub local: bool,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a backend is, as seen from this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Place {
+    /// It is the node: one of the node's own addresses.
+    ThisNode,
+    /// A pod on this node.
+    OnThisNode,
+    /// Its endpoint names no node.
+    Unknown,
+    /// On another node.
+    Elsewhere,
+}
+
+impl Backend {
+    /// Whether it may be a pod on this node, and so its own client. The node's own connections to
+    /// itself do not pass through another's network.
+    pub const fn may_be_own_client(&self) -> bool {
+        matches!(self.place, Place::OnThisNode | Place::Unknown)
+    }
 }

@@ -7,9 +7,15 @@ mod config;
 mod counter;
 mod endpoints;
 mod frontend;
+mod health;
+mod interface;
+mod marks;
 mod service;
 mod state;
 
-pub use config::{Config, ConfigError};
-pub use frontend::{Backend, Frontend, FrontendKey, ServicePortName};
+pub use config::{Config, ConfigError, FollowNode, PodInterfaces};
+pub use frontend::{Backend, Frontend, FrontendKey, Kind, Place, ServicePortName, WithoutBackends};
+pub use health::HealthCheck;
+pub use interface::{InterfaceName, InvalidInterfaceName};
+pub use marks::Marks;
 pub use state::{DesiredState, Problem, Touched};

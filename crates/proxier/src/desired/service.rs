@@ -3,60 +3,209 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use ipvs::Family;
 
-use super::endpoints::backends;
-use super::{Config, Frontend, FrontendKey, Problem, ServicePortName};
-use crate::model::Service;
+use super::endpoints::{Endpoints, endpoints, ready_on_this_node};
+use super::{
+    Config, Frontend, FrontendKey, HealthCheck, Kind, Problem, ServicePortName, WithoutBackends,
+};
+use crate::model::{Service, ServicePort, TrafficPolicy};
 use crate::store::ServiceView;
 
 /// What one Service asks of the node, and what of it cannot be had.
-pub(super) fn frontends(
-    view: ServiceView<'_>,
-    config: &Config,
-) -> (Vec<Arc<Frontend>>, Vec<Problem>) {
-    let service = view.service;
-    let mut frontends = Vec::with_capacity(service.cluster_ips.len() * service.ports.len());
-    let mut problems = Vec::new();
-    for (index, &address) in service.cluster_ips.iter().enumerate() {
-        if let Some(reason) = unusable(address, config) {
-            let field = format!("spec.clusterIPs[{index}]");
-            problems.push(Problem {
-                service: service.name.clone(),
-                field,
-                reason,
-            });
-            continue;
-        }
-        frontends.extend(service.ports.iter().map(|port| {
-            Arc::new(Frontend {
-                key: FrontendKey {
-                    protocol: port.protocol,
-                    address,
-                    port: port.port,
-                },
-                owner: ServicePortName {
-                    service: service.name.clone(),
-                    port: port.name.clone(),
-                },
-                scheduler: config.scheduler,
-                session_affinity: service.session_affinity,
-                backends: backends(view, port, Family::of(&address), config),
-            })
-        }));
-    }
-    (frontends, problems)
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// Sorted by key, and no key twice.
+    pub(super) frontends: Vec<Arc<Frontend>>,
+    pub(super) health_check: Option<HealthCheck>,
+    pub(super) problems: Vec<Problem>,
 }
 
-/// Why a cluster IP must not become a VIP on this node.
+/// An address of a Service.
+#[derive(Debug, Clone)]
+struct Vip {
+    address: IpAddr,
+    kind: Kind,
+    source_ranges: Option<Arc<[IpNet]>>,
+}
+
+pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
+    let service = view.service;
+    let mut wishes = Wishes::default();
+    let vips = vips(service, config, &mut wishes.problems);
+    let uses_local = service.internal_traffic_policy == TrafficPolicy::Local
+        || service.external_traffic_policy == TrafficPolicy::Local;
+    for port in &service.ports {
+        for family in families(service, config) {
+            let endpoints = endpoints(view, port, family, uses_local, config);
+            let of_family = vips.iter().filter(|vip| Family::of(&vip.address) == family);
+            let at_vips = of_family.map(|vip| {
+                let key = FrontendKey {
+                    protocol: port.protocol,
+                    address: vip.address,
+                    port: port.port,
+                };
+                frontend(service, port, key, vip, &endpoints, config)
+            });
+            wishes.frontends.extend(at_vips.map(Arc::new));
+            let node_port = port.node_port.map(|number| {
+                let key = FrontendKey::node_port(port.protocol, family, number);
+                let vip = Vip {
+                    address: key.address,
+                    kind: Kind::NodePort,
+                    source_ranges: None,
+                };
+                frontend(service, port, key, &vip, &endpoints, config)
+            });
+            wishes.frontends.extend(node_port.map(Arc::new));
+        }
+    }
+    // An address may be of several kinds: a load balancer's is often given as external too.
+    wishes
+        .frontends
+        .sort_by_key(|frontend| (frontend.key, frontend.kind));
+    wishes.frontends.dedup_by_key(|frontend| frontend.key);
+    wishes.health_check = service.health_check_node_port.map(|port| HealthCheck {
+        service: service.name.clone(),
+        port,
+        local_endpoints: ready_on_this_node(view, config),
+    });
+    wishes
+}
+
+fn frontend(
+    service: &Service,
+    port: &ServicePort,
+    key: FrontendKey,
+    vip: &Vip,
+    endpoints: &Endpoints,
+    config: &Config,
+) -> Frontend {
+    let is_internal = vip.kind == Kind::ClusterIp;
+    let (backends, external) = match (
+        is_internal,
+        service.internal_traffic_policy,
+        service.external_traffic_policy,
+    ) {
+        (true, TrafficPolicy::Local, _) => (&endpoints.local, None),
+        (false, _, TrafficPolicy::Local) => (&endpoints.cluster, Some(&endpoints.local)),
+        _ => (&endpoints.cluster, None),
+    };
+    // Local ones may be terminating while others are ready, and the other way round.
+    let none_anywhere = endpoints.cluster.is_empty() && endpoints.local.is_empty();
+    Frontend {
+        key,
+        owner: ServicePortName {
+            service: service.name.clone(),
+            port: port.name.clone(),
+        },
+        kind: vip.kind,
+        scheduler: service.scheduler.unwrap_or(config.scheduler),
+        scheduler_flags: service.scheduler_flags.unwrap_or_default(),
+        session_affinity: service.session_affinity,
+        backends: Arc::clone(backends),
+        without_backends: if none_anywhere {
+            WithoutBackends::Refuse
+        } else {
+            WithoutBackends::Drop
+        },
+        external: external.filter(|_| !none_anywhere).cloned(),
+        source_ranges: vip.source_ranges.clone(),
+    }
+}
+
+/// The addresses of a Service that this node can serve. As the API has it, a Service serves the
+/// families that it has a cluster IP of.
+fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<Vip> {
+    let mut problem = |field: String, reason: String| {
+        problems.push(Problem {
+            service: service.name.clone(),
+            field,
+            reason,
+        });
+    };
+    let mut vips = Vec::with_capacity(service.cluster_ips.len());
+    for (index, &address) in service.cluster_ips.iter().enumerate() {
+        let own = config.node_ips.contains(&address);
+        let own = own.then(|| format!("{address} is the node's own address"));
+        match own.or_else(|| unusable(address, config)) {
+            Some(reason) => problem(format!("spec.clusterIPs[{index}]"), reason),
+            None => vips.push(Vip {
+                address,
+                kind: Kind::ClusterIp,
+                source_ranges: None,
+            }),
+        }
+    }
+    let served: Vec<_> = service.cluster_ips.iter().map(Family::of).collect();
+    let not_served = |address: IpAddr| {
+        if !served.contains(&Family::of(&address)) {
+            return Some(format!(
+                "{address}: the Service has no cluster IP of this family"
+            ));
+        }
+        let of_others = config.in_service_cidr(address) && !service.cluster_ips.contains(&address);
+        of_others
+            .then(|| format!("{address} lies in a Service CIDR, where only cluster IPs may be"))
+    };
+    for (index, &address) in service.external_ips.iter().enumerate() {
+        match not_served(address).or_else(|| unusable(address, config)) {
+            Some(reason) => problem(format!("spec.externalIPs[{index}]"), reason),
+            None => vips.push(Vip {
+                address,
+                kind: Kind::ExternalIp,
+                source_ranges: None,
+            }),
+        }
+    }
+    for (index, &address) in service.load_balancer_ips.iter().enumerate() {
+        match not_served(address).or_else(|| unusable(address, config)) {
+            Some(reason) => problem(format!("status.loadBalancer.ingress[{index}].ip"), reason),
+            None => vips.push(Vip {
+                address,
+                kind: Kind::LoadBalancer,
+                source_ranges: source_ranges(service, Family::of(&address)),
+            }),
+        }
+    }
+    vips
+}
+
+/// Why an address must not become a VIP on this node.
 fn unusable(address: IpAddr, config: &Config) -> Option<String> {
-    if config.node_ips.contains(&address) {
-        return Some(format!("{address} is the node's own address"));
+    if let Some(cidr) = config
+        .exclude_cidrs
+        .iter()
+        .find(|cidr| cidr.contains(&address))
+    {
+        return Some(format!("{address} lies in {cidr}, which is left to others"));
     }
     if config.node_ip(Family::of(&address)).is_none() {
         return Some(format!("{address}: the node has no address of this family"));
     }
     None
+}
+
+/// Who may reach a load balancer's address, without overlaps: `None` is everyone. If there are
+/// ranges, and none of this family, it is no one, where kube-proxy lets everyone in.
+fn source_ranges(service: &Service, family: Family) -> Option<Arc<[IpNet]>> {
+    let all = &service.load_balancer_source_ranges;
+    if all.is_empty() {
+        return None;
+    }
+    let of_family = all
+        .iter()
+        .filter(|range| Family::of(&range.addr()) == family);
+    let ranges = IpNet::aggregate(&of_family.map(IpNet::trunc).collect());
+    let everyone = ranges.iter().any(|range| range.prefix_len() == 0);
+    (!everyone).then(|| ranges.into())
+}
+
+/// The families of a Service that the node speaks.
+fn families(service: &Service, config: &Config) -> impl Iterator<Item = Family> {
+    let families = service.cluster_ips.iter().map(Family::of);
+    families.filter(|family| config.node_ip(*family).is_some())
 }
 
 /// Of two Services that claim the same, the one with the lesser value has it: the older one, then

@@ -1,12 +1,15 @@
 //! All frontends of the node, kept up to date one Service at a time.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipvs::Family;
+
 use super::counter::Counter;
-use super::{Config, Frontend, FrontendKey, service};
+use super::service::Wishes;
+use super::{Config, Frontend, FrontendKey, HealthCheck, Kind, service};
 use crate::model::ObjectName;
 use crate::store::{ServiceView, Store};
 
@@ -25,13 +28,19 @@ pub struct DesiredState {
     local_backends: Counter<IpAddr>,
     /// Cluster IPs outside of every Service CIDR: each needs a route of its own.
     stray_vips: Counter<IpAddr>,
+    /// Addresses that may be others', and of which only Services' ports are captured.
+    captured: Counter<IpAddr>,
+    /// Families of those.
+    capturing: Counter<Family>,
+    health_checks: BTreeMap<ObjectName, HealthCheck>,
+    /// What Services ask for and this node cannot do, whatever the others ask for.
+    problems: BTreeMap<ObjectName, Vec<Problem>>,
 }
 
 #[derive(Debug)]
 struct OfService {
     seniority: i64,
     frontends: Vec<Arc<Frontend>>,
-    problems: Vec<Problem>,
 }
 
 /// The Services that want one key; the first has it.
@@ -51,6 +60,10 @@ pub struct Touched {
     pub local_backends: HashSet<IpAddr>,
     /// Addresses that became or ceased to be VIPs outside of the Service CIDRs.
     pub stray_vips: HashSet<IpAddr>,
+    /// Addresses that became or ceased to be captured.
+    pub captured: HashSet<IpAddr>,
+    /// Families in which something became or ceased to be captured.
+    pub capturing: HashSet<Family>,
 }
 
 /// Something a Service asks for that it does not get.
@@ -85,6 +98,10 @@ impl DesiredState {
             contested: BTreeSet::new(),
             local_backends: Counter::default(),
             stray_vips: Counter::default(),
+            captured: Counter::default(),
+            capturing: Counter::default(),
+            health_checks: BTreeMap::new(),
+            problems: BTreeMap::new(),
         }
     }
 
@@ -137,17 +154,40 @@ impl DesiredState {
         self.stray_vips.iter()
     }
 
+    /// Whether Services' ports of an address are captured, whoever's the address is.
+    pub fn is_captured(&self, address: &IpAddr) -> bool {
+        self.captured.contains(address)
+    }
+
+    /// The addresses of which Services' ports are captured, in no particular order.
+    pub fn captured(&self) -> impl Iterator<Item = &IpAddr> {
+        self.captured.iter()
+    }
+
+    /// Whether anything of a family is captured.
+    pub fn captures(&self, family: Family) -> bool {
+        self.capturing.contains(&family)
+    }
+
+    /// What load balancers may ask the node, by Service.
+    pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
+        self.health_checks.values()
+    }
+
     /// What Services ask for and do not get, sorted.
     pub fn problems(&self) -> Vec<Problem> {
-        let own = self
-            .services
-            .values()
-            .flat_map(|of| of.problems.iter().cloned());
+        let own = self.problems.values().flatten().cloned();
         let contested = self.contested.iter().filter_map(|key| self.claims.get(key));
         let lost = contested.flat_map(|claim| {
             claim.others.iter().map(|loser| Problem {
                 service: loser.owner.service.clone(),
-                field: "spec.ports".to_owned(),
+                field: match loser.kind {
+                    Kind::ClusterIp => "spec.clusterIPs",
+                    Kind::LoadBalancer => "status.loadBalancer.ingress",
+                    Kind::ExternalIp => "spec.externalIPs",
+                    Kind::NodePort => "spec.ports",
+                }
+                .to_owned(),
                 reason: format!(
                     "{} belongs to Service {}",
                     loser.key, claim.holder.owner.service
@@ -166,27 +206,32 @@ impl DesiredState {
         view: Option<ServiceView<'_>>,
         touched: &mut Touched,
     ) {
-        let old = self
-            .services
-            .remove(name)
-            .map(|of| of.frontends)
-            .unwrap_or_default();
-        let mut new = Vec::new();
+        let old = self.services.remove(name);
+        let old = old.map(|of| of.frontends).unwrap_or_default();
+        let Wishes {
+            frontends: new,
+            health_check,
+            problems,
+        } = match view {
+            Some(view) => service::wishes(view, &self.config),
+            None => Wishes::default(),
+        };
+        put(&mut self.health_checks, name, health_check);
+        put(
+            &mut self.problems,
+            name,
+            Some(problems).filter(|p| !p.is_empty()),
+        );
         if let Some(view) = view {
-            let (frontends, problems) = service::frontends(view, &self.config);
-            let seniority = service::seniority(view.service);
-            new.clone_from(&frontends);
-            self.services.insert(
-                name.clone(),
-                OfService {
-                    seniority,
-                    frontends,
-                    problems,
-                },
-            );
+            let of = OfService {
+                seniority: service::seniority(view.service),
+                frontends: new.clone(),
+            };
+            self.services.insert(name.clone(), of);
         }
         for frontend in &old {
-            if !new.iter().any(|f| f.key == frontend.key) {
+            // They are sorted by key.
+            if new.binary_search_by_key(&frontend.key, |f| f.key).is_err() {
                 self.claim(frontend.key, name, None, touched);
             }
         }
@@ -216,7 +261,7 @@ impl DesiredState {
             others.extend(frontend);
             others.sort_by_cached_key(|f| {
                 let age = self.services.get(&f.owner.service).map(|of| of.seniority);
-                (age, f.owner.clone())
+                (f.kind, age, f.owner.clone())
             });
             Some(others.remove(0))
         };
@@ -241,26 +286,69 @@ impl DesiredState {
     }
 
     fn count(&mut self, frontend: &Frontend, touched: &mut Touched) {
-        for backend in frontend.backends.iter().filter(|backend| backend.local) {
-            if self.local_backends.add(backend.address) {
-                touched.local_backends.insert(backend.address);
+        for address in local_backends(frontend) {
+            if self.local_backends.add(address) {
+                touched.local_backends.insert(address);
             }
         }
         let vip = frontend.key.address;
-        if !self.config.in_service_cidr(vip) && self.stray_vips.add(vip) {
+        if self.is_stray(frontend) && self.stray_vips.add(vip) {
             touched.stray_vips.insert(vip);
+        }
+        if frontend.is_captured() {
+            if self.captured.add(vip) {
+                touched.captured.insert(vip);
+            }
+            let family = frontend.key.family();
+            if self.capturing.add(family) {
+                touched.capturing.insert(family);
+            }
         }
     }
 
     fn discount(&mut self, frontend: &Frontend, touched: &mut Touched) {
-        for backend in frontend.backends.iter().filter(|backend| backend.local) {
-            if self.local_backends.remove(&backend.address) {
-                touched.local_backends.insert(backend.address);
+        for address in local_backends(frontend) {
+            if self.local_backends.remove(&address) {
+                touched.local_backends.insert(address);
             }
         }
         let vip = frontend.key.address;
-        if !self.config.in_service_cidr(vip) && self.stray_vips.remove(&vip) {
+        if self.is_stray(frontend) && self.stray_vips.remove(&vip) {
             touched.stray_vips.insert(vip);
         }
+        if frontend.is_captured() {
+            if self.captured.remove(&vip) {
+                touched.captured.insert(vip);
+            }
+            let family = frontend.key.family();
+            if self.capturing.remove(&family) {
+                touched.capturing.insert(family);
+            }
+        }
     }
+
+    fn is_stray(&self, frontend: &Frontend) -> bool {
+        frontend.kind == Kind::ClusterIp && !self.config.in_service_cidr(frontend.key.address)
+    }
+}
+
+/// Sets what is known of a Service, or with `None` forgets it.
+fn put<T>(of_services: &mut BTreeMap<ObjectName, T>, name: &ObjectName, value: Option<T>) {
+    match value {
+        Some(value) => _ = of_services.insert(name.clone(), value),
+        None => _ = of_services.remove(name),
+    }
+}
+
+/// Those who may be their own clients.
+fn local_backends(frontend: &Frontend) -> impl Iterator<Item = IpAddr> {
+    let all = frontend.backends.iter();
+    let all = all.chain(
+        frontend
+            .external
+            .iter()
+            .flat_map(|backends| backends.iter()),
+    );
+    all.filter(|backend| backend.may_be_own_client())
+        .map(|backend| backend.address)
 }

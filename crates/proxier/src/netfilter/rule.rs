@@ -6,31 +6,51 @@ use ipnet::IpNet;
 use ipvs::Family;
 
 use super::Set;
+use crate::desired::PodInterfaces;
 
 /// One rule: each statement in turn, until one does not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule(pub(super) Vec<Statement>);
 
 /// A part of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Statement {
-    /// Matches the first packets of a connection, until there is an answer.
-    New,
+    /// Matches packets of a family.
+    Family(Family),
+    /// Matches where connection tracking sees a packet.
+    State(State),
     /// Matches a transport protocol.
     Protocol(TransportProtocol),
     /// Matches any other transport protocol.
     NotProtocol(TransportProtocol),
     /// Matches a source outside of a network, in packets of its family.
     SourceNotIn(IpNet),
-    /// Matches what is in a set, in packets of its family.
+    /// Matches a destination outside of a network, in packets of its family.
+    DestinationNotIn(IpNet),
+    /// Matches a destination that is one of the node's own addresses, or in a network that is
+    /// local to the node as a whole.
+    LocalDestination,
+    /// Matches what is in a set, in packets of its family if it has addresses.
     In(Set),
+    /// Matches what is not in a set.
+    NotIn(Set),
+    /// Matches packets that did not come in by `lo`.
+    NotFromLoopback,
+    /// Matches packets that leave by `lo`.
+    ToLoopback,
+    /// Matches packets that do not leave by `lo`.
+    NotToLoopback,
+    /// Matches packets that did not come in by these interfaces, the node's own too.
+    NotFrom(PodInterfaces),
     /// Matches a packet all of whose mark bits in this mask are set.
     HasMark(u32),
     /// Sets these bits of the packet's mark.
     SetMark(u32),
     /// Clears these bits of the packet's mark.
     ClearMark(u32),
+    /// Makes the mark that a map has for it the packet's. Matches what is in the map.
+    MarkFrom(Set),
     /// Makes the address of the outgoing interface the source, with a port chosen at random: two
     /// connections at one time do not so often want the same.
     Masquerade,
@@ -38,10 +58,26 @@ pub enum Statement {
     ResetTcp,
     /// Answers with the ICMP or ICMPv6 error "port unreachable".
     RejectPort,
+    /// Gives no answer.
+    Drop,
+    /// Goes through this chain, and then on.
+    Jump(&'static str),
     /// Goes on in this chain, and does not come back.
     Goto(&'static str),
     /// Ends this chain.
     Return,
+}
+
+/// What connection tracking knows of a packet's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Nothing: it begins, and there is no answer yet.
+    New,
+    /// It has been answered.
+    Established,
+    /// It is part of another: an ICMP error about it, for one.
+    Related,
 }
 
 /// A transport protocol that a rule names.
@@ -64,12 +100,26 @@ impl Rule {
 }
 
 impl Statement {
-    /// The family whose packets alone it can match.
+    /// The family of the addresses it looks at.
     pub fn family(&self) -> Option<Family> {
         match self {
-            Self::SourceNotIn(network) => Some(Family::of(&network.addr())),
-            Self::In(set) => Some(set.family()),
+            Self::SourceNotIn(network) | Self::DestinationNotIn(network) => {
+                Some(Family::of(&network.addr()))
+            }
+            Self::In(set) | Self::NotIn(set) | Self::MarkFrom(set) => {
+                set.has_address().then(|| set.family())
+            }
             _ => None,
+        }
+    }
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Related => "related",
         }
     }
 }
@@ -107,21 +157,64 @@ impl fmt::Display for Rule {
 
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = |network: &IpNet| match network {
+            IpNet::V4(_) => "ip",
+            IpNet::V6(_) => "ip6",
+        };
         match self {
-            Self::New => f.write_str("ct state new"),
+            Self::Family(family) => write!(f, "meta nfproto {}", family_name(*family)),
+            Self::State(state) => write!(f, "ct state {}", state.name()),
             Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::NotProtocol(protocol) => write!(f, "meta l4proto != {protocol}"),
-            Self::SourceNotIn(IpNet::V4(network)) => write!(f, "ip saddr != {network}"),
-            Self::SourceNotIn(IpNet::V6(network)) => write!(f, "ip6 saddr != {network}"),
-            Self::In(set) => set.fmt(f),
+            Self::SourceNotIn(network) => write!(f, "{} saddr != {}", ip(network), short(network)),
+            Self::DestinationNotIn(network) => {
+                write!(f, "{} daddr != {}", ip(network), short(network))
+            }
+            Self::LocalDestination => f.write_str("fib daddr type local"),
+            Self::In(set) => {
+                set.write_key(f)?;
+                write!(f, " @{}", set.name())
+            }
+            Self::NotIn(set) => {
+                set.write_key(f)?;
+                write!(f, " != @{}", set.name())
+            }
+            Self::NotFromLoopback => f.write_str("iif != \"lo\""),
+            Self::ToLoopback => f.write_str("oif \"lo\""),
+            Self::NotToLoopback => f.write_str("oif != \"lo\""),
+            Self::NotFrom(PodInterfaces::Named(name)) => write!(f, "iifname != \"{name}\""),
+            Self::NotFrom(PodInterfaces::Prefixed(name)) => write!(f, "iifname != \"{name}*\""),
             Self::HasMark(mask) => write!(f, "meta mark & {mask:#010x} == {mask:#010x}"),
             Self::SetMark(mask) => write!(f, "meta mark set meta mark | {mask:#010x}"),
             Self::ClearMark(mask) => write!(f, "meta mark set meta mark & {:#010x}", !mask),
+            Self::MarkFrom(map) => {
+                f.write_str("meta mark set ")?;
+                map.write_key(f)?;
+                write!(f, " map @{}", map.name())
+            }
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::ResetTcp => f.write_str("reject with tcp reset"),
             Self::RejectPort => f.write_str("reject with icmpx port-unreachable"),
+            Self::Drop => f.write_str("drop"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Return => f.write_str("return"),
         }
+    }
+}
+
+const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// A network as nft lists it: a single address without its length.
+fn short(network: &IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
     }
 }

@@ -1,56 +1,57 @@
-//! All sets and chains of the table.
+//! The table: all sets, and all chains with their rules.
 
 use std::fmt;
 
-use ipnet::IpNet;
 use ipvs::Family;
 
-use super::{
-    Chain, ChainKind, Fingerprint, Hook, HookPoint, Rule, Set, Statement, TransportProtocol,
-};
+use super::hooks::{self, Names, REFUSED};
+use super::pods::Pods;
+use super::{Chain, ChainKind, Fingerprint, Hook, HookPoint, Rule, Set};
+use crate::desired::{Config, Marks};
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "svcproxy";
 
-/// The mark bit of connections that are to be masqueraded, the one kube-proxy uses. It is on a
-/// packet only between the node's input and its way out.
-pub const MASQUERADE_MARK: u32 = 0x4000;
-
-/// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.
-const INPUT_PRIORITY: i32 = 20;
+/// Before connection tracking and before anything that would reroute a marked packet.
+const FIRST: i32 = -500;
+/// NF_IP_PRI_MANGLE: after connection tracking (-200), before address translation.
+const CAPTURE: i32 = -150;
 /// Just before NF_IP_PRI_NAT_DST, -100, behind which IPVS is.
-const OUTPUT_PRIORITY: i32 = -110;
+const OUTPUT: i32 = -110;
 /// NF_IP_PRI_NAT_DST.
 const DESTINATION_NAT: i32 = -100;
+/// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.
+const INPUT: i32 = 20;
 /// NF_IP_PRI_NAT_SRC.
 const SOURCE_NAT: i32 = 100;
 
 /// The rules of a node, which are the same whatever its Services.
 ///
 /// ```
+/// use proxier::desired::Config;
 /// use proxier::netfilter::Ruleset;
 ///
-/// let ruleset = Ruleset::new(vec!["10.244.0.0/16".parse()?]);
+/// let mut config = Config::new("node-a", vec![]);
+/// let ruleset = Ruleset::new(&config);
 /// assert!(ruleset.to_string().starts_with("table inet svcproxy {"));
-/// assert_ne!(ruleset.fingerprint(), Ruleset::new(vec![]).fingerprint());
+/// config.cluster_cidrs = vec!["10.244.0.0/16".parse()?];
+/// assert_ne!(ruleset.fingerprint(), Ruleset::new(&config).fingerprint());
 /// # Ok::<(), ipnet::AddrParseError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Sorted and without doubles.
-    cluster_cidrs: Vec<IpNet>,
-    masquerade_mark: u32,
+    pods: Pods,
+    masquerade_all: bool,
+    marks: Marks,
 }
 
 impl Ruleset {
-    /// The rules for these pod networks, whose order does not matter.
-    pub fn new(cluster_cidrs: Vec<IpNet>) -> Self {
-        let mut cluster_cidrs: Vec<_> = cluster_cidrs.iter().map(IpNet::trunc).collect();
-        cluster_cidrs.sort_unstable();
-        cluster_cidrs.dedup();
+    /// The rules that these settings ask for.
+    pub fn new(config: &Config) -> Self {
         Self {
-            cluster_cidrs,
-            masquerade_mark: MASQUERADE_MARK,
+            pods: Pods::of(config),
+            masquerade_all: config.masquerade_all,
+            marks: config.marks,
         }
     }
 
@@ -61,72 +62,70 @@ impl Ruleset {
 
     /// The chains. Each comes before those that send packets to it.
     pub fn chains(&self) -> Vec<Chain> {
-        use ChainKind::{Filter, Nat};
-        use HookPoint::{Input, Output, Postrouting, Prerouting};
-        vec![
-            chain("refused", refused()),
-            base_chain(
-                "filter-input",
-                Filter,
-                Input,
-                INPUT_PRIORITY,
-                both(refuse_in),
-            ),
-            base_chain(
-                "filter-output",
-                Filter,
-                Output,
-                OUTPUT_PRIORITY,
-                both(refuse_out),
-            ),
-            base_chain(
-                "nat-prerouting",
-                Nat,
-                Prerouting,
-                DESTINATION_NAT,
-                self.mark(),
-            ),
-            base_chain("nat-output", Nat, Output, DESTINATION_NAT, self.mark()),
-            base_chain(
-                "nat-postrouting",
-                Nat,
-                Postrouting,
-                SOURCE_NAT,
-                self.masquerade(),
-            ),
+        let mut chains = vec![chain(REFUSED, hooks::refused())];
+        chains.extend(self.family_chains(Family::V4));
+        chains.extend(self.family_chains(Family::V6));
+        chains.extend(self.base_chains());
+        chains
+    }
+
+    fn family_chains(&self, family: Family) -> [Chain; 7] {
+        let (names, pods) = (Names::of(family), &self.pods);
+        [
+            chain(names.new_in, hooks::new_in(family)),
+            chain(names.virtual_server, hooks::virtual_server(pods, family)),
+            chain(names.node_port, hooks::node_port(pods, family)),
+            chain(names.input, hooks::input(family)),
+            chain(names.new_out, hooks::new_out(family)),
+            chain(names.node_port_out, hooks::node_port_out(family)),
+            chain(names.output, hooks::output(family)),
         ]
     }
 
-    /// Marks connections to virtual servers from outside of the cluster.
-    fn mark(&self) -> Vec<Rule> {
-        both(|family| {
-            let is_ours = |network: &&IpNet| Family::of(&network.addr()) == family;
-            let inside = self.cluster_cidrs.iter().filter(is_ours);
-            // Nothing is outside of a network that is everything.
-            let everything = inside.clone().any(|network| network.prefix_len() == 0);
-            let mut rule: Vec<_> = inside
-                .map(|network| Statement::SourceNotIn(*network))
-                .collect();
-            if rule.is_empty() || everything {
-                return Vec::new();
-            }
-            rule.push(Statement::In(Set::VirtualServers(family)));
-            rule.push(Statement::SetMark(self.masquerade_mark));
-            vec![Rule(rule)]
-        })
-    }
-
-    fn masquerade(&self) -> Vec<Rule> {
-        let marked = Rule(vec![
-            Statement::HasMark(self.masquerade_mark),
-            Statement::ClearMark(self.masquerade_mark),
-            Statement::Masquerade,
-        ]);
-        let hairpin = |family| {
-            let to_itself = Statement::In(Set::Hairpin(family));
-            vec![Rule(vec![to_itself, Statement::Masquerade])]
-        };
-        [vec![marked], both(hairpin)].concat()
+    fn base_chains(&self) -> [Chain; 7] {
+        use ChainKind::{Filter, Nat};
+        use HookPoint::{Input, Output, Postrouting, Prerouting};
+        let Self {
+            pods,
+            masquerade_all: all,
+            marks,
+        } = self;
+        let (marks, all) = (*marks, *all);
+        let before_dnat = hooks::nat_prerouting(pods, marks, all);
+        let output_dnat = hooks::nat_output(pods, marks, all);
+        [
+            base_chain(
+                "capture",
+                (Filter, Prerouting, CAPTURE),
+                hooks::capture(marks),
+            ),
+            base_chain(
+                "filter-input",
+                (Filter, Input, INPUT),
+                hooks::filter_input(marks),
+            ),
+            base_chain(
+                "after-ipvs",
+                (Filter, Output, FIRST),
+                hooks::after_ipvs(marks),
+            ),
+            base_chain(
+                "filter-output",
+                (Filter, Output, OUTPUT),
+                hooks::filter_output(),
+            ),
+            base_chain(
+                "nat-prerouting",
+                (Nat, Prerouting, DESTINATION_NAT),
+                before_dnat,
+            ),
+            base_chain("nat-output", (Nat, Output, DESTINATION_NAT), output_dnat),
+            base_chain(
+                "nat-postrouting",
+                (Nat, Postrouting, SOURCE_NAT),
+                hooks::nat_postrouting(marks),
+            ),
+        ]
     }
 }
 
@@ -153,9 +152,7 @@ fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
 
 fn base_chain(
     name: &'static str,
-    kind: ChainKind,
-    point: HookPoint,
-    priority: i32,
+    (kind, point, priority): (ChainKind, HookPoint, i32),
     rules: Vec<Rule>,
 ) -> Chain {
     let hook = Some(Hook {
@@ -166,51 +163,19 @@ fn base_chain(
     Chain { name, hook, rules }
 }
 
-fn both(rules: impl Fn(Family) -> Vec<Rule>) -> Vec<Rule> {
-    [rules(Family::V4), rules(Family::V6)].concat()
-}
-
-fn refuse_in(family: Family) -> Vec<Rule> {
-    use Statement::{Goto, In, New, NotProtocol, Return};
-    let icmp = match family {
-        Family::V4 => TransportProtocol::Icmp,
-        Family::V6 => TransportProtocol::Icmpv6,
-    };
-    let (no_endpoints, cidrs) = (In(Set::NoEndpoints(family)), In(Set::ServiceCidrs(family)));
-    vec![
-        Rule(vec![New, no_endpoints, Goto("refused")]),
-        Rule(vec![In(Set::VirtualServers(family)), Return]),
-        Rule(vec![no_endpoints, Goto("refused")]),
-        Rule(vec![cidrs, NotProtocol(icmp), Goto("refused")]),
-    ]
-}
-
-/// What IPVS would take before it gets to the input. All else is refused there, where the sender
-/// gets the same errors as anyone: here send(2) would fail with EPERM, whatever the rule answers.
-fn refuse_out(family: Family) -> Vec<Rule> {
-    use Statement::{Goto, In, New};
-    vec![Rule(vec![
-        New,
-        In(Set::NoEndpoints(family)),
-        In(Set::VirtualServers(family)),
-        Goto("refused"),
-    ])]
-}
-
-fn refused() -> Vec<Rule> {
-    let tcp = Statement::Protocol(TransportProtocol::Tcp);
-    vec![
-        Rule(vec![tcp, Statement::ResetTcp]),
-        Rule(vec![Statement::RejectPort]),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::PodInterfaces;
+
+    fn config(cidrs: &[&str]) -> Config {
+        let mut config = Config::new("n", vec![]);
+        config.cluster_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        config
+    }
 
     fn ruleset(cidrs: &[&str]) -> Ruleset {
-        Ruleset::new(cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect())
+        Ruleset::new(&config(cidrs))
     }
 
     #[test]
@@ -233,12 +198,59 @@ mod tests {
         assert_eq!(one, ruleset(&["fd00::/8", "10.1.0.0/16"]));
     }
 
+    /// The rules that have a word in them.
+    fn rules(config: &Config, word: &str) -> Vec<String> {
+        let text = Ruleset::new(config).to_string();
+        let lines = text.lines().filter(|line| line.contains(word));
+        lines.map(|line| line.trim().to_owned()).collect()
+    }
+
     #[test]
     fn nothing_is_outside_of_everything() {
-        assert!(
-            !ruleset(&["0.0.0.0/0", "10.0.0.0/8"])
-                .to_string()
-                .contains("ip saddr !=")
+        let config = config(&["0.0.0.0/0", "10.0.0.0/8"]);
+        assert_eq!(rules(&config, "ip saddr != 10"), Vec::<String>::new());
+        assert_eq!(rules(&config, "map @external-v4"), Vec::<String>::new());
+        assert_eq!(rules(&config, "map @external-v6").len(), 1);
+    }
+
+    #[test]
+    fn pods_by_interface() {
+        let key = "ip daddr . meta l4proto . th dport";
+        let masquerade = format!("{key} @virtual-servers-v4 meta mark set meta mark | 0x00004000");
+        let mut config = config(&["10.244.0.0/16"]);
+        let name = "cni0".parse().unwrap();
+        for (interfaces, text) in [
+            (PodInterfaces::Named(name), "iifname != \"cni0\""),
+            (PodInterfaces::Prefixed(name), "iifname != \"cni0*\""),
+        ] {
+            config.pod_interfaces = Some(interfaces);
+            assert_eq!(
+                rules(&config, "map @external-v4"),
+                [format!(
+                    "iif != \"lo\" {text} meta mark set {key} map @external-v4"
+                )]
+            );
+            // The node's own are masqueraded too: they come in by no interface.
+            assert_eq!(
+                rules(&config, &masquerade),
+                [format!("{text} {masquerade}"), masquerade.clone()]
+            );
+            assert_eq!(rules(&config, "ip saddr != 10"), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn everything_to_virtual_servers_is_masqueraded_if_asked_for() {
+        let mut config = config(&["10.244.0.0/16"]);
+        config.masquerade_all = true;
+        let bit = "meta mark set meta mark | 0x00004000";
+        assert_eq!(
+            rules(&config, bit),
+            [4, 6, 4, 6].map(|family| {
+                let ip = if family == 4 { "ip" } else { "ip6" };
+                let key = format!("{ip} daddr . meta l4proto . th dport");
+                format!("{key} @virtual-servers-v{family} {bit}")
+            })
         );
     }
 
@@ -251,7 +263,7 @@ mod tests {
     #[test]
     fn sets_have_their_own_names() {
         for set in Set::ALL {
-            assert_eq!(Set::from_name(set.name()), Some(set));
+            assert_eq!(Set::from_name(set.name()), Some(*set));
         }
         assert_eq!(Set::from_name("virtual-servers"), None);
     }

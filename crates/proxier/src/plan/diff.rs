@@ -1,17 +1,16 @@
 //! The difference between what a node has and what it should have.
 
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::slice;
-use std::sync::Arc;
 
 use ipnet::IpNet;
-use ipvs::{Change, Protocol, Scheduler, VirtualServer, VirtualServerKey};
+use ipvs::{Change, Family};
 
-use super::lower::{base_elements, base_routes, base_sysctls, local_route, virtual_server};
-use super::{Comment, Element, NodeState, Step, VirtualServerState};
-use crate::desired::{DesiredState, Frontend, FrontendKey, Touched};
+use super::lower::{base_elements, base_routes, base_sysctls, local_route, policy_route, timeouts};
+use super::{Comment, Element, NodeState, Step};
+use crate::desired::{DesiredState, FrontendKey, Touched};
 use crate::netfilter::Ruleset;
 
 /// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order.
@@ -22,6 +21,8 @@ use crate::netfilter::Ruleset;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
+    /// Frontends for which there was no mark left.
+    unmarked: Vec<FrontendKey>,
 }
 
 /// How much of the state a plan looks at.
@@ -40,8 +41,11 @@ impl Plan {
         let mut builder = Builder {
             desired,
             node,
+            allotted: HashSet::new(),
+            unmarked: Vec::new(),
             open: Vec::new(),
             ipvs: Vec::new(),
+            flows: Vec::new(),
             close: Vec::new(),
         };
         match scope {
@@ -53,8 +57,12 @@ impl Plan {
         }
         let mut steps = builder.open;
         steps.append(&mut builder.ipvs);
+        steps.append(&mut builder.flows);
         steps.append(&mut builder.close);
-        Self { steps }
+        Self {
+            steps,
+            unmarked: builder.unmarked,
+        }
     }
 
     /// The plan that removes all of a [`NodeState`]: virtual servers, then routes, then elements.
@@ -65,14 +73,25 @@ impl Plan {
             .into_iter()
             .map(|key| Step::Ipvs(Change::DeleteVirtualServer(key)));
         let routes = node.routes.iter().map(|route| Step::DeleteRoute(*route));
-        Self {
-            steps: deletes.chain(routes).collect(),
-        }
+        let by_mark = node.policy_routes.iter();
+        let by_mark = by_mark.map(|route| Step::DeletePolicyRoute(*route));
+        deletes.chain(routes).chain(by_mark).collect()
     }
 
     /// The steps, in the order in which they must be taken.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// What is not served because the mask of marks has no number left for it.
+    pub fn unmarked(&self) -> &[FrontendKey] {
+        &self.unmarked
+    }
+
+    /// Takes the steps of another plan behind its own.
+    pub(crate) fn append(&mut self, mut then: Self) {
+        self.steps.append(&mut then.steps);
+        self.unmarked.append(&mut then.unmarked);
     }
 
     /// Whether there is nothing to do.
@@ -85,7 +104,10 @@ impl FromIterator<Step> for Plan {
     /// A plan of one's own.
     fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
         let steps = steps.into_iter().collect();
-        Self { steps }
+        Self {
+            steps,
+            unmarked: Vec::new(),
+        }
     }
 }
 
@@ -104,6 +126,8 @@ struct Keys {
     frontends: Vec<FrontendKey>,
     local_backends: Vec<IpAddr>,
     stray_vips: Vec<IpAddr>,
+    captured: Vec<IpAddr>,
+    capturing: Vec<Family>,
 }
 
 impl Keys {
@@ -114,16 +138,17 @@ impl Keys {
             .extend(desired.frontends().map(|frontend| frontend.key));
         let servers = node.virtual_servers.keys();
         keys.frontends
-            .extend(servers.filter_map(|key| FrontendKey::try_from(*key).ok()));
+            .extend(servers.filter_map(|key| node.frontend_of(key)));
         keys.local_backends.extend(desired.local_backends());
         keys.stray_vips.extend(desired.stray_vips());
+        keys.captured.extend(desired.captured());
+        keys.capturing.extend([Family::V4, Family::V6]);
         for element in node.elements.keys() {
+            keys.frontends.extend(element.frontend());
             match element {
-                Element::VirtualServer(key) | Element::NoEndpoints(key) => {
-                    keys.frontends.push(*key)
-                }
                 Element::Hairpin(address) => keys.local_backends.push(*address),
-                Element::ServiceCidr(_) => {}
+                Element::CapturedAddress(address) => keys.captured.push(*address),
+                _ => {}
             }
         }
         keys.sorted()
@@ -134,6 +159,8 @@ impl Keys {
             frontends: touched.frontends.iter().copied().collect(),
             local_backends: touched.local_backends.iter().copied().collect(),
             stray_vips: touched.stray_vips.iter().copied().collect(),
+            captured: touched.captured.iter().copied().collect(),
+            capturing: touched.capturing.iter().copied().collect(),
         };
         keys.sorted()
     }
@@ -141,61 +168,73 @@ impl Keys {
     fn sorted(mut self) -> Self {
         self.frontends.sort_unstable();
         self.frontends.dedup();
-        for addresses in [&mut self.local_backends, &mut self.stray_vips] {
+        for addresses in [
+            &mut self.local_backends,
+            &mut self.stray_vips,
+            &mut self.captured,
+        ] {
             addresses.sort_unstable();
             addresses.dedup();
         }
+        self.capturing.sort_unstable();
         self
     }
 }
 
-struct Builder<'a> {
-    desired: &'a DesiredState,
-    node: &'a NodeState,
+pub(super) struct Builder<'a> {
+    pub(super) desired: &'a DesiredState,
+    pub(super) node: &'a NodeState,
+    /// Marks of virtual servers that this plan makes.
+    pub(super) allotted: HashSet<(Family, NonZeroU32)>,
+    pub(super) unmarked: Vec<FrontendKey>,
     /// What must be there before virtual servers change.
-    open: Vec<Step>,
-    ipvs: Vec<Step>,
+    pub(super) open: Vec<Step>,
+    pub(super) ipvs: Vec<Step>,
+    /// What connection tracking must forget after that.
+    pub(super) flows: Vec<Step>,
     /// What may go only after they have changed.
-    close: Vec<Step>,
+    pub(super) close: Vec<Step>,
 }
 
 impl Builder<'_> {
     /// What does not depend on the Services, and what is left of former settings.
     fn base(&mut self) {
         let config = self.desired.config();
-        for sysctl in base_sysctls(config) {
-            if self
-                .node
-                .sysctls
-                .get(&sysctl)
-                .is_none_or(|value| value != "1")
-            {
-                self.open.push(Step::SetSysctl(sysctl));
+        for (sysctl, wanted) in base_sysctls(config) {
+            let there = self.node.sysctls.get(&sysctl);
+            if there.is_none_or(|there| *there != wanted.to_string()) {
+                self.open.push(Step::SetSysctl(sysctl, wanted));
             }
         }
-        let ruleset = Ruleset::new(config.cluster_cidrs.clone());
+        let timeouts = timeouts(config.timeouts, self.node.timeouts);
+        let timeouts = timeouts.map(Change::SetTimeouts);
+        self.ipvs.extend(timeouts.map(Step::Ipvs));
+        let ruleset = Ruleset::new(config);
         if self.node.ruleset != Some(ruleset.fingerprint()) {
             self.open.push(Step::InstallRuleset(ruleset));
         }
-        let cidrs: BTreeSet<_> = base_elements(config).collect();
-        cidrs
+        let networks: BTreeSet<_> = base_elements(config).collect();
+        // Before those that take their place: intervals must not overlap.
+        let mut stale: Vec<_> = self.node.elements.keys().copied().collect();
+        let is_stray = |prefix: IpNet| {
+            prefix.prefix_len() == prefix.max_prefix_len()
+                && self.desired.is_stray_vip(&prefix.addr())
+        };
+        stale.retain(|element| match element {
+            Element::ServiceCidr(prefix) => !networks.contains(element) && !is_stray(*prefix),
+            Element::NodePortAddresses(_) => !networks.contains(element),
+            _ => false,
+        });
+        stale.sort_unstable();
+        self.open.extend(stale.into_iter().map(Step::DeleteElement));
+        networks
             .iter()
-            .for_each(|cidr| self.element(*cidr, true, || None));
+            .for_each(|network| self.element(*network, true, || None));
         let routes: BTreeSet<_> = base_routes(config).collect();
         let missing = routes.difference(&self.node.routes);
         self.open
             .extend(missing.map(|route| Step::AddRoute(*route)));
 
-        let is_stray = |prefix: IpNet| {
-            prefix.prefix_len() == prefix.max_prefix_len()
-                && self.desired.is_stray_vip(&prefix.addr())
-        };
-        let mut stale: Vec<_> = self.node.elements.keys().copied().collect();
-        stale.retain(|element| match element {
-            Element::ServiceCidr(prefix) => !cidrs.contains(element) && !is_stray(*prefix),
-            _ => false,
-        });
-        stale.sort_unstable();
         // One with another source is replaced, not deleted.
         let is_wanted = |prefix| routes.iter().any(|r| r.prefix == prefix) || is_stray(prefix);
         let stale_routes = self
@@ -205,8 +244,10 @@ impl Builder<'_> {
             .filter(|route| !is_wanted(route.prefix));
         self.close
             .extend(stale_routes.map(|route| Step::DeleteRoute(*route)));
+        let by_mark = self.node.policy_routes.iter();
+        let stale = by_mark.filter(|route| **route != policy_route(config, route.family));
         self.close
-            .extend(stale.into_iter().map(Step::DeleteElement));
+            .extend(stale.map(|route| Step::DeletePolicyRoute(*route)));
     }
 
     fn keys(&mut self, keys: &Keys) {
@@ -216,6 +257,13 @@ impl Builder<'_> {
         for address in &keys.local_backends {
             let wanted = self.desired.is_local_backend(address);
             self.element(Element::Hairpin(*address), wanted, || None);
+        }
+        for address in &keys.captured {
+            let wanted = self.desired.is_captured(address);
+            self.element(Element::CapturedAddress(*address), wanted, || None);
+        }
+        for family in &keys.capturing {
+            self.policy_route(*family);
         }
         let (first, others): (Vec<&FrontendKey>, Vec<&FrontendKey>) =
             keys.frontends.iter().partition(|key| self.goes_first(key));
@@ -233,6 +281,18 @@ impl Builder<'_> {
         let service = &frontend.owner.service;
         service.as_str() == "default/kubernetes"
             || (service.namespace() == "kube-system" && key.port.get() == 53)
+    }
+
+    /// Any rule of one's own makes all routing on a node a little slower, so this one is there
+    /// only while something needs it.
+    fn policy_route(&mut self, family: Family) {
+        let route = policy_route(self.desired.config(), family);
+        let there = self.node.policy_routes.contains(&route);
+        match (there, self.desired.captures(family)) {
+            (false, true) => self.open.push(Step::AddPolicyRoute(route)),
+            (true, false) => self.close.push(Step::DeletePolicyRoute(route)),
+            _ => {}
+        }
     }
 
     fn stray_vip(&mut self, prefix: IpNet) {
@@ -254,109 +314,13 @@ impl Builder<'_> {
         }
     }
 
-    fn frontend(&mut self, key: FrontendKey) {
-        let frontend = self.desired.frontend(&key);
-        let after = frontend.and_then(|frontend| virtual_server(frontend));
-        let comment =
-            |frontend: Option<&Arc<Frontend>>| frontend.map(|f| f.owner.to_string().into());
-        self.element(Element::VirtualServer(key), after.is_some(), || {
-            comment(frontend)
-        });
-        let refused = frontend.is_some() && after.is_none();
-        self.element(Element::NoEndpoints(key), refused, || comment(frontend));
-
-        let key = VirtualServerKey::from(key);
-        match (self.node.virtual_servers.get(&key), after) {
-            (None, None) => {}
-            (Some(_), None) => self.ipvs.push(Step::Ipvs(Change::DeleteVirtualServer(key))),
-            (None, Some(after)) => {
-                self.ipvs
-                    .push(Step::Ipvs(Change::AddVirtualServer(after.server)));
-                self.real_servers(key, &[], &after.real_servers, false);
-            }
-            (Some(before), Some(after)) => self.change(key, before, &after),
-        }
-    }
-
-    fn change(
-        &mut self,
-        key: VirtualServerKey,
-        before: &VirtualServerState,
-        after: &VirtualServerState,
-    ) {
-        if before.server != after.server {
-            self.ipvs
-                .push(Step::Ipvs(Change::UpdateVirtualServer(after.server)));
-        }
-        let drains = self.drains(&after.server);
-        self.real_servers(key, &before.real_servers, &after.real_servers, drains);
-    }
-
-    /// Whether a real server that goes keeps its connections for a while, with weight 0. A
-    /// datagram's sender would not notice that it should go elsewhere. The hashing schedulers go
-    /// on to choose a real server of weight 0, and then refuse (`is_unavailable` in the kernel's
-    /// ip_vs_sh.c, `ip_vs_dh_schedule` in ip_vs_dh.c).
-    fn drains(&self, server: &VirtualServer) -> bool {
-        let by_hash = [Scheduler::SourceHash, Scheduler::DestinationHash];
-        !self.desired.config().drain_timeout.is_zero()
-            && server.key.protocol() != Some(Protocol::Udp)
-            && !by_hash.contains(&server.scheduler)
-    }
-
-    /// Adds and updates come before deletes: a virtual server is never left without real servers.
-    fn real_servers(
-        &mut self,
-        virtual_server: VirtualServerKey,
-        before: &[ipvs::RealServer],
-        after: &[ipvs::RealServer],
-        drains: bool,
-    ) {
-        let mut gone = Vec::new();
-        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-        loop {
-            let order = match (before.peek(), after.peek()) {
-                (None, None) => break,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(old), Some(new)) => old.key.cmp(&new.key),
-            };
-            let old = if order.is_le() { before.next() } else { None };
-            let new = if order.is_ge() { after.next() } else { None };
-            self.ipvs.extend(match (old, new) {
-                (None, Some(new)) => Some(Step::Ipvs(Change::AddRealServer {
-                    virtual_server,
-                    real_server: *new,
-                })),
-                (Some(old), Some(new)) if old != new => {
-                    Some(Step::Ipvs(Change::UpdateRealServer {
-                        virtual_server,
-                        real_server: *new,
-                    }))
-                }
-                (Some(old), None) if drains && old.weight > 0 => {
-                    Some(Step::Ipvs(Change::UpdateRealServer {
-                        virtual_server,
-                        real_server: old.with_weight(0),
-                    }))
-                }
-                // Until its connections have ended.
-                (Some(_), None) if drains => None,
-                (Some(old), None) => {
-                    let real_server = old.key;
-                    gone.push(Step::Ipvs(Change::DeleteRealServer {
-                        virtual_server,
-                        real_server,
-                    }));
-                    None
-                }
-                _ => None,
-            });
-        }
-        self.ipvs.append(&mut gone);
-    }
-
     /// One element of a set, and its comment if it is to be there.
-    fn element(&mut self, element: Element, wanted: bool, comment: impl FnOnce() -> Comment) {
+    pub(super) fn element(
+        &mut self,
+        element: Element,
+        wanted: bool,
+        comment: impl FnOnce() -> Comment,
+    ) {
         match (self.node.elements.get(&element), wanted) {
             (None, true) => self.open.push(Step::AddElement(element, comment())),
             (Some(_), false) => self.close.push(Step::DeleteElement(element)),

@@ -1,18 +1,26 @@
 //! A desired state in the terms of IPVS, the packet filter and routes.
 
-use ipnet::IpNet;
-use ipvs::{Family, Persistence, RealServer, RealServerKey, VirtualServer};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use super::{Element, LocalRoute, Sysctl, VirtualServerState};
-use crate::desired::{Backend, Config, Frontend};
+use ipnet::IpNet;
+use ipvs::{
+    Family, Persistence, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
+};
+
+use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, VirtualServerState};
+use crate::desired::{Backend, Config, Frontend, WithoutBackends};
 use crate::model::SessionAffinity;
 
-/// The virtual server of a frontend; `None` if nobody answers, which the packet filter says.
-pub fn virtual_server(frontend: &Frontend) -> Option<VirtualServerState> {
-    if frontend.backends.is_empty() {
-        return None;
-    }
-    let mut server = VirtualServer::new(frontend.key.into()).with_scheduler(frontend.scheduler);
+/// A virtual server with its real servers; backends are sorted, and so are these.
+pub(super) fn virtual_server(
+    key: VirtualServerKey,
+    frontend: &Frontend,
+    backends: &[Backend],
+) -> VirtualServerState {
+    let mut server = VirtualServer::new(key)
+        .with_scheduler(frontend.scheduler)
+        .with_flags(frontend.scheduler_flags);
     if let SessionAffinity::ClientIp(timeout) = frontend.session_affinity {
         server = server.with_persistence(Persistence::new(timeout.get()));
     }
@@ -22,18 +30,59 @@ pub fn virtual_server(frontend: &Frontend) -> Option<VirtualServerState> {
             port: backend.port.get(),
         })
     };
-    Some(VirtualServerState {
+    VirtualServerState {
         server,
-        real_servers: frontend.backends.iter().map(real_server).collect(),
-    })
+        real_servers: backends.iter().map(real_server).collect(),
+    }
+}
+
+/// What the packet filter must know of a frontend beside its virtual servers, each with its
+/// comment. What closes comes before what opens.
+pub(super) fn elements(frontend: &Frontend, config: &Config) -> Vec<Element> {
+    let key = frontend.key;
+    let mut elements = Vec::new();
+    if let Some(ranges) = &frontend.source_ranges {
+        elements.push(Element::Restricted(key));
+        elements.extend(ranges.iter().map(|range| Element::SourceRange(key, *range)));
+    }
+    let nobody = frontend.backends.is_empty();
+    elements.extend(match (nobody, frontend.without_backends) {
+        (true, WithoutBackends::Refuse) => Some(Element::NoEndpoints(key)),
+        (true, WithoutBackends::Drop) => Some(Element::Dropped(key, Audience::All)),
+        (false, _) => match &frontend.external {
+            Some(backends) if backends.is_empty() => {
+                Some(Element::Dropped(key, Audience::External))
+            }
+            _ => None,
+        },
+    });
+    if frontend.is_captured() {
+        let mark = config.marks.captured(frontend.external.is_none());
+        elements.extend(NonZeroU32::new(mark).map(|mark| Element::Mark {
+            key,
+            purpose: Purpose::Capture,
+            mark,
+        }));
+    }
+    elements
+}
+
+/// The virtual servers of marks that a frontend needs: what for, and who answers.
+pub(super) fn marked(frontend: &Frontend, purpose: Purpose) -> Option<&Arc<[Backend]>> {
+    let backends = match purpose {
+        Purpose::Capture => None,
+        Purpose::NodePort => Some(&frontend.backends).filter(|_| frontend.key.is_node_port()),
+        Purpose::External => frontend.external.as_ref(),
+    };
+    backends.filter(|backends| !backends.is_empty())
 }
 
 /// The elements that a node has whatever its Services.
 pub fn base_elements(config: &Config) -> impl Iterator<Item = Element> {
-    config
-        .service_cidrs
-        .iter()
-        .map(|cidr| Element::ServiceCidr(cidr.trunc()))
+    let node_ports = config.node_port_networks();
+    let service_cidrs = config.service_cidrs.iter();
+    let service_cidrs = service_cidrs.map(|cidr| Element::ServiceCidr(cidr.trunc()));
+    service_cidrs.chain(node_ports.into_iter().map(Element::NodePortAddresses))
 }
 
 /// The routes that a node has whatever its Services.
@@ -53,15 +102,41 @@ pub(super) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> 
     })
 }
 
-/// The sysctls that must be on for IPVS to work as a service proxy needs it (the kernel's
-/// Documentation/networking/ipvs-sysctl.rst).
-pub fn base_sysctls(config: &Config) -> impl Iterator<Item = Sysctl> {
-    [
+/// The route that captured packets take.
+pub(super) fn policy_route(config: &Config, family: Family) -> PolicyRoute {
+    let mark = config.marks.ours();
+    PolicyRoute { family, mark }
+}
+
+/// The sysctls that IPVS needs to work as a service proxy (the kernel's
+/// Documentation/networking/ipvs-sysctl.rst), and those that were asked for.
+pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u8)> {
+    let switches = [
         Sysctl::VS_CONNTRACK,
         Sysctl::VS_EXPIRE_NODEST_CONN,
         Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE,
-    ]
-    .into_iter()
-    .chain(config.node_ip(Family::V4).map(|_| Sysctl::IPV4_FORWARD))
-    .chain(config.node_ip(Family::V6).map(|_| Sysctl::IPV6_FORWARD))
+    ];
+    let arp = [(Sysctl::ARP_IGNORE, 1), (Sysctl::ARP_ANNOUNCE, 2)];
+    let forward = [
+        (Family::V4, Sysctl::IPV4_FORWARD),
+        (Family::V6, Sysctl::IPV6_FORWARD),
+    ];
+    let forward = forward
+        .into_iter()
+        .filter(|(family, _)| config.node_ip(*family).is_some());
+    let switches = switches
+        .into_iter()
+        .chain(forward.map(|(_, sysctl)| sysctl));
+    let arp = arp.into_iter().filter(|_| config.strict_arp);
+    switches.map(|sysctl| (sysctl, 1)).chain(arp)
+}
+
+/// The timeouts that are not as they should be.
+pub(super) fn timeouts(wanted: Timeouts, there: Timeouts) -> Option<Timeouts> {
+    let differs = |wanted: Option<u32>, there| wanted.filter(|seconds| Some(*seconds) != there);
+    let mut change = Timeouts::default();
+    change.tcp = differs(wanted.tcp, there.tcp);
+    change.tcp_fin = differs(wanted.tcp_fin, there.tcp_fin);
+    change.udp = differs(wanted.udp, there.udp);
+    (change != Timeouts::default()).then_some(change)
 }

@@ -6,12 +6,13 @@
 
 mod diff;
 mod element;
+mod frontend;
 mod lower;
 mod node_state;
 mod step;
 
 pub use diff::{Plan, Scope};
-pub use element::{Comment, Element};
-pub use lower::{base_elements, base_routes, base_sysctls, virtual_server};
-pub use node_state::{LocalRoute, NodeState, Sysctl, VirtualServerState};
+pub use element::{Audience, Comment, Element, Elements, Purpose};
+pub use lower::{base_elements, base_routes, base_sysctls};
+pub use node_state::{Flows, LocalRoute, NodeState, PolicyRoute, Sysctl, VirtualServerState};
 pub use step::{Part, Step};

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
-use ipvs::{Change, RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+use ipvs::{Change, Family, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey};
 
-use super::{Comment, Element, Plan, Step};
-use crate::desired::DesiredState;
+use super::{Element, Elements, Plan, Step};
+use crate::desired::{DesiredState, FrontendKey};
 use crate::netfilter::Fingerprint;
 
 /// The parts of a node's state that svcproxy makes.
@@ -19,11 +20,17 @@ pub struct NodeState {
     /// Which rules the packet filter holds; `None` if they are missing or not as we write them.
     pub ruleset: Option<Fingerprint>,
     /// Elements of the packet filter's sets.
-    pub elements: HashMap<Element, Comment>,
+    pub elements: Elements,
     /// Routes that carry our protocol number.
     pub routes: BTreeSet<LocalRoute>,
+    /// Routes by mark that carry our protocol number.
+    pub policy_routes: BTreeSet<PolicyRoute>,
+    /// How long IPVS remembers connections.
+    pub timeouts: Timeouts,
     /// Virtual servers with their real servers.
     pub virtual_servers: HashMap<VirtualServerKey, VirtualServerState>,
+    /// Marks of virtual servers that are not ours.
+    pub foreign_marks: HashSet<NonZeroU32>,
 }
 
 /// A virtual server and its real servers, sorted by key.
@@ -52,7 +59,63 @@ impl fmt::Display for LocalRoute {
     }
 }
 
-/// A sysctl that IPVS mode needs, all of them switches.
+/// A rule that sends packets with a mark to a routing table of ours, where everything is local:
+/// `ip rule add fwmark MARK/MARK lookup 73` and `ip route add local default dev lo table 73`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyRoute {
+    /// Of which packets.
+    pub family: Family,
+    /// Bits of the mark, all of which must be set.
+    pub mark: u32,
+}
+
+impl fmt::Display for PolicyRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, mark } = self;
+        write!(f, "{family} fwmark {mark:#x}/{mark:#x} to this node")
+    }
+}
+
+/// Flows to an address that connection tracking is to forget: those that a backend answered, or,
+/// with none, all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Flows {
+    /// What the client sent to. A node port stands for any address of the node.
+    pub to: FrontendKey,
+    /// The backend's address.
+    pub answered_by: Option<IpAddr>,
+}
+
+impl Flows {
+    /// All flows to an address.
+    pub const fn to(to: FrontendKey) -> Self {
+        Self {
+            to,
+            answered_by: None,
+        }
+    }
+
+    /// Those of them that a backend answered.
+    pub const fn answered_by(self, backend: IpAddr) -> Self {
+        Self {
+            answered_by: Some(backend),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.to)?;
+        match self.answered_by {
+            Some(backend) => write!(f, " answered by {backend}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A sysctl that IPVS mode needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sysctl(&'static str);
 
@@ -67,13 +130,19 @@ impl Sysctl {
     pub const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
     /// IPv6 forwarding.
     pub const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
+    /// Answer ARP only for addresses of the interface that is asked.
+    pub const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
+    /// Ask by ARP with an address of the interface that sends.
+    pub const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::VS_CONNTRACK,
         Self::VS_EXPIRE_NODEST_CONN,
         Self::VS_EXPIRE_QUIESCENT_TEMPLATE,
         Self::IPV4_FORWARD,
         Self::IPV6_FORWARD,
+        Self::ARP_IGNORE,
+        Self::ARP_ANNOUNCE,
     ];
 
     /// The name as sysctl(8) takes it: `net.ipv4.vs.conntrack`.
@@ -90,20 +159,39 @@ impl fmt::Display for Sysctl {
 
 impl NodeState {
     /// Leaves out virtual servers that are not ours: neither recorded as ours in the packet
-    /// filter nor at a key that a Service claims.
+    /// filter nor at an address that a Service claims.
     pub fn retain_ours(&mut self, desired: &DesiredState) {
-        self.retain_recorded_and(desired.frontends().map(|frontend| frontend.key.into()));
+        self.retain_recorded_and(desired.frontends().filter_map(|f| f.key.virtual_server()));
     }
 
     /// Leaves out virtual servers that are neither recorded as ours in the packet filter nor
     /// among the others.
     pub(crate) fn retain_recorded_and(&mut self, others: impl Iterator<Item = VirtualServerKey>) {
-        let recorded = self.elements.keys().filter_map(|element| match element {
-            Element::VirtualServer(key) => Some(VirtualServerKey::from(*key)),
-            _ => None,
-        });
+        let recorded = self.elements.keys().filter_map(Element::recorded);
         let ours: HashSet<_> = recorded.chain(others).collect();
+        let foreign = |key: &VirtualServerKey| match key {
+            VirtualServerKey::FirewallMark { mark, .. } if !ours.contains(key) => Some(*mark),
+            _ => None,
+        };
+        self.foreign_marks = self.virtual_servers.keys().filter_map(foreign).collect();
         self.virtual_servers.retain(|key, _| ours.contains(key));
+    }
+
+    /// The frontend that a virtual server of ours is for.
+    pub fn frontend_of(&self, server: &VirtualServerKey) -> Option<FrontendKey> {
+        match *server {
+            VirtualServerKey::Address {
+                protocol,
+                address,
+                port,
+            } => Some(FrontendKey {
+                protocol,
+                address,
+                port: NonZeroU16::new(port)?,
+            }),
+            VirtualServerKey::FirewallMark { mark, family } => self.elements.marked(family, mark),
+            _ => None,
+        }
     }
 
     /// Notes that a plan was carried out but for the steps at these indices, in rising order.
@@ -118,8 +206,8 @@ impl NodeState {
 
     fn record_step(&mut self, step: &Step) {
         match step {
-            Step::SetSysctl(sysctl) => {
-                self.sysctls.insert(*sysctl, "1".to_owned());
+            Step::SetSysctl(sysctl, value) => {
+                self.sysctls.insert(*sysctl, value.to_string());
             }
             Step::InstallRuleset(ruleset) => self.ruleset = Some(ruleset.fingerprint()),
             Step::AddElement(element, comment) => {
@@ -135,7 +223,14 @@ impl NodeState {
             Step::DeleteRoute(route) => {
                 self.routes.remove(route);
             }
+            Step::AddPolicyRoute(route) => {
+                self.policy_routes.insert(*route);
+            }
+            Step::DeletePolicyRoute(route) => {
+                self.policy_routes.remove(route);
+            }
             Step::Ipvs(change) => self.record_ipvs(change),
+            Step::DeleteFlows(_) => {}
         }
     }
 
@@ -175,6 +270,12 @@ impl NodeState {
                 if let Some(state) = self.virtual_servers.get_mut(virtual_server) {
                     state.remove(real_server);
                 }
+            }
+            Change::SetTimeouts(timeouts) => {
+                let kept = self.timeouts;
+                self.timeouts.tcp = timeouts.tcp.or(kept.tcp);
+                self.timeouts.tcp_fin = timeouts.tcp_fin.or(kept.tcp_fin);
+                self.timeouts.udp = timeouts.udp.or(kept.udp);
             }
             _ => {}
         }

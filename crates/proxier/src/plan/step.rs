@@ -4,15 +4,15 @@ use std::fmt;
 
 use ipvs::{Change, VirtualServerKey};
 
-use super::{Comment, Element, LocalRoute, Sysctl};
+use super::{Comment, Element, Flows, LocalRoute, PolicyRoute, Sysctl};
 use crate::netfilter::Ruleset;
 
 /// One change of the node's state. Each backend call is decided here; a backend only carries out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Switch a sysctl on.
-    SetSysctl(Sysctl),
+    /// Set a sysctl.
+    SetSysctl(Sysctl, u8),
     /// Put our packet-filter rules in place of whatever our table holds; set elements stay.
     InstallRuleset(Ruleset),
     /// Add an element to a set of our table.
@@ -23,8 +23,14 @@ pub enum Step {
     AddRoute(LocalRoute),
     /// Remove a route with our protocol number.
     DeleteRoute(LocalRoute),
+    /// Deliver packets of a mark to this node.
+    AddPolicyRoute(PolicyRoute),
+    /// Do so no more.
+    DeletePolicyRoute(PolicyRoute),
     /// Change IPVS.
     Ipvs(Change),
+    /// Make connection tracking forget flows that would go on as they were.
+    DeleteFlows(Flows),
 }
 
 /// A part of the node. Steps for one part that follow one another can be taken together.
@@ -39,18 +45,24 @@ pub enum Part {
     Routes,
     /// IPVS.
     Ipvs,
+    /// Connection tracking.
+    Conntrack,
 }
 
 impl Step {
     /// The part of the node it changes.
     pub fn part(&self) -> Part {
         match self {
-            Self::SetSysctl(_) => Part::Sysctls,
+            Self::SetSysctl(..) => Part::Sysctls,
             Self::InstallRuleset(_) | Self::AddElement(..) | Self::DeleteElement(_) => {
                 Part::PacketFilter
             }
-            Self::AddRoute(_) | Self::DeleteRoute(_) => Part::Routes,
+            Self::AddRoute(_)
+            | Self::DeleteRoute(_)
+            | Self::AddPolicyRoute(_)
+            | Self::DeletePolicyRoute(_) => Part::Routes,
             Self::Ipvs(_) => Part::Ipvs,
+            Self::DeleteFlows(_) => Part::Conntrack,
         }
     }
 
@@ -62,20 +74,8 @@ impl Step {
     /// recorded.
     pub fn virtual_server(&self) -> Option<VirtualServerKey> {
         match self {
-            Self::AddElement(element, _) | Self::DeleteElement(element) => match element {
-                Element::VirtualServer(key) => Some((*key).into()),
-                _ => None,
-            },
-            Self::Ipvs(change) => match change {
-                Change::AddVirtualServer(server) | Change::UpdateVirtualServer(server) => {
-                    Some(server.key)
-                }
-                Change::DeleteVirtualServer(key) => Some(*key),
-                Change::AddRealServer { virtual_server, .. }
-                | Change::UpdateRealServer { virtual_server, .. }
-                | Change::DeleteRealServer { virtual_server, .. } => Some(*virtual_server),
-                _ => None,
-            },
+            Self::AddElement(element, _) | Self::DeleteElement(element) => element.recorded(),
+            Self::Ipvs(change) => change.virtual_server(),
             _ => None,
         }
     }
@@ -84,7 +84,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SetSysctl(sysctl) => write!(f, "set sysctl {sysctl} = 1"),
+            Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
             Self::InstallRuleset(_) => write!(f, "install packet-filter rules"),
             Self::AddElement(element, None) => write!(f, "add element {element}"),
             Self::AddElement(element, Some(comment)) => {
@@ -93,7 +93,10 @@ impl fmt::Display for Step {
             Self::DeleteElement(element) => write!(f, "delete element {element}"),
             Self::AddRoute(route) => write!(f, "add route {route}"),
             Self::DeleteRoute(route) => write!(f, "delete route {route}"),
+            Self::AddPolicyRoute(route) => write!(f, "add policy route {route}"),
+            Self::DeletePolicyRoute(route) => write!(f, "delete policy route {route}"),
             Self::Ipvs(change) => change.fmt(f),
+            Self::DeleteFlows(flows) => write!(f, "delete flows {flows}"),
         }
     }
 }

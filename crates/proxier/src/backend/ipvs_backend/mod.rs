@@ -1,5 +1,6 @@
 //! IPVS, nftables, routes and sysctls of the network namespace that the process is in.
 
+mod conntrack;
 mod nft;
 mod routes;
 mod sysctl;
@@ -11,6 +12,7 @@ use ipvs::{Client, RealServerKey, Socket, Transport, VirtualServerKey};
 use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
 use crate::plan::{NodeState, Part, Plan, Step};
+use conntrack::Conntrack;
 use nft::Nft;
 use routes::Routes;
 
@@ -34,6 +36,7 @@ pub struct IpvsBackend<T = Socket> {
     ipvs: Client<T>,
     nft: Nft,
     routes: Routes,
+    conntrack: Conntrack,
 }
 
 impl IpvsBackend {
@@ -61,6 +64,7 @@ impl<T: Transport> IpvsBackend<T> {
             ipvs,
             nft: Nft::open()?,
             routes: Routes::open()?,
+            conntrack: Conntrack::open()?,
         })
     }
 
@@ -93,7 +97,10 @@ impl<T: Transport> Backend for IpvsBackend<T> {
             ruleset,
             elements,
             routes: self.routes.observe()?,
+            policy_routes: self.routes.observe_policy()?,
+            timeouts: self.ipvs.timeouts()?,
             virtual_servers: virtual_servers::observe(&mut self.ipvs)?,
+            ..NodeState::default()
         })
     }
 
@@ -103,6 +110,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
             Part::PacketFilter => self.nft.apply(steps, first, report),
             Part::Routes => self.routes.apply(steps, first, report),
             Part::Ipvs => self.apply_ipvs(steps, first, report),
+            Part::Conntrack => self.conntrack.apply(steps, first, report),
         })
     }
 
@@ -117,6 +125,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.routes.remove_halves()?;
         self.nft.remove_table()
     }
 }

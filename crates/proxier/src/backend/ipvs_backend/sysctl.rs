@@ -39,11 +39,11 @@ pub(super) fn observe() -> Result<BTreeMap<Sysctl, String>, BackendError> {
 
 pub(super) fn apply(steps: &[Step], first: usize, report: &mut ApplyReport) {
     for (step, place) in steps.iter().zip(first..) {
-        let Step::SetSysctl(sysctl) = *step else {
+        let Step::SetSysctl(sysctl, value) = *step else {
             continue;
         };
         report.counts.sysctls += 1;
-        if let Err(source) = fs::write(path(sysctl), "1") {
+        if let Err(source) = fs::write(path(sysctl), value.to_string()) {
             let operation = "write it";
             report.fail(
                 place,

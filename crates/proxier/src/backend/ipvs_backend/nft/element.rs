@@ -1,7 +1,7 @@
 //! Elements of sets, written for the kernel and read back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
 use ipvs::{Family, Protocol};
@@ -9,21 +9,46 @@ use ipvs::{Family, Protocol};
 use super::wire::uapi::*;
 use super::wire::{Attributes, Writer, user_data};
 use crate::desired::FrontendKey;
-use crate::netfilter::Set;
-use crate::plan::{Comment, Element};
+use crate::netfilter::{Field, Set};
+use crate::plan::{Audience, Comment, Element, Purpose};
 
 /// The longest comment that fits.
 pub(super) const MAX_COMMENT: usize = user_data::MAX - 1;
 
 /// The set an element is of.
 pub(super) fn set_of(element: &Element) -> Set {
-    let (of_family, address): (fn(Family) -> Set, _) = match element {
-        Element::VirtualServer(key) => (Set::VirtualServers, key.address),
-        Element::NoEndpoints(key) => (Set::NoEndpoints, key.address),
-        Element::Hairpin(address) => (Set::Hairpin, *address),
-        Element::ServiceCidr(network) => (Set::ServiceCidrs, network.addr()),
+    let at = |key: &FrontendKey, address: fn(Family) -> Set, node_port: fn(Family) -> Set| {
+        let of_family = if key.is_node_port() {
+            node_port
+        } else {
+            address
+        };
+        of_family(key.family())
     };
-    of_family(Family::of(&address))
+    match element {
+        Element::Restricted(key) => Set::Restricted(key.family()),
+        Element::SourceRange(key, _) => Set::SourceRanges(key.family()),
+        Element::VirtualServer(key) => Set::VirtualServers(key.family()),
+        Element::NoEndpoints(key) => at(key, Set::NoEndpoints, Set::NoEndpointsNodePorts),
+        Element::Dropped(key, Audience::All) => Set::Dropped(key.family()),
+        Element::Dropped(key, Audience::External) => {
+            at(key, Set::DroppedExternal, Set::DroppedExternalNodePorts)
+        }
+        Element::Mark { key, purpose, .. } => match purpose {
+            Purpose::Capture => Set::Captured(key.family()),
+            Purpose::NodePort => Set::NodePorts(key.family()),
+            Purpose::External => at(key, Set::External, Set::ExternalNodePorts),
+        },
+        Element::CapturedAddress(address) => Set::CapturedAddresses(Family::of(address)),
+        Element::Hairpin(address) => Set::Hairpin(Family::of(address)),
+        Element::ServiceCidr(network) => Set::ServiceCidrs(Family::of(&network.addr())),
+        Element::NodePortAddresses(network) => Set::NodePortAddresses(Family::of(&network.addr())),
+    }
+}
+
+/// Whether a set's elements are networks, each a pair of the kernel's elements.
+pub(super) fn is_network_set(set: Set) -> bool {
+    set.is_interval() && matches!(set.fields(), [_])
 }
 
 /// Whether the kernel and nft will read a comment as it is written: as one C string that fits.
@@ -34,20 +59,34 @@ pub(super) fn is_valid_comment(comment: &str) -> bool {
 /// Writes an element of a list, or two: a network is its first address and the one after its
 /// last.
 pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&str>) {
-    put_part(w, &Key::of(element), 0, comment);
-    if let Element::ServiceCidr(network) = element
+    put_part(w, comment, |w| {
+        let key = Key::of(element);
+        put_value(w, NFTA_SET_ELEM_KEY, key.bytes());
+        match element {
+            Element::SourceRange(key, network) => {
+                let end = Key::frontend(key).with_address(network.broadcast());
+                put_value(w, NFTA_SET_ELEM_KEY_END, end.bytes());
+            }
+            Element::Mark { mark, .. } => {
+                put_value(w, NFTA_SET_ELEM_DATA, &mark.get().to_ne_bytes());
+            }
+            _ => {}
+        }
+    });
+    if let Element::ServiceCidr(network) | Element::NodePortAddresses(network) = element
         && let Some(end) = address_after(*network)
     {
-        put_part(w, &Key::address(end), NFT_SET_ELEM_INTERVAL_END, None);
+        put_part(w, None, |w| {
+            let key = Key::default().with_address(end);
+            put_value(w, NFTA_SET_ELEM_KEY, key.bytes());
+            w.number(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        });
     }
 }
 
-fn put_part(w: &mut Writer, key: &Key, flags: u32, comment: Option<&str>) {
+fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOnce(&mut Writer)) {
     w.nested(NFTA_LIST_ELEM, |w| {
-        w.nested(NFTA_SET_ELEM_KEY, |w| w.put(NFTA_DATA_VALUE, key.bytes()));
-        if flags != 0 {
-            w.number(NFTA_SET_ELEM_FLAGS, flags);
-        }
+        content(w);
         if let Some(comment) = comment {
             // A C string, whose NUL counts.
             let parts = [comment.as_bytes(), &[0]];
@@ -56,6 +95,10 @@ fn put_part(w: &mut Writer, key: &Key, flags: u32, comment: Option<&str>) {
             });
         }
     });
+}
+
+fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
+    w.nested(attribute, |w| w.put(NFTA_DATA_VALUE, value));
 }
 
 /// The first address behind a network; none behind the last of all.
@@ -74,46 +117,60 @@ fn address_after(network: IpNet) -> Option<IpAddr> {
 
 /// A key as the kernel has it: the fields one after another, each in as many registers of 4
 /// bytes as it needs.
+#[derive(Default)]
 struct Key {
-    bytes: [u8; 32],
+    bytes: [[u8; 20]; 2],
     length: usize,
 }
 
 impl Key {
     fn of(element: &Element) -> Self {
         match element {
-            Element::VirtualServer(key) | Element::NoEndpoints(key) => {
-                let number = key.protocol.number().to_be_bytes()[1];
-                let port = key.port.get().to_be_bytes();
-                Self::address(key.address)
-                    .with(&[number, 0, 0, 0])
-                    .with(&port)
-                    .with(&[0; 2])
+            Element::Restricted(key)
+            | Element::VirtualServer(key)
+            | Element::NoEndpoints(key)
+            | Element::Dropped(key, _)
+            | Element::Mark { key, .. } => {
+                let has_address = set_of(element).has_address();
+                if has_address {
+                    Self::frontend(key)
+                } else {
+                    Self::default().with_port(key)
+                }
             }
-            Element::Hairpin(IpAddr::V4(address)) => {
-                Self::address((*address).into()).with(&address.octets())
+            Element::SourceRange(key, network) => {
+                Self::frontend(key).with_address(network.network())
             }
-            Element::Hairpin(IpAddr::V6(address)) => {
-                Self::address((*address).into()).with(&address.octets())
+            Element::CapturedAddress(address) => Self::default().with_address(*address),
+            Element::Hairpin(address) => Self::default()
+                .with_address(*address)
+                .with_address(*address),
+            Element::ServiceCidr(network) | Element::NodePortAddresses(network) => {
+                Self::default().with_address(network.network())
             }
-            Element::ServiceCidr(network) => Self::address(network.network()),
         }
     }
 
-    fn address(address: IpAddr) -> Self {
-        let empty = Self {
-            bytes: [0; 32],
-            length: 0,
-        };
+    fn frontend(key: &FrontendKey) -> Self {
+        Self::default().with_address(key.address).with_port(key)
+    }
+
+    fn with_address(self, address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(address) => empty.with(&address.octets()),
-            IpAddr::V6(address) => empty.with(&address.octets()),
+            IpAddr::V4(address) => self.with(&address.octets()),
+            IpAddr::V6(address) => self.with(&address.octets()),
         }
+    }
+
+    fn with_port(self, key: &FrontendKey) -> Self {
+        let [_, number] = key.protocol.number().to_be_bytes();
+        let [high, low] = key.port.get().to_be_bytes();
+        self.with(&[number, 0, 0, 0]).with(&[high, low, 0, 0])
     }
 
     fn with(mut self, field: &[u8]) -> Self {
         let end = self.length + field.len();
-        if let Some(place) = self.bytes.get_mut(self.length..end) {
+        if let Some(place) = self.bytes.as_flattened_mut().get_mut(self.length..end) {
             place.copy_from_slice(field);
             self.length = end;
         }
@@ -121,7 +178,8 @@ impl Key {
     }
 
     fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        let bytes = self.bytes.as_flattened();
+        bytes.get(..self.length).unwrap_or_default()
     }
 }
 
@@ -129,6 +187,8 @@ impl Key {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
     key: &'a [u8],
+    key_end: Option<&'a [u8]>,
+    data: Option<&'a [u8]>,
     is_end: bool,
     user_data: &'a [u8],
 }
@@ -136,10 +196,12 @@ pub(super) struct Part<'a> {
 impl<'a> Part<'a> {
     /// `None` for what is no element with a key.
     pub(super) fn parse(attributes: Attributes<'a>) -> Option<Self> {
-        let key = attributes.nested(NFTA_SET_ELEM_KEY)?.get(NFTA_DATA_VALUE)?;
+        let value = |kind| attributes.nested(kind)?.get(NFTA_DATA_VALUE);
         let flags = attributes.number(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
         Some(Self {
-            key,
+            key: value(NFTA_SET_ELEM_KEY)?,
+            key_end: value(NFTA_SET_ELEM_KEY_END),
+            data: value(NFTA_SET_ELEM_DATA),
             is_end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
             user_data: attributes.get(NFTA_SET_ELEM_USERDATA).unwrap_or_default(),
         })
@@ -155,19 +217,58 @@ impl<'a> Part<'a> {
     /// The element of a set whose elements stand for themselves; `None` for one we cannot have
     /// written.
     pub(super) fn element(&self, set: Set) -> Option<(Element, Comment)> {
-        let (address, rest) = split_address(self.key, set.family())?;
-        let element = match set {
-            Set::VirtualServers(_) => Element::VirtualServer(frontend(address, rest)?),
-            Set::NoEndpoints(_) => Element::NoEndpoints(frontend(address, rest)?),
-            Set::Hairpin(family) => {
-                let (destination, []) = split_address(rest, family)? else {
-                    return None;
-                };
-                (address == destination).then_some(Element::Hairpin(address))?
-            }
-            _ => return None,
+        Some((self.bare_element(set)?, self.comment()))
+    }
+
+    fn bare_element(&self, set: Set) -> Option<Element> {
+        let frontend = || {
+            let (key, rest) = split_frontend(self.key, set)?;
+            rest.is_empty().then_some(key)
         };
-        Some((element, self.comment()))
+        let marked = |purpose| {
+            let mark = u32::from_ne_bytes(self.data?.try_into().ok()?);
+            let (key, mark) = (frontend()?, NonZeroU32::new(mark)?);
+            Some(Element::Mark { key, purpose, mark })
+        };
+        match set {
+            Set::VirtualServers(_) => frontend().map(Element::VirtualServer),
+            Set::NoEndpoints(_) | Set::NoEndpointsNodePorts(_) => {
+                frontend().map(Element::NoEndpoints)
+            }
+            Set::Restricted(_) => frontend().map(Element::Restricted),
+            Set::Dropped(_) => Some(Element::Dropped(frontend()?, Audience::All)),
+            Set::DroppedExternal(_) | Set::DroppedExternalNodePorts(_) => {
+                Some(Element::Dropped(frontend()?, Audience::External))
+            }
+            Set::Captured(_) => marked(Purpose::Capture),
+            Set::NodePorts(_) => marked(Purpose::NodePort),
+            Set::External(_) | Set::ExternalNodePorts(_) => marked(Purpose::External),
+            Set::SourceRanges(_) => self.source_range(set),
+            Set::CapturedAddresses(family) => match split_address(self.key, family)? {
+                (address, []) => Some(Element::CapturedAddress(address)),
+                _ => None,
+            },
+            Set::Hairpin(family) => {
+                let (source, rest) = split_address(self.key, family)?;
+                (split_address(rest, family)? == (source, &[][..]))
+                    .then_some(Element::Hairpin(source))
+            }
+            Set::ServiceCidrs(_) | Set::NodePortAddresses(_) => None,
+        }
+    }
+
+    fn source_range(&self, set: Set) -> Option<Element> {
+        let bound = |bytes| {
+            let (key, rest) = split_frontend(bytes, set)?;
+            match split_address(rest, set.family())? {
+                (address, []) => Some((key, address)),
+                _ => None,
+            }
+        };
+        let (key, first) = bound(self.key)?;
+        let (same, last) = bound(self.key_end.unwrap_or(self.key))?;
+        let network = network_from(first, |network| network.broadcast() == last)?;
+        (key == same).then_some(Element::SourceRange(key, network))
     }
 }
 
@@ -184,20 +285,39 @@ fn split_address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
     }
 }
 
-fn frontend(address: IpAddr, rest: &[u8]) -> Option<FrontendKey> {
-    let [number, 0, 0, 0, high, low, 0, 0] = *rest else {
+/// Address, protocol and port; protocol and port in sets without addresses.
+fn split_frontend(bytes: &[u8], set: Set) -> Option<(FrontendKey, &[u8])> {
+    let family = set.family();
+    let (address, rest) = match set.fields() {
+        [Field::Protocol, ..] => (None, bytes),
+        _ => {
+            let (address, rest) = split_address(bytes, family)?;
+            (Some(address), rest)
+        }
+    };
+    let ([number, 0, 0, 0, high, low, 0, 0], rest) = rest.split_first_chunk()? else {
         return None;
     };
-    Some(FrontendKey {
-        protocol: Protocol::from_number(u16::from(number)),
-        address,
-        port: NonZeroU16::new(u16::from_be_bytes([high, low]))?,
-    })
+    let protocol = Protocol::from_number(u16::from(*number));
+    let port = NonZeroU16::new(u16::from_be_bytes([*high, *low]))?;
+    let node_port = FrontendKey::node_port(protocol, family, port);
+    let address = address.unwrap_or(node_port.address);
+    Some((
+        FrontendKey {
+            address,
+            ..node_port
+        },
+        rest,
+    ))
 }
 
-/// The networks of a set of intervals, from its elements in any order; what is no network, and
-/// so not ours, is left out.
-pub(super) fn networks(mut parts: Vec<Part<'_>>, family: Family) -> Vec<(Element, Comment)> {
+/// The elements of a set of networks, from its parts in any order; what is no network, and so not
+/// ours, is left out.
+pub(super) fn networks(mut parts: Vec<Part<'_>>, set: Set) -> Vec<(Element, Comment)> {
+    let element = match set {
+        Set::NodePortAddresses(_) => Element::NodePortAddresses,
+        _ => Element::ServiceCidr,
+    };
     // Where one network ends the next may begin; its end comes first.
     parts.sort_unstable_by_key(|part| (part.key, !part.is_end));
     let mut networks = Vec::new();
@@ -207,21 +327,21 @@ pub(super) fn networks(mut parts: Vec<Part<'_>>, family: Family) -> Vec<(Element
             continue;
         }
         let end = parts.next_if(|part| part.is_end);
-        let end = end.and_then(|part| split_address(part.key, family));
-        let network = split_address(start.key, family)
-            .and_then(|(start, _)| network(start, end.map(|(end, _)| end)));
-        networks.extend(network.map(|network| (Element::ServiceCidr(network), start.comment())));
+        let end = end.and_then(|part| split_address(part.key, set.family()));
+        let end = end.map(|(end, _)| end);
+        let network = split_address(start.key, set.family())
+            .and_then(|(start, _)| network_from(start, |network| address_after(*network) == end));
+        networks.extend(network.map(|network| (element(network), start.comment())));
     }
     networks
 }
 
-/// The network from an address up to, and without, another.
-fn network(start: IpAddr, end: Option<IpAddr>) -> Option<IpNet> {
+/// The network that begins with an address and ends as it should.
+fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
     let max = if start.is_ipv4() { 32 } else { 128 };
-    let networks = (0..=max).filter_map(|length| IpNet::new(start, length).ok());
-    networks
-        .into_iter()
-        .find(|net| net.network() == start && address_after(*net) == end)
+    (0..=max)
+        .filter_map(|length| IpNet::new(start, length).ok())
+        .find(|network| network.network() == start && ends(network))
 }
 
 #[cfg(test)]
@@ -240,7 +360,7 @@ mod tests {
             })
             .collect();
         match set_of(element) {
-            Set::ServiceCidrs(family) => networks(parts, family),
+            set if is_network_set(set) => networks(parts, set),
             set => parts
                 .iter()
                 .map(|part| part.element(set).unwrap())
@@ -255,33 +375,60 @@ mod tests {
         ]
     }
 
-    fn element() -> impl Strategy<Value = Element> {
-        let protocol = prop_oneof![
-            Just(Protocol::Tcp),
-            Just(Protocol::Udp),
-            Just(Protocol::Sctp)
+    fn frontend() -> impl Strategy<Value = FrontendKey> {
+        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        let unspecified = [
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            Ipv6Addr::UNSPECIFIED.into(),
         ];
-        let key = (protocol, address(), any::<NonZeroU16>());
-        let key = key.prop_map(|(protocol, address, port)| FrontendKey {
-            protocol,
-            address,
-            port,
+        let address = prop_oneof![address(), prop::sample::select(unspecified.to_vec())];
+        let port = any::<NonZeroU16>();
+        (prop::sample::select(protocol.to_vec()), address, port).prop_map(
+            |(protocol, address, port)| FrontendKey {
+                protocol,
+                address,
+                port,
+            },
+        )
+    }
+
+    fn network() -> impl Strategy<Value = IpNet> {
+        (address(), 0..=128u8).prop_map(|(address, length)| {
+            let max = IpNet::from(address).max_prefix_len();
+            IpNet::new(address, length.min(max)).unwrap().trunc()
+        })
+    }
+
+    fn element() -> impl Strategy<Value = Element> {
+        let of_frontend: [fn(FrontendKey) -> Element; 5] = [
+            Element::VirtualServer,
+            Element::NoEndpoints,
+            Element::Restricted,
+            |key| Element::Dropped(key, Audience::All),
+            |key| Element::Dropped(key, Audience::External),
+        ];
+        let range = (frontend(), network()).prop_map(|(key, range)| {
+            let one = IpNet::from(key.address);
+            let same = one.max_prefix_len() == range.max_prefix_len();
+            Element::SourceRange(key, if same { range } else { one })
         });
-        let network = (address(), 0..=128u8).prop_map(|(address, length)| {
-            let length = if address.is_ipv4() {
-                length % 33
-            } else {
-                length
+        let purposes = [Purpose::Capture, Purpose::NodePort, Purpose::External];
+        let purpose = prop::sample::select(purposes.to_vec());
+        let mark = (frontend(), purpose, any::<NonZeroU32>()).prop_map(|(key, purpose, mark)| {
+            let key = match purpose {
+                Purpose::NodePort => FrontendKey::node_port(key.protocol, key.family(), key.port),
+                _ => key,
             };
-            IpNet::new(address, length).unwrap().trunc()
+            Element::Mark { key, purpose, mark }
         });
         prop_oneof![
-            (key, any::<bool>()).prop_map(|(key, refused)| match refused {
-                true => Element::NoEndpoints(key),
-                false => Element::VirtualServer(key),
-            }),
+            (frontend(), prop::sample::select(of_frontend.to_vec())).prop_map(|(key, of)| of(key)),
+            range,
+            mark,
             address().prop_map(Element::Hairpin),
-            network.prop_map(Element::ServiceCidr),
+            address().prop_map(Element::CapturedAddress),
+            network().prop_map(Element::ServiceCidr),
+            network().prop_map(Element::NodePortAddresses),
         ]
     }
 
@@ -300,13 +447,19 @@ mod tests {
             let parts: Vec<_> = Attributes(&bytes)
                 .filter_map(|(_, value)| Part::parse(Attributes(value)))
                 .chain(Part::parse(Attributes(&bytes)))
-                .chain([Part { key: &bytes, is_end: false, user_data: &bytes }])
+                .chain([Part {
+                    key: &bytes,
+                    key_end: Some(&bytes),
+                    data: Some(&bytes),
+                    is_end: false,
+                    user_data: &bytes,
+                }])
                 .collect();
             for set in Set::ALL {
                 for part in &parts {
-                    let _ = part.element(set);
+                    let _ = part.element(*set);
                 }
-                let _ = networks(parts.clone(), set.family());
+                let _ = networks(parts.clone(), *set);
             }
         }
     }
@@ -326,7 +479,7 @@ mod tests {
             .rev()
             .for_each(|cidr| put_element(&mut w, cidr, None));
         let parts = Attributes(w.bytes()).filter_map(|(_, value)| Part::parse(Attributes(value)));
-        let read = networks(parts.collect(), Family::V4);
+        let read = networks(parts.collect(), Set::ServiceCidrs(Family::V4));
         assert_eq!(
             read.into_iter().map(|(cidr, _)| cidr).collect::<Vec<_>>(),
             cidrs
@@ -335,15 +488,13 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_left_out() {
-        assert_eq!(
-            network([10, 0, 0, 1].into(), Some([10, 0, 0, 4].into())),
-            None
-        );
-        assert_eq!(network([10, 0, 0, 0].into(), None), None);
-        assert_eq!(
-            network([0, 0, 0, 0].into(), None),
-            Some("0.0.0.0/0".parse().unwrap())
-        );
+        let to = |end: Option<[u8; 4]>| {
+            move |network: &IpNet| address_after(*network) == end.map(IpAddr::from)
+        };
+        let from = |start: [u8; 4], end| network_from(start.into(), to(end));
+        assert_eq!(from([10, 0, 0, 1], Some([10, 0, 0, 4])), None);
+        assert_eq!(from([10, 0, 0, 0], None), None);
+        assert_eq!(from([0; 4], None), Some("0.0.0.0/0".parse().unwrap()));
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! Reading our table.
 
-use std::collections::HashMap;
 use std::io;
 
-use super::element::{Part, networks};
+use super::element::{Part, is_network_set, networks};
 use super::rule::{RuleTag, SetDefinition};
 use super::socket::Socket;
 use super::wire::uapi::*;
 use super::wire::{Attributes, Writer, user_data};
 use crate::netfilter::{Fingerprint, Set, TABLE};
-use crate::plan::{Comment, Element};
+use crate::plan::Elements;
 
 /// What there is of our table, but for its elements.
 #[derive(Debug, Default)]
@@ -104,20 +103,17 @@ fn sets(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
 }
 
 /// The elements of all sets that are as we declare them.
-pub(super) fn elements(
-    socket: &mut Socket,
-    shape: &TableShape,
-) -> io::Result<HashMap<Element, Comment>> {
-    let mut elements = HashMap::new();
+pub(super) fn elements(socket: &mut Socket, shape: &TableShape) -> io::Result<Elements> {
+    let mut elements = Elements::default();
     for set in &shape.sets {
-        if set.is_interval() {
+        if is_network_set(*set) {
             let bytes = list_elements(socket, *set, |bytes: &mut Vec<Vec<u8>>, element| {
                 bytes.push(element.0.to_vec());
             })?;
             let parts = bytes
                 .iter()
                 .filter_map(|bytes| Part::parse(Attributes(bytes)));
-            elements.extend(networks(parts.collect(), set.family()));
+            elements.extend(networks(parts.collect(), *set));
         } else {
             let listed = list_elements(socket, *set, |listed: &mut Vec<_>, element| {
                 listed.extend(Part::parse(element).and_then(|part| part.element(*set)));
@@ -157,29 +153,31 @@ fn absent_is_empty<T: Default>(listed: io::Result<T>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::Config;
     use crate::netfilter::Ruleset;
 
     #[test]
     fn a_ruleset_is_there_if_each_of_its_rules_is_there_once() {
+        let mut config = Config::new("n", vec![]);
         let tag = |index| RuleTag {
-            fingerprint: Ruleset::new(vec![]).fingerprint(),
+            fingerprint: Ruleset::new(&config).fingerprint(),
             index,
             count: 3,
         };
-        let other = Ruleset::new(vec!["10.0.0.0/8".parse().unwrap()]).fingerprint();
+        let (first, second, third) = (tag(0), tag(1), tag(2));
+        config.masquerade_all = true;
+        let other = Ruleset::new(&config).fingerprint();
         let other = RuleTag {
             fingerprint: other,
-            ..tag(1)
+            ..second
         };
         let all = |tags: &[RuleTag]| complete(tags.iter().copied().map(Some).collect());
-        assert_eq!(all(&[tag(1), tag(0), tag(2)]), Some(tag(0).fingerprint));
-        assert_eq!(all(&[tag(0), tag(1)]), None);
-        assert_eq!(all(&[tag(0), tag(1), tag(2), tag(2)]), None);
-        assert_eq!(all(&[tag(0), other, tag(2)]), None);
+        assert_eq!(all(&[second, first, third]), Some(first.fingerprint));
+        assert_eq!(all(&[first, second]), None);
+        assert_eq!(all(&[first, second, third, third]), None);
+        assert_eq!(all(&[first, other, third]), None);
         assert_eq!(all(&[]), None);
-        assert_eq!(
-            complete(vec![Some(tag(0)), Some(tag(1)), Some(tag(2)), None]),
-            None
-        );
+        let untagged = vec![Some(first), Some(second), Some(third), None];
+        assert_eq!(complete(untagged), None);
     }
 }

@@ -3,16 +3,15 @@
 mod element;
 mod list;
 mod rule;
-mod socket;
+pub(super) mod socket;
 mod transaction;
-mod wire;
+pub(super) mod wire;
 
-use std::collections::HashMap;
 use std::io;
 
 use crate::backend::{ApplyReport, BackendError};
 use crate::netfilter::{Fingerprint, TABLE};
-use crate::plan::{Comment, Element, Step};
+use crate::plan::{Elements, Step};
 use element::is_valid_comment;
 use list::TableShape;
 use socket::Socket;
@@ -34,9 +33,7 @@ impl Nft {
     }
 
     /// Which rules there are, if they are as we write them, and the elements of the sets.
-    pub(crate) fn observe(
-        &mut self,
-    ) -> Result<(Option<Fingerprint>, HashMap<Element, Comment>), BackendError> {
+    pub(crate) fn observe(&mut self) -> Result<(Option<Fingerprint>, Elements), BackendError> {
         let shape = list::shape(&mut self.socket).map_err(error("list the table"))?;
         let elements = list::elements(&mut self.socket, &shape);
         let elements = elements.map_err(error("list elements"))?;

@@ -7,13 +7,17 @@ use ipvs::Family;
 
 use super::wire::uapi::*;
 use super::wire::{Attributes, Writer, user_data};
+use crate::desired::PodInterfaces;
 use crate::netfilter::{
-    Chain, Field, Fingerprint, HookPoint, Rule, Set, Statement, TABLE, TransportProtocol,
+    Chain, Field, Fingerprint, HookPoint, Rule, Set, State, Statement, TABLE, TransportProtocol,
 };
 
 /// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
 /// these numbers for nft's use.
 const TYPE_BITS: u32 = 6;
+
+/// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
+const LOOPBACK: u32 = 1;
 
 pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
     let flags = NLM_F_REQUEST | NLM_F_CREATE;
@@ -24,15 +28,42 @@ pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
         w.number(NFTA_SET_FLAGS, definition.flags);
         w.number(NFTA_SET_KEY_TYPE, definition.key_type);
         w.number(NFTA_SET_KEY_LEN, definition.key_length);
+        if let Some((data_type, length)) = definition.data {
+            w.number(NFTA_SET_DATA_TYPE, data_type);
+            w.number(NFTA_SET_DATA_LEN, length);
+        }
         // Names a set within its transaction; we name sets by their name.
         w.number(NFTA_SET_ID, sequence);
-        if set.is_interval() {
-            // Without it nft lists networks with their bytes turned round.
-            const BIG_ENDIAN: u32 = 2;
-            w.attribute(NFTA_SET_USERDATA, |w| {
-                user_data::put(w, user_data::KEY_BYTE_ORDER, &[&BIG_ENDIAN.to_ne_bytes()]);
-            });
+        if definition.flags & NFT_SET_CONCAT != 0 {
+            put_field_lengths(w, set);
         }
+        put_byte_orders(w, set);
+    });
+}
+
+/// Of which the kernel must know to compare ranges field by field.
+fn put_field_lengths(w: &mut Writer, set: Set) {
+    w.nested(NFTA_SET_DESC, |w| {
+        w.nested(NFTA_SET_DESC_CONCAT, |w| {
+            for field in set.fields() {
+                let length = Load::of(*field, set.family()).length();
+                w.nested(NFTA_LIST_ELEM, |w| w.number(NFTA_SET_FIELD_LEN, length));
+            }
+        });
+    });
+}
+
+/// Without these nft lists networks and marks with their bytes turned round.
+fn put_byte_orders(w: &mut Writer, set: Set) {
+    const HOST: u32 = 1;
+    const BIG_ENDIAN: u32 = 2;
+    let (kind, order) = match set.fields() {
+        _ if set.is_map() => (user_data::DATA_BYTE_ORDER, HOST),
+        [_] if set.is_interval() => (user_data::KEY_BYTE_ORDER, BIG_ENDIAN),
+        _ => return,
+    };
+    w.attribute(NFTA_SET_USERDATA, |w| {
+        user_data::put(w, kind, &[&order.to_ne_bytes()]);
     });
 }
 
@@ -77,44 +108,53 @@ impl RuleTag {
 /// What the kernel tells of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SetDefinition {
-    pub(super) flags: u32,
-    pub(super) key_type: u32,
-    pub(super) key_length: u32,
+    flags: u32,
+    key_type: u32,
+    key_length: u32,
+    /// Type and length of what a map maps to.
+    data: Option<(u32, u32)>,
 }
 
 impl SetDefinition {
     pub(super) fn of(set: Set) -> Self {
-        let fields = set.fields().iter();
-        let flags = if set.is_interval() {
-            NFT_SET_INTERVAL
-        } else {
-            0
-        };
+        let (fields, family) = (set.fields().iter(), set.family());
+        let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+        let is_concatenation = set.fields().len() > 1;
         Self {
-            flags,
-            key_type: fields
-                .clone()
-                .fold(0, |key, field| key << TYPE_BITS | type_number(*field)),
-            key_length: fields.map(|field| Load::of(*field).register_length()).sum(),
+            flags: flag(set.is_interval(), NFT_SET_INTERVAL)
+                | flag(set.is_map(), NFT_SET_MAP)
+                | flag(set.is_interval() && is_concatenation, NFT_SET_CONCAT),
+            key_type: fields.clone().fold(0, |key, field| {
+                key << TYPE_BITS | type_number(*field, family)
+            }),
+            key_length: fields
+                .map(|field| Load::of(*field, family).register_length())
+                .sum(),
+            data: set.is_map().then_some((MARK_TYPE, MARK_LENGTH)),
         }
     }
 
     pub(super) fn parse(attributes: Attributes<'_>) -> Option<Self> {
+        let data_type = attributes.number(NFTA_SET_DATA_TYPE);
         Some(Self {
             // Left out if there are none.
             flags: attributes.number(NFTA_SET_FLAGS).unwrap_or(0),
             key_type: attributes.number(NFTA_SET_KEY_TYPE)?,
             key_length: attributes.number(NFTA_SET_KEY_LEN)?,
+            data: data_type.zip(attributes.number(NFTA_SET_DATA_LEN)),
         })
     }
 }
 
-const fn type_number(field: Field) -> u32 {
-    match field {
-        Field::Source(Family::V4) | Field::Destination(Family::V4) => 7,
-        Field::Source(Family::V6) | Field::Destination(Family::V6) => 8,
-        Field::Protocol => 12,
-        Field::Port => 13,
+const MARK_TYPE: u32 = 19;
+const MARK_LENGTH: u32 = 4;
+
+const fn type_number(field: Field, family: Family) -> u32 {
+    match (field, family) {
+        (Field::Source | Field::Destination, Family::V4) => 7,
+        (Field::Source | Field::Destination, Family::V6) => 8,
+        (Field::Protocol, _) => 12,
+        (Field::Port, _) => 13,
     }
 }
 
@@ -160,10 +200,10 @@ pub(super) fn put_rule(
                 // A table of both families asks a packet's before it looks at an address.
                 let needed = statement.family();
                 if needed.is_some() && family != needed {
-                    put_family(w, statement.family());
+                    put_family(w, needed);
                     family = needed;
                 }
-                put_statement(w, *statement);
+                put_statement(w, statement);
             }
         });
         w.attribute(NFTA_RULE_USERDATA, |w| {
@@ -181,27 +221,41 @@ fn put_family(w: &mut Writer, family: Option<Family>) {
     compare(w, NFT_CMP_EQ, &[number]);
 }
 
-fn put_statement(w: &mut Writer, statement: Statement) {
+fn put_statement(w: &mut Writer, statement: &Statement) {
     match statement {
-        Statement::New => {
-            expression(w, "ct", |w| {
-                w.number(NFTA_CT_KEY, NFT_CT_STATE);
-                w.number(NFTA_CT_DREG, NFT_REG_1);
+        Statement::Family(family) => put_family(w, Some(*family)),
+        Statement::State(state) => put_state(w, *state),
+        Statement::Protocol(protocol) => put_protocol(w, NFT_CMP_EQ, *protocol),
+        Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, *protocol),
+        Statement::SourceNotIn(network) => put_not_in(w, Field::Source, *network),
+        Statement::DestinationNotIn(network) => put_not_in(w, Field::Destination, *network),
+        Statement::LocalDestination => {
+            expression(w, "fib", |w| {
+                w.number(NFTA_FIB_DREG, NFT_REG_1);
+                w.number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+                w.number(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
             });
-            mask(w, &NF_CT_STATE_NEW.to_ne_bytes(), &[0; 4]);
-            compare(w, NFT_CMP_NEQ, &[0; 4]);
+            compare(w, NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
         }
-        Statement::Protocol(protocol) => put_protocol(w, NFT_CMP_EQ, protocol),
-        Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, protocol),
-        Statement::SourceNotIn(network) => put_source_not_in(w, network),
-        Statement::In(set) => put_lookup(w, set),
+        Statement::In(set) => put_lookup(w, *set, |_| {}),
+        Statement::NotIn(set) => {
+            put_lookup(w, *set, |w| w.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV));
+        }
+        Statement::NotFromLoopback => put_loopback(w, NFT_META_IIF, NFT_CMP_NEQ),
+        Statement::ToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_EQ),
+        Statement::NotToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_NEQ),
+        Statement::NotFrom(interfaces) => put_not_from(w, interfaces),
         Statement::HasMark(bits) => {
             load_meta(w, NFT_META_MARK, NFT_REG_1);
             mask(w, &bits.to_ne_bytes(), &[0; 4]);
             compare(w, NFT_CMP_EQ, &bits.to_ne_bytes());
         }
-        Statement::SetMark(bits) => put_mark(w, !bits, bits),
+        Statement::SetMark(bits) => put_mark(w, !bits, *bits),
         Statement::ClearMark(bits) => put_mark(w, !bits, 0),
+        Statement::MarkFrom(map) => {
+            put_lookup(w, *map, |w| w.number(NFTA_LOOKUP_DREG, NFT_REG_1));
+            store_mark(w);
+        }
         Statement::Masquerade => expression(w, "masq", |w| {
             w.number(NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
         }),
@@ -209,8 +263,46 @@ fn put_statement(w: &mut Writer, statement: Statement) {
         Statement::RejectPort => {
             put_reject(w, NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_PORT_UNREACH);
         }
+        Statement::Drop => put_verdict(w, NF_DROP, None),
+        Statement::Jump(chain) => put_verdict(w, NFT_JUMP, Some(chain)),
         Statement::Goto(chain) => put_verdict(w, NFT_GOTO, Some(chain)),
         Statement::Return => put_verdict(w, NFT_RETURN, None),
+    }
+}
+
+fn put_state(w: &mut Writer, state: State) {
+    let bit = match state {
+        State::New => NF_CT_STATE_NEW,
+        State::Established => NF_CT_STATE_ESTABLISHED,
+        State::Related => NF_CT_STATE_RELATED,
+    };
+    expression(w, "ct", |w| {
+        w.number(NFTA_CT_KEY, NFT_CT_STATE);
+        w.number(NFTA_CT_DREG, NFT_REG_1);
+    });
+    mask(w, &bit.to_ne_bytes(), &[0; 4]);
+    compare(w, NFT_CMP_NEQ, &[0; 4]);
+}
+
+fn put_loopback(w: &mut Writer, key: u32, operator: u32) {
+    load_meta(w, key, NFT_REG_1);
+    compare(w, operator, &LOOPBACK.to_ne_bytes());
+}
+
+/// An interface's name with what fills it up, or the beginning of one as it is.
+fn put_not_from(w: &mut Writer, interfaces: &PodInterfaces) {
+    load_meta(w, NFT_META_IIFNAME, NFT_REG_1);
+    match interfaces {
+        PodInterfaces::Named(name) => {
+            let mut padded = [0; 16];
+            let bytes = name.as_str().bytes();
+            padded
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(place, byte)| *place = byte);
+            compare(w, NFT_CMP_NEQ, &padded);
+        }
+        PodInterfaces::Prefixed(prefix) => compare(w, NFT_CMP_NEQ, prefix.as_str().as_bytes()),
     }
 }
 
@@ -219,8 +311,8 @@ fn put_protocol(w: &mut Writer, operator: u32, protocol: TransportProtocol) {
     compare(w, operator, &[protocol.number()]);
 }
 
-fn put_source_not_in(w: &mut Writer, network: IpNet) {
-    Load::of(Field::Source(Family::of(&network.addr()))).put(w, NFT_REG_1);
+fn put_not_in(w: &mut Writer, field: Field, network: IpNet) {
+    Load::of(field, Family::of(&network.addr())).put(w, NFT_REG_1);
     if network.prefix_len() < network.max_prefix_len() {
         match network.netmask() {
             IpAddr::V4(netmask) => mask(w, &netmask.octets(), &[0; 4]),
@@ -233,22 +325,28 @@ fn put_source_not_in(w: &mut Writer, network: IpNet) {
     }
 }
 
-fn put_lookup(w: &mut Writer, set: Set) {
+fn put_lookup(w: &mut Writer, set: Set, more: impl FnOnce(&mut Writer)) {
     let mut register = NFT_REG32_00;
     for field in set.fields() {
-        let load = Load::of(*field);
+        let load = Load::of(*field, set.family());
         load.put(w, register);
         register += load.register_length() / 4;
     }
     expression(w, "lookup", |w| {
         w.text(NFTA_LOOKUP_SET, set.name());
         w.number(NFTA_LOOKUP_SREG, NFT_REG32_00);
+        more(w);
     });
 }
 
 fn put_mark(w: &mut Writer, kept: u32, flipped: u32) {
     load_meta(w, NFT_META_MARK, NFT_REG_1);
     mask(w, &kept.to_ne_bytes(), &flipped.to_ne_bytes());
+    store_mark(w);
+}
+
+/// Register 1 becomes the packet's mark.
+fn store_mark(w: &mut Writer) {
     expression(w, "meta", |w| {
         w.number(NFTA_META_KEY, NFT_META_MARK);
         w.number(NFTA_META_SREG, NFT_REG_1);
@@ -284,17 +382,17 @@ enum Load {
 
 impl Load {
     /// Offsets as in struct iphdr, struct ipv6hdr, and the ports that TCP, UDP and SCTP share.
-    const fn of(field: Field) -> Self {
-        let (base, offset, length) = match field {
-            Field::Source(Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
-            Field::Destination(Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
-            Field::Source(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
-            Field::Destination(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
-            Field::Protocol => {
+    const fn of(field: Field, family: Family) -> Self {
+        let (base, offset, length) = match (field, family) {
+            (Field::Source, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
+            (Field::Destination, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
+            (Field::Source, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
+            (Field::Destination, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
+            (Field::Protocol, _) => {
                 let (key, length) = (NFT_META_L4PROTO, 1);
                 return Self::Meta { key, length };
             }
-            Field::Port => (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            (Field::Port, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
         };
         Self::Payload {
             base,
@@ -303,10 +401,15 @@ impl Load {
         }
     }
 
+    /// In bytes.
+    const fn length(&self) -> u32 {
+        let (Self::Meta { length, .. } | Self::Payload { length, .. }) = self;
+        *length
+    }
+
     /// What it takes of the registers, in bytes: they are of 4 bytes each.
     const fn register_length(&self) -> u32 {
-        let (Self::Meta { length, .. } | Self::Payload { length, .. }) = self;
-        length.next_multiple_of(4)
+        self.length().next_multiple_of(4)
     }
 
     fn put(&self, w: &mut Writer, register: u32) {

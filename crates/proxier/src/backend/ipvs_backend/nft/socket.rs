@@ -18,7 +18,7 @@ const LIST_ATTEMPTS: u32 = 8;
 
 /// A socket to the packet filter of one network namespace.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -26,7 +26,7 @@ pub(super) struct Socket {
 
 /// Why a transaction was not carried out.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// Messages with these places were refused, each with its errno.
     Messages(Vec<(usize, i32)>),
     /// It failed as a whole.
@@ -35,7 +35,7 @@ pub(super) enum Refusal {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         // Connected, it takes messages of the kernel alone.
@@ -50,7 +50,7 @@ impl Socket {
     }
 
     /// The first of `count` sequence numbers in a row.
-    pub(super) fn reserve(&mut self, count: usize) -> u32 {
+    pub(crate) fn reserve(&mut self, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let first = match self.sequence.checked_add(count) {
             Some(_) => self.sequence + 1,
@@ -62,7 +62,7 @@ impl Socket {
 
     /// Sends a transaction: a begin with the sequence number `first`, `messages` messages with
     /// those that follow, the last of which asks for an acknowledgement, and an end.
-    pub(super) fn commit(
+    pub(crate) fn commit(
         &mut self,
         transaction: &Writer,
         first: u32,
@@ -101,12 +101,27 @@ impl Socket {
         }
     }
 
-    /// Sends a request for a list and hands each message's attributes to `take`, which may be
-    /// begun anew: `start` is called before.
+    /// Asks for a list of what is in `inet` tables, as [`Socket::list_with`].
     pub(super) fn list<T>(
         &mut self,
         kind: u8,
         content: impl Fn(&mut Writer),
+        take: impl FnMut(&mut T, Attributes<'_>),
+    ) -> io::Result<T>
+    where
+        T: Default,
+    {
+        let request = |writer: &mut Writer, sequence| {
+            writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, &content);
+        };
+        self.list_with(request, take)
+    }
+
+    /// Sends a request for a list, which `request` writes with a sequence number, and hands each
+    /// message's attributes to `take`. If the list is begun anew, so is what it was made into.
+    pub(crate) fn list_with<T>(
+        &mut self,
+        request: impl Fn(&mut Writer, u32),
         mut take: impl FnMut(&mut T, Attributes<'_>),
     ) -> io::Result<T>
     where
@@ -114,9 +129,9 @@ impl Socket {
     {
         for _ in 0..LIST_ATTEMPTS {
             let sequence = self.reserve(1);
-            let mut request = Writer::default();
-            request.message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, &content);
-            self.send(&request)?;
+            let mut packet = Writer::default();
+            request(&mut packet, sequence);
+            self.send(&packet)?;
             let mut list = T::default();
             if self.read_list(sequence, |attributes| take(&mut list, attributes))? {
                 return Ok(list);

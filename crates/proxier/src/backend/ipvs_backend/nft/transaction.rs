@@ -13,10 +13,11 @@ use crate::plan::{Element, Step};
 
 /// Room in an attribute, whose length has 16 bits, for one element more.
 const LIST_LIMIT: usize = 60 * 1024;
-/// A transaction is one datagram, which a socket's default send buffer of 208 KiB must hold.
-const TRANSACTION_LIMIT: usize = 128 * 1024;
-/// The most messages that may fail at once: a default receive buffer holds 237 errors.
-const MESSAGE_LIMIT: usize = 128;
+/// When a transaction is full: how large it is, and how many messages it has.
+const FULL: (usize, usize) = (128 * 1024, 128);
+/// What it must not grow beyond: it is one datagram, which a socket's default send buffer of 208
+/// KiB must hold, and a default receive buffer holds 237 errors.
+const LIMIT: (usize, usize) = (144 * 1024, 200);
 
 /// Whether elements of one set that follow one another share messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,20 +66,12 @@ impl<'a> Transaction<'a> {
     }
 
     fn is_full(&self, next: usize) -> bool {
-        let full = self.writer.len() >= TRANSACTION_LIMIT || self.messages.len() >= MESSAGE_LIMIT;
-        full && !self.belongs_to_last(next)
-    }
-
-    /// Whether a step adds the element that the one before it deleted: it must never be gone.
-    fn belongs_to_last(&self, next: usize) -> bool {
-        let pair = (
-            next.checked_sub(1).and_then(|last| self.steps.get(last)),
-            self.steps.get(next),
-        );
-        matches!(
-            pair,
-            (Some(Step::DeleteElement(old)), Some(Step::AddElement(new, _))) if old == new
-        )
+        let beyond =
+            |(size, messages)| self.writer.len() >= size || self.messages.len() >= messages;
+        let last = next.checked_sub(1).and_then(|last| self.steps.get(last));
+        let pair = last.zip(self.steps.get(next));
+        let goes_on = pair.is_some_and(|(last, next)| belong_together(last, next));
+        beyond(LIMIT) || beyond(FULL) && !goes_on
     }
 
     /// Writes what the step at a place asks for, with as many of those that follow it as one
@@ -162,7 +155,7 @@ impl<'a> Transaction<'a> {
             self.delete(step.clone(), NFT_MSG_DELSET, NFTA_SET_NAME, set);
         }
         for set in Set::ALL {
-            self.message(step.clone(), |w, sequence| put_set(w, sequence, set));
+            self.message(step.clone(), |w, sequence| put_set(w, sequence, *set));
         }
         let chains = ruleset.chains();
         for chain in &chains {
@@ -250,5 +243,81 @@ fn element_of(step: &Step) -> Option<(u8, Set, &Element, Option<&str>)> {
         )),
         Step::DeleteElement(element) => Some((NFT_MSG_DELSETELEM, set_of(element), element, None)),
         _ => None,
+    }
+}
+
+/// Whether a step adds again, perhaps otherwise, what the one before it deleted, which must never
+/// be gone; or both are about the ranges that may reach one address.
+fn belong_together(last: &Step, next: &Step) -> bool {
+    let (Some((before, .., old, _)), Some((after, .., new, _))) =
+        (element_of(last), element_of(next))
+    else {
+        return false;
+    };
+    let replaces = (before, after) == (NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM);
+    match (old, new) {
+        (Element::SourceRange(old, _), Element::SourceRange(new, _)) => old == new,
+        (
+            Element::Mark {
+                key: old,
+                purpose: old_purpose,
+                ..
+            },
+            Element::Mark { key, purpose, .. },
+        ) => replaces && (old, old_purpose) == (key, purpose),
+        _ => replaces && old == new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Purpose;
+
+    #[test]
+    fn what_must_not_be_gone_for_a_moment_belongs_together() {
+        let key = |port: u16| crate::desired::FrontendKey {
+            protocol: ipvs::Protocol::Tcp,
+            address: [192, 0, 2, 1].into(),
+            port: port.try_into().unwrap(),
+        };
+        let mark = |port, mark: u32, purpose| Element::Mark {
+            key: key(port),
+            purpose,
+            mark: mark.try_into().unwrap(),
+        };
+        let range = |port, range: &str| Element::SourceRange(key(port), range.parse().unwrap());
+        let server = |port| Element::VirtualServer(key(port));
+        let (old, new) = (mark(1, 1, Purpose::Capture), mark(1, 2, Purpose::Capture));
+        let [add, delete]: [fn(Element) -> Step; 2] = [
+            |element| Step::AddElement(element, None),
+            Step::DeleteElement,
+        ];
+        for (last, next, expected) in [
+            (delete(server(1)), add(server(1)), true),
+            (delete(server(1)), add(server(2)), false),
+            (add(server(1)), delete(server(1)), false),
+            (delete(old), add(new), true),
+            (delete(old), delete(new), false),
+            (delete(old), add(mark(2, 2, Purpose::Capture)), false),
+            (delete(old), add(mark(1, 2, Purpose::External)), false),
+            (
+                delete(range(1, "10.0.0.0/8")),
+                add(range(1, "10.1.0.0/16")),
+                true,
+            ),
+            (
+                delete(range(1, "10.0.0.0/8")),
+                delete(range(1, "11.0.0.0/8")),
+                true,
+            ),
+            (
+                delete(range(1, "10.0.0.0/8")),
+                add(range(2, "10.0.0.0/8")),
+                false,
+            ),
+        ] {
+            assert_eq!(belong_together(&last, &next), expected, "{last}, {next}");
+        }
     }
 }

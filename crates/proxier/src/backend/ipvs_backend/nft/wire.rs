@@ -6,7 +6,7 @@
 
 /// Numbers of include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h, in the kernel's spelling.
 #[rustfmt::skip]
-pub(super) mod uapi {
+pub(crate) mod uapi {
     pub(crate) const NLM_F_REQUEST: u16 = 0x01;
     pub(crate) const NLM_F_ACK: u16 = 0x04;
     pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -62,14 +62,23 @@ pub(super) mod uapi {
     pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
     pub(crate) const NFTA_SET_ID: u16 = 10;
     pub(crate) const NFTA_SET_USERDATA: u16 = 13;
+    pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
+    pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
+    pub(crate) const NFTA_SET_DESC: u16 = 9;
+    pub(crate) const NFTA_SET_DESC_CONCAT: u16 = 2;
+    pub(crate) const NFTA_SET_FIELD_LEN: u16 = 1;
     pub(crate) const NFT_SET_INTERVAL: u32 = 0x4;
+    pub(crate) const NFT_SET_MAP: u32 = 0x8;
+    pub(crate) const NFT_SET_CONCAT: u32 = 0x80;
 
     pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
     pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
     pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
     pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
+    pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
     pub(crate) const NFTA_SET_ELEM_FLAGS: u16 = 3;
     pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+    pub(crate) const NFTA_SET_ELEM_KEY_END: u16 = 10;
     pub(crate) const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 
     pub(crate) const NFTA_LIST_ELEM: u16 = 1;
@@ -77,6 +86,8 @@ pub(super) mod uapi {
     pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
     pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
     pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+    pub(crate) const NF_DROP: i32 = 0;
+    pub(crate) const NFT_JUMP: i32 = -3;
     pub(crate) const NFT_GOTO: i32 = -4;
     pub(crate) const NFT_RETURN: i32 = -5;
 
@@ -90,6 +101,9 @@ pub(super) mod uapi {
     pub(crate) const NFTA_META_KEY: u16 = 2;
     pub(crate) const NFTA_META_SREG: u16 = 3;
     pub(crate) const NFT_META_MARK: u32 = 3;
+    pub(crate) const NFT_META_IIF: u32 = 4;
+    pub(crate) const NFT_META_OIF: u32 = 5;
+    pub(crate) const NFT_META_IIFNAME: u32 = 6;
     pub(crate) const NFT_META_NFPROTO: u32 = 15;
     pub(crate) const NFT_META_L4PROTO: u32 = 16;
     pub(crate) const NFTA_CMP_SREG: u16 = 1;
@@ -110,9 +124,20 @@ pub(super) mod uapi {
     pub(crate) const NFTA_BITWISE_XOR: u16 = 5;
     pub(crate) const NFTA_LOOKUP_SET: u16 = 1;
     pub(crate) const NFTA_LOOKUP_SREG: u16 = 2;
+    pub(crate) const NFTA_LOOKUP_DREG: u16 = 3;
+    pub(crate) const NFTA_LOOKUP_FLAGS: u16 = 5;
+    pub(crate) const NFT_LOOKUP_F_INV: u32 = 1;
+    pub(crate) const NFTA_FIB_DREG: u16 = 1;
+    pub(crate) const NFTA_FIB_RESULT: u16 = 2;
+    pub(crate) const NFTA_FIB_FLAGS: u16 = 3;
+    pub(crate) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+    pub(crate) const NFTA_FIB_F_DADDR: u32 = 2;
+    pub(crate) const RTN_LOCAL: u32 = 2;
     pub(crate) const NFTA_CT_DREG: u16 = 1;
     pub(crate) const NFTA_CT_KEY: u16 = 2;
     pub(crate) const NFT_CT_STATE: u32 = 0;
+    pub(crate) const NF_CT_STATE_ESTABLISHED: u32 = 2;
+    pub(crate) const NF_CT_STATE_RELATED: u32 = 4;
     pub(crate) const NF_CT_STATE_NEW: u32 = 8;
     pub(crate) const NFTA_IMMEDIATE_DREG: u16 = 1;
     pub(crate) const NFTA_IMMEDIATE_DATA: u16 = 2;
@@ -135,10 +160,10 @@ const ALIGN: usize = 4;
 
 /// Messages as they are written.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -164,7 +189,8 @@ impl Writer {
         self.packet(kind, NLM_F_REQUEST, sequence, header, |_| {});
     }
 
-    fn packet(
+    /// A message of any part of netfilter; `header` is the rest of it, `struct nfgenmsg`.
+    pub(crate) fn packet(
         &mut self,
         kind: u16,
         flags: u16,
@@ -184,12 +210,12 @@ impl Writer {
         self.patch(start, &length.to_ne_bytes());
     }
 
-    pub(super) fn put(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn put(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |writer| writer.0.extend_from_slice(value));
     }
 
     /// A number; nf_tables has them big-endian.
-    pub(super) fn number(&mut self, kind: u16, value: u32) {
+    pub(crate) fn number(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
 
@@ -202,12 +228,12 @@ impl Writer {
     }
 
     /// An attribute made of attributes. The caller sees to it that it stays below 64 KiB.
-    pub(super) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         self.attribute(kind | NLA_F_NESTED, content);
     }
 
     /// Bytes without a header of their own.
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
@@ -280,21 +306,21 @@ impl<'a> Packet<'a> {
 
 /// Attributes, up to the first that is malformed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// The value of the first attribute of a kind.
-    pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.into_iter()
             .find(|(k, _)| *k == kind)
             .map(|(_, value)| value)
     }
 
-    pub(super) fn nested(self, kind: u16) -> Option<Self> {
+    pub(crate) fn nested(self, kind: u16) -> Option<Self> {
         self.get(kind).map(Self)
     }
 
-    pub(super) fn number(self, kind: u16) -> Option<u32> {
+    pub(crate) fn number(self, kind: u16) -> Option<u32> {
         let value = self.get(kind)?;
         Some(u32::from_be_bytes(value.try_into().ok()?))
     }
@@ -331,6 +357,8 @@ pub(super) mod user_data {
     pub(crate) const COMMENT: u8 = 0;
     /// The byte order of a set's keys; `NFTNL_UDATA_SET_KEYBYTEORDER`.
     pub(crate) const KEY_BYTE_ORDER: u8 = 0;
+    /// The byte order of what a map maps to; `NFTNL_UDATA_SET_DATABYTEORDER`.
+    pub(crate) const DATA_BYTE_ORDER: u8 = 1;
     /// What we note beside a rule; nft knows 0 and 1 there and skips others.
     pub(crate) const RULE_TAG: u8 = 0x73;
     /// The longest value.

@@ -1,0 +1,185 @@
+//! The command line.
+
+mod node;
+
+pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses};
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+/// Makes Kubernetes Services work on this node, with the kernel's IPVS.
+///
+/// Reads Services and their endpoints from manifests, programs IPVS, a packet filter table of its
+/// own and local routes, and follows the manifests' changes until it is told to stop. The data
+/// plane stays when it stops, and the next start adopts it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "svcproxy",
+    version,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  \
+        svcproxy --mode ipvs --manifests examples/ --cluster-cidr 10.244.0.0/16\n  \
+        svcproxy --mode ipvs --manifests services.yaml --once\n  \
+        svcproxy plan --manifests examples/ -o ipvsadm\n  \
+        svcproxy status\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage or invalid manifests.\n\
+        Environment: SVCPROXY_LOG sets what is logged (info, debug, proxier=trace, ...); \
+        NO_COLOR turns colour off."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// What to do instead of running.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what the node should have, or the steps that lead there
+    ///
+    /// Needs neither privileges nor IPVS, except with --against kernel.
+    Plan(Box<PlanArgs>),
+    /// Show what this node carries: Services, VIPs, real servers, connections
+    ///
+    /// Reads the kernel, whether svcproxy is running or not.
+    Status(StatusArgs),
+    /// Remove everything svcproxy made on this node, and nothing else
+    ///
+    /// Removes its virtual servers, routes and packet filter table. Sysctls stay as they are,
+    /// since others may rely on them by now.
+    Cleanup,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The main job.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Data plane
+    #[arg(long, value_enum, default_value_t = Mode::Ipvs)]
+    pub(crate) mode: Mode,
+
+    /// Bring the node in line with the manifests and exit
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// The data planes there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// The kernel's IPVS
+    Ipvs,
+}
+
+/// `svcproxy plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+
+    /// Show the steps that would be taken now from what is there
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) against: Option<Against>,
+
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub(crate) output: PlanFormat,
+}
+
+/// What a plan is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// What this node's kernel has now
+    Kernel,
+}
+
+/// Forms of `svcproxy plan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// As `ipvsadm -Sn` prints and `ipvsadm -R` reads
+    Ipvsadm,
+}
+
+/// `svcproxy status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]
+    pub(crate) output: StatusFormat,
+}
+
+/// Forms of `svcproxy status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Form of the log, which goes to standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Forms of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Ends the program as clap does when an argument is wrong.
+pub(crate) fn usage_error(message: &str) -> ! {
+    Cli::command()
+        .error(ErrorKind::ArgumentConflict, message)
+        .exit()
+}
+
+/// Reads the command line. What stands before a subcommand and is not for all of them is wrong,
+/// where clap alone would take no notice of it.
+pub(crate) fn parse() -> Cli {
+    let mut command = Cli::command();
+    let matches = command.get_matches_mut();
+    if matches.subcommand_name().is_some() {
+        let given = |arg: &&Arg| {
+            matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+        };
+        let mut own = command.get_arguments().filter(|arg| !arg.is_global_set());
+        if let Some(arg) = own.find(given) {
+            usage_error(&format!("'{arg}' goes without a subcommand, or after it"));
+        }
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

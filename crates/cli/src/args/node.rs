@@ -1,0 +1,256 @@
+//! Flags that say what the node is and how it is to serve.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use ipvs::{Scheduler, Timeouts};
+use proxier::desired::InterfaceName;
+
+const NODE: &str = "This node";
+const PODS: &str = "Pods and masquerading";
+const SERVICES: &str = "Services";
+const IPVS: &str = "IPVS";
+
+/// The Services and the node.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// Files or directories of YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    pub(crate) manifests: Vec<PathBuf>,
+
+    /// This node's name, by which endpoints on it are known [default: the host's name]
+    #[arg(long, value_name = "NAME", help_heading = NODE)]
+    pub(crate) node_name: Option<String>,
+
+    /// This node's address, once a family; the source of its own connections to VIPs [default:
+    /// those of its Node object, or the first of each family that is neither loopback nor
+    /// link-local]
+    #[arg(long = "node-ip", value_name = "IP", value_delimiter = ',', help_heading = NODE)]
+    pub(crate) node_ips: Vec<IpAddr>,
+
+    /// The zone this node is in, for endpoints that are meant for one [default: that of its Node
+    /// object]
+    #[arg(long, value_name = "ZONE", help_heading = NODE)]
+    pub(crate) zone: Option<String>,
+
+    /// Make this node answer ARP for the addresses of the interface alone that is asked
+    /// (arp_ignore 1, arp_announce 2)
+    #[arg(long, alias = "ipvs-strict-arp", help_heading = NODE)]
+    pub(crate) strict_arp: bool,
+
+    /// How pods are told from others
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        ignore_case = true,
+        default_value_t = DetectLocal::ClusterCidr,
+        help_heading = PODS
+    )]
+    pub(crate) detect_local_mode: DetectLocal,
+
+    /// Where pods live, once or several times: connections to cluster IPs from elsewhere are
+    /// masqueraded
+    #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',', help_heading = PODS)]
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+
+    /// The bridge that pods are attached to, for --detect-local-mode BridgeInterface
+    #[arg(
+        long,
+        value_name = "NAME",
+        required_if_eq("detect_local_mode", "BridgeInterface"),
+        help_heading = PODS
+    )]
+    pub(crate) pod_bridge_interface: Option<InterfaceName>,
+
+    /// What the names of pods' interfaces begin with, for --detect-local-mode
+    /// InterfaceNamePrefix
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        required_if_eq("detect_local_mode", "InterfaceNamePrefix"),
+        help_heading = PODS
+    )]
+    pub(crate) pod_interface_name_prefix: Option<InterfaceName>,
+
+    /// Masquerade all connections to cluster IPs, those of pods too
+    #[arg(long, help_heading = PODS)]
+    pub(crate) masquerade_all: bool,
+
+    /// Bit of packet marks, 0 to 31, that says a connection is to be masqueraded
+    #[arg(
+        long,
+        value_name = "BIT",
+        default_value_t = 14,
+        alias = "iptables-masquerade-bit",
+        help_heading = PODS
+    )]
+    pub(crate) masquerade_bit: u8,
+
+    /// Bits of packet marks that are free for svcproxy: the lowest marks packets for this node,
+    /// the others number virtual servers
+    #[arg(
+        long,
+        value_name = "MASK",
+        default_value = "0xffff2000",
+        value_parser = mask,
+        help_heading = PODS
+    )]
+    pub(crate) mark_mask: u32,
+
+    /// Where cluster IPs live, once or several times: made local as a whole, and refused where no
+    /// Service answers [default: 10.96.0.0/12]
+    #[arg(
+        long = "service-cidr",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = SERVICES
+    )]
+    pub(crate) service_cidrs: Vec<IpNet>,
+
+    /// Networks whose addresses on this node serve node ports, or "primary" for the node's own
+    /// address [default: all addresses but loopback]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = node_port_addresses,
+        help_heading = SERVICES
+    )]
+    pub(crate) nodeport_addresses: Vec<NodePortAddresses>,
+
+    /// Networks whose VIPs are left to others
+    #[arg(
+        long = "exclude-cidrs",
+        alias = "ipvs-exclude-cidrs",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = SERVICES
+    )]
+    pub(crate) exclude_cidrs: Vec<IpNet>,
+
+    /// How virtual servers choose a real server, where the Service does not say (annotation
+    /// svcproxy.io/scheduler): rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "rr",
+        value_parser = scheduler,
+        help_heading = IPVS
+    )]
+    pub(crate) ipvs_scheduler: Scheduler,
+
+    /// How long idle TCP connections are remembered (30s, 15m, 2h); 0 leaves the kernel's value
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = timeout,
+        help_heading = IPVS
+    )]
+    pub(crate) ipvs_tcp_timeout: Timeout,
+
+    /// How long TCP connections are remembered after a FIN; 0 leaves the kernel's value
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = timeout,
+        help_heading = IPVS
+    )]
+    pub(crate) ipvs_tcpfin_timeout: Timeout,
+
+    /// How long UDP flows are remembered; 0 leaves the kernel's value
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = timeout,
+        help_heading = IPVS
+    )]
+    pub(crate) ipvs_udp_timeout: Timeout,
+
+    /// How long the connections of an endpoint that has gone may last; with 0, and with --once,
+    /// they are cut at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = IPVS)]
+    pub(crate) drain_timeout: u64,
+}
+
+/// How pods are told from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DetectLocal {
+    /// By --cluster-cidr
+    #[value(name = "ClusterCIDR")]
+    ClusterCidr,
+    /// By the pod CIDRs of this node's Node object; those of --cluster-cidr until it is there
+    #[value(name = "NodeCIDR")]
+    NodeCidr,
+    /// By --pod-bridge-interface
+    #[value(name = "BridgeInterface")]
+    BridgeInterface,
+    /// By --pod-interface-name-prefix
+    #[value(name = "InterfaceNamePrefix")]
+    InterfaceNamePrefix,
+}
+
+/// Which addresses serve node ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodePortAddresses {
+    /// The node's address of each family.
+    Primary,
+    /// All of the node's in a network.
+    In(IpNet),
+}
+
+/// A timeout of IPVS in whole seconds; none leaves it as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timeout(pub(crate) Option<u32>);
+
+fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    if text == "primary" {
+        return Ok(NodePortAddresses::Primary);
+    }
+    let network = text.parse().map(NodePortAddresses::In);
+    network.map_err(|_| "neither a network (192.0.2.0/24) nor \"primary\"".to_owned())
+}
+
+fn mask(text: &str) -> Result<u32, String> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
+    u32::from_str_radix(digits, radix).map_err(|error| error.to_string())
+}
+
+/// Durations as Go writes them: 30s, 1h30m, 0.
+fn timeout(text: &str) -> Result<Timeout, String> {
+    let duration = if text == "0" {
+        Duration::ZERO
+    } else {
+        humantime::parse_duration(text).map_err(|error| error.to_string())?
+    };
+    if duration.is_zero() {
+        return Ok(Timeout(None));
+    }
+    let seconds = duration.as_secs();
+    let whole = Duration::from_secs(seconds) == duration;
+    match u32::try_from(seconds) {
+        Ok(seconds) if whole && seconds <= Timeouts::MAX => Ok(Timeout(Some(seconds))),
+        _ => Err(format!(
+            "IPVS takes whole seconds, {} at most",
+            Timeouts::MAX
+        )),
+    }
+}
+
+/// Only names the kernel knows: it answers an unknown one by looking for a module of that name.
+/// Not "none", which leaves a virtual server without any.
+fn scheduler(name: &str) -> Result<Scheduler, String> {
+    let known = || Scheduler::known().filter(|scheduler| scheduler.as_str() != "none");
+    known()
+        .find(|scheduler| scheduler.as_str() == name)
+        .ok_or_else(|| {
+            let names: Vec<_> = known().map(|s| s.as_str().to_owned()).collect();
+            format!("no scheduler of that name; there are {}", names.join(", "))
+        })
+}

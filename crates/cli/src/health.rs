@@ -1,0 +1,40 @@
+//! Load balancers' health checks, kept in line with the Services.
+
+use proxier::desired::{Config, DesiredState, HealthCheck};
+use proxier::health::ServiceHealth;
+
+use crate::commands::chain;
+
+/// What answers them, and what it was last told.
+pub(crate) struct Health {
+    server: ServiceHealth,
+    /// What is answered; `None` if not all of it could be.
+    checks: Option<Vec<HealthCheck>>,
+}
+
+impl Health {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            server: ServiceHealth::new(config.node_port_networks()),
+            checks: Some(Vec::new()),
+        }
+    }
+
+    /// Takes in what is to be answered now. Ports that could not be opened are tried again.
+    pub(crate) fn follow(&mut self, desired: &DesiredState, is_healthy: bool) {
+        self.server.set_healthy(is_healthy);
+        let as_before = self
+            .checks
+            .as_ref()
+            .is_some_and(|checks| desired.health_checks().eq(checks));
+        if as_before {
+            return;
+        }
+        let checks: Vec<_> = desired.health_checks().cloned().collect();
+        let errors = self.server.sync(checks.iter().cloned());
+        for error in &errors {
+            tracing::warn!("{}", chain(error));
+        }
+        self.checks = errors.is_empty().then_some(checks);
+    }
+}

@@ -1,0 +1,70 @@
+//! What a node should have, and the steps that lead there.
+
+mod json;
+mod steps;
+mod text;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use ipvs::{Change, RealServer, VirtualServer};
+use proxier::desired::DesiredState;
+use proxier::plan::{NodeState, Plan, Scope, Step};
+
+pub(crate) use json::desired_json;
+#[cfg(test)]
+pub(crate) use steps::Steps;
+pub(crate) use steps::{steps_json, steps_text};
+pub(crate) use text::Text;
+
+use super::json as write_json;
+
+/// What would be done on a node that has nothing yet.
+fn from_nothing(desired: &DesiredState) -> Plan {
+    Plan::new(desired, &NodeState::default(), Scope::Full)
+}
+
+/// For people.
+pub(crate) fn desired_text(desired: &DesiredState) -> anyhow::Result<()> {
+    write!(io::stdout().lock(), "{}", Text(desired))?;
+    Ok(())
+}
+
+/// In the syntax of `ipvsadm -Sn`, virtual servers by protocol, address and port, then those of
+/// firewall marks; real servers in the order in which this node adds them.
+pub(crate) fn desired_ipvsadm(desired: &DesiredState) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for (server, real_servers) in virtual_servers(desired) {
+        writeln!(out, "{}", ipvs::ipvsadm::virtual_server(&server))?;
+        for real_server in &real_servers {
+            writeln!(
+                out,
+                "{}",
+                ipvs::ipvsadm::real_server(&server.key, real_server)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The virtual servers of a node that had nothing, sorted, and the real servers of each.
+pub(crate) fn virtual_servers(desired: &DesiredState) -> Vec<(VirtualServer, Vec<RealServer>)> {
+    let mut servers = BTreeMap::new();
+    for step in &from_nothing(desired) {
+        match step {
+            Step::Ipvs(Change::AddVirtualServer(server)) => {
+                servers.insert(server.key, (*server, Vec::new()));
+            }
+            Step::Ipvs(Change::AddRealServer {
+                virtual_server,
+                real_server,
+            }) => {
+                if let Some((_, real_servers)) = servers.get_mut(virtual_server) {
+                    real_servers.push(*real_server);
+                }
+            }
+            _ => {}
+        }
+    }
+    servers.into_values().collect()
+}

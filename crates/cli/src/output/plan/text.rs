@@ -1,0 +1,228 @@
+//! What a node should have, for people.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
+
+use ipvs::ipvsadm::scheduler_flags;
+use proxier::desired::{
+    Backend, Config, DesiredState, Frontend, Kind, Place, PodInterfaces, ServicePortName,
+    WithoutBackends,
+};
+use proxier::model::{Protocol, SessionAffinity};
+use proxier::plan::{LocalRoute, Step};
+
+use super::from_nothing;
+
+/// The node's facts, then by Service port its addresses with those who answer there, then health
+/// checks and routes.
+pub(crate) struct Text<'a>(pub(crate) &'a DesiredState);
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(desired) = self;
+        node(f, desired.config())?;
+        for (owner, groups) in by_port(desired) {
+            service_port(f, &owner, &groups)?;
+        }
+        let mut checks: Vec<_> = desired.health_checks().collect();
+        checks.sort_unstable_by_key(|check| (check.port, &check.service));
+        section(f, &checks, |f, check| {
+            let (port, service) = (check.port, &check.service);
+            let count = check.local_endpoints;
+            write!(
+                f,
+                "health check at port {port}  {service}  {count} ready on this node"
+            )
+        })?;
+        let plan = from_nothing(desired);
+        let routes: Vec<_> = plan.into_iter().filter(|step| is_route(step)).collect();
+        section(f, &routes, |f, step| route(f, step, desired.config()))
+    }
+}
+
+/// Lines with an empty one before the first.
+fn section<T>(
+    f: &mut Formatter<'_>,
+    items: &[T],
+    line: impl Fn(&mut Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    if !items.is_empty() {
+        writeln!(f)?;
+    }
+    items.iter().try_for_each(|item| {
+        line(f, item)?;
+        writeln!(f)
+    })
+}
+
+fn node(f: &mut Formatter<'_>, config: &Config) -> fmt::Result {
+    write!(f, "node {}", config.node_name)?;
+    if let Some(zone) = &config.zone {
+        write!(f, " in zone {zone}")?;
+    }
+    writeln!(f, ", {}", List(&config.node_ips))?;
+    f.write_str("in the cluster: ")?;
+    match &config.pod_interfaces {
+        Some(PodInterfaces::Named(name)) => writeln!(f, "what comes in by {name}")?,
+        Some(PodInterfaces::Prefixed(prefix)) => {
+            writeln!(f, "what comes in by an interface {prefix}*")?;
+        }
+        _ if config.cluster_cidrs.is_empty() => writeln!(f, "this node, as far as known")?,
+        _ => writeln!(f, "{}", List(&config.cluster_cidrs))?,
+    }
+    if config.masquerade_all {
+        writeln!(f, "masqueraded: all connections to cluster IPs")?;
+    }
+    let networks = config.node_port_networks();
+    if networks.iter().any(|network| network.prefix_len() > 0) {
+        writeln!(f, "node ports at: {}", List(&networks))?;
+    }
+    if !config.exclude_cidrs.is_empty() {
+        writeln!(f, "left to others: {}", List(&config.exclude_cidrs))?;
+    }
+    Ok(())
+}
+
+/// A port of a Service: two may have no name, or one name, and differ in the protocol.
+type Port = (ServicePortName, Protocol);
+
+/// Every port's frontends, those that do the same together.
+fn by_port(desired: &DesiredState) -> BTreeMap<Port, Vec<Vec<&Frontend>>> {
+    let mut frontends: Vec<_> = desired.frontends().map(AsRef::as_ref).collect();
+    frontends.sort_unstable_by_key(|frontend| (frontend.kind, frontend.key));
+    let mut ports = BTreeMap::<_, Vec<Vec<&Frontend>>>::new();
+    for frontend in frontends {
+        let port = (frontend.owner.clone(), frontend.key.protocol);
+        let groups = ports.entry(port).or_default();
+        let same = |group: &&mut Vec<&Frontend>| {
+            let first = group.first();
+            first.is_some_and(|first| answers_alike(first, frontend))
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(frontend),
+            None => groups.push(vec![frontend]),
+        }
+    }
+    ports
+}
+
+fn answers_alike(one: &Frontend, other: &Frontend) -> bool {
+    let who = |frontend: &Frontend| {
+        let Frontend {
+            backends,
+            without_backends,
+            external,
+            ..
+        } = frontend;
+        (backends.clone(), *without_backends, external.clone())
+    };
+    one.key.family() == other.key.family() && who(one) == who(other)
+}
+
+fn service_port(
+    f: &mut Formatter<'_>,
+    (owner, _): &Port,
+    groups: &[Vec<&Frontend>],
+) -> fmt::Result {
+    write!(f, "\n{owner}")?;
+    if let Some(frontend) = groups.iter().flatten().next() {
+        write!(f, "  {}", frontend.scheduler)?;
+        let flags: Vec<_> = scheduler_flags(frontend.scheduler, frontend.scheduler_flags).collect();
+        if !flags.is_empty() {
+            write!(f, " with {}", List(&flags))?;
+        }
+        if let SessionAffinity::ClientIp(seconds) = frontend.session_affinity {
+            write!(f, "  client keeps its endpoint {seconds} s")?;
+        }
+    }
+    writeln!(f)?;
+    for group in groups {
+        for frontend in group {
+            address(f, frontend)?;
+        }
+        if let Some(frontend) = group.first() {
+            answers(f, frontend)?;
+        }
+    }
+    Ok(())
+}
+
+fn address(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
+    let key = &frontend.key;
+    write!(f, "  {:<17} ", frontend.kind.to_string())?;
+    match frontend.kind {
+        Kind::NodePort => write!(f, "{} {} {}", key.protocol, key.port, key.family())?,
+        _ => write!(f, "{key}")?,
+    }
+    match frontend.source_ranges.as_deref() {
+        None => {}
+        Some([]) => f.write_str("  only from this node")?,
+        Some(ranges) => write!(f, "  only from {}", List(ranges))?,
+    }
+    writeln!(f)
+}
+
+fn answers(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
+    match (&*frontend.backends, frontend.without_backends) {
+        ([], WithoutBackends::Refuse) => writeln!(f, "    refused: no endpoints")?,
+        ([], _) => writeln!(f, "    dropped: no endpoints on this node")?,
+        (all, _) => backends(f, "", all)?,
+    }
+    match frontend.external.as_deref() {
+        None => Ok(()),
+        Some([]) => writeln!(f, "    from outside: dropped, no endpoints on this node"),
+        Some(local) => {
+            writeln!(f, "    from outside, with the client's own address:")?;
+            backends(f, "  ", local)
+        }
+    }
+}
+
+fn backends(f: &mut Formatter<'_>, indent: &str, backends: &[Backend]) -> fmt::Result {
+    backends.iter().try_for_each(|backend| {
+        let address = SocketAddr::new(backend.address, backend.port.get());
+        let place = match backend.place {
+            Place::ThisNode => "  this node",
+            Place::OnThisNode => "  on this node",
+            Place::Unknown => "  node not known",
+            _ => "",
+        };
+        writeln!(f, "    {indent}-> {address}{place}")
+    })
+}
+
+fn is_route(step: &Step) -> bool {
+    matches!(step, Step::AddRoute(_) | Step::AddPolicyRoute(_))
+}
+
+fn route(f: &mut Formatter<'_>, step: &Step, config: &Config) -> fmt::Result {
+    match step {
+        Step::AddRoute(route) => {
+            write!(f, "route {route}")?;
+            let LocalRoute { prefix, .. } = route;
+            if !config
+                .service_cidrs
+                .iter()
+                .any(|cidr| cidr.contains(prefix))
+            {
+                f.write_str(" (outside of every Service CIDR)")?;
+            }
+            Ok(())
+        }
+        Step::AddPolicyRoute(route) => write!(f, "policy route {route}"),
+        _ => Ok(()),
+    }
+}
+
+/// Items with commas between.
+pub(super) struct List<'a, T>(pub(super) &'a [T]);
+
+impl<T: Display> Display for List<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, item)| {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{item}")
+        })
+    }
+}

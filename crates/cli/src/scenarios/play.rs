@@ -1,0 +1,329 @@
+//! A scenario carried out on a node in memory.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use ipvs::{Change, Connections, RealServer, VirtualServer, VirtualServerKey};
+use proxier::Proxier;
+use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
+use proxier::desired::{Config, DesiredState};
+use proxier::plan::{NodeState, Plan, Scope, Step, VirtualServerState};
+use proxier::proxier::SyncReport;
+use proxier::source::manifest::{Manifests, Reading};
+use proxier::store::Store;
+use tempfile::TempDir;
+
+use super::script::{Act, Script};
+use crate::args::{Cli, Command};
+use crate::node;
+use crate::output::{Steps, Text};
+
+/// Carries a scenario out, and tells what an operator sees of it.
+///
+/// Of every act it checks that all steps succeed, that nothing is left to do after them, that the
+/// desired state is the one that would be made from scratch, that the rules are installed once,
+/// and that nothing foreign is touched; and at the end, that a restart finds nothing to do and that
+/// cleanup leaves nothing but what is foreign.
+pub(super) fn play(script: &Script) -> String {
+    let mut player = Player::new(script);
+    let (first, others) = script.acts.split_first().unwrap();
+    let mut golden = player.first(first);
+    for act in others {
+        write!(golden, "\n== then: {}\n", act.title).unwrap();
+        golden += &player.act(act);
+    }
+    player.finish();
+    golden
+}
+
+pub(super) struct Player<'a> {
+    script: &'a Script,
+    config: Arc<Config>,
+    directory: TempDir,
+    manifests: Manifests,
+    /// What the manifests hold, kept beside the proxier's own.
+    store: Store,
+    node: FakeNode,
+    proxier: Proxier<FakeBackend>,
+    foreign: BTreeMap<VirtualServerKey, VirtualServerState>,
+    /// What was logged last of Services that do not get all they ask for.
+    problems: Vec<String>,
+    start: Instant,
+}
+
+impl<'a> Player<'a> {
+    pub(super) fn new(script: &'a Script) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(&script.file);
+        let command = ["svcproxy", "plan", "--manifests", file.to_str().unwrap()];
+        let flags = script.flags.iter().map(String::as_str);
+        let cli = Cli::try_parse_from(command.into_iter().chain(flags));
+        let Some(Command::Plan(args)) = cli.unwrap_or_else(|e| panic!("{e}")).command else {
+            panic!("not a plan");
+        };
+        let host = || Ok(vec!["192.0.2.99".parse()?, "2001:db8::99".parse()?]);
+        let config = Arc::new(node::config_on(&args.node, host).unwrap());
+        let node = FakeNode::default();
+        let mut player = Self {
+            script,
+            proxier: Proxier::new(Arc::clone(&config), node.backend().unwrap()),
+            manifests: Manifests::new([file]).for_node(&*config.node_name),
+            config,
+            directory,
+            store: Store::default(),
+            node,
+            foreign: BTreeMap::new(),
+            problems: Vec::new(),
+            start: Instant::now(),
+        };
+        player.make_foreign();
+        player
+    }
+
+    fn make_foreign(&mut self) {
+        let mut client = self.node.ipvs().client().unwrap();
+        for (key, real_server) in &self.script.foreign {
+            let add = Change::AddVirtualServer(VirtualServer::new(*key));
+            client.change(add).unwrap();
+            client
+                .change(Change::AddRealServer {
+                    virtual_server: *key,
+                    real_server: RealServer::new(*real_server),
+                })
+                .unwrap();
+        }
+        self.foreign = self.virtual_servers();
+        assert_eq!(self.foreign.len(), self.script.foreign.len());
+    }
+
+    /// The first act: what the node should have.
+    pub(super) fn first(&mut self, act: &Act) -> String {
+        let reading = self.read(&act.documents);
+        let report = self
+            .proxier
+            .handle(reading.changes.clone())
+            .unwrap()
+            .unwrap();
+        let mut text = Text(self.proxier.desired()).to_string();
+        let log = self.log(&reading, &report);
+        if !log.is_empty() {
+            write!(text, "\nlog:\n{log}").unwrap();
+        }
+        if self.script.steps {
+            write!(text, "\nsteps:\n{}", Steps(&report.plan)).unwrap();
+        }
+        if self.script.rules {
+            write!(
+                text,
+                "\nrules beside those of any node:\n{}",
+                own_rules(&report.plan)
+            )
+            .unwrap();
+        }
+        self.check(&report);
+        self.check_virtual_servers();
+        for (address, active) in &self.script.connections {
+            self.connect(*address, *active);
+        }
+        text
+    }
+
+    /// A later act: what is done.
+    fn act(&mut self, act: &Act) -> String {
+        if act.flush {
+            self.node.flush_ruleset();
+        }
+        if act.restart {
+            self.restart();
+        }
+        let reading = self.read(&act.documents);
+        let changes = reading.changes.clone();
+        let mut report = self.proxier.handle(changes).unwrap().unwrap();
+        if act.flush {
+            report = self.proxier.audit().unwrap().unwrap();
+        }
+        let mut text = self.log(&reading, &report);
+        if let Some(seconds) = act.wait {
+            let now = self.start + Duration::from_secs(seconds);
+            text += &Steps(&report.plan).to_string();
+            let drained = self.proxier.drain(now).unwrap();
+            self.check(&report);
+            let drained = drained.map(|report| {
+                self.check(&report);
+                Steps(&report.plan).to_string()
+            });
+            let drained = drained.unwrap_or_else(|| "nothing has drained\n".to_owned());
+            write!(text, "-- after {seconds} s\n{drained}").unwrap();
+            return text;
+        }
+        text += &Steps(&report.plan).to_string();
+        self.check(&report);
+        let installed = |step: &Step| matches!(step, Step::InstallRuleset(_));
+        assert!(
+            act.flush || !report.plan.into_iter().any(installed),
+            "the rules have changed"
+        );
+        text
+    }
+
+    fn restart(&mut self) {
+        let backend = self.node.backend().unwrap();
+        self.proxier = Proxier::new(Arc::clone(&self.config), backend);
+        let manifests = Manifests::new([self.directory.path()]);
+        self.manifests = manifests.for_node(&*self.config.node_name);
+    }
+
+    fn finish(mut self) {
+        self.restart();
+        let reading = self.manifests.read();
+        let plan = self.proxier.handle(reading.changes).unwrap().unwrap().plan;
+        assert!(plan.is_empty(), "after a restart:\n{}", Steps(&plan));
+
+        let mut backend = self.node.backend().unwrap();
+        let removed = cleanup(&mut backend).unwrap().applied;
+        assert!(removed.failures.is_empty(), "{:?}", removed.failures);
+        let node = backend.observe().unwrap();
+        assert_eq!((node.ruleset, node.elements.len()), (None, 0));
+        assert!(node.routes.is_empty() && node.policy_routes.is_empty());
+        // Without their record, virtual servers of marks are as good as foreign.
+        let flushed = self.script.acts.iter().any(|act| act.flush);
+        assert!(
+            flushed || self.virtual_servers() == self.foreign,
+            "left behind"
+        );
+    }
+
+    /// Writes the manifests and reads them.
+    fn read(&mut self, documents: &str) -> Reading {
+        let file = self.directory.path().join(&self.script.file);
+        fs::write(file, documents).unwrap();
+        let reading = self.manifests.read();
+        let changes = reading.changes.iter().cloned();
+        changes.for_each(|change| self.store.apply(change));
+        reading
+    }
+
+    /// What is logged of a reading and what became of it.
+    fn log(&mut self, reading: &Reading, report: &SyncReport) -> String {
+        let mut log = String::new();
+        for diagnostic in &reading.diagnostics {
+            let level = if diagnostic.is_error() {
+                "ERROR"
+            } else {
+                "INFO"
+            };
+            writeln!(log, "{level} {diagnostic}").unwrap();
+        }
+        let directory = format!("{}/", self.directory.path().display());
+        log = log.replace(&directory, "");
+        if let Some(error) = self.proxier.node_error() {
+            writeln!(log, "WARN {error}").unwrap();
+        }
+        let problems = self.proxier.problems();
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        for problem in problems.iter().filter(|new| !self.problems.contains(new)) {
+            writeln!(log, "WARN {problem}").unwrap();
+        }
+        self.problems = problems;
+        for key in report.plan.unmarked() {
+            writeln!(log, "WARN {key}: no mark is left for it").unwrap();
+        }
+        log
+    }
+
+    fn check(&mut self, report: &SyncReport) {
+        assert!(report.is_success(), "{:?}", report.applied.failures);
+        let left = self.proxier.audit().unwrap().unwrap().plan;
+        assert!(left.is_empty(), "left to do:\n{}", Steps(&left));
+
+        let config = Arc::new(self.proxier.desired().config().clone());
+        let desired = DesiredState::from_store(config, &self.store);
+        assert_eq!(
+            Text(&desired).to_string(),
+            Text(self.proxier.desired()).to_string(),
+            "from scratch it is another"
+        );
+        let mut node = self.node.backend().unwrap().observe().unwrap();
+        node.retain_ours(&desired);
+        let again = Plan::new(&desired, &node, Scope::Full);
+        assert!(
+            again.is_empty(),
+            "from scratch there is more to do:\n{}",
+            Steps(&again)
+        );
+
+        let there = self.virtual_servers();
+        for (key, state) in &self.foreign {
+            assert_eq!(there.get(key), Some(state), "foreign, and touched");
+        }
+    }
+
+    /// That the virtual servers of a new node are those that `plan -o ipvsadm` prints.
+    fn check_virtual_servers(&self) {
+        let mut there = self.virtual_servers();
+        there.retain(|key, _| !self.foreign.contains_key(key));
+        let planned = crate::output::virtual_servers(self.proxier.desired());
+        let planned = planned.into_iter().map(|(server, mut real_servers)| {
+            real_servers.sort_unstable_by_key(|real_server| real_server.key);
+            (
+                server.key,
+                VirtualServerState {
+                    server,
+                    real_servers,
+                },
+            )
+        });
+        assert_eq!(there, planned.collect());
+    }
+
+    fn virtual_servers(&self) -> BTreeMap<VirtualServerKey, VirtualServerState> {
+        let node = self.node.backend().unwrap().observe().unwrap();
+        node.virtual_servers.into_iter().collect()
+    }
+
+    fn connect(&self, address: std::net::IpAddr, active: u32) {
+        let connections = Connections {
+            active,
+            ..Connections::default()
+        };
+        for (key, state) in self.virtual_servers() {
+            for real_server in state
+                .real_servers
+                .iter()
+                .filter(|r| r.key.address == address)
+            {
+                self.node
+                    .ipvs()
+                    .set_connections(&key, &real_server.key, connections);
+            }
+        }
+    }
+}
+
+/// The rules that a plan installs and a node that knows nothing of pods would not have.
+fn own_rules(plan: &Plan) -> String {
+    let rules = |plan: &Plan| {
+        let ruleset = plan.into_iter().find_map(|step| match step {
+            Step::InstallRuleset(ruleset) => Some(ruleset.to_string()),
+            _ => None,
+        });
+        let mut chain = String::new();
+        let mut rules = Vec::new();
+        for line in ruleset.unwrap().lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix("chain ") {
+                chain = name.trim_end_matches(" {").to_owned();
+            } else {
+                rules.push(format!("{chain}: {line}\n"));
+            }
+        }
+        rules
+    };
+    let any = DesiredState::new(Arc::new(Config::new("any", vec![])));
+    let of_any = rules(&Plan::new(&any, &NodeState::default(), Scope::Full));
+    let own = rules(plan).into_iter();
+    own.filter(|rule| !of_any.contains(rule)).collect()
+}

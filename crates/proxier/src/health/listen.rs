@@ -1,0 +1,37 @@
+//! Listening sockets.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use socket2::{Domain, Socket, Type};
+
+/// Stands for all addresses of both families.
+pub(super) const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+const EAFNOSUPPORT: i32 = 97;
+
+/// Listens on an address; on [`ANY`] for IPv4 alone if the kernel has no IPv6.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address) {
+        Err(error) if address.ip() == ANY && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+            listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        listening => listening,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(address.ip() != ANY)?;
+    }
+    // Connections of the last run may linger.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,283 @@
+//! The rules of each chain.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use ipvs::Family;
+
+use super::Statement::{
+    ClearMark, DestinationNotIn, Drop, Goto, HasMark, In, Jump, LocalDestination, MarkFrom,
+    Masquerade, NotFromLoopback, NotIn, NotProtocol, NotToLoopback, Protocol, RejectPort, ResetTcp,
+    Return, SetMark, ToLoopback,
+};
+use super::pods::{Outside, Pods};
+use super::{Rule, Set, State, Statement, TransportProtocol};
+use crate::desired::Marks;
+
+const NEW: Statement = Statement::State(State::New);
+pub(super) const REFUSED: &str = "refused";
+
+/// The names of the chains of one family.
+pub(super) struct Names {
+    pub(super) new_in: &'static str,
+    pub(super) virtual_server: &'static str,
+    pub(super) node_port: &'static str,
+    pub(super) input: &'static str,
+    pub(super) new_out: &'static str,
+    pub(super) node_port_out: &'static str,
+    pub(super) output: &'static str,
+}
+
+impl Names {
+    pub(super) const fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self {
+                new_in: "new-v4",
+                virtual_server: "virtual-server-v4",
+                node_port: "node-port-v4",
+                input: "input-v4",
+                new_out: "new-output-v4",
+                node_port_out: "node-port-output-v4",
+                output: "output-v4",
+            },
+            Family::V6 => Self {
+                new_in: "new-v6",
+                virtual_server: "virtual-server-v6",
+                node_port: "node-port-v6",
+                input: "input-v6",
+                new_out: "new-output-v6",
+                node_port_out: "node-port-output-v6",
+                output: "output-v6",
+            },
+        }
+    }
+}
+
+fn rule<const N: usize>(statements: [Statement; N]) -> Rule {
+    Rule(statements.into())
+}
+
+fn both(rules: impl Fn(Family) -> Vec<Rule>) -> Vec<Rule> {
+    [rules(Family::V4), rules(Family::V6)].concat()
+}
+
+/// Sends each family's packets to a chain of their own.
+fn by_family(chain: fn(Names) -> &'static str) -> Vec<Rule> {
+    both(|family| {
+        let to = Goto(chain(Names::of(family)));
+        vec![rule([Statement::Family(family), to])]
+    })
+}
+
+/// A rule about clients from outside, if there can be any: those that match `when` get `then`.
+/// If pods are not known, all but the node itself are outside.
+fn outside<const N: usize>(
+    pods: &Pods,
+    family: Family,
+    when: &[Statement],
+    then: [Statement; N],
+) -> Vec<Rule> {
+    let source = match pods.outside(family) {
+        Outside::Nobody => return Vec::new(),
+        Outside::Unknown => Vec::new(),
+        Outside::Matching(source) => source,
+    };
+    vec![Rule([when, &[NotFromLoopback], &source, &then].concat())]
+}
+
+pub(super) fn refused() -> Vec<Rule> {
+    vec![
+        rule([Protocol(TransportProtocol::Tcp), ResetTcp]),
+        rule([RejectPort]),
+    ]
+}
+
+/// What comes in, before it is known where it goes.
+pub(super) fn capture(marks: Marks) -> Vec<Rule> {
+    both(|family| {
+        vec![
+            rule([
+                NEW,
+                NotFromLoopback,
+                In(Set::NoEndpoints(family)),
+                Goto(REFUSED),
+            ]),
+            rule([MarkFrom(Set::Captured(family))]),
+            rule([
+                Protocol(icmp(family)),
+                Statement::State(State::Related),
+                In(Set::CapturedAddresses(family)),
+                SetMark(marks.ours()),
+            ]),
+        ]
+    })
+}
+
+pub(super) fn filter_input(marks: Marks) -> Vec<Rule> {
+    let ours = marks.ours();
+    let delivered = rule([HasMark(ours), ClearMark(ours)]);
+    [vec![delivered], by_family(|names| names.input)].concat()
+}
+
+pub(super) fn input(family: Family) -> Vec<Rule> {
+    let names = Names::of(family);
+    let to_node_port = [
+        DestinationNotIn(loopback(family)),
+        In(Set::NodePortAddresses(family)),
+        LocalDestination,
+        Goto(names.node_port),
+    ];
+    vec![
+        rule([NEW, Jump(names.new_in)]),
+        rule([In(Set::VirtualServers(family)), Goto(names.virtual_server)]),
+        rule([
+            In(Set::ServiceCidrs(family)),
+            NotProtocol(icmp(family)),
+            Goto(REFUSED),
+        ]),
+        rule(to_node_port),
+    ]
+}
+
+/// The first packets of a connection to the node.
+pub(super) fn new_in(family: Family) -> Vec<Rule> {
+    vec![
+        rule([
+            In(Set::Restricted(family)),
+            NotIn(Set::SourceRanges(family)),
+            Drop,
+        ]),
+        rule([In(Set::NoEndpoints(family)), Goto(REFUSED)]),
+        rule([In(Set::Dropped(family)), Drop]),
+    ]
+}
+
+/// What is for the address of a virtual server.
+pub(super) fn virtual_server(pods: &Pods, family: Family) -> Vec<Rule> {
+    let dropped = [In(Set::DroppedExternal(family)), Drop];
+    let marked = [MarkFrom(Set::External(family))];
+    [
+        outside(pods, family, &[NEW], dropped),
+        outside(pods, family, &[], marked),
+    ]
+    .concat()
+}
+
+/// What is for an address that serves node ports.
+pub(super) fn node_port(pods: &Pods, family: Family) -> Vec<Rule> {
+    let refuse = rule([NEW, In(Set::NoEndpointsNodePorts(family)), Goto(REFUSED)]);
+    let dropped = [In(Set::DroppedExternalNodePorts(family)), Drop];
+    let marked = rule([MarkFrom(Set::NodePorts(family))]);
+    let marked_external = [MarkFrom(Set::ExternalNodePorts(family))];
+    [
+        vec![refuse],
+        outside(pods, family, &[NEW], dropped),
+        vec![marked],
+        outside(pods, family, &[], marked_external),
+    ]
+    .concat()
+}
+
+/// What IPVS sends on, whose mark has done its work but for the masquerade bit. That is for the
+/// first packet of a connection: it would stay on a later one, and on that of the tunnel which
+/// carries it.
+pub(super) fn after_ipvs(marks: Marks) -> Vec<Rule> {
+    let (ours, mask) = (HasMark(marks.ours()), marks.mask());
+    vec![
+        rule([
+            ours.clone(),
+            Statement::State(State::Established),
+            ClearMark(mask | marks.masquerade()),
+        ]),
+        rule([ours, ClearMark(mask)]),
+    ]
+}
+
+pub(super) fn filter_output() -> Vec<Rule> {
+    by_family(|names| names.output)
+}
+
+pub(super) fn output(family: Family) -> Vec<Rule> {
+    let names = Names::of(family);
+    vec![
+        rule([NEW, Jump(names.new_out)]),
+        rule([
+            ToLoopback,
+            DestinationNotIn(loopback(family)),
+            NotIn(Set::ServiceCidrs(family)),
+            In(Set::NodePortAddresses(family)),
+            LocalDestination,
+            Goto(names.node_port_out),
+        ]),
+    ]
+}
+
+/// What IPVS would take before it gets to the input, and what does not get there. All else is
+/// refused there, where the sender gets the same errors as anyone: here send(2) would fail with
+/// EPERM, whatever the rule answers.
+pub(super) fn new_out(family: Family) -> Vec<Rule> {
+    let no_endpoints = In(Set::NoEndpoints(family));
+    vec![
+        rule([NotToLoopback, no_endpoints.clone(), Goto(REFUSED)]),
+        rule([no_endpoints, In(Set::VirtualServers(family)), Goto(REFUSED)]),
+        rule([In(Set::Dropped(family)), Drop]),
+    ]
+}
+
+/// The node's own to an address that serves node ports. A virtual server of that address comes
+/// first, and what is to be refused is left to the input.
+pub(super) fn node_port_out(family: Family) -> Vec<Rule> {
+    vec![
+        rule([In(Set::VirtualServers(family)), Return]),
+        rule([NEW, In(Set::NoEndpointsNodePorts(family)), Return]),
+        rule([MarkFrom(Set::NodePorts(family))]),
+    ]
+}
+
+/// Marks connections to virtual servers from outside of the cluster. Of what was captured the
+/// mark says already whether it is to be masqueraded.
+pub(super) fn nat_prerouting(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
+    let captured = rule([HasMark(marks.ours()), Return]);
+    let mark = both(|family| match pods.outside(family) {
+        _ if all => masquerade_from(&[], family, marks),
+        Outside::Unknown | Outside::Nobody => Vec::new(),
+        Outside::Matching(source) => masquerade_from(&source, family, marks),
+    });
+    [vec![captured], mark].concat()
+}
+
+/// The same for the node's own, which come in by no interface.
+pub(super) fn nat_output(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
+    both(|family| match (pods, pods.outside(family)) {
+        (Pods::Interfaces(_), _) => masquerade_from(&[], family, marks),
+        _ if all => masquerade_from(&[], family, marks),
+        (_, Outside::Unknown | Outside::Nobody) => Vec::new(),
+        (_, Outside::Matching(source)) => masquerade_from(&source, family, marks),
+    })
+}
+
+fn masquerade_from(source: &[Statement], family: Family, marks: Marks) -> Vec<Rule> {
+    let to = [In(Set::VirtualServers(family)), SetMark(marks.masquerade())];
+    vec![Rule([source, &to].concat())]
+}
+
+pub(super) fn nat_postrouting(marks: Marks) -> Vec<Rule> {
+    let bit = marks.masquerade();
+    let marked = rule([HasMark(bit), ClearMark(bit), Masquerade]);
+    let hairpin = both(|family| vec![rule([In(Set::Hairpin(family)), Masquerade])]);
+    [vec![marked], hairpin].concat()
+}
+
+const fn icmp(family: Family) -> TransportProtocol {
+    match family {
+        Family::V4 => TransportProtocol::Icmp,
+        Family::V6 => TransportProtocol::Icmpv6,
+    }
+}
+
+const fn loopback(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+        Family::V6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    }
+}

@@ -1,0 +1,293 @@
+//! The difference that one frontend makes.
+
+use std::cmp::Ordering;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use ipvs::{
+    Change, Protocol, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey,
+};
+
+use super::diff::Builder;
+use super::lower::{elements, marked, virtual_server};
+use super::{Audience, Comment, Element, Flows, Purpose, Step, VirtualServerState};
+use crate::desired::{Frontend, FrontendKey};
+use crate::hash::{fnv1a, spread};
+
+impl Builder<'_> {
+    /// Brings in line all that there is for one address and port.
+    pub(super) fn frontend(&mut self, key: FrontendKey) {
+        let frontend = self.desired.frontend(&key).map(Arc::clone);
+        let comment = || frontend.as_ref().map(|f| f.owner.to_string().into());
+        self.filter_elements(key, frontend.as_deref(), comment);
+        if let Some(server) = key.virtual_server() {
+            let backends = frontend.as_ref().map(|f| &f.backends);
+            let after = frontend.as_deref().zip(backends.filter(|b| !b.is_empty()));
+            let after = after.map(|(f, backends)| virtual_server(server, f, backends));
+            let stays = self.server(key, server, frontend.is_some(), after);
+            self.element(Element::VirtualServer(key), stays, comment);
+        }
+        for purpose in [Purpose::NodePort, Purpose::External] {
+            self.marked_server(key, purpose, frontend.as_deref(), comment);
+        }
+    }
+
+    /// What refuses, drops, restricts and captures.
+    fn filter_elements(
+        &mut self,
+        key: FrontendKey,
+        frontend: Option<&Frontend>,
+        comment: impl Fn() -> Comment,
+    ) {
+        let config = self.desired.config();
+        let wanted = frontend.map(|f| elements(f, config)).unwrap_or_default();
+        let there = &self.node.elements;
+        // Networks that are to be replaced go first, since they must not overlap; until the new
+        // ones are there nobody gets in.
+        let ranges = there.source_ranges(&key);
+        let mut stale_ranges: Vec<_> = ranges
+            .map(|range| Element::SourceRange(key, range))
+            .filter(|range| !wanted.contains(range))
+            .collect();
+        if wanted.contains(&Element::Restricted(key)) {
+            self.open
+                .extend(stale_ranges.drain(..).map(Step::DeleteElement));
+        }
+        let captured = there.mark(key, Purpose::Capture);
+        let captured = captured.map(|mark| Element::Mark {
+            key,
+            purpose: Purpose::Capture,
+            mark,
+        });
+        for element in &wanted {
+            if let (Element::Mark { .. }, Some(old)) = (element, captured)
+                && old != *element
+            {
+                self.open.push(Step::DeleteElement(old));
+            }
+            self.element(*element, true, &comment);
+        }
+        let recaptured = wanted.iter().any(|e| matches!(e, Element::Mark { .. }));
+        let may_be_there = [
+            Element::NoEndpoints(key),
+            Element::Dropped(key, Audience::All),
+            Element::Dropped(key, Audience::External),
+            Element::Restricted(key),
+        ];
+        let stale = may_be_there
+            .into_iter()
+            .filter(|element| !wanted.contains(element));
+        let stale = stale
+            .chain(captured.filter(|_| !recaptured))
+            .chain(stale_ranges);
+        for element in stale {
+            self.element(element, false, || None);
+        }
+    }
+
+    /// The virtual server of a mark, and the element that gives packets the mark.
+    fn marked_server(
+        &mut self,
+        key: FrontendKey,
+        purpose: Purpose,
+        frontend: Option<&Frontend>,
+        comment: impl Fn() -> Comment,
+    ) {
+        let element = |mark| Element::Mark { key, purpose, mark };
+        let there = self.node.elements.mark(key, purpose);
+        let wanted = frontend.and_then(|f| Some((f, marked(f, purpose)?)));
+        let marks = self.desired.config().marks;
+        let masquerade = purpose == Purpose::NodePort;
+        let valid = there.filter(|mark| marks.is_number(*mark, masquerade));
+        let mark = match (valid, &wanted) {
+            (None, Some(_)) => {
+                let free = self.allot(key, masquerade);
+                if free.is_none() {
+                    self.unmarked.push(key);
+                }
+                free
+            }
+            (valid, _) => valid,
+        };
+        if let Some(old) = there.filter(|old| Some(*old) != mark) {
+            // One of former settings.
+            let server = VirtualServerKey::firewall_mark(old, key.family());
+            self.server(key, server, false, None);
+            let deletes = if mark.is_some() {
+                &mut self.open
+            } else {
+                &mut self.close
+            };
+            deletes.push(Step::DeleteElement(element(old)));
+        }
+        let Some(mark) = mark else { return };
+        let server = VirtualServerKey::firewall_mark(mark, key.family());
+        let after = wanted.map(|(f, backends)| virtual_server(server, f, backends));
+        // Traffic that is not for this audience any more goes elsewhere at once.
+        let drains = frontend.is_some_and(|f| purpose != Purpose::External || f.external.is_some());
+        let stays = self.server(key, server, drains, after);
+        self.element(element(mark), stays, comment);
+    }
+
+    /// A mark that no virtual server has.
+    fn allot(&mut self, key: FrontendKey, masquerade: bool) -> Option<NonZeroU32> {
+        let (family, marks) = (key.family(), self.desired.config().marks);
+        let used = self.node.elements.marked_count() + self.allotted.len();
+        let first = u32::try_from(used).unwrap_or(0).saturating_add(1);
+        let is_free = |mark: &NonZeroU32| {
+            !self.allotted.contains(&(family, *mark))
+                && self.node.elements.marked(family, *mark).is_none()
+                && !self.node.foreign_marks.contains(mark)
+        };
+        let up = (first..).map_while(|n| marks.number(n, masquerade));
+        let below = (1..first).map_while(|n| marks.number(n, masquerade));
+        let mark = up.chain(below).find(is_free)?;
+        self.allotted.insert((family, mark));
+        Some(mark)
+    }
+
+    /// Brings a virtual server in line; whether it is there afterwards. One that has lost all its
+    /// backends stays, if it `drains`, until their connections have ended: the packet filter keeps
+    /// new ones away.
+    fn server(
+        &mut self,
+        of: FrontendKey,
+        key: VirtualServerKey,
+        drains: bool,
+        after: Option<VirtualServerState>,
+    ) -> bool {
+        let before = self.node.virtual_servers.get(&key);
+        match (before, after) {
+            (None, None) => false,
+            (Some(before), None) => {
+                if drains && !before.real_servers.is_empty() && self.can_drain(of, &before.server) {
+                    self.real_servers(of, key, &before.real_servers, &[], true);
+                    return true;
+                }
+                self.ipvs.push(Step::Ipvs(Change::DeleteVirtualServer(key)));
+                let gone = before.real_servers.iter().map(|r| r.key);
+                gone.for_each(|gone| self.forget_flows(of, Some(gone)));
+                false
+            }
+            (None, Some(after)) => {
+                self.ipvs
+                    .push(Step::Ipvs(Change::AddVirtualServer(after.server)));
+                self.real_servers(of, key, &[], &after.real_servers, false);
+                self.forget_flows(of, None);
+                true
+            }
+            (Some(before), Some(after)) => {
+                if before.server != after.server {
+                    self.ipvs
+                        .push(Step::Ipvs(Change::UpdateVirtualServer(after.server)));
+                }
+                if before.real_servers.iter().all(|r| r.weight == 0) {
+                    self.forget_flows(of, None);
+                }
+                let drains = self.can_drain(of, &after.server);
+                self.real_servers(of, key, &before.real_servers, &after.real_servers, drains);
+                true
+            }
+        }
+    }
+
+    /// Whether a real server that goes keeps its connections for a while, with weight 0. A
+    /// datagram's sender would not notice that it should go elsewhere. The hashing schedulers go
+    /// on to choose a real server of weight 0, and then refuse (`is_unavailable` in the kernel's
+    /// ip_vs_sh.c, `ip_vs_dh_schedule` in ip_vs_dh.c).
+    fn can_drain(&self, of: FrontendKey, server: &VirtualServer) -> bool {
+        let by_hash = [Scheduler::SourceHash, Scheduler::DestinationHash];
+        !self.desired.config().drain_timeout.is_zero()
+            && of.protocol != Protocol::Udp
+            && !by_hash.contains(&server.scheduler)
+    }
+
+    /// Datagrams and SCTP associations that are known to connection tracking would go on as
+    /// before: to a backend that has gone, or to nobody though there is one now. TCP's connections
+    /// end by themselves.
+    fn forget_flows(&mut self, to: FrontendKey, backend: Option<RealServerKey>) {
+        if to.protocol == Protocol::Tcp {
+            return;
+        }
+        let flows = Flows::to(to);
+        let flows = backend.map_or(flows, |backend| flows.answered_by(backend.address));
+        self.flows.push(Step::DeleteFlows(flows));
+    }
+
+    /// What comes is there before what goes: a virtual server is never left without a real server
+    /// that takes connections.
+    fn real_servers(
+        &mut self,
+        of: FrontendKey,
+        virtual_server: VirtualServerKey,
+        before: &[RealServer],
+        after: &[RealServer],
+        drains: bool,
+    ) {
+        let update = |real_server| {
+            Step::Ipvs(Change::UpdateRealServer {
+                virtual_server,
+                real_server,
+            })
+        };
+        let (mut new_ones, mut gone) = (Vec::new(), Vec::new());
+        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(old), Some(new)) => old.key.cmp(&new.key),
+            };
+            let old = if order.is_le() { before.next() } else { None };
+            let new = if order.is_ge() { after.next() } else { None };
+            match (old, new) {
+                (None, Some(new)) => new_ones.push(*new),
+                (Some(old), Some(new)) if old != new => self.ipvs.push(update(*new)),
+                // With weight 0 it drains already.
+                (Some(old), None) if !drains || old.weight > 0 => gone.push(*old),
+                _ => {}
+            }
+        }
+        self.shuffle(&mut new_ones);
+        self.ipvs.extend(new_ones.into_iter().map(|real_server| {
+            Step::Ipvs(Change::AddRealServer {
+                virtual_server,
+                real_server,
+            })
+        }));
+        for old in gone {
+            if drains {
+                self.ipvs.push(update(old.with_weight(0)));
+                continue;
+            }
+            self.ipvs.push(Step::Ipvs(Change::DeleteRealServer {
+                virtual_server,
+                real_server: old.key,
+            }));
+            self.forget_flows(of, Some(old.key));
+        }
+    }
+
+    /// Puts real servers in an order of this node's own: schedulers that take them in turn begin
+    /// with the one that was added last, which must not be the same on every node.
+    fn shuffle(&self, real_servers: &mut [RealServer]) {
+        if real_servers.len() < 2 {
+            return;
+        }
+        let node = self.desired.config().node_name.as_bytes();
+        real_servers.sort_by_cached_key(|real_server| {
+            let RealServerKey { address, port } = real_server.key;
+            let address = match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped(),
+                IpAddr::V6(address) => address,
+            };
+            let octets = address.octets();
+            let own = node.iter().copied();
+            spread(fnv1a(
+                octets.into_iter().chain(port.to_be_bytes()).chain(own),
+            ))
+        });
+    }
+}

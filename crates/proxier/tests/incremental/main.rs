@@ -1,0 +1,164 @@
+//! Random sequences of API changes: the state kept up to date one Service at a time equals the
+//! one made from scratch, each plan leads exactly there, and every client meets what the API
+//! objects say.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod arbitrary;
+mod oracle;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use ipvs::VirtualServerKey;
+use proptest::prelude::*;
+use proxier::backend::{Backend, FakeBackend};
+use proxier::desired::{Config, DesiredState, Frontend, FrontendKey, HealthCheck, Touched};
+use proxier::plan::{Element, NodeState, Plan, Scope};
+use proxier::store::Store;
+
+use arbitrary::{change, config};
+
+fn frontends(state: &DesiredState) -> BTreeMap<FrontendKey, Arc<Frontend>> {
+    let frontends = state.frontends();
+    frontends
+        .map(|frontend| (frontend.key, Arc::clone(frontend)))
+        .collect()
+}
+
+fn health_checks(state: &DesiredState) -> Vec<HealthCheck> {
+    let mut checks: Vec<_> = state.health_checks().cloned().collect();
+    checks.sort_by(|a, b| a.service.cmp(&b.service));
+    checks
+}
+
+/// What must hold of any node, said without the code under test.
+fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
+    let expected = oracle::expected(store, config);
+    for (key, clients) in &expected {
+        for (client, outcome) in clients {
+            assert_eq!(
+                &oracle::met(node, *key, *client, config),
+                outcome,
+                "{client:?} to {key}"
+            );
+        }
+    }
+    // Nothing is there for nobody.
+    for element in node.elements.keys() {
+        if let Some(key) = element.frontend() {
+            assert!(expected.contains_key(&key), "{element} is for nothing");
+        }
+    }
+    let recorded: BTreeSet<VirtualServerKey> =
+        node.elements.keys().filter_map(Element::recorded).collect();
+    let there: BTreeSet<_> = node.virtual_servers.keys().copied().collect();
+    assert_eq!(
+        recorded, there,
+        "a virtual server is recorded exactly while it is there"
+    );
+    let serves = node
+        .virtual_servers
+        .values()
+        .all(|state| !state.real_servers.is_empty());
+    assert!(serves, "a virtual server without real servers");
+    for state in node.virtual_servers.values() {
+        for real_server in &state.real_servers {
+            let address = real_server.key.address;
+            let slices = store.services().flat_map(|view| view.slices());
+            let endpoints = slices.flat_map(|slice| slice.endpoints.iter());
+            let mut same = endpoints.filter(|e| e.address == address).peekable();
+            let is_here = same.peek().is_some() && same.all(|e| e.node.as_deref() == Some("here"));
+            let is_hairpin = node.elements.contains(&Element::Hairpin(address));
+            assert!(
+                is_hairpin || !is_here || real_server.weight == 0,
+                "{address} may be its own client"
+            );
+        }
+    }
+}
+
+/// The steps that fail, or are not taken because an earlier one for the same virtual server did.
+fn failed_steps(plan: &Plan, failures: &[bool]) -> Vec<usize> {
+    let mut broken = HashSet::new();
+    let mut failed = Vec::new();
+    for (index, step) in plan.into_iter().enumerate() {
+        let key = step.virtual_server();
+        if failures[index % failures.len()] || key.is_some_and(|key| broken.contains(&key)) {
+            failed.push(index);
+            broken.extend(key);
+        }
+    }
+    failed
+}
+
+fn assert_same(one: &NodeState, other: &NodeState) {
+    assert_eq!(one.elements, other.elements);
+    assert_eq!(one.virtual_servers, other.virtual_servers);
+    assert_eq!(one.routes, other.routes);
+    assert_eq!(one.policy_routes, other.policy_routes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn one_at_a_time_equals_from_scratch(
+        changes in proptest::collection::vec(change(), 1..40),
+        failures in proptest::collection::vec(any::<bool>(), 64),
+        drain in prop_oneof![Just(0), Just(30)],
+    ) {
+        let settings = config(drain);
+        let mut store = Store::default();
+        let mut state = DesiredState::new(Arc::clone(&settings));
+        let mut kernel = FakeBackend::default();
+        let mut node = kernel.observe().unwrap();
+        let base = Plan::new(&state, &node, Scope::Full);
+        prop_assert!(kernel.apply(&base).failures.is_empty());
+        node.record(&base, &[]);
+        // Follows the same changes on a kernel that refuses some steps, and is mended at the end.
+        let mut lame = node.clone();
+        for change in changes {
+            store.apply(change);
+            let config = Arc::new(settings.with_node(store.node()).unwrap());
+            let mut touched = Touched::default();
+            let names = store.take_touched();
+            let is_new = *config != *state.config();
+            let scope = if is_new {
+                state = DesiredState::from_store(Arc::clone(&config), &store);
+                Scope::Full
+            } else {
+                for name in names {
+                    state.update(&name, store.get(&name), &mut touched);
+                }
+                Scope::Touched(&touched)
+            };
+            let plan = Plan::new(&state, &node, scope);
+            let applied = kernel.apply(&plan);
+            prop_assert!(applied.failures.is_empty(), "{:?} of {plan:?}", applied.failures);
+            node.record(&plan, &[]);
+            let again = Plan::new(&state, &node, Scope::Full);
+            prop_assert!(again.is_empty(), "left undone: {again:?}");
+            check_invariants(&node, &store, &config);
+
+            let plan = Plan::new(&state, &lame, scope);
+            lame.record(&plan, &failed_steps(&plan, &failures));
+        }
+        let mut observed = kernel.observe().unwrap();
+        observed.retain_ours(&state);
+        assert_same(&observed, &node);
+
+        let scratch = DesiredState::from_store(Arc::new(state.config().clone()), &store);
+        prop_assert_eq!(frontends(&state), frontends(&scratch));
+        prop_assert_eq!(health_checks(&state), health_checks(&scratch));
+        prop_assert_eq!(state.problems(), scratch.problems());
+        prop_assert!(Plan::new(&scratch, &node, Scope::Full).is_empty());
+
+        lame.record(&Plan::new(&scratch, &lame, Scope::Full), &[]);
+        check_invariants(&lame, &store, scratch.config());
+        prop_assert!(Plan::new(&scratch, &lame, Scope::Full).is_empty());
+
+        node.record(&Plan::removal(&node), &[]);
+        prop_assert!(node.virtual_servers.is_empty());
+        prop_assert!(node.routes.is_empty() && node.policy_routes.is_empty());
+    }
+}

@@ -1,0 +1,333 @@
+//! What a packet should meet, said from the API objects as simply as can be, and what it does
+//! meet, by the way that the packet filter and IPVS take. Neither uses the code under test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use ipvs::VirtualServerKey;
+use proxier::desired::{Config, FrontendKey};
+use proxier::model::{Endpoint, EndpointSlice, Family, Service, ServicePort, TrafficPolicy};
+use proxier::plan::{Audience, Element, NodeState, Purpose};
+use proxier::store::Store;
+
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Client {
+    Pod,
+    /// Outside of the cluster, in a source range or not.
+    Outside {
+        in_range: bool,
+    },
+}
+
+pub(crate) const CLIENTS: [Client; 3] = [
+    Client::Pod,
+    Client::Outside { in_range: true },
+    Client::Outside { in_range: false },
+];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Refused,
+    Dropped,
+    Served {
+        by: BTreeSet<(IpAddr, u16)>,
+        /// Whether the backend sees the node's address in place of a client's from outside.
+        masqueraded: bool,
+    },
+}
+
+/// All that is reachable, and what becomes of whom there.
+pub(crate) type Reach = BTreeMap<FrontendKey, Vec<(Client, Outcome)>>;
+
+impl Client {
+    /// 198.18.7.7 or 2001:db8:1::7, if it is in range of all ranges that there are but
+    /// 198.18.0.0/15 alone; for the sake of this test a range lets in whom it contains.
+    fn address(self, family: Family) -> IpAddr {
+        let text = match (self, family) {
+            (Self::Pod, Family::V4) => "10.244.0.77",
+            (Self::Pod, Family::V6) => "fd00:10:244::77",
+            (Self::Outside { in_range: true }, Family::V4) => "198.18.7.7",
+            (Self::Outside { in_range: true }, Family::V6) => "2001:db8:1::7",
+            (Self::Outside { in_range: false }, Family::V4) => "198.20.0.7",
+            (Self::Outside { in_range: false }, Family::V6) => "2001:db8:2::7",
+        };
+        text.parse().unwrap()
+    }
+
+    fn is_outside(self) -> bool {
+        self != Self::Pod
+    }
+}
+
+/// What the API objects ask for.
+pub(crate) fn expected(store: &Store, config: &Config) -> Reach {
+    // Kind of address, age, Service and port decide who has a key.
+    let mut claims = BTreeMap::new();
+    for view in store.services() {
+        let service = view.service;
+        let slices: Vec<_> = view.slices().collect();
+        for (kind, address, number, port) in addresses(service, config) {
+            let key = FrontendKey {
+                protocol: port.protocol,
+                address,
+                port: number,
+            };
+            let age = service.created.unwrap_or(i64::MAX);
+            let rank = (kind, age, service.name.clone(), port.name.clone());
+            let outcome = |client| {
+                let outcome = meets(service, &slices, port, kind, key, client, config);
+                (client, outcome)
+            };
+            let of_all: Vec<_> = CLIENTS.map(outcome).into();
+            let claim = claims
+                .entry(key)
+                .or_insert_with(|| (rank.clone(), of_all.clone()));
+            if rank < claim.0 {
+                *claim = (rank, of_all);
+            }
+        }
+    }
+    claims
+        .into_iter()
+        .map(|(key, (_, of_all))| (key, of_all))
+        .collect()
+}
+
+const CLUSTER_IP: u8 = 0;
+const LOAD_BALANCER: u8 = 1;
+const EXTERNAL_IP: u8 = 2;
+const NODE_PORT: u8 = 3;
+
+fn addresses<'a>(
+    service: &'a Service,
+    config: &Config,
+) -> Vec<(u8, IpAddr, std::num::NonZeroU16, &'a ServicePort)> {
+    let is_excluded = |ip: &IpAddr| config.exclude_cidrs.iter().any(|cidr| cidr.contains(ip));
+    let has_family = |ip: &IpAddr| {
+        service
+            .cluster_ips
+            .iter()
+            .any(|own| own.is_ipv4() == ip.is_ipv4())
+    };
+    let in_service_cidr = |ip: &IpAddr| config.service_cidrs.iter().any(|cidr| cidr.contains(ip));
+    let mut all = Vec::new();
+    for port in &service.ports {
+        for ip in &service.cluster_ips {
+            if !config.node_ips.contains(ip) && !is_excluded(ip) {
+                all.push((CLUSTER_IP, *ip, port.port, port));
+            }
+            let any: IpAddr = if ip.is_ipv4() {
+                [0; 4].into()
+            } else {
+                [0_u16; 8].into()
+            };
+            all.extend(port.node_port.map(|number| (NODE_PORT, any, number, port)));
+        }
+        for ip in &service.external_ips {
+            let free = !in_service_cidr(ip) || service.cluster_ips.contains(ip);
+            if free && has_family(ip) && !is_excluded(ip) {
+                all.push((EXTERNAL_IP, *ip, port.port, port));
+            }
+        }
+        for ip in &service.load_balancer_ips {
+            if has_family(ip) && !is_excluded(ip) {
+                all.push((LOAD_BALANCER, *ip, port.port, port));
+            }
+        }
+    }
+    all
+}
+
+fn meets(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    port: &ServicePort,
+    kind: u8,
+    key: FrontendKey,
+    client: Client,
+    config: &Config,
+) -> Outcome {
+    let source = client.address(key.family());
+    let ranges = &service.load_balancer_source_ranges;
+    let is_let_in = |range: &IpNet| range.contains(&source);
+    if kind == LOAD_BALANCER && !ranges.is_empty() && !ranges.iter().any(is_let_in) {
+        return Outcome::Dropped;
+    }
+    let endpoints = distinct(slices, port, key.family(), config);
+    let cluster = chosen(&endpoints, |_| true, config, true);
+    let on_node = |endpoint: &Endpoint| endpoint.node.as_deref() == Some("here");
+    let local = chosen(&endpoints, on_node, config, false);
+    let policies = [
+        service.internal_traffic_policy,
+        service.external_traffic_policy,
+    ];
+    let uses_local = policies.contains(&TrafficPolicy::Local);
+    if cluster.is_empty() && (local.is_empty() || !uses_local) {
+        return Outcome::Refused;
+    }
+    let only_local = match kind {
+        CLUSTER_IP => service.internal_traffic_policy == TrafficPolicy::Local,
+        _ => service.external_traffic_policy == TrafficPolicy::Local && client.is_outside(),
+    };
+    let by = if only_local { local } else { cluster };
+    if by.is_empty() {
+        return Outcome::Dropped;
+    }
+    let keeps_address = kind != CLUSTER_IP && only_local;
+    let masqueraded = client.is_outside() && !keeps_address;
+    Outcome::Served { by, masqueraded }
+}
+
+/// Address, port and endpoint; of those with one address and port the ready one that is here.
+type Found<'a> = BTreeMap<(IpAddr, u16), &'a Endpoint>;
+
+fn distinct<'a>(
+    slices: &[&'a EndpointSlice],
+    port: &ServicePort,
+    family: Family,
+    config: &Config,
+) -> Found<'a> {
+    let rank = |e: &Endpoint| {
+        let takes = e.conditions.serving && e.conditions.terminating;
+        let here = e.node.as_deref() == Some(&*config.node_name);
+        (
+            !e.conditions.ready,
+            !e.conditions.ready && !takes,
+            !here,
+            e.node.is_some(),
+        )
+    };
+    let mut found: Found<'_> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.family == family) {
+        let mut ports = slice.ports.iter();
+        let Some(target) = ports.find(|p| p.name == port.name && p.protocol == port.protocol)
+        else {
+            continue;
+        };
+        for endpoint in &slice.endpoints {
+            let place = found.entry((endpoint.address, target.port.get()));
+            let place = place.or_insert(endpoint);
+            if rank(endpoint) < rank(place) {
+                *place = endpoint;
+            }
+        }
+    }
+    found
+}
+
+fn chosen(
+    found: &Found<'_>,
+    may: impl Fn(&Endpoint) -> bool,
+    config: &Config,
+    by_hints: bool,
+) -> BTreeSet<(IpAddr, u16)> {
+    let ready: Vec<_> = found.iter().filter(|(_, e)| e.conditions.ready).collect();
+    let for_node = |e: &Endpoint| {
+        let hints = e.hints.as_ref().map(|hints| &hints.nodes);
+        hints
+            .filter(|nodes| !nodes.is_empty())
+            .map(|n| n.contains(&config.node_name))
+    };
+    let for_zone = |e: &Endpoint| {
+        let hints = e.hints.as_ref().map(|hints| &hints.zones);
+        let hints = hints.filter(|zones| !zones.is_empty());
+        hints.map(|zones| {
+            config
+                .zone
+                .as_ref()
+                .is_some_and(|zone| zones.contains(zone))
+        })
+    };
+    let counts = |hint: &dyn Fn(&Endpoint) -> Option<bool>| {
+        ready.iter().all(|(_, e)| hint(e).is_some())
+            && ready.iter().any(|(_, e)| hint(e) == Some(true))
+    };
+    let is_hinted = |e: &Endpoint| {
+        if !by_hints {
+            true
+        } else if counts(&for_node) {
+            for_node(e) == Some(true)
+        } else if counts(&for_zone) {
+            for_zone(e) == Some(true)
+        } else {
+            true
+        }
+    };
+    let first: BTreeSet<_> = ready
+        .iter()
+        .filter(|(_, e)| may(e) && is_hinted(e))
+        .map(|(at, _)| **at)
+        .collect();
+    if !first.is_empty() {
+        return first;
+    }
+    let leaving = found
+        .iter()
+        .filter(|(_, e)| !e.conditions.ready && e.conditions.serving && e.conditions.terminating);
+    leaving.filter(|(_, e)| may(e)).map(|(at, _)| *at).collect()
+}
+
+/// What the node does with a client's first packet, step by step as it passes its hooks.
+pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &Config) -> Outcome {
+    let has = |element| node.elements.contains(&element);
+    let outside = client.is_outside();
+    let captured = node.elements.mark(key, Purpose::Capture);
+    let is_delivered = match captured {
+        Some(_) => {
+            let mut rules = node.policy_routes.iter();
+            rules.any(|rule| rule.family == key.family() && rule.mark == config.marks.ours())
+        }
+        None => {
+            let mut routes = node.routes.iter();
+            key.is_node_port()
+                || config.node_ips.contains(&key.address)
+                || routes.any(|route| route.prefix.contains(&key.address))
+        }
+    };
+    assert!(is_delivered, "{key} does not come here");
+
+    let source = client.address(key.family());
+    let may = |range: IpNet| range.contains(&source);
+    if has(Element::Restricted(key)) && !node.elements.source_ranges(&key).any(may) {
+        return Outcome::Dropped;
+    }
+    if has(Element::NoEndpoints(key)) {
+        return Outcome::Refused;
+    }
+    if has(Element::Dropped(key, Audience::All))
+        || (outside && has(Element::Dropped(key, Audience::External)))
+    {
+        return Outcome::Dropped;
+    }
+    let external = node
+        .elements
+        .mark(key, Purpose::External)
+        .filter(|_| outside);
+    let mark = external.or_else(|| node.elements.mark(key, Purpose::NodePort));
+    let server = match mark {
+        Some(mark) => VirtualServerKey::firewall_mark(mark, key.family()),
+        None => {
+            assert!(
+                has(Element::VirtualServer(key)),
+                "{key} is ours and not recorded"
+            );
+            key.virtual_server().unwrap()
+        }
+    };
+    let masquerade = |mark: u32| mark & config.marks.masquerade() != 0;
+    let masqueraded = match (mark, captured) {
+        (Some(mark), _) => masquerade(mark.get()),
+        (None, Some(mark)) => masquerade(mark.get()),
+        // By the rule for all that comes from outside, which knows pods of this family.
+        (None, None) => true,
+    };
+    let state = node.virtual_servers.get(&server);
+    let state = state.unwrap_or_else(|| panic!("{key} leads to {server}, which is not there"));
+    let takes_new = state.real_servers.iter().filter(|r| r.weight > 0);
+    Outcome::Served {
+        by: takes_new.map(|r| (r.key.address, r.key.port)).collect(),
+        masqueraded: outside && masqueraded,
+    }
+}
