@@ -1,5 +1,5 @@
 //! The IPVS backend on a kernel with IPVS, with real traffic.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 #[path = "kernel_backend/conntrack.rs"]
 mod conntrack;

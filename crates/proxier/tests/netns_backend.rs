@@ -1,6 +1,10 @@
 //! The IPVS backend's packet filter and routes in network namespaces of this machine, over an
 //! IPVS in memory.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests"
+)]
 
 #[path = "netns_backend/conntrack.rs"]
 mod conntrack;

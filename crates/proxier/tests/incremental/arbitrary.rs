@@ -1,8 +1,10 @@
 //! Random API objects: few names, addresses and ports, so that Services collide, share endpoints
 //! and change hands.
 
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use proptest::collection::{btree_map, btree_set, vec};
@@ -62,10 +64,10 @@ fn policy() -> impl Strategy<Value = TrafficPolicy> {
     select(vec![TrafficPolicy::Cluster, TrafficPolicy::Local])
 }
 
-fn some_of<T: std::str::FromStr>(texts: &'static [&'static str]) -> impl Strategy<Value = Box<[T]>>
+fn some_of<T>(texts: &'static [&'static str]) -> impl Strategy<Value = Box<[T]>>
 where
-    T: std::fmt::Debug + Clone,
-    T::Err: std::fmt::Debug,
+    T: FromStr + Debug + Clone,
+    T::Err: Debug,
 {
     let parse = |texts: Vec<&str>| {
         texts
