@@ -44,6 +44,8 @@ pub struct Proxier<B> {
     /// What the node has; `None` until it was observed, and again after a failure, since then
     /// only the kernel knows.
     node: Option<NodeState>,
+    /// What it had when that was known last.
+    before: Option<NodeState>,
     /// Changed since the last plan.
     touched: Touched,
     draining: Draining,
@@ -96,6 +98,7 @@ impl<B: Backend> Proxier<B> {
             node_error: None,
             desired: DesiredState::new(config),
             node: None,
+            before: None,
             touched: Touched::default(),
             draining: Draining::default(),
             backend,
@@ -149,7 +152,7 @@ impl<B: Backend> Proxier<B> {
         }
         self.desired = DesiredState::from_store(Arc::new(config), &self.store);
         self.touched = Touched::default();
-        self.node = None;
+        self.look_again();
         true
     }
 
@@ -165,8 +168,13 @@ impl<B: Backend> Proxier<B> {
     ///
     /// As [`handle`](Self::handle).
     pub fn audit(&mut self) -> Result<Option<SyncReport>, BackendError> {
-        self.node = None;
+        self.look_again();
         self.handle([])
+    }
+
+    /// Has the next sync observe the node.
+    fn look_again(&mut self) {
+        self.before = self.node.take().or(self.before.take());
     }
 
     /// What [`handle`](Self::handle) would do now if nothing were known of the node.
@@ -201,20 +209,25 @@ impl<B: Backend> Proxier<B> {
 
     fn sync(&mut self) -> Result<SyncReport, BackendError> {
         let touched = std::mem::take(&mut self.touched);
-        let (kind, node) = match self.node.take() {
-            Some(node) => (SyncKind::Changes, node),
+        let (kind, node, lost) = match self.node.take() {
+            Some(node) => (SyncKind::Changes, node, Vec::new()),
             None => {
                 let mut node = self.backend.observe()?;
+                let before = self.before.take();
+                let lost = before.map(|before| before.lost_marks(&node));
+                let lost = lost.unwrap_or_default();
+                node.elements.extend(lost.iter().cloned());
                 node.retain_ours(&self.desired);
                 self.draining.note_node(&node);
-                (SyncKind::Full, node)
+                (SyncKind::Full, node, lost)
             }
         };
         let scope = match kind {
             SyncKind::Full => Scope::Full,
             _ => Scope::Touched(&touched),
         };
-        let plan = Plan::new(&self.desired, &node, scope);
+        let mut plan = Plan::new(&self.desired, &node, scope);
+        plan.restore(lost);
         Ok(self.apply(kind, plan, node))
     }
 
@@ -223,6 +236,8 @@ impl<B: Backend> Proxier<B> {
         if applied.failures.is_empty() {
             node.record(&plan, &[]);
             self.node = Some(node);
+        } else {
+            self.before = Some(node);
         }
         self.draining.note_plan(&plan);
         SyncReport {

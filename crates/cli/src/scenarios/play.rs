@@ -189,12 +189,7 @@ impl<'a> Player<'a> {
         let node = backend.observe().unwrap();
         assert_eq!((node.ruleset, node.elements.len()), (None, 0));
         assert!(node.routes.is_empty() && node.policy_routes.is_empty());
-        // Without their record, virtual servers of marks are as good as foreign.
-        let flushed = self.script.acts.iter().any(|act| act.flush);
-        assert!(
-            flushed || self.virtual_servers() == self.foreign,
-            "left behind"
-        );
+        assert_eq!(self.virtual_servers(), self.foreign, "left behind");
     }
 
     /// Writes the manifests and reads them.

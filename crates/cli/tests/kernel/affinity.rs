@@ -1,10 +1,11 @@
 //! Session affinity: a client keeps its backend.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
-use testbed::Host;
+use testbed::{Family, Host};
 
-use crate::lab::{Lab, run_logged};
+use crate::lab::{Lab, client, run_logged};
 use crate::ports::CART;
 
 const REQUESTS: usize = 20;
@@ -66,6 +67,27 @@ fn affinity_comes_and_goes_with_the_manifest() {
     lab.use_example("session-affinity.yaml");
     lab.once();
     only_backend(&lab, lab.probe());
+}
+
+/// A node port may be another than the endpoints' port, which the kernel's persistence of a mark
+/// does not heed.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn client_keeps_its_backend_at_a_node_port() {
+    let lab = Lab::new("cart-node-port", &[CART]);
+    lab.use_example("session-affinity.yaml");
+    let manifest = "session-affinity.yaml";
+    let address = "  clusterIP: 10.96.0.83\n";
+    lab.edit(manifest, address, &format!("  type: NodePort\n{address}"));
+    let target = "    targetPort: 8080\n";
+    lab.edit(manifest, target, &format!("{target}    nodePort: 30083\n"));
+    lab.once();
+    let node_port = SocketAddr::new(lab.node().address(Family::V4), 30083);
+    for from in [lab.client(), lab.probe(), lab.node()] {
+        let ask = || client(CART.protocol, node_port).ask(from).unwrap().backend;
+        let backends: BTreeSet<_> = (0..REQUESTS).map(|_| ask()).collect();
+        assert_eq!(backends.len(), 1, "{} had {backends:?}", from.name());
+    }
 }
 
 fn only_backend(lab: &Lab, client: &Host) -> String {

@@ -203,7 +203,7 @@ impl FakeBackend {
                     None => Some(ENOENT),
                 };
                 fail(fault.or(refused)).map_err(filter_error("add an element"))?;
-                // As without NLM_F_EXCL: one that is there is kept as it is.
+                // As without NLM_F_EXCL: what is there is kept as it is.
                 if !node.elements.contains(element) {
                     node.elements.insert(*element, comment.clone());
                 }
@@ -238,17 +238,17 @@ fn by_key(elements: &Elements, element: &Element) -> Option<Element> {
     }
 }
 
-/// Why an element cannot be added: a map has another mark for its key, or ranges overlap.
+/// Why an element cannot be added: a map has another mark for its key, or networks overlap.
 fn clash(elements: &Elements, element: &Element) -> Option<i32> {
     let clashes = match element {
         Element::Mark { key, purpose, mark } => elements
             .mark(*key, *purpose)
             .is_some_and(|there| there != *mark),
-        // The kernel looks for either end among what is there (nft_set_pipapo.c).
-        Element::SourceRange(key, range) => elements.source_ranges(key).any(|there| {
-            there != *range
-                && (there.contains(&range.network()) || there.contains(&range.broadcast()))
-        }),
+        // With NLM_F_EXCL. The kernel looks for either end among what is there
+        // (nft_set_pipapo.c).
+        Element::SourceRange(key, range) => elements
+            .source_ranges(key)
+            .any(|there| there.contains(&range.network()) || there.contains(&range.broadcast())),
         Element::ServiceCidr(network) => network_clashes(elements, network, Element::ServiceCidr),
         Element::NodePortAddresses(network) => {
             network_clashes(elements, network, Element::NodePortAddresses)

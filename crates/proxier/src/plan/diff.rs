@@ -88,6 +88,15 @@ impl Plan {
         &self.unmarked
     }
 
+    /// Puts elements back before all that rests on them.
+    pub(crate) fn restore(&mut self, elements: Vec<(Element, Comment)>) {
+        let rules = |step: &Step| matches!(step, Step::InstallRuleset(_));
+        let behind = self.steps.iter().position(rules).map_or(0, |at| at + 1);
+        let adds = elements.into_iter();
+        let adds = adds.map(|(element, comment)| Step::AddElement(element, comment));
+        self.steps.splice(behind..behind, adds);
+    }
+
     /// Takes the steps of another plan behind its own.
     pub(crate) fn append(&mut self, mut then: Self) {
         self.steps.append(&mut then.steps);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ipvs::{
-    Family, Persistence, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
+    Family, Persistence, RealServer, RealServerKey, Scheduler, Timeouts, VirtualServer,
+    VirtualServerKey,
 };
 
 use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, VirtualServerState};
@@ -13,17 +14,28 @@ use crate::desired::{Backend, Config, Frontend, WithoutBackends};
 use crate::model::SessionAffinity;
 
 /// A virtual server with its real servers; backends are sorted, and so are these.
+///
+/// Persistence of a mark would send to the port that the client asked for, and not to the real
+/// server's (`ip_vs_sched_persist` in the kernel's ip_vs_core.c), so there a hash of the client's
+/// address takes its place: a client keeps its endpoint for as long as that is there, and few get
+/// another when others come and go.
 pub(super) fn virtual_server(
     key: VirtualServerKey,
     frontend: &Frontend,
     backends: &[Backend],
 ) -> VirtualServerState {
-    let mut server = VirtualServer::new(key)
+    let chosen = VirtualServer::new(key)
         .with_scheduler(frontend.scheduler)
         .with_flags(frontend.scheduler_flags);
-    if let SessionAffinity::ClientIp(timeout) = frontend.session_affinity {
-        server = server.with_persistence(Persistence::new(timeout.get()));
-    }
+    let server = match (frontend.session_affinity, key) {
+        (SessionAffinity::ClientIp(_), VirtualServerKey::FirewallMark { .. }) => {
+            VirtualServer::new(key).with_scheduler(Scheduler::MaglevHash)
+        }
+        (SessionAffinity::ClientIp(timeout), _) => {
+            chosen.with_persistence(Persistence::new(timeout.get()))
+        }
+        _ => chosen,
+    };
     let real_server = |backend: &Backend| {
         RealServer::new(RealServerKey {
             address: backend.address,

@@ -8,7 +8,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use ipnet::IpNet;
 use ipvs::{Change, Family, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey};
 
-use super::{Element, Elements, Plan, Step};
+use super::{Comment, Element, Elements, Plan, Step};
 use crate::desired::{DesiredState, FrontendKey};
 use crate::netfilter::Fingerprint;
 
@@ -192,6 +192,23 @@ impl NodeState {
             VirtualServerKey::FirewallMark { mark, family } => self.elements.marked(family, mark),
             _ => None,
         }
+    }
+
+    /// The records of marks' virtual servers that are still there `now`, where the records are
+    /// not: someone has emptied the packet filter. Sorted.
+    pub(crate) fn lost_marks(&self, now: &Self) -> Vec<(Element, Comment)> {
+        let is_lost = |(element, _): &(&Element, &Comment)| {
+            let Element::Mark { key, purpose, .. } = element else {
+                return false;
+            };
+            let server = element.recorded();
+            now.elements.mark(*key, *purpose).is_none()
+                && server.is_some_and(|server| now.virtual_servers.contains_key(&server))
+        };
+        let lost = self.elements.iter().filter(is_lost);
+        let mut lost: Vec<_> = lost.map(|(e, comment)| (*e, comment.clone())).collect();
+        lost.sort_unstable();
+        lost
     }
 
     /// Notes that a plan was carried out but for the steps at these indices, in rising order.

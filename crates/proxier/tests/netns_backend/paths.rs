@@ -236,6 +236,10 @@ fn packets_get_to_ipvs_as_they_should() {
         succeed(&mut backend, steps);
     });
 
+    // As on nodes with WireGuard: the way back to a sender is looked for by mark.
+    node.host
+        .sysctl("net/ipv4/conf/all/src_valid_mark", "1")
+        .unwrap();
     let senders = [client, &node.pods[0], &node.host];
     for of in &families {
         for (to, fates) in of.tcp_cases() {

@@ -155,12 +155,19 @@ fn address(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
         Kind::NodePort => write!(f, "{} {} {}", key.protocol, key.port, key.family())?,
         _ => write!(f, "{key}")?,
     }
+    if frontend.kind == Kind::NodePort && keeps_clients(frontend) {
+        f.write_str("  by the client's hash")?;
+    }
     match frontend.source_ranges.as_deref() {
         None => {}
         Some([]) => f.write_str("  only from this node")?,
         Some(ranges) => write!(f, "  only from {}", List(ranges))?,
     }
     writeln!(f)
+}
+
+fn keeps_clients(frontend: &Frontend) -> bool {
+    frontend.session_affinity != SessionAffinity::None
 }
 
 fn answers(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
@@ -173,7 +180,11 @@ fn answers(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
         None => Ok(()),
         Some([]) => writeln!(f, "    from outside: dropped, no endpoints on this node"),
         Some(local) => {
-            writeln!(f, "    from outside, with the client's own address:")?;
+            let how = match keeps_clients(frontend) {
+                true => " and by its hash",
+                false => "",
+            };
+            writeln!(f, "    from outside, with the client's own address{how}:")?;
             backends(f, "  ", local)
         }
     }

@@ -3,7 +3,8 @@
 use std::io;
 
 use super::element::{Part, is_network_set, networks};
-use super::rule::{RuleTag, SetDefinition};
+use super::rule::RuleTag;
+use super::set::SetDefinition;
 use super::socket::Socket;
 use super::wire::uapi::*;
 use super::wire::{Attributes, Writer, user_data};

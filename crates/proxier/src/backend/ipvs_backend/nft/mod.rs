@@ -1,8 +1,10 @@
 //! The packet filter: our nftables table, over netlink.
 
 mod element;
+mod expression;
 mod list;
 mod rule;
+mod set;
 pub(super) mod socket;
 mod transaction;
 pub(super) mod wire;

@@ -1,71 +1,20 @@
-//! Sets, chains and rules, written for the kernel.
+//! Chains and rules, written for the kernel.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ipvs::Family;
 
+use super::expression::{Load, compare, expression, load_meta, mask, store_mark};
 use super::wire::uapi::*;
-use super::wire::{Attributes, Writer, user_data};
+use super::wire::{Writer, user_data};
 use crate::desired::PodInterfaces;
 use crate::netfilter::{
     Chain, Field, Fingerprint, HookPoint, Rule, Set, State, Statement, TABLE, TransportProtocol,
 };
 
-/// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
-/// these numbers for nft's use.
-const TYPE_BITS: u32 = 6;
-
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
 const LOOPBACK: u32 = 1;
-
-pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
-    let flags = NLM_F_REQUEST | NLM_F_CREATE;
-    writer.message(NFT_MSG_NEWSET, flags, sequence, |w| {
-        w.text(NFTA_SET_TABLE, TABLE);
-        w.text(NFTA_SET_NAME, set.name());
-        let definition = SetDefinition::of(set);
-        w.number(NFTA_SET_FLAGS, definition.flags);
-        w.number(NFTA_SET_KEY_TYPE, definition.key_type);
-        w.number(NFTA_SET_KEY_LEN, definition.key_length);
-        if let Some((data_type, length)) = definition.data {
-            w.number(NFTA_SET_DATA_TYPE, data_type);
-            w.number(NFTA_SET_DATA_LEN, length);
-        }
-        // Names a set within its transaction; we name sets by their name.
-        w.number(NFTA_SET_ID, sequence);
-        if definition.flags & NFT_SET_CONCAT != 0 {
-            put_field_lengths(w, set);
-        }
-        put_byte_orders(w, set);
-    });
-}
-
-/// Of which the kernel must know to compare ranges field by field.
-fn put_field_lengths(w: &mut Writer, set: Set) {
-    w.nested(NFTA_SET_DESC, |w| {
-        w.nested(NFTA_SET_DESC_CONCAT, |w| {
-            for field in set.fields() {
-                let length = Load::of(*field, set.family()).length();
-                w.nested(NFTA_LIST_ELEM, |w| w.number(NFTA_SET_FIELD_LEN, length));
-            }
-        });
-    });
-}
-
-/// Without these nft lists networks and marks with their bytes turned round.
-fn put_byte_orders(w: &mut Writer, set: Set) {
-    const HOST: u32 = 1;
-    const BIG_ENDIAN: u32 = 2;
-    let (kind, order) = match set.fields() {
-        _ if set.is_map() => (user_data::DATA_BYTE_ORDER, HOST),
-        [_] if set.is_interval() => (user_data::KEY_BYTE_ORDER, BIG_ENDIAN),
-        _ => return,
-    };
-    w.attribute(NFTA_SET_USERDATA, |w| {
-        user_data::put(w, kind, &[&order.to_ne_bytes()]);
-    });
-}
 
 /// What stands beside each rule, so that a ruleset can be seen to be whole without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,59 +51,6 @@ impl RuleTag {
             index: u16::from_be_bytes([i0, i1]),
             count: u16::from_be_bytes([c0, c1]),
         })
-    }
-}
-
-/// What the kernel tells of a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SetDefinition {
-    flags: u32,
-    key_type: u32,
-    key_length: u32,
-    /// Type and length of what a map maps to.
-    data: Option<(u32, u32)>,
-}
-
-impl SetDefinition {
-    pub(super) fn of(set: Set) -> Self {
-        let (fields, family) = (set.fields().iter(), set.family());
-        let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
-        let is_concatenation = set.fields().len() > 1;
-        Self {
-            flags: flag(set.is_interval(), NFT_SET_INTERVAL)
-                | flag(set.is_map(), NFT_SET_MAP)
-                | flag(set.is_interval() && is_concatenation, NFT_SET_CONCAT),
-            key_type: fields.clone().fold(0, |key, field| {
-                key << TYPE_BITS | type_number(*field, family)
-            }),
-            key_length: fields
-                .map(|field| Load::of(*field, family).register_length())
-                .sum(),
-            data: set.is_map().then_some((MARK_TYPE, MARK_LENGTH)),
-        }
-    }
-
-    pub(super) fn parse(attributes: Attributes<'_>) -> Option<Self> {
-        let data_type = attributes.number(NFTA_SET_DATA_TYPE);
-        Some(Self {
-            // Left out if there are none.
-            flags: attributes.number(NFTA_SET_FLAGS).unwrap_or(0),
-            key_type: attributes.number(NFTA_SET_KEY_TYPE)?,
-            key_length: attributes.number(NFTA_SET_KEY_LEN)?,
-            data: data_type.zip(attributes.number(NFTA_SET_DATA_LEN)),
-        })
-    }
-}
-
-const MARK_TYPE: u32 = 19;
-const MARK_LENGTH: u32 = 4;
-
-const fn type_number(field: Field, family: Family) -> u32 {
-    match (field, family) {
-        (Field::Source | Field::Destination, Family::V4) => 7,
-        (Field::Source | Field::Destination, Family::V6) => 8,
-        (Field::Protocol, _) => 12,
-        (Field::Port, _) => 13,
     }
 }
 
@@ -345,14 +241,6 @@ fn put_mark(w: &mut Writer, kept: u32, flipped: u32) {
     store_mark(w);
 }
 
-/// Register 1 becomes the packet's mark.
-fn store_mark(w: &mut Writer) {
-    expression(w, "meta", |w| {
-        w.number(NFTA_META_KEY, NFT_META_MARK);
-        w.number(NFTA_META_SREG, NFT_REG_1);
-    });
-}
-
 fn put_reject(w: &mut Writer, kind: u32, code: u8) {
     expression(w, "reject", |w| {
         w.number(NFTA_REJECT_TYPE, kind);
@@ -371,97 +259,5 @@ fn put_verdict(w: &mut Writer, code: i32, chain: Option<&str>) {
                 }
             });
         });
-    });
-}
-
-/// How a field of a packet gets into a register.
-enum Load {
-    Meta { key: u32, length: u32 },
-    Payload { base: u32, offset: u32, length: u32 },
-}
-
-impl Load {
-    /// Offsets as in struct iphdr, struct ipv6hdr, and the ports that TCP, UDP and SCTP share.
-    const fn of(field: Field, family: Family) -> Self {
-        let (base, offset, length) = match (field, family) {
-            (Field::Source, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
-            (Field::Destination, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
-            (Field::Source, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
-            (Field::Destination, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
-            (Field::Protocol, _) => {
-                let (key, length) = (NFT_META_L4PROTO, 1);
-                return Self::Meta { key, length };
-            }
-            (Field::Port, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
-        };
-        Self::Payload {
-            base,
-            offset,
-            length,
-        }
-    }
-
-    /// In bytes.
-    const fn length(&self) -> u32 {
-        let (Self::Meta { length, .. } | Self::Payload { length, .. }) = self;
-        *length
-    }
-
-    /// What it takes of the registers, in bytes: they are of 4 bytes each.
-    const fn register_length(&self) -> u32 {
-        self.length().next_multiple_of(4)
-    }
-
-    fn put(&self, w: &mut Writer, register: u32) {
-        match *self {
-            Self::Meta { key, .. } => load_meta(w, key, register),
-            Self::Payload {
-                base,
-                offset,
-                length,
-            } => expression(w, "payload", |w| {
-                w.number(NFTA_PAYLOAD_DREG, register);
-                w.number(NFTA_PAYLOAD_BASE, base);
-                w.number(NFTA_PAYLOAD_OFFSET, offset);
-                w.number(NFTA_PAYLOAD_LEN, length);
-            }),
-        }
-    }
-}
-
-fn load_meta(w: &mut Writer, key: u32, register: u32) {
-    expression(w, "meta", |w| {
-        w.number(NFTA_META_KEY, key);
-        w.number(NFTA_META_DREG, register);
-    });
-}
-
-/// Compares register 1.
-fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
-    expression(w, "cmp", |w| {
-        w.number(NFTA_CMP_SREG, NFT_REG_1);
-        w.number(NFTA_CMP_OP, operator);
-        w.nested(NFTA_CMP_DATA, |w| w.put(NFTA_DATA_VALUE, value));
-    });
-}
-
-/// Register 1 becomes itself & mask ^ xor.
-fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
-    expression(w, "bitwise", |w| {
-        w.number(NFTA_BITWISE_SREG, NFT_REG_1);
-        w.number(NFTA_BITWISE_DREG, NFT_REG_1);
-        w.number(
-            NFTA_BITWISE_LEN,
-            u32::try_from(mask.len()).unwrap_or(u32::MAX),
-        );
-        w.nested(NFTA_BITWISE_MASK, |w| w.put(NFTA_DATA_VALUE, mask));
-        w.nested(NFTA_BITWISE_XOR, |w| w.put(NFTA_DATA_VALUE, xor));
-    });
-}
-
-fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
-    w.nested(NFTA_LIST_ELEM, |w| {
-        w.text(NFTA_EXPR_NAME, name);
-        w.nested(NFTA_EXPR_DATA, data);
     });
 }

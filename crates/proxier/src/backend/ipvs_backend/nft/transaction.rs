@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::element::{put_element, set_of};
 use super::list::TableShape;
-use super::rule::{RuleTag, put_chain, put_rule, put_set};
+use super::rule::{RuleTag, put_chain, put_rule};
+use super::set::put_set;
 use super::socket::{Refusal, Socket};
 use super::wire::Writer;
 use super::wire::uapi::*;
@@ -102,8 +103,10 @@ impl<'a> Transaction<'a> {
             .take_while(|(k, s, ..)| (*k, *s) == (kind, set))
             .take(limit);
         let mut end = start;
-        let flags = match kind {
-            NFT_MSG_NEWSETELEM => NLM_F_REQUEST | NLM_F_CREATE,
+        let flags = match (kind, set) {
+            // Or else kernels before 6.18 pass over a range that overlaps another in silence.
+            (NFT_MSG_NEWSETELEM, Set::SourceRanges(_)) => NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL,
+            (NFT_MSG_NEWSETELEM, _) => NLM_F_REQUEST | NLM_F_CREATE,
             _ => NLM_F_REQUEST,
         };
         self.message(start..start, |writer, sequence| {

@@ -1,5 +1,10 @@
 //! Delivering packets by their mark: a rule that sends them to a table of ours, and that table's
 //! only route, by which everything is local.
+//!
+//! A rule before that one leaves out lookups that are not about a packet that came in. With the
+//! sysctl `src_valid_mark`, which WireGuard's users set, the kernel looks for the way back to the
+//! sender by the packet's mark too (`__fib_validate_source` in fib_frontend.c, with `lo` as the
+//! incoming interface): it would find the sender to be this node, and drop the packet.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,54 +25,63 @@ use crate::plan::PolicyRoute;
 /// and kube-router (77 to 79).
 const TABLE: u8 = ROUTE_PROTOCOL;
 
-/// The rule's place: behind that of the table `local`, 0, before the main one, 32766, and before
-/// those of anyone who would take marked packets elsewhere.
+/// The rule's place: behind that of the table `local`, 0, before the main one, and before those
+/// of anyone who would take marked packets elsewhere.
 const PRIORITY: u32 = 73;
+/// The place of the rule before it.
+const EXCEPTION_PRIORITY: u32 = PRIORITY - 1;
+/// Where the rule of the main table is; what is in between is passed over.
+const MAIN_PRIORITY: u32 = 32766;
 
 const EOPNOTSUPP: i32 = 95;
 const EAFNOSUPPORT: i32 = 97;
 
-/// Both parts are there, or neither is listed.
+/// Those of which every part is there.
 pub(super) async fn list(handle: &Handle) -> io::Result<BTreeSet<PolicyRoute>> {
     let mut routes = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
         if has_route(handle, family).await? {
-            let rules = rules(handle, family).await?;
-            routes.extend(rules.iter().filter_map(|rule| parse(rule, family)));
+            let there = rules(handle, family).await?;
+            let found = there.iter().filter_map(|rule| parse(rule, family));
+            routes.extend(found.filter(|route| missing(&there, *route).next().is_none()));
         }
     }
     Ok(routes)
 }
 
-/// Adds what is missing of the two. There is no rule without the route.
+/// Adds what is missing. The rule that leads to the route comes last.
 pub(super) async fn add(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
-    let has_rule = find_rule(handle, route).await?.is_some();
+    let there = rules(handle, route.family).await?;
     let has_route = has_route(handle, route.family).await?;
-    if has_rule && has_route {
+    let mut missing = missing(&there, route).peekable();
+    if has_route && missing.peek().is_none() {
         return Err(io::Error::from_raw_os_error(EEXIST));
     }
     if !has_route {
         let request = handle.route().add(everything(route.family)?);
         request.execute().await.map_err(io_error)?;
     }
-    if !has_rule {
+    for rule in missing {
         let mut request = handle.rule().add();
-        *request.message_mut() = rule(route);
+        *request.message_mut() = rule;
         request.execute().await.map_err(io_error)?;
     }
     Ok(())
 }
 
-/// Deletes what there is of the two; the route only with the last rule that leads to it.
+/// Deletes what there is of it, the rule that leads to the route first; the route only with the
+/// last rule.
 pub(super) async fn delete(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
-    let found = find_rule(handle, route).await?;
-    let is_missing = found.is_none();
-    if let Some(rule) = found {
-        let request = handle.rule().del(rule);
-        request.execute().await.map_err(io_error)?;
+    let mut there = rules(handle, route.family).await?;
+    let mut is_missing = true;
+    for wanted in wanted(route).iter().rev() {
+        if let Some(at) = there.iter().position(|rule| is_same(rule, wanted)) {
+            let request = handle.rule().del(there.remove(at));
+            request.execute().await.map_err(io_error)?;
+            is_missing = false;
+        }
     }
-    let is_last = rules(handle, route.family).await?.is_empty();
-    if is_last && has_route(handle, route.family).await? {
+    if there.is_empty() && has_route(handle, route.family).await? {
         return delete_route(handle, route.family).await;
     }
     if is_missing {
@@ -76,7 +90,7 @@ pub(super) async fn delete(handle: &Handle, route: PolicyRoute) -> io::Result<()
     Ok(())
 }
 
-/// Deletes all rules and routes, also where only one of the two is there.
+/// Deletes all rules and routes, also where parts are missing.
 pub(super) async fn clear(handle: &Handle) -> io::Result<()> {
     for family in [Family::V4, Family::V6] {
         for rule in rules(handle, family).await? {
@@ -101,13 +115,24 @@ async fn has_route(handle: &Handle, family: Family) -> io::Result<bool> {
     Ok(routes.iter().any(is_default))
 }
 
-async fn find_rule(handle: &Handle, route: PolicyRoute) -> io::Result<Option<RuleMessage>> {
-    let mut rules = rules(handle, route.family).await?;
-    rules.retain(|rule| parse(rule, route.family) == Some(route));
-    Ok(rules.pop())
+/// The rules of a policy route, of which there is none among those that are there.
+fn missing(there: &[RuleMessage], route: PolicyRoute) -> impl Iterator<Item = RuleMessage> {
+    wanted(route)
+        .into_iter()
+        .filter(|wanted| !there.iter().any(|rule| is_same(rule, wanted)))
 }
 
-/// The rules that carry our protocol number and lead to our table.
+/// Whether a rule that is there has all that one of ours has.
+fn is_same(there: &RuleMessage, ours: &RuleMessage) -> bool {
+    there.header.action == ours.header.action
+        && there.header.table == ours.header.table
+        && ours
+            .attributes
+            .iter()
+            .all(|attribute| there.attributes.contains(attribute))
+}
+
+/// The rules that carry our protocol number and are in our places.
 async fn rules(handle: &Handle, family: Family) -> io::Result<Vec<RuleMessage>> {
     let version = match family {
         Family::V4 => IpVersion::V4,
@@ -130,37 +155,48 @@ async fn rules(handle: &Handle, family: Family) -> io::Result<Vec<RuleMessage>> 
 
 fn is_ours(rule: &RuleMessage) -> bool {
     let has = |attribute| rule.attributes.contains(&attribute);
-    rule.header.action == RuleAction::ToTable
-        && rule.header.table == TABLE
-        && has(RuleAttribute::Protocol(PROTOCOL))
-        && has(RuleAttribute::Priority(PRIORITY))
+    has(RuleAttribute::Protocol(PROTOCOL))
+        && [EXCEPTION_PRIORITY, PRIORITY]
+            .into_iter()
+            .any(|priority| has(RuleAttribute::Priority(priority)))
 }
 
+/// What a rule is for that leads to our table.
 fn parse(rule: &RuleMessage, family: Family) -> Option<PolicyRoute> {
-    let find = |wanted: fn(&RuleAttribute) -> Option<u32>| rule.attributes.iter().find_map(wanted);
-    let mark = find(|attribute| match attribute {
-        RuleAttribute::FwMark(mark) => Some(*mark),
-        _ => None,
-    })?;
-    let mask = find(|attribute| match attribute {
-        RuleAttribute::FwMask(mask) => Some(*mask),
-        _ => None,
-    })?;
-    (mark == mask).then_some(PolicyRoute { family, mark })
+    let mark = rule
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::FwMark(mark) => Some(*mark),
+            _ => None,
+        })?;
+    (rule.header.action == RuleAction::ToTable).then_some(PolicyRoute { family, mark })
 }
 
-fn rule(route: PolicyRoute) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = address_family(route.family);
-    message.header.table = TABLE;
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Priority(PRIORITY),
-        RuleAttribute::FwMark(route.mark),
-        RuleAttribute::FwMask(route.mark),
-        RuleAttribute::Protocol(PROTOCOL),
+/// The rules of a policy route, in the order in which they are added.
+fn wanted(route: PolicyRoute) -> [RuleMessage; 2] {
+    let message = |action, table, priority, more: &[RuleAttribute]| {
+        let mut message = RuleMessage::default();
+        message.header.family = address_family(route.family);
+        message.header.table = table;
+        message.header.action = action;
+        message.attributes = vec![
+            RuleAttribute::Priority(priority),
+            RuleAttribute::FwMark(route.mark),
+            RuleAttribute::FwMask(route.mark),
+            RuleAttribute::Protocol(PROTOCOL),
+        ];
+        message.attributes.extend_from_slice(more);
+        message
+    };
+    let not_incoming = [
+        RuleAttribute::Iifname("lo".to_owned()),
+        RuleAttribute::Goto(MAIN_PRIORITY),
     ];
-    message
+    [
+        message(RuleAction::Goto, 0, EXCEPTION_PRIORITY, &not_incoming),
+        message(RuleAction::ToTable, TABLE, PRIORITY, &[]),
+    ]
 }
 
 /// `local default dev lo`.
