@@ -109,7 +109,7 @@ fn status_tells_what_the_node_carries() {
         "default/web\n  tcp 10.96.0.80:80 (http) rr\n",
         "-> 10.244.2.10:8080",
         "no endpoints: refused",
-        "8 Services, 13 VIP ports, 24 real servers, 1 active",
+        "9 Services, 14 VIP ports, 26 real servers, 1 active",
     ] {
         assert!(text.contains(part), "{text}");
     }
