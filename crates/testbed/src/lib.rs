@@ -4,6 +4,7 @@
 //! - [`Topology`]: nodes with pods, and a client outside, in IPv4 and IPv6.
 //! - [`Backend`]: a server that answers with its name and the source address it saw.
 //! - [`ask`], [`Client`], [`ping`]: clients whose failures are told apart.
+//! - [`traffic`]: who answers a Service's clients, and whom they see; a table, and its test.
 //!
 //! Everything needs root and the `ip` program; nothing leaves the namespaces made here.
 //!
@@ -29,7 +30,10 @@ mod command;
 mod namespace;
 mod ping;
 mod topology;
+pub mod traffic;
 mod wait;
+
+use nix::sys::socket::{setsockopt, sockopt};
 
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};
@@ -67,6 +71,16 @@ impl Protocol {
             Self::Udp => (socket2::Type::DGRAM, socket2::Protocol::UDP),
             Self::Sctp => (socket2::Type::STREAM, SCTP.into()),
         };
-        socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(protocol))
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(protocol))?;
+        if self == Self::Sctp {
+            // Without it SCTP keeps ICMP errors to itself.
+            if address.is_ipv4() {
+                setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            } else {
+                setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            }
+        }
+        Ok(socket)
     }
 }

@@ -48,12 +48,17 @@ impl Namespace {
             create(&name).map_err(Error::system(format!("make network namespace {name}")))?;
         let namespace = Self { name, handle };
         // Duplicate address detection would hold IPv6 addresses back for a second; the rest
-        // differs from machine to machine, or would make refusals come one a second.
+        // differs from machine to machine, would make refusals come one a second, or would let a
+        // router send clients another way than the topology's.
         for (name, value) in [
             ("net/ipv6/conf/all/accept_dad", "0"),
             ("net/ipv6/conf/default/accept_dad", "0"),
             ("net/ipv4/conf/all/rp_filter", "0"),
             ("net/ipv4/conf/default/rp_filter", "0"),
+            ("net/ipv4/conf/all/accept_redirects", "0"),
+            ("net/ipv4/conf/default/accept_redirects", "0"),
+            ("net/ipv6/conf/all/accept_redirects", "0"),
+            ("net/ipv6/conf/default/accept_redirects", "0"),
             ("net/ipv4/icmp_ratelimit", "0"),
             ("net/ipv6/icmp/ratelimit", "0"),
         ] {

@@ -251,7 +251,7 @@ fn veth(near: &Namespace, device: &str, far: &Namespace) -> String {
 }
 
 /// The node's end of a pod's link.
-fn pod_device(pod: &Host) -> String {
+pub(crate) fn pod_device(pod: &Host) -> String {
     let [.., last] = pod.v4.octets();
     format!("pod{last}")
 }

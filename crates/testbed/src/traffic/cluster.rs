@@ -1,0 +1,331 @@
+//! Real clients and endpoints for the table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::services::{
+    ANOTHER_PORT, EXTERNAL_CIDR_V4, EXTERNAL_CIDR_V6, IN_NO_RANGE, NODES_OWN_PORT, PORTS, Place,
+    Port, all_ports,
+};
+use super::table::{Cell, Client, Expected, Seen, Service, Way, Who};
+use crate::command::Error;
+use crate::{
+    Answer, AskError, Backend, Family, Host, Node, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
+};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Much more than anything takes on an emulated and busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// As long as that a refusal, if it was one, would have come.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Most of them wait.
+const WORKERS: usize = 24;
+/// Enough for a second endpoint to get its turn.
+const LEAST_REQUESTS: usize = 4;
+/// Until all endpoints have had their turn.
+const MOST_REQUESTS: usize = 40;
+
+/// Endpoints on two nodes, and clients everywhere.
+#[derive(Debug)]
+pub struct Cluster<'a> {
+    here: Half<'a>,
+    there: Half<'a>,
+    outside: &'a Host,
+    _backends: Vec<Backend>,
+}
+
+/// A node, a pod that is a client and one that is an endpoint.
+#[derive(Debug)]
+struct Half<'a> {
+    node: &'a Host,
+    pod: &'a Host,
+    endpoint: &'a Host,
+}
+
+/// One try of a cell.
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    cell: Cell,
+    family: Family,
+    port: Port,
+}
+
+impl<'a> Cluster<'a> {
+    /// Starts the endpoints, and makes all clients send what is for virtual IPs to the first
+    /// node.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel lacks a protocol.
+    ///
+    /// # Panics
+    ///
+    /// If `topology` has fewer than two nodes of two pods.
+    pub fn new(topology: &'a Topology) -> Result<Self, Error> {
+        let [here, there, ..] = &topology.nodes[..] else {
+            #[expect(clippy::panic, reason = "see above")]
+            {
+                panic!("two nodes")
+            }
+        };
+        let outside = &topology.client;
+        let (here, there) = (Half::of(here), Half::of(there));
+        route(outside, &here, &there)?;
+        let mut backends = Vec::new();
+        for (half, place) in [(&here, Place::Here), (&there, Place::There)] {
+            for family in FAMILIES {
+                for port in all_ports() {
+                    let address = (half.endpoint.address(family), port.target).into();
+                    let name = name(place, port.name);
+                    backends.push(Backend::start(
+                        half.endpoint,
+                        port.protocol,
+                        address,
+                        &name,
+                    )?);
+                }
+                for port in PORTS {
+                    let address = (half.node.address(family), NODES_OWN_PORT).into();
+                    let name = name(place, "owner");
+                    backends.push(Backend::start(half.node, port.protocol, address, &name)?);
+                }
+            }
+        }
+        Ok(Self {
+            here,
+            there,
+            outside,
+            _backends: backends,
+        })
+    }
+
+    /// Tries each cell over every protocol and both families; what was not as expected.
+    #[must_use]
+    pub fn failures(&self, cells: &[Cell]) -> Vec<String> {
+        let jobs = Mutex::new(jobs(cells));
+        let failures = Mutex::new(Vec::new());
+        let next = || lock(&jobs).pop();
+        let work = || {
+            while let Some(job) = next() {
+                let failed = job.into_iter().filter_map(|one| self.attempt(one).err());
+                let failed: Vec<_> = failed.collect();
+                lock(&failures).extend(failed);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(work);
+            }
+        });
+        let mut failures = failures
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        failures.sort();
+        failures
+    }
+
+    fn attempt(&self, one: Try) -> Result<(), String> {
+        let to = one.cell.service.address(one.cell.way, one.family, one.port);
+        let ask = |timeout| {
+            let client = crate::Client::new(one.port.protocol, to).timeout(timeout);
+            match (one.cell.from, one.family) {
+                (Client::OutsideRanges, Family::V4) => client.from((IN_NO_RANGE.0, 0).into()),
+                (Client::OutsideRanges, Family::V6) => client.from((IN_NO_RANGE.1, 0).into()),
+                _ => client,
+            }
+            .ask(self.client(one.cell.from))
+        };
+        let result = match one.cell.expected {
+            Expected::Refused => match ask(PATIENCE) {
+                Err(AskError::Refused) => Ok(()),
+                // How the node itself is told by its own packet filter.
+                Err(AskError::Unreachable(std::io::ErrorKind::PermissionDenied))
+                    if one.cell.from == Client::Node =>
+                {
+                    Ok(())
+                }
+                other => Err(told(other)),
+            },
+            Expected::Dropped => match ask(SILENCE) {
+                Err(AskError::TimedOut) => Ok(()),
+                other => Err(told(other)),
+            },
+            Expected::Reached { who, see, itself } => {
+                self.all_get_their_turn(one, who, see, itself, || ask(PATIENCE))
+            }
+        };
+        result.map_err(|got| {
+            let (cell, protocol, expected) = (one.cell, one.port.name, one.cell.expected);
+            format!("{cell}, {protocol} {to}: expected {expected:?}, got {got}")
+        })
+    }
+
+    fn all_get_their_turn(
+        &self,
+        one: Try,
+        who: Who,
+        see: Seen,
+        itself: Seen,
+        ask: impl Fn() -> Result<Answer, AskError>,
+    ) -> Result<(), String> {
+        let expected = one.expected_names(who);
+        let own = matches!(one.cell.from, Client::Itself).then(|| name(Place::Here, one.port.name));
+        let mut answered = BTreeSet::new();
+        for request in 0..MOST_REQUESTS {
+            let enough = answered == expected || who == Who::One;
+            if enough && request >= LEAST_REQUESTS {
+                return Ok(());
+            }
+            let Answer {
+                backend,
+                seen_source,
+            } = ask().map_err(|error| format!("{error}, after {answered:?} had answered"))?;
+            let see = if own.as_ref() == Some(&backend) {
+                itself
+            } else {
+                see
+            };
+            let source = self.source(see, one);
+            if !expected.contains(&backend) || seen_source.ip() != source {
+                return Err(format!("{backend} saw {seen_source}"));
+            }
+            answered.insert(backend);
+            if who == Who::One && answered.len() > 1 {
+                return Err(format!("{answered:?} answered"));
+            }
+        }
+        Err(format!("only {answered:?} answered"))
+    }
+
+    fn client(&self, from: Client) -> &Host {
+        match from {
+            Client::PodHere => self.here.pod,
+            Client::Node => self.here.node,
+            Client::PodThere => self.there.pod,
+            Client::Outside | Client::OutsideRanges => self.outside,
+            Client::Itself => self.here.endpoint,
+        }
+    }
+
+    fn source(&self, see: Seen, one: Try) -> IpAddr {
+        match (see, one.cell.from, one.family) {
+            (Seen::Node, ..) => self.here.node.address(one.family),
+            (_, Client::OutsideRanges, Family::V4) => IN_NO_RANGE.0.into(),
+            (_, Client::OutsideRanges, Family::V6) => IN_NO_RANGE.1.into(),
+            (_, from, family) => self.client(from).address(family),
+        }
+    }
+}
+
+impl<'a> Half<'a> {
+    fn of(Node { host, pods }: &'a Node) -> Self {
+        let [pod, endpoint, ..] = &pods[..] else {
+            #[expect(clippy::panic, reason = "see Cluster::new")]
+            {
+                panic!("two pods a node")
+            }
+        };
+        Self {
+            node: host,
+            pod,
+            endpoint,
+        }
+    }
+}
+
+impl Try {
+    /// Of those who may answer.
+    fn expected_names(&self, who: Who) -> BTreeSet<String> {
+        let places = self.cell.service.places();
+        let (places, listener) = match (who, self.cell.way) {
+            (Who::Owner, Way::OtherNodesPort) => (&[Place::There][..], "owner"),
+            (Who::Owner, _) => (&[Place::Here][..], "owner"),
+            (Who::Local, _) => (&[Place::Here][..], self.port.name),
+            (Who::All | Who::One, _) => (places, self.port.name),
+        };
+        places.iter().map(|place| name(*place, listener)).collect()
+    }
+}
+
+/// What can be tried at the same time; within each, one after the other, so that round robin is
+/// not disturbed. Those that wait stand last, to be taken first.
+fn jobs(cells: &[Cell]) -> Vec<Vec<Try>> {
+    let mut jobs: BTreeMap<(bool, SocketAddr, &str), Vec<Try>> = BTreeMap::new();
+    for (number, &cell) in (0..).zip(cells) {
+        // One Service is enough to show that each port has targets of its own.
+        let another = (cell.service == Service::Cluster).then_some(ANOTHER_PORT);
+        for port in PORTS.into_iter().chain(another) {
+            for family in FAMILIES {
+                let one = Try { cell, family, port };
+                let waits = cell.expected == Expected::Dropped;
+                let mut of = cell.service.address(cell.way, family, port);
+                if waits {
+                    // Each for itself.
+                    of = (of.ip(), number).into();
+                }
+                jobs.entry((waits, of, port.name)).or_default().push(one);
+            }
+        }
+    }
+    jobs.into_values().collect()
+}
+
+/// A backend's.
+fn name(place: Place, listener: &str) -> String {
+    format!("{}-{listener}", place.word())
+}
+
+fn told(result: Result<Answer, AskError>) -> String {
+    match result {
+        Ok(Answer {
+            backend,
+            seen_source,
+        }) => format!("{backend} saw {seen_source}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// No proxy runs on the other node: what its pods have for virtual IPs goes through the first,
+/// and what its endpoint answers too. The client reaches the other node through the first, as if
+/// they were on different segments.
+fn route(client: &Host, here: &Half<'_>, there: &Half<'_>) -> Result<(), Error> {
+    let virtual_ips = [
+        (SERVICE_CIDR_V4, IpAddr::from(here.node.v4)),
+        (EXTERNAL_CIDR_V4, here.node.v4.into()),
+        (SERVICE_CIDR_V6, here.node.v6.into()),
+        (EXTERNAL_CIDR_V6, here.node.v6.into()),
+    ];
+    let through_first = virtual_ips.map(|(cidr, node)| format!("route replace {cidr} via {node}"));
+    client.ip(&through_first)?;
+    there.node.ip(&through_first)?;
+    client.ip(&[
+        format!("address add {}/16 dev eth0", IN_NO_RANGE.0),
+        format!(
+            "address add {}/64 dev eth0 nodad preferred_lft 0",
+            IN_NO_RANGE.1
+        ),
+        format!("route add {} via {}", there.node.v4, here.node.v4),
+        format!("route add {} via {}", there.node.v6, here.node.v6),
+    ])?;
+    for (family, via) in [
+        ("-4", IpAddr::from(here.node.v4)),
+        ("-6", here.node.v6.into()),
+    ] {
+        let device = crate::topology::pod_device(there.endpoint);
+        let via = via.to_string();
+        let node = there.node;
+        node.run(["ip", family, "rule", "add", "iif", &device, "lookup", "100"])?;
+        node.run([
+            "ip", family, "route", "add", "default", "via", &via, "table", "100",
+        ])?;
+    }
+    Ok(())
+}
