@@ -41,7 +41,8 @@ pub use command::Error;
 pub use namespace::Namespace;
 pub use ping::ping;
 pub use topology::{
-    Family, Host, Node, POD_CIDR_V4, POD_CIDR_V6, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
+    EXTERNAL_CIDR_V4, EXTERNAL_CIDR_V6, Family, Host, Node, POD_CIDR_V4, POD_CIDR_V6,
+    SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
 };
 pub use wait::{eventually, stays};
 

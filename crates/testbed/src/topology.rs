@@ -11,6 +11,11 @@ use crate::namespace::Namespace;
 pub const SERVICE_CIDR_V4: &str = "10.96.0.0/12";
 /// The IPv6 counterpart of [`SERVICE_CIDR_V4`].
 pub const SERVICE_CIDR_V6: &str = "fd00:10:96::/112";
+/// Where Services have their load-balancer and external IPs here; the client reaches them through
+/// the first node.
+pub const EXTERNAL_CIDR_V4: &str = "203.0.113.0/24";
+/// The IPv6 counterpart of [`EXTERNAL_CIDR_V4`].
+pub const EXTERNAL_CIDR_V6: &str = "2001:db8:203::/64";
 /// All pods of all nodes; the client has no route to them.
 pub const POD_CIDR_V4: &str = "10.244.0.0/16";
 /// The IPv6 counterpart of [`POD_CIDR_V4`].
@@ -79,8 +84,8 @@ pub struct Node {
 
 /// Nodes and a client on one network segment, `172.18.0.0/16` and `fd00:172:18::/64`.
 ///
-/// Nodes reach each other's pods. The client reaches [`SERVICE_CIDR_V4`] and [`SERVICE_CIDR_V6`]
-/// through the first node, no pod, and is the nodes' default gateway.
+/// Nodes reach each other's pods. The client reaches [`SERVICE_CIDR_V4`], [`EXTERNAL_CIDR_V4`] and
+/// their IPv6 counterparts through the first node, no pod, and is the nodes' default gateway.
 #[derive(Debug)]
 pub struct Topology {
     /// Outside the cluster.
@@ -183,10 +188,8 @@ impl Topology {
         );
         lan.ip(&switch)?;
 
-        let node = &self.node().host;
         let mut client = on_lan(&self.client);
-        client.push(format!("route add {SERVICE_CIDR_V4} via {}", node.v4));
-        client.push(format!("route add {SERVICE_CIDR_V6} via {}", node.v6));
+        client.extend(virtual_ips_through(&self.node().host));
         self.client.ip(&client)?;
 
         for Node { host, .. } in &self.nodes {
@@ -262,6 +265,16 @@ fn on_lan(host: &Host) -> Vec<String> {
         "link set eth0 up".to_owned(),
         format!("address add {}/16 dev eth0", host.v4),
         format!("address add {}/64 dev eth0 nodad", host.v6),
+    ]
+}
+
+/// Routes of a host that is on the segment too.
+pub(crate) fn virtual_ips_through(node: &Host) -> [String; 4] {
+    [
+        format!("route add {SERVICE_CIDR_V4} via {}", node.v4),
+        format!("route add {SERVICE_CIDR_V6} via {}", node.v6),
+        format!("route add {EXTERNAL_CIDR_V4} via {}", node.v4),
+        format!("route add {EXTERNAL_CIDR_V6} via {}", node.v6),
     ]
 }
 

@@ -45,11 +45,7 @@ impl Lab {
             pods[node - 1].insert(pod);
         }
         let pods = pods.map(|numbers| numbers.into_iter().collect());
-        let mut lab = Self {
-            topology: Topology::with_pods(name, &pods).unwrap(),
-            manifests: tempfile::tempdir().unwrap(),
-            backends: Vec::new(),
-        };
+        let mut lab = Self::over(Topology::with_pods(name, &pods).unwrap());
         let mut served = HashSet::new();
         for port in ports {
             for address in port.backends() {
@@ -60,6 +56,15 @@ impl Lab {
             }
         }
         lab
+    }
+
+    /// Without backends.
+    pub(crate) fn over(topology: Topology) -> Self {
+        Self {
+            topology,
+            manifests: tempfile::tempdir().unwrap(),
+            backends: Vec::new(),
+        }
     }
 
     /// Starts a backend in the pod that has the address.
@@ -175,8 +180,13 @@ impl Lab {
 
     /// `svcproxy --mode ipvs`, in line when this returns.
     pub(crate) fn follow(&self) -> Follower {
+        self.follow_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn follow_with(&self, arguments: &[&str]) -> Follower {
         let mut command = self.svcproxy(&["--mode=ipvs", "--log-format=json"]);
-        let follower = Follower::start(command.args(self.settings()));
+        let follower = Follower::start(command.args(self.settings()).args(arguments));
         follower.wait("a sync", |event| event["message"] == "synced");
         follower
     }

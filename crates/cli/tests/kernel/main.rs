@@ -14,6 +14,8 @@ mod ports;
 
 mod affinity;
 mod cleanup;
+mod every_way;
+mod lasting;
 mod manifests;
 mod refusal;
 mod restart;

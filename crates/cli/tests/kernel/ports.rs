@@ -104,6 +104,22 @@ pub(crate) const WEB: Port = port(
     &["10.244.1.10:8080", "10.244.1.11:8080", "10.244.2.10:8080"],
 );
 
+/// One Service, every way to it.
+pub(crate) const SHOP: &[Port] = &[
+    port(Http, "10.96.0.90:80", SHOPS),
+    port(Http, "172.18.0.1:30090", SHOPS),
+    port(Http, "203.0.113.90:80", SHOPS),
+];
+
+/// The same over UDP.
+pub(crate) const SHOP_UDP: &[Port] = &[
+    port(Udp, "10.96.0.90:80", SHOPS),
+    port(Udp, "172.18.0.1:30090", SHOPS),
+    port(Udp, "203.0.113.90:80", SHOPS),
+];
+
+const SHOPS: &[&str] = &["10.244.1.10:8080", "10.244.1.11:8080", "10.244.2.10:8080"];
+
 /// Of [`IPV6_MANIFEST`]: every protocol.
 pub(crate) const IPV6: &[Port] = &[
     port(

@@ -3,48 +3,12 @@
 use std::fmt::Write;
 use std::fs;
 
-use testbed::{Connection, Protocol, eventually};
+use testbed::{Protocol, eventually};
 
 use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE, sorted};
+use crate::lasting::Lasting;
 use crate::ports::{self, WEB};
-
-/// A connection from everywhere that a client can be.
-struct Lasting<'a> {
-    lab: &'a Lab,
-    /// With the backend that answers.
-    connections: Vec<(Connection, String)>,
-}
-
-impl<'a> Lasting<'a> {
-    fn open(lab: &'a Lab) -> Self {
-        let from = [lab.probe(), lab.node(), lab.client()];
-        let open = |from| {
-            let mut connection = lab.connect(from, &WEB);
-            let backend = connection.ask().unwrap().backend;
-            (connection, backend)
-        };
-        Self {
-            lab,
-            connections: from.into_iter().map(open).collect(),
-        }
-    }
-
-    /// Each still has the backend that it began with.
-    fn hold(&mut self) {
-        for (connection, backend) in &mut self.connections {
-            assert_eq!(connection.ask().unwrap().backend, *backend);
-        }
-    }
-
-    /// Does something to svcproxy; new connections work all the while, and these after it.
-    fn through<T>(&mut self, action: impl FnOnce(&Lab) -> T) -> T {
-        let lab = self.lab;
-        let result = lab.undisturbed(lab.probe(), &WEB, || action(lab));
-        self.hold();
-        result
-    }
-}
 
 fn lab(name: &str) -> Lab {
     let lab = Lab::new(name, &[WEB]);
@@ -57,7 +21,7 @@ fn lab(name: &str) -> Lab {
 fn connections_survive_a_restart() {
     let lab = lab("restart");
     let svcproxy = lab.follow();
-    let mut lasting = Lasting::open(&lab);
+    let mut lasting = Lasting::open(&lab, &[WEB]);
     let svcproxy = lasting.through(|lab| {
         svcproxy.terminate();
         lab.follow()
@@ -70,7 +34,7 @@ fn connections_survive_a_restart() {
 fn connections_survive_a_kill() {
     let lab = lab("kill");
     let svcproxy = lab.follow();
-    let mut lasting = Lasting::open(&lab);
+    let mut lasting = Lasting::open(&lab, &[WEB]);
     lasting.through(|_| svcproxy.kill());
     // The data plane needs no svcproxy.
     lasting.through(|_| ());
@@ -102,7 +66,7 @@ const PORTS: usize = 20;
 fn kill_in_the_middle_of_a_big_change_converges() {
     let lab = lab("killed");
     lab.once();
-    let mut lasting = Lasting::open(&lab);
+    let mut lasting = Lasting::open(&lab, &[WEB]);
     lab.write("many.yaml", &many());
     let expected = 1 + SERVICES * PORTS;
     let made = lasting.through(|lab| {
@@ -209,7 +173,7 @@ fn connections_survive_scaling() {
     lab.write("web.yaml", most);
     let svcproxy = lab.follow();
     // None of them has the backend that is to come and to go.
-    let mut lasting = Lasting::open(&lab);
+    let mut lasting = Lasting::open(&lab, &[WEB]);
     lasting.through(|lab| {
         lab.write("web.yaml", &text);
         svcproxy.wait("the new endpoint", |event| event["ipvs_changes"] == 1);

@@ -1,20 +1,17 @@
 //! Real clients and endpoints for the table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::services::{
-    ANOTHER_PORT, EXTERNAL_CIDR_V4, EXTERNAL_CIDR_V6, IN_NO_RANGE, NODES_OWN_PORT, PORTS, Place,
-    Port, all_ports,
-};
+use super::services::{ANOTHER_PORT, IN_NO_RANGE, NODES_OWN_PORT, PORTS, Place, Port, all_ports};
 use super::table::{Cell, Client, Expected, Seen, Service, Way, Who};
 use crate::command::Error;
-use crate::{
-    Answer, AskError, Backend, Family, Host, Node, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
-};
+use crate::topology::{pod_device, virtual_ips_through};
+use crate::{Answer, AskError, Backend, Family, Host, Node, Topology};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -139,19 +136,18 @@ impl<'a> Cluster<'a> {
             }
             .ask(self.client(one.cell.from))
         };
+        // How a packet filter tells senders on its own host that it refused or dropped a datagram.
+        let own_filter = |error: &AskError| {
+            one.cell.from == Client::Node
+                && *error == AskError::Unreachable(io::ErrorKind::PermissionDenied)
+        };
         let result = match one.cell.expected {
             Expected::Refused => match ask(PATIENCE) {
-                Err(AskError::Refused) => Ok(()),
-                // How the node itself is told by its own packet filter.
-                Err(AskError::Unreachable(std::io::ErrorKind::PermissionDenied))
-                    if one.cell.from == Client::Node =>
-                {
-                    Ok(())
-                }
+                Err(error) if error == AskError::Refused || own_filter(&error) => Ok(()),
                 other => Err(told(other)),
             },
             Expected::Dropped => match ask(SILENCE) {
-                Err(AskError::TimedOut) => Ok(()),
+                Err(error) if error == AskError::TimedOut || own_filter(&error) => Ok(()),
                 other => Err(told(other)),
             },
             Expected::Reached { who, see, itself } => {
@@ -297,15 +293,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// and what its endpoint answers too. The client reaches the other node through the first, as if
 /// they were on different segments.
 fn route(client: &Host, here: &Half<'_>, there: &Half<'_>) -> Result<(), Error> {
-    let virtual_ips = [
-        (SERVICE_CIDR_V4, IpAddr::from(here.node.v4)),
-        (EXTERNAL_CIDR_V4, here.node.v4.into()),
-        (SERVICE_CIDR_V6, here.node.v6.into()),
-        (EXTERNAL_CIDR_V6, here.node.v6.into()),
-    ];
-    let through_first = virtual_ips.map(|(cidr, node)| format!("route replace {cidr} via {node}"));
-    client.ip(&through_first)?;
-    there.node.ip(&through_first)?;
+    there.node.ip(&virtual_ips_through(here.node))?;
     client.ip(&[
         format!("address add {}/16 dev eth0", IN_NO_RANGE.0),
         format!(
@@ -319,7 +307,7 @@ fn route(client: &Host, here: &Half<'_>, there: &Half<'_>) -> Result<(), Error> 
         ("-4", IpAddr::from(here.node.v4)),
         ("-6", here.node.v6.into()),
     ] {
-        let device = crate::topology::pod_device(there.endpoint);
+        let device = pod_device(there.endpoint);
         let via = via.to_string();
         let node = there.node;
         node.run(["ip", family, "rule", "add", "iif", &device, "lookup", "100"])?;

@@ -17,5 +17,5 @@ mod services;
 mod table;
 
 pub use cluster::Cluster;
-pub use services::{EXTERNAL_CIDR_V4, EXTERNAL_CIDR_V6, NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest};
+pub use services::{NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest};
 pub use table::{Cell, Client, Expected, Seen, Service, Way, Who, table};

@@ -6,11 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::table::{Service, Way};
 use crate::{Family, Protocol};
 
-/// Where the Services have their load-balancer and external IPs.
-pub const EXTERNAL_CIDR_V4: &str = "203.0.113.0/24";
-/// The IPv6 counterpart of [`EXTERNAL_CIDR_V4`].
-pub const EXTERNAL_CIDR_V6: &str = "2001:db8:203::/64";
-
 /// What the first node is to be given once a proxy runs there, before the cells are tried.
 pub const NEW_ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 50);
 /// The IPv6 counterpart of [`NEW_ADDRESS_V4`].
@@ -82,7 +77,7 @@ impl Service {
         match self {
             Self::Nobody | Self::NobodyLocal => &[],
             Self::Elsewhere => &[Place::There],
-            Self::Cluster | Self::Local | Self::Ranges | Self::Affinity => {
+            Self::Cluster | Self::Local | Self::Ranges | Self::Affinity | Self::AffinityLocal => {
                 &[Place::Here, Place::There]
             }
         }
@@ -130,7 +125,7 @@ impl Service {
     fn manifest(self) -> String {
         let (name, n) = (self.word(), self.number());
         let policy = match self {
-            Self::Local | Self::Elsewhere | Self::NobodyLocal => "Local",
+            Self::Local | Self::Elsewhere | Self::NobodyLocal | Self::AffinityLocal => "Local",
             Self::Cluster | Self::Nobody | Self::Ranges | Self::Affinity => "Cluster",
         };
         let more = match self {
@@ -138,7 +133,7 @@ impl Service {
                 let (v4, v6) = IN_RANGES;
                 format!("\n  loadBalancerSourceRanges: [{v4}/32, '{v6}/128']")
             }
-            Self::Affinity => "\n  sessionAffinity: ClientIP".to_owned(),
+            Self::Affinity | Self::AffinityLocal => "\n  sessionAffinity: ClientIP".to_owned(),
             _ => String::new(),
         };
         let cluster = self.cluster_ips();

@@ -78,6 +78,8 @@ words! {
         Ranges = "ranges",
         /// With session affinity.
         Affinity = "affinity",
+        /// With session affinity, both policies `Local`.
+        AffinityLocal = "affinity-local",
     }
 }
 

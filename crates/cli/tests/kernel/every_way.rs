@@ -1,0 +1,212 @@
+//! Every kind of address, from everywhere, by the table in docs/traffic.md.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use testbed::traffic::{self, Cluster, NEW_ADDRESS_V4, NEW_ADDRESS_V6, table};
+use testbed::{AskError, Backend, Family, Namespace, Protocol, Topology, ping};
+
+use crate::lab::{Lab, client, succeed};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn whole_table() {
+    let lab = Lab::over(Topology::new("table", &[2, 2]).unwrap());
+    let cluster = Cluster::new(&lab.topology).unwrap();
+    lab.write("services.yaml", &traffic::manifest());
+    let svcproxy = lab.follow();
+    // Without becoming the source of the node's own connections.
+    lab.node()
+        .ip(&[
+            format!("address add {NEW_ADDRESS_V4}/16 dev eth0"),
+            format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
+        ])
+        .unwrap();
+    let failures = cluster.failures(&table().unwrap());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(complaints(), [""; 0]);
+
+    // Of an external IP that is a node's address, a port is taken and the rest is the node's.
+    for family in FAMILIES {
+        for node in &lab.topology.nodes {
+            let address = node.host.address(family);
+            assert_eq!(ping(lab.client(), address), Ok(()), "{address}");
+        }
+    }
+
+    let node_ports = |address: IpAddr| {
+        let to = client(Protocol::Tcp, (address, 30001).into());
+        to.timeout(Duration::from_secs(5)).ask(lab.client())
+    };
+    for address in [NEW_ADDRESS_V4.into(), NEW_ADDRESS_V6.into()] {
+        node_ports(address).unwrap();
+        let prefix = if address.is_ipv4() { 16 } else { 64 };
+        let delete = format!("address delete {address}/{prefix} dev eth0");
+        lab.node().ip(&[delete]).unwrap();
+        assert!(matches!(
+            node_ports(address),
+            Err(AskError::Unreachable(_) | AskError::TimedOut)
+        ));
+    }
+    assert_eq!(svcproxy.syncs(), 1, "no address is of interest to svcproxy");
+}
+
+/// What IPVS said in the kernel's log of virtual servers that it found without real servers:
+/// those of the table, and those of marks, which it does not tell apart.
+fn complaints() -> Vec<String> {
+    let log = succeed(&mut Command::new("dmesg"));
+    let theirs = [
+        "10.96.50.",
+        "fd00:10:96::500",
+        "203.0.113.",
+        "2001:db8:203",
+        "FWM",
+    ];
+    log.lines()
+        .filter(|line| line.contains("no destination available"))
+        .filter(|line| theirs.iter().any(|name| line.contains(name)))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn node_ports_at_some_addresses_only() {
+    let lab = Lab::over(Topology::new("some", &[2, 2]).unwrap());
+    let _cluster = Cluster::new(&lab.topology).unwrap();
+    lab.write("services.yaml", &traffic::manifest());
+    let others: [IpAddr; 2] = ["198.51.100.7", "2001:db8:51::7"].map(|ip| ip.parse().unwrap());
+    let add = others.map(|address| format!("address add {address} dev lo"));
+    lab.node().ip(&add).unwrap();
+    let routes = others.map(|address| {
+        let family = if address.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        format!("route add {address} via {}", lab.node().address(family))
+    });
+    lab.client().ip(&routes).unwrap();
+
+    let ask = |address: IpAddr| client(Protocol::Tcp, (address, 30001).into()).ask(lab.client());
+    let svcproxy = lab.follow();
+    for address in others {
+        ask(address).unwrap();
+    }
+    svcproxy.terminate();
+    let _svcproxy = lab.follow_with(&["--nodeport-addresses=172.18.0.0/16,fd00:172:18::/64"]);
+    for address in others {
+        assert_eq!(ask(address), Err(AskError::Refused), "{address}");
+    }
+    for family in FAMILIES {
+        ask(lab.node().address(family)).unwrap();
+    }
+}
+
+/// Longer than several packets.
+const LONG: usize = 6000;
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn path_with_a_small_mtu() {
+    let lab = Lab::over(Topology::new("mtu", &[1, 0]).unwrap());
+    let far = Namespace::new("mtu-far").unwrap();
+    behind_the_client(&lab, &far);
+    let pod = &lab.topology.node().pods[0];
+    let name = "x".repeat(LONG);
+    let _backends = FAMILIES.map(|family| {
+        let address = (pod.address(family), 8080).into();
+        Backend::start(pod, Protocol::Http, address, &name).unwrap()
+    });
+    lab.write("long.yaml", LONG_ANSWERS);
+    let _svcproxy = lab.follow();
+    let ways = [
+        "10.96.60.1:80",
+        "[fd00:10:96::6001]:80",
+        "172.18.0.1:30060",
+        "[fd00:172:18::1]:30060",
+        "203.0.113.60:80",
+        "[2001:db8:203::60]:80",
+        "203.0.113.61:80",
+        "[2001:db8:203::61]:80",
+    ];
+    for policy in ["Cluster", "Local"] {
+        if policy == "Local" {
+            lab.edit("long.yaml", "Policy: Cluster", "Policy: Local");
+            lab.converges();
+        }
+        for way in ways {
+            // A path once known to be narrow would need no telling.
+            for host in [lab.node(), pod] {
+                host.ip(&["route flush cache"]).unwrap();
+                host.run(["ip", "-6", "route", "flush", "cache"]).unwrap();
+            }
+            let answer = client(Protocol::Http, way.parse().unwrap()).ask(&far);
+            let answer = answer.unwrap_or_else(|error| panic!("{way}, policy {policy}: {error}"));
+            assert_eq!(answer.backend.len(), LONG);
+        }
+    }
+}
+
+/// A host that believes in an MTU of 1500, behind a client that sends it no packet longer than
+/// 1280 and says so to the sender.
+fn behind_the_client(lab: &Lab, far: &Namespace) {
+    let client = lab.client();
+    for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        client.sysctl(name, "1").unwrap();
+    }
+    client
+        .ip(&[
+            format!(
+                "link add far mtu 1280 type veth peer name eth0 mtu 1500 netns {}",
+                far.name()
+            ),
+            "link set far up".to_owned(),
+            "address add 198.51.100.1/24 dev far".to_owned(),
+            "address add 2001:db8:51::1/64 dev far nodad".to_owned(),
+        ])
+        .unwrap();
+    far.ip(&[
+        "link set eth0 up",
+        "address add 198.51.100.2/24 dev eth0",
+        "address add 2001:db8:51::2/64 dev eth0 nodad",
+        "route add default via 198.51.100.1",
+        "route add default via 2001:db8:51::1",
+    ])
+    .unwrap();
+}
+
+const LONG_ANSWERS: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: long}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.96.60.1, 'fd00:10:96::6001']
+  clusterIP: 10.96.60.1
+  ipFamilies: [IPv4, IPv6]
+  ipFamilyPolicy: RequireDualStack
+  externalIPs: [203.0.113.61, '2001:db8:203::61']
+  externalTrafficPolicy: Cluster
+  ports: [{port: 80, targetPort: 8080, nodePort: 30060}]
+status:
+  loadBalancer:
+    ingress: [{ip: 203.0.113.60}, {ip: '2001:db8:203::60'}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: long-v4, labels: {kubernetes.io/service-name: long}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: node-a}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: long-v6, labels: {kubernetes.io/service-name: long}}
+addressType: IPv6
+ports: [{port: 8080}]
+endpoints: [{addresses: ['fd00:10:244:1::1'], nodeName: node-a}]
+";

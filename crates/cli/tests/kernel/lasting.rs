@@ -1,0 +1,226 @@
+//! Connections that last, through everything that changes around them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use testbed::{AskError, Connection, eventually};
+
+use crate::lab::{Lab, PATIENCE, client};
+use crate::ports::{Port, SHOP, SHOP_UDP};
+
+/// A connection from everywhere that a client can be, in every way.
+pub(crate) struct Lasting<'a> {
+    lab: &'a Lab,
+    ports: &'static [Port],
+    /// With the backend that answers.
+    connections: Vec<(Connection, String)>,
+}
+
+impl<'a> Lasting<'a> {
+    pub(crate) fn open(lab: &'a Lab, ports: &'static [Port]) -> Self {
+        let mut connections = Vec::new();
+        for port in ports {
+            for from in [lab.probe(), lab.node(), lab.client()] {
+                let mut connection = lab.connect(from, port);
+                let backend = connection.ask().unwrap().backend;
+                connections.push((connection, backend));
+            }
+        }
+        Self {
+            lab,
+            ports,
+            connections,
+        }
+    }
+
+    /// Each still has the backend that it began with.
+    pub(crate) fn hold(&mut self) {
+        for (connection, backend) in &mut self.connections {
+            assert_eq!(connection.ask().unwrap().backend, *backend);
+        }
+    }
+
+    /// Does something to svcproxy; new connections work all the while, and these after it.
+    pub(crate) fn through<T>(&mut self, action: impl FnOnce(&Lab) -> T) -> T {
+        let lab = self.lab;
+        let result = lab.undisturbed(lab.probe(), &self.ports[0], || action(lab));
+        self.hold();
+        result
+    }
+
+    /// The backends that answer them.
+    fn backends(&self) -> BTreeSet<&str> {
+        let backends = self.connections.iter();
+        backends.map(|(_, backend)| backend.as_str()).collect()
+    }
+}
+
+const FIRST: &str = "10.244.1.10";
+const SECOND: &str = "10.244.1.11";
+const THIRD: &str = "10.244.2.10";
+
+/// The Service of [`SHOP`] with these endpoints, and these lines in its metadata and spec.
+fn shop(endpoints: &[&str], metadata: &str, spec: &str) -> String {
+    let place = |address: &str| match address {
+        THIRD => "node-b",
+        _ => "node-a",
+    };
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|address| format!("{{addresses: [{address}], nodeName: {}}}", place(address)))
+        .collect();
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata:
+  name: shop
+  {metadata}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.90
+  ports:
+  - {{name: tcp, port: 80, targetPort: 8080, nodePort: 30090}}
+  - {{name: udp, protocol: UDP, port: 80, targetPort: 8080, nodePort: 30090}}
+  {spec}
+status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.90}}]}}}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: shop, labels: {{kubernetes.io/service-name: shop}}}}
+addressType: IPv4
+ports: [{{name: tcp, port: 8080}}, {{name: udp, protocol: UDP, port: 8080}}]
+endpoints: [{}]
+",
+        endpoints.join(", ")
+    )
+}
+
+fn has(lab: &Lab, endpoints: &[&str]) {
+    lab.write("shop.yaml", &shop(endpoints, "", ""));
+    lab.converges();
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn connections_outlive_every_change_of_the_others() {
+    let lab = Lab::new("lasting", SHOP);
+    lab.write("shop.yaml", &shop(&[FIRST], "", ""));
+    let svcproxy = lab.follow();
+    let mut lasting = Lasting::open(&lab, SHOP);
+    // More, fewer, and others.
+    for endpoints in [
+        &[FIRST, SECOND, THIRD][..],
+        &[FIRST, SECOND],
+        &[FIRST, SECOND, THIRD],
+        &[FIRST, THIRD],
+    ] {
+        lasting.through(|lab| has(lab, endpoints));
+    }
+    for (metadata, spec) in [
+        ("annotations: {svcproxy.io/scheduler: lc}", ""),
+        ("annotations: {svcproxy.io/scheduler: mh}", ""),
+        ("", "sessionAffinity: ClientIP"),
+        ("", ""),
+    ] {
+        lasting.through(|lab| {
+            lab.write("shop.yaml", &shop(&[FIRST, THIRD], metadata, spec));
+            lab.converges();
+        });
+    }
+    let svcproxy = lasting.through(|lab| {
+        svcproxy.terminate();
+        lab.follow()
+    });
+    lasting.through(|_| svcproxy.kill());
+    let _svcproxy = lasting.through(Lab::follow);
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn connections_of_an_endpoint_that_goes_are_drained() {
+    let lab = Lab::new("going", SHOP);
+    lab.write("shop.yaml", &shop(&[FIRST], "", ""));
+    let svcproxy = lab.follow();
+    let mut on_first = Lasting::open(&lab, SHOP);
+    on_first.through(|lab| has(lab, &[THIRD]));
+    let mut on_third = Lasting::open(&lab, SHOP);
+    assert_eq!(on_third.backends(), BTreeSet::from(["10.244.2.10:8080"]));
+
+    // The last one goes too.
+    has(&lab, &[]);
+    on_first.hold();
+    on_third.hold();
+    for port in SHOP {
+        for from in [lab.probe(), lab.node(), lab.client()] {
+            let answer = lab.ask(from, port);
+            assert_eq!(answer, Err(AskError::Refused), "{port:?}");
+        }
+    }
+
+    // One that comes back is as if it had never gone.
+    has(&lab, &[FIRST]);
+    on_first.hold();
+    on_third.hold();
+    let again = Lasting::open(&lab, SHOP);
+    assert_eq!(again.backends(), BTreeSet::from(["10.244.1.10:8080"]));
+    drop((on_first, again));
+
+    // No connections, nothing to wait for.
+    has(&lab, &[FIRST, SECOND]);
+    on_third.hold();
+    drop(on_third);
+    let gone = || match lab.ipvsadm() {
+        table if table.iter().any(|line| line.contains(THIRD)) => Err(table),
+        _ => Ok(()),
+    };
+    eventually(PATIENCE, gone).expect("real servers without connections are removed");
+    drop(svcproxy);
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn drain_has_an_end() {
+    let lab = Lab::new("end", SHOP);
+    lab.write("shop.yaml", &shop(&[FIRST], "", ""));
+    let _svcproxy = lab.follow_with(&["--drain-timeout=4"]);
+    let mut lasting = Lasting::open(&lab, SHOP);
+    lab.write("shop.yaml", &shop(&[], "", ""));
+    let gone = || match lab.ipvsadm()[..] {
+        [] => Ok(()),
+        _ => Err("virtual servers are left"),
+    };
+    eventually(PATIENCE, gone).unwrap();
+    for (connection, _) in &mut lasting.connections {
+        assert!(connection.ask().is_err());
+    }
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn datagrams_of_an_endpoint_that_goes_move_on() {
+    let lab = Lab::new("datagrams", SHOP_UDP);
+    lab.write("shop.yaml", &shop(&[FIRST], "", ""));
+    let _svcproxy = lab.follow();
+    let mut flows = Vec::new();
+    for port in SHOP_UDP {
+        for from in [lab.probe(), lab.node(), lab.client()] {
+            let to = client(port.protocol, port.vip()).timeout(Duration::from_secs(1));
+            let mut flow = to.connect(from).unwrap();
+            assert_eq!(flow.ask().unwrap().backend, "10.244.1.10:8080");
+            flows.push((flow, port, from.name()));
+        }
+    }
+    // From one to another, and over a time without any.
+    for endpoints in [&[SECOND][..], &[], &[THIRD]] {
+        has(&lab, endpoints);
+        for (flow, port, from) in &mut flows {
+            let mut moved = || match (flow.ask(), endpoints) {
+                (Ok(answer), [one]) if answer.backend == format!("{one}:8080") => Ok(()),
+                (Err(_), []) => Ok(()),
+                (other, _) => Err(other),
+            };
+            eventually(Duration::from_secs(10), &mut moved)
+                .unwrap_or_else(|other| panic!("{port:?} from {from}: {other:?}"));
+        }
+    }
+}
