@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipvs::{
-    Change, Protocol, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey,
+    Change, Flags, Protocol, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey,
 };
 
 use super::diff::Builder;
@@ -194,13 +194,19 @@ impl Builder<'_> {
 
     /// Whether a real server that goes keeps its connections for a while, with weight 0. A
     /// datagram's sender would not notice that it should go elsewhere. The hashing schedulers go
-    /// on to choose a real server of weight 0, and then refuse (`is_unavailable` in the kernel's
-    /// ip_vs_sh.c, `ip_vs_dh_schedule` in ip_vs_dh.c).
+    /// on to choose a real server of weight 0, and then refuse unless they may choose again
+    /// (`is_unavailable` in the kernel's ip_vs_sh.c and ip_vs_mh.c, `ip_vs_dh_schedule` in
+    /// ip_vs_dh.c).
     fn can_drain(&self, of: FrontendKey, server: &VirtualServer) -> bool {
-        let by_hash = [Scheduler::SourceHash, Scheduler::DestinationHash];
+        let avoids_weight_0 = match server.scheduler {
+            Scheduler::SourceHash => server.flags.contains(Flags::SH_FALLBACK),
+            Scheduler::MaglevHash => server.flags.contains(Flags::MH_FALLBACK),
+            Scheduler::DestinationHash => false,
+            _ => true,
+        };
         !self.desired.config().drain_timeout.is_zero()
             && of.protocol != Protocol::Udp
-            && !by_hash.contains(&server.scheduler)
+            && avoids_weight_0
     }
 
     /// Datagrams and SCTP associations that are known to connection tracking would go on as

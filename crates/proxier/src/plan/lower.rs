@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ipvs::{
-    Family, Persistence, RealServer, RealServerKey, Scheduler, Timeouts, VirtualServer,
+    Family, Flags, Persistence, RealServer, RealServerKey, Scheduler, Timeouts, VirtualServer,
     VirtualServerKey,
 };
 
@@ -29,7 +29,9 @@ pub(super) fn virtual_server(
         .with_flags(frontend.scheduler_flags);
     let server = match (frontend.session_affinity, key) {
         (SessionAffinity::ClientIp(_), VirtualServerKey::FirewallMark { .. }) => {
-            VirtualServer::new(key).with_scheduler(Scheduler::MaglevHash)
+            VirtualServer::new(key)
+                .with_scheduler(Scheduler::MaglevHash)
+                .with_flags(Flags::MH_FALLBACK)
         }
         (SessionAffinity::ClientIp(timeout), _) => {
             chosen.with_persistence(Persistence::new(timeout.get()))
