@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Most of them wait.
 const WORKERS: usize = 24;
-/// Enough for a second endpoint to get its turn.
-const LEAST_REQUESTS: usize = 4;
+/// Enough for a second endpoint to get its turn, round robin.
+const LEAST_REQUESTS: usize = 2;
 /// Until all endpoints have had their turn.
 const MOST_REQUESTS: usize = 40;
 
