@@ -59,8 +59,11 @@ impl fmt::Display for LocalRoute {
     }
 }
 
-/// A rule that sends packets with a mark to a routing table of ours, where everything is local:
-/// `ip rule add fwmark MARK/MARK lookup 73` and `ip route add local default dev lo table 73`.
+/// Rules that send packets with a mark to a routing table of ours, where everything is local, but
+/// not the kernel's lookup of the way back to their sender:
+/// `ip rule add pref 72 iif lo fwmark MARK/MARK goto 32766`,
+/// `ip rule add pref 73 fwmark MARK/MARK lookup 73` and
+/// `ip route add local default dev lo table 73`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyRoute {
     /// Of which packets.
