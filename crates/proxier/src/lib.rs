@@ -54,6 +54,7 @@ mod drain;
 mod hash;
 #[cfg(feature = "health")]
 pub mod health;
+pub mod iptables;
 pub mod model;
 pub mod netfilter;
 pub mod plan;

@@ -1,0 +1,148 @@
+//! The chains that there are whatever the Services.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use ipvs::{Family, Protocol};
+
+use super::frontend::pods;
+use super::name::{
+    FORWARD, HAIRPIN, NODE_PORTS, OUTSIDE, POSTROUTING, SERVICES, UNDELIVERED, VIPS, Word,
+};
+use super::rule::{Match, State, Target};
+use super::{Hook, Jump, Name, Rule, Table};
+use crate::desired::Config;
+
+/// The trees that Services hang their rules in.
+pub(super) const ROOTS: [(Table, Word); 5] = [
+    (Table::Nat, VIPS),
+    (Table::Nat, NODE_PORTS),
+    (Table::Nat, HAIRPIN),
+    (Table::Filter, VIPS),
+    (Table::Filter, NODE_PORTS),
+];
+
+/// The chains that follow from the settings, with their rules.
+pub(super) fn chains(config: &Config, family: Family) -> [(Table, Word, Vec<Rule>); 5] {
+    [
+        (Table::Nat, SERVICES, to_trees(config, family)),
+        (Table::Nat, OUTSIDE, outside(config, family)),
+        (Table::Nat, POSTROUTING, postrouting(config)),
+        (Table::Filter, UNDELIVERED, undelivered(config, family)),
+        (Table::Filter, FORWARD, forward(config, family)),
+    ]
+}
+
+/// The rules of ours in chains that are everyone's, the first of each chain first.
+pub(super) fn jumps() -> [Jump; 7] {
+    let jump = |table, hook, matching: Match, to| Jump {
+        table,
+        hook,
+        rule: matching.then(&Target::Jump(Name::of(to))),
+    };
+    let new = || Match::all().state(State::New);
+    [
+        jump(Table::Filter, Hook::Input, new(), UNDELIVERED),
+        jump(Table::Filter, Hook::Forward, new(), UNDELIVERED),
+        jump(Table::Filter, Hook::Forward, Match::all(), FORWARD),
+        jump(Table::Filter, Hook::Output, new(), UNDELIVERED),
+        jump(Table::Nat, Hook::Prerouting, Match::all(), SERVICES),
+        jump(Table::Nat, Hook::Output, Match::all(), SERVICES),
+        jump(Table::Nat, Hook::Postrouting, Match::all(), POSTROUTING),
+    ]
+}
+
+/// Virtual IPs go before node ports, since they may be the node's addresses.
+fn to_trees(config: &Config, family: Family) -> Vec<Rule> {
+    let networks = config.node_port_networks();
+    let networks = networks
+        .into_iter()
+        .filter(|network| Family::of(&network.addr()) == family);
+    let to_ports = Target::Jump(Name::of(NODE_PORTS));
+    let to_ports =
+        networks.map(|network| Match::all().destination(network).to_node().then(&to_ports));
+    let first = [
+        Match::all().then(&Target::Jump(Name::of(VIPS))),
+        Match::all()
+            .destination(loopback(family))
+            .then(&Target::Return),
+    ];
+    first.into_iter().chain(to_ports).collect()
+}
+
+fn outside(config: &Config, family: Family) -> Vec<Rule> {
+    let mark = Match::all().then(&Target::SetMark(config.marks.masquerade()));
+    if config.masquerade_all {
+        return vec![mark];
+    }
+    let pods = pods(config, family);
+    let mark = (!pods.is_empty()).then_some(mark);
+    pods.into_iter()
+        .map(|pod| pod.then(&Target::Return))
+        .chain(mark)
+        .collect()
+}
+
+/// The mark has done its work here: a tunnel must not masquerade the packet that carries this one.
+fn postrouting(config: &Config) -> Vec<Rule> {
+    let bit = config.marks.masquerade();
+    let translated = Match::all().state(State::Translated);
+    vec![
+        translated.then(&Target::Jump(Name::of(HAIRPIN))),
+        Match::all().not_marked(bit).then(&Target::Return),
+        Match::all().then(&Target::FlipMark(bit)),
+        Match::all().then(&Target::Masquerade),
+    ]
+}
+
+/// What no Service's rule in table nat has taken. In a Service CIDR nobody else can answer.
+fn undelivered(config: &Config, family: Family) -> Vec<Rule> {
+    let translated = Match::all().state(State::Translated).then(&Target::Return);
+    let of_family = |cidrs: &[IpNet]| {
+        let cidrs = cidrs
+            .iter()
+            .filter(move |cidr| Family::of(&cidr.addr()) == family);
+        cidrs.map(|cidr| cidr.trunc()).collect::<Vec<_>>()
+    };
+    let to_others = of_family(&config.exclude_cidrs).into_iter();
+    let to_others = to_others.map(|cidr| Match::all().destination(cidr).then(&Target::Return));
+    let unused = of_family(&config.service_cidrs)
+        .into_iter()
+        .flat_map(|cidr| {
+            let to = || Match::all().destination(cidr);
+            [
+                to().icmp(family).then(&Target::Return),
+                to().protocol(Protocol::Tcp)
+                    .then(&Target::Refuse(Protocol::Tcp, family)),
+                to().then(&Target::RefusePort(family)),
+            ]
+        });
+    let mut rules = vec![translated];
+    rules.extend(to_trees(config, family));
+    // The loopback's own return would end this.
+    rules.extend(to_others.chain(unused));
+    rules
+}
+
+/// Lets pass what Services' clients send and get, as a host whose policy is to drop would not.
+fn forward(config: &Config, family: Family) -> Vec<Rule> {
+    // What connection tracking does not know it does not translate back: a client that gets the
+    // answer from the backend's own address resets the connection (kubernetes/kubernetes#74839).
+    let invalid = pods(config, family).into_iter();
+    let invalid = invalid.map(|pod| pod.state(State::Invalid).then(&Target::Drop));
+    let known = Match::all().state(State::Translated).state(State::Known);
+    let rest = [
+        Match::all()
+            .marked(config.marks.masquerade())
+            .then(&Target::Accept),
+        known.then(&Target::Accept),
+    ];
+    invalid.chain(rest).collect()
+}
+
+const fn loopback(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+        Family::V6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    }
+}

@@ -1,0 +1,77 @@
+//! The difference between a draft and what there is.
+
+use super::draft::Draft;
+use super::transaction::Part;
+use super::{Jump, Rules, Table};
+
+/// The changes of each table, without the chains that the draft does not have unless it has
+/// everything. What keeps packets from going astray comes before what leads them elsewhere, and
+/// goes after it: it takes only what nobody else has taken.
+pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -> Vec<Part> {
+    let mut parts = Parts::default();
+    let mut is_closing = false;
+    if draft.is_everything() {
+        for (table, name) in there.chains() {
+            if !draft.chains.contains_key(&(table, name.clone())) {
+                parts.of(table).deleted.insert(name.clone());
+            }
+        }
+    }
+    for (key, chain) in draft.chains {
+        let old = there.chains.get(&key).map(AsRef::as_ref);
+        let (table, name) = key;
+        if chain.rules.is_empty() && !chain.is_fixed {
+            if old.is_some() {
+                parts.of(table).deleted.insert(name);
+            }
+        } else if old != Some(chain.rules.as_slice()) {
+            let is_new = |rule| !old.unwrap_or_default().contains(rule);
+            is_closing |= table == Table::Filter && chain.rules.iter().any(is_new);
+            let written = (chain.rules.into(), chain.owner);
+            parts.of(table).rewritten.insert(name, written);
+        }
+    }
+    if let Some(wanted) = jumps {
+        let mut left = there.jumps.clone();
+        for jump in wanted {
+            match left.iter().position(|other| *other == jump) {
+                Some(at) => drop(left.remove(at)),
+                None => parts.of(jump.table).inserted.push(jump),
+            }
+        }
+        for jump in left {
+            parts.of(jump.table).removed.push(jump);
+        }
+    }
+    let Parts { filter, nat } = parts;
+    let in_order = if is_closing {
+        [filter, nat]
+    } else {
+        [nat, filter]
+    };
+    in_order
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+struct Parts {
+    filter: Part,
+    nat: Part,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        let [filter, nat] = [Table::Filter, Table::Nat].map(Part::new);
+        Self { filter, nat }
+    }
+}
+
+impl Parts {
+    fn of(&mut self, table: Table) -> &mut Part {
+        match table {
+            Table::Filter => &mut self.filter,
+            Table::Nat => &mut self.nat,
+        }
+    }
+}

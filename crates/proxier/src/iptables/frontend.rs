@@ -1,0 +1,165 @@
+//! The rules of one frontend.
+
+use std::num::NonZeroU32;
+
+use ipvs::Family;
+
+use super::name::{Class, OUTSIDE};
+use super::rule::{Match, Target};
+use super::{Name, Rule};
+use crate::desired::{Backend, Config, Frontend, Kind, WithoutBackends};
+use crate::model::SessionAffinity;
+
+/// What one frontend needs in one table: chains, and the rule that leads to the first of them.
+#[derive(Debug, Default)]
+pub(super) struct OfFrontend {
+    pub(super) chains: Vec<(Class, Vec<Rule>)>,
+    pub(super) target: Option<Target>,
+}
+
+/// The classes of chains that frontends have.
+pub(super) const CLASSES: [Class; 3] = [Class::Backends, Class::External, Class::Restricted];
+
+/// Which packets are pods'; if it is not known, no pod is told from a client outside.
+pub(super) fn pods(config: &Config, family: Family) -> Vec<Match> {
+    if let Some(interfaces) = &config.pod_interfaces {
+        return vec![Match::all().from_interfaces(interfaces)];
+    }
+    let networks = config.cluster_cidrs.iter().map(ipnet::IpNet::trunc);
+    let networks = networks.filter(|network| Family::of(&network.addr()) == family);
+    let networks = ipnet::IpNet::aggregate(&networks.collect());
+    let from = networks
+        .into_iter()
+        .map(|network| Match::all().source(network));
+    from.collect()
+}
+
+/// Table nat: to whom packets go.
+pub(super) fn delivery(frontend: &Frontend, config: &Config) -> OfFrontend {
+    let mut of = OfFrontend::default();
+    let in_cluster = chosen(frontend, &frontend.backends);
+    if !in_cluster.is_empty() {
+        let mark = match (frontend.kind, &frontend.external) {
+            (Kind::ClusterIp, _) => Some(Target::Jump(Name::of(OUTSIDE))),
+            // Whoever the client is: the answer must come back this way.
+            (Kind::NodePort, _) | (_, None) => Some(Target::SetMark(config.marks.masquerade())),
+            (_, Some(_)) => None,
+        };
+        let mark = mark.map(|mark| Match::all().then(&mark));
+        of.enter(
+            frontend,
+            Class::Backends,
+            mark.into_iter().chain(in_cluster).collect(),
+        );
+    }
+    if let Some(external) = &frontend.external {
+        let inside = of.target.take();
+        let outside = chosen(frontend, external);
+        if inside.is_some() || !outside.is_empty() {
+            let rules = by_audience(frontend, config, inside, outside);
+            of.enter(frontend, Class::External, rules);
+        }
+    }
+    if let Some(next) = of.target.take_if(|_| frontend.source_ranges.is_some()) {
+        of.enter(frontend, Class::Restricted, admission(frontend, &next));
+    }
+    of
+}
+
+/// Table filter: what becomes of packets that were to go to nobody.
+pub(super) fn verdict(frontend: &Frontend) -> OfFrontend {
+    let mut of = OfFrontend::default();
+    let is_empty = |backends: &[Backend]| backends.is_empty();
+    let nobody = frontend.backends.is_empty();
+    let nobody_outside = frontend.external.as_deref().is_some_and(is_empty);
+    if nobody && frontend.without_backends == WithoutBackends::Refuse {
+        let key = frontend.key;
+        let refuse = Target::Refuse(key.protocol, key.family());
+        if frontend.source_ranges.is_some() {
+            let mut rules = admission(frontend, &refuse);
+            rules.push(Match::all().then(&Target::Drop));
+            of.enter(frontend, Class::Restricted, rules);
+        } else {
+            of.target = Some(refuse);
+        }
+    } else if nobody || nobody_outside || frontend.source_ranges.is_some() {
+        of.target = Some(Target::Drop);
+    }
+    of
+}
+
+impl OfFrontend {
+    /// Makes a chain, and has packets go there first.
+    fn enter(&mut self, frontend: &Frontend, class: Class, rules: Vec<Rule>) {
+        self.chains.push((class, rules));
+        self.target = Some(Target::Goto(Name::hashed(class, frontend.key)));
+    }
+}
+
+/// Each of these with the same chance, but for clients that have one already.
+fn chosen(frontend: &Frontend, backends: &[Backend]) -> Vec<Rule> {
+    let family = frontend.key.family();
+    let all = || Match::all().protocol(frontend.key.protocol);
+    let affinity: Option<NonZeroU32> = match frontend.session_affinity {
+        SessionAffinity::None => None,
+        SessionAffinity::ClientIp(seconds) => Some(seconds),
+    };
+    let mut rules = Vec::with_capacity(backends.len());
+    if let Some(seconds) = affinity {
+        rules.extend(backends.iter().map(|backend| {
+            let list = clients(frontend, *backend);
+            let matching = all().remembered(&list, family, seconds);
+            matching.then(&Target::SendTo(*backend))
+        }));
+    }
+    let left = (1..=u32::try_from(backends.len()).unwrap_or(u32::MAX)).rev();
+    rules.extend(left.zip(backends).map(|(left, backend)| {
+        let mut matching = all().one_of(left);
+        if affinity.is_some() {
+            matching = matching.remember(&clients(frontend, *backend), family);
+        }
+        matching.then(&Target::SendTo(*backend))
+    }));
+    rules
+}
+
+/// The list of a backend's clients, which a Service's addresses share.
+fn clients(frontend: &Frontend, backend: Backend) -> Name {
+    let (owner, protocol) = (&frontend.owner, frontend.key.protocol);
+    let (address, port) = (backend.address, backend.port);
+    let what = format_args!("{owner} {protocol} {address} {port}");
+    Name::hashed(Class::Clients, what)
+}
+
+/// Clients in the cluster, and the node itself, go to `inside`, all others to the rules of those
+/// outside.
+fn by_audience(
+    frontend: &Frontend,
+    config: &Config,
+    inside: Option<Target>,
+    outside: Vec<Rule>,
+) -> Vec<Rule> {
+    let pods = pods(config, frontend.key.family());
+    // A pod elsewhere may know no way back to the node's address.
+    let mark = Target::SetMark(config.marks.masquerade());
+    let mark = inside
+        .is_some()
+        .then(|| Match::all().from_node().then(&mark));
+    let inside = inside.unwrap_or(Target::Return);
+    let from_pods = pods.into_iter().map(|pod| pod.then(&inside));
+    let from_node = mark
+        .into_iter()
+        .chain([Match::all().from_node().then(&inside)]);
+    from_pods.chain(from_node).chain(outside).collect()
+}
+
+/// The node itself is never locked out.
+fn admission(frontend: &Frontend, then: &Target) -> Vec<Rule> {
+    let ranges = frontend
+        .source_ranges
+        .iter()
+        .flat_map(|ranges| ranges.iter());
+    let admitted = ranges.map(|range| Match::all().source(*range));
+    let admitted = admitted.chain([Match::all().from_node()]);
+    admitted.map(|matching| matching.then(then)).collect()
+}

@@ -1,0 +1,156 @@
+//! Names of chains, and of lists of clients.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+/// What the names of all our chains begin with.
+const PREFIX: &str = "SVCPROXY-";
+/// XT_EXTENSION_MAXNAMELEN without the NUL: what iptables takes.
+const MAX: usize = 28;
+/// RFC 4648.
+const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// The name of a chain of ours, or of a list of clients: `SVCPROXY-` and letters, digits and dashes, 28 characters at most.
+///
+/// Names say what they are made for by 80 bits of its SHA-256, so they are the same on every node
+/// and in every run, and nobody can find a Service whose chain has the name of another's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+/// A text that is no name of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a name of svcproxy's")]
+pub struct ForeignName;
+
+impl Name {
+    /// The name of a chain that there is one of in a table.
+    pub(super) fn of(word: Word) -> Self {
+        Self(format!("{PREFIX}{}", word.0).into())
+    }
+
+    /// The name of one of a class: that for `what`.
+    pub(super) fn hashed(class: Class, what: impl fmt::Display) -> Self {
+        let digest = Sha256::digest(what.to_string());
+        let mut name = format!("{PREFIX}{}-", class.letter());
+        for five in digest.chunks_exact(5).take(2) {
+            let bits = five
+                .iter()
+                .fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+            let letters = (0..8).rev().map(|place| bits >> (5 * place) & 31);
+            let letters = letters.filter_map(|value| BASE32.get(usize::try_from(value).ok()?));
+            name.extend(letters.map(|letter| char::from(*letter)));
+        }
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is one of a class.
+    pub(super) fn is_a(&self, class: Class) -> bool {
+        let rest = self.0.strip_prefix(PREFIX);
+        let rest = rest.and_then(|rest| rest.strip_prefix(class.letter()));
+        rest.is_some_and(|rest| rest.starts_with('-'))
+    }
+}
+
+impl FromStr for Name {
+    type Err = ForeignName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest = text.strip_prefix(PREFIX).ok_or(ForeignName)?;
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if rest.is_empty() || text.len() > MAX || !rest.bytes().all(valid) {
+            return Err(ForeignName);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A chain that there is one of in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word(&'static str);
+
+/// All packets whose destination is yet to be known.
+pub(super) const SERVICES: Word = Word("SERVICES");
+/// The tree of virtual IPs.
+pub(super) const VIPS: Word = Word("VIPS");
+/// The tree of node ports.
+pub(super) const NODE_PORTS: Word = Word("NODE-PORTS");
+/// Marks clients from outside of the cluster for masquerading.
+pub(super) const OUTSIDE: Word = Word("OUTSIDE");
+/// Source address translation.
+pub(super) const POSTROUTING: Word = Word("POSTROUTING");
+/// The tree of backends that may be their own clients.
+pub(super) const HAIRPIN: Word = Word("HAIRPIN");
+/// What no backend was found for.
+pub(super) const UNDELIVERED: Word = Word("UNDELIVERED");
+/// What is forwarded.
+pub(super) const FORWARD: Word = Word("FORWARD");
+
+/// What there are many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// A branch of a tree.
+    Branch,
+    /// Keeps those who may not come from a frontend.
+    Restricted,
+    /// Tells clients in the cluster from those outside, for whom it has the backends.
+    External,
+    /// A frontend's backends.
+    Backends,
+    /// A list of clients, not a chain.
+    Clients,
+}
+
+impl Class {
+    const fn letter(self) -> char {
+        match self {
+            Self::Branch => 'B',
+            Self::Restricted => 'R',
+            Self::External => 'X',
+            Self::Backends => 'S',
+            Self::Clients => 'C',
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_change() {
+        // If they did, a running node's chains would all be replaced.
+        let name = Name::hashed(Class::Backends, "tcp 10.96.0.1:443");
+        // printf 'tcp 10.96.0.1:443' | sha256sum | cut -c-20 | xxd -r -p | base32
+        assert_eq!(name.as_str(), "SVCPROXY-S-YFO3BWE45VN4PFDP");
+        assert_eq!(name.as_str().parse(), Ok(name));
+    }
+
+    #[test]
+    fn names_of_others_are_told_from_ours() {
+        for foreign in [
+            "PREROUTING",
+            "KUBE-SERVICES",
+            "SVCPROXY-",
+            "SVCPROXY-A B",
+            "SVCPROXY-AAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert_eq!(foreign.parse::<Name>(), Err(ForeignName));
+        }
+        let name: Name = "SVCPROXY-B-ABC".parse().unwrap();
+        assert!(name.is_a(Class::Branch) && !name.is_a(Class::Backends));
+    }
+}

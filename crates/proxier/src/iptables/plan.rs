@@ -1,0 +1,229 @@
+//! The difference between the rules a node has and those it should have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipvs::{Family, Protocol};
+
+use super::diff::parts;
+use super::draft::Draft;
+use super::{Jump, Rules, Transaction, base};
+use crate::desired::{Backend, DesiredState, Frontend, FrontendKey};
+use crate::plan::{Flows, Scope, Sysctl};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What svcproxy has made of a node in iptables mode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Node {
+    /// Values of the sysctls that matter.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// The rules for IPv4.
+    pub v4: Rules,
+    /// The rules for IPv6.
+    pub v6: Rules,
+}
+
+impl Node {
+    /// A node with these values of sysctls and these rules.
+    pub const fn new(sysctls: BTreeMap<Sysctl, String>, v4: Rules, v6: Rules) -> Self {
+        Self { sysctls, v4, v6 }
+    }
+
+    /// The rules for a family.
+    pub const fn rules(&self, family: Family) -> &Rules {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// Takes in what a plan did, but for the steps that failed, given by their place.
+    pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
+        for (place, step) in plan.steps.iter().enumerate() {
+            if failed.contains(&place) {
+                continue;
+            }
+            match step {
+                Step::SetSysctl(sysctl, value) => {
+                    self.sysctls.insert(*sysctl, value.to_string());
+                }
+                Step::Restore(transaction) => transaction.record(match transaction.family {
+                    Family::V4 => &mut self.v4,
+                    Family::V6 => &mut self.v6,
+                }),
+                Step::DeleteFlows(_) => {}
+            }
+        }
+    }
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Set a sysctl.
+    SetSysctl(Sysctl, u8),
+    /// Have iptables-restore(8) change one family's tables.
+    Restore(Transaction),
+    /// Make connection tracking forget flows that would go on as they were.
+    DeleteFlows(Flows),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
+            Self::Restore(transaction) => {
+                writeln!(f, "restore {}:", transaction.family)?;
+                transaction.fmt(f)
+            }
+            Self::DeleteFlows(flows) => write!(f, "delete flows {flows}"),
+        }
+    }
+}
+
+/// Steps that lead from a [`Node`] to a [`DesiredState`], in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Compares the desired state with the node's.
+    pub fn new(desired: &DesiredState, node: &Node, scope: Scope<'_>) -> Self {
+        let mut steps = Vec::new();
+        if matches!(scope, Scope::Full) {
+            steps.extend(sysctls(desired, node));
+        }
+        let mut flows = Vec::new();
+        for family in FAMILIES {
+            let (there, changes) = (
+                node.rules(family),
+                Changes::new(desired, node, family, scope),
+            );
+            let Changes { draft, jumps, keys } = changes;
+            let parts = parts(draft, jumps, there);
+            flows.extend(keys.into_iter().flat_map(|key| {
+                let frontend = desired.frontend(&key);
+                stale_flows(key, frontend.map(AsRef::as_ref), there)
+            }));
+            if !parts.is_empty() {
+                steps.push(Step::Restore(Transaction { family, parts }));
+            }
+        }
+        steps.extend(flows.into_iter().map(Step::DeleteFlows));
+        Self { steps }
+    }
+
+    /// The plan that removes all rules of a node.
+    #[must_use]
+    pub fn removal(node: &Node) -> Self {
+        let all = FAMILIES.map(|family| Transaction::removal(family, node.rules(family)));
+        let all = all
+            .into_iter()
+            .filter(|transaction| !transaction.is_empty());
+        let steps = all.map(Step::Restore).collect();
+        Self { steps }
+    }
+
+    /// The steps, in the order in which they must be taken.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+fn sysctls(desired: &DesiredState, node: &Node) -> Vec<Step> {
+    let forward = [
+        (Family::V4, Sysctl::IPV4_FORWARD),
+        (Family::V6, Sysctl::IPV6_FORWARD),
+    ];
+    let needed = forward.into_iter().filter(|(family, sysctl)| {
+        let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
+        desired.config().node_ip(*family).is_some() && !is_on
+    });
+    needed
+        .map(|(_, sysctl)| Step::SetSysctl(sysctl, 1))
+        .collect()
+}
+
+/// What a plan looks at in one family.
+struct Changes<'a> {
+    draft: Draft<'a>,
+    /// The rules that must lead to our chains; `None` if they are not looked at.
+    jumps: Option<Vec<Jump>>,
+    keys: BTreeSet<FrontendKey>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(desired: &DesiredState, node: &'a Node, family: Family, scope: Scope<'_>) -> Self {
+        let config = desired.config();
+        let there = node.rules(family);
+        let mut keys = BTreeSet::new();
+        let mut addresses = BTreeSet::<IpAddr>::new();
+        let (mut draft, jumps) = match scope {
+            Scope::Touched(touched) => {
+                keys.extend(&touched.frontends);
+                addresses.extend(&touched.local_backends);
+                (Draft::of(there), None)
+            }
+            Scope::Full => {
+                keys.extend(desired.frontends().map(|frontend| frontend.key));
+                keys.extend(there.frontends(family));
+                addresses.extend(desired.local_backends());
+                let mut draft = Draft::from_scratch();
+                // A family that the node has no address of is not touched.
+                let speaks = config.node_ip(family).is_some();
+                if speaks {
+                    draft.base(config, family);
+                }
+                let jumps = speaks.then(base::jumps).into_iter().flatten();
+                (draft, Some(jumps.collect()))
+            }
+        };
+        keys.retain(|key| key.family() == family);
+        addresses.retain(|address| Family::of(address) == family);
+        for key in &keys {
+            let frontend = desired.frontend(key);
+            draft.frontend(*key, frontend.map(AsRef::as_ref), config);
+        }
+        for address in addresses {
+            draft.hairpin(address, desired.is_local_backend(&address));
+        }
+        Self { draft, jumps, keys }
+    }
+}
+
+/// Datagrams and SCTP associations that are known to connection tracking would go on as before: to
+/// a backend that has gone, or to nobody though there is one now. TCP's connections end by
+/// themselves.
+fn stale_flows(key: FrontendKey, frontend: Option<&Frontend>, there: &Rules) -> Vec<Flows> {
+    if key.protocol == Protocol::Tcp {
+        return Vec::new();
+    }
+    let before = there.backends(key);
+    let (mut now, mut gained) = (BTreeSet::new(), false);
+    if let Some(frontend) = frontend {
+        let lists = [Some(&frontend.backends), frontend.external.as_ref()];
+        for backends in lists.into_iter().flatten().filter(|list| !list.is_empty()) {
+            let address = |b: &Backend| SocketAddr::new(b.address, b.port.get());
+            gained |= !backends.iter().any(|b| before.contains(&address(b)));
+            now.extend(backends.iter().map(address));
+        }
+    }
+    let gone = before.iter().filter(|backend| !now.contains(backend));
+    let gone = gone.map(|backend| Flows::to(key).answered_by(backend.ip()));
+    // What went to nobody is known by no backend's address.
+    gained
+        .then(|| Flows::to(key))
+        .into_iter()
+        .chain(gone)
+        .collect()
+}
