@@ -16,7 +16,7 @@ use crate::desired::FrontendKey;
 pub struct Rules {
     /// The rules of each chain.
     pub(super) chains: HashMap<(Table, Name), Box<[Rule]>>,
-    /// In the order in which they were found.
+    /// Sorted; the same one may be there twice.
     pub(super) jumps: Vec<Jump>,
 }
 
@@ -64,6 +64,7 @@ impl Rules {
         }
         let chains = chains.into_iter().map(|(key, rules)| (key, rules.into()));
         let chains = chains.collect();
+        jumps.sort_unstable();
         Self { chains, jumps }
     }
 

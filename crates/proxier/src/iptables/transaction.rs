@@ -112,6 +112,7 @@ impl Transaction {
                 }
             }
             there.jumps.extend(part.inserted.iter().cloned());
+            there.jumps.sort_unstable();
         }
     }
 }

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod arbitrary;
+mod iptables;
 mod oracle;
+mod packet;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;

@@ -44,7 +44,7 @@ pub(crate) type Reach = BTreeMap<FrontendKey, Vec<(Client, Outcome)>>;
 impl Client {
     /// 198.18.7.7 or 2001:db8:1::7, if it is in range of all ranges that there are but
     /// 198.18.0.0/15 alone; for the sake of this test a range lets in whom it contains.
-    fn address(self, family: Family) -> IpAddr {
+    pub(crate) fn address(self, family: Family) -> IpAddr {
         let text = match (self, family) {
             (Self::Pod, Family::V4) => "10.244.0.77",
             (Self::Pod, Family::V6) => "fd00:10:244::77",
@@ -56,7 +56,7 @@ impl Client {
         text.parse().unwrap()
     }
 
-    fn is_outside(self) -> bool {
+    pub(crate) fn is_outside(self) -> bool {
         self != Self::Pod
     }
 }

@@ -1,0 +1,305 @@
+//! The same in iptables mode: each plan leads exactly there, every client meets what the API
+//! objects say, and no object can put more into the text than it should.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proxier::desired::{Config, DesiredState, PodInterfaces, Touched};
+use proxier::iptables::{Node, Plan, Rules, Step};
+use proxier::plan::Scope;
+use proxier::store::{Change, Store};
+
+use crate::arbitrary::{change, config};
+use crate::oracle;
+use crate::packet::Tables;
+
+/// As the other test's, but pods are known in both families.
+fn settings(masquerade_all: bool) -> Arc<Config> {
+    let mut config = Config::clone(&config(0));
+    let pods = "fd00:10:244::/56".parse().unwrap();
+    config.cluster_cidrs.push(pods);
+    config.masquerade_all = masquerade_all;
+    Arc::new(config)
+}
+
+/// What iptables-save would print: what was recorded, read anew.
+fn saved(rules: &Rules) -> String {
+    let mut text = String::new();
+    for table in proxier::iptables::Table::ALL {
+        text += &format!("*{table}\n:INPUT ACCEPT [0:0]\n");
+        let chains: BTreeSet<_> = rules.chains().filter(|(of, _)| *of == table).collect();
+        for (_, name) in &chains {
+            text += &format!(":{name} - [0:0]\n");
+        }
+        for jump in rules.jumps().iter().filter(|jump| jump.table == table) {
+            text += &format!("-A {} {}\n", jump.hook, jump.rule);
+        }
+        for (table, name) in chains {
+            for rule in rules.chain(table, name) {
+                text += &format!("-A {name} {rule}\n");
+            }
+        }
+        text += "COMMIT\n";
+    }
+    text
+}
+
+/// Each line is one of a few forms, in which nothing but checked words can stand.
+fn check_text(text: &str) {
+    for line in text.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let is_ours = |name: &str| name.starts_with("SVCPROXY-") && name.len() <= 28;
+        let is_hook = |name: &str| {
+            ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&name)
+        };
+        let rule = match words.as_slice() {
+            ["*nat" | "*filter"] | ["COMMIT"] => continue,
+            [name, "-", "[0:0]"] if name.strip_prefix(':').is_some_and(is_ours) => continue,
+            ["-X", name] if is_ours(name) => continue,
+            ["-A", name, rule @ ..] if is_ours(name) => rule,
+            ["-I" | "-D", name, rule @ ..] if is_hook(name) => rule,
+            other => panic!("{other:?}"),
+        };
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-/:.,[]+!\"".contains(&byte);
+        assert!(
+            rule.iter()
+                .all(|word| !word.is_empty() && word.bytes().all(valid)),
+            "{line}"
+        );
+        let quoted = rule.iter().filter(|word| word.contains('"'));
+        for word in quoted {
+            let inner = word
+                .strip_prefix('"')
+                .and_then(|word| word.strip_suffix('"'));
+            let inner = inner.expect("quotes are around a word");
+            assert!(
+                !inner.contains(['"', '-', '!']) || inner.contains('/'),
+                "{line}"
+            );
+        }
+        let options: Vec<_> = rule.iter().filter(|word| word.starts_with('-')).collect();
+        let known = [
+            "-s",
+            "-d",
+            "-i",
+            "-p",
+            "-m",
+            "-j",
+            "-g",
+            "--dport",
+            "--src-type",
+            "--dst-type",
+            "--ctstate",
+            "--mark",
+            "--mode",
+            "--probability",
+            "--update",
+            "--seconds",
+            "--reap",
+            "--name",
+            "--mask",
+            "--rsource",
+            "--set",
+            "--comment",
+            "--reject-with",
+            "--set-xmark",
+            "--to-destination",
+            "--random-fully",
+        ];
+        assert!(
+            options.iter().all(|option| known.contains(option)),
+            "{line}"
+        );
+    }
+}
+
+fn texts(plan: &Plan) -> impl Iterator<Item = String> {
+    plan.steps().iter().filter_map(|step| match step {
+        Step::Restore(transaction) => Some(transaction.to_string()),
+        _ => None,
+    })
+}
+
+fn check_clients(node: &Node, store: &Store, config: &Config) {
+    let (v4, v6) = (Tables::new(&node.v4), Tables::new(&node.v6));
+    for (key, clients) in oracle::expected(store, config) {
+        let tables = if key.address.is_ipv4() { &v4 } else { &v6 };
+        for (client, outcome) in clients {
+            assert_eq!(
+                tables.met(key, client, config),
+                outcome,
+                "{client:?} to {key}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn rules_one_at_a_time_equal_those_from_scratch(
+        changes in proptest::collection::vec(change(), 1..30),
+    ) {
+        let settings = settings(false);
+        let mut store = Store::default();
+        let mut state = DesiredState::new(Arc::clone(&settings));
+        let mut node = Node::default();
+        node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
+        for change in changes {
+            store.apply(change);
+            let config = Arc::new(settings.with_node(store.node()).unwrap());
+            let mut touched = Touched::default();
+            let names = store.take_touched();
+            let scope = if *config == *state.config() {
+                for name in names {
+                    state.update(&name, store.get(&name), &mut touched);
+                }
+                Scope::Touched(&touched)
+            } else {
+                state = DesiredState::from_store(Arc::clone(&config), &store);
+                Scope::Full
+            };
+            let plan = Plan::new(&state, &node, scope);
+            texts(&plan).for_each(|text| check_text(&text));
+            node.record(&plan, &[]);
+            let again = Plan::new(&state, &node, Scope::Full);
+            prop_assert!(again.is_empty(), "left undone: {again:?}");
+            check_clients(&node, &store, &config);
+        }
+        let [v4, v6] = [&node.v4, &node.v6].map(|rules| Rules::parse(&saved(rules)));
+        prop_assert_eq!(&v4, &node.v4);
+        prop_assert_eq!(&v6, &node.v6);
+
+        let mut fresh = Node::default();
+        fresh.record(&Plan::new(&state, &fresh.clone(), Scope::Full), &[]);
+        prop_assert_eq!(&fresh.v4, &node.v4);
+        prop_assert_eq!(&fresh.v6, &node.v6);
+
+        node.record(&Plan::removal(&node.clone()), &[]);
+        prop_assert!(node.v4.is_empty() && node.v6.is_empty());
+    }
+}
+
+/// So many Services of one port and one endpoint, in the Service CIDR one after another.
+fn many(count: u32) -> (Store, DesiredState) {
+    use proxier::model::{
+        Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
+        ServicePort,
+    };
+    let mut store = Store::default();
+    let port = |number: u16| number.try_into().unwrap();
+    for n in 0..count {
+        let name = ObjectName::new("default", &format!("service-{n}")).unwrap();
+        let mut service = Service::new(name.clone());
+        let address = std::net::Ipv4Addr::from_bits(0x0a60_0000 + 7 * n + 1);
+        service.cluster_ips = [address.into()].into();
+        let web = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, port(80));
+        service.ports = [web].into();
+        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
+        let target = EndpointPort::new(PortName::UNNAMED, Protocol::Tcp, port(8080));
+        slice.ports = [target].into();
+        slice.endpoints = [Endpoint::new([10, 244, 0, 9].into())].into();
+        store.apply(Change::ServiceApplied(service));
+        store.apply(Change::EndpointSliceApplied(slice));
+    }
+    let state = DesiredState::from_store(settings(false), &store);
+    (store, state)
+}
+
+#[test]
+fn the_text_of_a_change_does_not_grow_with_the_number_of_services() {
+    let [few, many] = [100, 20_000].map(|count| {
+        let (mut store, mut state) = many(count);
+        let mut node = Node::default();
+        node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
+        let name = proxier::model::ObjectName::new("default", "service-50").unwrap();
+        store.apply(Change::EndpointSliceDeleted(name.clone()));
+        let mut touched = Touched::default();
+        state.update(&name, store.get(&name), &mut touched);
+        let plan = Plan::new(&state, &node, Scope::Touched(&touched));
+        texts(&plan).map(|text| text.lines().count()).sum::<usize>()
+    });
+    assert!(
+        few > 0 && many <= few + 4,
+        "{few} lines, and {many} among more"
+    );
+}
+
+#[test]
+fn what_is_not_as_it_was_left_is_put_right_and_nothing_else() {
+    let (_, state) = many(3);
+    let mut node = Node::default();
+    node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
+    let whole = saved(&node.v4);
+    let without = |words: &[&str]| {
+        let kept = whole
+            .lines()
+            .filter(|line| !words.iter().any(|word| line.contains(word)));
+        kept.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    for spoilt in [
+        String::new(),
+        without(&["-j DNAT"]),
+        without(&["-A PREROUTING"]),
+        without(&["SVCPROXY-VIPS"]),
+        whole.replace("10.244.0.9:8080", "10.244.0.8:8080"),
+        whole.replace("-A PREROUTING -j", "-A PREROUTING -p tcp -j"),
+        whole.replace(
+            "COMMIT",
+            ":SVCPROXY-OLD - [0:0]\n-A SVCPROXY-OLD -j ACCEPT\nCOMMIT",
+        ),
+    ] {
+        assert_ne!(spoilt, whole);
+        let mut spoilt = Node::new(node.sysctls.clone(), Rules::parse(&spoilt), node.v6.clone());
+        let plan = Plan::new(&state, &spoilt, Scope::Full);
+        assert_eq!(plan.steps().len(), 1, "{plan:?}");
+        spoilt.record(&plan, &[]);
+        assert_eq!(spoilt.v4, node.v4);
+    }
+}
+
+#[test]
+fn frontends_that_have_gone_while_nobody_looked_are_known_by_their_rules() {
+    let (mut store, state) = many(2);
+    let mut node = Node::default();
+    node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
+    store.apply(Change::ServicesReplaced(vec![]));
+    let state = DesiredState::from_store(settings(false), &store);
+    let plan = Plan::new(&state, &node, Scope::Full);
+    node.record(&plan, &[]);
+    let mut fresh = Node::default();
+    fresh.record(&Plan::new(&state, &fresh.clone(), Scope::Full), &[]);
+    assert_eq!(node.v4, fresh.v4);
+}
+
+#[test]
+fn pods_by_interface() {
+    let mut config = Config::clone(&settings(false));
+    config.pod_interfaces = Some(PodInterfaces::Prefixed("veth".parse().unwrap()));
+    let state = DesiredState::new(Arc::new(config));
+    let plan = Plan::new(&state, &Node::default(), Scope::Full);
+    let text: String = texts(&plan).collect();
+    assert_eq!(
+        text.matches("-A SVCPROXY-OUTSIDE -i veth+ -j RETURN\n")
+            .count(),
+        2
+    );
+    assert!(!text.contains("10.244"));
+}
+
+#[test]
+fn everything_is_masqueraded_if_asked_for() {
+    let state = DesiredState::new(settings(true));
+    let plan = Plan::new(&state, &Node::default(), Scope::Full);
+    let text: String = texts(&plan).collect();
+    let outside: Vec<_> = text
+        .lines()
+        .filter(|l| l.starts_with("-A SVCPROXY-OUTSIDE"))
+        .collect();
+    assert_eq!(
+        outside,
+        ["-A SVCPROXY-OUTSIDE -j MARK --set-xmark 0x4000/0x4000"; 2]
+    );
+}
