@@ -38,6 +38,18 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// iptables refused.
+    #[cfg(feature = "iptables")]
+    #[error(transparent)]
+    Iptables(Box<super::Refusal>),
+    /// A program could not be run.
+    #[error("cannot run {program}{}", program_hint(source))]
+    Program {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An earlier step for the same virtual server failed.
     #[error("not tried, since an earlier step for the same virtual server failed")]
     NotTried,
@@ -59,6 +71,9 @@ impl BackendError {
         match self {
             Self::Ipvs(error) => error.errno(),
             Self::NotTried => None,
+            #[cfg(feature = "iptables")]
+            Self::Iptables(_) => None,
+            Self::Program { source, .. } => source.raw_os_error(),
             Self::PacketFilter { source, .. }
             | Self::Route { source, .. }
             | Self::Conntrack { source, .. }
@@ -70,6 +85,13 @@ impl BackendError {
 fn permission_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
+        _ => "",
+    }
+}
+
+fn program_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => " (it is not installed)",
         _ => "",
     }
 }

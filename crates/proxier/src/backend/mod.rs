@@ -5,12 +5,20 @@
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod carry_out;
 mod cleanup;
+#[cfg(any(feature = "ipvs", feature = "iptables"))]
+mod conntrack;
 mod error;
 #[cfg(any(feature = "testing", test))]
 mod fake;
+#[cfg(feature = "iptables")]
+mod iptables_backend;
 #[cfg(feature = "ipvs")]
 mod ipvs_backend;
+#[cfg(any(feature = "ipvs", feature = "iptables"))]
+mod nfnetlink;
 mod report;
+#[cfg(any(feature = "ipvs", feature = "iptables"))]
+mod sysctl;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod virtual_servers;
 
@@ -18,6 +26,8 @@ pub use cleanup::{Cleanup, cleanup};
 pub use error::BackendError;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
+#[cfg(feature = "iptables")]
+pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 #[cfg(feature = "ipvs")]
 pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
 pub use report::{ApplyReport, Counts, Failure};

@@ -76,7 +76,7 @@ impl ApplyReport {
         self.counts = self.counts + then.counts;
     }
 
-    #[cfg(any(feature = "ipvs", feature = "testing", test))]
+    #[cfg(any(feature = "ipvs", feature = "iptables", feature = "testing", test))]
     pub(super) fn fail(&mut self, step: usize, error: impl Into<BackendError>) {
         let error = error.into();
         self.failures.push(Failure { step, error });

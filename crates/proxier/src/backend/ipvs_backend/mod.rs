@@ -1,18 +1,16 @@
 //! IPVS, nftables, routes and sysctls of the network namespace that the process is in.
 
-mod conntrack;
 mod nft;
 mod routes;
-mod sysctl;
 
 use std::collections::HashMap;
 
 use ipvs::{Client, RealServerKey, Socket, Transport, VirtualServerKey};
 
 use super::carry_out::carry_out;
-use super::{ApplyReport, Backend, BackendError, virtual_servers};
+use super::conntrack::Conntrack;
+use super::{ApplyReport, Backend, BackendError, sysctl, virtual_servers};
 use crate::plan::{NodeState, Part, Plan, Step};
-use conntrack::Conntrack;
 use nft::Nft;
 use routes::Routes;
 

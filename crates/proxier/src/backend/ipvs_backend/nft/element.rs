@@ -6,8 +6,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 use ipnet::IpNet;
 use ipvs::{Family, Protocol};
 
-use super::wire::uapi::*;
-use super::wire::{Attributes, Writer, user_data};
+use crate::backend::nfnetlink::wire::uapi::*;
+use crate::backend::nfnetlink::wire::{Attributes, Writer, user_data};
 use crate::desired::FrontendKey;
 use crate::netfilter::{Field, Set};
 use crate::plan::{Audience, Comment, Element, Purpose};

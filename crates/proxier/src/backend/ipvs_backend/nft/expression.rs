@@ -2,8 +2,8 @@
 
 use ipvs::Family;
 
-use super::wire::Writer;
-use super::wire::uapi::*;
+use crate::backend::nfnetlink::wire::Writer;
+use crate::backend::nfnetlink::wire::uapi::*;
 use crate::netfilter::Field;
 
 /// How a field of a packet gets into a register.

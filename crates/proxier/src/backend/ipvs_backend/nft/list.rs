@@ -5,9 +5,9 @@ use std::io;
 use super::element::{Part, is_network_set, networks};
 use super::rule::RuleTag;
 use super::set::SetDefinition;
-use super::socket::Socket;
-use super::wire::uapi::*;
-use super::wire::{Attributes, Writer, user_data};
+use crate::backend::nfnetlink::socket::Socket;
+use crate::backend::nfnetlink::wire::uapi::*;
+use crate::backend::nfnetlink::wire::{Attributes, Writer, user_data};
 use crate::netfilter::{Fingerprint, Set, TABLE};
 use crate::plan::Elements;
 

@@ -5,21 +5,19 @@ mod expression;
 mod list;
 mod rule;
 mod set;
-pub(super) mod socket;
 mod transaction;
-pub(super) mod wire;
 
 use std::io;
 
+use crate::backend::nfnetlink::socket::{Refusal, Socket};
+use crate::backend::nfnetlink::wire::Writer;
+use crate::backend::nfnetlink::wire::uapi::*;
 use crate::backend::{ApplyReport, BackendError};
 use crate::netfilter::{Fingerprint, TABLE};
 use crate::plan::{Elements, Step};
 use element::is_valid_comment;
 use list::TableShape;
-use socket::Socket;
 use transaction::{Packing, Refused, Transaction};
-use wire::Writer;
-use wire::uapi::*;
 
 /// Our table in the packet filter of one network namespace.
 #[derive(Debug)]
@@ -143,8 +141,8 @@ impl Nft {
         writer.batch(NFNL_MSG_BATCH_END, first + 3);
         self.socket.commit(&writer, first, 2).map_err(|refusal| {
             error("delete the table")(match refusal {
-                socket::Refusal::Whole(source) => source,
-                socket::Refusal::Messages(errors) => {
+                Refusal::Whole(source) => source,
+                Refusal::Messages(errors) => {
                     let errno = errors.first().map_or(0, |(_, errno)| *errno);
                     io::Error::from_raw_os_error(errno)
                 }

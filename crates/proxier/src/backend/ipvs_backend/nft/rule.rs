@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use ipvs::Family;
 
 use super::expression::{Load, compare, expression, load_meta, mask, store_mark};
-use super::wire::uapi::*;
-use super::wire::{Writer, user_data};
+use crate::backend::nfnetlink::wire::uapi::*;
+use crate::backend::nfnetlink::wire::{Writer, user_data};
 use crate::desired::PodInterfaces;
 use crate::netfilter::{
     Chain, Field, Fingerprint, HookPoint, Rule, Set, State, Statement, TABLE, TransportProtocol,

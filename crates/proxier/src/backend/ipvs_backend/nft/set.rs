@@ -3,8 +3,8 @@
 use ipvs::Family;
 
 use super::expression::Load;
-use super::wire::uapi::*;
-use super::wire::{Attributes, Writer, user_data};
+use crate::backend::nfnetlink::wire::uapi::*;
+use crate::backend::nfnetlink::wire::{Attributes, Writer, user_data};
 use crate::netfilter::{Field, Set, TABLE};
 
 /// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps

@@ -6,9 +6,9 @@ use super::element::{put_element, set_of};
 use super::list::TableShape;
 use super::rule::{RuleTag, put_chain, put_rule};
 use super::set::put_set;
-use super::socket::{Refusal, Socket};
-use super::wire::Writer;
-use super::wire::uapi::*;
+use crate::backend::nfnetlink::socket::{Refusal, Socket};
+use crate::backend::nfnetlink::wire::Writer;
+use crate::backend::nfnetlink::wire::uapi::*;
 use crate::netfilter::{Ruleset, Set, TABLE};
 use crate::plan::{Element, Step};
 

@@ -102,7 +102,7 @@ impl Socket {
     }
 
     /// Asks for a list of what is in `inet` tables, as [`Socket::list_with`].
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         kind: u8,
         content: impl Fn(&mut Writer),

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipvs::{Family, Protocol};
 
-use super::super::nft::wire::uapi::*;
-use super::super::nft::wire::{Attributes, Writer};
+use crate::backend::nfnetlink::wire::uapi::*;
+use crate::backend::nfnetlink::wire::{Attributes, Writer};
 
 /// Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h, in the kernel's spelling; the
 /// bits of the filter's flags are in net/netfilter/nf_internals.h.

@@ -9,9 +9,9 @@ use std::num::NonZeroU16;
 
 use ipvs::{Family, Protocol};
 
-use super::nft::socket::{Refusal, Socket};
-use super::nft::wire::Writer;
-use super::nft::wire::uapi::NLM_F_ACK;
+use crate::backend::nfnetlink::socket::{Refusal, Socket};
+use crate::backend::nfnetlink::wire::Writer;
+use crate::backend::nfnetlink::wire::uapi::NLM_F_ACK;
 use crate::backend::{ApplyReport, BackendError};
 use crate::desired::FrontendKey;
 use crate::plan::{Flows, Step};

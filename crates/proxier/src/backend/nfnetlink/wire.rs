@@ -168,12 +168,12 @@ impl Writer {
         &self.0
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// A message of nf_tables about something in an `inet` table.
-    pub(super) fn message(
+    pub(crate) fn message(
         &mut self,
         kind: u8,
         flags: u16,
@@ -185,7 +185,7 @@ impl Writer {
     }
 
     /// The begin or the end of a transaction.
-    pub(super) fn batch(&mut self, kind: u16, sequence: u32) {
+    pub(crate) fn batch(&mut self, kind: u16, sequence: u32) {
         let header = [NFPROTO_UNSPEC, 0, 0, NFNL_SUBSYS_NFTABLES];
         self.packet(kind, NLM_F_REQUEST, sequence, header, |_| {});
     }
@@ -221,7 +221,7 @@ impl Writer {
     }
 
     /// A C string.
-    pub(super) fn text(&mut self, kind: u16, text: &str) {
+    pub(crate) fn text(&mut self, kind: u16, text: &str) {
         self.attribute(kind, |writer| {
             writer.0.extend_from_slice(text.as_bytes());
             writer.0.push(0);
@@ -238,7 +238,7 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
-    pub(super) fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+    pub(crate) fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.len();
         self.0.extend([0; 2]);
         self.0.extend(kind.to_ne_bytes());
@@ -255,7 +255,7 @@ impl Writer {
     }
 
     /// Adds flags to the message that begins at a place.
-    pub(super) fn add_flags(&mut self, message: usize, flags: u16) {
+    pub(crate) fn add_flags(&mut self, message: usize, flags: u16) {
         let at = message + 6;
         if let Some(&[low, high]) = self.0.get(at..at + 2) {
             let flags = u16::from_ne_bytes([low, high]) | flags;
@@ -266,16 +266,16 @@ impl Writer {
 
 /// A message as it is read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Packet<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Packet<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     payload: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
     /// The packets of a datagram, up to the first that is malformed.
-    pub(super) fn all(mut bytes: &'a [u8]) -> impl Iterator<Item = Self> {
+    pub(crate) fn all(mut bytes: &'a [u8]) -> impl Iterator<Item = Self> {
         std::iter::from_fn(move || {
             let header = bytes.first_chunk::<NLMSG_HEADER>()?;
             let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
@@ -294,13 +294,13 @@ impl<'a> Packet<'a> {
     }
 
     /// The errno of an error or of a list's end; 0 is none.
-    pub(super) fn errno(&self) -> i32 {
+    pub(crate) fn errno(&self) -> i32 {
         let number = self.payload.first_chunk().copied();
         number.map_or(0, |bytes| i32::from_ne_bytes(bytes).wrapping_neg())
     }
 
     /// The attributes of a message of nf_tables.
-    pub(super) fn attributes(&self) -> Attributes<'a> {
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes(self.payload.get(NFGEN_HEADER..).unwrap_or_default())
     }
 }
@@ -326,7 +326,7 @@ impl<'a> Attributes<'a> {
         Some(u32::from_be_bytes(value.try_into().ok()?))
     }
 
-    pub(super) fn text(self, kind: u16) -> Option<&'a str> {
+    pub(crate) fn text(self, kind: u16) -> Option<&'a str> {
         let value = self.get(kind)?;
         str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
     }
@@ -351,7 +351,7 @@ impl<'a> Iterator for Attributes<'a> {
 
 /// nftables' own notes beside its objects: type, length and value, each of the first two a byte
 /// (libnftnl's `udata.c`).
-pub(super) mod user_data {
+pub(crate) mod user_data {
     use super::Writer;
 
     /// An element's comment, a C string; `NFTNL_UDATA_SET_ELEM_COMMENT`.

@@ -1,0 +1,170 @@
+//! iptables, sysctls and connection tracking of the network namespace that the process is in.
+
+mod flavour;
+mod program;
+mod refusal;
+
+use std::fs;
+
+use ipvs::Family;
+
+use super::conntrack::Conntrack;
+use super::{ApplyReport, BackendError, sysctl};
+use crate::iptables::{Node, Plan, Rules, Step, Transaction};
+use crate::plan;
+use program::{Program, Verb};
+
+pub use flavour::Flavour;
+pub use refusal::Refusal;
+
+/// The data plane over iptables.
+///
+/// It works in the network namespace of the calling thread, but for connection tracking, which is
+/// that of the thread that opened it.
+///
+/// ```no_run
+/// use proxier::backend::IptablesBackend;
+///
+/// let mut backend = IptablesBackend::open()?;
+/// let node = backend.observe()?;
+/// println!("{} chains by {}", node.v4.chains().count(), backend.flavour());
+/// # Ok::<(), proxier::backend::BackendError>(())
+/// ```
+#[derive(Debug)]
+pub struct IptablesBackend {
+    flavour: Flavour,
+    conntrack: Conntrack,
+}
+
+impl IptablesBackend {
+    /// Finds out which iptables the node uses, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is no iptables, or it cannot be run; lack of privileges.
+    pub fn open() -> Result<Self, BackendError> {
+        Self::with_flavour(Flavour::find()?)
+    }
+
+    /// A backend over this iptables.
+    ///
+    /// # Errors
+    ///
+    /// Lack of privileges.
+    pub fn with_flavour(flavour: Flavour) -> Result<Self, BackendError> {
+        let conntrack = Conntrack::open()?;
+        Ok(Self { flavour, conntrack })
+    }
+
+    /// Which iptables it is.
+    pub const fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    /// Reads what the node has.
+    ///
+    /// # Errors
+    ///
+    /// If some part cannot be read.
+    pub fn observe(&mut self) -> Result<Node, BackendError> {
+        let sysctls = sysctl::observe()?;
+        let (v4, v6) = (self.rules(Family::V4)?, self.rules(Family::V6)?);
+        Ok(Node::new(sysctls, v4, v6))
+    }
+
+    fn rules(&self, family: Family) -> Result<Rules, BackendError> {
+        if !kernel_speaks(family) {
+            return Ok(Rules::default());
+        }
+        let saved = Program::new(self.flavour, family, Verb::Save).run("")?;
+        Ok(Rules::parse(&saved))
+    }
+
+    /// Carries out a plan in its order. A step that fails does not keep the others from being
+    /// taken.
+    pub fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        for (place, step) in plan.steps().iter().enumerate() {
+            // Those that follow one another: connection tracking is listed once for all.
+            let shared = match step {
+                Step::Restore(transaction) => {
+                    report.counts.transactions += transaction.tables().map(|_| 1).sum::<u64>();
+                    if let Err(error) = self.restore(transaction) {
+                        report.fail(place, error);
+                    }
+                    continue;
+                }
+                Step::SetSysctl(sysctl, value) => plan::Step::SetSysctl(*sysctl, *value),
+                Step::DeleteFlows(_) => continue,
+            };
+            sysctl::apply(&[shared], place, &mut report);
+        }
+        let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
+        if let Some(first) = plan.steps().iter().position(is_flows) {
+            let flows = plan
+                .steps()
+                .iter()
+                .skip(first)
+                .filter_map(|step| match step {
+                    Step::DeleteFlows(flows) => Some(plan::Step::DeleteFlows(*flows)),
+                    _ => None,
+                });
+            let flows: Vec<_> = flows.collect();
+            self.conntrack.apply(&flows, first, &mut report);
+        }
+        report
+    }
+
+    /// Has iptables-restore(8) carry a transaction out.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Iptables`] if it is refused; then the tables up to the refused line may
+    /// have been changed.
+    pub fn restore(&self, transaction: &Transaction) -> Result<(), BackendError> {
+        self.run_restore(transaction, Verb::Restore)
+    }
+
+    /// Has iptables-restore(8) read a transaction without carrying it out.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Iptables`] if it is refused.
+    pub fn test(&self, transaction: &Transaction) -> Result<(), BackendError> {
+        self.run_restore(transaction, Verb::Test)
+    }
+
+    fn run_restore(&self, transaction: &Transaction, verb: Verb) -> Result<(), BackendError> {
+        let program = Program::new(self.flavour, transaction.family, verb);
+        let outcome = program.run(&transaction.to_string());
+        outcome.map(drop).map_err(|error| match error {
+            BackendError::Iptables(refusal) => {
+                BackendError::Iptables(Box::new(refusal.located(transaction)))
+            }
+            error => error,
+        })
+    }
+
+    /// Removes all that is ours, from whichever iptables.
+    ///
+    /// # Errors
+    ///
+    /// If some of it cannot be removed.
+    pub fn remove(&mut self) -> Result<(), BackendError> {
+        for flavour in Flavour::with_rules()? {
+            let backend = Self::with_flavour(flavour)?;
+            for family in [Family::V4, Family::V6] {
+                let removal = Transaction::removal(family, &backend.rules(family)?);
+                if !removal.is_empty() {
+                    backend.restore(&removal)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Without a family's protocol in the kernel its iptables fails.
+fn kernel_speaks(family: Family) -> bool {
+    family == Family::V4 || fs::exists("/proc/sys/net/ipv6").unwrap_or(false)
+}

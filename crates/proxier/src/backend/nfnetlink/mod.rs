@@ -1,0 +1,9 @@
+//! Netlink to the kernel's netfilter: nftables and connection tracking.
+
+#![cfg_attr(
+    not(feature = "ipvs"),
+    allow(dead_code, reason = "the parts that nftables alone needs")
+)]
+
+pub(crate) mod socket;
+pub(crate) mod wire;
