@@ -155,11 +155,11 @@ fn by_audience(
 
 /// The node itself is never locked out.
 fn admission(frontend: &Frontend, then: &Target) -> Vec<Rule> {
-    let ranges = frontend
-        .source_ranges
-        .iter()
-        .flat_map(|ranges| ranges.iter());
-    let admitted = ranges.map(|range| Match::all().source(*range));
-    let admitted = admitted.chain([Match::all().from_node()]);
+    let ranges = frontend.source_ranges.iter();
+    let ranges = ranges.flat_map(|ranges| ranges.iter());
+    // A target may be for one protocol only.
+    let protocol = frontend.key.protocol;
+    let admitted = ranges.map(|range| Match::all().source(*range).protocol(protocol));
+    let admitted = admitted.chain([Match::all().protocol(protocol).from_node()]);
     admitted.map(|matching| matching.then(then)).collect()
 }

@@ -1,0 +1,294 @@
+//! The iptables backend in network namespaces of this machine, over both iptables.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "incremental/arbitrary.rs"]
+mod arbitrary;
+#[path = "netns_iptables/traffic.rs"]
+mod traffic;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use proxier::backend::{BackendError, Flavour, IptablesBackend};
+use proxier::desired::{Config, DesiredState, Touched};
+use proxier::iptables::{Node, Plan, Step, Transaction};
+use proxier::model::Family;
+use proxier::plan::Scope;
+use proxier::store::{Change, Store};
+use testbed::Namespace;
+
+use arbitrary::{change, config};
+
+const FLAVOURS: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
+
+fn namespace() -> Namespace {
+    Namespace::new("iptables").unwrap()
+}
+
+fn backend(flavour: Flavour) -> IptablesBackend {
+    IptablesBackend::with_flavour(flavour).unwrap()
+}
+
+fn transactions(plan: &Plan) -> impl Iterator<Item = &Transaction> {
+    plan.steps().iter().filter_map(|step| match step {
+        Step::Restore(transaction) => Some(transaction),
+        _ => None,
+    })
+}
+
+/// Carries a plan out, each text of which must be taken for good before.
+fn apply(backend: &mut IptablesBackend, plan: &Plan, node: &mut Node) {
+    for transaction in transactions(plan) {
+        let outcome = backend.test(transaction);
+        outcome.unwrap_or_else(|error| panic!("{error}\n{transaction}"));
+    }
+    let report = backend.apply(plan);
+    assert!(
+        report.failures.is_empty(),
+        "{:#?}\n{plan:#?}",
+        report.failures
+    );
+    node.record(plan, &[]);
+}
+
+/// A desired state of random Services.
+fn desired(changes: &[Change], settings: &Arc<Config>) -> DesiredState {
+    let mut store = Store::default();
+    changes
+        .iter()
+        .for_each(|change| store.apply(change.clone()));
+    DesiredState::from_store(Arc::clone(settings), &store)
+}
+
+fn random_services(cases: u32, test: impl Fn(Vec<Change>)) {
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        // Each takes its time.
+        max_shrink_iters: 20,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let changes = proptest::collection::vec(change(), 5..25);
+    let outcome = runner.run(&changes, |changes| {
+        test(changes);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn every_text_is_accepted_and_read_back(flavour: Flavour) {
+    random_services(12, |changes| {
+        namespace().enter(|| {
+            let settings = config(0);
+            let mut backend = backend(flavour);
+            let mut node = backend.observe().unwrap();
+            let mut store = Store::default();
+            let mut state = DesiredState::new(Arc::clone(&settings));
+            let plan = Plan::new(&state, &node, Scope::Full);
+            apply(&mut backend, &plan, &mut node);
+            // One text for each few changes.
+            for some in changes.chunks(4) {
+                some.iter().for_each(|change| store.apply(change.clone()));
+                let mut touched = Touched::default();
+                for name in store.take_touched() {
+                    state.update(&name, store.get(&name), &mut touched);
+                }
+                let plan = Plan::new(&state, &node, Scope::Touched(&touched));
+                apply(&mut backend, &plan, &mut node);
+            }
+            let observed = backend.observe().unwrap();
+            assert_eq!(observed.v4, node.v4);
+            assert_eq!(observed.v6, node.v6);
+            assert!(Plan::new(&state, &observed, Scope::Full).is_empty());
+            backend.remove().unwrap();
+            let left = backend.observe().unwrap();
+            assert!(left.v4.is_empty() && left.v6.is_empty());
+        });
+    });
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn every_text_is_accepted_and_read_back_by_nft() {
+    every_text_is_accepted_and_read_back(Flavour::Nft);
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn every_text_is_accepted_and_read_back_by_legacy() {
+    every_text_is_accepted_and_read_back(Flavour::Legacy);
+}
+
+/// Some Services, all with endpoints here.
+fn some_services() -> DesiredState {
+    use proxier::model::{
+        Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Protocol, Service, ServicePort,
+    };
+    let port = |number: u16| number.try_into().unwrap();
+    let mut changes = Vec::new();
+    for n in 1..=20_u8 {
+        let name = ObjectName::new("default", &format!("web-{n}")).unwrap();
+        let mut service = Service::new(name.clone());
+        service.cluster_ips = [[10, 96, 0, n].into()].into();
+        let web = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, port(80));
+        service.ports = [web].into();
+        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
+        let target = EndpointPort::new(PortName::UNNAMED, Protocol::Tcp, port(8080));
+        slice.ports = [target].into();
+        slice.endpoints = [Endpoint::new([10, 244, 0, n].into())].into();
+        changes.extend([
+            Change::ServiceApplied(service),
+            Change::EndpointSliceApplied(slice),
+        ]);
+    }
+    desired(&changes, &config(0))
+}
+
+const FOREIGN: &str = "\
+*nat
+:KUBE-SERVICES - [0:0]
+:SVCPROXYISH - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.96.0.9/32 -p tcp -j RETURN
+-A SVCPROXYISH -j RETURN
+COMMIT
+*filter
+-A INPUT -s 198.51.100.0/24 -m comment --comment \"two words, one \\\"quoted\\\"\" -j DROP
+-A FORWARD -i cni0 -j ACCEPT
+COMMIT
+";
+
+/// What others have, without the counters.
+fn foreign(namespace: &Namespace, flavour: Flavour) -> Vec<String> {
+    let saved = namespace.run([format!("{flavour}-save")]).unwrap();
+    let lines = saved.lines().filter(|line| {
+        let is_ours = line.contains("SVCPROXY-");
+        !is_ours && (line.starts_with("-A") || line.starts_with(':'))
+    });
+    let without_counters = |line: &str| line.split(" [").next().unwrap().to_owned();
+    lines.map(without_counters).collect()
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn what_others_spoil_is_mended_and_what_is_theirs_is_not_touched() {
+    for flavour in FLAVOURS {
+        let namespace = namespace();
+        let restore = format!("{flavour}-restore");
+        namespace
+            .run_with_input([&restore, "--noflush"], FOREIGN)
+            .unwrap();
+        let theirs = foreign(&namespace, flavour);
+        assert!(theirs.len() > 6);
+        let state = some_services();
+        namespace.enter(|| {
+            let mut backend = backend(flavour);
+            let mut node = backend.observe().unwrap();
+            assert!(node.v4.is_empty());
+            let plan = Plan::new(&state, &node, Scope::Full);
+            apply(&mut backend, &plan, &mut node);
+            let whole = backend.observe().unwrap();
+            for spoil in [
+                "*nat\n-F PREROUTING\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n",
+                "*nat\n-F SVCPROXY-VIPS\nCOMMIT\n",
+                "*nat\n-A SVCPROXY-SERVICES -j ACCEPT\nCOMMIT\n",
+                "*nat\n:SVCPROXY-OLD -\n-A SVCPROXY-OLD -j RETURN\n-A PREROUTING -j SVCPROXY-OLD\nCOMMIT\n",
+                "*filter\n-A INPUT -m conntrack --ctstate NEW -j SVCPROXY-UNDELIVERED\nCOMMIT\n",
+                "*filter\n-I SVCPROXY-FORWARD 1 -j DROP\nCOMMIT\n",
+            ] {
+                namespace
+                    .run_with_input([&restore, "--noflush"], spoil)
+                    .unwrap();
+                let mut node = backend.observe().unwrap();
+                assert_ne!(node.v4, whole.v4, "{spoil}");
+                let plan = Plan::new(&state, &node, Scope::Full);
+                apply(&mut backend, &plan, &mut node);
+                assert_eq!(backend.observe().unwrap().v4, whole.v4, "{spoil}");
+                assert_eq!(foreign(&namespace, flavour), theirs, "{spoil}");
+            }
+            backend.remove().unwrap();
+            let left = backend.observe().unwrap();
+            assert!(left.v4.is_empty() && left.v6.is_empty());
+            assert_eq!(foreign(&namespace, flavour), theirs);
+        });
+    }
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn a_refusal_tells_the_line_and_whom_it_is_for() {
+    let namespace = namespace();
+    namespace.enter(|| {
+        for flavour in FLAVOURS {
+            let mut backend = backend(flavour);
+            let mut node = backend.observe().unwrap();
+            let plan = Plan::new(&DesiredState::new(config(0)), &node, Scope::Full);
+            apply(&mut backend, &plan, &mut node);
+            // The rules lead to a chain that has gone.
+            let state = some_services();
+            let plan = Plan::new(&state, &node, Scope::Full);
+            let gone = format!("{flavour}-restore");
+            let delete =
+                "*nat\n-F SVCPROXY-SERVICES\n-F SVCPROXY-OUTSIDE\n-X SVCPROXY-OUTSIDE\nCOMMIT\n";
+            namespace
+                .run_with_input([&gone, "--noflush"], delete)
+                .unwrap();
+            let report = backend.apply(&plan);
+            let [failure] = report.failures.as_slice() else {
+                panic!("{report:?}");
+            };
+            let BackendError::Iptables(refusal) = &failure.error else {
+                panic!("{failure:?}");
+            };
+            let said = refusal.to_string();
+            assert!(
+                said.starts_with(&gone) && said.contains(" at line "),
+                "{said}"
+            );
+            if flavour == Flavour::Legacy {
+                assert!(
+                    said.contains("-j SVCPROXY-OUTSIDE\", which is for Service default/web-"),
+                    "{said}"
+                );
+            }
+            // Nothing of it was done.
+            let observed = backend.observe().unwrap();
+            assert!(
+                observed
+                    .v4
+                    .chains()
+                    .all(|(_, name)| !name.as_str().starts_with("SVCPROXY-S-"))
+            );
+            backend.remove().unwrap();
+        }
+    });
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn the_iptables_that_the_node_uses_is_found_and_both_are_cleaned_up() {
+    let namespace = namespace();
+    let hint = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n";
+    namespace.enter(|| {
+        assert_eq!(Flavour::find().unwrap(), Flavour::Nft, "as Debian has it");
+        for flavour in FLAVOURS {
+            let mut backend = backend(flavour);
+            let mut node = backend.observe().unwrap();
+            let plan = Plan::new(&some_services(), &node, Scope::Full);
+            apply(&mut backend, &plan, &mut node);
+        }
+        let restore = ["iptables-legacy-restore", "--noflush"];
+        namespace.run_with_input(restore, hint).unwrap();
+        assert_eq!(Flavour::find().unwrap(), Flavour::Legacy);
+        let mut found = IptablesBackend::open().unwrap();
+        assert_eq!(found.flavour(), Flavour::Legacy);
+        found.remove().unwrap();
+        for flavour in FLAVOURS {
+            assert!(
+                backend(flavour).observe().unwrap().v4.is_empty(),
+                "{flavour}"
+            );
+        }
+    });
+}

@@ -1,0 +1,1 @@
+//! Real clients and endpoints: the table of docs/traffic.md.
