@@ -290,7 +290,7 @@ fn wrong_usage_is_told() {
     assert_golden!(
         [
             usage_error(&[]),
-            usage_error(&["--manifests", "examples", "--mode", "iptables"]),
+            usage_error(&["--manifests", "examples", "--mode", "nftables"]),
             usage_error(&["plan"]),
             with(&["--ipvs-scheduler", "fastest"]),
             with(&["--node-ip", "node-a"]),

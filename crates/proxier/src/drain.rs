@@ -1,12 +1,13 @@
 //! Real servers that wait for the end of their connections.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use ipvs::{Change, RealServerKey, VirtualServerKey};
+use ipvs::{Change, Protocol, RealServerKey, VirtualServerKey};
 
 use crate::backend::{Backend, BackendError};
-use crate::plan::{NodeState, Plan, Step};
+use crate::desired::FrontendKey;
+use crate::plan::{Flows, NodeState, Plan, Step};
 
 /// The real servers of weight 0, which is what a plan gives those that go.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ impl Draining {
         backend: &mut B,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Vec<Change>, BackendError> {
+    ) -> Result<Option<Plan>, BackendError> {
         // One that came back, or is gone with its virtual server, drains no more.
         self.since.retain(|(virtual_server, key), _| {
             let state = node.virtual_servers.get(virtual_server);
@@ -76,6 +77,39 @@ impl Draining {
             }
             connections = Some((*virtual_server, counts));
         }
-        Ok(ended)
+        let flows: BTreeSet<_> = ended
+            .iter()
+            .filter_map(|change| flows_cut(node, change))
+            .collect();
+        let flows = flows.into_iter().map(Step::DeleteFlows);
+        let steps = ended.into_iter().map(Step::Ipvs).chain(flows);
+        let plan: Plan = steps.collect();
+        Ok((!plan.is_empty()).then_some(plan))
     }
+}
+
+/// The frontends whose virtual servers have no real server left after such a plan.
+pub(crate) fn emptied(node: &NodeState, plan: &Plan) -> Vec<FrontendKey> {
+    let servers = plan.into_iter().filter_map(Step::virtual_server);
+    let servers: BTreeSet<_> = servers.collect();
+    let empty = servers.into_iter().filter(|key| {
+        let state = node.virtual_servers.get(key);
+        state.is_some_and(|state| state.real_servers.is_empty())
+    });
+    empty.filter_map(|key| node.frontend_of(&key)).collect()
+}
+
+/// What connection tracking is to forget when a real server goes before its connections have
+/// ended. TCP's end by themselves.
+fn flows_cut(node: &NodeState, change: &Change) -> Option<Flows> {
+    let Change::DeleteRealServer {
+        virtual_server,
+        real_server,
+    } = change
+    else {
+        return None;
+    };
+    let to = node.frontend_of(virtual_server)?;
+    let flows = Flows::to(to).answered_by(real_server.address);
+    (to.protocol != Protocol::Tcp).then_some(flows)
 }

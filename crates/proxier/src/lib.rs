@@ -42,6 +42,7 @@
 //! | --- | --- |
 //! | `manifest` (default) | Services from YAML manifests |
 //! | `ipvs` (default) | the IPVS backend |
+//! | `iptables` (default) | the iptables backend |
 //! | `health` (default) | answers to load balancers' health checks |
 //! | `testing` | an in-memory backend with the kernel's semantics |
 //!
@@ -49,6 +50,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod data_plane;
 pub mod desired;
 mod drain;
 mod hash;

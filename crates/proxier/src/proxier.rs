@@ -1,15 +1,12 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ipvs::{Protocol, VirtualServerKey};
-
-use crate::backend::{ApplyReport, Backend, BackendError};
+use crate::backend::{ApplyReport, BackendError};
+use crate::data_plane::{DataPlane, PlanSteps};
 use crate::desired::{Config, ConfigError, DesiredState, Problem, Touched};
-use crate::drain::Draining;
-use crate::plan::{Flows, NodeState, Plan, Scope, Step};
+use crate::plan::{Plan, Scope};
 use crate::store::{Change, Store};
 
 /// Keeps one node's data plane as its Services ask.
@@ -34,7 +31,7 @@ use crate::store::{Change, Store};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Proxier<B> {
+pub struct Proxier<B: DataPlane> {
     store: Store,
     /// As given, before the node's object is heard.
     settings: Arc<Config>,
@@ -43,23 +40,23 @@ pub struct Proxier<B> {
     desired: DesiredState,
     /// What the node has; `None` until it was observed, and again after a failure, since then
     /// only the kernel knows.
-    node: Option<NodeState>,
+    node: Option<B::Node>,
     /// What it had when that was known last.
-    before: Option<NodeState>,
+    before: Option<B::Node>,
     /// Changed since the last plan.
     touched: Touched,
-    draining: Draining,
+    memory: B::Memory,
     backend: B,
 }
 
 /// What a sync did.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct SyncReport {
+pub struct SyncReport<P = Plan> {
     /// Why it was done.
     pub kind: SyncKind,
     /// The steps that were to be taken.
-    pub plan: Plan,
+    pub plan: P,
     /// What became of them.
     pub applied: ApplyReport,
 }
@@ -76,7 +73,7 @@ pub enum SyncKind {
     Drained,
 }
 
-impl SyncReport {
+impl<P: PlanSteps> SyncReport<P> {
     /// Whether every step was taken.
     pub fn is_success(&self) -> bool {
         self.applied.failures.is_empty()
@@ -84,12 +81,12 @@ impl SyncReport {
 
     /// Takes in what was done right after it.
     fn append(&mut self, then: Self) {
-        self.applied.append(then.applied, self.plan.steps().len());
+        self.applied.append(then.applied, self.plan.count());
         self.plan.append(then.plan);
     }
 }
 
-impl<B: Backend> Proxier<B> {
+impl<B: DataPlane> Proxier<B> {
     /// A proxier that knows of no Service yet and has not looked at the node.
     pub fn new(config: Arc<Config>, backend: B) -> Self {
         Self {
@@ -100,7 +97,7 @@ impl<B: Backend> Proxier<B> {
             node: None,
             before: None,
             touched: Touched::default(),
-            draining: Draining::default(),
+            memory: B::Memory::default(),
             backend,
         }
     }
@@ -119,7 +116,7 @@ impl<B: Backend> Proxier<B> {
     pub fn handle(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Option<SyncReport>, BackendError> {
+    ) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
         changes
             .into_iter()
             .for_each(|change| self.store.apply(change));
@@ -167,7 +164,7 @@ impl<B: Backend> Proxier<B> {
     /// # Errors
     ///
     /// As [`handle`](Self::handle).
-    pub fn audit(&mut self) -> Result<Option<SyncReport>, BackendError> {
+    pub fn audit(&mut self) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
         self.look_again();
         self.handle([])
     }
@@ -185,16 +182,16 @@ impl<B: Backend> Proxier<B> {
     pub fn preview(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Plan, BackendError> {
+    ) -> Result<B::Plan, BackendError> {
         changes
             .into_iter()
             .for_each(|change| self.store.apply(change));
         let config = self.settings.with_node(self.store.node());
         let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
         let desired = DesiredState::from_store(config, &self.store);
-        let mut node = self.backend.observe()?;
-        node.retain_ours(&desired);
-        Ok(Plan::new(&desired, &node, Scope::Full))
+        let mut memory = B::Memory::default();
+        let node = self.backend.read(&desired, None, &mut memory)?;
+        Ok(B::plan(&desired, &node, Scope::Full, &mut memory))
     }
 
     /// What the node should have.
@@ -204,42 +201,38 @@ impl<B: Backend> Proxier<B> {
 
     /// What Services ask for and do not get.
     pub fn problems(&self) -> Vec<Problem> {
-        self.desired.problems()
+        let mut problems = self.desired.problems();
+        problems.extend(B::limits(&self.desired));
+        problems
     }
 
-    fn sync(&mut self) -> Result<SyncReport, BackendError> {
+    fn sync(&mut self) -> Result<SyncReport<B::Plan>, BackendError> {
         let touched = std::mem::take(&mut self.touched);
-        let (kind, node, lost) = match self.node.take() {
-            Some(node) => (SyncKind::Changes, node, Vec::new()),
+        let (kind, node) = match self.node.take() {
+            Some(node) => (SyncKind::Changes, node),
             None => {
-                let mut node = self.backend.observe()?;
-                let before = self.before.take();
-                let lost = before.map(|before| before.lost_marks(&node));
-                let lost = lost.unwrap_or_default();
-                node.elements.extend(lost.iter().cloned());
-                node.retain_ours(&self.desired);
-                self.draining.note_node(&node);
-                (SyncKind::Full, node, lost)
+                let (before, memory) = (self.before.as_ref(), &mut self.memory);
+                let node = self.backend.read(&self.desired, before, memory)?;
+                self.before = None;
+                (SyncKind::Full, node)
             }
         };
         let scope = match kind {
             SyncKind::Full => Scope::Full,
             _ => Scope::Touched(&touched),
         };
-        let mut plan = Plan::new(&self.desired, &node, scope);
-        plan.restore(lost);
+        let plan = B::plan(&self.desired, &node, scope, &mut self.memory);
         Ok(self.apply(kind, plan, node))
     }
 
-    fn apply(&mut self, kind: SyncKind, plan: Plan, mut node: NodeState) -> SyncReport {
-        let applied = self.backend.apply(&plan);
+    fn apply(&mut self, kind: SyncKind, plan: B::Plan, mut node: B::Node) -> SyncReport<B::Plan> {
+        let applied = self.backend.carry_out(&plan, &mut self.memory);
         if applied.failures.is_empty() {
-            node.record(&plan, &[]);
+            B::record(&mut node, &plan);
             self.node = Some(node);
         } else {
             self.before = Some(node);
         }
-        self.draining.note_plan(&plan);
         SyncReport {
             kind,
             plan,
@@ -250,7 +243,7 @@ impl<B: Backend> Proxier<B> {
     /// Whether real servers wait for the end of their connections: then
     /// [`drain`](Self::drain) is to be called now and then.
     pub fn is_draining(&self) -> bool {
-        !self.draining.is_empty()
+        B::is_draining(&self.memory)
     }
 
     /// Removes the real servers whose endpoint has gone and whose connections have ended, or that
@@ -259,29 +252,19 @@ impl<B: Backend> Proxier<B> {
     /// # Errors
     ///
     /// If their connections cannot be read. Nothing was changed then.
-    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport>, BackendError> {
+    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
         // After a failure only the kernel knows; the next sync looks.
         let Some(node) = self.node.take() else {
             return Ok(None);
         };
         let timeout = self.desired.config().drain_timeout;
-        let drained = self.draining.ended(&node, &mut self.backend, timeout, now);
+        let drained = self.backend.drain(&node, &mut self.memory, timeout, now);
         match drained {
-            Ok(drained) if !drained.is_empty() => {
-                let servers: BTreeSet<_> = drained
-                    .iter()
-                    .filter_map(ipvs::Change::virtual_server)
-                    .collect();
-                let flows: BTreeSet<_> = drained
-                    .iter()
-                    .filter_map(|change| flows_cut(&node, change))
-                    .collect();
-                let steps = drained.into_iter().map(Step::Ipvs);
-                let plan = steps
-                    .chain(flows.into_iter().map(Step::DeleteFlows))
-                    .collect();
+            Ok(Some(plan)) => {
                 let mut report = self.apply(SyncKind::Drained, plan, node);
-                self.touch_empty(&servers);
+                let node = self.node.as_ref();
+                let left = node.map(|node| B::drained(node, &report.plan));
+                self.touched.frontends.extend(left.into_iter().flatten());
                 // Those that have no real server left may go now.
                 if !self.touched.frontends.is_empty() {
                     report.append(self.sync()?);
@@ -294,30 +277,4 @@ impl<B: Backend> Proxier<B> {
             }
         }
     }
-
-    /// Has the frontends looked at whose virtual servers have no real server left.
-    fn touch_empty(&mut self, servers: &BTreeSet<VirtualServerKey>) {
-        let Some(node) = &self.node else { return };
-        let empty = servers.iter().filter(|key| {
-            let state = node.virtual_servers.get(key);
-            state.is_some_and(|state| state.real_servers.is_empty())
-        });
-        let frontends = empty.filter_map(|key| node.frontend_of(key));
-        self.touched.frontends.extend(frontends);
-    }
-}
-
-/// What connection tracking is to forget when a real server goes before its connections have
-/// ended. TCP's end by themselves.
-fn flows_cut(node: &NodeState, change: &ipvs::Change) -> Option<Flows> {
-    let ipvs::Change::DeleteRealServer {
-        virtual_server,
-        real_server,
-    } = change
-    else {
-        return None;
-    };
-    let to = node.frontend_of(virtual_server)?;
-    let flows = Flows::to(to).answered_by(real_server.address);
-    (to.protocol != Protocol::Tcp).then_some(flows)
 }

@@ -4,7 +4,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::Proxier;
-use crate::backend::{Backend, BackendError};
+use crate::backend::BackendError;
+use crate::data_plane::DataPlane;
 use crate::proxier::SyncReport;
 use crate::store::Change;
 
@@ -47,11 +48,11 @@ impl Default for Intervals {
 /// Follows events until [`Event::Stop`] or until their sender is gone.
 ///
 /// `observe` is told of every sync. Between events, retries and audits the loop sleeps.
-pub fn run<B: Backend>(
+pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
     intervals: Intervals,
-    mut observe: impl FnMut(&Proxier<B>, Result<&SyncReport, &BackendError>),
+    mut observe: impl FnMut(&Proxier<B>, Result<&SyncReport<B::Plan>, &BackendError>),
 ) {
     let mut retry = None;
     let mut wake = Instant::now() + intervals.audit;

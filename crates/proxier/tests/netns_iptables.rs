@@ -1,20 +1,20 @@
 //! The iptables backend in network namespaces of this machine, over both iptables.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 #[path = "incremental/arbitrary.rs"]
 mod arbitrary;
-#[path = "netns_iptables/traffic.rs"]
-mod traffic;
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use proxier::Proxier;
 use proxier::backend::{BackendError, Flavour, IptablesBackend};
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::iptables::{Node, Plan, Step, Transaction};
 use proxier::model::Family;
 use proxier::plan::Scope;
+use proxier::proxier::SyncKind;
 use proxier::store::{Change, Store};
 use testbed::Namespace;
 
@@ -101,7 +101,7 @@ fn every_text_is_accepted_and_read_back(flavour: Flavour) {
             assert_eq!(observed.v4, node.v4);
             assert_eq!(observed.v6, node.v6);
             assert!(Plan::new(&state, &observed, Scope::Full).is_empty());
-            backend.remove().unwrap();
+            IptablesBackend::remove_all().unwrap();
             let left = backend.observe().unwrap();
             assert!(left.v4.is_empty() && left.v6.is_empty());
         });
@@ -207,12 +207,41 @@ fn what_others_spoil_is_mended_and_what_is_theirs_is_not_touched() {
                 assert_eq!(backend.observe().unwrap().v4, whole.v4, "{spoil}");
                 assert_eq!(foreign(&namespace, flavour), theirs, "{spoil}");
             }
-            backend.remove().unwrap();
+            IptablesBackend::remove_all().unwrap();
             let left = backend.observe().unwrap();
             assert!(left.v4.is_empty() && left.v6.is_empty());
             assert_eq!(foreign(&namespace, flavour), theirs);
         });
     }
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
+    namespace().enter(|| {
+        for flavour in FLAVOURS {
+            random_services(3, |changes| {
+                let mut proxier = Proxier::new(config(0), backend(flavour));
+                let listed = [
+                    Change::ServicesReplaced(vec![]),
+                    Change::EndpointSlicesReplaced(vec![]),
+                    Change::NodeReplaced(None),
+                ];
+                let first = proxier.handle(listed).unwrap().unwrap();
+                assert!(first.is_success() && first.kind == SyncKind::Full);
+                for change in changes {
+                    let is_node = matches!(change, Change::NodeReplaced(_));
+                    let report = proxier.handle([change]).unwrap().unwrap();
+                    assert!(report.is_success(), "{report:#?}");
+                    assert!(report.kind == SyncKind::Changes || is_node);
+                    assert!(!proxier.is_draining());
+                }
+                let audit = proxier.audit().unwrap().unwrap();
+                assert!(audit.plan.is_empty(), "{:#?}", audit.plan);
+            });
+            IptablesBackend::remove_all().unwrap();
+        }
+    });
 }
 
 #[test]
@@ -260,7 +289,7 @@ fn a_refusal_tells_the_line_and_whom_it_is_for() {
                     .chains()
                     .all(|(_, name)| !name.as_str().starts_with("SVCPROXY-S-"))
             );
-            backend.remove().unwrap();
+            IptablesBackend::remove_all().unwrap();
         }
     });
 }
@@ -281,9 +310,9 @@ fn the_iptables_that_the_node_uses_is_found_and_both_are_cleaned_up() {
         let restore = ["iptables-legacy-restore", "--noflush"];
         namespace.run_with_input(restore, hint).unwrap();
         assert_eq!(Flavour::find().unwrap(), Flavour::Legacy);
-        let mut found = IptablesBackend::open().unwrap();
+        let found = IptablesBackend::open().unwrap();
         assert_eq!(found.flavour(), Flavour::Legacy);
-        found.remove().unwrap();
+        assert!(IptablesBackend::remove_all().unwrap() > 0);
         for flavour in FLAVOURS {
             assert!(
                 backend(flavour).observe().unwrap().v4.is_empty(),

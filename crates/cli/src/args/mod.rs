@@ -51,8 +51,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Remove everything svcproxy made on this node, and nothing else
     ///
-    /// Removes its virtual servers, routes and packet filter table. Sysctls stay as they are,
-    /// since others may rely on them by now.
+    /// Removes its virtual servers, routes, packet filter table and iptables chains. Sysctls stay
+    /// as they are, since others may rely on them by now.
     Cleanup,
     /// Print a completion script for a shell
     Completion {
@@ -81,6 +81,8 @@ pub(crate) struct RunArgs {
 pub(crate) enum Mode {
     /// The kernel's IPVS
     Ipvs,
+    /// iptables, nft or legacy, whichever this node uses
+    Iptables,
 }
 
 /// `svcproxy plan`.

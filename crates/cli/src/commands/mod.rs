@@ -14,7 +14,7 @@ use std::error::Error;
 use std::iter;
 
 use proxier::backend::ApplyReport;
-use proxier::plan::Plan;
+use proxier::data_plane::PlanSteps;
 use proxier::source::Diagnostic;
 
 /// Logs what a reading of the manifests has to say.
@@ -29,13 +29,9 @@ fn log_diagnostics(diagnostics: &[Diagnostic]) {
 }
 
 /// Logs the steps that failed.
-fn log_failures(plan: &Plan, applied: &ApplyReport) {
+fn log_failures(plan: &impl PlanSteps, applied: &ApplyReport) {
     for failure in &applied.failures {
-        let step = plan
-            .steps()
-            .get(failure.step)
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let step = plan.step(failure.step).unwrap_or_default();
         let error = chain(&failure.error);
         // IPVS's own errors name the step.
         if error.starts_with(&step) {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::Proxier;
-use proxier::backend::{Backend, BackendError, Counts, IpvsBackend};
-use proxier::desired::{ConfigError, Problem};
+use proxier::backend::{BackendError, Counts, IptablesBackend, IpvsBackend};
+use proxier::data_plane::{DataPlane, PlanSteps};
+use proxier::desired::{Config, ConfigError, Problem};
 use proxier::proxier::{SyncKind, SyncReport};
 use proxier::run::{Event, Intervals};
 use proxier::source::manifest::Manifests;
@@ -18,28 +19,52 @@ use signal_hook::iterator::Signals;
 
 use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
-use crate::args::RunArgs;
+use crate::args::{Mode, RunArgs};
 use crate::health::Health;
 use crate::node;
 
-/// `svcproxy --mode ipvs --manifests PATH...`
+/// `svcproxy --mode MODE --manifests PATH...`
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
     let mut config = node::config(&args.node)?;
     if args.once {
         // Nobody will be there to see the connections end.
         config.drain_timeout = Duration::ZERO;
     }
-    let backend = IpvsBackend::open()?;
-    let manifests = Manifests::new(&args.node.manifests).for_node(&*config.node_name);
-    let proxier = Proxier::new(Arc::new(config), backend);
-    if args.once {
-        once(proxier, manifests)
-    } else {
-        follow(proxier, manifests)
+    match args.mode {
+        Mode::Ipvs => start(args, config, IpvsBackend::open()?, |plan| {
+            for key in plan.unmarked() {
+                tracing::error!("{key} is not served: no number is left in --mark-mask");
+            }
+        }),
+        Mode::Iptables => {
+            let backend = IptablesBackend::open()?;
+            tracing::info!("the data plane is {}", backend.flavour());
+            start(args, config, backend, |_| {})
+        }
     }
 }
 
-fn once(mut proxier: Proxier<IpvsBackend>, mut manifests: Manifests) -> anyhow::Result<Ending> {
+/// `complain` is told every plan.
+fn start<B: DataPlane>(
+    args: &RunArgs,
+    config: Config,
+    backend: B,
+    complain: impl Fn(&B::Plan),
+) -> anyhow::Result<Ending> {
+    let manifests = Manifests::new(&args.node.manifests).for_node(&*config.node_name);
+    let proxier = Proxier::new(Arc::new(config), backend);
+    if args.once {
+        once(proxier, manifests, complain)
+    } else {
+        follow(proxier, manifests, complain)
+    }
+}
+
+fn once<B: DataPlane>(
+    mut proxier: Proxier<B>,
+    mut manifests: Manifests,
+    complain: impl Fn(&B::Plan),
+) -> anyhow::Result<Ending> {
     let reading = manifests.read();
     log_diagnostics(&reading.diagnostics);
     let invalid = reading.has_errors();
@@ -48,6 +73,7 @@ fn once(mut proxier: Proxier<IpvsBackend>, mut manifests: Manifests) -> anyhow::
         .context("the manifests could not be read")?;
     let mut log = Log::default();
     log.sync(&report);
+    complain(&report.plan);
     log.problems(&proxier);
     let invalid = invalid || proxier.node_error().is_some();
     Ok(match (report.is_success(), invalid) {
@@ -57,7 +83,11 @@ fn once(mut proxier: Proxier<IpvsBackend>, mut manifests: Manifests) -> anyhow::
     })
 }
 
-fn follow(mut proxier: Proxier<IpvsBackend>, manifests: Manifests) -> anyhow::Result<Ending> {
+fn follow<B: DataPlane>(
+    mut proxier: Proxier<B>,
+    manifests: Manifests,
+    complain: impl Fn(&B::Plan),
+) -> anyhow::Result<Ending> {
     let (events, received) = mpsc::channel();
     stop_on_signal(events.clone())?;
     let _watch = manifests.watch(move |reading| {
@@ -73,7 +103,10 @@ fn follow(mut proxier: Proxier<IpvsBackend>, manifests: Manifests) -> anyhow::Re
         Intervals::default(),
         |proxier, result| {
             match result {
-                Ok(report) => log.sync(report),
+                Ok(report) => {
+                    log.sync(report);
+                    complain(&report.plan);
+                }
                 Err(error) => log.unobserved(error),
             }
             log.problems(proxier);
@@ -108,13 +141,10 @@ struct Log {
 }
 
 impl Log {
-    fn sync(&self, report: &SyncReport) {
+    fn sync<P: PlanSteps>(&self, report: &SyncReport<P>) {
         log_failures(&report.plan, &report.applied);
-        for key in report.plan.unmarked() {
-            tracing::error!("{key} is not served: no number is left in --mark-mask");
-        }
         if report.kind == SyncKind::Drained {
-            tracing::info!(real_servers = report.plan.steps().len(), "drained");
+            tracing::info!(real_servers = report.plan.count(), "drained");
             return;
         }
         let Counts {
@@ -128,7 +158,7 @@ impl Log {
         } = report.applied.counts;
         tracing::info!(
             full = report.kind == SyncKind::Full,
-            steps = report.plan.steps().len(),
+            steps = report.plan.count(),
             failed = report.applied.failures.len(),
             ipvs_changes,
             transactions,
@@ -144,7 +174,7 @@ impl Log {
         tracing::error!("nothing was changed: {}", chain(error));
     }
 
-    fn problems<B: Backend>(&mut self, proxier: &Proxier<B>) {
+    fn problems<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
         let now: BTreeSet<_> = proxier.problems().into_iter().collect();
         for problem in now.difference(&self.problems) {
             tracing::warn!("{problem}");

@@ -59,8 +59,12 @@ fn to_trees(config: &Config, family: Family) -> Vec<Rule> {
         .into_iter()
         .filter(|network| Family::of(&network.addr()) == family);
     let to_ports = Target::Jump(Name::of(NODE_PORTS));
-    let to_ports =
-        networks.map(|network| Match::all().destination(network).to_node().then(&to_ports));
+    let to_ports = networks.map(|network| {
+        Match::all()
+            .destination(network)
+            .destination_local()
+            .then(&to_ports)
+    });
     let first = [
         Match::all().then(&Target::Jump(Name::of(VIPS))),
         Match::all()

@@ -23,7 +23,7 @@ pub(super) const CLASSES: [Class; 3] = [Class::Backends, Class::External, Class:
 /// Which packets are pods'; if it is not known, no pod is told from a client outside.
 pub(super) fn pods(config: &Config, family: Family) -> Vec<Match> {
     if let Some(interfaces) = &config.pod_interfaces {
-        return vec![Match::all().from_interfaces(interfaces)];
+        return vec![Match::all().interfaces(interfaces)];
     }
     let networks = config.cluster_cidrs.iter().map(ipnet::IpNet::trunc);
     let networks = networks.filter(|network| Family::of(&network.addr()) == family);
@@ -144,12 +144,12 @@ fn by_audience(
     let mark = Target::SetMark(config.marks.masquerade());
     let mark = inside
         .is_some()
-        .then(|| Match::all().from_node().then(&mark));
+        .then(|| Match::all().source_local().then(&mark));
     let inside = inside.unwrap_or(Target::Return);
     let from_pods = pods.into_iter().map(|pod| pod.then(&inside));
     let from_node = mark
         .into_iter()
-        .chain([Match::all().from_node().then(&inside)]);
+        .chain([Match::all().source_local().then(&inside)]);
     from_pods.chain(from_node).chain(outside).collect()
 }
 
@@ -160,6 +160,6 @@ fn admission(frontend: &Frontend, then: &Target) -> Vec<Rule> {
     // A target may be for one protocol only.
     let protocol = frontend.key.protocol;
     let admitted = ranges.map(|range| Match::all().source(*range).protocol(protocol));
-    let admitted = admitted.chain([Match::all().protocol(protocol).from_node()]);
+    let admitted = admitted.chain([Match::all().protocol(protocol).source_local()]);
     admitted.map(|matching| matching.then(then)).collect()
 }

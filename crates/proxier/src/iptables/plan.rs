@@ -60,7 +60,7 @@ impl Node {
     }
 }
 
-/// One step of a plan.
+/// One step of a plan. `Display` is a summary; a [`Transaction`]'s is its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
@@ -77,8 +77,8 @@ impl fmt::Display for Step {
         match self {
             Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
             Self::Restore(transaction) => {
-                writeln!(f, "restore {}:", transaction.family)?;
-                transaction.fmt(f)
+                let (family, chains) = (transaction.family, transaction.chains());
+                write!(f, "restore {chains} chains ({family})")
             }
             Self::DeleteFlows(flows) => write!(f, "delete flows {flows}"),
         }
@@ -132,6 +132,11 @@ impl Plan {
     /// The steps, in the order in which they must be taken.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Takes the steps of another plan behind its own.
+    pub(crate) fn append(&mut self, mut then: Self) {
+        self.steps.append(&mut then.steps);
     }
 
     /// Whether there is nothing to do.

@@ -79,7 +79,8 @@ impl Match {
         }
     }
 
-    pub(super) fn from_interfaces(self, interfaces: &PodInterfaces) -> Self {
+    /// Come in by these.
+    pub(super) fn interfaces(self, interfaces: &PodInterfaces) -> Self {
         match interfaces {
             PodInterfaces::Named(name) => self.and(format_args!("-i {name}")),
             PodInterfaces::Prefixed(name) => self.and(format_args!("-i {name}+")),
@@ -109,12 +110,12 @@ impl Match {
     }
 
     /// From an address of the node.
-    pub(super) fn from_node(self) -> Self {
+    pub(super) fn source_local(self) -> Self {
         self.and(format_args!("-m addrtype --src-type LOCAL"))
     }
 
     /// To an address of the node.
-    pub(super) fn to_node(self) -> Self {
+    pub(super) fn destination_local(self) -> Self {
         self.and(format_args!("-m addrtype --dst-type LOCAL"))
     }
 

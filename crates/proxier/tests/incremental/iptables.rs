@@ -72,7 +72,7 @@ fn check_text(text: &str) {
             let inner = word
                 .strip_prefix('"')
                 .and_then(|word| word.strip_suffix('"'));
-            let inner = inner.expect("quotes are around a word");
+            let inner = inner.unwrap();
             assert!(
                 !inner.contains(['"', '-', '!']) || inner.contains('/'),
                 "{line}"

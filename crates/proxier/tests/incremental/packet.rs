@@ -228,7 +228,7 @@ impl Packet<'_> {
 
 fn split<'b, 'a>(words: &'b [&'a str]) -> (&'b [&'a str], &'b [&'a str]) {
     let target = words.iter().position(|word| ["-j", "-g"].contains(word));
-    words.split_at(target.expect("a target"))
+    words.split_at(target.unwrap())
 }
 
 fn number(text: &str) -> u32 {

@@ -68,16 +68,9 @@ impl IptablesBackend {
     /// If some part cannot be read.
     pub fn observe(&mut self) -> Result<Node, BackendError> {
         let sysctls = sysctl::observe()?;
-        let (v4, v6) = (self.rules(Family::V4)?, self.rules(Family::V6)?);
+        let rules = |family| rules(self.flavour, family);
+        let (v4, v6) = (rules(Family::V4)?, rules(Family::V6)?);
         Ok(Node::new(sysctls, v4, v6))
-    }
-
-    fn rules(&self, family: Family) -> Result<Rules, BackendError> {
-        if !kernel_speaks(family) {
-            return Ok(Rules::default());
-        }
-        let saved = Program::new(self.flavour, family, Verb::Save).run("")?;
-        Ok(Rules::parse(&saved))
     }
 
     /// Carries out a plan in its order. A step that fails does not keep the others from being
@@ -89,7 +82,7 @@ impl IptablesBackend {
             let shared = match step {
                 Step::Restore(transaction) => {
                     report.counts.transactions += transaction.tables().map(|_| 1).sum::<u64>();
-                    if let Err(error) = self.restore(transaction) {
+                    if let Err(error) = restore(self.flavour, transaction, Verb::Restore) {
                         report.fail(place, error);
                     }
                     continue;
@@ -115,53 +108,52 @@ impl IptablesBackend {
         report
     }
 
-    /// Has iptables-restore(8) carry a transaction out.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::Iptables`] if it is refused; then the tables up to the refused line may
-    /// have been changed.
-    pub fn restore(&self, transaction: &Transaction) -> Result<(), BackendError> {
-        self.run_restore(transaction, Verb::Restore)
-    }
-
     /// Has iptables-restore(8) read a transaction without carrying it out.
     ///
     /// # Errors
     ///
     /// [`BackendError::Iptables`] if it is refused.
     pub fn test(&self, transaction: &Transaction) -> Result<(), BackendError> {
-        self.run_restore(transaction, Verb::Test)
+        restore(self.flavour, transaction, Verb::Test)
     }
 
-    fn run_restore(&self, transaction: &Transaction, verb: Verb) -> Result<(), BackendError> {
-        let program = Program::new(self.flavour, transaction.family, verb);
-        let outcome = program.run(&transaction.to_string());
-        outcome.map(drop).map_err(|error| match error {
-            BackendError::Iptables(refusal) => {
-                BackendError::Iptables(Box::new(refusal.located(transaction)))
-            }
-            error => error,
-        })
-    }
-
-    /// Removes all that is ours, from whichever iptables.
+    /// Removes all that is ours, from whichever iptables has it; how many chains.
     ///
     /// # Errors
     ///
     /// If some of it cannot be removed.
-    pub fn remove(&mut self) -> Result<(), BackendError> {
+    pub fn remove_all() -> Result<usize, BackendError> {
+        let mut removed = 0;
         for flavour in Flavour::with_rules()? {
-            let backend = Self::with_flavour(flavour)?;
             for family in [Family::V4, Family::V6] {
-                let removal = Transaction::removal(family, &backend.rules(family)?);
+                let removal = Transaction::removal(family, &rules(flavour, family)?);
                 if !removal.is_empty() {
-                    backend.restore(&removal)?;
+                    restore(flavour, &removal, Verb::Restore)?;
+                    removed += removal.chains();
                 }
             }
         }
-        Ok(())
+        Ok(removed)
     }
+}
+
+fn rules(flavour: Flavour, family: Family) -> Result<Rules, BackendError> {
+    if !kernel_speaks(family) {
+        return Ok(Rules::default());
+    }
+    let saved = Program::new(flavour, family, Verb::Save).run("")?;
+    Ok(Rules::parse(&saved))
+}
+
+fn restore(flavour: Flavour, transaction: &Transaction, verb: Verb) -> Result<(), BackendError> {
+    let program = Program::new(flavour, transaction.family, verb);
+    let outcome = program.run(&transaction.to_string());
+    outcome.map(drop).map_err(|error| match error {
+        BackendError::Iptables(refusal) => {
+            BackendError::Iptables(Box::new(refusal.located(transaction)))
+        }
+        error => error,
+    })
 }
 
 /// Without a family's protocol in the kernel its iptables fails.

@@ -1,0 +1,230 @@
+//! The seam between what a node should have and the ways to give it that.
+
+use std::fmt::Debug;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crate::backend::{ApplyReport, Backend, BackendError};
+use crate::desired::{DesiredState, FrontendKey, Problem};
+use crate::drain::{Draining, emptied};
+use crate::iptables;
+use crate::plan::{Comment, Element, NodeState, Plan, Scope};
+
+/// A way to bring a node in line with a [`DesiredState`]: IPVS, or iptables.
+///
+/// Each has its own idea of what a node has and of the steps that change it, and a
+/// [`Proxier`](crate::Proxier) does not look into either.
+pub trait DataPlane {
+    /// What a node has.
+    type Node: Debug;
+    /// What is to be done with it.
+    type Plan: PlanSteps;
+    /// What is known beyond a failure and an audit.
+    type Memory: Debug + Default;
+
+    /// Reads what the node has of ours; `before` is what it had when that was known last.
+    ///
+    /// # Errors
+    ///
+    /// If some part cannot be read. Nothing is changed by then.
+    fn read(
+        &mut self,
+        desired: &DesiredState,
+        before: Option<&Self::Node>,
+        memory: &mut Self::Memory,
+    ) -> Result<Self::Node, BackendError>;
+
+    /// Compares what the node should have with what it has.
+    fn plan(
+        desired: &DesiredState,
+        node: &Self::Node,
+        scope: Scope<'_>,
+        memory: &mut Self::Memory,
+    ) -> Self::Plan;
+
+    /// Carries a plan out. A step that fails does not keep the others from being taken unless
+    /// they rest on it.
+    fn carry_out(&mut self, plan: &Self::Plan, memory: &mut Self::Memory) -> ApplyReport;
+
+    /// Takes in what a plan did, none of whose steps failed.
+    fn record(node: &mut Self::Node, plan: &Self::Plan);
+
+    /// What Services ask for that no node gets this way.
+    fn limits(_desired: &DesiredState) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// Whether something waits for the end of connections.
+    fn is_draining(_memory: &Self::Memory) -> bool {
+        false
+    }
+
+    /// Removes what has waited for the end of its connections, or long enough. `None` if there is
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the connections cannot be read.
+    fn drain(
+        &mut self,
+        _node: &Self::Node,
+        _memory: &mut Self::Memory,
+        _timeout: Duration,
+        _now: Instant,
+    ) -> Result<Option<Self::Plan>, BackendError> {
+        Ok(None)
+    }
+
+    /// The frontends that must be looked at after such a plan.
+    fn drained(_node: &Self::Node, _plan: &Self::Plan) -> Vec<FrontendKey> {
+        Vec::new()
+    }
+}
+
+/// Steps in an order.
+pub trait PlanSteps: Debug {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// A summary of the one at a place.
+    fn step(&self, place: usize) -> Option<String>;
+
+    /// Takes the steps of another plan behind its own.
+    fn append(&mut self, then: Self);
+}
+
+/// What is known of a node with IPVS beyond what was observed.
+#[derive(Debug, Default)]
+pub struct IpvsMemory {
+    draining: Draining,
+    /// Records that someone has emptied the packet filter of, and that still hold.
+    lost: Vec<(Element, Comment)>,
+}
+
+/// IPVS, or what is like it.
+impl<B: Backend> DataPlane for B {
+    type Node = NodeState;
+    type Plan = Plan;
+    type Memory = IpvsMemory;
+
+    fn read(
+        &mut self,
+        desired: &DesiredState,
+        before: Option<&NodeState>,
+        memory: &mut IpvsMemory,
+    ) -> Result<NodeState, BackendError> {
+        let mut node = self.observe()?;
+        let lost = before.map(|before| before.lost_marks(&node));
+        memory.lost = lost.unwrap_or_default();
+        node.elements.extend(memory.lost.iter().cloned());
+        node.retain_ours(desired);
+        memory.draining.note_node(&node);
+        Ok(node)
+    }
+
+    fn plan(
+        desired: &DesiredState,
+        node: &NodeState,
+        scope: Scope<'_>,
+        memory: &mut IpvsMemory,
+    ) -> Plan {
+        let mut plan = Plan::new(desired, node, scope);
+        plan.restore(mem::take(&mut memory.lost));
+        plan
+    }
+
+    fn carry_out(&mut self, plan: &Plan, memory: &mut IpvsMemory) -> ApplyReport {
+        let report = self.apply(plan);
+        memory.draining.note_plan(plan);
+        report
+    }
+
+    fn record(node: &mut NodeState, plan: &Plan) {
+        node.record(plan, &[]);
+    }
+
+    fn is_draining(memory: &IpvsMemory) -> bool {
+        !memory.draining.is_empty()
+    }
+
+    fn drain(
+        &mut self,
+        node: &NodeState,
+        memory: &mut IpvsMemory,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Option<Plan>, BackendError> {
+        memory.draining.ended(node, self, timeout, now)
+    }
+
+    fn drained(node: &NodeState, plan: &Plan) -> Vec<FrontendKey> {
+        emptied(node, plan)
+    }
+}
+
+impl PlanSteps for Plan {
+    fn count(&self) -> usize {
+        self.steps().len()
+    }
+
+    fn step(&self, place: usize) -> Option<String> {
+        self.steps().get(place).map(ToString::to_string)
+    }
+
+    fn append(&mut self, then: Self) {
+        self.append(then);
+    }
+}
+
+impl PlanSteps for iptables::Plan {
+    fn count(&self) -> usize {
+        self.steps().len()
+    }
+
+    fn step(&self, place: usize) -> Option<String> {
+        self.steps().get(place).map(ToString::to_string)
+    }
+
+    fn append(&mut self, then: Self) {
+        self.append(then);
+    }
+}
+
+#[cfg(feature = "iptables")]
+mod over_iptables {
+    use super::{ApplyReport, BackendError, DataPlane, DesiredState, Problem, Scope};
+    use crate::backend::IptablesBackend;
+    use crate::iptables::{Node, Plan, limits};
+
+    /// Connections drain by themselves: connection tracking leads them where they went.
+    impl DataPlane for IptablesBackend {
+        type Node = Node;
+        type Plan = Plan;
+        type Memory = ();
+
+        fn read(
+            &mut self,
+            _: &DesiredState,
+            _: Option<&Node>,
+            (): &mut (),
+        ) -> Result<Node, BackendError> {
+            self.observe()
+        }
+
+        fn plan(desired: &DesiredState, node: &Node, scope: Scope<'_>, (): &mut ()) -> Plan {
+            Plan::new(desired, node, scope)
+        }
+
+        fn carry_out(&mut self, plan: &Plan, (): &mut ()) -> ApplyReport {
+            self.apply(plan)
+        }
+
+        fn record(node: &mut Node, plan: &Plan) {
+            node.record(plan, &[]);
+        }
+
+        fn limits(desired: &DesiredState) -> Vec<Problem> {
+            limits(desired)
+        }
+    }
+}

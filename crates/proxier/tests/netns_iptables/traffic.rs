@@ -1,1 +1,0 @@
-//! Real clients and endpoints: the table of docs/traffic.md.
