@@ -3,6 +3,8 @@
 
 #[path = "incremental/arbitrary.rs"]
 mod arbitrary;
+#[path = "netns_iptables/traffic.rs"]
+mod traffic;
 
 use std::sync::Arc;
 

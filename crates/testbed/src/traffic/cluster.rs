@@ -11,7 +11,7 @@ use super::services::{ANOTHER_PORT, IN_NO_RANGE, NODES_OWN_PORT, PORTS, Place, P
 use super::table::{Cell, Client, Expected, Seen, Service, Way, Who};
 use crate::command::Error;
 use crate::topology::{pod_device, virtual_ips_through};
-use crate::{Answer, AskError, Backend, Family, Host, Node, Topology};
+use crate::{Answer, AskError, Backend, Family, Host, Node, Protocol, Topology};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -32,6 +32,7 @@ pub struct Cluster<'a> {
     here: Half<'a>,
     there: Half<'a>,
     outside: &'a Host,
+    protocols: &'a [Protocol],
     _backends: Vec<Backend>,
 }
 
@@ -63,6 +64,22 @@ impl<'a> Cluster<'a> {
     ///
     /// If `topology` has fewer than two nodes of two pods.
     pub fn new(topology: &'a Topology) -> Result<Self, Error> {
+        Self::with_protocols(topology, &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp])
+    }
+
+    /// The same, with these protocols only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::new`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Cluster::new`].
+    pub fn with_protocols(
+        topology: &'a Topology,
+        protocols: &'a [Protocol],
+    ) -> Result<Self, Error> {
         let [here, there, ..] = &topology.nodes[..] else {
             #[expect(clippy::panic, reason = "see above")]
             {
@@ -75,7 +92,7 @@ impl<'a> Cluster<'a> {
         let mut backends = Vec::new();
         for (half, place) in [(&here, Place::Here), (&there, Place::There)] {
             for family in FAMILIES {
-                for port in all_ports() {
+                for port in all_ports().filter(|port| protocols.contains(&port.protocol)) {
                     let address = (half.endpoint.address(family), port.target).into();
                     let name = name(place, port.name);
                     backends.push(Backend::start(
@@ -85,7 +102,10 @@ impl<'a> Cluster<'a> {
                         &name,
                     )?);
                 }
-                for port in PORTS {
+                for port in PORTS
+                    .iter()
+                    .filter(|port| protocols.contains(&port.protocol))
+                {
                     let address = (half.node.address(family), NODES_OWN_PORT).into();
                     let name = name(place, "owner");
                     backends.push(Backend::start(half.node, port.protocol, address, &name)?);
@@ -96,6 +116,7 @@ impl<'a> Cluster<'a> {
             here,
             there,
             outside,
+            protocols,
             _backends: backends,
         })
     }
@@ -103,7 +124,7 @@ impl<'a> Cluster<'a> {
     /// Tries each cell over every protocol and both families; what was not as expected.
     #[must_use]
     pub fn failures(&self, cells: &[Cell]) -> Vec<String> {
-        let jobs = Mutex::new(jobs(cells));
+        let jobs = Mutex::new(jobs(cells, self.protocols));
         let failures = Mutex::new(Vec::new());
         let next = || lock(&jobs).pop();
         let work = || {
@@ -249,12 +270,13 @@ impl Try {
 
 /// What can be tried at the same time; within each, one after the other, so that round robin is
 /// not disturbed. Those that wait stand last, to be taken first.
-fn jobs(cells: &[Cell]) -> Vec<Vec<Try>> {
+fn jobs(cells: &[Cell], protocols: &[Protocol]) -> Vec<Vec<Try>> {
     let mut jobs: BTreeMap<(bool, SocketAddr, &str), Vec<Try>> = BTreeMap::new();
     for (number, &cell) in (0..).zip(cells) {
         // One Service is enough to show that each port has targets of its own.
         let another = (cell.service == Service::Cluster).then_some(ANOTHER_PORT);
-        for port in PORTS.into_iter().chain(another) {
+        let ports = PORTS.into_iter().chain(another);
+        for port in ports.filter(|port| protocols.contains(&port.protocol)) {
             for family in FAMILIES {
                 let one = Try { cell, family, port };
                 let waits = cell.expected == Expected::Dropped;
