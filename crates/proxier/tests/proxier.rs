@@ -13,7 +13,7 @@ use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
-use proxier::plan::{Element, Step};
+use proxier::plan::{Element, Step, Sysctl};
 use proxier::proxier::SyncKind;
 use proxier::run::{Event, Intervals, run};
 use proxier::store::Change;
@@ -343,6 +343,31 @@ fn whichever_step_of_a_removal_fails_what_stays_is_recorded() {
         assert!(proxier.handle([]).unwrap().unwrap().is_success());
         assert!(table(&node).is_empty());
     }
+}
+
+#[test]
+fn connection_tracking_has_what_it_is_to_have_at_least() {
+    let node = FakeNode::default();
+    node.set_sysctl(Sysctl::CT_TCP_ESTABLISHED, "432000");
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    config.conntrack.max = Some(262_144);
+    config.conntrack.tcp_established = Some(86_400);
+    let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+    let report = proxier.handle(two_services()).unwrap().unwrap();
+    let steps = report.plan.steps().iter().filter_map(|step| match step {
+        Step::SetSysctl(sysctl, value) if sysctl.name().contains("conntrack_") => {
+            Some((*sysctl, *value))
+        }
+        _ => None,
+    });
+    assert_eq!(
+        steps.collect::<Vec<_>>(),
+        [(Sysctl::CT_MAX, 262_144), (Sysctl::CT_BUCKETS, 65_536)]
+    );
+    node.set_sysctl(Sysctl::CT_MAX, "1000000");
+    assert!(proxier.audit().unwrap().unwrap().plan.is_empty());
+    node.set_sysctl(Sysctl::CT_MAX, "1000");
+    assert_eq!(proxier.audit().unwrap().unwrap().plan.steps().len(), 1);
 }
 
 #[test]

@@ -121,6 +121,12 @@ fn sysctl_hint(sysctl: Sysctl, error: &io::Error) -> &'static str {
             " (ip_vs is not loaded: modprobe ip_vs)"
         }
         io::ErrorKind::NotFound => " (this kernel does not have it)",
+        io::ErrorKind::PermissionDenied
+            if [Sysctl::CT_MAX, Sysctl::CT_BUCKETS].contains(&sysctl) =>
+        {
+            " (the machine's own network namespace alone has it: ask for none, with a maximum per \
+             core of 0)"
+        }
         _ => permission_hint(error),
     }
 }

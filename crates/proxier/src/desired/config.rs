@@ -49,8 +49,29 @@ pub struct Config {
     pub strict_arp: bool,
     /// IPVS's timeouts of connections.
     pub timeouts: Timeouts,
+    /// What connection tracking is given.
+    pub conntrack: Conntrack,
     /// What the node's object in the API overrules here.
     pub follow_node: FollowNode,
+}
+
+/// What connection tracking must have at least, as sysctls; what is none stays as it is, and so do
+/// larger values. In network namespaces of their own the kernel lets nobody change `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Conntrack {
+    /// Connections that can be tracked; the hash table gets a bucket for each four.
+    pub max: Option<u32>,
+    /// Seconds that idle TCP connections are tracked.
+    pub tcp_established: Option<u32>,
+    /// Seconds that TCP connections in CLOSE_WAIT are tracked.
+    pub tcp_close_wait: Option<u32>,
+    /// Whether TCP packets out of the window are let be.
+    pub tcp_be_liberal: bool,
+    /// Seconds that UDP flows without an answer are tracked.
+    pub udp: Option<u32>,
+    /// Seconds that UDP flows with answers are tracked.
+    pub udp_stream: Option<u32>,
 }
 
 /// By which interface pods' packets come in.
@@ -123,6 +144,7 @@ impl Config {
             exclude_cidrs: Vec::new(),
             strict_arp: false,
             timeouts: Timeouts::default(),
+            conntrack: Conntrack::default(),
             follow_node: FollowNode::default(),
         }
     }

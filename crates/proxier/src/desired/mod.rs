@@ -13,7 +13,7 @@ mod marks;
 mod service;
 mod state;
 
-pub use config::{Config, ConfigError, FollowNode, PodInterfaces};
+pub use config::{Config, ConfigError, Conntrack, FollowNode, PodInterfaces};
 pub use frontend::{Backend, Frontend, FrontendKey, Kind, Place, ServicePortName, WithoutBackends};
 pub use health::HealthCheck;
 pub use interface::{InterfaceName, InvalidInterfaceName};

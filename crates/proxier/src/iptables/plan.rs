@@ -10,7 +10,7 @@ use super::diff::parts;
 use super::draft::Draft;
 use super::{Jump, Rules, Transaction, base};
 use crate::desired::{Backend, DesiredState, Frontend, FrontendKey};
-use crate::plan::{Flows, Scope, Sysctl};
+use crate::plan::{Flows, Scope, Sysctl, conntrack_sysctls};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -65,7 +65,7 @@ impl Node {
 #[non_exhaustive]
 pub enum Step {
     /// Set a sysctl.
-    SetSysctl(Sysctl, u8),
+    SetSysctl(Sysctl, u32),
     /// Have iptables-restore(8) change one family's tables.
     Restore(Transaction),
     /// Make connection tracking forget flows that would go on as they were.
@@ -154,8 +154,11 @@ fn sysctls(desired: &DesiredState, node: &Node) -> Vec<Step> {
         let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
         desired.config().node_ip(*family).is_some() && !is_on
     });
+    let needed = needed.map(|(_, sysctl)| (sysctl, 1));
+    let conntrack = conntrack_sysctls(&desired.config().conntrack, &node.sysctls);
     needed
-        .map(|(_, sysctl)| Step::SetSysctl(sysctl, 1))
+        .chain(conntrack)
+        .map(|(sysctl, value)| Step::SetSysctl(sysctl, value))
         .collect()
 }
 

@@ -8,7 +8,10 @@ use std::slice;
 use ipnet::IpNet;
 use ipvs::{Change, Family};
 
-use super::lower::{base_elements, base_routes, base_sysctls, local_route, policy_route, timeouts};
+use super::lower::{
+    base_elements, base_routes, base_sysctls, conntrack_sysctls, local_route, policy_route,
+    timeouts,
+};
 use super::{Comment, Element, NodeState, Step};
 use crate::desired::{DesiredState, FrontendKey, Touched};
 use crate::netfilter::Ruleset;
@@ -222,6 +225,10 @@ impl Builder<'_> {
         if self.node.ruleset != Some(ruleset.fingerprint()) {
             self.open.push(Step::InstallRuleset(ruleset));
         }
+        // Behind the rules, which have the kernel load connection tracking.
+        let conntrack = conntrack_sysctls(&config.conntrack, &self.node.sysctls);
+        let set = conntrack.map(|(sysctl, least)| Step::SetSysctl(sysctl, least));
+        self.open.extend(set);
         let networks: BTreeSet<_> = base_elements(config).collect();
         // Before those that take their place: intervals must not overlap.
         let mut stale: Vec<_> = self.node.elements.keys().copied().collect();

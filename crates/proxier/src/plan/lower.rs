@@ -1,5 +1,6 @@
 //! A desired state in the terms of IPVS, the packet filter and routes.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use ipvs::{
 };
 
 use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, VirtualServerState};
-use crate::desired::{Backend, Config, Frontend, WithoutBackends};
+use crate::desired::{Backend, Config, Conntrack, Frontend, WithoutBackends};
 use crate::model::SessionAffinity;
 
 /// A virtual server with its real servers; backends are sorted, and so are these.
@@ -124,7 +125,7 @@ pub(super) fn policy_route(config: &Config, family: Family) -> PolicyRoute {
 
 /// The sysctls that IPVS needs to work as a service proxy (the kernel's
 /// Documentation/networking/ipvs-sysctl.rst), and those that were asked for.
-pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u8)> {
+pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u32)> {
     let switches = [
         Sysctl::VS_CONNTRACK,
         Sysctl::VS_EXPIRE_NODEST_CONN,
@@ -143,6 +144,33 @@ pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u8)> {
         .chain(forward.map(|(_, sysctl)| sysctl));
     let arp = arp.into_iter().filter(|_| config.strict_arp);
     switches.map(|sysctl| (sysctl, 1)).chain(arp)
+}
+
+/// Connection tracking's sysctls that are less than they must be at least, and what they must be.
+pub(crate) fn conntrack_sysctls(
+    wanted: &Conntrack,
+    there: &BTreeMap<Sysctl, String>,
+) -> impl Iterator<Item = (Sysctl, u32)> {
+    let all = [
+        (Sysctl::CT_MAX, wanted.max),
+        (Sysctl::CT_BUCKETS, wanted.max.map(|max| max / 4)),
+        (Sysctl::CT_TCP_ESTABLISHED, wanted.tcp_established),
+        (Sysctl::CT_TCP_CLOSE_WAIT, wanted.tcp_close_wait),
+        (
+            Sysctl::CT_TCP_BE_LIBERAL,
+            wanted.tcp_be_liberal.then_some(1),
+        ),
+        (Sysctl::CT_UDP, wanted.udp),
+        (Sysctl::CT_UDP_STREAM, wanted.udp_stream),
+    ];
+    let wanted = all
+        .into_iter()
+        .filter_map(|(sysctl, least)| Some((sysctl, least?)));
+    wanted.filter(|(sysctl, least)| {
+        let there = there.get(sysctl);
+        let there = there.and_then(|there| there.parse::<u32>().ok());
+        there.is_none_or(|there| there < *least)
+    })
 }
 
 /// The timeouts that are not as they should be.

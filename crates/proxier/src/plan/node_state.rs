@@ -118,7 +118,7 @@ impl fmt::Display for Flows {
     }
 }
 
-/// A sysctl that IPVS mode needs.
+/// A sysctl that IPVS mode needs, or that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sysctl(&'static str);
 
@@ -137,8 +137,22 @@ impl Sysctl {
     pub const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
     /// Ask by ARP with an address of the interface that sends.
     pub const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
+    /// Most connections that are tracked.
+    pub const CT_MAX: Self = Self("net.netfilter.nf_conntrack_max");
+    /// Size of the hash table of tracked connections.
+    pub const CT_BUCKETS: Self = Self("net.netfilter.nf_conntrack_buckets");
+    /// How long idle TCP connections are tracked, in seconds.
+    pub const CT_TCP_ESTABLISHED: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_established");
+    /// How long TCP connections in CLOSE_WAIT are tracked, in seconds.
+    pub const CT_TCP_CLOSE_WAIT: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
+    /// TCP packets out of the window are not invalid.
+    pub const CT_TCP_BE_LIBERAL: Self = Self("net.netfilter.nf_conntrack_tcp_be_liberal");
+    /// How long UDP flows without an answer are tracked, in seconds.
+    pub const CT_UDP: Self = Self("net.netfilter.nf_conntrack_udp_timeout");
+    /// How long UDP flows with answers are tracked, in seconds.
+    pub const CT_UDP_STREAM: Self = Self("net.netfilter.nf_conntrack_udp_timeout_stream");
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 14] = [
         Self::VS_CONNTRACK,
         Self::VS_EXPIRE_NODEST_CONN,
         Self::VS_EXPIRE_QUIESCENT_TEMPLATE,
@@ -146,6 +160,13 @@ impl Sysctl {
         Self::IPV6_FORWARD,
         Self::ARP_IGNORE,
         Self::ARP_ANNOUNCE,
+        Self::CT_MAX,
+        Self::CT_BUCKETS,
+        Self::CT_TCP_ESTABLISHED,
+        Self::CT_TCP_CLOSE_WAIT,
+        Self::CT_TCP_BE_LIBERAL,
+        Self::CT_UDP,
+        Self::CT_UDP_STREAM,
     ];
 
     /// The name as sysctl(8) takes it: `net.ipv4.vs.conntrack`.

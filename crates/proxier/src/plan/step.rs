@@ -12,7 +12,7 @@ use crate::netfilter::Ruleset;
 #[non_exhaustive]
 pub enum Step {
     /// Set a sysctl.
-    SetSysctl(Sysctl, u8),
+    SetSysctl(Sysctl, u32),
     /// Put our packet-filter rules in place of whatever our table holds; set elements stay.
     InstallRuleset(Ruleset),
     /// Add an element to a set of our table.
