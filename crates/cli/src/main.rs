@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod health;
+mod kube_proxy;
 mod logging;
 mod node;
 mod output;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::CommandFactory;
+use kube_proxy::Note;
 
 /// How a command ended, as its exit code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +40,21 @@ impl From<Ending> for ExitCode {
 }
 
 fn main() -> ExitCode {
-    let cli = args::parse();
-    logging::init(cli.log.log_format);
-    match dispatch(cli) {
+    let mut cli = args::parse();
+    let notes = kube_proxy::take_in(&mut cli);
+    // What is read may say how to log.
+    logging::init(&cli.log);
+    match notes
+        .map_err(Into::into)
+        .and_then(|notes| dispatch(cli, &notes))
+    {
         Ok(ending) => ending.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // The chain of sources on one line; no error repeats its source.
             logging::fatal(&format!("{error:#}"));
-            let invalid = error.is::<proxier::desired::ConfigError>();
+            let invalid = error.is::<proxier::desired::ConfigError>()
+                || error.is::<kube_proxy::ConfigFileError>();
             if invalid {
                 Ending::InvalidInput.into()
             } else {
@@ -56,7 +64,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
+fn dispatch(cli: Cli, notes: &[Note]) -> anyhow::Result<Ending> {
+    for note in notes {
+        if note.is_warning {
+            tracing::warn!("{note}");
+        } else {
+            tracing::info!("{note}");
+        }
+    }
     match cli.command {
         Some(Command::Plan(args)) => commands::plan(&args),
         Some(Command::Status(args)) => commands::status(args.output),
@@ -65,6 +80,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
             clap_complete::generate(shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
             Ok(Ending::Done)
         }
+        None if cli.run.cleanup => commands::cleanup(),
         None => commands::run(&cli.run),
     }
 }

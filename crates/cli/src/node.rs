@@ -1,9 +1,11 @@
 //! This node's settings: the command line's, completed from what the machine says of itself.
 
-use std::net::IpAddr;
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Context;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ipvs::{Family, Timeouts};
 use proxier::desired::{Config, FollowNode, Marks, PodInterfaces};
 
@@ -20,11 +22,17 @@ pub(crate) fn config_on(
     own_addresses: impl FnOnce() -> anyhow::Result<Vec<IpAddr>>,
 ) -> anyhow::Result<Config> {
     let name = args.node_name.clone().map_or_else(host_name, Ok)?;
-    let node_ips = if args.node_ips.is_empty() {
+    let bind = args.kube_proxy.bind_address;
+    let bind = bind.filter(|ip| !ip.is_unspecified() && args.node_ips.is_empty());
+    let mut node_ips = if args.node_ips.is_empty() {
         own_addresses()?
     } else {
         args.node_ips.clone()
     };
+    if let Some(bind) = bind {
+        node_ips.retain(|ip| Family::of(ip) != Family::of(&bind));
+        node_ips.insert(0, bind);
+    }
     let mut config = Config::new(name, node_ips);
     config.zone = args.zone.as_deref().map(Into::into);
     config.cluster_cidrs.clone_from(&args.cluster_cidrs);
@@ -40,6 +48,18 @@ pub(crate) fn config_on(
     for given in &args.nodeport_addresses {
         match given {
             NodePortAddresses::Primary => config.primary_node_ports = true,
+            NodePortAddresses::Localhost => {
+                let networks = [
+                    ([127, 0, 0, 0].into(), 8),
+                    (Ipv6Addr::LOCALHOST.into(), 128),
+                ];
+                let networks = networks.map(|(ip, bits)| IpNet::new_assert(ip, bits));
+                config.node_port_addresses.extend(networks);
+            }
+            NodePortAddresses::All => {
+                let networks = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+                config.node_port_addresses.extend::<[IpNet; 2]>(networks);
+            }
             NodePortAddresses::In(network) => config.node_port_addresses.push(*network),
         }
     }
@@ -47,9 +67,10 @@ pub(crate) fn config_on(
     config.scheduler = args.ipvs_scheduler;
     config.strict_arp = args.strict_arp;
     config.timeouts = timeouts(args);
+    config.conntrack = args.kube_proxy.conntrack.settings(processors());
     config.drain_timeout = Duration::from_secs(args.drain_timeout);
     config.follow_node = FollowNode::default()
-        .with_addresses(args.node_ips.is_empty())
+        .with_addresses(args.node_ips.is_empty() && bind.is_none())
         .with_pod_cidrs(args.detect_local_mode == DetectLocal::NodeCidr)
         .with_zone(args.zone.is_none());
     if args.service_cidrs.is_empty() {
@@ -72,6 +93,16 @@ fn timeouts(args: &NodeArgs) -> Timeouts {
     timeouts.tcp_fin = args.ipvs_tcpfin_timeout.0;
     timeouts.udp = args.ipvs_udp_timeout.0;
     timeouts
+}
+
+/// How many this machine has, whatever this process may use of them.
+fn processors() -> u32 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let processor = |line: &&str| {
+        let rest = line.strip_prefix("cpu");
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    u32::try_from(stat.lines().filter(processor).count()).unwrap_or(u32::MAX)
 }
 
 /// The host's name in lower case, as the kubelet has it.

@@ -129,6 +129,64 @@ fn plan_with_another_scheduler() {
     assert_eq!(servers.count(), 13);
 }
 
+/// A DaemonSet of kubeadm's with another image and command name: flags and file as they are.
+#[test]
+fn plan_with_kubeadms_configuration_of_kube_proxy() {
+    let plan = [
+        "plan",
+        "--manifests=examples",
+        "--config=crates/cli/tests/kube-proxy/kubeadm.conf",
+        "--hostname-override=node-a",
+        "--node-ip=172.18.0.1,fd00:172:18::1",
+        "--service-cidr=10.96.0.0/12,fd00:10:96::/112",
+    ];
+    assert_eq!(succeed(&plan), plan_examples(&[]));
+
+    // What the file covers is not heard on the command line, and said so.
+    let ignored = [
+        "--cluster-cidr=192.0.2.0/24",
+        "--ipvs-strict-arp",
+        "--conntrack-min=9",
+        "--bind-address=192.0.2.1",
+        "--log-format=json",
+    ];
+    let (out, log, code) = run(&mut svcproxy(&[&plan[..], &ignored].concat()));
+    assert_eq!((out, code), (plan_examples(&[]), 0));
+    let messages = messages(&log);
+    for flag in [
+        "cluster-cidr",
+        "strict-arp",
+        "conntrack-min",
+        "bind-address",
+    ] {
+        let warning = format!("WARN --{flag} is ignored: --config covers it\n");
+        assert!(messages.contains(&warning), "{messages}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_wrong_usage() {
+    let file = "kind: KubeProxyConfiguration\n\
+                apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
+                ipvs: {schedular: rr}\n";
+    let directory = manifests(&[("config.conf", file)]);
+    let arguments = ["plan", "--manifests=x", "--log-format=json", "--config"];
+    let log = |name| {
+        let mut command = svcproxy(&arguments);
+        let (_, log, code) = run(command.arg(name).current_dir(directory.path()));
+        assert_eq!(code, 2, "{log}");
+        messages(&log)
+    };
+    assert_eq!(
+        log("config.conf"),
+        "ERROR config.conf: ipvs.schedular: unknown field\n"
+    );
+    assert_eq!(
+        log("nothing.conf"),
+        "ERROR nothing.conf: cannot read it: No such file or directory (os error 2)\n"
+    );
+}
+
 #[test]
 fn plan_is_the_same_whatever_the_order_of_the_files() {
     let expected = plan_examples(&["-o", "ipvsadm"]);

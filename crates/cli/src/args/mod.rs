@@ -1,8 +1,13 @@
 //! The command line.
 
+mod kube_proxy;
 mod node;
 
-pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses};
+#[cfg(test)]
+pub(crate) use kube_proxy::COVERED;
+pub(crate) use kube_proxy::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
+pub(crate) use node::{node_name, node_port_addresses, scheduler};
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -64,16 +69,42 @@ pub(crate) enum Command {
 /// The main job.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Data plane
-    #[arg(long, value_enum, default_value_t = Mode::Ipvs)]
-    pub(crate) mode: Mode,
+    /// Data plane [default: ipvs, or what --config says]
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
 
     /// Bring the node in line with the manifests and exit
     #[arg(long)]
     pub(crate) once: bool,
 
+    /// The command cleanup, as kube-proxy has it
+    #[arg(long, hide = true)]
+    pub(crate) cleanup: bool,
+
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+impl RunArgs {
+    /// The data plane that was chosen: by us, else by kube-proxy's word for it.
+    pub(crate) fn mode(&self) -> Mode {
+        let theirs = self.node.kube_proxy.proxy_mode.as_deref();
+        self.mode.unwrap_or(match theirs {
+            Some("iptables") => Mode::Iptables,
+            _ => Mode::Ipvs,
+        })
+    }
+}
+
+impl Cli {
+    /// Those of the command that say what the node is and how it is to serve, if it has some.
+    pub(crate) fn node_mut(&mut self) -> Option<&mut NodeArgs> {
+        match &mut self.command {
+            None => Some(&mut self.run.node),
+            Some(Command::Plan(plan)) => Some(&mut plan.node),
+            Some(_) => None,
+        }
+    }
 }
 
 /// The data planes there are.
@@ -136,11 +167,15 @@ pub(crate) enum StatusFormat {
 }
 
 /// How to log.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// Form of the log, which goes to standard error
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
-    pub(crate) log_format: LogFormat,
+    /// Form of the log, which goes to standard error [default: text]
+    #[arg(long, alias = "logging-format", value_enum, global = true)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// Log more: 4 for what is done and why, 6 for all; SVCPROXY_LOG goes before it
+    #[arg(short, long = "v", value_name = "LEVEL", global = true)]
+    pub(crate) verbosity: Option<u32>,
 }
 
 /// Forms of the log.

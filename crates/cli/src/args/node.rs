@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use ipnet::IpNet;
 use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
+
+use super::KubeProxyArgs;
+use crate::kube_proxy::GoDuration;
 
 const NODE: &str = "This node";
 const PODS: &str = "Pods and masquerading";
@@ -17,12 +20,23 @@ const IPVS: &str = "IPVS";
 /// The Services and the node.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
+    // First: it wants to know which arguments were given, and clap forgets it of those it has
+    // filled in.
+    #[command(flatten)]
+    pub(crate) kube_proxy: KubeProxyArgs,
+
     /// Files or directories of YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     pub(crate) manifests: Vec<PathBuf>,
 
     /// This node's name, by which endpoints on it are known [default: the host's name]
-    #[arg(long, value_name = "NAME", help_heading = NODE)]
+    #[arg(
+        long,
+        alias = "hostname-override",
+        value_name = "NAME",
+        value_parser = node_name,
+        help_heading = NODE
+    )]
     pub(crate) node_name: Option<String>,
 
     /// This node's address, once a family; the source of its own connections to VIPs [default:
@@ -38,7 +52,19 @@ pub(crate) struct NodeArgs {
 
     /// Make this node answer ARP for the addresses of the interface alone that is asked
     /// (arp_ignore 1, arp_announce 2)
-    #[arg(long, alias = "ipvs-strict-arp", help_heading = NODE)]
+    #[arg(
+        long,
+        alias = "ipvs-strict-arp",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value_t = false,
+        hide_possible_values = true,
+        hide_default_value = true,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        help_heading = NODE
+    )]
     pub(crate) strict_arp: bool,
 
     /// How pods are told from others
@@ -77,7 +103,18 @@ pub(crate) struct NodeArgs {
     pub(crate) pod_interface_name_prefix: Option<InterfaceName>,
 
     /// Masquerade all connections to cluster IPs, those of pods too
-    #[arg(long, help_heading = PODS)]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value_t = false,
+        hide_possible_values = true,
+        hide_default_value = true,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        help_heading = PODS
+    )]
     pub(crate) masquerade_all: bool,
 
     /// Bit of packet marks, 0 to 31, that says a connection is to be masqueraded
@@ -177,6 +214,17 @@ pub(crate) struct NodeArgs {
     /// they are cut at once
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = IPVS)]
     pub(crate) drain_timeout: u64,
+
+    /// How often the node is compared with what it should have, whatever changed
+    #[arg(
+        long,
+        alias = "ipvs-sync-period",
+        value_name = "DURATION",
+        default_value = "1m",
+        value_parser = interval,
+        help_heading = NODE
+    )]
+    pub(crate) audit_interval: Duration,
 }
 
 /// How pods are told from others.
@@ -201,6 +249,10 @@ pub(crate) enum DetectLocal {
 pub(crate) enum NodePortAddresses {
     /// The node's address of each family.
     Primary,
+    /// Those of loopback interfaces, which never do.
+    Localhost,
+    /// All.
+    All,
     /// All of the node's in a network.
     In(IpNet),
 }
@@ -209,12 +261,30 @@ pub(crate) enum NodePortAddresses {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timeout(pub(crate) Option<u32>);
 
-fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
-    if text == "primary" {
-        return Ok(NodePortAddresses::Primary);
+/// As the kubelet has it.
+pub(crate) fn node_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a node has a name".to_owned()),
+        name => Ok(name.to_lowercase()),
     }
-    let network = text.parse().map(NodePortAddresses::In);
-    network.map_err(|_| "neither a network (192.0.2.0/24) nor \"primary\"".to_owned())
+}
+
+pub(crate) fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    let network = || text.parse().map(NodePortAddresses::In);
+    match text {
+        "primary" => Ok(NodePortAddresses::Primary),
+        "localhost" => Ok(NodePortAddresses::Localhost),
+        "all" => Ok(NodePortAddresses::All),
+        _ => network().map_err(|_| {
+            "neither a network (192.0.2.0/24) nor \"primary\", \"localhost\", \"all\"".to_owned()
+        }),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let duration = duration.duration().filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "must be more than 0".to_owned())
 }
 
 fn mask(text: &str) -> Result<u32, String> {
@@ -222,30 +292,31 @@ fn mask(text: &str) -> Result<u32, String> {
     u32::from_str_radix(digits, radix).map_err(|error| error.to_string())
 }
 
-/// Durations as Go writes them: 30s, 1h30m, 0.
 fn timeout(text: &str) -> Result<Timeout, String> {
-    let duration = if text == "0" {
-        Duration::ZERO
-    } else {
-        humantime::parse_duration(text).map_err(|error| error.to_string())?
-    };
-    if duration.is_zero() {
-        return Ok(Timeout(None));
-    }
-    let seconds = duration.as_secs();
-    let whole = Duration::from_secs(seconds) == duration;
-    match u32::try_from(seconds) {
-        Ok(seconds) if whole && seconds <= Timeouts::MAX => Ok(Timeout(Some(seconds))),
-        _ => Err(format!(
-            "IPVS takes whole seconds, {} at most",
-            Timeouts::MAX
-        )),
+    let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
+    Timeout::of(duration)
+}
+
+impl Timeout {
+    pub(crate) fn of(duration: GoDuration) -> Result<Self, String> {
+        if duration.is_zero() {
+            return Ok(Self(None));
+        }
+        let seconds = duration.whole_seconds();
+        let seconds = seconds.filter(|seconds| *seconds <= Timeouts::MAX);
+        seconds
+            .map(|seconds| Self(Some(seconds)))
+            .ok_or_else(|| format!("IPVS takes whole seconds, {} at most", Timeouts::MAX))
     }
 }
 
 /// Only names the kernel knows: it answers an unknown one by looking for a module of that name.
 /// Not "none", which leaves a virtual server without any.
-fn scheduler(name: &str) -> Result<Scheduler, String> {
+pub(crate) fn scheduler(name: &str) -> Result<Scheduler, String> {
+    // kube-proxy's word for the default.
+    if name.is_empty() {
+        return Ok(Scheduler::RoundRobin);
+    }
     let known = || Scheduler::known().filter(|scheduler| scheduler.as_str() != "none");
     known()
         .find(|scheduler| scheduler.as_str() == name)

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::Context;
 use proxier::Proxier;
@@ -26,11 +26,16 @@ use crate::node;
 /// `svcproxy --mode MODE --manifests PATH...`
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
     let mut config = node::config(&args.node)?;
+    if let Some(score) = args.node.kube_proxy.oom_score_adj
+        && let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string())
+    {
+        tracing::warn!("oom_score_adj stays as it is: {error}");
+    }
     if args.once {
         // Nobody will be there to see the connections end.
         config.drain_timeout = Duration::ZERO;
     }
-    match args.mode {
+    match args.mode() {
         Mode::Ipvs => start(args, config, IpvsBackend::open()?, |plan| {
             for key in plan.unmarked() {
                 tracing::error!("{key} is not served: no number is left in --mark-mask");
@@ -56,7 +61,9 @@ fn start<B: DataPlane>(
     if args.once {
         once(proxier, manifests, complain)
     } else {
-        follow(proxier, manifests, complain)
+        let mut intervals = Intervals::default();
+        intervals.audit = args.node.audit_interval;
+        follow(proxier, manifests, intervals, complain)
     }
 }
 
@@ -86,6 +93,7 @@ fn once<B: DataPlane>(
 fn follow<B: DataPlane>(
     mut proxier: Proxier<B>,
     manifests: Manifests,
+    intervals: Intervals,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let (events, received) = mpsc::channel();
@@ -97,22 +105,17 @@ fn follow<B: DataPlane>(
     })?;
     let mut log = Log::default();
     let mut health = Health::new(proxier.desired().config());
-    proxier::run::run(
-        &mut proxier,
-        &received,
-        Intervals::default(),
-        |proxier, result| {
-            match result {
-                Ok(report) => {
-                    log.sync(report);
-                    complain(&report.plan);
-                }
-                Err(error) => log.unobserved(error),
+    proxier::run::run(&mut proxier, &received, intervals, |proxier, result| {
+        match result {
+            Ok(report) => {
+                log.sync(report);
+                complain(&report.plan);
             }
-            log.problems(proxier);
-            health.follow(proxier.desired(), result.is_ok());
-        },
-    );
+            Err(error) => log.unobserved(error),
+        }
+        log.problems(proxier);
+        health.follow(proxier.desired(), result.is_ok());
+    });
     tracing::info!("stopped; the data plane stays as it is");
     Ok(Ending::Done)
 }

@@ -1,0 +1,179 @@
+//! kube-proxy's flags that are not ours as well.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+
+use crate::kube_proxy::{FLAGS, GoDuration, Takes};
+
+const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
+
+/// What `--config` covers, as argument and flag. Those of kube-proxy that win over it are not here
+/// (`Complete` in options.go), and neither are ours that kube-proxy does not have.
+pub(crate) const COVERED: &[(&str, &str)] = &[
+    ("proxy_mode", "proxy-mode"),
+    ("bind_address", "bind-address"),
+    ("oom_score_adj", "oom-score-adj"),
+    ("max_per_core", "conntrack-max-per-core"),
+    ("min", "conntrack-min"),
+    ("tcp_established", "conntrack-tcp-timeout-established"),
+    ("tcp_close_wait", "conntrack-tcp-timeout-close-wait"),
+    ("tcp_be_liberal", "conntrack-tcp-be-liberal"),
+    ("udp", "conntrack-udp-timeout"),
+    ("udp_stream", "conntrack-udp-timeout-stream"),
+    ("strict_arp", "strict-arp"),
+    ("detect_local_mode", "detect-local-mode"),
+    ("cluster_cidrs", "cluster-cidr"),
+    ("pod_bridge_interface", "pod-bridge-interface"),
+    ("pod_interface_name_prefix", "pod-interface-name-prefix"),
+    ("masquerade_all", "masquerade-all"),
+    ("masquerade_bit", "masquerade-bit"),
+    ("nodeport_addresses", "nodeport-addresses"),
+    ("exclude_cidrs", "exclude-cidrs"),
+    ("ipvs_scheduler", "ipvs-scheduler"),
+    ("ipvs_tcp_timeout", "ipvs-tcp-timeout"),
+    ("ipvs_tcpfin_timeout", "ipvs-tcpfin-timeout"),
+    ("ipvs_udp_timeout", "ipvs-udp-timeout"),
+    ("audit_interval", "audit-interval"),
+];
+
+/// kube-proxy's flags, so that its manifests need another image and command only.
+#[derive(Debug, Args)]
+pub(crate) struct KubeProxyArgs {
+    #[command(flatten)]
+    given: Given,
+
+    /// kube-proxy's configuration file (KubeProxyConfiguration); flags that it covers are then
+    /// ignored, as kube-proxy does
+    #[arg(long, value_name = "FILE", help_heading = KUBE_PROXY)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Data plane, as kube-proxy names it: none and nftables mean IPVS
+    #[arg(long, value_name = "MODE", value_parser = ["", "ipvs", "iptables", "nftables"], hide = true)]
+    pub(crate) proxy_mode: Option<String>,
+
+    /// This node's address of its family, instead of that of its Node object; 0.0.0.0 and :: mean
+    /// none
+    #[arg(long, value_name = "IP", hide = true)]
+    pub(crate) bind_address: Option<IpAddr>,
+
+    /// How unlikely the kernel is to end svcproxy when memory runs out, -1000 to 1000
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i16).range(-1000..=1000),
+        hide = true
+    )]
+    pub(crate) oom_score_adj: Option<i16>,
+
+    #[command(flatten)]
+    pub(crate) conntrack: ConntrackArgs,
+}
+
+impl KubeProxyArgs {
+    /// The flags on the command line that have no effect, or none with `--config`.
+    pub(crate) fn given(&self) -> &[&'static str] {
+        &self.given.0
+    }
+}
+
+/// What connection tracking is given; what is not stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct ConntrackArgs {
+    /// Connections to track for each processor; 0 leaves the kernel's
+    #[arg(long = "conntrack-max-per-core", value_name = "NUMBER", hide = true)]
+    pub(crate) max_per_core: Option<u32>,
+
+    /// Connections to track at least, however few processors there are
+    #[arg(long = "conntrack-min", value_name = "NUMBER", hide = true)]
+    pub(crate) min: Option<u32>,
+
+    /// How long idle TCP connections are tracked
+    #[arg(
+        long = "conntrack-tcp-timeout-established",
+        value_name = "DURATION",
+        hide = true
+    )]
+    pub(crate) tcp_established: Option<GoDuration>,
+
+    /// How long TCP connections in CLOSE_WAIT are tracked
+    #[arg(
+        long = "conntrack-tcp-timeout-close-wait",
+        value_name = "DURATION",
+        hide = true
+    )]
+    pub(crate) tcp_close_wait: Option<GoDuration>,
+
+    /// Let TCP packets out of the window be
+    #[arg(
+        long = "conntrack-tcp-be-liberal",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value_t = false,
+        action = ArgAction::Set,
+        hide = true
+    )]
+    pub(crate) tcp_be_liberal: bool,
+
+    /// How long UDP flows without an answer are tracked
+    #[arg(long = "conntrack-udp-timeout", value_name = "DURATION", hide = true)]
+    pub(crate) udp: Option<GoDuration>,
+
+    /// How long UDP flows with answers are tracked
+    #[arg(
+        long = "conntrack-udp-timeout-stream",
+        value_name = "DURATION",
+        hide = true
+    )]
+    pub(crate) udp_stream: Option<GoDuration>,
+}
+
+/// The flags that have no effect are known from their table; their values are checked all the
+/// same.
+#[derive(Debug)]
+struct Given(Vec<&'static str>);
+
+impl Args for Given {
+    fn augment_args(command: Command) -> Command {
+        FLAGS.iter().fold(command, |command, flag| {
+            let arg = Arg::new(flag.name).long(flag.name).hide(true);
+            command.arg(match flag.takes {
+                Takes::Switch => arg
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+                    .value_parser(clap::value_parser!(bool)),
+                Takes::Integer => arg.value_parser(clap::value_parser!(i32)),
+                Takes::Number => arg.value_parser(clap::value_parser!(f32)),
+                Takes::Duration => arg.value_parser(|text: &str| text.parse::<GoDuration>()),
+                Takes::Text => arg.action(ArgAction::Append),
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut given = Self(Vec::new());
+        given.update_from_arg_matches(matches)?;
+        Ok(given)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        let flags = FLAGS.iter().map(|flag| (flag.name, flag.name));
+        let flags = flags.chain(COVERED.iter().copied());
+        let given = flags.filter(|(argument, _)| {
+            matches.value_source(argument) == Some(ValueSource::CommandLine)
+        });
+        self.0 = given.map(|(_, flag)| flag).collect();
+        Ok(())
+    }
+}

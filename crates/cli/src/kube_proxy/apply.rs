@@ -1,0 +1,359 @@
+//! Fields that have an effect here, checked as kube-proxy checks them and put in place of our
+//! flags.
+//!
+//! Checks and defaults: pkg/proxy/apis/config/validation `validation.go` and
+//! pkg/proxy/apis/config/v1alpha1 `defaults.go`.
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ipvs::Family;
+
+use super::config::{Conntrack, KubeProxyConfiguration, Logging};
+use super::{FieldError, GoDuration, Note};
+use crate::args::{
+    ConntrackArgs, DetectLocal, LogArgs, LogFormat, NodeArgs, NodePortAddresses, Timeout,
+    node_name, node_port_addresses, scheduler,
+};
+
+/// Connections that kube-proxy has tracked for each processor, and at least.
+const MAX_PER_CORE: u32 = 32 * 1024;
+const MIN: u32 = 128 * 1024;
+
+/// Puts the settings in place of the flags.
+pub(super) fn apply(
+    config: &KubeProxyConfiguration,
+    args: &mut NodeArgs,
+    log: &mut LogArgs,
+) -> Result<Vec<Note>, Vec<FieldError>> {
+    let mut fields = Checker::default();
+    fields.check("mode", mode_name(&config.mode));
+    args.kube_proxy.proxy_mode = Some(config.mode.clone());
+    fields.node(config, args);
+    fields.pods(config, args);
+    fields.ipvs(config, args);
+    fields.conntrack(&config.conntrack, &mut args.kube_proxy.conntrack);
+    fields.logging(&config.logging, log);
+    fields.unused(config);
+    if !fields.errors.is_empty() {
+        return Err(fields.errors);
+    }
+    fields.notes.extend(mode(&config.mode, "mode"));
+    Ok(fields.notes)
+}
+
+/// What is done for kube-proxy's modes.
+pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
+    match mode {
+        "ipvs" | "iptables" => None,
+        "" => Some(Note::info(format!("{setting} is empty: IPVS is used"))),
+        mode => Some(Note::warning(format!(
+            "{setting} is {mode}: IPVS is used instead"
+        ))),
+    }
+}
+
+fn mode_name(mode: &str) -> Result<(), &'static str> {
+    let known = ["", "ipvs", "iptables", "nftables"].contains(&mode);
+    known
+        .then_some(())
+        .ok_or("must be ipvs, iptables, nftables or empty")
+}
+
+#[derive(Default)]
+struct Checker {
+    errors: Vec<FieldError>,
+    notes: Vec<Note>,
+}
+
+impl Checker {
+    /// The value, or an error kept.
+    fn check<T>(&mut self, path: &str, value: Result<T, impl Display>) -> Option<T> {
+        value
+            .map_err(|error| self.errors.push(FieldError::new(path, error)))
+            .ok()
+    }
+
+    fn parse<T: FromStr>(&mut self, path: &str, text: &str, what: &str) -> Option<T> {
+        let value = text.parse();
+        self.check(path, value.map_err(|_| format!("{text:?} is not {what}")))
+    }
+
+    /// Parses each item of a list.
+    fn each<T>(
+        &mut self,
+        path: &str,
+        items: &[String],
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let item = |(index, item): (usize, &String)| {
+            let error = |error| format!("{item:?}: {error}");
+            self.check(&format!("{path}[{index}]"), parse(item).map_err(error))
+        };
+        items.iter().enumerate().filter_map(item).collect()
+    }
+
+    fn not_negative(&mut self, path: &str, duration: GoDuration) {
+        if duration.is_negative() {
+            let error = format!("{duration} must not be negative");
+            self.errors.push(FieldError::new(path, error));
+        }
+    }
+
+    fn node(&mut self, config: &KubeProxyConfiguration, args: &mut NodeArgs) {
+        // The flag wins, as kube-proxy's --hostname-override does.
+        if args.node_name.is_none() && !config.hostname_override.is_empty() {
+            args.node_name = self.check("hostnameOverride", node_name(&config.hostname_override));
+        }
+        let bind = &mut args.kube_proxy.bind_address;
+        *bind = None;
+        if !config.bind_address.is_empty() {
+            *bind = self.parse("bindAddress", &config.bind_address, "an IP address");
+        }
+        self.socket_address("healthzBindAddress", &config.healthz_bind_address);
+        self.socket_address("metricsBindAddress", &config.metrics_bind_address);
+        args.kube_proxy.oom_score_adj = config.oom_score_adj.and_then(|score| {
+            let checked = i16::try_from(score).ok();
+            let checked = checked.filter(|score| (-1000..=1000).contains(score));
+            let error = format!("{score} must be within -1000 and 1000");
+            self.check("oomScoreAdj", checked.ok_or(error))
+        });
+        args.nodeport_addresses = self.each(
+            "nodePortAddresses",
+            &config.node_port_addresses,
+            node_port_addresses,
+        );
+        if config.mode == "nftables" && config.node_port_addresses.is_empty() {
+            args.nodeport_addresses.push(NodePortAddresses::Primary);
+        }
+    }
+
+    /// An address with a port, or without one.
+    fn socket_address(&mut self, path: &str, text: &str) {
+        let address = || text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
+        if !text.is_empty() && !address() {
+            let error = format!("{text:?} is not an IP address with a port");
+            self.errors.push(FieldError::new(path, error));
+        }
+    }
+
+    fn pods(&mut self, config: &KubeProxyConfiguration, args: &mut NodeArgs) {
+        let detect = match &*config.detect_local_mode {
+            "" | "ClusterCIDR" => Ok(DetectLocal::ClusterCidr),
+            "NodeCIDR" => Ok(DetectLocal::NodeCidr),
+            "BridgeInterface" => Ok(DetectLocal::BridgeInterface),
+            "InterfaceNamePrefix" => Ok(DetectLocal::InterfaceNamePrefix),
+            other => Err(format!(
+                "{other:?} is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"
+            )),
+        };
+        let detect = self.check("detectLocalMode", detect);
+        args.detect_local_mode = detect.unwrap_or(DetectLocal::ClusterCidr);
+        args.pod_bridge_interface = None;
+        args.pod_interface_name_prefix = None;
+        let names = &config.detect_local;
+        match args.detect_local_mode {
+            DetectLocal::BridgeInterface => {
+                let name = names.bridge_interface.parse();
+                args.pod_bridge_interface = self.check("detectLocal.bridgeInterface", name);
+            }
+            DetectLocal::InterfaceNamePrefix => {
+                let name = names.interface_name_prefix.parse();
+                args.pod_interface_name_prefix =
+                    self.check("detectLocal.interfaceNamePrefix", name);
+            }
+            DetectLocal::ClusterCidr | DetectLocal::NodeCidr => {}
+        }
+        args.cluster_cidrs.clear();
+        if !config.cluster_cidr.is_empty() {
+            args.cluster_cidrs = self.cluster_cidrs(&config.cluster_cidr);
+        }
+        // The section of the mode that the file is for.
+        let (section, bit, all) = match &*config.mode {
+            "nftables" => (
+                "nftables",
+                config.nftables.masquerade_bit,
+                config.nftables.masquerade_all,
+            ),
+            _ => (
+                "iptables",
+                config.iptables.masquerade_bit,
+                config.iptables.masquerade_all,
+            ),
+        };
+        args.masquerade_all = all;
+        args.masquerade_bit = 14;
+        if let Some(bit) = bit {
+            let checked = u8::try_from(bit).ok().filter(|bit| *bit < 32);
+            let error = format!("{bit} must be within 0 and 31");
+            let checked = self.check(&format!("{section}.masqueradeBit"), checked.ok_or(error));
+            args.masquerade_bit = checked.unwrap_or(args.masquerade_bit);
+        }
+        if config.iptables.snat_node_internal_ip == Some(true) {
+            self.notes.push(Note::warning(
+                "iptables.snatNodeInternalIP has no effect: connections are masqueraded with the \
+                 address of the interface that they leave by",
+            ));
+        }
+    }
+
+    /// One network, or one of each family.
+    fn cluster_cidrs(&mut self, text: &str) -> Vec<IpNet> {
+        let texts: Vec<_> = text.split(',').map(str::to_owned).collect();
+        let network = |text: &str| {
+            text.trim()
+                .parse()
+                .map_err(|_| "not a network (10.244.0.0/16)".to_owned())
+        };
+        let cidrs: Vec<IpNet> = self.each("clusterCIDR", &texts, network);
+        let one_family = || match &*cidrs {
+            [one, other] => Family::of(&one.addr()) == Family::of(&other.addr()),
+            _ => false,
+        };
+        if texts.len() > 2 || one_family() {
+            let error = format!("{text:?} must be one network, or one of each family");
+            self.errors.push(FieldError::new("clusterCIDR", error));
+        }
+        cidrs
+    }
+
+    fn ipvs(&mut self, config: &KubeProxyConfiguration, args: &mut NodeArgs) {
+        let ipvs = &config.ipvs;
+        let scheduler = self.check("ipvs.scheduler", scheduler(&ipvs.scheduler));
+        args.ipvs_scheduler = scheduler.unwrap_or(args.ipvs_scheduler);
+        args.strict_arp = ipvs.strict_arp;
+        let network = |text: &str| {
+            text.parse()
+                .map_err(|_| "not a network (192.0.2.0/24)".to_owned())
+        };
+        args.exclude_cidrs = self.each("ipvs.excludeCIDRs", &ipvs.exclude_cidrs, network);
+        let timeouts = [
+            (
+                "ipvs.tcpTimeout",
+                ipvs.tcp_timeout,
+                &mut args.ipvs_tcp_timeout,
+            ),
+            (
+                "ipvs.tcpFinTimeout",
+                ipvs.tcp_fin_timeout,
+                &mut args.ipvs_tcpfin_timeout,
+            ),
+            (
+                "ipvs.udpTimeout",
+                ipvs.udp_timeout,
+                &mut args.ipvs_udp_timeout,
+            ),
+        ];
+        for (path, duration, timeout) in timeouts {
+            let error = |error| format!("{duration}: {error}");
+            let checked = self.check(path, Timeout::of(duration).map_err(error));
+            *timeout = checked.unwrap_or(*timeout);
+        }
+        let (section, period, least) = match &*config.mode {
+            "iptables" => (
+                "iptables",
+                config.iptables.sync_period,
+                config.iptables.min_sync_period,
+            ),
+            "nftables" => (
+                "nftables",
+                config.nftables.sync_period,
+                config.nftables.min_sync_period,
+            ),
+            _ => ("ipvs", ipvs.sync_period, ipvs.min_sync_period),
+        };
+        self.not_negative(&format!("{section}.minSyncPeriod"), least);
+        args.audit_interval = if period.is_zero() {
+            Duration::from_secs(60)
+        } else {
+            let path = format!("{section}.syncPeriod");
+            let checked = period.duration().filter(|_| period >= least);
+            let error = format!("{period} must be more than 0 and not less than minSyncPeriod");
+            let checked = self.check(&path, checked.ok_or(error));
+            checked.unwrap_or(args.audit_interval)
+        };
+    }
+
+    /// As in kube-proxy, what the file leaves out has defaults; 0 leaves the kernel's value.
+    fn conntrack(&mut self, config: &Conntrack, args: &mut ConntrackArgs) {
+        let count = |fields: &mut Self, path, value: Option<i32>, default| {
+            let checked = u32::try_from(value.unwrap_or_default());
+            let checked = fields.check(path, checked.map_err(|_| "must not be negative"));
+            value.map_or(Some(default), |_| checked)
+        };
+        let established = config.tcp_established_timeout;
+        let close_wait = config.tcp_close_wait_timeout;
+        *args = ConntrackArgs {
+            max_per_core: count(
+                self,
+                "conntrack.maxPerCore",
+                config.max_per_core,
+                MAX_PER_CORE,
+            ),
+            min: count(self, "conntrack.min", config.min, MIN),
+            tcp_established: established.or(Some(GoDuration::from_secs(24 * 3600))),
+            tcp_close_wait: close_wait.or(Some(GoDuration::from_secs(3600))),
+            tcp_be_liberal: config.tcp_be_liberal,
+            udp: Some(config.udp_timeout),
+            udp_stream: Some(config.udp_stream_timeout),
+        };
+        let timeouts = [
+            ("conntrack.tcpEstablishedTimeout", args.tcp_established),
+            ("conntrack.tcpCloseWaitTimeout", args.tcp_close_wait),
+            ("conntrack.udpTimeout", args.udp),
+            ("conntrack.udpStreamTimeout", args.udp_stream),
+        ];
+        for (path, timeout) in timeouts {
+            self.not_negative(path, timeout.unwrap_or_default());
+        }
+    }
+
+    /// Flags win, as kube-proxy's do.
+    fn logging(&mut self, config: &Logging, args: &mut LogArgs) {
+        let format = match &*config.format {
+            "" => Ok(None),
+            "text" => Ok(Some(LogFormat::Text)),
+            "json" => Ok(Some(LogFormat::Json)),
+            other => Err(format!("{other:?} is neither text nor json")),
+        };
+        let format = self.check("logging.format", format).flatten();
+        args.log_format = args.log_format.or(format);
+        args.verbosity = args.verbosity.or(Some(config.verbosity));
+    }
+
+    /// What has no effect is checked all the same.
+    fn unused(&mut self, config: &KubeProxyConfiguration) {
+        self.not_negative("configSyncPeriod", config.config_sync_period);
+        if config.client_connection.burst < 0 {
+            let error = FieldError::new("clientConnection.burst", "must not be negative");
+            self.errors.push(error);
+        }
+    }
+}
+
+impl ConntrackArgs {
+    /// What connection tracking must have on a node of so many processors.
+    pub(crate) fn settings(&self, processors: u32) -> proxier::desired::Conntrack {
+        let seconds = |timeout: Option<GoDuration>| {
+            let seconds = timeout?.duration()?.as_secs();
+            u32::try_from(seconds).ok().filter(|seconds| *seconds > 0)
+        };
+        let mut settings = proxier::desired::Conntrack::default();
+        if self.max_per_core.or(self.min).is_some() && self.max_per_core != Some(0) {
+            let scaled = self
+                .max_per_core
+                .unwrap_or(MAX_PER_CORE)
+                .saturating_mul(processors);
+            settings.max = Some(scaled.max(self.min.unwrap_or(MIN)));
+        }
+        settings.tcp_established = seconds(self.tcp_established);
+        settings.tcp_close_wait = seconds(self.tcp_close_wait);
+        settings.tcp_be_liberal = self.tcp_be_liberal;
+        settings.udp = seconds(self.udp);
+        settings.udp_stream = seconds(self.udp_stream);
+        settings
+    }
+}

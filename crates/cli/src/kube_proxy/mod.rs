@@ -1,0 +1,162 @@
+//! kube-proxy's configuration file, taken in as if its fields were flags of ours.
+
+mod apply;
+mod config;
+mod decode;
+mod duration;
+mod inert;
+
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+use std::{fs, io};
+
+use serde_json::Value;
+
+pub(crate) use duration::GoDuration;
+pub(crate) use inert::{FLAGS, Takes};
+
+use crate::args::{Cli, LogArgs, NodeArgs};
+
+/// What an operator is to know of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The node's traffic is not as this setting asks.
+    pub(crate) is_warning: bool,
+    text: String,
+}
+
+impl Note {
+    fn info(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let is_warning = false;
+        Self { is_warning, text }
+    }
+
+    fn warning(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let is_warning = true;
+        Self { is_warning, text }
+    }
+}
+
+impl Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FieldError {
+    /// From the root, as in `ipvs.syncPeriod`; empty for the file as a whole.
+    path: String,
+    message: String,
+}
+
+impl FieldError {
+    fn new(path: impl Display, message: impl Display) -> Self {
+        let path = path.to_string();
+        Self {
+            path: if path == "." { String::new() } else { path },
+            message: message.to_string(),
+        }
+    }
+}
+
+impl Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
+    }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigFileError {
+    #[error("{}: cannot read it", file.display())]
+    Read { file: PathBuf, source: io::Error },
+    #[error("{}: {}", file.display(), list(errors))]
+    Invalid {
+        file: PathBuf,
+        errors: Vec<FieldError>,
+    },
+}
+
+fn list(errors: &[FieldError]) -> String {
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
+}
+
+/// The fields that a file sets, nulls left out.
+#[derive(Debug)]
+struct Fields(Value);
+
+impl Fields {
+    /// The value of a field, if it is set to something.
+    fn get(&self, path: &str) -> Option<&Value> {
+        let value = path
+            .split('.')
+            .try_fold(&self.0, |value, name| value.get(name))?;
+        let is_zero = match value {
+            Value::Null => true,
+            Value::Bool(value) => !value,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty() || text.parse().is_ok_and(GoDuration::is_zero),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+        };
+        (!is_zero).then_some(value)
+    }
+}
+
+/// Takes the file of `--config` in, in place of the flags that it covers, and says which settings
+/// have no effect, or another one than in kube-proxy.
+///
+/// # Errors
+///
+/// If the file cannot be read, or kube-proxy would refuse it.
+pub(crate) fn take_in(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
+    let mut log = cli.log.clone();
+    let Some(args) = cli.node_mut() else {
+        return Ok(Vec::new());
+    };
+    let notes = take_in_file(args, &mut log)?;
+    cli.log = log;
+    Ok(notes)
+}
+
+fn take_in_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, ConfigFileError> {
+    let mut notes = inert::flags(args);
+    let Some(file) = args.kube_proxy.config.clone() else {
+        let mode = args.kube_proxy.proxy_mode.as_deref();
+        notes.extend(mode.and_then(|mode| apply::mode(mode, "--proxy-mode")));
+        return Ok(notes);
+    };
+    let read = fs::read_to_string(&file);
+    let text = read.map_err(|source| ConfigFileError::Read {
+        file: file.clone(),
+        source,
+    })?;
+    match apply_text(&text, args, log) {
+        Ok(more) => notes.extend(more),
+        Err(errors) => return Err(ConfigFileError::Invalid { file, errors }),
+    }
+    Ok(notes)
+}
+
+fn apply_text(
+    text: &str,
+    args: &mut NodeArgs,
+    log: &mut LogArgs,
+) -> Result<Vec<Note>, Vec<FieldError>> {
+    let (config, fields) = decode::decode(text)?;
+    let mut notes = inert::fields(&fields);
+    notes.extend(apply::apply(&config, args, log)?);
+    Ok(notes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,505 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::{CommandFactory, Parser};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::args::{COVERED, Command, ConntrackArgs};
+
+const TABLE: &str = include_str!("../../../../docs/kube-proxy.md");
+/// As kubeadm writes it, with mode ipvs.
+const KUBEADM: &str = include_str!("../../tests/kube-proxy/kubeadm.conf");
+
+/// What the command line says without and with the file, and the notes.
+fn read(text: &str) -> Result<(String, Vec<String>), Vec<String>> {
+    let mut cli = cli(&[]);
+    let mut log = cli.log.clone();
+    let args = cli.node_mut().unwrap();
+    let notes = apply_text(text, args, &mut log);
+    let texts = |errors: Vec<FieldError>| -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    };
+    let notes: Vec<_> = notes
+        .map_err(texts)?
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    Ok((format!("{args:#?} {log:#?}"), notes))
+}
+
+fn cli(flags: &[&str]) -> Cli {
+    let command = ["svcproxy", "plan", "--manifests", "x", "--node-name", "a"];
+    Cli::try_parse_from(command.iter().chain(flags)).unwrap()
+}
+
+fn file(fields: &Value) -> String {
+    let mut file = json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "ipvs",
+    });
+    merge(&mut file, fields);
+    file.to_string()
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name).or_insert(json!({})), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+/// An object with this value at a path.
+fn at(path: &str, value: Value) -> Value {
+    path.rsplit('.')
+        .fold(value, |value, name| json!({name: value}))
+}
+
+fn errors(text: &str) -> Vec<String> {
+    read(text).expect_err(text)
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_path() {
+    let header = "kind: KubeProxyConfiguration\napiVersion: kubeproxy.config.k8s.io/v1alpha1\n";
+    let cases = [
+        ("bogus: 1", "bogus: unknown field"),
+        (
+            "ipvs: {schedular: rr}\nnope: null",
+            "ipvs.schedular: unknown field; nope: unknown field",
+        ),
+        (
+            "logging: {vmodule: [{filePattern: a, level: 3}]}",
+            "logging.vmodule[0].level: unknown field `level`, expected `filePattern` or `verbosity`",
+        ),
+        ("Mode: ipvs", "Mode: unknown field"),
+        (
+            "ipvs: {strictARP: 'yes'}",
+            "ipvs.strictARP: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "ipvs: {syncPeriod: 30}",
+            "ipvs.syncPeriod: invalid type: integer `30`, expected a string",
+        ),
+        (
+            "ipvs: {syncPeriod: 30sec}",
+            "ipvs.syncPeriod: \"30sec\" is not a duration (30s, 1m30s, 2h)",
+        ),
+        ("ipvs: [rr]", "ipvs: must be a map of fields"),
+        (
+            "featureGates: {A: 1}",
+            "featureGates.A: invalid type: integer `1`, expected a boolean",
+        ),
+        (
+            "logging: {options: {json: {infoBufferSize: big}}}",
+            "logging.options.json.infoBufferSize: \"big\" is not a quantity (64Ki)",
+        ),
+        (
+            "mode: userspace",
+            "mode: must be ipvs, iptables, nftables or empty",
+        ),
+        (
+            "oomScoreAdj: 2000",
+            "oomScoreAdj: 2000 must be within -1000 and 1000",
+        ),
+        (
+            "iptables: {masqueradeBit: 32}",
+            "iptables.masqueradeBit: 32 must be within 0 and 31",
+        ),
+        (
+            "conntrack: {min: -1}",
+            "conntrack.min: must not be negative",
+        ),
+        (
+            "conntrack: {udpTimeout: -1s}",
+            "conntrack.udpTimeout: -1s must not be negative",
+        ),
+        (
+            "mode: ipvs\nipvs: {syncPeriod: 1s, minSyncPeriod: 2s}",
+            "ipvs.syncPeriod: 1s must be more than 0 and not less than minSyncPeriod",
+        ),
+        (
+            "ipvs: {tcpTimeout: 1500ms}",
+            "ipvs.tcpTimeout: 1s500ms: IPVS takes whole seconds, 2678400 at most",
+        ),
+        (
+            "ipvs: {excludeCIDRs: [10.0.0.0/8, 10.0.0.1]}",
+            "ipvs.excludeCIDRs[1]: \"10.0.0.1\": not a network (192.0.2.0/24)",
+        ),
+        (
+            "nodePortAddresses: [primary, here]",
+            "nodePortAddresses[1]: \"here\": neither a network (192.0.2.0/24) nor \"primary\", \"localhost\", \"all\"",
+        ),
+        (
+            "clusterCIDR: 10.0.0.0/8,10.1.0.0/16",
+            "clusterCIDR: \"10.0.0.0/8,10.1.0.0/16\" must be one network, or one of each family",
+        ),
+        (
+            "detectLocalMode: ByMagic",
+            "detectLocalMode: \"ByMagic\" is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix",
+        ),
+        (
+            "healthzBindAddress: localhost:1",
+            "healthzBindAddress: \"localhost:1\" is not an IP address with a port",
+        ),
+        (
+            "bindAddress: node-a",
+            "bindAddress: \"node-a\" is not an IP address",
+        ),
+        (
+            "logging: {format: xml}",
+            "logging.format: \"xml\" is neither text nor json",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(
+            errors(&format!("{header}{text}\n")).join("; "),
+            expected,
+            "{text}"
+        );
+    }
+    let scheduler = errors(&format!("{header}ipvs: {{scheduler: fastest}}"));
+    assert!(
+        scheduler[0].starts_with("ipvs.scheduler: no scheduler of that name"),
+        "{scheduler:?}"
+    );
+    let interface = errors(&format!("{header}detectLocalMode: BridgeInterface"));
+    assert!(
+        interface[0].starts_with("detectLocal.bridgeInterface: "),
+        "{interface:?}"
+    );
+    let twice = errors(&format!(
+        "{header}ipvs:\n  scheduler: rr\n  scheduler: lc\n"
+    ));
+    assert!(
+        twice[0].starts_with("ipvs") && twice[0].contains("duplicate mapping key: scheduler"),
+        "{twice:?}"
+    );
+    for text in [
+        "",
+        "[]",
+        "kind: Deployment",
+        "kind: KubeProxyConfiguration\napiVersion: v1",
+    ] {
+        let error = errors(text);
+        assert!(
+            error[0].starts_with("kind: must be kind \"KubeProxyConfiguration\""),
+            "{error:?}"
+        );
+    }
+    assert_eq!(errors("a: [").len(), 1);
+}
+
+#[test]
+fn kubeadms_file_is_taken_as_it_is() {
+    let (_, notes) = read(KUBEADM).unwrap();
+    assert_eq!(
+        notes,
+        ["clientConnection.kubeconfig has no effect: Services come from --manifests"]
+    );
+    // The file has all fields, but those that are left out where they are empty,
+    let there: BTreeSet<_> = leaves(&serde_yaml(KUBEADM)).into_iter().collect();
+    let omitted = [
+        "featureGates",
+        "logging.format",
+        "logging.vmodule",
+        "windowsRunAsService",
+    ];
+    let streams = [
+        "logging.options.text.splitStream",
+        "logging.options.json.splitStream",
+    ];
+    // and a newer and a former one.
+    let others = ["iptables.snatNodeInternalIP", "udpIdleTimeout"];
+    let mut all: BTreeSet<_> = leaves(&decode::schema()).into_iter().collect();
+    for field in omitted.iter().chain(&streams).chain(&others) {
+        assert!(all.remove(*field), "{field}");
+    }
+    assert_eq!(there, all);
+}
+
+fn serde_yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+/// Paths of what holds no more fields.
+fn leaves(value: &Value) -> Vec<String> {
+    fn walk(path: &str, value: &Value, leaves: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) if !fields.is_empty() => {
+                for (name, value) in fields {
+                    walk(&decode::join(path, name), value, leaves);
+                }
+            }
+            _ => leaves.push(path.to_owned()),
+        }
+    }
+    let mut leaves = Vec::new();
+    walk("", value, &mut leaves);
+    leaves
+}
+
+/// A value of each field that differs from its default, and where it needs one the mode.
+fn example(path: &str) -> Value {
+    let value = match path {
+        "featureGates" => json!({"A": true}),
+        "logging.vmodule" => json!([{"filePattern": "a", "verbosity": 3}]),
+        "logging.format" => json!("json"),
+        "logging.flushFrequency" => json!(5_000_000_000u64),
+        "bindAddress" => json!("192.0.2.1"),
+        "healthzBindAddress" | "metricsBindAddress" => json!("0.0.0.0:10256"),
+        "mode" => json!("iptables"),
+        "detectLocalMode" => json!("NodeCIDR"),
+        "clusterCIDR" => json!("10.244.0.0/16"),
+        "nodePortAddresses" | "ipvs.excludeCIDRs" => json!(["192.0.2.0/24"]),
+        "ipvs.scheduler" => json!("lc"),
+        _ => {
+            let schema = path
+                .split('.')
+                .try_fold(&decode::schema(), |value, name| value.get(name))
+                .cloned();
+            match schema.unwrap() {
+                Value::Bool(_) => json!(true),
+                Value::Number(_) => json!(5),
+                Value::String(zero) if zero == "0s" => json!("77s"),
+                Value::String(_) if path.ends_with("infoBufferSize") => json!("64Ki"),
+                Value::String(_) => json!("text"),
+                _ if path.starts_with("conntrack.tcp") => json!("77s"),
+                _ if path.contains("NodePorts") || path.contains("snat") => json!(true),
+                _ => json!(7),
+            }
+        }
+    };
+    let mut fields = at(path, value);
+    let others = match path {
+        "hostnameOverride" => return fields,
+        "detectLocal.bridgeInterface" => json!({"detectLocalMode": "BridgeInterface"}),
+        "detectLocal.interfaceNamePrefix" => json!({"detectLocalMode": "InterfaceNamePrefix"}),
+        "iptables.syncPeriod" => json!({"mode": "iptables"}),
+        path if path.ends_with("minSyncPeriod") => {
+            let section = path.split('.').next().unwrap();
+            at(&format!("{section}.syncPeriod"), json!("80s"))
+        }
+        path if path.starts_with("nftables.") => json!({"mode": "nftables"}),
+        _ => return fields,
+    };
+    merge(&mut fields, &others);
+    fields
+}
+
+/// The rows of a table of the documentation: name, and what is said of it.
+fn rows(begins: fn(&str) -> bool) -> BTreeMap<&'static str, &'static str> {
+    let row = |line: &'static str| {
+        let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        begins(name).then_some((name, rest.split(" |").next()?))
+    };
+    TABLE.lines().filter_map(row).collect()
+}
+
+#[test]
+fn every_field_is_in_the_table_and_does_what_it_says() {
+    let rows = rows(|name| !name.starts_with("--"));
+    let all: BTreeSet<_> = leaves(&decode::schema()).into_iter().collect();
+    assert_eq!(
+        rows.keys()
+            .map(|name| (*name).to_owned())
+            .collect::<BTreeSet<_>>(),
+        all
+    );
+
+    for (path, status) in rows {
+        if ["kind", "apiVersion", "hostnameOverride"].contains(&path) {
+            continue;
+        }
+        let with = example(path);
+        // The same without the field itself.
+        let mut without = with.clone();
+        merge(&mut without, &at(path, Value::Null));
+        let (before, _) = match path {
+            // Needed by the mode.
+            "detectLocal.bridgeInterface" | "detectLocal.interfaceNamePrefix" => {
+                read(&file(&json!({})))
+            }
+            _ => read(&file(&without)),
+        }
+        .unwrap_or_else(|errors| panic!("{path}: {errors:?}"));
+        let (after, notes) =
+            read(&file(&with)).unwrap_or_else(|errors| panic!("{path}: {errors:?}"));
+        let named: Vec<_> = notes.iter().filter(|note| note.starts_with(path)).collect();
+        match status {
+            "no effect" => {
+                assert_eq!(before, after, "{path}");
+                assert!(
+                    named.len() == 1 && named[0].contains(" has no effect: "),
+                    "{path}: {notes:?}"
+                );
+            }
+            "honoured" => assert!(
+                before != after || path == "mode" && !named.is_empty(),
+                "{path}"
+            ),
+            other => panic!("{path}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn the_command_line_wins_where_kube_proxys_does() {
+    let flags = [
+        "--hostname-override=Node-B",
+        "--v=4",
+        "--logging-format=json",
+    ];
+    let mut cli = Cli::try_parse_from(
+        ["svcproxy", "plan", "--manifests", "x"]
+            .iter()
+            .chain(&flags),
+    )
+    .unwrap();
+    let mut log = cli.log.clone();
+    let args = cli.node_mut().unwrap();
+    let fields = json!({"hostnameOverride": "a", "logging": {"verbosity": 2, "format": "text"}});
+    apply_text(&file(&fields), args, &mut log).unwrap();
+    assert_eq!(args.node_name.as_deref(), Some("node-b"));
+    assert_eq!(
+        (log.verbosity, log.log_format),
+        (Some(4), Some(crate::args::LogFormat::Json))
+    );
+
+    let Some(Command::Plan(mut plan)) =
+        Cli::try_parse_from(["svcproxy", "plan", "--manifests", "x"])
+            .unwrap()
+            .command
+    else {
+        panic!("not a plan");
+    };
+    apply_text(
+        &file(&json!({"hostnameOverride": " Node-C "})),
+        &mut plan.node,
+        &mut log,
+    )
+    .unwrap();
+    assert_eq!(plan.node.node_name.as_deref(), Some("node-c"));
+}
+
+/// Of kube-proxy 1.36, `AddFlags` in cmd/kube-proxy/app/options.go and
+/// component-base/logs/api/v1/options.go; without those of Windows.
+const KUBE_PROXY: &str = "bind-address bind-address-hard-fail cleanup cluster-cidr config \
+    config-sync-period conntrack-max-per-core conntrack-min conntrack-tcp-be-liberal \
+    conntrack-tcp-timeout-close-wait conntrack-tcp-timeout-established conntrack-udp-timeout \
+    conntrack-udp-timeout-stream detect-local-mode feature-gates healthz-bind-address healthz-port \
+    hostname-override init-only iptables-localhost-nodeports iptables-masquerade-bit \
+    iptables-min-sync-period iptables-sync-period ipvs-exclude-cidrs ipvs-min-sync-period \
+    ipvs-scheduler ipvs-strict-arp ipvs-sync-period ipvs-tcp-timeout ipvs-tcpfin-timeout \
+    ipvs-udp-timeout kube-api-burst kube-api-content-type kube-api-qps kubeconfig \
+    log-flush-frequency log-json-info-buffer-size log-json-split-stream log-text-info-buffer-size \
+    log-text-split-stream logging-format masquerade-all master metrics-bind-address metrics-port \
+    nodeport-addresses oom-score-adj pod-bridge-interface pod-interface-name-prefix profiling \
+    proxy-mode show-hidden-metrics-for-version v vmodule write-config-to";
+
+#[test]
+fn every_flag_of_kube_proxys_is_in_the_table_and_accepted_as_it_says() {
+    let rows = rows(|name| name.starts_with("--"));
+    let known: BTreeSet<_> = KUBE_PROXY.split_whitespace().collect();
+    assert_eq!(
+        rows.keys().map(|name| &name[2..]).collect::<BTreeSet<_>>(),
+        known
+    );
+    let command = Cli::command();
+    let accepted: BTreeSet<_> = command
+        .get_arguments()
+        .flat_map(|arg| {
+            arg.get_long_and_visible_aliases()
+                .into_iter()
+                .flatten()
+                .chain(arg.get_all_aliases().into_iter().flatten())
+        })
+        .collect();
+    for (flag, status) in rows {
+        let name = &flag[2..];
+        let inert = FLAGS.iter().any(|flag| flag.name == name);
+        assert_eq!(inert, status == "no effect", "{flag}");
+        assert_eq!(accepted.contains(name), status != "refused", "{flag}");
+    }
+    for (argument, flag) in COVERED {
+        let found = command.get_arguments().find(|arg| arg.get_id() == argument);
+        assert_eq!(found.unwrap().get_long(), Some(*flag));
+    }
+}
+
+#[test]
+fn flags_without_effect_are_told_and_checked() {
+    let note = |flags: &[&str]| {
+        let mut cli = cli(flags);
+        let notes = take_in(&mut cli).unwrap();
+        notes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(note(&["--masquerade-all=true", "--conntrack-min=0"]), "");
+    assert_eq!(
+        note(&[
+            "--profiling=false",
+            "--feature-gates=A=true",
+            "--feature-gates=B=true"
+        ]),
+        "--feature-gates has no effect: kube-proxy's feature gates mean nothing here\n\
+         --profiling has no effect: there are no profiling handlers"
+    );
+    assert_eq!(
+        note(&["--proxy-mode="]),
+        "--proxy-mode is empty: IPVS is used"
+    );
+    assert_eq!(
+        note(&["--proxy-mode=nftables"]),
+        "--proxy-mode is nftables: IPVS is used instead"
+    );
+    let command = ["svcproxy", "plan", "--manifests", "x"];
+    for bad in [
+        "--kube-api-qps=fast",
+        "--config-sync-period=1",
+        "--profiling=maybe",
+        "--oom-score-adj=1001",
+    ] {
+        assert!(
+            Cli::try_parse_from(command.iter().chain([&bad])).is_err(),
+            "{bad}"
+        );
+    }
+    assert!(
+        Cli::try_parse_from(command.iter().chain(&["--oom-score-adj", "-999", "-v=2"])).is_ok()
+    );
+}
+
+#[test]
+fn connection_tracking_grows_with_the_processors() {
+    let settings = |fields: Value| {
+        let mut cli = cli(&[]);
+        let mut log = cli.log.clone();
+        let args = cli.node_mut().unwrap();
+        apply_text(&file(&fields), args, &mut log).unwrap();
+        let conntrack = args.kube_proxy.conntrack.settings(8);
+        (conntrack.max, conntrack.tcp_established, conntrack.udp)
+    };
+    assert_eq!(settings(json!({})), (Some(8 * 32768), Some(86400), None));
+    assert_eq!(
+        settings(json!({"conntrack": {"maxPerCore": 1000}})).0,
+        Some(131_072)
+    );
+    assert_eq!(
+        settings(json!({"conntrack": {"maxPerCore": 0, "min": 9}})).0,
+        None
+    );
+    let timeouts = json!({"conntrack": {"tcpEstablishedTimeout": "0s", "udpTimeout": "90s"}});
+    assert_eq!(settings(timeouts), (Some(8 * 32768), None, Some(90)));
+    assert_eq!(
+        ConntrackArgs::default().settings(8),
+        proxier::desired::Conntrack::default()
+    );
+}
