@@ -9,6 +9,8 @@ pub(crate) use kube_proxy::{ConntrackArgs, KubeProxyArgs};
 pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
 pub(crate) use node::{node_name, node_port_addresses, scheduler};
 
+use std::path::PathBuf;
+
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -80,6 +82,11 @@ pub(crate) struct RunArgs {
     /// The command cleanup, as kube-proxy has it
     #[arg(long, hide = true)]
     pub(crate) cleanup: bool,
+
+    /// Where sysctls are: in a container, /proc/sys is read-only, and the node's is mounted
+    /// elsewhere
+    #[arg(long, value_name = "DIRECTORY", default_value = "/proc/sys")]
+    pub(crate) proc_sys: PathBuf,
 
     #[command(flatten)]
     pub(crate) node: NodeArgs,

@@ -36,13 +36,16 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
         config.drain_timeout = Duration::ZERO;
     }
     match args.mode() {
-        Mode::Ipvs => start(args, config, IpvsBackend::open()?, |plan| {
-            for key in plan.unmarked() {
-                tracing::error!("{key} is not served: no number is left in --mark-mask");
-            }
-        }),
+        Mode::Ipvs => {
+            let backend = IpvsBackend::open()?.proc_sys(&args.proc_sys);
+            start(args, config, backend, |plan| {
+                for key in plan.unmarked() {
+                    tracing::error!("{key} is not served: no number is left in --mark-mask");
+                }
+            })
+        }
         Mode::Iptables => {
-            let backend = IptablesBackend::open()?;
+            let backend = IptablesBackend::open()?.proc_sys(&args.proc_sys);
             tracing::info!("the data plane is {}", backend.flavour());
             start(args, config, backend, |_| {})
         }

@@ -17,6 +17,7 @@ mod cleanup;
 mod every_way;
 mod lasting;
 mod manifests;
+mod privileges;
 mod refusal;
 mod restart;
 mod schedulers;

@@ -5,11 +5,13 @@ mod program;
 mod refusal;
 
 use std::fs;
+use std::path::PathBuf;
 
 use ipvs::Family;
 
 use super::conntrack::Conntrack;
-use super::{ApplyReport, BackendError, sysctl};
+use super::sysctl::Sysctls;
+use super::{ApplyReport, BackendError};
 use crate::iptables::{Node, Plan, Rules, Step, Transaction};
 use crate::plan;
 use program::{Program, Verb};
@@ -34,6 +36,7 @@ pub use refusal::Refusal;
 pub struct IptablesBackend {
     flavour: Flavour,
     conntrack: Conntrack,
+    sysctls: Sysctls,
 }
 
 impl IptablesBackend {
@@ -52,8 +55,18 @@ impl IptablesBackend {
     ///
     /// Lack of privileges.
     pub fn with_flavour(flavour: Flavour) -> Result<Self, BackendError> {
-        let conntrack = Conntrack::open()?;
-        Ok(Self { flavour, conntrack })
+        Ok(Self {
+            flavour,
+            conntrack: Conntrack::open()?,
+            sysctls: Sysctls::default(),
+        })
+    }
+
+    /// Reads and writes sysctls below `proc_sys` in place of `/proc/sys`: containers have that
+    /// read-only, and nothing can be mounted there.
+    pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
+        self.sysctls = Sysctls(proc_sys.into());
+        self
     }
 
     /// Which iptables it is.
@@ -67,7 +80,7 @@ impl IptablesBackend {
     ///
     /// If some part cannot be read.
     pub fn observe(&mut self) -> Result<Node, BackendError> {
-        let sysctls = sysctl::observe()?;
+        let sysctls = self.sysctls.observe()?;
         let rules = |family| rules(self.flavour, family);
         let (v4, v6) = (rules(Family::V4)?, rules(Family::V6)?);
         Ok(Node::new(sysctls, v4, v6))
@@ -90,7 +103,7 @@ impl IptablesBackend {
                 Step::SetSysctl(sysctl, value) => plan::Step::SetSysctl(*sysctl, *value),
                 Step::DeleteFlows(_) => continue,
             };
-            sysctl::apply(&[shared], place, &mut report);
+            self.sysctls.apply(&[shared], place, &mut report);
         }
         let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
         if let Some(first) = plan.steps().iter().position(is_flows) {

@@ -4,12 +4,14 @@ mod nft;
 mod routes;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use ipvs::{Client, RealServerKey, Socket, Transport, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::conntrack::Conntrack;
-use super::{ApplyReport, Backend, BackendError, sysctl, virtual_servers};
+use super::sysctl::Sysctls;
+use super::{ApplyReport, Backend, BackendError, virtual_servers};
 use crate::plan::{NodeState, Part, Plan, Step};
 use nft::Nft;
 use routes::Routes;
@@ -35,6 +37,7 @@ pub struct IpvsBackend<T = Socket> {
     nft: Nft,
     routes: Routes,
     conntrack: Conntrack,
+    sysctls: Sysctls,
 }
 
 impl IpvsBackend {
@@ -63,7 +66,15 @@ impl<T: Transport> IpvsBackend<T> {
             nft: Nft::open()?,
             routes: Routes::open()?,
             conntrack: Conntrack::open()?,
+            sysctls: Sysctls::default(),
         })
+    }
+
+    /// Reads and writes sysctls below `proc_sys` in place of `/proc/sys`: containers have that
+    /// read-only, and nothing can be mounted there.
+    pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
+        self.sysctls = Sysctls(proc_sys.into());
+        self
     }
 
     /// Its IPVS client, for what is not part of a plan: statistics, timeouts.
@@ -91,7 +102,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     fn observe(&mut self) -> Result<NodeState, BackendError> {
         let (ruleset, elements) = self.nft.observe()?;
         Ok(NodeState {
-            sysctls: sysctl::observe()?,
+            sysctls: self.sysctls.observe()?,
             ruleset,
             elements,
             routes: self.routes.observe()?,
@@ -104,7 +115,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
         carry_out(plan, |part, steps, first, report| match part {
-            Part::Sysctls => sysctl::apply(steps, first, report),
+            Part::Sysctls => self.sysctls.apply(steps, first, report),
             Part::PacketFilter => self.nft.apply(steps, first, report),
             Part::Routes => self.routes.apply(steps, first, report),
             Part::Ipvs => self.apply_ipvs(steps, first, report),
