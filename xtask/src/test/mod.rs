@@ -2,6 +2,7 @@
 
 mod binaries;
 mod checks;
+mod deploy;
 mod libtest;
 mod report;
 mod runs;
@@ -45,6 +46,9 @@ pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
             return Ok(report.finish());
         }
     };
+    if args.filter.is_none() {
+        deploy::run(&tests.svcproxy, &mut report);
+    }
     let mut tiers = Tiers::new(&tests, args.filter.as_deref(), &mut report);
     tiers.host()?;
     tiers.doc()?;

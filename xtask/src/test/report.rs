@@ -31,6 +31,12 @@ impl Report {
         self.add(name, Outcome::Failed);
     }
 
+    /// Adds a check that could not be made.
+    pub(super) fn skip(&mut self, name: &str, why: String) {
+        println!("test {name} ... skipped: {why}");
+        self.add(name, Outcome::Skipped(why));
+    }
+
     /// Adds one check that is a test of its own, and says so.
     pub(super) fn check(&mut self, name: &str, result: anyhow::Result<()>) {
         match result {
