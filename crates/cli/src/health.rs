@@ -2,6 +2,7 @@
 
 use proxier::desired::{Config, DesiredState, HealthCheck};
 use proxier::health::ServiceHealth;
+use proxier::metrics::Monitor;
 
 use crate::commands::chain;
 
@@ -13,16 +14,16 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, monitor: Monitor) -> Self {
+        let server = ServiceHealth::new(config.node_port_networks());
         Self {
-            server: ServiceHealth::new(config.node_port_networks()),
+            server: server.healthy_while(move || monitor.is_healthy()),
             checks: Some(Vec::new()),
         }
     }
 
     /// Takes in what is to be answered now. Ports that could not be opened are tried again.
-    pub(crate) fn follow(&mut self, desired: &DesiredState, is_healthy: bool) {
-        self.server.set_healthy(is_healthy);
+    pub(crate) fn follow(&mut self, desired: &DesiredState) {
         let as_before = self
             .checks
             .as_ref()

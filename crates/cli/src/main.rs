@@ -6,6 +6,7 @@ mod commands;
 mod health;
 mod kube_proxy;
 mod logging;
+mod monitor;
 mod node;
 mod output;
 #[cfg(test)]

@@ -220,18 +220,26 @@ fn proc_shows_what_was_applied() {
     let (namespace, mut client) = namespace();
     let table = table();
     client.apply(&table).into_result().unwrap();
-    let text = namespace
-        .enter(|| fs::read_to_string("/proc/thread-self/net/ip_vs"))
-        .unwrap();
-    let count = |prefix: &str| text.lines().filter(|line| line.starts_with(prefix)).count();
     let added = |wanted: Operation| table.iter().filter(|c| c.operation() == wanted).count();
-    let servers = ["TCP", "UDP", "SCTP", "FWM"]
-        .map(count)
-        .iter()
-        .sum::<usize>();
-    assert_eq!(servers, added(Operation::AddVirtualServer));
-    // One line of the heading looks like a real server.
-    assert_eq!(count("  -> ") - 1, added(Operation::AddRealServer));
+    let wanted = (
+        added(Operation::AddVirtualServer),
+        added(Operation::AddRealServer),
+    );
+    // What is deleted in another namespace meanwhile may hide a line.
+    let whole = || {
+        let text = namespace
+            .enter(|| fs::read_to_string("/proc/thread-self/net/ip_vs"))
+            .unwrap();
+        let count = |prefix: &str| text.lines().filter(|l| l.starts_with(prefix)).count();
+        let servers = ["TCP", "UDP", "SCTP", "FWM"].map(count).iter().sum();
+        // One line of the heading looks like a real server.
+        if (servers, count("  -> ") - 1) == wanted {
+            Ok(text)
+        } else {
+            Err(text)
+        }
+    };
+    let text = eventually(Duration::from_secs(60), whole).unwrap();
     for line in [
         "TCP  0A600001:01BB rr persistent 900000 FFFFFFFF",
         "UDP  0A600001:0035 rr ops ",

@@ -4,10 +4,13 @@ use std::fmt::Debug;
 use std::mem;
 use std::time::{Duration, Instant};
 
+use ipvs::{Statistics, VirtualServerKey};
+
 use crate::backend::{ApplyReport, Backend, BackendError};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::drain::{Draining, emptied};
 use crate::iptables;
+use crate::model::ObjectName;
 use crate::plan::{Comment, Element, NodeState, Plan, Scope};
 
 /// A way to bring a node in line with a [`DesiredState`]: IPVS, or iptables.
@@ -75,10 +78,55 @@ pub trait DataPlane {
         Ok(None)
     }
 
+    /// How many servers a node has, if it is by them that it is served.
+    fn servers(_node: &Self::Node) -> Option<Servers> {
+        None
+    }
+
+    /// Whether a node has a virtual server of ours.
+    fn has_virtual_server(_node: &Self::Node, _key: &VirtualServerKey) -> bool {
+        false
+    }
+
+    /// What the Services' virtual servers have carried. Empty where nothing counts.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    fn carried(
+        &mut self,
+        _node: &Self::Node,
+        _desired: &DesiredState,
+    ) -> Result<Vec<Carried>, BackendError> {
+        Ok(Vec::new())
+    }
+
     /// The frontends that must be looked at after such a plan.
     fn drained(_node: &Self::Node, _plan: &Self::Plan) -> Vec<FrontendKey> {
         Vec::new()
     }
+}
+
+/// Numbers of servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Servers {
+    /// Virtual servers.
+    pub virtual_servers: usize,
+    /// Their real servers that take new connections.
+    pub active: usize,
+    /// Those that wait for the end of their connections.
+    pub draining: usize,
+}
+
+/// What a virtual server has carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// The virtual server.
+    pub key: VirtualServerKey,
+    /// For whom.
+    pub service: ObjectName,
+    /// How much, since it was made.
+    pub statistics: Statistics,
 }
 
 /// Steps in an order.
@@ -155,6 +203,43 @@ impl<B: Backend> DataPlane for B {
         now: Instant,
     ) -> Result<Option<Plan>, BackendError> {
         memory.draining.ended(node, self, timeout, now)
+    }
+
+    fn servers(node: &NodeState) -> Option<Servers> {
+        let mut servers = Servers {
+            virtual_servers: node.virtual_servers.len(),
+            ..Servers::default()
+        };
+        let states = node.virtual_servers.values();
+        for real_server in states.flat_map(|state| &state.real_servers) {
+            match real_server.weight {
+                0 => servers.draining += 1,
+                _ => servers.active += 1,
+            }
+        }
+        Some(servers)
+    }
+
+    fn has_virtual_server(node: &NodeState, key: &VirtualServerKey) -> bool {
+        node.virtual_servers.contains_key(key)
+    }
+
+    fn carried(
+        &mut self,
+        node: &NodeState,
+        desired: &DesiredState,
+    ) -> Result<Vec<Carried>, BackendError> {
+        let statistics = self.statistics()?.into_iter();
+        let ours = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
+        let carried = ours.filter_map(|(key, statistics)| {
+            let frontend = desired.frontend(&node.frontend_of(&key)?)?;
+            Some(Carried {
+                key,
+                service: frontend.owner.service.clone(),
+                statistics,
+            })
+        });
+        Ok(carried.collect())
     }
 
     fn drained(node: &NodeState, plan: &Plan) -> Vec<FrontendKey> {

@@ -44,6 +44,7 @@
 //! | `ipvs` (default) | the IPVS backend |
 //! | `iptables` (default) | the iptables backend |
 //! | `health` (default) | answers to load balancers' health checks |
+//! | `metrics` (default) | metrics and the proxy's own health, over HTTP |
 //! | `testing` | an in-memory backend with the kernel's semantics |
 //!
 //! With none of them the crate does no I/O at all.
@@ -56,7 +57,11 @@ mod drain;
 mod hash;
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(feature = "health")]
+mod http;
 pub mod iptables;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod model;
 pub mod netfilter;
 pub mod plan;

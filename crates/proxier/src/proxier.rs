@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipvs::VirtualServerKey;
+
 use crate::backend::{ApplyReport, BackendError};
-use crate::data_plane::{DataPlane, PlanSteps};
+use crate::data_plane::{Carried, DataPlane, PlanSteps, Servers};
 use crate::desired::{Config, ConfigError, DesiredState, Problem, Touched};
 use crate::plan::{Plan, Scope};
-use crate::store::{Change, Store};
+use crate::store::{Change, Store, Trigger};
 
 /// Keeps one node's data plane as its Services ask.
 ///
@@ -59,6 +61,8 @@ pub struct SyncReport<P = Plan> {
     pub plan: P,
     /// What became of them.
     pub applied: ApplyReport,
+    /// What led to the changes of endpoint slices that it took in.
+    pub triggers: Vec<Trigger>,
 }
 
 /// Why a sync was done.
@@ -83,6 +87,7 @@ impl<P: PlanSteps> SyncReport<P> {
     fn append(&mut self, then: Self) {
         self.applied.append(then.applied, self.plan.count());
         self.plan.append(then.plan);
+        self.triggers.extend(then.triggers);
     }
 }
 
@@ -151,6 +156,35 @@ impl<B: DataPlane> Proxier<B> {
         self.touched = Touched::default();
         self.look_again();
         true
+    }
+
+    /// The Services and endpoint slices that are known.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// How many servers the node has, where that has a meaning. `None` too until it was observed,
+    /// and after a failure.
+    pub fn servers(&self) -> Option<Servers> {
+        B::servers(self.node.as_ref()?)
+    }
+
+    /// Whether the node has a virtual server of ours.
+    pub fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| B::has_virtual_server(node, key))
+    }
+
+    /// What the Services' virtual servers have carried. `None` until the node was observed, and
+    /// after a failure.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn carried(&mut self) -> Result<Option<Vec<Carried>>, BackendError> {
+        let node = self.node.as_ref();
+        node.map(|node| self.backend.carried(node, &self.desired))
+            .transpose()
     }
 
     /// Why what the node's object says is not in force.
@@ -237,6 +271,7 @@ impl<B: DataPlane> Proxier<B> {
             kind,
             plan,
             applied,
+            triggers: self.store.take_triggers(),
         }
     }
 

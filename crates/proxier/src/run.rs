@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::Proxier;
 use crate::backend::BackendError;
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, PlanSteps};
 use crate::proxier::SyncReport;
 use crate::store::Change;
 
@@ -15,8 +15,55 @@ use crate::store::Change;
 pub enum Event {
     /// Changes that belong together.
     Changes(Vec<Change>),
+    /// Have the observer look at the proxier.
+    Inspect,
     /// End the loop. The data plane stays as it is.
     Stop,
+}
+
+/// What the loop's observer is told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Observed<'a, P> {
+    /// There was a sync.
+    Round(Round<'a, P>),
+    /// [`Event::Inspect`].
+    Inspect,
+}
+
+/// A sync, done or tried.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Round<'a, P> {
+    /// Why it was done.
+    pub cause: Cause,
+    /// What it did.
+    pub result: Result<&'a SyncReport<P>, &'a BackendError>,
+    /// When it began. All changes sent before are in it.
+    pub started: Instant,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl<P: PlanSteps> Round<'_, P> {
+    /// Whether the node is now in line with all that was known.
+    pub fn is_success(&self) -> bool {
+        self.result.is_ok_and(SyncReport::is_success)
+    }
+}
+
+/// Why the loop has the proxier sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Changes came.
+    Changes,
+    /// The last sync failed.
+    Retry,
+    /// It was time to look whether the node is still as it was left.
+    Audit,
+    /// Real servers had drained.
+    Drain,
 }
 
 /// How often the loop acts by itself.
@@ -52,38 +99,39 @@ pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
     intervals: Intervals,
-    mut observe: impl FnMut(&Proxier<B>, Result<&SyncReport<B::Plan>, &BackendError>),
+    mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>),
 ) {
     let mut retry = None;
     let mut wake = Instant::now() + intervals.audit;
     let mut drain = None;
     loop {
-        let mut due = false;
         // After a failure the retry looks at everything.
         let drains = retry.is_none() && proxier.is_draining();
         drain = drains.then(|| drain.unwrap_or_else(|| Instant::now() + intervals.drain));
         let until = drain.map_or(wake, |drain| drain.min(wake));
-        let result = match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Event::Changes(mut changes)) => {
-                // What has piled up meanwhile goes out in the same sync.
-                for event in events.try_iter() {
-                    match event {
-                        Event::Changes(more) => changes.extend(more),
-                        Event::Stop => return,
-                    }
-                }
-                proxier.handle(changes)
-            }
-            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) if until < wake => {
-                drain = None;
-                proxier.drain(Instant::now())
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                due = true;
-                proxier.audit()
-            }
+        let Some(Received { changes, inspect }) = receive(events, until) else {
+            return;
         };
+        let started = Instant::now();
+        let cause = match &changes {
+            Some(_) => Cause::Changes,
+            None if inspect => {
+                observe(proxier, Observed::Inspect);
+                continue;
+            }
+            None if until < wake => Cause::Drain,
+            None if retry.is_some() => Cause::Retry,
+            None => Cause::Audit,
+        };
+        let result = match cause {
+            Cause::Drain => {
+                drain = None;
+                proxier.drain(started)
+            }
+            Cause::Retry | Cause::Audit => proxier.audit(),
+            Cause::Changes => proxier.handle(changes.unwrap_or_default()),
+        };
+        let took = started.elapsed();
         let failed = match &result {
             Ok(Some(report)) => !report.is_success(),
             Ok(None) => false,
@@ -93,17 +141,50 @@ pub fn run<B: DataPlane>(
             let pause = next_retry(retry, intervals);
             wake = Instant::now() + pause;
             retry = Some(pause);
-        } else if due || retry.take().is_some() {
+        } else if cause == Cause::Audit || retry.take().is_some() {
             // Changes alone put no audit off.
             wake = Instant::now() + intervals.audit;
-            retry = None;
         }
-        match &result {
-            Ok(Some(report)) => observe(proxier, Ok(report)),
-            Ok(None) => {}
-            Err(error) => observe(proxier, Err(error)),
+        if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
+            let round = Round {
+                cause,
+                result,
+                started,
+                took,
+            };
+            observe(proxier, Observed::Round(round));
+        }
+        if inspect {
+            observe(proxier, Observed::Inspect);
         }
     }
+}
+
+/// What came until a moment.
+#[derive(Default)]
+struct Received {
+    changes: Option<Vec<Change>>,
+    inspect: bool,
+}
+
+/// Waits for events, and takes all that have piled up, so that their changes go out in one sync.
+/// `None` is the end.
+fn receive(events: &Receiver<Event>, until: Instant) -> Option<Received> {
+    let mut received = Received::default();
+    let mut next = match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        Ok(event) => Some(event),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => return None,
+    };
+    while let Some(event) = next {
+        match event {
+            Event::Changes(more) => received.changes.get_or_insert_default().extend(more),
+            Event::Inspect => received.inspect = true,
+            Event::Stop => return None,
+        }
+        next = events.try_recv().ok();
+    }
+    Some(received)
 }
 
 fn next_retry(last: Option<Duration>, intervals: Intervals) -> Duration {

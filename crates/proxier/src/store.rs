@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, Timestamp};
 
 /// One change of the API objects, as a source reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,16 @@ pub enum Change {
     EndpointSlicesReplaced(Vec<EndpointSlice>),
     /// This node's object is new or different, or, with `None`, gone.
     NodeReplaced(Option<Node>),
+}
+
+/// The change of a pod or a Service that led to a change of an endpoint slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trigger {
+    /// Family of the slice.
+    pub family: Family,
+    /// When it happened, by the control plane's clock.
+    pub time: Timestamp,
 }
 
 /// A Service with the slices that carry its endpoints.
@@ -73,6 +83,7 @@ pub struct Store {
     /// Which Service each slice belongs to.
     slice_owner: HashMap<ObjectName, ObjectName>,
     touched: BTreeSet<ObjectName>,
+    triggers: Vec<Trigger>,
     node: Option<Node>,
     services_listed: bool,
     slices_listed: bool,
@@ -126,6 +137,11 @@ impl Store {
         mem::take(&mut self.touched).into_iter().collect()
     }
 
+    /// What led to the changes of slices since the last call, each told once.
+    pub fn take_triggers(&mut self) -> Vec<Trigger> {
+        mem::take(&mut self.triggers)
+    }
+
     /// A Service and its slices.
     pub fn get(&self, name: &ObjectName) -> Option<ServiceView<'_>> {
         let entry = self.entries.get(name)?;
@@ -170,7 +186,14 @@ impl Store {
             self.remove_slice(&slice.name.clone());
         }
         let entry = self.entries.entry(slice.service.clone()).or_default();
-        if entry.slices.get(&slice.name).map(Arc::as_ref) != Some(&slice) {
+        let old = entry.slices.get(&slice.name).map(Arc::as_ref);
+        if old != Some(&slice) {
+            if let Some(time) = slice.last_change
+                && old.and_then(|old| old.last_change) != Some(time)
+            {
+                let family = slice.family;
+                self.triggers.push(Trigger { family, time });
+            }
             self.touched.insert(slice.service.clone());
             self.slice_owner
                 .insert(slice.name.clone(), slice.service.clone());
@@ -261,6 +284,32 @@ mod tests {
         )]));
         assert!(store.take_touched().is_empty());
         assert!(store.get(&name("b")).is_none());
+    }
+
+    #[test]
+    fn a_trigger_is_told_once() {
+        let at = |seconds| {
+            let mut slice = slice("a-1", "a", "10.0.0.2");
+            slice.last_change = Timestamp::after_epoch(std::time::Duration::from_secs(seconds));
+            slice
+        };
+        let mut store = ready_store();
+        store.apply(Change::EndpointSliceApplied(at(1)));
+        store.apply(Change::EndpointSliceApplied(at(2)));
+        let seconds = |store: &mut Store| {
+            let triggers = store.take_triggers();
+            let seconds = triggers.iter().map(|t| t.time.since_epoch().as_secs());
+            seconds.collect::<Vec<_>>()
+        };
+        assert_eq!(seconds(&mut store), [1, 2]);
+        // A relist brings it again.
+        store.apply(Change::EndpointSlicesReplaced(vec![at(2)]));
+        assert_eq!(seconds(&mut store), [0; 0]);
+        // Another change of the slice, which no pod's change led to.
+        let mut other = at(2);
+        other.endpoints = Box::default();
+        store.apply(Change::EndpointSliceApplied(other));
+        assert_eq!(seconds(&mut store), [0; 0]);
     }
 
     #[test]

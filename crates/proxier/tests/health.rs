@@ -4,7 +4,8 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use proxier::desired::HealthCheck;
@@ -171,7 +172,9 @@ fn it_answers_at_both_families_and_whatever_the_request() {
 
 #[test]
 fn without_endpoints_or_health_the_service_is_unavailable() {
-    let mut health = all();
+    let healthy = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&healthy);
+    let mut health = all().healthy_while(move || asked.load(Ordering::Relaxed));
     let [port] = free_ports();
     sync(&mut health, [check("web", port, 0)]);
     let answer = ask(port);
@@ -183,11 +186,11 @@ fn without_endpoints_or_health_the_service_is_unavailable() {
     );
 
     sync(&mut health, [check("web", port, 3)]);
-    health.set_healthy(false);
+    healthy.store(false, Ordering::Relaxed);
     let answer = ask(port);
     assert_eq!((answer.status, told(&answer)), (503, ("web", 3)));
     assert!(answer.body.ends_with("\"serviceProxyHealthy\": false\n}"));
-    health.set_healthy(true);
+    healthy.store(true, Ordering::Relaxed);
     assert_eq!(ask(port).status, 200);
 }
 

@@ -15,7 +15,7 @@ use proxier::model::{
 };
 use proxier::plan::{Element, Step, Sysctl};
 use proxier::proxier::SyncKind;
-use proxier::run::{Event, Intervals, run};
+use proxier::run::{Cause, Event, Intervals, Observed, run};
 use proxier::store::Change;
 
 const EPERM: i32 = 1;
@@ -408,13 +408,21 @@ fn the_loop_retries_by_itself_and_stops_when_told() {
     let mut intervals = Intervals::default();
     intervals.first_retry = Duration::from_millis(1);
     let mut outcomes = Vec::new();
-    run(&mut proxier, &received, intervals, |_, result| {
-        outcomes.push(result.is_ok_and(|report| report.is_success()));
-        if outcomes.last() == Some(&true) {
+    run(&mut proxier, &received, intervals, |_, observed| {
+        let Observed::Round(round) = observed else {
+            return;
+        };
+        outcomes.push((round.cause, round.is_success()));
+        if round.is_success() {
             events.send(Event::Stop).unwrap();
         }
     });
-    assert_eq!(outcomes, [false, false, true]);
+    let expected = [
+        (Cause::Changes, false),
+        (Cause::Retry, false),
+        (Cause::Retry, true),
+    ];
+    assert_eq!(outcomes, expected);
     assert_eq!(table(&node), TWO_SERVICES);
 }
 
@@ -426,9 +434,13 @@ fn the_loop_sees_drains_to_their_end() {
     let (events, received) = mpsc::channel();
     let mut intervals = Intervals::default();
     intervals.drain = Duration::from_millis(1);
-    run(&mut proxier, &received, intervals, |_, result| {
-        assert_eq!(result.unwrap().kind, SyncKind::Drained);
-        events.send(Event::Stop).unwrap();
+    let mut kinds = Vec::new();
+    run(&mut proxier, &received, intervals, |_, observed| {
+        if let Observed::Round(round) = observed {
+            kinds.push((round.cause, round.result.unwrap().kind));
+            events.send(Event::Stop).unwrap();
+        }
     });
+    assert_eq!(kinds, [(Cause::Drain, SyncKind::Drained)]);
     assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
 }

@@ -37,6 +37,8 @@ pub(crate) const COVERED: &[(&str, &str)] = &[
     ("ipvs_tcpfin_timeout", "ipvs-tcpfin-timeout"),
     ("ipvs_udp_timeout", "ipvs-udp-timeout"),
     ("audit_interval", "audit-interval"),
+    ("healthz_bind_address", "healthz-bind-address"),
+    ("metrics_bind_address", "metrics-bind-address"),
 ];
 
 /// kube-proxy's flags, so that its manifests need another image and command only.

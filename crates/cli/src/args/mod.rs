@@ -1,11 +1,15 @@
 //! The command line.
 
 mod kube_proxy;
+mod monitor;
 mod node;
 
 #[cfg(test)]
 pub(crate) use kube_proxy::COVERED;
 pub(crate) use kube_proxy::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use monitor::{
+    BindAddress, DEFAULT_HEALTHZ, DEFAULT_METRICS, MonitorArgs, ServiceMetrics,
+};
 pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
 pub(crate) use node::{node_name, node_port_addresses, scheduler};
 
@@ -121,6 +125,16 @@ pub(crate) enum Mode {
     Ipvs,
     /// iptables, nft or legacy, whichever this node uses
     Iptables,
+}
+
+impl Mode {
+    /// As kube-proxy spells it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ipvs => "ipvs",
+            Self::Iptables => "iptables",
+        }
+    }
 }
 
 /// `svcproxy plan`.

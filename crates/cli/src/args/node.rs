@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
 
-use super::KubeProxyArgs;
+use super::{KubeProxyArgs, MonitorArgs};
 use crate::kube_proxy::GoDuration;
 
 const NODE: &str = "This node";
@@ -22,6 +22,9 @@ const IPVS: &str = "IPVS";
 pub(crate) struct NodeArgs {
     // First: it wants to know which arguments were given, and clap forgets it of those it has
     // filled in.
+    #[command(flatten)]
+    pub(crate) monitor: MonitorArgs,
+
     #[command(flatten)]
     pub(crate) kube_proxy: KubeProxyArgs,
 

@@ -6,12 +6,17 @@ use proxier::backend::{self, BackendError, IptablesBackend, IpvsBackend};
 use super::log_failures;
 use crate::Ending;
 
-/// Removes what svcproxy made on this node.
+/// Removes what svcproxy made on this node, in either mode.
 pub(crate) fn cleanup() -> anyhow::Result<Ending> {
+    let ending = of_ipvs()?;
     let chains = IptablesBackend::remove_all()?;
     if chains > 0 {
         tracing::info!(chains, "removed what svcproxy made in iptables");
     }
+    Ok(ending)
+}
+
+fn of_ipvs() -> anyhow::Result<Ending> {
     let mut ipvs = match IpvsBackend::open() {
         Err(BackendError::Ipvs(error)) if *error.kind() == ErrorKind::Unsupported => {
             tracing::info!("this kernel has no IPVS, and so nothing of svcproxy's there");

@@ -12,7 +12,7 @@ use proxier::backend::{BackendError, Counts, IptablesBackend, IpvsBackend};
 use proxier::data_plane::{DataPlane, PlanSteps};
 use proxier::desired::{Config, ConfigError, Problem};
 use proxier::proxier::{SyncKind, SyncReport};
-use proxier::run::{Event, Intervals};
+use proxier::run::{Event, Intervals, Observed};
 use proxier::source::manifest::Manifests;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,7 +21,7 @@ use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
 use crate::args::{Mode, RunArgs};
 use crate::health::Health;
-use crate::node;
+use crate::{monitor, node};
 
 /// `svcproxy --mode MODE --manifests PATH...`
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
@@ -64,9 +64,7 @@ fn start<B: DataPlane>(
     if args.once {
         once(proxier, manifests, complain)
     } else {
-        let mut intervals = Intervals::default();
-        intervals.audit = args.node.audit_interval;
-        follow(proxier, manifests, intervals, complain)
+        follow(proxier, manifests, args, complain)
     }
 }
 
@@ -96,20 +94,34 @@ fn once<B: DataPlane>(
 fn follow<B: DataPlane>(
     mut proxier: Proxier<B>,
     manifests: Manifests,
-    intervals: Intervals,
+    args: &RunArgs,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let (events, received) = mpsc::channel();
     stop_on_signal(events.clone())?;
+    let config = proxier.desired().config();
+    let monitor = monitor::monitor(&args.node.monitor, config);
+    let mode = args.mode().name();
+    monitor.set_mode(mode, mode);
+    monitor.inspect_by(events.clone());
+    let _servers = monitor::serve(&args.node.monitor, &monitor, config);
+    let mut health = Health::new(config, monitor.clone());
+    let queue = monitor.clone();
     let _watch = manifests.watch(move |reading| {
         log_diagnostics(&reading.diagnostics);
+        queue.queued(&reading.changes);
         // The receiver is gone only when we are about to end.
         let _ = events.send(Event::Changes(reading.changes));
     })?;
     let mut log = Log::default();
-    let mut health = Health::new(proxier.desired().config());
-    proxier::run::run(&mut proxier, &received, intervals, |proxier, result| {
-        match result {
+    let mut intervals = Intervals::default();
+    intervals.audit = args.node.audit_interval;
+    proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
+        monitor.observed(proxier, &observed);
+        let Observed::Round(round) = observed else {
+            return;
+        };
+        match round.result {
             Ok(report) => {
                 log.sync(report);
                 complain(&report.plan);
@@ -117,7 +129,7 @@ fn follow<B: DataPlane>(
             Err(error) => log.unobserved(error),
         }
         log.problems(proxier);
-        health.follow(proxier.desired(), result.is_ok());
+        health.follow(proxier.desired());
     });
     tracing::info!("stopped; the data plane stays as it is");
     Ok(Ending::Done)

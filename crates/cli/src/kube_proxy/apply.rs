@@ -5,7 +5,6 @@
 //! pkg/proxy/apis/config/v1alpha1 `defaults.go`.
 
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use ipvs::Family;
 use super::config::{Conntrack, KubeProxyConfiguration, Logging};
 use super::{FieldError, GoDuration, Note};
 use crate::args::{
-    ConntrackArgs, DetectLocal, LogArgs, LogFormat, NodeArgs, NodePortAddresses, Timeout,
-    node_name, node_port_addresses, scheduler,
+    BindAddress, ConntrackArgs, DEFAULT_HEALTHZ, DEFAULT_METRICS, DetectLocal, LogArgs, LogFormat,
+    NodeArgs, NodePortAddresses, Timeout, node_name, node_port_addresses, scheduler,
 };
 
 /// Connections that kube-proxy has tracked for each processor, and at least.
@@ -113,8 +112,11 @@ impl Checker {
         if !config.bind_address.is_empty() {
             *bind = self.parse("bindAddress", &config.bind_address, "an IP address");
         }
-        self.socket_address("healthzBindAddress", &config.healthz_bind_address);
-        self.socket_address("metricsBindAddress", &config.metrics_bind_address);
+        let (healthz, metrics) = (&config.healthz_bind_address, &config.metrics_bind_address);
+        args.monitor.healthz_bind_address =
+            self.served_at::<10256>("healthzBindAddress", healthz, DEFAULT_HEALTHZ);
+        args.monitor.metrics_bind_address =
+            self.served_at::<10249>("metricsBindAddress", metrics, DEFAULT_METRICS);
         args.kube_proxy.oom_score_adj = config.oom_score_adj.and_then(|score| {
             let checked = i16::try_from(score).ok();
             let checked = checked.filter(|score| (-1000..=1000).contains(score));
@@ -131,13 +133,12 @@ impl Checker {
         }
     }
 
-    /// An address with a port, or without one.
-    fn socket_address(&mut self, path: &str, text: &str) {
-        let address = || text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
-        if !text.is_empty() && !address() {
-            let error = format!("{text:?} is not an IP address with a port");
-            self.errors.push(FieldError::new(path, error));
-        }
+    /// An address with a port, or without one; empty is the default.
+    fn served_at<const PORT: u16>(&mut self, path: &str, text: &str, default: &str) -> BindAddress {
+        let text = if text.is_empty() { default } else { text };
+        let error = format!("{text:?} is not an IP address with a port");
+        let address = BindAddress::parse::<PORT>(text).map_err(|_| error);
+        self.check(path, address).unwrap_or(BindAddress(None))
     }
 
     fn pods(&mut self, config: &KubeProxyConfiguration, args: &mut NodeArgs) {

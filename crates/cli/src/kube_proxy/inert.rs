@@ -15,7 +15,8 @@ const LOOPBACK: &str = "loopback addresses never serve node ports";
 const WINDOWS: &str = "for Windows";
 const AUDIT: &str = "--audit-interval is for all modes";
 const NO_API_SERVER: &str = "Services come from --manifests";
-const NO_METRICS: &str = "nothing is served there yet";
+const PORT: &str = "the address is given with its port";
+const RETRIED: &str = "an address that is taken is tried again, and keeps nothing else from work";
 const GONE: &str = "kube-proxy itself takes no notice of it any more";
 
 /// Fields, each a leaf of the configuration, or all of a map or a list.
@@ -32,9 +33,7 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("logging.options.text.infoBufferSize", LOG),
     ("logging.options.json.splitStream", LOG),
     ("logging.options.json.infoBufferSize", LOG),
-    ("healthzBindAddress", NO_METRICS),
-    ("metricsBindAddress", NO_METRICS),
-    ("bindAddressHardFail", NO_METRICS),
+    ("bindAddressHardFail", RETRIED),
     ("enableProfiling", PROFILING),
     ("showHiddenMetricsForVersion", HIDDEN_METRICS),
     ("iptables.localhostNodePorts", LOOPBACK),
@@ -81,11 +80,9 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("feature-gates", Takes::Text, GATES),
     flag("kubeconfig", Takes::Text, NO_API_SERVER),
     flag("master", Takes::Text, NO_API_SERVER),
-    flag("healthz-bind-address", Takes::Text, NO_METRICS),
-    flag("healthz-port", Takes::Integer, NO_METRICS),
-    flag("metrics-bind-address", Takes::Text, NO_METRICS),
-    flag("metrics-port", Takes::Integer, NO_METRICS),
-    flag("bind-address-hard-fail", Takes::Switch, NO_METRICS),
+    flag("healthz-port", Takes::Integer, PORT),
+    flag("metrics-port", Takes::Integer, PORT),
+    flag("bind-address-hard-fail", Takes::Switch, RETRIED),
     flag("kube-api-content-type", Takes::Text, WATCHES),
     flag("kube-api-qps", Takes::Number, WATCHES),
     flag("kube-api-burst", Takes::Integer, WATCHES),

@@ -251,7 +251,7 @@ fn example(path: &str) -> Value {
         "logging.format" => json!("json"),
         "logging.flushFrequency" => json!(5_000_000_000u64),
         "bindAddress" => json!("192.0.2.1"),
-        "healthzBindAddress" | "metricsBindAddress" => json!("0.0.0.0:10256"),
+        "healthzBindAddress" | "metricsBindAddress" => json!("192.0.2.1:10000"),
         "mode" => json!("iptables"),
         "detectLocalMode" => json!("NodeCIDR"),
         "clusterCIDR" => json!("10.244.0.0/16"),

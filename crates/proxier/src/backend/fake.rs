@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use ipvs::{FakeClient, FakeKernel, RealServerKey, VirtualServerKey};
+use ipvs::{FakeClient, FakeKernel, RealServerKey, Statistics, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
@@ -218,10 +219,14 @@ impl FakeBackend {
                 there.map(|there| node.elements.remove(&there));
                 Ok(())
             }
-            Step::DeleteFlows(_) => fail(fault).map_err(|source| BackendError::Conntrack {
-                operation: "delete flows",
-                source,
-            }),
+            Step::DeleteFlows(flows) => {
+                // It remembers no flows.
+                report.reconciled(flows.to.family(), 0, Duration::ZERO);
+                fail(fault).map_err(|source| BackendError::Conntrack {
+                    operation: "delete flows",
+                    source,
+                })
+            }
         }
     }
 }
@@ -313,6 +318,10 @@ impl Backend for FakeBackend {
             &mut self.ipvs,
             virtual_server,
         )?)
+    }
+
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+        Ok(virtual_servers::statistics(&mut self.ipvs)?)
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

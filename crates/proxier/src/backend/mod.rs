@@ -30,11 +30,11 @@ pub use fake::{FakeBackend, FakeNode};
 pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 #[cfg(feature = "ipvs")]
 pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
-pub use report::{ApplyReport, Counts, Failure};
+pub use report::{ApplyReport, Counts, Failure, Reconciled};
 
 use std::collections::HashMap;
 
-use ipvs::{RealServerKey, VirtualServerKey};
+use ipvs::{RealServerKey, Statistics, VirtualServerKey};
 
 use crate::plan::{NodeState, Plan};
 
@@ -62,6 +62,15 @@ pub trait Backend {
         &mut self,
         virtual_server: &VirtualServerKey,
     ) -> Result<HashMap<RealServerKey, u64>, BackendError>;
+
+    /// What each virtual server has carried. A backend that does not count says nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+        Ok(Vec::new())
+    }
 
     /// Removes the packet-filter rules with their sets, if there are any.
     ///

@@ -1,6 +1,10 @@
 //! What became of a plan.
 
+use std::collections::BTreeMap;
 use std::ops::Add;
+use std::time::Duration;
+
+use ipvs::Family;
 
 use super::BackendError;
 
@@ -13,6 +17,18 @@ pub struct ApplyReport {
     pub failures: Vec<Failure>,
     /// How much was sent.
     pub counts: Counts,
+    /// How connection tracking was brought in line, where there was a reason to.
+    pub conntrack: BTreeMap<Family, Reconciled>,
+}
+
+/// What it took to make connection tracking forget flows of one family.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reconciled {
+    /// Flows deleted.
+    pub deleted: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// A step that failed.
@@ -74,6 +90,16 @@ impl ApplyReport {
             ..failure
         }));
         self.counts = self.counts + then.counts;
+        for (family, Reconciled { deleted, took }) in then.conntrack {
+            self.reconciled(family, deleted, took);
+        }
+    }
+
+    /// Adds to what was done about flows of a family.
+    pub(crate) fn reconciled(&mut self, family: Family, deleted: u64, took: Duration) {
+        let reconciled = self.conntrack.entry(family).or_default();
+        reconciled.deleted += deleted;
+        reconciled.took += took;
     }
 
     #[cfg(any(feature = "ipvs", feature = "iptables", feature = "testing", test))]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ipvs::{Client, RealServerEntry, RealServerKey, Transport, VirtualServerKey};
+use ipvs::{Client, RealServerEntry, RealServerKey, Statistics, Transport, VirtualServerKey};
 
 use crate::plan::VirtualServerState;
 
@@ -46,4 +46,13 @@ pub(super) fn connections<T: Transport>(
         )
     };
     Ok(entries.iter().map(count).collect())
+}
+
+/// What each virtual server has carried.
+pub(super) fn statistics<T: Transport>(
+    client: &mut Client<T>,
+) -> ipvs::Result<Vec<(VirtualServerKey, Statistics)>> {
+    let entries = client.virtual_servers()?.into_iter();
+    let stats = entries.filter_map(|entry| Some((entry.server.key, entry.stats?)));
+    Ok(stats.collect())
 }

@@ -118,6 +118,12 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// Whether the Service has endpoints, and none that the node may use under a traffic policy
+    /// `Local`.
+    pub fn lacks_local_backends(&self) -> bool {
+        self.backends.is_empty() && self.without_backends == WithoutBackends::Drop
+    }
+
     /// Whether its packets are to be taken though the address may be another's.
     pub fn is_captured(&self) -> bool {
         matches!(self.kind, Kind::LoadBalancer | Kind::ExternalIp)

@@ -6,22 +6,30 @@
 //! `X-Load-Balancing-Endpoint-Weight`.
 
 mod error;
-mod listen;
-mod server;
+mod proxy;
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::{fmt, io};
 
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::desired::HealthCheck;
-use server::Server;
+use crate::http::listen::{self, listen};
+use crate::http::{self, Answer, Lease, Server};
 
 pub use error::HealthError;
+#[cfg(feature = "metrics")]
+pub(crate) use proxy::ip_family;
+pub use proxy::{ChangeCounts, HealthReport, Moment, ProxyHealth};
+
+const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// The health checks of all Services, answered on a thread of their own, which starts with the
 /// first. Dropping it closes all of them; answers that have begun are finished before.
@@ -39,10 +47,9 @@ pub use error::HealthError;
 /// // curl http://localhost:30080/ now shows "localEndpoints": 2.
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct ServiceHealth {
     addresses: Vec<IpNet>,
-    healthy: watch::Sender<bool>,
+    healthy: Arc<dyn Fn() -> bool + Send + Sync>,
     ports: BTreeMap<NonZeroU16, Port>,
     server: Option<Server>,
 }
@@ -51,7 +58,16 @@ pub struct ServiceHealth {
 #[derive(Debug)]
 struct Port {
     check: watch::Sender<HealthCheck>,
-    sockets: BTreeSet<SocketAddr>,
+    sockets: BTreeMap<SocketAddr, Lease>,
+}
+
+impl fmt::Debug for ServiceHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceHealth")
+            .field("addresses", &self.addresses)
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ServiceHealth {
@@ -60,15 +76,17 @@ impl ServiceHealth {
     pub fn new(addresses: Vec<IpNet>) -> Self {
         Self {
             addresses,
-            healthy: watch::Sender::new(true),
+            healthy: Arc::new(|| true),
             ports: BTreeMap::new(),
             server: None,
         }
     }
 
-    /// Whether the proxy is healthy: `serviceProxyHealthy`.
-    pub fn set_healthy(&self, healthy: bool) {
-        self.healthy.send_replace(healthy);
+    /// Says who is asked, with each answer, whether the proxy is healthy: `serviceProxyHealthy`.
+    #[must_use]
+    pub fn healthy_while(mut self, healthy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.healthy = Arc::new(healthy);
+        self
     }
 
     /// Answers these checks and no others. What was open and still is wanted stays open, with its
@@ -122,7 +140,7 @@ impl ServiceHealth {
         let mut gone = Vec::new();
         self.ports.retain(|port, Port { sockets, .. }| {
             let is_wanted = wanted.contains_key(port);
-            sockets.retain(|socket| {
+            sockets.retain(|socket, _| {
                 let stays = is_wanted && hosts.is_none_or(|hosts| hosts.contains(&socket.ip()));
                 if !stays {
                     gone.push(*socket);
@@ -155,24 +173,25 @@ impl ServiceHealth {
             }
             Entry::Vacant(place) => place.insert(Port {
                 check: watch::Sender::new(check),
-                sockets: BTreeSet::new(),
+                sockets: BTreeMap::new(),
             }),
         };
         for host in hosts {
             let address = SocketAddr::new(*host, port.get());
-            if open.sockets.contains(&address) {
+            if open.sockets.contains_key(&address) {
                 continue;
             }
-            let opened = listen::listen(address).and_then(|listener| {
+            let opened = listen(address).and_then(|listener| {
                 let server = match &mut self.server {
                     Some(server) => server,
-                    none => none.insert(Server::start(self.healthy.subscribe())?),
+                    none => none.insert(Server::start("service-health")?),
                 };
-                server.open(address, listener, open.check.subscribe())
+                let answer = answer(open.check.subscribe(), Arc::clone(&self.healthy));
+                server.open(address, listener, answer)
             });
             match opened {
-                Ok(()) => {
-                    open.sockets.insert(address);
+                Ok(lease) => {
+                    open.sockets.insert(address, lease);
                 }
                 Err(source) => errors.push(HealthError::Listen {
                     service: service.clone(),
@@ -205,4 +224,30 @@ fn by_port(
         }
     }
     wanted
+}
+
+fn answer(
+    check: watch::Receiver<HealthCheck>,
+    healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+) -> Answer {
+    Arc::new(move |_| answer_to(&check.borrow(), healthy()))
+}
+
+/// kube-proxy's answer, byte for byte but for the date. Names are such that they need no quoting.
+fn answer_to(check: &HealthCheck, healthy: bool) -> Response<String> {
+    let (namespace, name) = (check.service.namespace(), check.service.name());
+    let endpoints = check.local_endpoints;
+    let body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\
+         \t\"localEndpoints\": {endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
+    );
+    let status = if endpoints == 0 || !healthy {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    let mut response = http::response(status, "application/json", body);
+    let headers = response.headers_mut();
+    headers.insert(ENDPOINT_WEIGHT, HeaderValue::from(endpoints));
+    response
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use super::{Family, ObjectName, PortName, Protocol};
+use super::{Family, ObjectName, PortName, Protocol, Timestamp};
 
 /// A slice of a Service's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// `endpoints`.
     pub endpoints: Box<[Endpoint]>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when a pod or its Service
+    /// changed so that the slice did.
+    pub last_change: Option<Timestamp>,
 }
 
 impl EndpointSlice {
@@ -31,6 +34,7 @@ impl EndpointSlice {
             family,
             ports: Box::default(),
             endpoints: Box::default(),
+            last_change: None,
         }
     }
 }

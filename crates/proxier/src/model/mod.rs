@@ -8,6 +8,7 @@ mod endpoint_slice;
 mod name;
 mod node;
 mod service;
+mod time;
 
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Hints};
 pub use ipvs::{Family, Protocol};
@@ -16,3 +17,4 @@ pub(crate) use name::check_subdomain;
 pub use name::{InvalidName, ObjectName, PortName};
 pub use node::Node;
 pub use service::{Service, ServicePort, SessionAffinity, TrafficPolicy};
+pub use time::Timestamp;

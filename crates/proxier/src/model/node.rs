@@ -18,6 +18,9 @@ pub struct Node {
     pub pod_cidrs: Box<[IpNet]>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Whether load balancers may send to it: it is neither being deleted nor about to be, as the
+    /// taint `ToBeDeletedByClusterAutoscaler` says.
+    pub eligible: bool,
 }
 
 impl Node {
@@ -28,6 +31,7 @@ impl Node {
             addresses: Box::default(),
             pod_cidrs: Box::default(),
             zone: None,
+            eligible: true,
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Service {
     /// `metadata.creationTimestamp` in seconds since 1970, where known: of two Services that
     /// claim one address and port, the older one has it.
     pub created: Option<i64>,
+    /// Label `svcproxy.io/metrics: "true"`: metrics tell the Service's own traffic.
+    pub metrics: bool,
 }
 
 impl Service {
@@ -64,6 +66,7 @@ impl Service {
             scheduler: None,
             scheduler_flags: None,
             created: None,
+            metrics: false,
         }
     }
 }

@@ -203,3 +203,33 @@ fn five_thousand_endpoints_share_the_names_of_their_nodes_and_zones() {
     }
     assert_eq!(copies.len(), 20 + 3);
 }
+
+#[test]
+fn when_the_last_change_happened() {
+    let last_change = |time: &str| {
+        let annotation = "endpoints.kubernetes.io/last-change-trigger-time";
+        let converted = converted(json!({"metadata": {"annotations": {annotation: time}}}));
+        let told: Vec<_> = converted
+            .diagnostics
+            .iter()
+            .map(|d| d.to_string())
+            .collect();
+        let time = converted.object.unwrap().last_change;
+        (time.map(|time| time.since_epoch().as_nanos()), told)
+    };
+    let whole = 1_767_225_600_000_000_000;
+    assert_eq!(last_change("2026-01-01T00:00:00Z"), (Some(whole), vec![]));
+    assert_eq!(
+        last_change("2026-01-01T01:00:00.000000005+01:00"),
+        (Some(whole + 5), vec![])
+    );
+    for wrong in [
+        "",
+        "yesterday",
+        "1969-12-31T23:59:59Z",
+        "2999-01-01T00:00:00Z",
+    ] {
+        let (time, told) = last_change(wrong);
+        assert!(time.is_none() && told.len() == 1, "{wrong}: {told:?}");
+    }
+}

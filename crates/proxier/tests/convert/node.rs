@@ -73,3 +73,22 @@ fn nodes() {
         whole,
     );
 }
+
+#[test]
+fn a_node_that_is_to_go_is_not_eligible() {
+    let eligible = |value: &str| {
+        let base = json!({"metadata": {"name": "node-a"}});
+        let node: api::Node = object(("v1", "Node"), base, super::yaml(value));
+        convert::node(&node).object.unwrap().eligible
+    };
+    assert!(eligible("{}"));
+    assert!(eligible(
+        "{spec: {taints: [{key: other, effect: NoSchedule}]}}"
+    ));
+    assert!(!eligible(
+        "{spec: {taints: [{key: other, effect: NoSchedule}, {key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}}"
+    ));
+    assert!(!eligible(
+        "{metadata: {deletionTimestamp: '2026-01-01T00:00:00Z'}}"
+    ));
+}

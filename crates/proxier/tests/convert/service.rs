@@ -38,6 +38,9 @@ fn show(service: &Service) -> String {
     if let SessionAffinity::ClientIp(seconds) = service.session_affinity {
         parts.push(format!("affinity {seconds}"));
     }
+    if service.metrics {
+        parts.push("metrics".into());
+    }
     parts.retain(|part| !part.is_empty());
     parts.join(", ")
 }
@@ -305,4 +308,16 @@ fn schedulers() {
              note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: svcproxy.io/scheduler names no scheduler to which the flags belong",
         ),
     ]);
+}
+
+#[test]
+fn metrics_are_asked_for_by_label() {
+    for (value, shown) in [
+        ("true", "10.96.0.1, Tcp 80, metrics"),
+        ("false", "10.96.0.1, Tcp 80"),
+        ("yes", "10.96.0.1, Tcp 80"),
+    ] {
+        let labels = json!({"svcproxy.io/metrics": value});
+        assert_eq!(whole(json!({"metadata": {"labels": labels}})), shown);
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Instant;
 
 use ipvs::{Family, Protocol};
 
@@ -55,13 +56,17 @@ impl Conntrack {
                 protocol,
                 port,
             };
+            let began = Instant::now();
+            let mut deleted = 0;
             match self.list(extent, |entry| unwanted.step_for(entry, &node)) {
-                Ok(found) => report.counts.flows += self.delete(&found, &mut failures),
+                Ok(found) => deleted = self.delete(&found, &mut failures),
                 Err(source) => unwanted
                     .0
                     .values()
                     .for_each(|place| fail(&mut failures, *place, LIST, &source)),
             }
+            report.counts.flows += deleted;
+            report.reconciled(family, deleted, began.elapsed());
         }
         for (place, (operation, source)) in failures {
             report.fail(place, error(operation)(source));

@@ -6,7 +6,7 @@ mod routes;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use ipvs::{Client, RealServerKey, Socket, Transport, VirtualServerKey};
+use ipvs::{Client, RealServerKey, Socket, Statistics, Transport, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::conntrack::Conntrack;
@@ -131,6 +131,10 @@ impl<T: Transport> Backend for IpvsBackend<T> {
             &mut self.ipvs,
             virtual_server,
         )?)
+    }
+
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+        Ok(virtual_servers::statistics(&mut self.ipvs)?)
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

@@ -1,8 +1,10 @@
 //! `discovery.k8s.io/v1/EndpointSlice`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::discovery::v1 as api;
+use k8s_openapi::jiff;
 
 use super::address::family;
 use super::field::{Port, namespace, reason};
@@ -10,11 +12,13 @@ use super::names::{check_node_name, check_zone_name, intern};
 use super::{Converted, Findings};
 use crate::model::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, Hints, InvalidName,
-    ObjectName,
+    ObjectName, Timestamp,
 };
 
 /// The label that names the Service of a slice.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The annotation that says what change of a pod or Service led to the slice's last one.
+const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The API server's bound on the endpoints of one slice.
 const MAX_ENDPOINTS: usize = 1000;
 /// The API server's bound on the addresses of one endpoint.
@@ -65,13 +69,30 @@ pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
         family,
         &mut findings,
     );
+    let last_change = last_change(object, &mut findings);
     let slice = name.zip(service).map(|(name, service)| {
         let mut slice = EndpointSlice::new(name, service, family);
         slice.ports = ports.into();
         slice.endpoints = endpoints.into();
+        slice.last_change = last_change;
         slice
     });
     findings.converted(slice)
+}
+
+/// Metrics alone use it: what cannot be read is left out with a note.
+fn last_change(object: &api::EndpointSlice, findings: &mut Findings) -> Option<Timestamp> {
+    let text = object.metadata.annotations.as_ref()?.get(LAST_CHANGE)?;
+    let time: Option<jiff::Timestamp> = text.parse().ok();
+    let time = time.and_then(|time| Duration::try_from(time.as_duration()).ok());
+    let time = time.and_then(Timestamp::after_epoch);
+    if time.is_none() {
+        findings.note(
+            format_args!("metadata.annotations[{LAST_CHANGE}]"),
+            format_args!("not used: {text:?} is not a time after 1970 (RFC 3339)"),
+        );
+    }
+    time
 }
 
 fn service_of(object: &api::EndpointSlice, findings: &mut Findings) -> Option<ObjectName> {

@@ -13,6 +13,8 @@ use crate::model::{Node, check_subdomain};
 
 /// The label with a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint of a node that the cluster autoscaler is about to delete.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Converts a Node. Its status is written by others than its spec: an address there that cannot be
 /// used is left out with a note.
@@ -37,8 +39,16 @@ pub fn node(object: &api::Node) -> Converted<Node> {
         addresses: addresses.into(),
         pod_cidrs: pod_cidrs.into(),
         zone,
+        eligible: is_eligible(object),
     });
     findings.converted(node)
+}
+
+/// As kube-proxy has it (kubernetes `pkg/proxy/healthcheck`, `NodeEligible`).
+fn is_eligible(object: &api::Node) -> bool {
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+    let mut taints = taints.unwrap_or_default().iter();
+    object.metadata.deletion_timestamp.is_none() && taints.all(|taint| taint.key != TO_BE_DELETED)
 }
 
 fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet> {

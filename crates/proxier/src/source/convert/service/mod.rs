@@ -19,6 +19,9 @@ const DEFAULT_TIMEOUT: i32 = 10_800;
 /// Longest session affinity, in seconds: a day.
 const MAX_TIMEOUT: i32 = 86_400;
 
+/// The label by which a Service asks for metrics of its own, with the value `true`.
+const METRICS: &str = "svcproxy.io/metrics";
+
 /// `spec.type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -89,6 +92,8 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         policy::health_check_node_port(spec, kind, external_traffic_policy, &ports, &mut findings);
     let source_ranges = external::source_ranges(object, spec, kind, &mut findings);
     let load_balancer_ips = external::load_balancer_ips(object, kind, &cluster_ips, &mut findings);
+    let labels = object.metadata.labels.as_ref();
+    let metrics = labels.and_then(|labels| labels.get(METRICS));
     let created = object.metadata.creation_timestamp.as_ref();
     let service = name.map(|name| Service {
         cluster_ips: cluster_ips.into(),
@@ -103,6 +108,7 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         scheduler,
         scheduler_flags,
         created: created.map(|time| time.0.as_second()),
+        metrics: metrics.is_some_and(|value| value == "true"),
         name,
     });
     findings.converted(service)

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use socket2::{Domain, Socket, Type};
 
 /// Stands for all addresses of both families.
-pub(super) const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+pub(crate) const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -14,7 +14,7 @@ const BACKLOG: i32 = 128;
 const EAFNOSUPPORT: i32 = 97;
 
 /// Listens on an address; on [`ANY`] for IPv4 alone if the kernel has no IPv6.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match listen_on(address) {
         Err(error) if address.ip() == ANY && error.raw_os_error() == Some(EAFNOSUPPORT) => {
             listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())

@@ -1,0 +1,512 @@
+//! Metrics and health over loopback, as Prometheus and load balancers ask them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Barrier};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipvs::{Statistics, VirtualServerKey};
+use proxier::Proxier;
+use proxier::backend::FakeNode;
+use proxier::desired::Config;
+use proxier::metrics::{Monitor, Options, Pages, ProxyServer};
+use proxier::model::{
+    Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
+    ServicePort, Timestamp, TrafficPolicy,
+};
+use proxier::run::{Event, Intervals};
+use proxier::store::Change;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const ENOMEM: i32 = 12;
+
+/// A proxy on a node in memory.
+struct Proxy {
+    node: FakeNode,
+    monitor: Monitor,
+    events: Sender<Event>,
+    run: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    fn start(options: Options, intervals: Intervals) -> Self {
+        let node = FakeNode::default();
+        let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
+        let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+        let (events, received) = mpsc::channel();
+        let monitor = Monitor::new(options);
+        monitor.set_mode("ipvs", "ipvs");
+        monitor.inspect_by(events.clone());
+        let observer = monitor.clone();
+        let run = thread::spawn(move || {
+            proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
+                observer.observed(proxier, &observed);
+            });
+        });
+        Self {
+            node,
+            monitor,
+            events,
+            run: Some(run),
+        }
+    }
+
+    fn send(&self, changes: Vec<Change>) {
+        self.monitor.queued(&changes);
+        self.events.send(Event::Changes(changes)).unwrap();
+    }
+
+    /// The scrape at which `is_there` holds.
+    fn scrape_until(&self, is_there: impl Fn(&Scrape) -> bool) -> Scrape {
+        for _ in 0..400 {
+            let scrape = Scrape::parse(&self.monitor.scrape());
+            if is_there(&scrape) {
+                return scrape;
+            }
+            thread::sleep(PATIENCE / 400);
+        }
+        panic!("not there: {}", self.monitor.scrape());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Stop);
+        let _ = self.run.take().unwrap().join();
+    }
+}
+
+/// Prometheus's text format, as far as it is used.
+#[derive(Debug, Default)]
+struct Scrape {
+    /// Names and types.
+    types: BTreeMap<String, String>,
+    /// Series with their labels as they stand, and values.
+    samples: BTreeMap<String, f64>,
+}
+
+impl Scrape {
+    fn parse(text: &str) -> Self {
+        let mut scrape = Self::default();
+        let mut helped = String::new();
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                helped = help.split(' ').next().unwrap().to_owned();
+            } else if let Some(type_) = line.strip_prefix("# TYPE ") {
+                let (name, type_) = type_.split_once(' ').unwrap();
+                assert_eq!(name, helped, "HELP and TYPE go together");
+                let old = scrape.types.insert(name.to_owned(), type_.to_owned());
+                assert_eq!(old, None, "{name} comes twice");
+            } else {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                let old = scrape
+                    .samples
+                    .insert(series.to_owned(), value.parse().unwrap());
+                assert_eq!(old, None, "{series} comes twice");
+                let name = series.split('{').next().unwrap();
+                assert_eq!(scrape.family(name), helped, "{series} stands with its type");
+            }
+        }
+        scrape
+    }
+
+    /// The name that the type of a sample goes by.
+    fn family<'a>(&self, sample: &'a str) -> &'a str {
+        let parts = ["_bucket", "_sum", "_count"].iter();
+        let mut bases = parts.filter_map(|part| sample.strip_suffix(part));
+        let is_histogram = |base: &&str| self.types.get(*base).is_some_and(|t| t == "histogram");
+        bases.find(is_histogram).unwrap_or(sample)
+    }
+
+    fn value(&self, series: &str) -> f64 {
+        self.samples.get(series).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The names of the labels of each metric.
+    fn labels(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut labels = BTreeMap::<String, BTreeSet<String>>::new();
+        for series in self.samples.keys() {
+            let (name, of_series) = series.split_once('{').unwrap_or((series, ""));
+            let names = of_series.trim_end_matches('}').split(',');
+            let names = names.filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+            let of_metric = labels.entry(self.family(name).to_owned()).or_default();
+            of_metric.extend(names.filter(|name| name != "le"));
+        }
+        labels
+    }
+}
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::new("default", text).unwrap()
+}
+
+fn service(text: &str, number: u8) -> Service {
+    let mut service = Service::new(name(text));
+    service.cluster_ips = [[10, 96, 0, number].into()].into();
+    service.ports = [port(80)].into();
+    service
+}
+
+fn port(number: u16) -> ServicePort {
+    ServicePort::new(
+        PortName::default(),
+        Protocol::Tcp,
+        number.try_into().unwrap(),
+    )
+}
+
+fn slice(service: &str, addresses: &[[u8; 4]]) -> EndpointSlice {
+    let slice = name(&format!("{service}-1"));
+    let mut slice = EndpointSlice::new(slice, name(service), Family::V4);
+    let port = EndpointPort::new(PortName::default(), Protocol::Tcp, 8080.try_into().unwrap());
+    slice.ports = [port].into();
+    let endpoints = addresses
+        .iter()
+        .map(|address| Endpoint::new((*address).into()));
+    slice.endpoints = endpoints.collect();
+    slice
+}
+
+fn lists(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Vec<Change> {
+    vec![
+        Change::ServicesReplaced(services),
+        Change::EndpointSlicesReplaced(slices),
+    ]
+}
+
+fn options() -> Options {
+    Options::new(vec![Family::V4])
+}
+
+fn synced(scrape: &Scrape) -> bool {
+    scrape.value("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 1.0
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap()
+}
+
+/// A port that is free, below those that clients are given.
+fn free_port() -> u16 {
+    let start = 24_000 + u16::try_from(std::process::id() % 100).unwrap() * 50;
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let ports =
+        std::iter::repeat_with(|| start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
+    ports.into_iter().find(is_free).unwrap()
+}
+
+/// Status, head and body.
+fn get(port: u16, path: &str) -> (u16, String, String) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let connect = || TcpStream::connect(address).ok();
+    let waits = std::iter::repeat_with(|| {
+        thread::sleep(PATIENCE / 400);
+        connect()
+    });
+    let mut stream = connect()
+        .or_else(|| waits.take(400).flatten().next())
+        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// Name, type and labels of each metric in the docs.
+fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let text = include_str!("../../../docs/metrics.md");
+    let code = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let rows = text.lines().filter_map(|line| {
+        let cells: Vec<_> = line.strip_prefix("| `")?.split('|').collect();
+        let name = code(cells[0]);
+        let is_metric = name.starts_with("kubeproxy_") || name.starts_with("svcproxy_");
+        let labels = cells[2]
+            .split(',')
+            .map(code)
+            .filter(|label| !label.is_empty());
+        is_metric.then(|| (name, (code(cells[1]), labels.collect())))
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_every_documented_one_is_told() {
+    let mut intervals = Intervals::default();
+    intervals.audit = Duration::from_millis(50);
+    let proxy = Proxy::start(options(), intervals);
+    let [metrics, health] = [free_port(), free_port()];
+    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let pages = Pages::new("{\"a\":1}".into(), "{\"gitVersion\":\"v0\"}".into());
+    let _metrics = ProxyServer::metrics(address(metrics), proxy.monitor.clone(), pages).unwrap();
+    let _health = ProxyServer::health(address(health), proxy.monitor.clone()).unwrap();
+
+    let mut web = service("web", 80);
+    web.metrics = true;
+    web.internal_traffic_policy = TrafficPolicy::Local;
+    let mut dns = service("dns", 10);
+    let udp = ServicePort::new(PortName::default(), Protocol::Udp, 53.try_into().unwrap());
+    dns.ports = [udp].into();
+    let mut of_web = slice("web", &[[10, 244, 0, 1]]);
+    of_web.last_change =
+        Timestamp::after_epoch(since_1970(SystemTime::now()) + Duration::from_millis(1));
+    proxy.node.fail_step(1, ENOMEM);
+    proxy.send(lists(vec![web, dns], vec![of_web]));
+    assert_eq!(get(health, "/healthz").0, 200);
+    assert_eq!(get(health, "/livez").0, 200);
+    proxy.scrape_until(synced);
+    // A partial sync, in which a UDP Service has its first endpoint.
+    let mut of_dns = slice("dns", &[[10, 244, 0, 3]]);
+    let udp = EndpointPort::new(PortName::default(), Protocol::Udp, 53.try_into().unwrap());
+    of_dns.ports = [udp].into();
+    let partial = "kubeproxy_sync_partial_proxy_rules_duration_seconds";
+    proxy.scrape_until(|scrape| scrape.value("svcproxy_audits_total") >= 1.0);
+    proxy.send(vec![Change::EndpointSliceApplied(of_dns)]);
+    proxy.scrape_until(|scrape| {
+        scrape.types.contains_key(partial)
+            && scrape.value("svcproxy_audits_total") >= 1.0
+            && scrape
+                .types
+                .contains_key("kubeproxy_network_programming_duration_seconds")
+    });
+
+    let (status, head, body) = get(metrics, "/metrics");
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
+    let scrape = Scrape::parse(&body);
+    let labels = scrape.labels();
+    let told = scrape.types.iter().map(|(name, type_)| {
+        let labels = labels[name].clone();
+        (name.clone(), (type_.clone(), labels))
+    });
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), documented());
+
+    let text = |path| {
+        let (status, head, body) = get(metrics, path);
+        assert_eq!(status, 200);
+        assert!(head.contains("x-content-type-options: nosniff"));
+        body
+    };
+    assert_eq!(text("/proxyMode"), "ipvs");
+    assert_eq!(text("/configz"), "{\"a\":1}");
+    assert_eq!(text("/version"), "{\"gitVersion\":\"v0\"}");
+    assert_eq!(text("/healthz"), "ok");
+    assert_eq!(get(metrics, "/debug/pprof").0, 404);
+}
+
+#[test]
+fn metrics_tell_what_happened() {
+    let mut intervals = Intervals::default();
+    intervals.drain = Duration::from_secs(3600);
+    let proxy = Proxy::start(options(), intervals);
+    let web = slice("web", &[[10, 244, 0, 1], [10, 244, 0, 2]]);
+    proxy.send(lists(vec![service("web", 80)], vec![web]));
+    let scrape = proxy.scrape_until(synced);
+    for (series, value) in [
+        ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
+        ("kubeproxy_sync_proxy_rules_service_changes_pending", 0.0),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 1.0),
+        (
+            "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}",
+            1.0,
+        ),
+        ("svcproxy_virtual_servers", 1.0),
+        ("svcproxy_real_servers{state=\"active\"}", 2.0),
+        ("svcproxy_real_servers{state=\"draining\"}", 0.0),
+        ("svcproxy_problems", 0.0),
+        ("svcproxy_sync_failures_total", 0.0),
+    ] {
+        assert_eq!(scrape.value(series), value, "{series}");
+    }
+    // Two of its buckets, as kube-proxy has them.
+    let bucket = |le: &str| {
+        format!(
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{{le=\"{le}\",ip_family=\"IPv4\"}}"
+        )
+    };
+    for le in ["0.001", "16.384", "+Inf"] {
+        assert!(
+            scrape.samples.contains_key(&bucket(le)),
+            "{:?}",
+            scrape.samples
+        );
+    }
+
+    // Some time after a pod changed its slice does.
+    let mut changed = slice("web", &[[10, 244, 0, 1]]);
+    let now = since_1970(SystemTime::now());
+    changed.last_change = Timestamp::after_epoch(now);
+    thread::sleep(Duration::from_millis(300));
+    proxy.node.fail_step(1, ENOMEM);
+    proxy.send(vec![Change::EndpointSliceApplied(changed)]);
+    let failed = proxy.scrape_until(|scrape| scrape.value("svcproxy_sync_failures_total") >= 1.0);
+    assert_eq!(
+        failed.value("svcproxy_kernel_errors_total{part=\"ipvs\",errno=\"12\"}"),
+        1.0
+    );
+    let programmed = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
+    let scrape = proxy.scrape_until(|scrape| scrape.samples.contains_key(programmed));
+    assert_eq!(scrape.value(programmed), 1.0);
+    let quick =
+        "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\",ip_family=\"IPv4\"}";
+    assert_eq!(scrape.value(quick), 0.0);
+    assert_eq!(
+        scrape.value("svcproxy_real_servers{state=\"draining\"}"),
+        1.0
+    );
+}
+
+#[test]
+fn an_audit_counts_what_others_changed() {
+    let mut intervals = Intervals::default();
+    intervals.audit = Duration::from_millis(20);
+    let proxy = Proxy::start(options(), intervals);
+    proxy.send(lists(
+        vec![service("web", 80)],
+        vec![slice("web", &[[10, 244, 0, 1]])],
+    ));
+    let audits = |scrape: &Scrape| scrape.value("svcproxy_audits_total");
+    let quiet = proxy.scrape_until(|scrape| synced(scrape) && audits(scrape) >= 2.0);
+    assert_eq!(quiet.value("svcproxy_drift_steps_total"), 0.0);
+    proxy.node.flush_routes();
+    proxy.scrape_until(|scrape| scrape.value("svcproxy_drift_steps_total") >= 1.0);
+}
+
+#[test]
+fn traffic_is_told_of_services_that_ask_for_it_and_of_so_many_only() {
+    let mut options = options();
+    options.service_limit = 2;
+    let proxy = Proxy::start(options, Intervals::default());
+    let services = (1..=50).map(|number| {
+        let mut service = service(&format!("s{number:02}"), number);
+        service.metrics = number != 1;
+        service
+    });
+    let services: Vec<_> = services.collect();
+    let names: Vec<_> = services.iter().map(|s| s.name.name().to_owned()).collect();
+    let slices = names
+        .iter()
+        .map(|name| slice(name, &[[10, 244, 0, 1]]))
+        .collect();
+    proxy.send(lists(services, slices));
+    proxy.scrape_until(synced);
+    let key = VirtualServerKey::tcp(([10, 96, 0, 2], 80).into());
+    let statistics = Statistics {
+        connections: 7,
+        outgoing_bytes: 9,
+        ..Statistics::default()
+    };
+    proxy.node.ipvs().set_statistics(&key, statistics);
+    let scrape = Scrape::parse(&proxy.monitor.scrape());
+    let of = |name: &str, labels: &str| {
+        let series = format!("{name}{{namespace=\"default\",service=\"{labels}}}");
+        scrape.value(&series)
+    };
+    assert_eq!(of("svcproxy_service_connections_total", "s02\""), 7.0);
+    assert_eq!(
+        of("svcproxy_service_bytes_total", "s02\",direction=\"out\""),
+        9.0
+    );
+    assert_eq!(of("svcproxy_service_connections_total", "s03\""), 0.0);
+    let told = scrape
+        .samples
+        .keys()
+        .filter(|series| series.contains("service=\""));
+    assert_eq!(told.count(), 2 * 5);
+    assert_eq!(scrape.value("svcproxy_service_metrics_left_out"), 47.0);
+}
+
+#[test]
+fn a_node_that_is_to_go_fails_healthz_and_not_livez() {
+    let proxy = Proxy::start(options(), Intervals::default());
+    let port = free_port();
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let _health = ProxyServer::health(address, proxy.monitor.clone()).unwrap();
+    let (status, _, body) = get(port, "/readyz");
+    assert!(status == 503 && body.starts_with("{\"lastUpdated\":\"0001-01-01T00:00:00Z\""));
+    let mut node = Node::new("node-a");
+    node.eligible = false;
+    let mut changes = lists(vec![], vec![]);
+    changes.push(Change::NodeReplaced(Some(node)));
+    proxy.send(changes);
+    proxy.scrape_until(synced);
+    let (status, head, body) = get(port, "/healthz");
+    assert_eq!(status, 503);
+    assert!(head.contains("content-type: application/json"));
+    assert!(body.contains("\"nodeEligible\":false,\"healthy\":true,\"status\":{\"IPv4\":{"));
+    assert_eq!(get(port, "/livez").0, 200);
+    assert_eq!(get(port, "/readyz").0, 200);
+    proxy.send(vec![Change::NodeReplaced(Some(Node::new("node-a")))]);
+    let ok = |_: &Scrape| get(port, "/healthz").0 == 200;
+    let scrape = proxy.scrape_until(ok);
+    assert!(scrape.value("kubeproxy_proxy_livez_total{code=\"200\"}") >= 1.0);
+    assert!(scrape.value("kubeproxy_proxy_healthz_total{code=\"503\"}") >= 1.0);
+}
+
+#[test]
+fn an_address_that_is_taken_is_had_when_it_is_free() {
+    let proxy = Proxy::start(options(), Intervals::default());
+    let port = free_port();
+    let taken = TcpListener::bind(("::", port)).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let server = ProxyServer::health(address, proxy.monitor.clone()).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    drop(taken);
+    assert_eq!(get(port, "/livez").0, 200);
+    drop(server);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+}
+
+#[test]
+fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
+    let mut options = options();
+    options.health_timeout = Duration::from_millis(300);
+    let monitor = Monitor::new(options);
+    let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
+    let mut proxier = Proxier::new(Arc::new(config), FakeNode::default().backend().unwrap());
+    let (events, received) = mpsc::channel();
+    monitor.inspect_by(events.clone());
+    let (stuck, observer) = (Arc::new(Barrier::new(2)), monitor.clone());
+    let in_loop = Arc::clone(&stuck);
+    let run = thread::spawn(move || {
+        proxier::run::run(
+            &mut proxier,
+            &received,
+            Intervals::default(),
+            |proxier, observed| {
+                observer.observed(proxier, &observed);
+                in_loop.wait();
+                in_loop.wait();
+            },
+        );
+    });
+    monitor.queued(&lists(vec![], vec![]));
+    events.send(Event::Changes(lists(vec![], vec![]))).unwrap();
+    stuck.wait();
+    assert!(monitor.is_healthy());
+    monitor.queued(&[Change::ServiceApplied(service("web", 80))]);
+    thread::sleep(Duration::from_millis(400));
+    assert!(!monitor.is_healthy());
+    let scrape = Scrape::parse(&monitor.scrape());
+    assert_eq!(
+        scrape.value("kubeproxy_sync_proxy_rules_service_changes_pending"),
+        1.0
+    );
+    // The loop goes on with the stop; what the scrape asked for it tells first or not at all.
+    events.send(Event::Stop).unwrap();
+    stuck.wait();
+    run.join().unwrap();
+}
