@@ -3,10 +3,12 @@
 //! - [`Namespace`]: one host's network; removed when dropped.
 //! - [`Topology`]: nodes with pods, and a client outside, in IPv4 and IPv6.
 //! - [`Backend`]: a server that answers with its name and the source address it saw.
+//! - [`ApiServer`]: a stand-in for a cluster's API server, which fails as it is told to.
 //! - [`ask`], [`Client`], [`ping`]: clients whose failures are told apart.
 //! - [`traffic`]: who answers a Service's clients, and whom they see; a table, and its test.
 //!
-//! Everything needs root and the `ip` program; nothing leaves the namespaces made here.
+//! Everything but the API server, which is on loopback, needs root and the `ip` program; nothing
+//! leaves the namespaces made here.
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
@@ -24,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api_server;
 mod backend;
 mod client;
 mod command;
@@ -35,6 +38,7 @@ mod wait;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+pub use api_server::{ApiServer, Ask, Behaviour, Cut, Fault, Resource, Verb};
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};
 pub use command::Error;

@@ -1,0 +1,103 @@
+//! As much of HTTP/1.1 as a list and a watch need.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use super::{Ask, Resource, Verb};
+
+/// The next request; none at the end of the connection, or if it asks for nothing there is.
+pub(super) fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Result<Ask, ()>>> {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let line = line.trim_end().to_owned();
+        if line.is_empty() {
+            break;
+        }
+        head.push(line);
+    }
+    let target = head.first().and_then(|line| line.split(' ').nth(1));
+    let (path, query) = target
+        .unwrap_or_default()
+        .split_once('?')
+        .unwrap_or_default();
+    let query: Vec<_> = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (decode(key), decode(value)))
+        .collect();
+    let authorization = head.iter().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("authorization")
+            .then(|| value.to_owned())
+    });
+    let watch = query
+        .iter()
+        .any(|(key, value)| key == "watch" && matches!(value.as_str(), "true" | "1"));
+    let ask = Resource::of_path(path).map(|resource| Ask {
+        resource,
+        verb: if watch { Verb::Watch } else { Verb::List },
+        query,
+        authorization,
+    });
+    Ok(Some(ask.ok_or(())))
+}
+
+/// An answer that is there as a whole.
+pub(super) fn write(
+    stream: &mut TcpStream,
+    code: u16,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<()> {
+    write_head(stream, code, headers, body.len())?;
+    stream.write_all(body)
+}
+
+pub(super) fn write_head(
+    stream: &mut TcpStream,
+    code: u16,
+    headers: &str,
+    length: usize,
+) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 {code} Said\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n",
+    );
+    stream.write_all(head.as_bytes())
+}
+
+/// The beginning of an answer of which the end is not known yet.
+pub(super) fn begin_chunks(stream: &mut TcpStream) -> io::Result<()> {
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes())
+}
+
+pub(super) fn write_chunk(stream: &mut TcpStream, text: &str) -> io::Result<()> {
+    let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+    stream.write_all(chunk.as_bytes())
+}
+
+pub(super) fn end_chunks(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"0\r\n\r\n")
+}
+
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'+' => bytes.push(b' '),
+            b'%' => {
+                let digits = [rest.next().unwrap_or(b'0'), rest.next().unwrap_or(b'0')];
+                let digits = String::from_utf8_lossy(&digits).into_owned();
+                bytes.push(u8::from_str_radix(&digits, 16).unwrap_or(b'?'));
+            }
+            byte => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,432 @@
+//! Answers to requests.
+
+use std::io::{self, BufReader, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::objects::{Selector, line};
+use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, http};
+
+/// How often a watch looks up though nothing has changed.
+const LOOK: Duration = Duration::from_millis(100);
+/// What is in the place of an event in the middle of which a connection is closed.
+const HALF_AN_EVENT: &str = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
+
+/// An error for an answer.
+struct Refusal {
+    code: u16,
+    reason: &'static str,
+    message: &'static str,
+}
+
+const GONE: Refusal = Refusal {
+    code: 410,
+    reason: "Expired",
+    message: "too old resource version",
+};
+
+impl Refusal {
+    fn status(&self) -> Value {
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code,
+        })
+    }
+}
+
+pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut requests = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    while let Some(ask) = http::read(&mut requests)? {
+        let Ok(ask) = ask else {
+            refuse(&mut stream, &NOT_FOUND)?;
+            continue;
+        };
+        if !answer(&ask, &mut stream, shared)? {
+            break;
+        }
+    }
+    stream.shutdown(std::net::Shutdown::Both)
+}
+
+const NOT_FOUND: Refusal = Refusal {
+    code: 404,
+    reason: "NotFound",
+    message: "the server could not find the requested resource",
+};
+
+fn refuse(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
+    let body = refusal.status().to_string();
+    http::write(stream, refusal.code, "", body.as_bytes())
+}
+
+/// Whether the connection may be used on.
+fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool> {
+    let (fault, refusal) = shared.change(|state| {
+        state.asks.push(ask.clone());
+        let mut faults = state.faults.iter();
+        let next = faults.position(|(of, verb, _)| (*of, *verb) == (ask.resource, ask.verb));
+        let fault = next.map(|index| state.faults.remove(index).2);
+        (fault, state.refusal(ask))
+    });
+    match &fault {
+        Some(Fault::Close) => return Ok(false),
+        Some(Fault::Silence) => {
+            wait_until(shared, |state| state.stops || state.is_away);
+            return Ok(false);
+        }
+        Some(Fault::Status { code, retry_after }) => {
+            let header = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n"));
+            http::write(
+                stream,
+                *code,
+                &header.unwrap_or_default(),
+                b"told to fail\n",
+            )?;
+            return Ok(true);
+        }
+        Some(Fault::Half | Fault::Slow | Fault::Garbage) | None => {}
+    }
+    if let Some(refusal) = refusal {
+        refuse(stream, &refusal)?;
+        return Ok(true);
+    }
+    match ask.verb {
+        Verb::List => list(ask, fault.as_ref(), stream, shared),
+        Verb::Watch => Watch::new(ask, shared, stream)
+            .run(fault.as_ref())
+            .map(|()| false),
+    }
+}
+
+fn wait_until(shared: &Shared, mut done: impl FnMut(&State) -> bool) {
+    let state = shared.lock();
+    drop(shared.changed.wait_while(state, |state| !done(state)));
+}
+
+impl State {
+    /// Why the request cannot be served, as a server of this kind would say.
+    fn refusal(&self, ask: &Ask) -> Option<Refusal> {
+        let given = ask
+            .authorization
+            .as_deref()
+            .and_then(|given| given.strip_prefix("Bearer "));
+        if self
+            .token
+            .as_deref()
+            .is_some_and(|token| given != Some(token))
+        {
+            return Some(Refusal {
+                code: 401,
+                reason: "Unauthorized",
+                message: "Unauthorized",
+            });
+        }
+        if ask.resource == Resource::ServiceCidrs && !self.behaviour.has_service_cidrs {
+            return Some(NOT_FOUND);
+        }
+        let fields = ask.parameter("fieldSelector").unwrap_or_default();
+        if fields.contains("spec.clusterIP") && !self.behaviour.selects_cluster_ips {
+            return Some(Refusal {
+                code: 400,
+                reason: "BadRequest",
+                message: "Unable to find \"/v1, Resource=services\" that match field selector",
+            });
+        }
+        if ask.parameter("sendInitialEvents").is_some() && !self.behaviour.streams_lists {
+            return Some(Refusal {
+                code: 422,
+                reason: "Invalid",
+                message: "sendInitialEvents is forbidden for watch unless the WatchList feature \
+                          gate is enabled",
+            });
+        }
+        selector(ask).is_none().then_some(Refusal {
+            code: 400,
+            reason: "BadRequest",
+            message: "unable to parse requirement",
+        })
+    }
+}
+
+fn selector(ask: &Ask) -> Option<Selector> {
+    Selector::new(
+        ask.parameter("labelSelector").unwrap_or_default(),
+        ask.parameter("fieldSelector").unwrap_or_default(),
+    )
+}
+
+/// A page. The token for the next is the version of the first, and how many have been sent.
+fn list(
+    ask: &Ask,
+    fault: Option<&Fault>,
+    stream: &mut TcpStream,
+    shared: &Shared,
+) -> io::Result<bool> {
+    let selector = selector(ask).unwrap_or_default();
+    let token = ask
+        .parameter("continue")
+        .and_then(|token| token.split_once('.'));
+    let token = token.and_then(|(version, sent)| Some((version.parse().ok()?, sent.parse().ok()?)));
+    let page = {
+        let mut state = shared.lock();
+        let (first, sent): (u64, usize) = token.unwrap_or((state.objects.version(), 0));
+        let kind = state.objects.kind(ask.resource);
+        if token.is_some() && first < kind.compacted {
+            None
+        } else {
+            let all = kind.at(first);
+            let all: Vec<_> = all
+                .iter()
+                .filter(|object| selector.selects(object))
+                .collect();
+            let limit = ask.parameter("limit").and_then(|limit| limit.parse().ok());
+            let limit = limit.unwrap_or(usize::MAX).min(state.behaviour.page);
+            let items = all.iter().skip(sent).take(limit);
+            let items: Vec<&Value> = items.map(|object| object.as_ref()).collect();
+            let sent = sent + items.len();
+            let next = (sent < all.len()).then(|| format!("{first}.{sent}"));
+            Some(json!({
+                "kind": "List", "apiVersion": "v1",
+                "metadata": {"resourceVersion": first.to_string(), "continue": next},
+                "items": items,
+            }))
+        }
+    };
+    let Some(page) = page else {
+        refuse(stream, &GONE)?;
+        return Ok(true);
+    };
+    let body = page.to_string();
+    match fault {
+        Some(Fault::Half) => {
+            http::write_head(stream, 200, "", body.len())?;
+            stream.write_all(body.as_bytes().get(..body.len() / 2).unwrap_or_default())?;
+            return Ok(false);
+        }
+        Some(Fault::Garbage) => http::write(stream, 200, "", b"{\"items\": [{]")?,
+        Some(Fault::Slow) => {
+            http::write_head(stream, 200, "", body.len())?;
+            for part in body.as_bytes().chunks(body.len() / 10 + 1) {
+                stream.write_all(part)?;
+                thread::sleep(LOOK);
+            }
+        }
+        _ => http::write(stream, 200, "", body.as_bytes())?,
+    }
+    Ok(true)
+}
+
+impl super::objects::Kind {
+    /// The objects as they were at a version.
+    fn at(&self, version: u64) -> Vec<Arc<Value>> {
+        let mut objects = self.objects.clone();
+        for event in self
+            .log
+            .iter()
+            .rev()
+            .take_while(|event| event.version > version)
+        {
+            let object = event.after.as_ref().or(event.before.as_ref());
+            let name = object
+                .map(|object| super::objects::name(object))
+                .unwrap_or_default();
+            match &event.before {
+                Some(before) => objects.insert(name, Arc::clone(before)),
+                None => objects.remove(&name),
+            };
+        }
+        objects.into_values().collect()
+    }
+}
+
+struct Watch<'a> {
+    ask: &'a Ask,
+    selector: Selector,
+    shared: &'a Shared,
+    stream: &'a mut TcpStream,
+    /// How much of the log has been sent.
+    position: usize,
+    bookmarks: u64,
+    cuts: u64,
+}
+
+/// What a watch is to do next.
+enum Next {
+    Send(Vec<String>),
+    Cut(Cut),
+    Wait,
+    End,
+}
+
+impl<'a> Watch<'a> {
+    fn new(ask: &'a Ask, shared: &'a Shared, stream: &'a mut TcpStream) -> Self {
+        let mut state = shared.lock();
+        let bookmarks = state.bookmarks;
+        let kind = state.objects.kind(ask.resource);
+        Self {
+            ask,
+            selector: selector(ask).unwrap_or_default(),
+            shared,
+            stream,
+            position: kind.log.len(),
+            bookmarks,
+            cuts: kind.cuts.0,
+        }
+    }
+
+    fn run(mut self, fault: Option<&Fault>) -> io::Result<()> {
+        let version = self
+            .ask
+            .parameter("resourceVersion")
+            .and_then(|text| text.parse().ok());
+        let first = match version.filter(|version| *version != 0) {
+            Some(version) => match self.resume(version) {
+                Ok(()) => Vec::new(),
+                Err(refusal) => return self.refuse(&refusal),
+            },
+            None => self.initial(),
+        };
+        http::begin_chunks(self.stream)?;
+        match fault {
+            Some(Fault::Garbage) => http::write_chunk(self.stream, "{\"type\":\"ADDED\",\"obj\n")?,
+            Some(Fault::Half) => {
+                for line in first.iter().take(first.len() / 2) {
+                    http::write_chunk(self.stream, line)?;
+                }
+                return http::write_chunk(self.stream, HALF_AN_EVENT);
+            }
+            Some(Fault::Slow) => {
+                for line in &first {
+                    let (one, other) = line.split_at(line.len() / 2);
+                    http::write_chunk(self.stream, one)?;
+                    thread::sleep(LOOK);
+                    http::write_chunk(self.stream, other)?;
+                }
+            }
+            _ => self.send(&first)?,
+        }
+        let seconds = self
+            .ask
+            .parameter("timeoutSeconds")
+            .and_then(|text| text.parse().ok());
+        let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(3600));
+        loop {
+            match self.next(end) {
+                Next::Send(lines) => self.send(&lines)?,
+                Next::Wait => {}
+                Next::End | Next::Cut(Cut::End) => return http::end_chunks(self.stream),
+                Next::Cut(Cut::Close) => return Ok(()),
+                Next::Cut(Cut::MidEvent) => return http::write_chunk(self.stream, HALF_AN_EVENT),
+                Next::Cut(Cut::Silence) => {
+                    wait_until(self.shared, |state| state.stops || state.is_away);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, lines: &[String]) -> io::Result<()> {
+        lines
+            .iter()
+            .try_for_each(|line| http::write_chunk(self.stream, line))
+    }
+
+    fn refuse(self, refusal: &Refusal) -> io::Result<()> {
+        if !self.shared.lock().behaviour.gone_by_event {
+            return refuse(self.stream, refusal);
+        }
+        http::begin_chunks(self.stream)?;
+        http::write_chunk(self.stream, &line("ERROR", &refusal.status()))?;
+        http::end_chunks(self.stream)
+    }
+
+    /// Goes on from a version.
+    fn resume(&mut self, version: u64) -> Result<(), Refusal> {
+        let mut state = self.shared.lock();
+        let kind = state.objects.kind(self.ask.resource);
+        if version < kind.compacted {
+            return Err(GONE);
+        }
+        self.position = kind.log.partition_point(|event| event.version <= version);
+        Ok(())
+    }
+
+    /// All there is, and, if it was asked for, the mark at its end.
+    fn initial(&mut self) -> Vec<String> {
+        let mut state = self.shared.lock();
+        let version = state.objects.version();
+        let kind = state.objects.kind(self.ask.resource);
+        self.position = kind.log.len();
+        let objects = kind
+            .objects
+            .values()
+            .filter(|object| self.selector.selects(object));
+        let mut lines: Vec<_> = objects.map(|object| line("ADDED", object)).collect();
+        if self.ask.parameter("sendInitialEvents").is_some() {
+            let annotations = json!({"k8s.io/initial-events-end": "true"});
+            lines.push(bookmark(version, annotations));
+        }
+        lines
+    }
+
+    fn next(&mut self, end: Instant) -> Next {
+        let mut state = self.shared.lock();
+        let (version, bookmarks) = (state.objects.version(), state.bookmarks);
+        if state.stops || state.is_away {
+            return Next::Cut(Cut::Close);
+        }
+        let kind = state.objects.kind(self.ask.resource);
+        // What has happened before goes out before.
+        let to = kind.held.unwrap_or(kind.log.len());
+        if self.position < to {
+            let releases = kind.releases.iter();
+            let release = releases
+                .rev()
+                .find(|r| r.from == self.position && r.to > r.from);
+            if let Some(release) = release {
+                self.position = release.to;
+                return Next::Send(release.lines.clone());
+            }
+            let starts = kind.releases.iter().map(|release| release.from);
+            let to = starts
+                .filter(|from| *from > self.position)
+                .fold(to, usize::min);
+            let events = kind.log.get(self.position..to).unwrap_or_default();
+            let lines = events
+                .iter()
+                .filter_map(|e| e.line(|object| self.selector.selects(object)));
+            let lines = lines.collect();
+            self.position = to;
+            return Next::Send(lines);
+        }
+        if let (count, Some(cut)) = kind.cuts
+            && count > self.cuts
+        {
+            return Next::Cut(cut);
+        }
+        if bookmarks > self.bookmarks && kind.held.is_none() {
+            self.bookmarks = bookmarks;
+            return Next::Send(vec![bookmark(version, json!({}))]);
+        }
+        if Instant::now() >= end {
+            return Next::End;
+        }
+        let waited = self.shared.changed.wait_timeout(state, LOOK);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        Next::Wait
+    }
+}
+
+fn bookmark(version: u64, annotations: Value) -> String {
+    let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
+    line(
+        "BOOKMARK",
+        &json!({"kind": "Bookmark", "apiVersion": "v1", "metadata": metadata}),
+    )
+}
