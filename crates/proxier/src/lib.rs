@@ -41,6 +41,7 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `manifest` (default) | Services from YAML manifests |
+//! | `kube` | Services from a cluster's API server |
 //! | `ipvs` (default) | the IPVS backend |
 //! | `iptables` (default) | the iptables backend |
 //! | `health` (default) | answers to load balancers' health checks |

@@ -141,7 +141,7 @@ impl<B: DataPlane> Proxier<B> {
     /// Takes in what the node's object says; whether that changed anything. Then the desired state
     /// is made anew. What cannot work leaves the last settings in force.
     fn follow_node(&mut self) -> bool {
-        let config = match self.settings.with_node(self.store.node()) {
+        let config = match self.followed() {
             Ok(config) => config,
             Err(error) => {
                 self.node_error = Some(error);
@@ -187,7 +187,13 @@ impl<B: DataPlane> Proxier<B> {
             .transpose()
     }
 
-    /// Why what the node's object says is not in force.
+    /// The settings with what they follow of the API.
+    fn followed(&self) -> Result<Config, ConfigError> {
+        self.settings
+            .following(self.store.node(), self.store.service_cidrs())
+    }
+
+    /// Why what the node's object, or the API's ServiceCIDRs, say is not in force.
     pub fn node_error(&self) -> Option<&ConfigError> {
         self.node_error.as_ref()
     }
@@ -220,7 +226,7 @@ impl<B: DataPlane> Proxier<B> {
         changes
             .into_iter()
             .for_each(|change| self.store.apply(change));
-        let config = self.settings.with_node(self.store.node());
+        let config = self.followed();
         let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
         let desired = DesiredState::from_store(config, &self.store);
         let mut memory = B::Memory::default();

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, Timestamp};
 
 /// One change of the API objects, as a source reports it.
@@ -28,6 +30,8 @@ pub enum Change {
     EndpointSlicesReplaced(Vec<EndpointSlice>),
     /// This node's object is new or different, or, with `None`, gone.
     NodeReplaced(Option<Node>),
+    /// Where cluster IPs live, all there are, without overlaps.
+    ServiceCidrsReplaced(Vec<IpNet>),
 }
 
 /// The change of a pod or a Service that led to a change of an endpoint slice.
@@ -85,6 +89,7 @@ pub struct Store {
     touched: BTreeSet<ObjectName>,
     triggers: Vec<Trigger>,
     node: Option<Node>,
+    service_cidrs: Vec<IpNet>,
     services_listed: bool,
     slices_listed: bool,
 }
@@ -119,6 +124,7 @@ impl Store {
                 self.slices_listed = true;
             }
             Change::NodeReplaced(node) => self.node = node,
+            Change::ServiceCidrsReplaced(cidrs) => self.service_cidrs = cidrs,
         }
     }
 
@@ -130,6 +136,11 @@ impl Store {
     /// This node's object, where there is one.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// Where cluster IPs live, as far as the API tells.
+    pub fn service_cidrs(&self) -> &[IpNet] {
+        &self.service_cidrs
     }
 
     /// The Services that changed, or whose slices did, since the last call; sorted.

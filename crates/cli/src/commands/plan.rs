@@ -44,7 +44,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         .changes
         .into_iter()
         .for_each(|change| store.apply(change));
-    let config = settings.with_node(store.node())?;
+    let config = settings.following(store.node(), store.service_cidrs())?;
     let desired = DesiredState::from_store(Arc::new(config), &store);
     for problem in desired.problems() {
         tracing::warn!("{problem}");

@@ -51,7 +51,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What connection tracking is given.
     pub conntrack: Conntrack,
-    /// What the node's object in the API overrules here.
+    /// What the API overrules here.
     pub follow_node: FollowNode,
 }
 
@@ -84,7 +84,7 @@ pub enum PodInterfaces {
     Prefixed(InterfaceName),
 }
 
-/// What is taken from the node's object in the API, where there is one.
+/// What is taken from the API, where it says anything: from the node's object and ServiceCIDRs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct FollowNode {
@@ -94,6 +94,8 @@ pub struct FollowNode {
     pub pod_cidrs: bool,
     /// `zone`.
     pub zone: bool,
+    /// `service_cidrs`, which become those of the API's ServiceCIDRs.
+    pub service_cidrs: bool,
 }
 
 impl FollowNode {
@@ -113,6 +115,15 @@ impl FollowNode {
     #[must_use]
     pub const fn with_zone(self, zone: bool) -> Self {
         Self { zone, ..self }
+    }
+
+    /// Whether to follow the API's ServiceCIDRs.
+    #[must_use]
+    pub const fn with_service_cidrs(self, service_cidrs: bool) -> Self {
+        Self {
+            service_cidrs,
+            ..self
+        }
     }
 }
 
@@ -149,12 +160,17 @@ impl Config {
         }
     }
 
-    /// These settings with what they follow of the node's object, checked.
+    /// These settings with what they follow of the node's object and of the API's ServiceCIDRs,
+    /// checked. Of these, those count that are of a family the node has an address of.
     ///
     /// # Errors
     ///
     /// As [`validate`](Self::validate).
-    pub fn with_node(&self, node: Option<&Node>) -> Result<Self, ConfigError> {
+    pub fn following(
+        &self,
+        node: Option<&Node>,
+        service_cidrs: &[IpNet],
+    ) -> Result<Self, ConfigError> {
         let mut config = self.clone();
         let follow = config.follow_node;
         if let Some(node) = node {
@@ -167,6 +183,11 @@ impl Config {
             if follow.zone && node.zone.is_some() {
                 config.zone.clone_from(&node.zone);
             }
+        }
+        let spoken = |cidr: &&IpNet| config.node_ip(Family::of(&cidr.addr())).is_some();
+        let spoken: Vec<_> = service_cidrs.iter().filter(spoken).copied().collect();
+        if follow.service_cidrs && !spoken.is_empty() {
+            config.service_cidrs = spoken;
         }
         config.validate()?;
         Ok(config)

@@ -8,7 +8,12 @@ pub mod convert;
 #[cfg(feature = "k8s")]
 pub mod derive;
 mod diagnostic;
+#[cfg(feature = "kube")]
+pub mod kube;
 #[cfg(feature = "manifest")]
 pub mod manifest;
 
+mod reading;
+
 pub use diagnostic::{Diagnostic, Location, Severity};
+pub use reading::Reading;

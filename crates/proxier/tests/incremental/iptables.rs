@@ -149,7 +149,7 @@ proptest! {
         node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
         for change in changes {
             store.apply(change);
-            let config = Arc::new(settings.with_node(store.node()).unwrap());
+            let config = Arc::new(settings.following(store.node(), store.service_cidrs()).unwrap());
             let mut touched = Touched::default();
             let names = store.take_touched();
             let scope = if *config == *state.config() {

@@ -129,7 +129,7 @@ proptest! {
         let mut lame = node.clone();
         for change in changes {
             store.apply(change);
-            let config = Arc::new(settings.with_node(store.node()).unwrap());
+            let config = Arc::new(settings.following(store.node(), store.service_cidrs()).unwrap());
             let mut touched = Touched::default();
             let names = store.take_touched();
             let is_new = *config != *state.config();

@@ -14,6 +14,7 @@ mod node;
 mod pod;
 mod selection;
 mod service;
+mod service_cidr;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ pub use node::node;
 pub use pod::pod;
 pub use selection::selection;
 pub use service::service;
+pub use service_cidr::service_cidr;
 
 use super::Diagnostic;
 

@@ -57,10 +57,9 @@ use std::path::{Path, PathBuf};
 use self::cache::Cache;
 use self::files::Source;
 use self::state::State;
-use super::Diagnostic;
-use crate::store::Change;
-
 pub use self::watch::{Watch, WatchError};
+use super::Diagnostic;
+pub use super::Reading;
 
 /// Manifest files and directories, and the last good state of what is in them.
 #[derive(Debug)]
@@ -72,23 +71,6 @@ pub struct Manifests {
     /// None before the first read.
     state: Option<State>,
     diagnostics: Vec<Diagnostic>,
-}
-
-/// What a (re-)read found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Reading {
-    /// To be applied to the store together: everything at the first read, what differs later.
-    pub changes: Vec<Change>,
-    /// Everything that is not used as written, by file, document and line.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-impl Reading {
-    /// Whether anything was refused.
-    pub fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
-    }
 }
 
 impl Manifests {

@@ -1,0 +1,289 @@
+//! The kinds that are watched: where they are, and what their objects mean to the store.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::super::convert::{self, Converted};
+use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use crate::store::Change;
+
+/// Leaves out at the server what belongs to another service proxy or to a headless Service, as
+/// kube-proxy does (kubernetes `cmd/kube-proxy/app/server.go`).
+const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+/// Where a kind's objects are, and which are asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Selection {
+    pub(super) path: &'static str,
+    pub(super) labels: Option<&'static str>,
+    pub(super) fields: Option<String>,
+    /// Whether the fields only spare traffic: servers that cannot select by them may send all.
+    pub(super) fields_optional: bool,
+    /// Whether a server may do without this kind.
+    pub(super) kind_optional: bool,
+}
+
+/// What is read of an object's `metadata` beside what is converted.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata {
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) resource_version: Option<String>,
+}
+
+/// A kind of object.
+pub(super) trait Kind {
+    /// As the API has it.
+    type Object: DeserializeOwned;
+    /// What is kept of it.
+    type Model;
+    /// By which it is known among those of its kind.
+    type Name: Clone + Eq + Hash;
+
+    const NAME: &'static str;
+
+    fn selection(&self) -> Selection;
+
+    /// The name of an object that could not be converted. None if nothing can have that name.
+    fn name(metadata: &Metadata) -> Option<Self::Name>;
+    fn name_of(model: &Self::Model) -> Self::Name;
+    fn convert(object: &Self::Object) -> Converted<Self::Model>;
+
+    /// The first list.
+    fn replaced(&mut self, models: Vec<Self::Model>) -> Change;
+    fn applied(&mut self, model: Self::Model) -> Option<Change>;
+    fn deleted(&mut self, name: Self::Name) -> Option<Change>;
+}
+
+#[derive(Debug)]
+pub(super) struct Services;
+
+impl Kind for Services {
+    type Object = core::Service;
+    type Model = Service;
+    type Name = ObjectName;
+
+    const NAME: &'static str = "Service";
+
+    fn selection(&self) -> Selection {
+        Selection {
+            path: "/api/v1/services",
+            labels: Some(OURS),
+            fields: Some("spec.clusterIP!=None".to_owned()),
+            fields_optional: true,
+            kind_optional: false,
+        }
+    }
+
+    fn name(metadata: &Metadata) -> Option<ObjectName> {
+        object_name(metadata)
+    }
+
+    fn name_of(model: &Service) -> ObjectName {
+        model.name.clone()
+    }
+
+    fn convert(object: &core::Service) -> Converted<Service> {
+        convert::service(object)
+    }
+
+    fn replaced(&mut self, models: Vec<Service>) -> Change {
+        Change::ServicesReplaced(models)
+    }
+
+    fn applied(&mut self, model: Service) -> Option<Change> {
+        Some(Change::ServiceApplied(model))
+    }
+
+    fn deleted(&mut self, name: ObjectName) -> Option<Change> {
+        Some(Change::ServiceDeleted(name))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct EndpointSlices;
+
+impl Kind for EndpointSlices {
+    type Object = discovery::EndpointSlice;
+    type Model = EndpointSlice;
+    type Name = ObjectName;
+
+    const NAME: &'static str = "EndpointSlice";
+
+    fn selection(&self) -> Selection {
+        Selection {
+            path: "/apis/discovery.k8s.io/v1/endpointslices",
+            labels: Some(OURS),
+            fields: None,
+            fields_optional: false,
+            kind_optional: false,
+        }
+    }
+
+    fn name(metadata: &Metadata) -> Option<ObjectName> {
+        object_name(metadata)
+    }
+
+    fn name_of(model: &EndpointSlice) -> ObjectName {
+        model.name.clone()
+    }
+
+    fn convert(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
+        convert::endpoint_slice(object)
+    }
+
+    fn replaced(&mut self, models: Vec<EndpointSlice>) -> Change {
+        Change::EndpointSlicesReplaced(models)
+    }
+
+    fn applied(&mut self, model: EndpointSlice) -> Option<Change> {
+        Some(Change::EndpointSliceApplied(model))
+    }
+
+    fn deleted(&mut self, name: ObjectName) -> Option<Change> {
+        Some(Change::EndpointSliceDeleted(name))
+    }
+}
+
+/// This node's object alone.
+#[derive(Debug)]
+pub(super) struct ThisNode {
+    name: String,
+    /// As last told: most changes of a Node are heartbeats.
+    told: Option<Node>,
+}
+
+impl ThisNode {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            told: None,
+        }
+    }
+}
+
+impl Kind for ThisNode {
+    type Object = core::Node;
+    type Model = Node;
+    type Name = Arc<str>;
+
+    const NAME: &'static str = "Node";
+
+    fn selection(&self) -> Selection {
+        Selection {
+            path: "/api/v1/nodes",
+            labels: None,
+            fields: Some(format!("metadata.name={}", self.name)),
+            fields_optional: false,
+            kind_optional: false,
+        }
+    }
+
+    fn name(metadata: &Metadata) -> Option<Arc<str>> {
+        metadata.name.as_deref().map(Into::into)
+    }
+
+    fn name_of(model: &Node) -> Arc<str> {
+        model.name.clone()
+    }
+
+    fn convert(object: &core::Node) -> Converted<Node> {
+        convert::node(object)
+    }
+
+    fn replaced(&mut self, models: Vec<Node>) -> Change {
+        self.told = models.into_iter().find(|node| *node.name == *self.name);
+        Change::NodeReplaced(self.told.clone())
+    }
+
+    fn applied(&mut self, model: Node) -> Option<Change> {
+        if *model.name != *self.name || self.told.as_ref() == Some(&model) {
+            return None;
+        }
+        self.told = Some(model);
+        Some(Change::NodeReplaced(self.told.clone()))
+    }
+
+    fn deleted(&mut self, name: Arc<str>) -> Option<Change> {
+        let gone = self.told.take_if(|node| node.name == name);
+        gone.map(|_| Change::NodeReplaced(None))
+    }
+}
+
+/// Where cluster IPs live, as far as the server tells (since Kubernetes 1.33).
+#[derive(Debug, Default)]
+pub(super) struct ServiceCidrs {
+    networks: BTreeMap<Arc<str>, Vec<IpNet>>,
+}
+
+impl ServiceCidrs {
+    fn all(&self) -> Change {
+        let networks = self.networks.values().flatten().copied().collect();
+        // They may overlap one another.
+        Change::ServiceCidrsReplaced(IpNet::aggregate(&networks))
+    }
+}
+
+impl Kind for ServiceCidrs {
+    type Object = networking::ServiceCIDR;
+    type Model = (Arc<str>, Vec<IpNet>);
+    type Name = Arc<str>;
+
+    const NAME: &'static str = "ServiceCIDR";
+
+    fn selection(&self) -> Selection {
+        Selection {
+            path: "/apis/networking.k8s.io/v1/servicecidrs",
+            labels: None,
+            fields: None,
+            fields_optional: false,
+            kind_optional: true,
+        }
+    }
+
+    fn name(metadata: &Metadata) -> Option<Arc<str>> {
+        metadata.name.as_deref().map(Into::into)
+    }
+
+    fn name_of(model: &Self::Model) -> Arc<str> {
+        model.0.clone()
+    }
+
+    fn convert(object: &networking::ServiceCIDR) -> Converted<Self::Model> {
+        let converted = convert::service_cidr(object);
+        let name = object.metadata.name.as_deref().map(Into::into);
+        Converted {
+            object: name.zip(converted.object),
+            diagnostics: converted.diagnostics,
+        }
+    }
+
+    fn replaced(&mut self, models: Vec<Self::Model>) -> Change {
+        self.networks = models.into_iter().collect();
+        self.all()
+    }
+
+    fn applied(&mut self, (name, networks): Self::Model) -> Option<Change> {
+        let before = self.networks.insert(name.clone(), networks);
+        (before.as_ref() != self.networks.get(&name)).then(|| self.all())
+    }
+
+    fn deleted(&mut self, name: Arc<str>) -> Option<Change> {
+        self.networks.remove(&name)?;
+        Some(self.all())
+    }
+}
+
+fn object_name(metadata: &Metadata) -> Option<ObjectName> {
+    let namespace = metadata.namespace.as_deref()?;
+    ObjectName::new(namespace, metadata.name.as_deref()?).ok()
+}

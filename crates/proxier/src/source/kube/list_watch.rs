@@ -1,0 +1,284 @@
+//! One kind, listed and watched for ever.
+//!
+//! Not kube-runtime's watcher, which (as of 5.0) asks for ever for a version that the server has
+//! refused with 410 Gone, takes a streamed list from any server's cache, be it older than what is
+//! known already, does not fall back to a plain list, and hides what `Retry-After` says.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use kube::core::Status;
+use kube::core::params::{ListParams, WatchParams};
+use kube::core::request::Request;
+use tokio::sync::oneshot;
+
+use super::super::Reading;
+use super::backoff::{Backoff, Timing};
+use super::client::Clients;
+use super::follower::{EventError, Follower, Happened};
+use super::kind::{Kind, Selection};
+use super::state::States;
+use super::wire::{Answer, Bookmark, Failure, Frame, Page};
+
+/// Objects of one page of a list: they are all held at once, as text.
+const PAGE: u32 = 250;
+/// A watch that ends earlier without a word has failed.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// What all kinds share.
+pub(super) struct Shared<'a> {
+    pub(super) clients: &'a Clients,
+    pub(super) timing: &'a Timing,
+    pub(super) states: &'a States,
+    pub(super) deliver: &'a dyn Fn(Reading),
+}
+
+/// What to do after a failure.
+enum Cure {
+    /// Ask again, in another way.
+    AskOtherwise,
+    /// Ask again later, when the server says if it does.
+    Wait(Option<Duration>),
+    /// There is no such kind.
+    DoWithout,
+}
+
+pub(super) struct ListWatch<'a, K: Kind> {
+    shared: &'a Shared<'a>,
+    follower: Follower<K>,
+    selection: Selection,
+    /// Whether the server is asked to begin a watch with all objects there are. A list holds all of
+    /// a page at once, a watch one object.
+    streams: bool,
+    /// Told when the kind has been listed in full.
+    listed: Option<oneshot::Sender<()>>,
+}
+
+impl<'a, K: Kind> ListWatch<'a, K> {
+    pub(super) fn new(
+        kind: K,
+        shared: &'a Shared<'a>,
+        listed: Option<oneshot::Sender<()>>,
+    ) -> Self {
+        Self {
+            shared,
+            selection: kind.selection(),
+            follower: Follower::new(kind),
+            streams: true,
+            listed,
+        }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) -> Infallible {
+        let timing = self.shared.timing;
+        let mut backoff = Backoff::new(timing);
+        loop {
+            let Err(failure) = self.list_or_watch().await else {
+                continue;
+            };
+            let pause = match self.cure(&failure) {
+                Cure::AskOtherwise => {
+                    tracing::debug!(kind = K::NAME, %failure, "asking otherwise");
+                    continue;
+                }
+                Cure::DoWithout => {
+                    tracing::info!(kind = K::NAME, %failure, "done without");
+                    self.shared.states.absent(K::NAME);
+                    self.tell_listed();
+                    timing.absent
+                }
+                Cure::Wait(asked) => {
+                    let pause = backoff.pause(timing, asked, Instant::now());
+                    let error = &failure as &dyn std::error::Error;
+                    tracing::warn!(
+                        kind = K::NAME,
+                        error,
+                        ?pause,
+                        "not following the API server"
+                    );
+                    self.shared.states.failed(K::NAME, &failure);
+                    pause
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn list_or_watch(&mut self) -> Result<(), Failure> {
+        if self.follower.position().is_none() && !self.streams {
+            self.list().await
+        } else {
+            self.watch().await
+        }
+    }
+
+    /// What a failure means for the next attempt.
+    fn cure(&mut self, failure: &Failure) -> Cure {
+        let lists = self.follower.position().is_none();
+        match failure {
+            Failure::Refused { code: 400, .. }
+                if self.selection.fields_optional && self.selection.fields.is_some() =>
+            {
+                self.selection.fields = None;
+                return Cure::AskOtherwise;
+            }
+            // So servers that know nothing of streamed lists answer, or do not stream them.
+            Failure::Refused {
+                code: 400 | 422, ..
+            } if lists && self.streams => {
+                self.streams = false;
+                return Cure::AskOtherwise;
+            }
+            Failure::Unfinished | Failure::Silent(_) if lists => self.streams = false,
+            Failure::Refused {
+                code: 403 | 404, ..
+            } if self.selection.kind_optional => {
+                return Cure::DoWithout;
+            }
+            Failure::Refused { code: 401, .. } => self.shared.clients.forget(),
+            Failure::Refused { code: 410, .. } | Failure::Garbled(_) | Failure::Event(_) => {
+                self.follower.lose_position();
+            }
+            _ => {}
+        }
+        match failure {
+            Failure::Refused { retry_after, .. } => Cure::Wait(*retry_after),
+            _ => Cure::Wait(None),
+        }
+    }
+
+    async fn list(&mut self) -> Result<(), Failure> {
+        self.follower.begin_list();
+        let mut parameters = ListParams {
+            label_selector: self.selection.labels.map(str::to_owned),
+            field_selector: self.selection.fields.clone(),
+            limit: Some(PAGE),
+            ..ListParams::default()
+        };
+        loop {
+            let request = Request::new(self.selection.path).list(&parameters);
+            let answer = self.ask(request).await?;
+            let text = answer.whole(self.shared.timing.answer).await?;
+            let page: Page<'_> = serde_json::from_slice(&text).map_err(Failure::Garbled)?;
+            for item in page.items.unwrap_or_default() {
+                self.follower.list_item(item).map_err(Failure::Garbled)?;
+            }
+            parameters.continue_token = page.metadata.next.filter(|next| !next.is_empty());
+            if parameters.continue_token.is_none() {
+                self.end_list(&page.metadata.resource_version);
+                return Ok(());
+            }
+        }
+    }
+
+    async fn watch(&mut self) -> Result<(), Failure> {
+        let timing = self.shared.timing;
+        let seconds = timing.watch_seconds();
+        let lasts = Duration::from_secs(seconds.into()) + timing.grace;
+        let mut lists = self.follower.position().is_none();
+        let parameters = WatchParams {
+            label_selector: self.selection.labels.map(str::to_owned),
+            field_selector: self.selection.fields.clone(),
+            timeout: Some(seconds),
+            bookmarks: true,
+            send_initial_events: lists,
+        };
+        // Without a version the server answers with what it has committed last: never with less
+        // than what is known already.
+        let from = self.follower.position().unwrap_or_default();
+        let request = Request::new(self.selection.path).watch(&parameters, from);
+        let begun = Instant::now();
+        let mut answer = self.ask(request).await?;
+        if lists {
+            self.follower.begin_list();
+        } else {
+            self.shared.states.connected(K::NAME);
+        }
+        let mut silent = true;
+        while let Some(line) = answer
+            .line(if lists { timing.answer } else { lasts })
+            .await?
+        {
+            silent = false;
+            let frame: Frame<'_> = serde_json::from_slice(&line).map_err(Failure::Garbled)?;
+            lists = self.take_in(&frame, lists)?;
+            self.shared.states.heard();
+        }
+        if lists {
+            return Err(Failure::Unfinished);
+        }
+        if silent && begun.elapsed() < SHORT {
+            return Err(Failure::Short);
+        }
+        Ok(())
+    }
+
+    /// Takes a line of a watch in; whether the list is still under way.
+    fn take_in(&mut self, frame: &Frame<'_>, lists: bool) -> Result<bool, Failure> {
+        let happened = match frame.event {
+            "ADDED" | "MODIFIED" => Happened::Applied,
+            "DELETED" => Happened::Deleted,
+            "BOOKMARK" => {
+                let text = frame.object.get();
+                let bookmark: Bookmark = serde_json::from_str(text).map_err(Failure::Garbled)?;
+                let version = &bookmark.metadata.resource_version;
+                if lists && bookmark.ends_list() {
+                    self.end_list(version);
+                    return Ok(false);
+                }
+                if !lists {
+                    self.follower.bookmark(version);
+                }
+                return Ok(lists);
+            }
+            "ERROR" => {
+                let text = frame.object.get();
+                let status: Status = serde_json::from_str(text).map_err(Failure::Garbled)?;
+                return Err(Failure::of(status, None));
+            }
+            _ => return Ok(lists),
+        };
+        match happened {
+            Happened::Applied if lists => {
+                self.follower
+                    .list_item(frame.object)
+                    .map_err(Failure::Garbled)?;
+            }
+            Happened::Deleted if lists => return Err(EventError::OutOfOrder.into()),
+            happened => {
+                let reading = self.follower.event(happened, frame.object)?;
+                self.deliver(reading);
+            }
+        }
+        Ok(lists)
+    }
+
+    async fn ask(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Answer, Failure> {
+        let request = request.map_err(Failure::Request)?;
+        let client = self.shared.clients.get().await?;
+        Answer::to(request, &client, self.shared.timing.answer).await
+    }
+
+    fn end_list(&mut self, version: &str) {
+        let reading = self.follower.end_list(version);
+        self.shared.states.connected(K::NAME);
+        self.deliver(reading);
+        self.tell_listed();
+    }
+
+    fn tell_listed(&mut self) {
+        if let Some(listed) = self.listed.take() {
+            let _ = listed.send(());
+        }
+    }
+
+    fn deliver(&self, reading: Reading) {
+        if !reading.is_empty() {
+            (self.shared.deliver)(reading);
+        }
+    }
+}

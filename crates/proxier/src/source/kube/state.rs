@@ -1,0 +1,87 @@
+//! What is known of the connection, for those who ask after its health.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::wire::Failure;
+
+/// How it stands between a source and its API server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionState {
+    /// Since when every kind has been followed without a failure; none while one is not.
+    pub connected_since: Option<Instant>,
+    /// When the server last said something: an object, an event or a bookmark.
+    pub last_heard: Option<Instant>,
+    /// Why a kind is not followed, by kind: what was heard of it before stays in force.
+    pub failures: BTreeMap<&'static str, String>,
+}
+
+#[derive(Debug, Default)]
+struct Kinds {
+    /// Since when each is followed; none while it is not.
+    since: BTreeMap<&'static str, Option<Instant>>,
+    last_heard: Option<Instant>,
+    failures: BTreeMap<&'static str, String>,
+}
+
+/// The state as the watches tell it and others ask for it.
+#[derive(Debug, Clone)]
+pub(super) struct States(Arc<Mutex<Kinds>>);
+
+impl States {
+    /// Nothing is followed yet of these kinds.
+    pub(super) fn new(kinds: &[&'static str]) -> Self {
+        let kinds = Kinds {
+            since: kinds.iter().map(|kind| (*kind, None)).collect(),
+            ..Kinds::default()
+        };
+        Self(Arc::new(Mutex::new(kinds)))
+    }
+
+    pub(super) fn get(&self) -> ConnectionState {
+        self.with(|kinds| ConnectionState {
+            connected_since: kinds
+                .since
+                .values()
+                .copied()
+                .collect::<Option<Vec<_>>>()
+                .and_then(|since| since.into_iter().max()),
+            last_heard: kinds.last_heard,
+            failures: kinds.failures.clone(),
+        })
+    }
+
+    pub(super) fn connected(&self, kind: &'static str) {
+        self.with(|kinds| {
+            let since = kinds.since.entry(kind).or_default();
+            since.get_or_insert_with(Instant::now);
+            kinds.failures.remove(kind);
+            kinds.last_heard = Some(Instant::now());
+        });
+    }
+
+    /// There is nothing to follow.
+    pub(super) fn absent(&self, kind: &'static str) {
+        self.with(|kinds| {
+            kinds.since.remove(kind);
+            kinds.failures.remove(kind);
+        });
+    }
+
+    pub(super) fn heard(&self) {
+        self.with(|kinds| kinds.last_heard = Some(Instant::now()));
+    }
+
+    pub(super) fn failed(&self, kind: &'static str, failure: &Failure) {
+        self.with(|kinds| {
+            kinds.since.insert(kind, None);
+            kinds.failures.insert(kind, failure.to_string());
+        });
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Kinds) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

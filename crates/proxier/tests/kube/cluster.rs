@@ -1,0 +1,240 @@
+//! A stand-in server and a node that follows it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use proxier::Proxier;
+use proxier::backend::{FakeBackend, FakeNode};
+use proxier::desired::{Config, FollowNode};
+use proxier::source::Reading;
+use proxier::source::kube::{Access, KubeSource, Timing};
+use serde_json::{Value, json};
+use testbed::{ApiServer, Behaviour, Resource};
+
+/// Far more than anything takes, for a machine under load.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long nothing must come for the source to be idle.
+const QUIET: Duration = Duration::from_millis(300);
+
+pub(crate) const NODE: &str = "node-a";
+
+pub(crate) fn timing() -> Timing {
+    let mut timing = Timing::default();
+    timing.first_retry = Duration::from_millis(5);
+    timing.last_retry = Duration::from_millis(50);
+    timing.absent = Duration::from_millis(100);
+    timing
+}
+
+/// Watches that are given up soon.
+pub(crate) fn impatient() -> Timing {
+    let mut timing = timing();
+    timing.answer = Duration::from_millis(500);
+    timing.watch = Duration::from_secs(1);
+    timing.grace = Duration::from_millis(100);
+    timing
+}
+
+pub(crate) fn access(server: &ApiServer) -> Access {
+    let mut access = Access::default();
+    access.server = Some(server.url());
+    access
+}
+
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) source: KubeSource,
+    pub(crate) proxier: Proxier<FakeBackend>,
+    /// What the source had to say of objects.
+    pub(crate) told: Vec<String>,
+    readings: Receiver<Reading>,
+    taken: usize,
+}
+
+impl Cluster {
+    /// A server of this kind with a node, three Services and their slices, followed.
+    pub(crate) fn new(behaviour: Behaviour) -> Self {
+        let server = populated(behaviour);
+        let access = access(&server);
+        let mut cluster = Self::follow(server, access, timing());
+        cluster.becomes(&START);
+        cluster
+    }
+
+    pub(crate) fn follow(server: ApiServer, access: Access, timing: Timing) -> Self {
+        let (deliver, readings) = channel();
+        let source = KubeSource::start(access, timing, NODE, move |reading| {
+            let _ = deliver.send(reading);
+        });
+        let mut config = Config::new(NODE, vec!["192.0.2.1".parse().unwrap()]);
+        config.follow_node = FollowNode::default()
+            .with_addresses(true)
+            .with_pod_cidrs(true)
+            .with_zone(true)
+            .with_service_cidrs(true);
+        let backend = FakeNode::default().backend().unwrap();
+        Self {
+            server,
+            source: source.unwrap(),
+            proxier: Proxier::new(Arc::new(config), backend),
+            told: Vec::new(),
+            readings,
+            taken: 0,
+        }
+    }
+
+    /// How many readings have come.
+    pub(crate) fn readings_taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Waits until `done`, while readings come.
+    pub(crate) fn until<T: Debug>(
+        &mut self,
+        what: impl Debug,
+        done: impl Fn(&Self) -> Result<(), T>,
+    ) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(is) = done(self) {
+            assert!(Instant::now() < deadline, "not {what:?} but {is:?}");
+            if let Ok(reading) = self.readings.recv_timeout(Duration::from_millis(20)) {
+                self.take_in(reading);
+            }
+        }
+    }
+
+    fn take_in(&mut self, reading: Reading) {
+        self.taken += 1;
+        let told = reading.diagnostics.iter().map(ToString::to_string);
+        self.told.extend(told);
+        let report = self.proxier.handle(reading.changes).unwrap();
+        assert!(report.is_none_or(|report| report.is_success()));
+    }
+
+    /// Waits until the node serves exactly this: a line a frontend, as `10.96.0.1:80 → 10.244.0.1`.
+    pub(crate) fn becomes(&mut self, expected: &[&str]) {
+        self.until(expected, |cluster| {
+            let is = cluster.serves();
+            if is == expected { Ok(()) } else { Err(is) }
+        });
+    }
+
+    /// Takes in all that comes until nothing does, and checks that it leaves the node so.
+    pub(crate) fn stays(&mut self, expected: &[&str]) {
+        while let Ok(reading) = self.readings.recv_timeout(QUIET) {
+            self.take_in(reading);
+        }
+        assert_eq!(self.serves(), expected);
+    }
+
+    pub(crate) fn serves(&self) -> Vec<String> {
+        let frontends = self.proxier.desired().frontends().map(|frontend| {
+            let backends = frontend.backends.iter();
+            let backends: Vec<_> = backends
+                .map(|backend| backend.address.to_string())
+                .collect();
+            let (address, port) = (frontend.key.address, frontend.key.port);
+            format!("{address}:{port} → {}", backends.join(" "))
+        });
+        let mut frontends: Vec<_> = frontends.collect();
+        frontends.sort();
+        frontends
+    }
+
+    /// Waits until the server was asked so often, or more.
+    pub(crate) fn asked(&mut self, resource: Resource, verb: testbed::Verb, times: usize) {
+        self.until((resource, verb, times), |cluster| {
+            let asks = cluster.server.asks_of(resource, verb);
+            if asks.len() >= times {
+                Ok(())
+            } else {
+                Err(asks)
+            }
+        });
+    }
+
+    /// Waits until the source says that all is well.
+    pub(crate) fn connects(&mut self) {
+        self.until("connected", |cluster| {
+            let state = cluster.source.state();
+            if state.connected_since.is_some() {
+                Ok(())
+            } else {
+                Err(state)
+            }
+        });
+    }
+}
+
+/// What the node serves at first.
+pub(crate) const START: [&str; 3] = [
+    "10.96.0.1:80 → 10.244.0.1",
+    "10.96.0.2:80 → 10.244.0.2 10.244.1.2",
+    "10.96.0.3:80 → ",
+];
+
+pub(crate) fn populated(behaviour: Behaviour) -> ApiServer {
+    let server = ApiServer::start(behaviour).unwrap();
+    server.put(Resource::Nodes, node(NODE));
+    server.put(Resource::Nodes, node("node-b"));
+    if behaviour.has_service_cidrs {
+        server.put(
+            Resource::ServiceCidrs,
+            service_cidr("kubernetes", "10.96.0.0/12"),
+        );
+    }
+    for (name, address) in [("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")] {
+        server.put(Resource::Services, service(name, address));
+    }
+    server.put(Resource::EndpointSlices, slice("a-1", "a", &["10.244.0.1"]));
+    server.put(Resource::EndpointSlices, slice("b-1", "b", &["10.244.0.2"]));
+    server.put(Resource::EndpointSlices, slice("b-2", "b", &["10.244.1.2"]));
+    server
+}
+
+pub(crate) fn node(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": "west"}},
+        "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.7"}]},
+    })
+}
+
+pub(crate) fn service_cidr(name: &str, cidr: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": name}, "spec": {"cidrs": [cidr]},
+    })
+}
+
+pub(crate) fn service(name: &str, address: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "namespace": "default", "name": name, "creationTimestamp": "2026-01-01T00:00:00Z",
+            "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:ports": {}}}}],
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
+            "ipFamilies": ["IPv4"], "selector": {"app": name},
+            "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}],
+        },
+    })
+}
+
+pub(crate) fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoint = |address: &&str| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": "node-b"});
+    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default", "name": name,
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+    })
+}

@@ -1,0 +1,231 @@
+//! A server that fails: what is in force stays, and what has happened meanwhile is caught up with.
+
+use std::time::Duration;
+
+use testbed::{Behaviour, Cut, Fault, Resource, Verb};
+
+use crate::cluster::{Cluster, START, access, impatient, populated, service, slice};
+
+const KINDS: [Resource; 4] = [
+    Resource::Services,
+    Resource::EndpointSlices,
+    Resource::Nodes,
+    Resource::ServiceCidrs,
+];
+
+/// What the node serves after [`change`].
+const CHANGED: [&str; 3] = [
+    START[0],
+    "10.96.0.2:80 → 10.244.0.9 10.244.1.2",
+    "10.96.0.4:80 → ",
+];
+
+/// One object comes, one changes, one goes.
+fn change(cluster: &Cluster) {
+    cluster
+        .server
+        .put(Resource::Services, service("d", "10.96.0.4"));
+    cluster
+        .server
+        .put(Resource::EndpointSlices, slice("b-1", "b", &["10.244.0.9"]));
+    cluster.server.delete(Resource::Services, "default/c");
+}
+
+#[test]
+fn watches_that_end_in_any_way() {
+    for cut in [Cut::End, Cut::Close, Cut::MidEvent] {
+        let mut cluster = Cluster::new(Behaviour::default());
+        for resource in KINDS {
+            cluster.server.cut(resource, cut);
+        }
+        change(&cluster);
+        cluster.becomes(&CHANGED);
+        cluster.stays(&CHANGED);
+        cluster.connects();
+    }
+}
+
+#[test]
+fn watches_go_on_where_they_were() {
+    let mut cluster = Cluster::new(Behaviour::default());
+    cluster.server.cut(Resource::Services, Cut::Close);
+    cluster.asked(Resource::Services, Verb::Watch, 2);
+    let watches = cluster.server.asks_of(Resource::Services, Verb::Watch);
+    assert_eq!(watches[1].parameter("sendInitialEvents"), None);
+    let from: u64 = watches[1]
+        .parameter("resourceVersion")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(from > 0);
+}
+
+#[test]
+fn a_server_that_goes_away_and_comes_back() {
+    let mut cluster = Cluster::new(Behaviour::default());
+    cluster.server.go_away();
+    change(&cluster);
+    cluster.until("failures", |cluster| {
+        let failures = cluster.source.state().failures;
+        if failures.len() == 4 {
+            Ok(())
+        } else {
+            Err(failures)
+        }
+    });
+    cluster.stays(&START);
+    assert!(cluster.source.state().connected_since.is_none());
+    cluster.server.come_back();
+    cluster.becomes(&CHANGED);
+    cluster.connects();
+    assert!(cluster.source.state().failures.is_empty());
+}
+
+#[test]
+fn a_server_that_has_forgotten() {
+    for gone_by_event in [true, false] {
+        for streams_lists in [true, false] {
+            let behaviour = Behaviour {
+                gone_by_event,
+                streams_lists,
+                ..Behaviour::default()
+            };
+            let mut cluster = Cluster::new(behaviour);
+            cluster.server.go_away();
+            change(&cluster);
+            cluster.server.compact();
+            cluster.server.come_back();
+            cluster.becomes(&CHANGED);
+            cluster.stays(&CHANGED);
+            cluster.connects();
+        }
+    }
+}
+
+/// A relist is one reading: at no time is there less than before and after.
+#[test]
+fn a_new_list_takes_nothing_away_that_stays() {
+    let mut cluster = Cluster::new(Behaviour {
+        streams_lists: false,
+        page: 1,
+        ..Behaviour::default()
+    });
+    for round in 0..5 {
+        cluster.server.compact();
+        cluster.server.put(
+            Resource::Services,
+            service("c", &format!("10.96.1.{round}")),
+        );
+        cluster.server.cut(Resource::Services, Cut::Close);
+        let expected = [START[0], START[1], &format!("10.96.1.{round}:80 → ")];
+        cluster.until(expected, |cluster| {
+            let is = cluster.serves();
+            assert!(is.len() == 3 && is[..2] == START[..2], "{is:?}");
+            if is == expected { Ok(()) } else { Err(is) }
+        });
+    }
+}
+
+#[test]
+fn requests_that_fail_in_any_way() {
+    let status = |code| Fault::Status {
+        code,
+        retry_after: None,
+    };
+    let faults = [
+        status(429),
+        Fault::Status {
+            code: 429,
+            retry_after: Some(1),
+        },
+        // More than anyone would wait for.
+        Fault::Status {
+            code: 503,
+            retry_after: Some(100_000_000),
+        },
+        status(500),
+        status(504),
+        status(403),
+        status(400),
+        Fault::Close,
+        Fault::Half,
+        Fault::Garbage,
+        Fault::Slow,
+    ];
+    for streams_lists in [true, false] {
+        let mut cluster = Cluster::new(Behaviour {
+            streams_lists,
+            ..Behaviour::default()
+        });
+        for resource in KINDS {
+            cluster.server.fail(resource, Verb::List, faults.clone());
+            cluster.server.fail(resource, Verb::Watch, faults.clone());
+        }
+        cluster.server.go_away();
+        cluster.server.compact();
+        change(&cluster);
+        cluster.server.come_back();
+        cluster.becomes(&CHANGED);
+        cluster.stays(&CHANGED);
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent() {
+    let server = populated(Behaviour::default());
+    let access = access(&server);
+    let mut cluster = Cluster::follow(server, access, impatient());
+    cluster.becomes(&START);
+    for resource in KINDS {
+        cluster.server.cut(resource, Cut::Silence);
+        cluster.server.fail(resource, Verb::Watch, [Fault::Silence]);
+    }
+    change(&cluster);
+    cluster.becomes(&CHANGED);
+    cluster.stays(&CHANGED);
+}
+
+#[test]
+fn a_list_that_falls_silent_is_asked_for_in_pages() {
+    let server = populated(Behaviour::default());
+    server.fail(Resource::Services, Verb::Watch, [Fault::Silence]);
+    let access = access(&server);
+    let mut cluster = Cluster::follow(server, access, impatient());
+    cluster.becomes(&START);
+    assert_eq!(
+        cluster.server.asks_of(Resource::Services, Verb::List).len(),
+        1
+    );
+}
+
+#[test]
+fn watches_are_renewed_at_their_time() {
+    let server = populated(Behaviour::default());
+    let access = access(&server);
+    let mut timing = impatient();
+    timing.grace = Duration::from_secs(60);
+    let mut cluster = Cluster::follow(server, access, timing);
+    cluster.becomes(&START);
+    cluster.asked(Resource::Services, Verb::Watch, 3);
+    let watches = cluster.server.asks_of(Resource::Services, Verb::Watch);
+    for watch in watches {
+        let seconds: u64 = watch.parameter("timeoutSeconds").unwrap().parse().unwrap();
+        assert!((1..=2).contains(&seconds));
+    }
+    change(&cluster);
+    cluster.becomes(&CHANGED);
+    assert!(
+        cluster.source.state().failures.is_empty(),
+        "that is no failure"
+    );
+}
+
+#[test]
+fn nothing_is_delivered_after_the_drop() {
+    let cluster = Cluster::new(Behaviour::default());
+    let Cluster { server, source, .. } = cluster;
+    let asks = server.asks().len();
+    drop(source);
+    server.cut(Resource::Services, Cut::End);
+    assert_eq!(server.asks().len(), asks, "the thread is gone");
+}

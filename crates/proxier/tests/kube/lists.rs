@@ -1,0 +1,161 @@
+//! The first list, and how it is asked for.
+
+use serde_json::json;
+use testbed::{Behaviour, Fault, Resource, Verb};
+
+use crate::cluster::{Cluster, START, access, populated, service, slice, timing};
+
+/// A server before streamed lists, ServiceCIDRs and field selectors of Services.
+const OLD: Behaviour = Behaviour {
+    streams_lists: false,
+    has_service_cidrs: false,
+    selects_cluster_ips: false,
+    gone_by_event: true,
+    page: 2,
+};
+
+#[test]
+fn lists_are_streamed_where_they_can_be() {
+    let cluster = Cluster::new(Behaviour::default());
+    for resource in [
+        Resource::Services,
+        Resource::EndpointSlices,
+        Resource::Nodes,
+    ] {
+        assert_eq!(cluster.server.asks_of(resource, Verb::List), []);
+        let asks = cluster.server.asks_of(resource, Verb::Watch);
+        assert_eq!(
+            asks.len(),
+            1,
+            "one connection for the list and what follows"
+        );
+        assert_eq!(asks[0].parameter("sendInitialEvents"), Some("true"));
+        // Not "0", which would be answered with what a cache holds, however old.
+        assert_eq!(asks[0].parameter("resourceVersion"), Some(""));
+        assert_eq!(asks[0].parameter("allowWatchBookmarks"), Some("true"));
+    }
+}
+
+#[test]
+fn an_old_server_is_asked_for_pages() {
+    let mut cluster = Cluster::new(OLD);
+    let lists = cluster.server.asks_of(Resource::Services, Verb::List);
+    let pages: Vec<_> = lists
+        .iter()
+        .map(|ask| ask.parameter("continue").is_some())
+        .collect();
+    assert_eq!(pages, [false, true], "three Services are two pages");
+    cluster
+        .server
+        .put(Resource::Services, service("d", "10.96.0.4"));
+    cluster.becomes(&[START[0], START[1], START[2], "10.96.0.4:80 → "]);
+    let watches = cluster.server.asks_of(Resource::Services, Verb::Watch);
+    assert!(watches.last().unwrap().parameter("fieldSelector").is_none());
+}
+
+#[test]
+fn what_is_not_for_us_is_left_out_at_the_server() {
+    let cluster = Cluster::new(Behaviour::default());
+    let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
+    assert_eq!(
+        ask.parameter("labelSelector"),
+        Some("!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless")
+    );
+    assert_eq!(ask.parameter("fieldSelector"), Some("spec.clusterIP!=None"));
+    let ask = &cluster.server.asks_of(Resource::Nodes, Verb::Watch)[0];
+    assert_eq!(ask.parameter("fieldSelector"), Some("metadata.name=node-a"));
+}
+
+#[test]
+fn headless_and_foreign_objects_come_and_go() {
+    for behaviour in [Behaviour::default(), OLD] {
+        let mut cluster = Cluster::new(behaviour);
+        let mut headless = service("d", "None");
+        headless["spec"]["ports"] = json!([]);
+        cluster.server.put(Resource::Services, headless);
+        let mut foreign = service("a", "10.96.0.1");
+        foreign["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "x"});
+        cluster.server.put(Resource::Services, foreign);
+        let mut foreign = slice("b-2", "b", &["10.244.1.2"]);
+        foreign["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
+        cluster.server.put(Resource::EndpointSlices, foreign);
+        cluster.becomes(&["10.96.0.2:80 → 10.244.0.2", START[2]]);
+        cluster
+            .server
+            .put(Resource::Services, service("a", "10.96.0.1"));
+        cluster
+            .server
+            .put(Resource::EndpointSlices, slice("b-2", "b", &["10.244.1.2"]));
+        cluster.becomes(&START);
+    }
+}
+
+#[test]
+fn nothing_is_programmed_before_every_kind_is_listed() {
+    for missing in [
+        Resource::Nodes,
+        Resource::ServiceCidrs,
+        Resource::Services,
+        Resource::EndpointSlices,
+    ] {
+        let server = populated(Behaviour::default());
+        let refusal = Fault::Status {
+            code: 500,
+            retry_after: None,
+        };
+        server.fail(missing, Verb::Watch, vec![refusal; 10_000]);
+        let access = access(&server);
+        let mut cluster = Cluster::follow(server, access, timing());
+        cluster.asked(missing, Verb::Watch, 8);
+        cluster.stays(&[]);
+        assert!(
+            cluster.proxier.handle([]).unwrap().is_none(),
+            "{missing:?} was not listed"
+        );
+        assert!(cluster.source.state().connected_since.is_none());
+        cluster.server.forgive();
+        cluster.becomes(&START);
+        cluster.connects();
+    }
+}
+
+#[test]
+fn half_a_list_is_none() {
+    for behaviour in [Behaviour::default(), OLD] {
+        let server = populated(behaviour);
+        for resource in [Resource::Services, Resource::EndpointSlices] {
+            for verb in [Verb::List, Verb::Watch] {
+                server.fail(resource, verb, [Fault::Half, Fault::Garbage, Fault::Slow]);
+            }
+        }
+        let access = access(&server);
+        let mut cluster = Cluster::follow(server, access, timing());
+        cluster.until("the list, or nothing", |cluster| match cluster.serves() {
+            is if is == START => Ok(()),
+            is => {
+                assert!(is.is_empty(), "half a list was taken for a whole: {is:?}");
+                Err(is)
+            }
+        });
+    }
+}
+
+#[test]
+fn a_page_may_be_gone() {
+    let server = populated(OLD);
+    for resource in [Resource::Services, Resource::EndpointSlices] {
+        let gone = Fault::Status {
+            code: 410,
+            retry_after: None,
+        };
+        // The second of two pages, twice.
+        server.fail(
+            resource,
+            Verb::List,
+            [Fault::Slow, gone.clone(), Fault::Slow, gone],
+        );
+    }
+    let access = access(&server);
+    let mut cluster = Cluster::follow(server, access, timing());
+    cluster.becomes(&START);
+}

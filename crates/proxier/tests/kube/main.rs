@@ -1,0 +1,16 @@
+//! A node that follows an API server: whatever the server does, the node ends as its objects say.
+//!
+//! The server is a stand-in that speaks HTTP on loopback, the node one in memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod cluster;
+mod credentials;
+mod events;
+mod failures;
+mod lists;
+mod node;

@@ -1,0 +1,121 @@
+//! What the API says of the node and of the cluster's networks.
+
+use proxier::desired::Config;
+use serde_json::json;
+use testbed::{Behaviour, Cut, Resource, Verb};
+
+use crate::cluster::{Cluster, NODE, START, node, service_cidr};
+
+fn becomes(cluster: &mut Cluster, what: &str, is: impl Fn(&Config) -> bool) {
+    cluster.until(what, |cluster| {
+        let config = cluster.proxier.desired().config();
+        if is(config) {
+            Ok(())
+        } else {
+            Err(format!("{config:?}"))
+        }
+    });
+}
+
+#[test]
+fn the_node_is_followed() {
+    let mut cluster = Cluster::new(Behaviour::default());
+    let config = cluster.proxier.desired().config();
+    assert_eq!(
+        config.node_ips,
+        ["192.0.2.7".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(config.cluster_cidrs, ["10.244.0.0/24".parse().unwrap()]);
+    assert_eq!(config.zone.as_deref(), Some("west"));
+    let mut moved = node(NODE);
+    moved["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("east");
+    cluster.server.put(Resource::Nodes, moved);
+    becomes(&mut cluster, "east", |config| {
+        config.zone.as_deref() == Some("east")
+    });
+    cluster.server.delete(Resource::Nodes, NODE);
+    becomes(&mut cluster, "no zone", |config| config.zone.is_none());
+    cluster.server.put(Resource::Nodes, node(NODE));
+    becomes(&mut cluster, "west", |config| {
+        config.zone.as_deref() == Some("west")
+    });
+    cluster.stays(&START);
+}
+
+#[test]
+fn heartbeats_are_not_told() {
+    let mut cluster = Cluster::new(Behaviour::default());
+    for second in 0..10 {
+        let mut beating = node(NODE);
+        beating["status"]["conditions"] = json!([{
+            "type": "Ready", "status": "True",
+            "lastHeartbeatTime": format!("2026-01-01T00:00:{second:02}Z"),
+        }]);
+        cluster.server.put(Resource::Nodes, beating);
+    }
+    let mut moved = node(NODE);
+    moved["metadata"]["labels"] = json!({});
+    cluster.server.put(Resource::Nodes, moved);
+    let before = cluster.readings_taken();
+    becomes(&mut cluster, "no zone", |config| config.zone.is_none());
+    assert_eq!(cluster.readings_taken(), before + 1);
+}
+
+#[test]
+fn service_cidrs_are_followed() {
+    let mut cluster = Cluster::new(Behaviour::default());
+    let cidrs = |cidrs: &[&str]| {
+        let cidrs: Vec<ipnet::IpNet> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        move |config: &Config| config.service_cidrs == cidrs
+    };
+    becomes(&mut cluster, "one", cidrs(&["10.96.0.0/12"]));
+    cluster
+        .server
+        .put(Resource::ServiceCidrs, service_cidr("more", "10.64.0.0/16"));
+    // Within another, and of a family the node does not speak.
+    cluster.server.put(
+        Resource::ServiceCidrs,
+        service_cidr("within", "10.96.0.0/24"),
+    );
+    cluster
+        .server
+        .put(Resource::ServiceCidrs, service_cidr("other", "fd00::/112"));
+    becomes(
+        &mut cluster,
+        "two",
+        cidrs(&["10.64.0.0/16", "10.96.0.0/12"]),
+    );
+    cluster.server.compact();
+    cluster.server.delete(Resource::ServiceCidrs, "kubernetes");
+    cluster.server.cut(Resource::ServiceCidrs, Cut::Close);
+    becomes(
+        &mut cluster,
+        "others",
+        cidrs(&["10.64.0.0/16", "10.96.0.0/24"]),
+    );
+    cluster.stays(&START);
+}
+
+#[test]
+fn service_cidrs_that_come_with_a_new_server() {
+    let mut behaviour = Behaviour {
+        has_service_cidrs: false,
+        ..Behaviour::default()
+    };
+    let mut cluster = Cluster::new(behaviour);
+    cluster.connects();
+    assert_eq!(
+        cluster.proxier.desired().config().service_cidrs,
+        ["10.96.0.0/12".parse().unwrap()]
+    );
+    behaviour.has_service_cidrs = true;
+    cluster.server.become_like(behaviour);
+    cluster.server.put(
+        Resource::ServiceCidrs,
+        service_cidr("kubernetes", "10.96.0.0/16"),
+    );
+    cluster.asked(Resource::ServiceCidrs, Verb::Watch, 2);
+    becomes(&mut cluster, "/16", |config| {
+        config.service_cidrs[0].prefix_len() == 16
+    });
+}
