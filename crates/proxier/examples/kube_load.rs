@@ -207,7 +207,14 @@ impl Server {
 
     fn watch_barely(&self) -> BufReader<TcpStream> {
         let path = "/apis/discovery.k8s.io/v1/endpointslices?watch=true&resourceVersion=1000000";
-        self.ask(path)
+        let mut answer = self.ask(path);
+        // Once it has begun, it misses nothing.
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            answer.read_line(&mut line).unwrap();
+        }
+        answer
     }
 
     /// Reads what a list holds, and parses it without keeping anything.

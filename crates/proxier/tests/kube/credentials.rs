@@ -43,9 +43,6 @@ fn a_token_that_changes() {
     cluster.becomes(&START);
     cluster.server.require_token("new");
     cluster.server.cut(Resource::Services, Cut::End);
-    cluster
-        .server
-        .put(Resource::Services, service("d", "10.96.0.4"));
     cluster.until("refused", |cluster| {
         let failures = cluster.source.state().failures;
         if failures.contains_key("Service") {
@@ -54,6 +51,9 @@ fn a_token_that_changes() {
             Err(failures)
         }
     });
+    cluster
+        .server
+        .put(Resource::Services, service("d", "10.96.0.4"));
     cluster.stays(&START);
     replace(&directory.path().join("token"), "new");
     cluster.becomes(&[START[0], START[1], START[2], "10.96.0.4:80 → "]);
