@@ -11,6 +11,7 @@ mod node;
 mod output;
 #[cfg(test)]
 mod scenarios;
+mod source;
 
 use std::io;
 use std::process::ExitCode;

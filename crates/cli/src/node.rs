@@ -72,7 +72,8 @@ pub(crate) fn config_on(
     config.follow_node = FollowNode::default()
         .with_addresses(args.node_ips.is_empty() && bind.is_none())
         .with_pod_cidrs(args.detect_local_mode == DetectLocal::NodeCidr)
-        .with_zone(args.zone.is_none());
+        .with_zone(args.zone.is_none())
+        .with_service_cidrs(args.service_cidrs.is_empty());
     if args.service_cidrs.is_empty() {
         // The default is for nodes that speak its family.
         let node_ips = config.node_ips.clone();

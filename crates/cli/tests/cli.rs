@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use testbed::{ApiServer, Behaviour, Resource};
 
 /// The node of the examples: the one that has the pods in `10.244.1.0/24`.
 const NODE: [&str; 6] = [
@@ -347,9 +348,9 @@ fn wrong_usage_is_told() {
     let with = |arguments: &[&'static str]| usage_error(&[&plan, arguments].concat());
     assert_golden!(
         [
-            usage_error(&[]),
+            usage_error(&["--manifests"]),
             usage_error(&["--manifests", "examples", "--mode", "nftables"]),
-            usage_error(&["plan"]),
+            usage_error(&["plan", "--manifests"]),
             with(&["--ipvs-scheduler", "fastest"]),
             with(&["--node-ip", "node-a"]),
             with(&["--service-cidr", "10.96.0.0"]),
@@ -358,6 +359,45 @@ fn wrong_usage_is_told() {
             usage_error(&["--once", "status"]),
         ]
         .join("--------\n")
+    );
+}
+
+#[test]
+fn without_manifests_and_out_of_a_pod_there_is_no_server() {
+    let (_, log, code) = run(svcproxy(&["plan"]).args(NODE));
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains("no kubeconfig or server is given"), "{log}");
+    let arguments = ["plan", "--kubeconfig", "nothing.conf"];
+    let (_, log, code) = run(svcproxy(&arguments).args(NODE));
+    assert_eq!(code, 1, "{log}");
+    assert!(
+        log.contains("cannot use the kubeconfig nothing.conf"),
+        "{log}"
+    );
+}
+
+#[test]
+fn plan_of_what_an_api_server_has() {
+    let server = ApiServer::start(Behaviour::default()).unwrap();
+    let metadata = |name| json!({"namespace": "default", "name": name});
+    server.put(
+        Resource::Services,
+        json!({
+            "metadata": metadata("web"),
+            "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+        }),
+    );
+    let mut slice = json!({
+        "metadata": metadata("web-1"), "addressType": "IPv4", "ports": [{"port": 8080}],
+        "endpoints": [{"addresses": ["10.244.0.1"]}],
+    });
+    slice["metadata"]["labels"] = json!({"kubernetes.io/service-name": "web"});
+    server.put(Resource::EndpointSlices, slice);
+    let arguments = ["plan", "-o", "ipvsadm", "--master", &server.url()];
+    let out = succeed(&[&arguments[..], &NODE].concat());
+    assert_eq!(
+        out,
+        "-A -t 10.96.0.1:80 -s rr\n-a -t 10.96.0.1:80 -r 10.244.0.1:8080 -m -w 1\n"
     );
 }
 

@@ -13,6 +13,7 @@ const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
 /// What `--config` covers, as argument and flag. Those of kube-proxy that win over it are not here
 /// (`Complete` in options.go), and neither are ours that kube-proxy does not have.
 pub(crate) const COVERED: &[(&str, &str)] = &[
+    ("kubeconfig", "kubeconfig"),
     ("proxy_mode", "proxy-mode"),
     ("bind_address", "bind-address"),
     ("oom_score_adj", "oom-score-adj"),

@@ -3,6 +3,7 @@
 mod kube_proxy;
 mod monitor;
 mod node;
+mod source;
 
 #[cfg(test)]
 pub(crate) use kube_proxy::COVERED;
@@ -12,6 +13,7 @@ pub(crate) use monitor::{
 };
 pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
 pub(crate) use node::{node_name, node_port_addresses, scheduler};
+pub(crate) use source::SourceArgs;
 
 use std::path::PathBuf;
 
@@ -21,9 +23,9 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
 
 /// Makes Kubernetes Services work on this node, with the kernel's IPVS.
 ///
-/// Reads Services and their endpoints from manifests, programs IPVS, a packet filter table of its
-/// own and local routes, and follows the manifests' changes until it is told to stop. The data
-/// plane stays when it stops, and the next start adopts it.
+/// Reads Services and their endpoints from the cluster's API server or from manifests, programs
+/// IPVS, a packet filter table of its own and local routes, and follows the changes until it is
+/// told to stop. The data plane stays when it stops, and the next start adopts it.
 #[derive(Debug, Parser)]
 #[command(
     name = "svcproxy",
@@ -32,6 +34,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
     after_help = "Examples:\n  \
         svcproxy --mode ipvs --manifests examples/ --cluster-cidr 10.244.0.0/16\n  \
         svcproxy --mode ipvs --manifests services.yaml --once\n  \
+        svcproxy --mode ipvs --kubeconfig /etc/kubernetes/proxy.conf\n  \
         svcproxy plan --manifests examples/ -o ipvsadm\n  \
         svcproxy status\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage or invalid manifests.\n\
@@ -79,7 +82,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
 
-    /// Bring the node in line with the manifests and exit
+    /// Bring the node in line with what there is now, and exit
     #[arg(long)]
     pub(crate) once: bool,
 

@@ -1,7 +1,6 @@
 //! Flags that say what the node is and how it is to serve.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -9,7 +8,7 @@ use ipnet::IpNet;
 use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
 
-use super::{KubeProxyArgs, MonitorArgs};
+use super::{KubeProxyArgs, MonitorArgs, SourceArgs};
 use crate::kube_proxy::GoDuration;
 
 const NODE: &str = "This node";
@@ -28,9 +27,8 @@ pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) kube_proxy: KubeProxyArgs,
 
-    /// Files or directories of YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node
-    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
-    pub(crate) manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
 
     /// This node's name, by which endpoints on it are known [default: the host's name]
     #[arg(
@@ -142,7 +140,7 @@ pub(crate) struct NodeArgs {
     pub(crate) mark_mask: u32,
 
     /// Where cluster IPs live, once or several times: made local as a whole, and refused where no
-    /// Service answers [default: 10.96.0.0/12]
+    /// Service answers [default: those of the API's ServiceCIDRs, or 10.96.0.0/12]
     #[arg(
         long = "service-cidr",
         value_name = "CIDR",

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use proxier::Proxier;
 use proxier::backend::IpvsBackend;
 use proxier::desired::DesiredState;
-use proxier::source::manifest::Manifests;
 use proxier::store::Store;
 
 use super::log_diagnostics;
 use crate::args::{PlanArgs, PlanFormat, usage_error};
+use crate::source::Source;
 use crate::{Ending, node, output};
 
 /// Shows what the node should have, or with `--against kernel` the steps that lead there.
@@ -18,8 +18,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
     }
     let settings = node::config(&args.node)?;
-    let manifests = Manifests::new(&args.node.manifests);
-    let reading = manifests.for_node(&*settings.node_name).read();
+    let reading = Source::new(&args.node.source, &settings.node_name).read()?;
     log_diagnostics(&reading.diagnostics);
     let ending = if reading.has_errors() {
         Ending::InvalidInput

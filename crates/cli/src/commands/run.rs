@@ -1,4 +1,4 @@
-//! The main job: bring the node in line with the manifests, and keep it so.
+//! The main job: bring the node in line with the Services there are, and keep it so.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use proxier::data_plane::{DataPlane, PlanSteps};
 use proxier::desired::{Config, ConfigError, Problem};
 use proxier::proxier::{SyncKind, SyncReport};
 use proxier::run::{Event, Intervals, Observed};
-use proxier::source::manifest::Manifests;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -21,9 +20,10 @@ use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
 use crate::args::{Mode, RunArgs};
 use crate::health::Health;
+use crate::source::Source;
 use crate::{monitor, node};
 
-/// `svcproxy --mode MODE --manifests PATH...`
+/// `svcproxy --mode MODE`
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
     let mut config = node::config(&args.node)?;
     if let Some(score) = args.node.kube_proxy.oom_score_adj
@@ -59,26 +59,26 @@ fn start<B: DataPlane>(
     backend: B,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
-    let manifests = Manifests::new(&args.node.manifests).for_node(&*config.node_name);
+    let source = Source::new(&args.node.source, &config.node_name);
     let proxier = Proxier::new(Arc::new(config), backend);
     if args.once {
-        once(proxier, manifests, complain)
+        once(proxier, source, complain)
     } else {
-        follow(proxier, manifests, args, complain)
+        follow(proxier, source, args, complain)
     }
 }
 
 fn once<B: DataPlane>(
     mut proxier: Proxier<B>,
-    mut manifests: Manifests,
+    source: Source,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
-    let reading = manifests.read();
+    let reading = source.read()?;
     log_diagnostics(&reading.diagnostics);
     let invalid = reading.has_errors();
     let report = proxier
         .handle(reading.changes)?
-        .context("the manifests could not be read")?;
+        .context("not every kind of object could be read")?;
     let mut log = Log::default();
     log.sync(&report);
     complain(&report.plan);
@@ -93,7 +93,7 @@ fn once<B: DataPlane>(
 
 fn follow<B: DataPlane>(
     mut proxier: Proxier<B>,
-    manifests: Manifests,
+    source: Source,
     args: &RunArgs,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
@@ -107,7 +107,7 @@ fn follow<B: DataPlane>(
     let _servers = monitor::serve(&args.node.monitor, &monitor, config);
     let mut health = Health::new(config, monitor.clone());
     let queue = monitor.clone();
-    let _watch = manifests.watch(move |reading| {
+    let _following = source.follow(move |reading| {
         log_diagnostics(&reading.diagnostics);
         queue.queued(&reading.changes);
         // The receiver is gone only when we are about to end.

@@ -31,6 +31,8 @@ pub(super) fn apply(
     let mut fields = Checker::default();
     fields.check("mode", mode_name(&config.mode));
     args.kube_proxy.proxy_mode = Some(config.mode.clone());
+    let kubeconfig = &config.client_connection.kubeconfig;
+    args.source.kubeconfig = (!kubeconfig.is_empty()).then(|| kubeconfig.into());
     fields.node(config, args);
     fields.pods(config, args);
     fields.ipvs(config, args);

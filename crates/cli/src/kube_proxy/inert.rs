@@ -14,7 +14,6 @@ const LOG: &str = "the log is unbuffered, and filtered by SVCPROXY_LOG";
 const LOOPBACK: &str = "loopback addresses never serve node ports";
 const WINDOWS: &str = "for Windows";
 const AUDIT: &str = "--audit-interval is for all modes";
-const NO_API_SERVER: &str = "Services come from --manifests";
 const PORT: &str = "the address is given with its port";
 const RETRIED: &str = "an address that is taken is tried again, and keeps nothing else from work";
 const GONE: &str = "kube-proxy itself takes no notice of it any more";
@@ -22,7 +21,6 @@ const GONE: &str = "kube-proxy itself takes no notice of it any more";
 /// Fields, each a leaf of the configuration, or all of a map or a list.
 pub(super) const FIELDS: &[(&str, &str)] = &[
     ("featureGates", GATES),
-    ("clientConnection.kubeconfig", NO_API_SERVER),
     ("clientConnection.acceptContentTypes", WATCHES),
     ("clientConnection.contentType", WATCHES),
     ("clientConnection.qps", WATCHES),
@@ -78,8 +76,6 @@ const fn flag(name: &'static str, takes: Takes, why: &'static str) -> Flag {
 /// Flags, of cmd/kube-proxy/app `options.go` and component-base's `logs/api/v1/options.go`.
 pub(crate) const FLAGS: &[Flag] = &[
     flag("feature-gates", Takes::Text, GATES),
-    flag("kubeconfig", Takes::Text, NO_API_SERVER),
-    flag("master", Takes::Text, NO_API_SERVER),
     flag("healthz-port", Takes::Integer, PORT),
     flag("metrics-port", Takes::Integer, PORT),
     flag("bind-address-hard-fail", Takes::Switch, RETRIED),

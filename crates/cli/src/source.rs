@@ -1,0 +1,76 @@
+//! Where Services come from: manifests, or an API server.
+
+use std::sync::mpsc;
+
+use anyhow::Context;
+use proxier::source::Reading;
+use proxier::source::kube::{Access, KubeSource, Timing};
+use proxier::source::manifest::{Manifests, Watch};
+use proxier::store::Store;
+
+use crate::args::SourceArgs;
+
+/// A source that is not asked yet.
+pub(crate) enum Source {
+    Manifests(Manifests),
+    Kube { access: Access, node: String },
+}
+
+/// A source that is followed, until it is dropped.
+pub(crate) enum Following {
+    Manifests { _watch: Watch },
+    Kube { _source: KubeSource },
+}
+
+impl Source {
+    /// The source for the node of this name.
+    pub(crate) fn new(args: &SourceArgs, node: &str) -> Self {
+        if !args.manifests.is_empty() {
+            return Self::Manifests(Manifests::new(&args.manifests).for_node(node));
+        }
+        let mut access = Access::default();
+        access.kubeconfig.clone_from(&args.kubeconfig);
+        access.server.clone_from(&args.master);
+        Self::Kube {
+            access,
+            node: node.to_owned(),
+        }
+    }
+
+    /// All there is now. An API server that does not answer is waited for.
+    pub(crate) fn read(self) -> anyhow::Result<Reading> {
+        match self {
+            Self::Manifests(mut manifests) => Ok(manifests.read()),
+            Self::Kube { .. } => {
+                let (deliver, readings) = mpsc::channel();
+                let _following = self.follow(move |reading| {
+                    let _ = deliver.send(reading);
+                })?;
+                let (mut all, mut store) = (Reading::default(), Store::default());
+                while !store.is_ready() {
+                    let reading = readings.recv().context("the API server is not followed")?;
+                    let changes = reading.changes.iter().cloned();
+                    changes.for_each(|change| store.apply(change));
+                    all.changes.extend(reading.changes);
+                    all.diagnostics.extend(reading.diagnostics);
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// All there is now and all that changes, from a thread of its own.
+    pub(crate) fn follow(
+        self,
+        deliver: impl FnMut(Reading) + Send + 'static,
+    ) -> anyhow::Result<Following> {
+        Ok(match self {
+            Self::Manifests(manifests) => Following::Manifests {
+                _watch: manifests.watch(deliver)?,
+            },
+            Self::Kube { access, node } => Following::Kube {
+                _source: KubeSource::start(access, Timing::default(), &node, deliver)?,
+            },
+        })
+    }
+}
