@@ -7,10 +7,39 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::report::{Report, phase};
+use crate::apt::{self, Tool};
 use crate::{paths, process};
+
+/// What the chart does not do without.
+const REQUIRED: &str = r#"{"apiServer": "https://control-plane.example:6443"}"#;
+/// Everything that is off by itself.
+const EVERYTHING: &str = r#"{
+    "apiServer": "https://control-plane.example:6443",
+    "imagePullSecrets": [{"name": "pull"}],
+    "extraArgs": ["--log-format=json"],
+    "affinity": {"nodeAffinity": {}},
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"c": "d"},
+    "metrics": {"serviceMonitor": {"enabled": true, "labels": {"e": "f"}}}
+}"#;
+/// Helm as a library, in a package of PyPI.
+const HELM: &str = "helm-python-sdk==0.2.2";
 
 pub(super) fn run(svcproxy: &Path, report: &mut Report) {
     phase("deployment");
+    with_tool("helm", helm(), report, |packages| {
+        let golden = paths::workspace().join("crates/cli/tests/golden/chart.yaml");
+        let rendered = render(packages, REQUIRED)?;
+        if std::env::var_os("UPDATE_CHART").is_some() {
+            fs::write(&golden, &rendered)?;
+        }
+        ensure!(
+            fs::read(&golden)? == rendered,
+            "the chart yields something else than {}; UPDATE_CHART=1 writes it anew",
+            golden.display()
+        );
+        render(packages, EVERYTHING).map(drop)
+    });
     with_tool("systemd-analyze", systemd_analyze(), report, |program| {
         verify_unit(program, svcproxy)
     });
@@ -27,6 +56,30 @@ fn with_tool(
         Ok(tool) => report.check(name, check(&tool)),
         Err(error) => report.skip(name, format!("{error:#}")),
     }
+}
+
+/// The directory that has Helm for Python.
+fn helm() -> Result<PathBuf> {
+    apt::ensure(&[
+        Tool::new("python3", "python3"),
+        Tool::new("pip3", "python3-pip"),
+    ])?;
+    let packages = paths::workspace().join("target/helm");
+    if !packages.join("helm_python").exists() {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--target"]);
+        process::output(pip.arg(&packages).arg(HELM))?;
+    }
+    Ok(packages)
+}
+
+fn render(packages: &Path, values: &str) -> Result<Vec<u8>> {
+    let mut helm = Command::new("python3");
+    helm.env("PYTHONPATH", packages)
+        .args(["-c", include_str!("helm.py")])
+        .arg(paths::workspace().join("deploy/helm/svcproxy"))
+        .arg(values);
+    process::output(&mut helm).context("the chart is not right")
 }
 
 fn systemd_analyze() -> Result<PathBuf> {

@@ -6,10 +6,15 @@
     clippy::indexing_slicing
 )]
 
+mod chart;
+mod kustomize;
+mod objects;
 mod unit;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -22,6 +27,10 @@ fn deploy() -> PathBuf {
 fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
 }
 
 #[test]
