@@ -40,6 +40,15 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
         );
         render(packages, EVERYTHING).map(drop)
     });
+    with_tool("promtool", promtool(), report, |program| {
+        let calls = [("check", "alerts.yaml"), ("test", "alerts_test.yaml")];
+        calls.into_iter().try_for_each(|(what, file)| {
+            let mut promtool = Command::new(program);
+            promtool.args([what, "rules", file]);
+            promtool.current_dir(paths::workspace().join("deploy/monitoring"));
+            process::output(&mut promtool).map(drop)
+        })
+    });
     with_tool("systemd-analyze", systemd_analyze(), report, |program| {
         verify_unit(program, svcproxy)
     });
@@ -80,6 +89,20 @@ fn render(packages: &Path, values: &str) -> Result<Vec<u8>> {
         .arg(paths::workspace().join("deploy/helm/svcproxy"))
         .arg(values);
     process::output(&mut helm).context("the chart is not right")
+}
+
+/// Out of Debian's package, which as such would start a server.
+fn promtool() -> Result<PathBuf> {
+    let directory = paths::workspace().join("target/prometheus");
+    let program = directory.join("usr/bin/promtool");
+    if !program.exists() {
+        let choose = |names: &str| {
+            let exact = names.lines().filter(|name| *name == "prometheus");
+            exact.map(str::to_owned).collect()
+        };
+        apt::unpack("prometheus", choose, &directory)?;
+    }
+    Ok(program)
 }
 
 fn systemd_analyze() -> Result<PathBuf> {

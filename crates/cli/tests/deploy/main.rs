@@ -8,6 +8,7 @@
 
 mod chart;
 mod kustomize;
+mod monitoring;
 mod objects;
 mod unit;
 
