@@ -10,6 +10,7 @@ mod chart;
 mod kustomize;
 mod monitoring;
 mod objects;
+mod rbac;
 mod unit;
 
 use std::fs;

@@ -1,0 +1,66 @@
+//! What svcproxy asks an API server for, and what its role allows.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proxier::source::kube::{Access, KubeSource, Timing};
+use testbed::{ApiServer, Behaviour, Resource, Verb, eventually};
+
+use crate::kustomize;
+
+/// API group, resource, verb.
+type Request = (String, String, String);
+
+fn asked(server: &ApiServer) -> BTreeSet<Request> {
+    let asks = server.asks().into_iter();
+    asks.map(|ask| {
+        let (group, resource) = match ask.resource {
+            Resource::Services => ("", "services"),
+            Resource::EndpointSlices => ("discovery.k8s.io", "endpointslices"),
+            Resource::Nodes => ("", "nodes"),
+            Resource::ServiceCidrs => ("networking.k8s.io", "servicecidrs"),
+        };
+        let verb = match ask.verb {
+            Verb::List => "list",
+            Verb::Watch => "watch",
+        };
+        (group.to_owned(), resource.to_owned(), verb.to_owned())
+    })
+    .collect()
+}
+
+fn allowed() -> BTreeSet<Request> {
+    let role = kustomize::one("ClusterRole");
+    let mut allowed = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        let words = |key: &str| rule[key].as_array().unwrap().iter();
+        for group in words("apiGroups") {
+            for resource in words("resources") {
+                for verb in words("verbs") {
+                    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+                    allowed.insert((word(group), word(resource), word(verb)));
+                }
+            }
+        }
+    }
+    allowed
+}
+
+#[test]
+fn role_allows_all_that_is_asked_for_and_nothing_else() {
+    // A server that does not begin watches with what there is, is asked for lists.
+    let behaviour = Behaviour {
+        streams_lists: false,
+        ..Behaviour::default()
+    };
+    let server = ApiServer::start(behaviour).unwrap();
+    let mut access = Access::default();
+    access.server = Some(server.url());
+    let _source = KubeSource::start(access, Timing::default(), "node-a", |_| {}).unwrap();
+    let allowed = allowed();
+    eventually(Duration::from_secs(60), || {
+        let asked = asked(&server);
+        if asked == allowed { Ok(()) } else { Err(asked) }
+    })
+    .unwrap();
+}
