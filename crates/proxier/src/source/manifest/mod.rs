@@ -88,7 +88,7 @@ impl Manifests {
     }
 
     /// The same, read for the node of this name: its Node becomes
-    /// [`Change::NodeReplaced`].
+    /// [`Change::NodeReplaced`](crate::store::Change::NodeReplaced).
     pub fn for_node(self, name: impl Into<String>) -> Self {
         Self {
             node: Some(name.into()),
