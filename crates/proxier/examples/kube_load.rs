@@ -235,8 +235,9 @@ impl Server {
                     break;
                 }
             }
-            let body = answer.take(length);
-            let _: serde::de::IgnoredAny = serde_json::from_reader(body).unwrap();
+            let mut body = Vec::new();
+            answer.take(length).read_to_end(&mut body).unwrap();
+            let _: serde::de::IgnoredAny = serde_json::from_slice(&body).unwrap();
         }
     }
 }

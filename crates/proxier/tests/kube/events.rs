@@ -125,6 +125,24 @@ fn an_event_after_its_object_has_gone() {
 }
 
 #[test]
+fn a_late_deletion_of_what_has_come_back() {
+    let mut cluster = Cluster::new(Behaviour::default());
+    cluster.server.hold(Resource::Services);
+    cluster.server.delete(Resource::Services, "default/c");
+    cluster
+        .server
+        .put(Resource::Services, service("c", "10.96.1.3"));
+    cluster
+        .server
+        .put(Resource::Services, service("d", "10.96.0.4"));
+    let order = |lines: &mut Vec<String>| lines.insert(2, lines[0].clone());
+    cluster.server.release(Resource::Services, order);
+    let back = [START[0], START[1], "10.96.0.4:80 → ", "10.96.1.3:80 → "];
+    cluster.becomes(&back);
+    cluster.stays(&back);
+}
+
+#[test]
 fn a_bookmark_moves_the_watch_on() {
     let mut cluster = Cluster::new(Behaviour::default());
     // Versions that the Services' watch would hear nothing of.
@@ -135,11 +153,6 @@ fn a_bookmark_moves_the_watch_on() {
     }
     cluster.server.compact();
     cluster.server.bookmark();
-    cluster
-        .server
-        .put(Resource::Services, service("c", "10.96.1.3"));
-    let moved = [START[0], START[1], "10.96.1.3:80 → "];
-    cluster.becomes(&moved);
     cluster.server.cut(Resource::Services, Cut::Close);
     cluster.asked(Resource::Services, Verb::Watch, 2);
     cluster.server.delete(Resource::Services, "default/c");

@@ -125,7 +125,11 @@ fn half_a_list_is_none() {
         let server = populated(behaviour);
         for resource in [Resource::Services, Resource::EndpointSlices] {
             for verb in [Verb::List, Verb::Watch] {
-                server.fail(resource, verb, [Fault::Half, Fault::Garbage, Fault::Slow]);
+                server.fail(
+                    resource,
+                    verb,
+                    [Fault::Half, Fault::Garbage, Fault::Ended, Fault::Slow],
+                );
             }
         }
         let access = access(&server);

@@ -75,6 +75,8 @@ pub enum Fault {
     Silence,
     /// Of the answer only half comes.
     Half,
+    /// A watch ends with half of what there is at its beginning, as at its time.
+    Ended,
     /// The answer comes in small parts, with pauses between.
     Slow,
     /// What is not JSON, for an answer or an event.

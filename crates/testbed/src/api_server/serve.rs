@@ -90,7 +90,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
             )?;
             return Ok(true);
         }
-        Some(Fault::Half | Fault::Slow | Fault::Garbage) | None => {}
+        Some(Fault::Half | Fault::Ended | Fault::Slow | Fault::Garbage) | None => {}
     }
     if let Some(refusal) = refusal {
         refuse(stream, &refusal)?;
@@ -204,7 +204,7 @@ fn list(
     };
     let body = page.to_string();
     match fault {
-        Some(Fault::Half) => {
+        Some(Fault::Half | Fault::Ended) => {
             http::write_head(stream, 200, "", body.len())?;
             stream.write_all(body.as_bytes().get(..body.len() / 2).unwrap_or_default())?;
             return Ok(false);
@@ -295,11 +295,12 @@ impl<'a> Watch<'a> {
         http::begin_chunks(self.stream)?;
         match fault {
             Some(Fault::Garbage) => http::write_chunk(self.stream, "{\"type\":\"ADDED\",\"obj\n")?,
-            Some(Fault::Half) => {
-                for line in first.iter().take(first.len() / 2) {
-                    http::write_chunk(self.stream, line)?;
-                }
-                return http::write_chunk(self.stream, HALF_AN_EVENT);
+            Some(Fault::Half | Fault::Ended) => {
+                self.send(first.get(..first.len() / 2).unwrap_or_default())?;
+                return match fault {
+                    Some(Fault::Half) => http::write_chunk(self.stream, HALF_AN_EVENT),
+                    _ => http::end_chunks(self.stream),
+                };
             }
             Some(Fault::Slow) => {
                 for line in &first {
@@ -405,14 +406,14 @@ impl<'a> Watch<'a> {
             self.position = to;
             return Next::Send(lines);
         }
+        if bookmarks > self.bookmarks && kind.held.is_none() {
+            self.bookmarks = bookmarks;
+            return Next::Send(vec![bookmark(version, json!({}))]);
+        }
         if let (count, Some(cut)) = kind.cuts
             && count > self.cuts
         {
             return Next::Cut(cut);
-        }
-        if bookmarks > self.bookmarks && kind.held.is_none() {
-            self.bookmarks = bookmarks;
-            return Next::Send(vec![bookmark(version, json!({}))]);
         }
         if Instant::now() >= end {
             return Next::End;
