@@ -10,6 +10,7 @@ mod frontend;
 mod health;
 mod interface;
 mod marks;
+mod need;
 mod service;
 mod state;
 
@@ -18,4 +19,5 @@ pub use frontend::{Backend, Frontend, FrontendKey, Kind, Place, ServicePortName,
 pub use health::HealthCheck;
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use marks::Marks;
+pub use need::Need;
 pub use state::{DesiredState, Problem, Touched};

@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipvs::Family;
-
 use super::counter::Counter;
+use super::need::needs;
 use super::service::Wishes;
-use super::{Config, Frontend, FrontendKey, HealthCheck, Kind, service};
+use super::{Config, Frontend, FrontendKey, HealthCheck, Kind, Need, service};
 use crate::model::ObjectName;
 use crate::store::{ServiceView, Store};
 
@@ -24,14 +22,7 @@ pub struct DesiredState {
     claims: HashMap<FrontendKey, Claim>,
     /// Keys that more than one Service claims.
     contested: BTreeSet<FrontendKey>,
-    /// Backends that may be on this node: they may be their own clients.
-    local_backends: Counter<IpAddr>,
-    /// Cluster IPs outside of every Service CIDR: each needs a route of its own.
-    stray_vips: Counter<IpAddr>,
-    /// Addresses that may be others', and of which only Services' ports are captured.
-    captured: Counter<IpAddr>,
-    /// Families of those.
-    capturing: Counter<Family>,
+    needs: Counter<Need>,
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// What Services ask for and this node cannot do, whatever the others ask for.
     problems: BTreeMap<ObjectName, Vec<Problem>>,
@@ -56,14 +47,8 @@ struct Claim {
 pub struct Touched {
     /// Frontends that came, went or differ.
     pub frontends: HashSet<FrontendKey>,
-    /// Addresses that became or ceased to be local backends.
-    pub local_backends: HashSet<IpAddr>,
-    /// Addresses that became or ceased to be VIPs outside of the Service CIDRs.
-    pub stray_vips: HashSet<IpAddr>,
-    /// Addresses that became or ceased to be captured.
-    pub captured: HashSet<IpAddr>,
-    /// Families in which something became or ceased to be captured.
-    pub capturing: HashSet<Family>,
+    /// What became or ceased to be needed.
+    pub needs: HashSet<Need>,
 }
 
 /// Something a Service asks for that it does not get.
@@ -96,10 +81,7 @@ impl DesiredState {
             services: HashMap::new(),
             claims: HashMap::new(),
             contested: BTreeSet::new(),
-            local_backends: Counter::default(),
-            stray_vips: Counter::default(),
-            captured: Counter::default(),
-            capturing: Counter::default(),
+            needs: Counter::default(),
             health_checks: BTreeMap::new(),
             problems: BTreeMap::new(),
         }
@@ -134,39 +116,14 @@ impl DesiredState {
         self.claims.values().map(|claim| &claim.holder)
     }
 
-    /// Whether an address belongs to a backend that may be on this node.
-    pub fn is_local_backend(&self, address: &IpAddr) -> bool {
-        self.local_backends.contains(address)
+    /// Whether a frontend needs this.
+    pub fn needs(&self, need: &Need) -> bool {
+        self.needs.contains(need)
     }
 
-    /// The addresses of backends that may be on this node, in no particular order.
-    pub fn local_backends(&self) -> impl Iterator<Item = &IpAddr> {
-        self.local_backends.iter()
-    }
-
-    /// Whether an address is a VIP outside of every Service CIDR.
-    pub fn is_stray_vip(&self, address: &IpAddr) -> bool {
-        self.stray_vips.contains(address)
-    }
-
-    /// The VIPs outside of every Service CIDR, in no particular order.
-    pub fn stray_vips(&self) -> impl Iterator<Item = &IpAddr> {
-        self.stray_vips.iter()
-    }
-
-    /// Whether Services' ports of an address are captured, whoever's the address is.
-    pub fn is_captured(&self, address: &IpAddr) -> bool {
-        self.captured.contains(address)
-    }
-
-    /// The addresses of which Services' ports are captured, in no particular order.
-    pub fn captured(&self) -> impl Iterator<Item = &IpAddr> {
-        self.captured.iter()
-    }
-
-    /// Whether anything of a family is captured.
-    pub fn captures(&self, family: Family) -> bool {
-        self.capturing.contains(&family)
+    /// All that frontends need, in no particular order.
+    pub fn all_needs(&self) -> impl Iterator<Item = &Need> {
+        self.needs.iter()
     }
 
     /// What load balancers may ask the node, by Service.
@@ -273,62 +230,20 @@ impl DesiredState {
         if before != after {
             touched.frontends.insert(key);
             // The new one first, so that what both need is not seen to go.
-            if let Some(frontend) = &after {
-                self.count(frontend, touched);
+            for need in after.iter().flat_map(|f| needs(f, &self.config)) {
+                if self.needs.add(need) {
+                    touched.needs.insert(need);
+                }
             }
-            if let Some(frontend) = &before {
-                self.discount(frontend, touched);
+            for need in before.iter().flat_map(|f| needs(f, &self.config)) {
+                if self.needs.remove(&need) {
+                    touched.needs.insert(need);
+                }
             }
         }
         if let Some(holder) = after {
             self.claims.insert(key, Claim { holder, others });
         }
-    }
-
-    fn count(&mut self, frontend: &Frontend, touched: &mut Touched) {
-        for address in local_backends(frontend) {
-            if self.local_backends.add(address) {
-                touched.local_backends.insert(address);
-            }
-        }
-        let vip = frontend.key.address;
-        if self.is_stray(frontend) && self.stray_vips.add(vip) {
-            touched.stray_vips.insert(vip);
-        }
-        if frontend.is_captured() {
-            if self.captured.add(vip) {
-                touched.captured.insert(vip);
-            }
-            let family = frontend.key.family();
-            if self.capturing.add(family) {
-                touched.capturing.insert(family);
-            }
-        }
-    }
-
-    fn discount(&mut self, frontend: &Frontend, touched: &mut Touched) {
-        for address in local_backends(frontend) {
-            if self.local_backends.remove(&address) {
-                touched.local_backends.insert(address);
-            }
-        }
-        let vip = frontend.key.address;
-        if self.is_stray(frontend) && self.stray_vips.remove(&vip) {
-            touched.stray_vips.insert(vip);
-        }
-        if frontend.is_captured() {
-            if self.captured.remove(&vip) {
-                touched.captured.insert(vip);
-            }
-            let family = frontend.key.family();
-            if self.capturing.remove(&family) {
-                touched.capturing.insert(family);
-            }
-        }
-    }
-
-    fn is_stray(&self, frontend: &Frontend) -> bool {
-        frontend.kind == Kind::ClusterIp && !self.config.in_service_cidr(frontend.key.address)
     }
 }
 
@@ -338,17 +253,4 @@ fn put<T>(of_services: &mut BTreeMap<ObjectName, T>, name: &ObjectName, value: O
         Some(value) => _ = of_services.insert(name.clone(), value),
         None => _ = of_services.remove(name),
     }
-}
-
-/// Those who may be their own clients.
-fn local_backends(frontend: &Frontend) -> impl Iterator<Item = IpAddr> {
-    let all = frontend.backends.iter();
-    let all = all.chain(
-        frontend
-            .external
-            .iter()
-            .flat_map(|backends| backends.iter()),
-    );
-    all.filter(|backend| backend.may_be_own_client())
-        .map(|backend| backend.address)
 }

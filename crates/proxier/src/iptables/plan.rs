@@ -9,7 +9,7 @@ use ipvs::{Family, Protocol};
 use super::diff::parts;
 use super::draft::Draft;
 use super::{Jump, Rules, Transaction, base};
-use crate::desired::{Backend, DesiredState, Frontend, FrontendKey};
+use crate::desired::{Backend, DesiredState, Frontend, FrontendKey, Need};
 use crate::plan::{Flows, Scope, Sysctl, conntrack_sysctls};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -179,13 +179,13 @@ impl<'a> Changes<'a> {
         let (mut draft, jumps) = match scope {
             Scope::Touched(touched) => {
                 keys.extend(&touched.frontends);
-                addresses.extend(&touched.local_backends);
+                addresses.extend(touched.needs.iter().filter_map(hairpin));
                 (Draft::of(there), None)
             }
             Scope::Full => {
                 keys.extend(desired.frontends().map(|frontend| frontend.key));
                 keys.extend(there.frontends(family));
-                addresses.extend(desired.local_backends());
+                addresses.extend(desired.all_needs().filter_map(hairpin));
                 let mut draft = Draft::from_scratch();
                 // A family that the node has no address of is not touched.
                 let speaks = config.node_ip(family).is_some();
@@ -203,9 +203,17 @@ impl<'a> Changes<'a> {
             draft.frontend(*key, frontend.map(AsRef::as_ref), config);
         }
         for address in addresses {
-            draft.hairpin(address, desired.is_local_backend(&address));
+            draft.hairpin(address, desired.needs(&Need::Hairpin(address)));
         }
         Self { draft, jumps, keys }
+    }
+}
+
+/// The address of a backend that may be its own client: all else that frontends need is IPVS's.
+fn hairpin(need: &Need) -> Option<IpAddr> {
+    match need {
+        Need::Hairpin(address) => Some(*address),
+        _ => None,
     }
 }
 

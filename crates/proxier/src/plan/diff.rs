@@ -1,7 +1,6 @@
 //! The difference between what a node has and what it should have.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::slice;
 
@@ -13,7 +12,7 @@ use super::lower::{
     timeouts,
 };
 use super::{Comment, Element, NodeState, Step};
-use crate::desired::{DesiredState, FrontendKey, Touched};
+use crate::desired::{DesiredState, FrontendKey, Need, Touched};
 use crate::netfilter::Ruleset;
 
 /// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order.
@@ -136,10 +135,7 @@ impl<'a> IntoIterator for &'a Plan {
 #[derive(Default)]
 struct Keys {
     frontends: Vec<FrontendKey>,
-    local_backends: Vec<IpAddr>,
-    stray_vips: Vec<IpAddr>,
-    captured: Vec<IpAddr>,
-    capturing: Vec<Family>,
+    needs: Vec<Need>,
 }
 
 impl Keys {
@@ -151,17 +147,16 @@ impl Keys {
         let servers = node.virtual_servers.keys();
         keys.frontends
             .extend(servers.filter_map(|key| node.frontend_of(key)));
-        keys.local_backends.extend(desired.local_backends());
-        keys.stray_vips.extend(desired.stray_vips());
-        keys.captured.extend(desired.captured());
-        keys.capturing.extend([Family::V4, Family::V6]);
+        keys.needs.extend(desired.all_needs());
+        keys.needs
+            .extend([Family::V4, Family::V6].map(Need::Delivery));
         for element in node.elements.keys() {
             keys.frontends.extend(element.frontend());
-            match element {
-                Element::Hairpin(address) => keys.local_backends.push(*address),
-                Element::CapturedAddress(address) => keys.captured.push(*address),
-                _ => {}
-            }
+            keys.needs.extend(match element {
+                Element::Hairpin(address) => Some(Need::Hairpin(*address)),
+                Element::CapturedAddress(address) => Some(Need::Capture(*address)),
+                _ => None,
+            });
         }
         keys.sorted()
     }
@@ -169,10 +164,7 @@ impl Keys {
     fn touched(touched: &Touched) -> Self {
         let keys = Self {
             frontends: touched.frontends.iter().copied().collect(),
-            local_backends: touched.local_backends.iter().copied().collect(),
-            stray_vips: touched.stray_vips.iter().copied().collect(),
-            captured: touched.captured.iter().copied().collect(),
-            capturing: touched.capturing.iter().copied().collect(),
+            needs: touched.needs.iter().copied().collect(),
         };
         keys.sorted()
     }
@@ -180,15 +172,8 @@ impl Keys {
     fn sorted(mut self) -> Self {
         self.frontends.sort_unstable();
         self.frontends.dedup();
-        for addresses in [
-            &mut self.local_backends,
-            &mut self.stray_vips,
-            &mut self.captured,
-        ] {
-            addresses.sort_unstable();
-            addresses.dedup();
-        }
-        self.capturing.sort_unstable();
+        self.needs.sort_unstable();
+        self.needs.dedup();
         self
     }
 }
@@ -234,7 +219,7 @@ impl Builder<'_> {
         let mut stale: Vec<_> = self.node.elements.keys().copied().collect();
         let is_stray = |prefix: IpNet| {
             prefix.prefix_len() == prefix.max_prefix_len()
-                && self.desired.is_stray_vip(&prefix.addr())
+                && self.desired.needs(&Need::Route(prefix.addr()))
         };
         stale.retain(|element| match element {
             Element::ServiceCidr(prefix) => !networks.contains(element) && !is_stray(*prefix),
@@ -267,19 +252,16 @@ impl Builder<'_> {
     }
 
     fn keys(&mut self, keys: &Keys) {
-        for vip in &keys.stray_vips {
-            self.stray_vip((*vip).into());
-        }
-        for address in &keys.local_backends {
-            let wanted = self.desired.is_local_backend(address);
-            self.element(Element::Hairpin(*address), wanted, || None);
-        }
-        for address in &keys.captured {
-            let wanted = self.desired.is_captured(address);
-            self.element(Element::CapturedAddress(*address), wanted, || None);
-        }
-        for family in &keys.capturing {
-            self.policy_route(*family);
+        for need in &keys.needs {
+            let wanted = self.desired.needs(need);
+            match *need {
+                Need::Route(vip) => self.stray_vip(vip.into(), wanted),
+                Need::Hairpin(address) => self.element(Element::Hairpin(address), wanted, || None),
+                Need::Capture(address) => {
+                    self.element(Element::CapturedAddress(address), wanted, || None);
+                }
+                Need::Delivery(family) => self.policy_route(family, wanted),
+            }
         }
         let (first, others): (Vec<&FrontendKey>, Vec<&FrontendKey>) =
             keys.frontends.iter().partition(|key| self.goes_first(key));
@@ -301,18 +283,17 @@ impl Builder<'_> {
 
     /// Any rule of one's own makes all routing on a node a little slower, so this one is there
     /// only while something needs it.
-    fn policy_route(&mut self, family: Family) {
+    fn policy_route(&mut self, family: Family, wanted: bool) {
         let route = policy_route(self.desired.config(), family);
         let there = self.node.policy_routes.contains(&route);
-        match (there, self.desired.captures(family)) {
+        match (there, wanted) {
             (false, true) => self.open.push(Step::AddPolicyRoute(route)),
             (true, false) => self.close.push(Step::DeletePolicyRoute(route)),
             _ => {}
         }
     }
 
-    fn stray_vip(&mut self, prefix: IpNet) {
-        let wanted = self.desired.is_stray_vip(&prefix.addr());
+    fn stray_vip(&mut self, prefix: IpNet, wanted: bool) {
         self.element(Element::ServiceCidr(prefix), wanted, || None);
         let Some(route) = local_route(self.desired.config(), prefix) else {
             return;
