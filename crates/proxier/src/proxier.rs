@@ -129,7 +129,7 @@ impl<B: DataPlane> Proxier<B> {
             return Ok(None);
         }
         let touched = self.store.take_touched();
-        if !self.follow_node() {
+        if !(self.store.take_new_surroundings() && self.follow_node()) {
             for name in touched {
                 self.desired
                     .update(&name, self.store.get(&name), &mut self.touched);

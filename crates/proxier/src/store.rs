@@ -90,6 +90,8 @@ pub struct Store {
     triggers: Vec<Trigger>,
     node: Option<Node>,
     service_cidrs: Vec<IpNet>,
+    /// Whether those two are as they were when last taken in.
+    surroundings_seen: bool,
     services_listed: bool,
     slices_listed: bool,
 }
@@ -123,8 +125,14 @@ impl Store {
                 slices.into_iter().for_each(|slice| self.put_slice(slice));
                 self.slices_listed = true;
             }
-            Change::NodeReplaced(node) => self.node = node,
-            Change::ServiceCidrsReplaced(cidrs) => self.service_cidrs = cidrs,
+            Change::NodeReplaced(node) => {
+                self.surroundings_seen &= self.node == node;
+                self.node = node;
+            }
+            Change::ServiceCidrsReplaced(cidrs) => {
+                self.surroundings_seen &= self.service_cidrs == cidrs;
+                self.service_cidrs = cidrs;
+            }
         }
     }
 
@@ -141,6 +149,12 @@ impl Store {
     /// Where cluster IPs live, as far as the API tells.
     pub fn service_cidrs(&self) -> &[IpNet] {
         &self.service_cidrs
+    }
+
+    /// Whether this node's object or the Service CIDRs changed since the last call; at the first
+    /// one they did.
+    pub(crate) fn take_new_surroundings(&mut self) -> bool {
+        !mem::replace(&mut self.surroundings_seen, true)
     }
 
     /// The Services that changed, or whose slices did, since the last call; sorted.
