@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::super::derive::{self, Pod, Selection};
-use super::object::{Key, Object};
-use super::state::Objects;
+use super::object::{Key, Object, Objects};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
 /// What becomes of the Services with a selector.
@@ -143,8 +142,8 @@ mod tests {
     use proptest::sample::select;
 
     use super::super::super::Location;
+    use super::super::object::Entry;
     use super::super::object::{Kind, Maker};
-    use super::super::state::Entry;
     use super::*;
     use crate::model::{Endpoint, Family};
 

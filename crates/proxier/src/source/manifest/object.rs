@@ -1,7 +1,10 @@
 //! The objects that manifests may hold.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
+use super::super::Location;
 use super::super::derive::{Pod, Selection};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
@@ -85,6 +88,16 @@ pub(super) enum Object {
     Endpoints(Vec<EndpointSlice>),
     Pod(Pod),
     Node(Node),
+}
+
+/// Objects by what makes them one.
+pub(super) type Objects = BTreeMap<Key, Entry>;
+
+/// An object and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) location: Location,
+    pub(super) object: Arc<Object>,
 }
 
 /// Who made an endpoint slice.

@@ -2,14 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
 use super::claims::{self, Claims};
 use super::decode::Outcome;
 use super::derived::Derived;
 use super::files::Source;
-use super::object::{Key, Kind, Maker, Object};
+use super::object::{Entry, Key, Kind, Maker, Object, Objects};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
 
@@ -23,14 +22,6 @@ const NOT_DERIVED: &str = "its Pods are not used: its endpoint slices or Endpoin
 pub(super) struct State {
     objects: Objects,
     derived: Derived,
-}
-
-pub(super) type Objects = BTreeMap<Key, Entry>;
-
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) location: Location,
-    pub(super) object: Arc<Object>,
 }
 
 impl State {
