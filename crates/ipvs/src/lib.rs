@@ -139,7 +139,7 @@
 //! Against raw netlink: the same messages encoded beforehand, in datagrams of the same size, the
 //! replies looked at for their end alone. The best of six runs in turn, each in a fresh network
 //! namespace, in a QEMU machine without hardware acceleration (TCG, 2 CPUs, Debian's Linux 6.1),
-//! where all is some ten times slower than on a real machine: the ratios are what counts.
+//! where all is slower than on a real machine: the ratios are what counts.
 //!
 //! | | ipvs / raw |
 //! | --- | --- |
