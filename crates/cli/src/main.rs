@@ -8,6 +8,7 @@ mod kube_proxy;
 mod logging;
 mod monitor;
 mod node;
+mod notices;
 mod output;
 #[cfg(test)]
 mod scenarios;

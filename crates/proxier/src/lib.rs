@@ -65,6 +65,7 @@ pub mod iptables;
 pub mod metrics;
 pub mod model;
 pub mod netfilter;
+pub mod notice;
 pub mod plan;
 pub mod proxier;
 pub mod run;

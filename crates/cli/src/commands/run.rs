@@ -10,7 +10,8 @@ use anyhow::Context;
 use proxier::Proxier;
 use proxier::backend::{BackendError, Counts, IptablesBackend, IpvsBackend};
 use proxier::data_plane::{DataPlane, PlanSteps};
-use proxier::desired::{Config, ConfigError, Problem};
+use proxier::desired::Config;
+use proxier::notice::{Notice, Reason};
 use proxier::proxier::{SyncKind, SyncReport};
 use proxier::run::{Event, Intervals, Observed};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -20,6 +21,7 @@ use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
 use crate::args::{Mode, RunArgs};
 use crate::health::Health;
+use crate::notices::Notices;
 use crate::source::Source;
 use crate::{monitor, node};
 
@@ -60,17 +62,19 @@ fn start<B: DataPlane>(
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let source = Source::new(&args.node.source, &config.node_name);
+    let notices = Notices::new(&config.node_name);
     let proxier = Proxier::new(Arc::new(config), backend);
     if args.once {
-        once(proxier, source, complain)
+        once(proxier, source, notices, complain)
     } else {
-        follow(proxier, source, args, complain)
+        follow(proxier, source, args, notices, complain)
     }
 }
 
 fn once<B: DataPlane>(
     mut proxier: Proxier<B>,
     source: Source,
+    notices: Notices,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let reading = source.read()?;
@@ -79,10 +83,10 @@ fn once<B: DataPlane>(
     let report = proxier
         .handle(reading.changes)?
         .context("not every kind of object could be read")?;
-    let mut log = Log::default();
+    let mut log = Log::new(notices);
     log.sync(&report);
     complain(&report.plan);
-    log.problems(&proxier);
+    log.standing(&proxier);
     let invalid = invalid || proxier.node_error().is_some();
     Ok(match (report.is_success(), invalid) {
         (false, _) => Ending::Failed,
@@ -95,6 +99,7 @@ fn follow<B: DataPlane>(
     mut proxier: Proxier<B>,
     source: Source,
     args: &RunArgs,
+    notices: Notices,
     complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let (events, received) = mpsc::channel();
@@ -113,7 +118,7 @@ fn follow<B: DataPlane>(
         // The receiver is gone only when we are about to end.
         let _ = events.send(Event::Changes(reading.changes));
     })?;
-    let mut log = Log::default();
+    let mut log = Log::new(notices);
     let mut intervals = Intervals::default();
     intervals.audit = args.node.audit_interval;
     proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
@@ -128,7 +133,7 @@ fn follow<B: DataPlane>(
             }
             Err(error) => log.unobserved(error),
         }
-        log.problems(proxier);
+        log.standing(proxier);
         health.follow(proxier.desired());
     });
     tracing::info!("stopped; the data plane stays as it is");
@@ -151,14 +156,20 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what happened, and each problem once.
-#[derive(Default)]
+/// Says what happened, and once what is the matter for a while.
 struct Log {
-    problems: BTreeSet<Problem>,
-    node_error: Option<ConfigError>,
+    notices: Notices,
+    standing: BTreeSet<Notice>,
 }
 
 impl Log {
+    fn new(notices: Notices) -> Self {
+        Self {
+            notices,
+            standing: BTreeSet::new(),
+        }
+    }
+
     fn sync<P: PlanSteps>(&self, report: &SyncReport<P>) {
         log_failures(&report.plan, &report.applied);
         if report.kind == SyncKind::Drained {
@@ -192,17 +203,17 @@ impl Log {
         tracing::error!("nothing was changed: {}", chain(error));
     }
 
-    fn problems<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
-        let now: BTreeSet<_> = proxier.problems().into_iter().collect();
-        for problem in now.difference(&self.problems) {
-            tracing::warn!("{problem}");
+    /// Tells what has come to be the matter. What ceases to be and comes again is told again.
+    fn standing<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
+        let problems = proxier.problems().into_iter().map(Notice::from);
+        let of_node = proxier.node_error().map(|error| {
+            let message = format!("{error}; the settings stay as they were");
+            Notice::of_node(Reason::NodeRefused, message)
+        });
+        let now: BTreeSet<_> = problems.chain(of_node).collect();
+        for notice in now.difference(&self.standing) {
+            self.notices.tell(notice);
         }
-        self.problems = now;
-        let error = proxier.node_error();
-        if let Some(error) = error.filter(|error| Some(*error) != self.node_error.as_ref()) {
-            let name = &proxier.desired().config().node_name;
-            tracing::warn!("Node {name}: {error}; the settings stay as they were");
-        }
-        self.node_error = error.cloned();
+        self.standing = now;
     }
 }

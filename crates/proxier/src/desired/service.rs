@@ -11,6 +11,7 @@ use super::{
     Config, Frontend, FrontendKey, HealthCheck, Kind, Problem, ServicePortName, WithoutBackends,
 };
 use crate::model::{Service, ServicePort, TrafficPolicy};
+use crate::notice::Reason;
 use crate::store::ServiceView;
 
 /// What one Service asks of the node, and what of it cannot be had.
@@ -118,11 +119,12 @@ fn frontend(
 /// The addresses of a Service that this node can serve. As the API has it, a Service serves the
 /// families that it has a cluster IP of.
 fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<Vip> {
-    let mut problem = |field: String, reason: String| {
+    let mut problem = |field: String, message: String| {
         problems.push(Problem {
             service: service.name.clone(),
             field,
-            reason,
+            reason: Reason::AddressRefused,
+            message,
         });
     };
     let mut vips = Vec::with_capacity(service.cluster_ips.len());
@@ -130,7 +132,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
         let own = config.node_ips.contains(&address);
         let own = own.then(|| format!("{address} is the node's own address"));
         match own.or_else(|| unusable(address, config)) {
-            Some(reason) => problem(format!("spec.clusterIPs[{index}]"), reason),
+            Some(message) => problem(format!("spec.clusterIPs[{index}]"), message),
             None => vips.push(Vip {
                 address,
                 kind: Kind::ClusterIp,
@@ -151,7 +153,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
     };
     for (index, &address) in service.external_ips.iter().enumerate() {
         match not_served(address).or_else(|| unusable(address, config)) {
-            Some(reason) => problem(format!("spec.externalIPs[{index}]"), reason),
+            Some(message) => problem(format!("spec.externalIPs[{index}]"), message),
             None => vips.push(Vip {
                 address,
                 kind: Kind::ExternalIp,
@@ -161,7 +163,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
     }
     for (index, &address) in service.load_balancer_ips.iter().enumerate() {
         match not_served(address).or_else(|| unusable(address, config)) {
-            Some(reason) => problem(format!("status.loadBalancer.ingress[{index}].ip"), reason),
+            Some(message) => problem(format!("status.loadBalancer.ingress[{index}].ip"), message),
             None => vips.push(Vip {
                 address,
                 kind: Kind::LoadBalancer,

@@ -9,6 +9,7 @@ use super::need::needs;
 use super::service::Wishes;
 use super::{Config, Frontend, FrontendKey, HealthCheck, Kind, Need, service};
 use crate::model::ObjectName;
+use crate::notice::{Notice, Reason};
 use crate::store::{ServiceView, Store};
 
 /// What this node should have.
@@ -59,8 +60,17 @@ pub struct Problem {
     pub service: ObjectName,
     /// Path of the field that asks.
     pub field: String,
+    /// Of which kind it is.
+    pub reason: Reason,
     /// Why it is not done.
-    pub reason: String,
+    pub message: String,
+}
+
+impl From<Problem> for Notice {
+    fn from(problem: Problem) -> Self {
+        let message = format!("{}: {}", problem.field, problem.message);
+        Self::of_service(problem.service, problem.reason, message)
+    }
 }
 
 impl fmt::Display for Problem {
@@ -68,7 +78,7 @@ impl fmt::Display for Problem {
         write!(
             f,
             "Service {}: {}: {}",
-            self.service, self.field, self.reason
+            self.service, self.field, self.message
         )
     }
 }
@@ -145,7 +155,8 @@ impl DesiredState {
                     Kind::NodePort => "spec.ports",
                 }
                 .to_owned(),
-                reason: format!(
+                reason: Reason::AddressConflict,
+                message: format!(
                     "{} belongs to Service {}",
                     loser.key, claim.holder.owner.service
                 ),

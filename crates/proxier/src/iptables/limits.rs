@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::desired::{DesiredState, Problem};
+use crate::notice::Reason;
 
 /// What Services ask for that iptables mode does not give them, once a Service: a choice of
 /// scheduler. The one that the operator chose for all is not reported here.
@@ -15,7 +16,8 @@ pub fn limits(desired: &DesiredState) -> Vec<Problem> {
     let problems = chose.into_iter().map(|(service, scheduler)| Problem {
         service: service.clone(),
         field: "metadata.annotations[svcproxy.io/scheduler]".to_owned(),
-        reason: format!(
+        reason: Reason::SchedulerIgnored,
+        message: format!(
             "{scheduler} is not followed: iptables chooses each connection's endpoint at random"
         ),
     });

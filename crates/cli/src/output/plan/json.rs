@@ -66,7 +66,8 @@ struct HealthCheckView {
 struct ProblemView {
     service: String,
     field: String,
-    reason: String,
+    reason: &'static str,
+    message: String,
 }
 
 /// For programs.
@@ -74,7 +75,8 @@ pub(crate) fn desired_json(desired: &DesiredState) -> anyhow::Result<()> {
     let problems = desired.problems().into_iter().map(|problem| ProblemView {
         service: problem.service.to_string(),
         field: problem.field,
-        reason: problem.reason,
+        reason: problem.reason.as_str(),
+        message: problem.message,
     });
     let mut frontends: Vec<_> = desired.frontends().map(AsRef::as_ref).collect();
     frontends.sort_unstable_by_key(|frontend: &&Frontend| frontend.key);
