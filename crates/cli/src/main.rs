@@ -10,6 +10,7 @@ mod monitor;
 mod node;
 mod notices;
 mod output;
+mod predecessor;
 #[cfg(test)]
 mod scenarios;
 mod source;

@@ -61,6 +61,8 @@ pub mod health;
 #[cfg(feature = "health")]
 mod http;
 pub mod iptables;
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+mod kube_proxy;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod model;

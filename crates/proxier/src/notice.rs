@@ -52,13 +52,17 @@ pub enum Reason {
     ForeignVirtualServer,
     /// No packet mark is left for a virtual server.
     NoMarkLeft,
+    /// What served this node before is gone: its rules, sets and servers.
+    PredecessorRemoved,
+    /// Something of what served this node before could not be removed.
+    PredecessorLeft,
     /// There was more to tell than is told.
     NoticesLeftOut,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -68,6 +72,8 @@ impl Reason {
         Self::SchedulerIgnored,
         Self::ForeignVirtualServer,
         Self::NoMarkLeft,
+        Self::PredecessorRemoved,
+        Self::PredecessorLeft,
         Self::NoticesLeftOut,
     ];
 
@@ -83,13 +89,15 @@ impl Reason {
             Self::SchedulerIgnored => "SchedulerIgnored",
             Self::ForeignVirtualServer => "ForeignVirtualServer",
             Self::NoMarkLeft => "NoMarkLeft",
+            Self::PredecessorRemoved => "PredecessorRemoved",
+            Self::PredecessorLeft => "PredecessorLeft",
             Self::NoticesLeftOut => "NoticesLeftOut",
         }
     }
 
     /// Whether something is not as it should be, rather than just so.
     pub const fn is_warning(self) -> bool {
-        !matches!(self, Self::IpvsAvailable)
+        !matches!(self, Self::IpvsAvailable | Self::PredecessorRemoved)
     }
 }
 

@@ -22,6 +22,7 @@ use crate::Ending;
 use crate::args::{Mode, RunArgs};
 use crate::health::Health;
 use crate::notices::Notices;
+use crate::predecessor::Predecessors;
 use crate::source::Source;
 use crate::{monitor, node};
 
@@ -83,12 +84,15 @@ fn once<B: DataPlane>(
     let report = proxier
         .handle(reading.changes)?
         .context("not every kind of object could be read")?;
+    let mut predecessors = Predecessors::all(notices.clone());
     let mut log = Log::new(notices);
     log.sync(&report);
     complain(&report.plan);
     log.standing(&proxier);
+    predecessors.follow(&proxier, &report);
+    let is_success = report.is_success() && predecessors.are_gone();
     let invalid = invalid || proxier.node_error().is_some();
-    Ok(match (report.is_success(), invalid) {
+    Ok(match (is_success, invalid) {
         (false, _) => Ending::Failed,
         (true, true) => Ending::InvalidInput,
         (true, false) => Ending::Done,
@@ -118,6 +122,7 @@ fn follow<B: DataPlane>(
         // The receiver is gone only when we are about to end.
         let _ = events.send(Event::Changes(reading.changes));
     })?;
+    let mut predecessors = Predecessors::all(notices.clone());
     let mut log = Log::new(notices);
     let mut intervals = Intervals::default();
     intervals.audit = args.node.audit_interval;
@@ -130,6 +135,7 @@ fn follow<B: DataPlane>(
             Ok(report) => {
                 log.sync(report);
                 complain(&report.plan);
+                predecessors.follow(proxier, report);
             }
             Err(error) => log.unobserved(error),
         }

@@ -14,6 +14,8 @@ mod fake;
 mod iptables_backend;
 #[cfg(feature = "ipvs")]
 mod ipvs_backend;
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+mod kube_proxy;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 mod nfnetlink;
 mod report;
@@ -30,6 +32,8 @@ pub use fake::{FakeBackend, FakeNode};
 pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 #[cfg(feature = "ipvs")]
 pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+pub use kube_proxy::{KubeProxy, Removal, Removed};
 pub use report::{ApplyReport, Counts, Failure, Reconciled};
 
 use std::collections::HashMap;

@@ -26,6 +26,7 @@ pub(crate) mod uapi {
     pub(crate) const NFPROTO_IPV6: u8 = 10;
 
     pub(crate) const NFT_MSG_NEWTABLE: u8 = 0;
+    pub(crate) const NFT_MSG_GETTABLE: u8 = 1;
     pub(crate) const NFT_MSG_DELTABLE: u8 = 2;
     pub(crate) const NFT_MSG_NEWCHAIN: u8 = 3;
     pub(crate) const NFT_MSG_GETCHAIN: u8 = 4;
