@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use anyhow::Context;
 use proxier::source::Reading;
-use proxier::source::kube::{Access, KubeSource, Timing};
+use proxier::source::kube::{Access, EventQueue, EventSender, KubeSource, Timing, event_queue};
 use proxier::source::manifest::{Manifests, Watch};
 use proxier::store::Store;
 
@@ -13,7 +13,14 @@ use crate::args::SourceArgs;
 /// A source that is not asked yet.
 pub(crate) enum Source {
     Manifests(Manifests),
-    Kube { access: Access, node: String },
+    Kube {
+        access: Access,
+        node: String,
+        /// What is to be posted while it is followed.
+        events: EventQueue,
+        /// The other end, until it is asked for.
+        sender: Option<EventSender>,
+    },
 }
 
 /// A source that is followed, until it is dropped.
@@ -31,9 +38,20 @@ impl Source {
         let mut access = Access::default();
         access.kubeconfig.clone_from(&args.kubeconfig);
         access.server.clone_from(&args.master);
+        let (sender, events) = event_queue();
         Self::Kube {
             access,
             node: node.to_owned(),
+            events,
+            sender: Some(sender),
+        }
+    }
+
+    /// Where Events go while it is followed, if it is an API server; the first time it is asked.
+    pub(crate) fn events(&mut self) -> Option<EventSender> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Kube { sender, .. } => sender.take(),
         }
     }
 
@@ -68,9 +86,16 @@ impl Source {
             Self::Manifests(manifests) => Following::Manifests {
                 _watch: manifests.watch(deliver)?,
             },
-            Self::Kube { access, node } => Following::Kube {
-                _source: KubeSource::start(access, Timing::default(), &node, deliver)?,
-            },
+            Self::Kube {
+                access,
+                node,
+                events,
+                ..
+            } => {
+                let timing = Timing::default();
+                let source = KubeSource::start_with_events(access, timing, &node, events, deliver)?;
+                Following::Kube { _source: source }
+            }
         })
     }
 }

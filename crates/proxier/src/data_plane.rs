@@ -1,17 +1,19 @@
 //! The seam between what a node should have and the ways to give it that.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use ipvs::{Statistics, VirtualServerKey};
+use ipvs::{Change, Statistics, VirtualServerKey};
 
 use crate::backend::{ApplyReport, Backend, BackendError};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::drain::{Draining, emptied};
 use crate::iptables;
 use crate::model::ObjectName;
-use crate::plan::{Comment, Element, NodeState, Plan, Scope};
+use crate::notice::{Notice, Reason};
+use crate::plan::{Comment, Element, NodeState, Plan, Scope, Step};
 
 /// A way to bring a node in line with a [`DesiredState`]: IPVS, or iptables.
 ///
@@ -52,8 +54,13 @@ pub trait DataPlane {
     /// Takes in what a plan did, none of whose steps failed.
     fn record(node: &mut Self::Node, plan: &Self::Plan);
 
-    /// What Services ask for that no node gets this way.
-    fn limits(_desired: &DesiredState) -> Vec<Problem> {
+    /// What Services ask for that they do not get this way.
+    fn limits(_desired: &DesiredState, _memory: &Self::Memory) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// What an operator must know of the last reading of the node and the last plan, once.
+    fn found(_desired: &DesiredState, _memory: &mut Self::Memory) -> Vec<Notice> {
         Vec::new()
     }
 
@@ -147,6 +154,10 @@ pub struct IpvsMemory {
     draining: Draining,
     /// Records that someone has emptied the packet filter of, and that still hold.
     lost: Vec<(Element, Comment)>,
+    /// Frontends for which there was no mark left.
+    unmarked: BTreeSet<FrontendKey>,
+    /// Virtual servers of others that were found in the way.
+    foreign: BTreeSet<VirtualServerKey>,
 }
 
 /// IPVS, or what is like it.
@@ -166,6 +177,12 @@ impl<B: Backend> DataPlane for B {
         memory.lost = lost.unwrap_or_default();
         node.elements.extend(memory.lost.iter().cloned());
         node.retain_ours(desired);
+        let known = |key: &VirtualServerKey| {
+            before.is_some_and(|before| before.virtual_servers.contains_key(key))
+        };
+        memory
+            .foreign
+            .extend(node.unrecorded().filter(|key| !known(key)));
         memory.draining.note_node(&node);
         Ok(node)
     }
@@ -178,17 +195,68 @@ impl<B: Backend> DataPlane for B {
     ) -> Plan {
         let mut plan = Plan::new(desired, node, scope);
         plan.restore(mem::take(&mut memory.lost));
+        match scope {
+            Scope::Full => memory.unmarked.clear(),
+            Scope::Touched(touched) => {
+                memory
+                    .unmarked
+                    .retain(|key| !touched.frontends.contains(key));
+            }
+        }
+        memory.unmarked.extend(plan.unmarked());
         plan
     }
 
     fn carry_out(&mut self, plan: &Plan, memory: &mut IpvsMemory) -> ApplyReport {
         let report = self.apply(plan);
         memory.draining.note_plan(plan);
+        let in_the_way = report.failures.iter().filter(|failure| {
+            matches!(&failure.error, BackendError::Ipvs(error) if error.is_already_exists())
+        });
+        let added = in_the_way.filter_map(|failure| match plan.steps().get(failure.step) {
+            Some(Step::Ipvs(Change::AddVirtualServer(server))) => Some(server.key),
+            _ => None,
+        });
+        memory.foreign.extend(added);
         report
     }
 
     fn record(node: &mut NodeState, plan: &Plan) {
         node.record(plan, &[]);
+    }
+
+    fn limits(desired: &DesiredState, memory: &IpvsMemory) -> Vec<Problem> {
+        let frontends = memory.unmarked.iter();
+        let frontends = frontends.filter_map(|key| desired.frontend(key));
+        let problems = frontends.map(|frontend| Problem {
+            service: frontend.owner.service.clone(),
+            field: frontend.kind.field().to_owned(),
+            reason: Reason::NoMarkLeft,
+            message: format!(
+                "{} is not served: no number is left in the mask of marks",
+                frontend.key
+            ),
+        });
+        problems.collect()
+    }
+
+    fn found(desired: &DesiredState, memory: &mut IpvsMemory) -> Vec<Notice> {
+        let foreign = mem::take(&mut memory.foreign).into_iter();
+        let notices = foreign.map(|key| {
+            let message = format!(
+                "{key}: there was a virtual server that svcproxy has not made; it is taken over, \
+                 with its real servers replaced. To leave an address to others, exclude it"
+            );
+            let frontend = FrontendKey::of(&key).and_then(|key| desired.frontend(&key));
+            match frontend {
+                Some(frontend) => {
+                    let service = frontend.owner.service.clone();
+                    Notice::of_service(service, Reason::ForeignVirtualServer, message)
+                }
+                None => Notice::of_node(Reason::ForeignVirtualServer, message),
+            }
+        });
+        notices.collect()
     }
 
     fn is_draining(memory: &IpvsMemory) -> bool {
@@ -308,7 +376,7 @@ mod over_iptables {
             node.record(plan, &[]);
         }
 
-        fn limits(desired: &DesiredState) -> Vec<Problem> {
+        fn limits(desired: &DesiredState, (): &()) -> Vec<Problem> {
             limits(desired)
         }
     }

@@ -55,6 +55,7 @@ pub mod backend;
 pub mod data_plane;
 pub mod desired;
 mod drain;
+mod escaped;
 mod hash;
 #[cfg(feature = "health")]
 pub mod health;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::escaped::Escaped;
 use crate::model::ObjectName;
 
 /// Something an operator must know.
@@ -15,8 +16,8 @@ pub struct Notice {
     pub about: Subject,
     /// Of which kind it is.
     pub reason: Reason,
-    /// What is the matter, and what can be done. It may quote what others wrote: whoever shows it
-    /// escapes it.
+    /// What is the matter, and what can be done. It may quote what others wrote:
+    /// [`text`](Self::text) is fit to be shown.
     pub message: String,
 }
 
@@ -101,6 +102,9 @@ impl Reason {
     }
 }
 
+/// Longest note of an Event, in bytes (`NoteLengthLimit` in kubernetes `pkg/apis/core/validation`).
+const LONGEST: usize = 1024;
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -108,6 +112,20 @@ impl fmt::Display for Reason {
 }
 
 impl Notice {
+    /// The message on one line, without a terminal's controls, and no longer than an Event's note
+    /// may be.
+    pub fn text(&self) -> String {
+        let mut text = Escaped(&self.message).to_string();
+        if text.len() > LONGEST {
+            const MORE: char = '…';
+            let starts = text.char_indices().map(|(at, _)| at);
+            let kept = starts.take_while(|at| *at <= LONGEST - MORE.len_utf8());
+            text.truncate(kept.last().unwrap_or_default());
+            text.push(MORE);
+        }
+        text
+    }
+
     /// A notice about this node.
     pub fn of_node(reason: Reason, message: impl Into<String>) -> Self {
         Self {
@@ -124,5 +142,29 @@ impl Notice {
             reason,
             message: message.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_shown_on_one_line_of_bounded_length() {
+        let text = Notice::of_node(Reason::ModeFallback, "a\n\u{1b}[31m\"b\"").text();
+        assert_eq!(text, "a\\n\\u{1b}[31m\"b\"");
+        for length in [1023, 1024, 1025, 100_000] {
+            let text = Notice::of_node(Reason::ModeFallback, "ä".repeat(length)).text();
+            assert!(text.len() <= 1024 && text.len() > 1020, "{}", text.len());
+            assert!(text.ends_with('…'));
+        }
+        let exact = Notice::of_node(Reason::ModeFallback, "a".repeat(1024));
+        assert_eq!(exact.text(), exact.message);
+    }
+
+    #[test]
+    fn each_reason_is_listed_once() {
+        let names: std::collections::BTreeSet<_> = Reason::ALL.map(Reason::as_str).into();
+        assert_eq!(names.len(), Reason::ALL.len());
     }
 }

@@ -8,6 +8,7 @@ use ipvs::VirtualServerKey;
 use crate::backend::{ApplyReport, BackendError};
 use crate::data_plane::{Carried, DataPlane, PlanSteps, Servers};
 use crate::desired::{Config, ConfigError, DesiredState, Problem, Touched};
+use crate::notice::Notice;
 use crate::plan::{Plan, Scope};
 use crate::store::{Change, Store, Trigger};
 
@@ -63,6 +64,8 @@ pub struct SyncReport<P = Plan> {
     pub applied: ApplyReport,
     /// What led to the changes of endpoint slices that it took in.
     pub triggers: Vec<Trigger>,
+    /// What it came across that an operator must know.
+    pub notices: Vec<Notice>,
 }
 
 /// Why a sync was done.
@@ -88,6 +91,7 @@ impl<P: PlanSteps> SyncReport<P> {
         self.applied.append(then.applied, self.plan.count());
         self.plan.append(then.plan);
         self.triggers.extend(then.triggers);
+        self.notices.extend(then.notices);
     }
 }
 
@@ -242,7 +246,7 @@ impl<B: DataPlane> Proxier<B> {
     /// What Services ask for and do not get.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.desired.problems();
-        problems.extend(B::limits(&self.desired));
+        problems.extend(B::limits(&self.desired, &self.memory));
         problems
     }
 
@@ -278,6 +282,7 @@ impl<B: DataPlane> Proxier<B> {
             plan,
             applied,
             triggers: self.store.take_triggers(),
+            notices: B::found(&self.desired, &mut self.memory),
         }
     }
 

@@ -13,6 +13,7 @@ use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
+use proxier::notice::{Notice, Reason, Subject};
 use proxier::plan::{Element, Step, Sysctl};
 use proxier::proxier::SyncKind;
 use proxier::run::{Cause, Event, Intervals, Observed, run};
@@ -443,4 +444,57 @@ fn the_loop_sees_drains_to_their_end() {
     });
     assert_eq!(kinds, [(Cause::Drain, SyncKind::Drained)]);
     assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
+}
+
+#[test]
+fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    let key =
+        |vip: &str| VirtualServerKey::new(Protocol::Tcp, format!("{vip}:80").parse().unwrap());
+    let place = |vip| {
+        let add = ipvs::Change::AddVirtualServer(VirtualServer::new(key(vip)));
+        node.ipvs().client().unwrap().change(add).unwrap();
+    };
+    let told = |notices: &[Notice]| {
+        let about = notices.iter().map(|notice| {
+            assert_eq!(notice.reason, Reason::ForeignVirtualServer);
+            notice.about.clone()
+        });
+        about.collect::<Vec<_>>()
+    };
+    // Before the start.
+    place("10.96.0.1");
+    let report = proxier.handle(two_services()).unwrap().unwrap();
+    assert!(report.is_success());
+    assert_eq!(told(&report.notices), [Subject::Service(name("a"))]);
+    let report = proxier.audit().unwrap().unwrap();
+    assert_eq!(told(&report.notices), []);
+    // While it runs: the Service's virtual server cannot be made, and the next sync takes it over.
+    for _ in 0..2 {
+        place("10.96.0.3");
+        let applied = Change::ServiceApplied(service("c", "10.96.0.3"));
+        let slice = Change::EndpointSliceApplied(slice("c", &["10.244.0.4"]));
+        let report = proxier.handle([applied, slice]).unwrap().unwrap();
+        assert!(!report.is_success());
+        assert_eq!(told(&report.notices), [Subject::Service(name("c"))]);
+        let report = proxier.audit().unwrap().unwrap();
+        assert!(report.is_success());
+        assert_eq!(told(&report.notices), []);
+        // It goes with the Service, and comes back.
+        let report = proxier
+            .handle([Change::ServiceDeleted(name("c"))])
+            .unwrap()
+            .unwrap();
+        assert_eq!(told(&report.notices), []);
+        proxier
+            .drain(Instant::now() + Duration::from_secs(3600))
+            .unwrap();
+        assert!(!proxier.has_virtual_server(&key("10.96.0.3")));
+    }
+    // Of what is ours and has lost its record, nothing is told.
+    node.flush_ruleset();
+    let report = proxier.audit().unwrap().unwrap();
+    assert!(report.is_success());
+    assert_eq!(told(&report.notices), []);
 }

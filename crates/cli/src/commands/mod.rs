@@ -22,6 +22,9 @@ fn log_diagnostics(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
         if diagnostic.is_error() {
             tracing::error!("{diagnostic}");
+        } else if diagnostic.location.is_none() {
+            // Said again at each change of the object; what matters is a notice.
+            tracing::debug!("{diagnostic}");
         } else {
             tracing::info!("{diagnostic}");
         }

@@ -1,6 +1,5 @@
 //! The main job: bring the node in line with the Services there are, and keep it so.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -8,10 +7,8 @@ use std::{fs, thread};
 
 use anyhow::Context;
 use proxier::Proxier;
-use proxier::backend::{BackendError, Counts, IptablesBackend, IpvsBackend};
+use proxier::backend::{Counts, IptablesBackend, IpvsBackend};
 use proxier::data_plane::{DataPlane, PlanSteps};
-use proxier::desired::Config;
-use proxier::notice::{Notice, Reason};
 use proxier::proxier::{SyncKind, SyncReport};
 use proxier::run::{Event, Intervals, Observed};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -21,7 +18,7 @@ use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
 use crate::args::{Mode, RunArgs};
 use crate::health::Health;
-use crate::notices::Notices;
+use crate::notices::{Notices, Standing};
 use crate::predecessor::Predecessors;
 use crate::source::Source;
 use crate::{monitor, node};
@@ -38,37 +35,43 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
         // Nobody will be there to see the connections end.
         config.drain_timeout = Duration::ZERO;
     }
+    let mut source = Source::new(&args.node.source, &config.node_name);
+    // Nobody posts Events in the little time that a single sync takes.
+    let events = if args.once { None } else { source.events() };
+    let notices = Notices::new(&config.node_name, events);
     match args.mode() {
         Mode::Ipvs => {
             let backend = IpvsBackend::open()?.proc_sys(&args.proc_sys);
-            start(args, config, backend, |plan| {
-                for key in plan.unmarked() {
-                    tracing::error!("{key} is not served: no number is left in --mark-mask");
-                }
-            })
+            start(
+                args,
+                Proxier::new(Arc::new(config), backend),
+                source,
+                notices,
+            )
         }
         Mode::Iptables => {
             let backend = IptablesBackend::open()?.proc_sys(&args.proc_sys);
             tracing::info!("the data plane is {}", backend.flavour());
-            start(args, config, backend, |_| {})
+            start(
+                args,
+                Proxier::new(Arc::new(config), backend),
+                source,
+                notices,
+            )
         }
     }
 }
 
-/// `complain` is told every plan.
 fn start<B: DataPlane>(
     args: &RunArgs,
-    config: Config,
-    backend: B,
-    complain: impl Fn(&B::Plan),
+    proxier: Proxier<B>,
+    source: Source,
+    notices: Notices,
 ) -> anyhow::Result<Ending> {
-    let source = Source::new(&args.node.source, &config.node_name);
-    let notices = Notices::new(&config.node_name);
-    let proxier = Proxier::new(Arc::new(config), backend);
     if args.once {
-        once(proxier, source, notices, complain)
+        once(proxier, source, notices)
     } else {
-        follow(proxier, source, args, notices, complain)
+        follow(proxier, source, args, notices)
     }
 }
 
@@ -76,7 +79,6 @@ fn once<B: DataPlane>(
     mut proxier: Proxier<B>,
     source: Source,
     notices: Notices,
-    complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let reading = source.read()?;
     log_diagnostics(&reading.diagnostics);
@@ -85,10 +87,8 @@ fn once<B: DataPlane>(
         .handle(reading.changes)?
         .context("not every kind of object could be read")?;
     let mut predecessors = Predecessors::all(notices.clone());
-    let mut log = Log::new(notices);
-    log.sync(&report);
-    complain(&report.plan);
-    log.standing(&proxier);
+    log_sync(&report);
+    Standing::new(notices).follow(&proxier, &report.notices);
     predecessors.follow(&proxier, &report);
     let is_success = report.is_success() && predecessors.are_gone();
     let invalid = invalid || proxier.node_error().is_some();
@@ -104,7 +104,6 @@ fn follow<B: DataPlane>(
     source: Source,
     args: &RunArgs,
     notices: Notices,
-    complain: impl Fn(&B::Plan),
 ) -> anyhow::Result<Ending> {
     let (events, received) = mpsc::channel();
     stop_on_signal(events.clone())?;
@@ -123,7 +122,7 @@ fn follow<B: DataPlane>(
         let _ = events.send(Event::Changes(reading.changes));
     })?;
     let mut predecessors = Predecessors::all(notices.clone());
-    let mut log = Log::new(notices);
+    let mut standing = Standing::new(notices);
     let mut intervals = Intervals::default();
     intervals.audit = args.node.audit_interval;
     proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
@@ -133,13 +132,15 @@ fn follow<B: DataPlane>(
         };
         match round.result {
             Ok(report) => {
-                log.sync(report);
-                complain(&report.plan);
+                log_sync(report);
+                standing.follow(proxier, &report.notices);
                 predecessors.follow(proxier, report);
             }
-            Err(error) => log.unobserved(error),
+            Err(error) => {
+                tracing::error!("nothing was changed: {}", chain(error));
+                standing.follow(proxier, &[]);
+            }
         }
-        log.standing(proxier);
         health.follow(proxier.desired());
     });
     tracing::info!("stopped; the data plane stays as it is");
@@ -162,64 +163,32 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what happened, and once what is the matter for a while.
-struct Log {
-    notices: Notices,
-    standing: BTreeSet<Notice>,
-}
-
-impl Log {
-    fn new(notices: Notices) -> Self {
-        Self {
-            notices,
-            standing: BTreeSet::new(),
-        }
+/// Says what was done.
+fn log_sync<P: PlanSteps>(report: &SyncReport<P>) {
+    log_failures(&report.plan, &report.applied);
+    if report.kind == SyncKind::Drained {
+        tracing::info!(real_servers = report.plan.count(), "drained");
+        return;
     }
-
-    fn sync<P: PlanSteps>(&self, report: &SyncReport<P>) {
-        log_failures(&report.plan, &report.applied);
-        if report.kind == SyncKind::Drained {
-            tracing::info!(real_servers = report.plan.count(), "drained");
-            return;
-        }
-        let Counts {
-            ipvs_changes,
-            transactions,
-            elements,
-            routes,
-            sysctls,
-            flows,
-            ..
-        } = report.applied.counts;
-        tracing::info!(
-            full = report.kind == SyncKind::Full,
-            steps = report.plan.count(),
-            failed = report.applied.failures.len(),
-            ipvs_changes,
-            transactions,
-            elements,
-            routes,
-            sysctls,
-            flows,
-            "synced"
-        );
-    }
-
-    fn unobserved(&self, error: &BackendError) {
-        tracing::error!("nothing was changed: {}", chain(error));
-    }
-
-    /// Tells what has come to be the matter. What ceases to be and comes again is told again.
-    fn standing<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
-        let problems = proxier.problems().into_iter().map(Notice::from);
-        let of_node = proxier.node_error().map(|error| {
-            let message = format!("{error}; the settings stay as they were");
-            Notice::of_node(Reason::NodeRefused, message)
-        });
-        let now: BTreeSet<_> = problems.chain(of_node).collect();
-        for notice in now.difference(&self.standing) {
-            self.notices.tell(notice);
-        }
-        self.standing = now;
-    }
+    let Counts {
+        ipvs_changes,
+        transactions,
+        elements,
+        routes,
+        sysctls,
+        flows,
+        ..
+    } = report.applied.counts;
+    tracing::info!(
+        full = report.kind == SyncKind::Full,
+        steps = report.plan.count(),
+        failed = report.applied.failures.len(),
+        ipvs_changes,
+        transactions,
+        elements,
+        routes,
+        sysctls,
+        flows,
+        "synced"
+    );
 }

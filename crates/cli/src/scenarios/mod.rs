@@ -138,5 +138,9 @@ fn services_beyond_the_last_mark_are_told_and_keep_their_cluster_ips() {
     }
     let script = Script::parse(Path::new("marks"), &text);
     let text = Player::new(&script).first(&script.acts[0]);
-    assert_eq!(text.matches("no mark is left").count(), 300 - 255, "{text}");
+    assert_eq!(
+        text.matches("no number is left in the mask").count(),
+        300 - 255,
+        "{text}"
+    );
 }

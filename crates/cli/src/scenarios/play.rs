@@ -11,6 +11,7 @@ use ipvs::{Change, Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
 use proxier::desired::{Config, DesiredState};
+use proxier::notice::Subject;
 use proxier::plan::{NodeState, Plan, Scope, Step, VirtualServerState};
 use proxier::proxier::SyncReport;
 use proxier::source::manifest::{Manifests, Reading};
@@ -224,8 +225,11 @@ impl<'a> Player<'a> {
             writeln!(log, "WARN {problem}").unwrap();
         }
         self.problems = problems;
-        for key in report.plan.unmarked() {
-            writeln!(log, "WARN {key}: no mark is left for it").unwrap();
+        for notice in &report.notices {
+            let Subject::Service(name) = &notice.about else {
+                panic!("{notice:?}");
+            };
+            writeln!(log, "WARN Service {name}: {}", notice.text()).unwrap();
         }
         log
     }

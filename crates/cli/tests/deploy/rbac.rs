@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proxier::source::kube::{Access, KubeSource, Timing};
+use proxier::notice::{Notice, Reason};
+use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
 use testbed::{ApiServer, Behaviour, Resource, Verb, eventually};
 
 use crate::kustomize;
@@ -19,10 +20,12 @@ fn asked(server: &ApiServer) -> BTreeSet<Request> {
             Resource::EndpointSlices => ("discovery.k8s.io", "endpointslices"),
             Resource::Nodes => ("", "nodes"),
             Resource::ServiceCidrs => ("networking.k8s.io", "servicecidrs"),
+            Resource::Events => ("events.k8s.io", "events"),
         };
         let verb = match ask.verb {
             Verb::List => "list",
             Verb::Watch => "watch",
+            Verb::Create => "create",
         };
         (group.to_owned(), resource.to_owned(), verb.to_owned())
     })
@@ -56,7 +59,10 @@ fn role_allows_all_that_is_asked_for_and_nothing_else() {
     let server = ApiServer::start(behaviour).unwrap();
     let mut access = Access::default();
     access.server = Some(server.url());
-    let _source = KubeSource::start(access, Timing::default(), "node-a", |_| {}).unwrap();
+    let (sender, events) = event_queue();
+    let timing = Timing::default();
+    let _source = KubeSource::start_with_events(access, timing, "node-a", events, |_| {}).unwrap();
+    sender.post(Notice::of_node(Reason::ModeFallback, "a test"), None);
     let allowed = allowed();
     eventually(Duration::from_secs(60), || {
         let asked = asked(&server);

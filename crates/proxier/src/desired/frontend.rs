@@ -38,6 +38,22 @@ impl FrontendKey {
         }
     }
 
+    /// What a virtual server of an address is for; one of a mark does not say.
+    pub fn of(server: &VirtualServerKey) -> Option<Self> {
+        match *server {
+            VirtualServerKey::Address {
+                protocol,
+                address,
+                port,
+            } => Some(Self {
+                protocol,
+                address,
+                port: NonZeroU16::new(port)?,
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether this is a port of the node's own addresses.
     pub const fn is_node_port(&self) -> bool {
         self.address.is_unspecified()
@@ -143,6 +159,18 @@ pub enum Kind {
     ExternalIp,
     /// `spec.ports[].nodePort`.
     NodePort,
+}
+
+impl Kind {
+    /// Path of the field of a Service that asks for it.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "spec.clusterIPs",
+            Self::LoadBalancer => "status.loadBalancer.ingress",
+            Self::ExternalIp => "spec.externalIPs",
+            Self::NodePort => "spec.ports",
+        }
+    }
 }
 
 impl fmt::Display for Kind {

@@ -34,6 +34,13 @@ struct Vip {
 pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
     let service = view.service;
     let mut wishes = Wishes::default();
+    let unusable = service.unusable.iter().map(|unusable| Problem {
+        service: service.name.clone(),
+        field: unusable.field.clone(),
+        reason: unusable.reason,
+        message: unusable.message.clone(),
+    });
+    wishes.problems.extend(unusable);
     let vips = vips(service, config, &mut wishes.problems);
     let uses_local = service.internal_traffic_policy == TrafficPolicy::Local
         || service.external_traffic_policy == TrafficPolicy::Local;

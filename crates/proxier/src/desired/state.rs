@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::need::needs;
 use super::service::Wishes;
-use super::{Config, Frontend, FrontendKey, HealthCheck, Kind, Need, service};
+use super::{Config, Frontend, FrontendKey, HealthCheck, Need, service};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::store::{ServiceView, Store};
@@ -148,13 +148,7 @@ impl DesiredState {
         let lost = contested.flat_map(|claim| {
             claim.others.iter().map(|loser| Problem {
                 service: loser.owner.service.clone(),
-                field: match loser.kind {
-                    Kind::ClusterIp => "spec.clusterIPs",
-                    Kind::LoadBalancer => "status.loadBalancer.ingress",
-                    Kind::ExternalIp => "spec.externalIPs",
-                    Kind::NodePort => "spec.ports",
-                }
-                .to_owned(),
+                field: loser.kind.field().to_owned(),
                 reason: Reason::AddressConflict,
                 message: format!(
                     "{} belongs to Service {}",

@@ -9,6 +9,7 @@ mod name;
 mod node;
 mod service;
 mod time;
+mod uid;
 
 pub use endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Hints};
 pub use ipvs::{Family, Protocol};
@@ -16,5 +17,6 @@ pub use ipvs::{Family, Protocol};
 pub(crate) use name::check_subdomain;
 pub use name::{InvalidName, ObjectName, PortName};
 pub use node::Node;
-pub use service::{Service, ServicePort, SessionAffinity, TrafficPolicy};
+pub use service::{Service, ServicePort, SessionAffinity, TrafficPolicy, Unusable};
 pub use time::Timestamp;
+pub use uid::Uid;

@@ -6,7 +6,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 use ipnet::IpNet;
 use ipvs::{Flags, Scheduler};
 
-use super::{ObjectName, PortName, Protocol};
+use super::{ObjectName, PortName, Protocol, Uid};
+use crate::notice::Reason;
 
 /// A Service: virtual IPs and the ports on which they answer.
 ///
@@ -47,6 +48,33 @@ pub struct Service {
     pub created: Option<i64>,
     /// Label `svcproxy.io/metrics: "true"`: metrics tell the Service's own traffic.
     pub metrics: bool,
+    /// `metadata.uid`, where known.
+    pub uid: Option<Uid>,
+    /// What stands in the object and cannot be used.
+    pub unusable: Box<[Unusable]>,
+}
+
+/// Something in a Service that cannot be used, though the Service can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unusable {
+    /// Path of the field.
+    pub field: String,
+    /// Of which kind it is.
+    pub reason: Reason,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Unusable {
+    /// What stands in this field, for this reason.
+    pub fn new(field: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason,
+            message: message.into(),
+        }
+    }
 }
 
 impl Service {
@@ -67,6 +95,8 @@ impl Service {
             scheduler_flags: None,
             created: None,
             metrics: false,
+            uid: None,
+            unusable: Box::default(),
         }
     }
 }

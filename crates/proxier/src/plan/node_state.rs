@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use ipvs::{Change, Family, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey};
@@ -201,20 +201,18 @@ impl NodeState {
         self.virtual_servers.retain(|key, _| ours.contains(key));
     }
 
+    /// The virtual servers that are not recorded as ours in the packet filter.
+    pub(crate) fn unrecorded(&self) -> impl Iterator<Item = VirtualServerKey> {
+        let recorded: HashSet<_> = self.elements.keys().filter_map(Element::recorded).collect();
+        let keys = self.virtual_servers.keys().copied();
+        keys.filter(move |key| !recorded.contains(key))
+    }
+
     /// The frontend that a virtual server of ours is for.
     pub fn frontend_of(&self, server: &VirtualServerKey) -> Option<FrontendKey> {
         match *server {
-            VirtualServerKey::Address {
-                protocol,
-                address,
-                port,
-            } => Some(FrontendKey {
-                protocol,
-                address,
-                port: NonZeroU16::new(port)?,
-            }),
             VirtualServerKey::FirewallMark { mark, family } => self.elements.marked(family, mark),
-            _ => None,
+            _ => FrontendKey::of(server),
         }
     }
 

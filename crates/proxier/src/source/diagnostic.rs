@@ -1,7 +1,9 @@
 //! What a source has to say of its input.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::path::PathBuf;
+
+use crate::escaped::Escaped;
 
 /// Longest text of a message or field: what a file holds may be megabytes.
 const MAX_TEXT: usize = 400;
@@ -135,21 +137,6 @@ impl fmt::Display for Diagnostic {
             write!(f, "{}: ", Escaped(field))?;
         }
         write!(f, "{}", Escaped(&self.message))
-    }
-}
-
-/// Text in one line: what comes from the input may hold line breaks or a terminal's controls.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '"' | '\'' | '\\' => f.write_char(c)?,
-                c => write!(f, "{}", c.escape_debug())?,
-            }
-        }
-        Ok(())
     }
 }
 

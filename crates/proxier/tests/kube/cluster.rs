@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use testbed::{ApiServer, Behaviour, Resource};
 
 /// Far more than anything takes, for a machine under load.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing must come for the source to be idle.
-const QUIET: Duration = Duration::from_millis(300);
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 pub(crate) const NODE: &str = "node-a";
 

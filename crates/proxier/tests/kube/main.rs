@@ -14,3 +14,4 @@ mod events;
 mod failures;
 mod lists;
 mod node;
+mod notices;

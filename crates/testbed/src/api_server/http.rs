@@ -1,6 +1,6 @@
-//! As much of HTTP/1.1 as a list and a watch need.
+//! As much of HTTP/1.1 as lists, watches and new objects need.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use super::{Ask, Resource, Verb};
@@ -19,29 +19,41 @@ pub(super) fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Resul
         }
         head.push(line);
     }
-    let target = head.first().and_then(|line| line.split(' ').nth(1));
-    let (path, query) = target
-        .unwrap_or_default()
-        .split_once('?')
-        .unwrap_or_default();
+    let mut words = head.first().map_or("", String::as_str).split(' ');
+    let method = words.next().unwrap_or_default();
+    let target = words.next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let query: Vec<_> = query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .map(|(key, value)| (decode(key), decode(value)))
         .collect();
-    let authorization = head.iter().find_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case("authorization")
-            .then(|| value.to_owned())
-    });
+    let header = |wanted: &str| {
+        head.iter().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case(wanted).then(|| value.to_owned())
+        })
+    };
+    let length = header("content-length").and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body)?;
     let watch = query
         .iter()
         .any(|(key, value)| key == "watch" && matches!(value.as_str(), "true" | "1"));
-    let ask = Resource::of_path(path).map(|resource| Ask {
+    let verb = match method {
+        "GET" if watch => Some(Verb::Watch),
+        "GET" => Some(Verb::List),
+        "POST" => Some(Verb::Create),
+        _ => None,
+    };
+    let ask = verb.zip(Resource::of_path(path));
+    let ask = ask.map(|(verb, (resource, namespace))| Ask {
         resource,
-        verb: if watch { Verb::Watch } else { Verb::List },
+        verb,
         query,
-        authorization,
+        authorization: header("authorization"),
+        namespace: namespace.map(str::to_owned),
+        body: serde_json::from_slice(&body).ok(),
     });
     Ok(Some(ask.ok_or(())))
 }

@@ -1,8 +1,10 @@
 //! A stand-in for a cluster's API server: lists and watches over real HTTP, and fails as told.
 //!
 //! It keeps to the API's documented behaviour ("Kubernetes API Concepts": resource versions, limit
-//! and continue, bookmarks, streamed lists, 410 Gone) for the kinds a service proxy reads.
+//! and continue, bookmarks, streamed lists, 410 Gone) for the kinds a service proxy reads, and takes
+//! Events as an API server would.
 
+mod events;
 mod http;
 mod objects;
 mod serve;
@@ -24,29 +26,43 @@ pub enum Resource {
     EndpointSlices,
     Nodes,
     ServiceCidrs,
+    /// Can be created only.
+    Events,
 }
 
 impl Resource {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Services,
         Self::EndpointSlices,
         Self::Nodes,
         Self::ServiceCidrs,
+        Self::Events,
     ];
 
+    /// Of all namespaces.
     fn path(self) -> &'static str {
         match self {
             Self::Services => "/api/v1/services",
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
             Self::Nodes => "/api/v1/nodes",
             Self::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
+            Self::Events => "/apis/events.k8s.io/v1/events",
         }
     }
 
-    fn of_path(path: &str) -> Option<Self> {
-        Self::ALL
+    /// The kind that a path names, and the namespace if it names one.
+    fn of_path(path: &str) -> Option<(Self, Option<&str>)> {
+        let (all, namespace) = match path.split_once("/namespaces/") {
+            Some((group, rest)) => {
+                let (namespace, kind) = rest.split_once('/')?;
+                (format!("{group}/{kind}"), Some(namespace))
+            }
+            None => (path.to_owned(), None),
+        };
+        let resource = Self::ALL
             .into_iter()
-            .find(|resource| resource.path() == path)
+            .find(|resource| resource.path() == all);
+        Some((resource?, namespace))
     }
 }
 
@@ -57,6 +73,8 @@ pub enum Verb {
     List,
     /// A watch, with or without what there is at its beginning.
     Watch,
+    /// A new object.
+    Create,
 }
 
 /// What befalls a single request.
@@ -73,7 +91,7 @@ pub enum Fault {
     Close,
     /// There is no answer, and the connection stays.
     Silence,
-    /// Of the answer only half comes.
+    /// Of the answer only half comes; to what is to be created none, though it is.
     Half,
     /// A watch ends with half of what there is at its beginning, as at its time.
     Ended,
@@ -136,6 +154,10 @@ pub struct Ask {
     pub query: Vec<(String, String)>,
     /// The header `Authorization`.
     pub authorization: Option<String>,
+    /// The namespace that the path names.
+    pub namespace: Option<String>,
+    /// What was sent along.
+    pub body: Option<Value>,
 }
 
 impl Ask {
@@ -313,6 +335,14 @@ impl ApiServer {
         let mut asks = self.asks();
         asks.retain(|ask| ask.resource == resource && ask.verb == verb);
         asks
+    }
+
+    /// All Events that were taken, in the order of their names.
+    pub fn events(&self) -> Vec<Arc<Value>> {
+        self.shared.change(|state| {
+            let kind = state.objects.kind(Resource::Events);
+            kind.objects.values().cloned().collect()
+        })
     }
 
     /// How many faults are still to come.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::objects::{Selector, line};
-use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, http};
+use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 
 /// How often a watch looks up though nothing has changed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -17,16 +17,22 @@ const LOOK: Duration = Duration::from_millis(100);
 const HALF_AN_EVENT: &str = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
 
 /// An error for an answer.
-struct Refusal {
-    code: u16,
-    reason: &'static str,
-    message: &'static str,
+pub(super) struct Refusal {
+    pub(super) code: u16,
+    pub(super) reason: &'static str,
+    pub(super) message: &'static str,
 }
 
 const GONE: Refusal = Refusal {
     code: 410,
     reason: "Expired",
     message: "too old resource version",
+};
+
+const EXISTS: Refusal = Refusal {
+    code: 409,
+    reason: "AlreadyExists",
+    message: "an object of that name already exists",
 };
 
 impl Refusal {
@@ -97,6 +103,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
         return Ok(true);
     }
     match ask.verb {
+        Verb::Create => create(ask, fault.as_ref(), stream, shared),
         Verb::List => list(ask, fault.as_ref(), stream, shared),
         Verb::Watch => Watch::new(ask, shared, stream)
             .run(fault.as_ref())
@@ -159,6 +166,31 @@ fn selector(ask: &Ask) -> Option<Selector> {
         ask.parameter("labelSelector").unwrap_or_default(),
         ask.parameter("fieldSelector").unwrap_or_default(),
     )
+}
+
+/// Takes an Event.
+fn create(
+    ask: &Ask,
+    fault: Option<&Fault>,
+    stream: &mut TcpStream,
+    shared: &Shared,
+) -> io::Result<bool> {
+    let event = ask.body.clone().unwrap_or_default();
+    let taken = shared.change(|state| {
+        events::check(&event, ask.namespace.as_deref())?;
+        let name = super::objects::name(&event);
+        if state.objects.kind(ask.resource).objects.contains_key(&name) {
+            return Err(EXISTS);
+        }
+        state.objects.put(ask.resource, event.clone());
+        Ok(())
+    });
+    match taken {
+        Ok(()) if fault.is_some() => return Ok(false),
+        Ok(()) => http::write(stream, 201, "", event.to_string().as_bytes())?,
+        Err(refusal) => refuse(stream, &refusal)?,
+    }
+    Ok(true)
 }
 
 /// A page. The token for the next is the version of the first, and how many have been sent.

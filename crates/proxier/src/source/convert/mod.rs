@@ -27,9 +27,13 @@ pub use service::service;
 pub use service_cidr::service_cidr;
 
 use super::Diagnostic;
+use crate::model::Unusable;
+use crate::notice::Reason;
 
 /// Most that is told of one object: a hostile one may have an error every few bytes.
 const MAX_FINDINGS: usize = 100;
+/// Most that is kept of what cannot be used in one object.
+const MAX_UNUSABLE: usize = 4;
 
 /// What became of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,16 @@ impl Findings {
         if self.0.len() < MAX_FINDINGS {
             self.0.push(Diagnostic::note(message).with_field(field));
         }
+    }
+
+    /// What was found since there were so many findings, as the model keeps it.
+    fn unusable_since(&self, before: usize, reason: Reason) -> Box<[Unusable]> {
+        let found = self.0.iter().skip(before).take(MAX_UNUSABLE);
+        let kept = found.map(|diagnostic| {
+            let field = diagnostic.field.clone().unwrap_or_default();
+            Unusable::new(field, reason, diagnostic.message.clone())
+        });
+        kept.collect()
     }
 
     fn refused(&self) -> bool {

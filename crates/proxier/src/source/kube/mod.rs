@@ -30,6 +30,7 @@
 
 mod backoff;
 mod client;
+mod events;
 mod follower;
 mod kind;
 mod list_watch;
@@ -45,6 +46,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use self::client::Clients;
+use self::events::Poster;
 use self::kind::{EndpointSlices, Kind, ServiceCidrs, Services, ThisNode};
 use self::list_watch::{ListWatch, Shared};
 use self::state::States;
@@ -52,6 +54,7 @@ use super::Reading;
 
 pub use self::backoff::Timing;
 pub use self::client::{Access, AccessError};
+pub use self::events::{EventQueue, EventSender, event_queue};
 pub use self::state::ConnectionState;
 
 /// Follows an API server from a thread of its own, until it is dropped.
@@ -88,6 +91,22 @@ impl KubeSource {
         node: &str,
         deliver: impl FnMut(Reading) + Send + 'static,
     ) -> Result<Self, StartError> {
+        let (_, nothing) = event_queue();
+        Self::start_with_events(access, timing, node, nothing, deliver)
+    }
+
+    /// The same, and posts Events.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start). Events that cannot be posted are no error but logged.
+    pub fn start_with_events(
+        access: Access,
+        timing: Timing,
+        node: &str,
+        events: EventQueue,
+        deliver: impl FnMut(Reading) + Send + 'static,
+    ) -> Result<Self, StartError> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Thread)?;
         runtime.block_on(access.check())?;
@@ -98,11 +117,11 @@ impl KubeSource {
             ServiceCidrs::NAME,
         ]);
         let (stop, stopped) = oneshot::channel();
-        let (node, told) = (ThisNode::new(node), states.clone());
+        let (node, told) = (node.to_owned(), states.clone());
         let thread = thread::Builder::new()
             .name("kube".to_owned())
             .spawn(move || {
-                let follow = Box::pin(follow(access, timing, node, &told, deliver));
+                let follow = Box::pin(follow(access, timing, &node, events, &told, deliver));
                 runtime.block_on(async {
                     if let Either::Left((never, _)) = future::select(follow, stopped).await {
                         match never {}
@@ -138,13 +157,15 @@ impl Drop for KubeSource {
 async fn follow(
     access: Access,
     timing: Timing,
-    node: ThisNode,
+    node: &str,
+    events: EventQueue,
     states: &States,
     deliver: impl FnMut(Reading),
 ) -> std::convert::Infallible {
     let deliver = RefCell::new(deliver);
+    let clients = Clients::new(access);
     let shared = Shared {
-        clients: &Clients::new(access),
+        clients: &clients,
         timing: &timing,
         states,
         deliver: &|reading| deliver.borrow_mut()(reading),
@@ -152,7 +173,7 @@ async fn follow(
     let (node_listed, node_is_listed) = oneshot::channel();
     let (cidrs_listed, cidrs_are_listed) = oneshot::channel();
     let about_node = future::join(
-        ListWatch::new(node, &shared, Some(node_listed)).run(),
+        ListWatch::new(ThisNode::new(node), &shared, Some(node_listed)).run(),
         ListWatch::new(ServiceCidrs::default(), &shared, Some(cidrs_listed)).run(),
     );
     let about_services = async {
@@ -164,6 +185,12 @@ async fn follow(
         )
         .await
     };
-    let ((never, _), _) = future::join(about_node, about_services).await;
+    let poster = Poster {
+        clients: &clients,
+        timing: &timing,
+        node,
+        queue: events,
+    };
+    let ((never, _), ..) = future::join3(about_node, about_services, poster.run()).await;
     never
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, StatusCode, header};
+use http::{Request, header};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
@@ -137,7 +137,7 @@ impl Answer {
             buffer: BytesMut::new(),
             searched: 0,
         };
-        if head.status == StatusCode::OK {
+        if head.status.is_success() {
             return Ok(answer);
         }
         let retry_after = head.headers.get(header::RETRY_AFTER);

@@ -12,7 +12,8 @@ use std::num::NonZeroU32;
 use k8s_openapi::api::core::v1 as api;
 
 use super::{Converted, Findings};
-use crate::model::{ObjectName, Service, SessionAffinity};
+use crate::model::{ObjectName, Service, SessionAffinity, Uid};
+use crate::notice::Reason;
 
 /// Session affinity's timeout in seconds, where none is given: three hours.
 const DEFAULT_TIMEOUT: i32 = 10_800;
@@ -70,7 +71,9 @@ pub fn service(object: &api::Service) -> Converted<Service> {
     if findings.not_ours(&object.metadata) {
         return findings.converted(None);
     }
+    let noted = findings.0.len();
     let (scheduler, scheduler_flags) = scheduler::scheduler(&object.metadata, &mut findings);
+    let unusable = findings.unusable_since(noted, Reason::UnknownScheduler);
     let Some(spec) = &object.spec else {
         findings.error(format_args!("spec"), "missing");
         return findings.converted(None);
@@ -109,6 +112,8 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         scheduler_flags,
         created: created.map(|time| time.0.as_second()),
         metrics: metrics.is_some_and(|value| value == "true"),
+        uid: object.metadata.uid.as_deref().and_then(Uid::new),
+        unusable,
         name,
     });
     findings.converted(service)

@@ -1,0 +1,130 @@
+//! What an operator must know, told in the log and as Events.
+
+mod limit;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use proxier::Proxier;
+use proxier::data_plane::DataPlane;
+use proxier::model::Uid;
+use proxier::notice::{Notice, Reason, Subject};
+use proxier::source::kube::EventSender;
+use proxier::store::Store;
+
+use self::limit::Limit;
+
+/// Tells notices, and holds back what repeats itself too often, and floods. Clones tell as one.
+#[derive(Debug, Clone)]
+pub(crate) struct Notices(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    node: String,
+    /// Where there is an API server.
+    events: Option<EventSender>,
+    limit: Mutex<Limit>,
+}
+
+impl Notices {
+    /// Those of the node of this name.
+    pub(crate) fn new(node: &str, events: Option<EventSender>) -> Self {
+        Self(Arc::new(Shared {
+            node: node.to_owned(),
+            events,
+            limit: Mutex::new(Limit::new(Instant::now())),
+        }))
+    }
+
+    /// Tells one, each time it is called.
+    pub(crate) fn tell(&self, notice: &Notice) {
+        self.tell_of(notice, None);
+    }
+
+    /// Tells several of the Services in the store, and how many were left out, if any were.
+    fn tell_all<'a>(&self, notices: impl IntoIterator<Item = &'a Notice>, store: &Store) {
+        for notice in notices {
+            match &notice.about {
+                Subject::Service(name) => {
+                    let uid = store.get(name).and_then(|view| view.service.uid);
+                    self.tell_of(notice, uid);
+                }
+                _ => self.tell(notice),
+            }
+        }
+        let left_out = self.with_limit(|limit| limit.left_out(Instant::now()));
+        if let Some(count) = left_out {
+            let message = format!(
+                "{count} more notices are left out; the log names them at the level debug \
+                 (SVCPROXY_LOG=debug)"
+            );
+            self.say(&Notice::of_node(Reason::NoticesLeftOut, message), None);
+        }
+    }
+
+    fn tell_of(&self, notice: &Notice, uid: Option<Uid>) {
+        if self.with_limit(|limit| limit.allows(&notice.about, Instant::now())) {
+            self.say(notice, uid);
+        } else {
+            let (about, text) = (self.about(notice), notice.text());
+            tracing::debug!(reason = %notice.reason, "{about}: {text}");
+        }
+    }
+
+    fn say(&self, notice: &Notice, uid: Option<Uid>) {
+        let (about, text, reason) = (self.about(notice), notice.text(), notice.reason);
+        if reason.is_warning() {
+            tracing::warn!(%reason, "{about}: {text}");
+        } else {
+            tracing::info!(%reason, "{about}: {text}");
+        }
+        if let Some(events) = &self.0.events {
+            events.post(notice.clone(), uid);
+        }
+    }
+
+    fn about(&self, notice: &Notice) -> String {
+        match &notice.about {
+            Subject::Service(name) => format!("Service {name}"),
+            _ => format!("Node {}", self.0.node),
+        }
+    }
+
+    fn with_limit<T>(&self, f: impl FnOnce(&mut Limit) -> T) -> T {
+        f(&mut self.0.limit.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What is the matter for a while, told when it comes to be. What ceases to be and comes again is
+/// told again.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    notices: Notices,
+    told: BTreeSet<Notice>,
+}
+
+impl Standing {
+    pub(crate) fn new(notices: Notices) -> Self {
+        Self {
+            notices,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Tells what a sync `found` and what is the matter since then.
+    pub(crate) fn follow<B: DataPlane>(&mut self, proxier: &Proxier<B>, found: &[Notice]) {
+        let problems = proxier.problems().into_iter().map(Notice::from);
+        let of_node = proxier.node_error().map(|error| {
+            let message = format!("{error}; the settings stay as they were");
+            Notice::of_node(Reason::NodeRefused, message)
+        });
+        let now: BTreeSet<_> = problems.chain(of_node).collect();
+        let new = now.difference(&self.told);
+        self.notices
+            .tell_all(found.iter().chain(new), proxier.store());
+        self.told = now;
+    }
+}

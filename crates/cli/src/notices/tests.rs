@@ -1,0 +1,231 @@
+//! Notices of a proxy that follows an API server.
+#![allow(clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use proxier::backend::{FakeBackend, FakeNode};
+use proxier::desired::Config;
+use proxier::source::Reading;
+use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
+use serde_json::{Value, json};
+use testbed::{ApiServer, Behaviour, Fault, Resource, Verb, eventually};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const UID: &str = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
+
+struct Node {
+    server: ApiServer,
+    proxier: Proxier<FakeBackend>,
+    standing: Standing,
+    readings: Receiver<Reading>,
+    _source: KubeSource,
+}
+
+impl Node {
+    fn follow(services: impl IntoIterator<Item = Value>) -> Self {
+        let server = ApiServer::start(Behaviour::default()).unwrap();
+        for service in services {
+            server.put(Resource::Services, service);
+        }
+        let mut access = Access::default();
+        access.server = Some(server.url());
+        let (sender, events) = event_queue();
+        let (deliver, readings) = channel();
+        let deliver = move |reading| {
+            let _ = deliver.send(reading);
+        };
+        let timing = Timing::default();
+        let source = KubeSource::start_with_events(access, timing, "node-a", events, deliver);
+        let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        let backend = FakeNode::default().backend().unwrap();
+        Self {
+            server,
+            proxier: Proxier::new(Arc::new(config), backend),
+            standing: Standing::new(Notices::new("node-a", Some(sender))),
+            readings,
+            _source: source.unwrap(),
+        }
+    }
+
+    /// Takes in what comes until a Service is as it should be.
+    fn until(&mut self, done: impl Fn(&Proxier<FakeBackend>) -> bool) {
+        while !done(&self.proxier) {
+            let reading = self.readings.recv_timeout(PATIENCE).unwrap();
+            if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
+                assert!(report.is_success());
+                self.standing.follow(&self.proxier, &report.notices);
+            }
+        }
+    }
+
+    fn until_problems(&mut self, count: usize) {
+        self.until(|proxier| {
+            proxier.store().services().next().is_some() && proxier.problems().len() == count
+        });
+    }
+
+    /// How many Events there are of each reason and object, once there are so many.
+    fn events(&self, count: usize) -> BTreeMap<(String, String), usize> {
+        let events = eventually(PATIENCE, || {
+            let events = self.server.events();
+            if events.len() == count {
+                Ok(events)
+            } else {
+                Err(events.len())
+            }
+        });
+        let mut counts = BTreeMap::new();
+        for event in events.unwrap() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let key = (text(&event["reason"]), text(&event["regarding"]["name"]));
+            *counts.entry(key).or_default() += 1;
+        }
+        counts
+    }
+}
+
+fn service(name: &str, address: &str, external: &[&str], annotations: Value) -> Value {
+    json!({
+        "metadata": {
+            "namespace": "default", "name": name, "uid": UID, "annotations": annotations,
+        },
+        "spec": {
+            "clusterIP": address, "clusterIPs": [address], "externalIPs": external,
+            "ports": [{"port": 80}],
+        },
+    })
+}
+
+fn counts(of: &[(&str, &str, usize)]) -> BTreeMap<(String, String), usize> {
+    let counts = of.iter();
+    counts
+        .map(|(reason, name, count)| ((reason.to_string(), name.to_string()), *count))
+        .collect()
+}
+
+#[test]
+fn each_problem_of_a_service_is_told_once() {
+    let annotations = json!({"svcproxy.io/scheduler": "fastest\n\u{1b}[31m"});
+    let mut node = Node::follow([
+        service(
+            "web",
+            "10.96.0.1",
+            &["10.96.0.99", "10.96.0.98"],
+            annotations.clone(),
+        ),
+        service("good", "10.96.0.2", &["203.0.113.1"], json!({})),
+    ]);
+    node.until_problems(3);
+    let first = counts(&[("AddressRefused", "web", 2), ("UnknownScheduler", "web", 1)]);
+    assert_eq!(node.events(3), first);
+    let of_web = node.server.events();
+    assert!(of_web.iter().all(|event| event["regarding"]["uid"] == UID));
+    let note = |event: &Arc<Value>| event["note"].as_str().unwrap().to_owned();
+    assert!(
+        of_web
+            .iter()
+            .all(|event| !note(event).contains(char::is_control))
+    );
+    // Another change of it, and what has not changed is not told again.
+    let changed = service(
+        "web",
+        "10.96.0.1",
+        &["10.96.0.99", "10.96.0.97"],
+        annotations,
+    );
+    node.server.put(Resource::Services, changed);
+    let is_changed = |proxier: &Proxier<FakeBackend>| {
+        proxier
+            .problems()
+            .iter()
+            .any(|problem| problem.message.contains("10.96.0.97"))
+    };
+    node.until(is_changed);
+    let then = counts(&[("AddressRefused", "web", 3), ("UnknownScheduler", "web", 1)]);
+    assert_eq!(node.events(4), then);
+}
+
+#[test]
+fn a_problem_that_comes_and_goes_does_not_flood() {
+    let refused = service("web", "10.96.0.1", &["10.96.0.99"], json!({}));
+    let mut node = Node::follow([refused.clone()]);
+    node.until_problems(1);
+    for _ in 0..25 {
+        let good = service("web", "10.96.0.1", &[], json!({}));
+        node.server.put(Resource::Services, good);
+        node.until_problems(0);
+        node.server.put(Resource::Services, refused.clone());
+        node.until_problems(1);
+    }
+    let told = [
+        ("AddressRefused", "web", 10),
+        ("NoticesLeftOut", "node-a", 1),
+    ];
+    assert_eq!(node.events(11), counts(&told));
+}
+
+#[test]
+fn ten_thousand_problems_are_cut_and_counted() {
+    let mut node = Node::follow((0..10_000).map(|n| {
+        let address = format!("10.97.{}.{}", n / 250, n % 250 + 1);
+        service(&format!("s{n}"), &address, &["10.96.0.99"], json!({}))
+    }));
+    node.until_problems(10_000);
+    let events = node.events(31);
+    let of_services = events
+        .keys()
+        .filter(|(reason, _)| reason == "AddressRefused");
+    assert_eq!(of_services.count(), 30);
+    let left_out = |event: &Arc<Value>| event["reason"] == "NoticesLeftOut";
+    let left_out = node.server.events().into_iter().find(left_out).unwrap();
+    let note = left_out["note"].as_str().unwrap();
+    assert!(note.starts_with("9970 more notices are left out"), "{note}");
+}
+
+#[test]
+fn a_server_that_takes_no_events_gets_its_services_served() {
+    let mut node = Node::follow([service("web", "10.96.0.1", &["10.96.0.99"], json!({}))]);
+    let forbidden = Fault::Status {
+        code: 403,
+        retry_after: None,
+    };
+    node.server
+        .fail(Resource::Events, Verb::Create, vec![forbidden; 100]);
+    node.until_problems(1);
+    let tried = || match node.server.asks_of(Resource::Events, Verb::Create).len() {
+        0 => Err(()),
+        _ => Ok(()),
+    };
+    eventually(PATIENCE, tried).unwrap();
+    node.server.put(
+        Resource::Services,
+        service("new", "10.96.0.2", &[], json!({})),
+    );
+    node.until(|proxier| proxier.desired().frontends().count() == 2);
+    assert_eq!(node.server.events().len(), 0);
+}
+
+/// That `docs/events.md` has a row for each reason.
+#[test]
+fn reasons_are_documented() {
+    let docs = include_str!("../../../../docs/events.md");
+    let rows = docs
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let documented: Vec<_> = rows
+        .map(|(reason, rest)| (reason, rest.split('|').nth(1).unwrap_or_default().trim()))
+        .collect();
+    let reasons = Reason::ALL.map(|reason| {
+        let kind = if reason.is_warning() {
+            "Warning"
+        } else {
+            "Normal"
+        };
+        (reason.as_str(), kind)
+    });
+    assert_eq!(documented, reasons);
+}

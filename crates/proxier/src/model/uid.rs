@@ -1,0 +1,45 @@
+//! An object's `metadata.uid`.
+
+use std::fmt;
+
+/// What tells an object from another one that had its name before: an RFC 4122 UUID, as API servers
+/// give.
+///
+/// ```
+/// use proxier::model::Uid;
+///
+/// let text = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
+/// assert_eq!(Uid::new(text).map(|uid| uid.to_string()), Some(text.to_owned()));
+/// assert_eq!(Uid::new("web"), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid([u8; 16]);
+
+/// Bytes between the hyphens.
+const GROUPS: [usize; 5] = [4, 2, 2, 2, 6];
+
+impl Uid {
+    /// A UUID in lower case; none if the text is anything else.
+    pub fn new(text: &str) -> Option<Self> {
+        let digits: String = text.split('-').collect();
+        let bytes = u128::from_str_radix(&digits, 16).ok()?.to_be_bytes();
+        // What is not written as it is shown is none.
+        let uid = Self(bytes);
+        (uid.to_string() == text).then_some(uid)
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = self.0.iter();
+        for (index, length) in GROUPS.into_iter().enumerate() {
+            if index > 0 {
+                f.write_str("-")?;
+            }
+            for byte in bytes.by_ref().take(length) {
+                write!(f, "{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
