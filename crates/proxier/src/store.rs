@@ -4,10 +4,11 @@
 //! change touched, so that one change costs work for that Service alone. Nothing is handed on
 //! before every kind has been listed in full once: half a list would look like deletions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 
 use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, Timestamp};

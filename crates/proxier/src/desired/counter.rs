@@ -1,7 +1,8 @@
 //! Things that several Services may ask for, and that stay until the last one does not.
 
-use std::collections::HashMap;
 use std::hash::Hash;
+
+use foldhash::{HashMap, HashMapExt};
 
 #[derive(Debug, Clone)]
 pub(super) struct Counter<T>(HashMap<T, u32>);

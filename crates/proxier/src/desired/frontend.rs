@@ -95,6 +95,16 @@ pub struct ServicePortName {
     pub port: PortName,
 }
 
+impl ServicePortName {
+    /// What it is displayed as, at less cost.
+    pub(crate) fn to_text(&self) -> Arc<str> {
+        if self.port.is_unnamed() {
+            return self.service.to_text();
+        }
+        [self.service.as_str(), ":", self.port.as_str()].concat().into()
+    }
+}
+
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.port.is_unnamed() {

@@ -1,8 +1,10 @@
 //! All frontends of the node, kept up to date one Service at a time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::counter::Counter;
 use super::need::needs;
@@ -47,9 +49,9 @@ struct Claim {
 #[non_exhaustive]
 pub struct Touched {
     /// Frontends that came, went or differ.
-    pub frontends: HashSet<FrontendKey>,
+    pub frontends: BTreeSet<FrontendKey>,
     /// What became or ceased to be needed.
-    pub needs: HashSet<Need>,
+    pub needs: BTreeSet<Need>,
 }
 
 /// Something a Service asks for that it does not get.
@@ -100,9 +102,12 @@ impl DesiredState {
     /// The desired state for all that a store holds.
     pub fn from_store(config: Arc<Config>, store: &Store) -> Self {
         let mut state = Self::new(config);
-        let mut touched = Touched::default();
-        for view in store.services() {
-            state.update(&view.service.name, Some(view), &mut touched);
+        let services = store.services();
+        let at_most = services.size_hint().1.unwrap_or(0);
+        state.services.reserve(at_most);
+        state.claims.reserve(at_most);
+        for view in services {
+            state.take_in(&view.service.name, Some(view), None);
         }
         state
     }
@@ -168,6 +173,15 @@ impl DesiredState {
         view: Option<ServiceView<'_>>,
         touched: &mut Touched,
     ) {
+        self.take_in(name, view, Some(touched));
+    }
+
+    fn take_in(
+        &mut self,
+        name: &ObjectName,
+        view: Option<ServiceView<'_>>,
+        mut touched: Option<&mut Touched>,
+    ) {
         let old = self.services.remove(name);
         let old = old.map(|of| of.frontends).unwrap_or_default();
         let Wishes {
@@ -194,12 +208,12 @@ impl DesiredState {
         for frontend in &old {
             // They are sorted by key.
             if new.binary_search_by_key(&frontend.key, |f| f.key).is_err() {
-                self.claim(frontend.key, name, None, touched);
+                self.claim(frontend.key, name, None, touched.as_deref_mut());
             }
         }
         // Unchanged ones are claimed too: the Service's age may have changed.
         for frontend in new {
-            self.claim(frontend.key, name, Some(frontend), touched);
+            self.claim(frontend.key, name, Some(frontend), touched.as_deref_mut());
         }
     }
 
@@ -209,7 +223,7 @@ impl DesiredState {
         key: FrontendKey,
         service: &ObjectName,
         frontend: Option<Arc<Frontend>>,
-        touched: &mut Touched,
+        touched: Option<&mut Touched>,
     ) {
         let (before, mut others) = match self.claims.remove(&key) {
             Some(Claim { holder, others }) => (Some(holder), others),
@@ -233,17 +247,14 @@ impl DesiredState {
             self.contested.insert(key);
         }
         if before != after {
-            touched.frontends.insert(key);
             // The new one first, so that what both need is not seen to go.
-            for need in after.iter().flat_map(|f| needs(f, &self.config)) {
-                if self.needs.add(need) {
-                    touched.needs.insert(need);
-                }
-            }
-            for need in before.iter().flat_map(|f| needs(f, &self.config)) {
-                if self.needs.remove(&need) {
-                    touched.needs.insert(need);
-                }
+            let came = after.iter().flat_map(|f| needs(f, &self.config));
+            let mut changed: Vec<_> = came.filter(|need| self.needs.add(*need)).collect();
+            let went = before.iter().flat_map(|f| needs(f, &self.config));
+            changed.extend(went.filter(|need| self.needs.remove(need)));
+            if let Some(touched) = touched {
+                touched.frontends.insert(key);
+                touched.needs.extend(changed);
             }
         }
         if let Some(holder) = after {

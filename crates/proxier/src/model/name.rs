@@ -67,6 +67,11 @@ impl ObjectName {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// The same, shared.
+    pub(crate) fn to_text(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
 }
 
 impl fmt::Display for ObjectName {

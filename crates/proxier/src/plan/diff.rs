@@ -1,9 +1,10 @@
 //! The difference between what a node has and what it should have.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::slice;
 
+use foldhash::{HashSet, HashSetExt};
 use ipnet::IpNet;
 use ipvs::{Change, Family};
 

@@ -1,11 +1,12 @@
 //! Elements of the packet filter's sets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 use ipvs::{Family, VirtualServerKey};
 

@@ -19,7 +19,7 @@ impl Builder<'_> {
     /// Brings in line all that there is for one address and port.
     pub(super) fn frontend(&mut self, key: FrontendKey) {
         let frontend = self.desired.frontend(&key).map(Arc::clone);
-        let comment = || frontend.as_ref().map(|f| f.owner.to_string().into());
+        let comment = || frontend.as_ref().map(|f| f.owner.to_text());
         self.filter_elements(key, frontend.as_deref(), comment);
         if let Some(server) = key.virtual_server() {
             let backends = frontend.as_ref().map(|f| &f.backends);
