@@ -1,5 +1,6 @@
 //! Load balancers' health checks, kept in line with the Services.
 
+use ipnet::IpNet;
 use proxier::desired::{Config, DesiredState, HealthCheck};
 use proxier::health::ServiceHealth;
 use proxier::metrics::Monitor;
@@ -8,6 +9,9 @@ use crate::commands::chain;
 
 /// What answers them, and what it was last told.
 pub(crate) struct Health {
+    monitor: Monitor,
+    /// Where they are answered.
+    networks: Vec<IpNet>,
     server: ServiceHealth,
     /// What is answered; `None` if not all of it could be.
     checks: Option<Vec<HealthCheck>>,
@@ -15,15 +19,23 @@ pub(crate) struct Health {
 
 impl Health {
     pub(crate) fn new(config: &Config, monitor: Monitor) -> Self {
-        let server = ServiceHealth::new(config.node_port_networks());
+        let networks = config.node_port_networks();
         Self {
-            server: server.healthy_while(move || monitor.is_healthy()),
+            server: server(&networks, &monitor),
+            monitor,
+            networks,
             checks: Some(Vec::new()),
         }
     }
 
     /// Takes in what is to be answered now. Ports that could not be opened are tried again.
     pub(crate) fn follow(&mut self, desired: &DesiredState) {
+        let networks = desired.config().node_port_networks();
+        if networks != self.networks {
+            self.server = server(&networks, &self.monitor);
+            self.networks = networks;
+            self.checks = Some(Vec::new());
+        }
         let as_before = self
             .checks
             .as_ref()
@@ -38,4 +50,9 @@ impl Health {
         }
         self.checks = errors.is_empty().then_some(checks);
     }
+}
+
+fn server(networks: &[IpNet], monitor: &Monitor) -> ServiceHealth {
+    let monitor = monitor.clone();
+    ServiceHealth::new(networks.to_vec()).healthy_while(move || monitor.is_healthy())
 }

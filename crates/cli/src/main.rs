@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod configz;
 mod health;
 mod kube_proxy;
 mod logging;
@@ -13,6 +14,7 @@ mod output;
 mod predecessor;
 #[cfg(test)]
 mod scenarios;
+mod settings;
 mod source;
 
 use std::io;
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
     logging::init(&cli.log);
     match notes
         .map_err(Into::into)
-        .and_then(|notes| dispatch(cli, &notes))
+        .and_then(|notes| dispatch(&cli, &notes))
     {
         Ok(ending) => ending.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -68,24 +70,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, notes: &[Note]) -> anyhow::Result<Ending> {
-    for note in notes {
-        if note.is_warning {
-            tracing::warn!("{note}");
-        } else {
-            tracing::info!("{note}");
-        }
-    }
-    match cli.command {
-        Some(Command::Plan(args)) => commands::plan(&args),
+fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
+    notes.iter().for_each(Note::log);
+    match &cli.command {
+        Some(Command::Plan(args)) => commands::plan(args),
         Some(Command::Status(args)) => commands::status(args.output),
         Some(Command::Cleanup) => commands::cleanup(),
         Some(Command::Completion { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
+            clap_complete::generate(*shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
             Ok(Ending::Done)
         }
         None if cli.run.cleanup => commands::cleanup(),
-        None => commands::run(&cli.run),
+        None => commands::run(cli),
     }
 }
 

@@ -74,5 +74,7 @@ pub mod proxier;
 pub mod run;
 pub mod source;
 pub mod store;
+#[cfg(feature = "manifest")]
+pub mod watch;
 
 pub use self::proxier::Proxier;

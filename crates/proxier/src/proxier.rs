@@ -1,5 +1,6 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ pub struct Proxier<B: DataPlane> {
     store: Store,
     /// As given, before the node's object is heard.
     settings: Arc<Config>,
+    /// Whether they were given since the last sync.
+    is_set_anew: bool,
     /// Why the node's object is not heard.
     node_error: Option<ConfigError>,
     desired: DesiredState,
@@ -101,6 +104,7 @@ impl<B: DataPlane> Proxier<B> {
         Self {
             store: Store::default(),
             settings: Arc::clone(&config),
+            is_set_anew: false,
             node_error: None,
             desired: DesiredState::new(config),
             node: None,
@@ -133,7 +137,8 @@ impl<B: DataPlane> Proxier<B> {
             return Ok(None);
         }
         let touched = self.store.take_touched();
-        if !(self.store.take_new_surroundings() && self.follow_node()) {
+        let is_new = self.store.take_new_surroundings() | mem::take(&mut self.is_set_anew);
+        if !(is_new && self.follow_node()) {
             for name in touched {
                 self.desired
                     .update(&name, self.store.get(&name), &mut self.touched);
@@ -142,7 +147,19 @@ impl<B: DataPlane> Proxier<B> {
         self.sync().map(Some)
     }
 
-    /// Takes in what the node's object says; whether that changed anything. Then the desired state
+    /// Gives new settings in the place of those that there are. The next sync makes all anew that
+    /// rests on them, and sends what differs; connections to what stays the same go on. If they
+    /// cannot work with what the node's object says, those that are in force stay so, and
+    /// [`node_error`](Self::node_error) says why.
+    ///
+    /// The node's name is to stay: the objects that were handed over are those for a node of this
+    /// name.
+    pub fn reconfigure(&mut self, settings: Arc<Config>) {
+        self.settings = settings;
+        self.is_set_anew = true;
+    }
+
+    /// Takes in the settings and what the node's object says; whether that changed anything. Then the desired state
     /// is made anew. What cannot work leaves the last settings in force.
     fn follow_node(&mut self) -> bool {
         let config = match self.followed() {
@@ -251,7 +268,7 @@ impl<B: DataPlane> Proxier<B> {
     }
 
     fn sync(&mut self) -> Result<SyncReport<B::Plan>, BackendError> {
-        let touched = std::mem::take(&mut self.touched);
+        let touched = mem::take(&mut self.touched);
         let (kind, node) = match self.node.take() {
             Some(node) => (SyncKind::Changes, node),
             None => {

@@ -1,11 +1,13 @@
 //! A loop around a [`Proxier`]: changes as they come, retries, and an audit now and then.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::Proxier;
 use crate::backend::BackendError;
 use crate::data_plane::{DataPlane, PlanSteps};
+use crate::desired::Config;
 use crate::proxier::SyncReport;
 use crate::store::Change;
 
@@ -15,10 +17,29 @@ use crate::store::Change;
 pub enum Event {
     /// Changes that belong together.
     Changes(Vec<Change>),
+    /// Settings, to be in force from now on.
+    Settings(Settings),
     /// Have the observer look at the proxier.
     Inspect,
     /// End the loop. The data plane stays as it is.
     Stop,
+}
+
+/// What can be set while the loop runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The proxier's.
+    pub config: Arc<Config>,
+    /// The loop's.
+    pub intervals: Intervals,
+}
+
+impl Settings {
+    /// These settings.
+    pub const fn new(config: Arc<Config>, intervals: Intervals) -> Self {
+        Self { config, intervals }
+    }
 }
 
 /// What the loop's observer is told.
@@ -58,6 +79,8 @@ impl<P: PlanSteps> Round<'_, P> {
 pub enum Cause {
     /// Changes came.
     Changes,
+    /// Settings changed.
+    Settings,
     /// The last sync failed.
     Retry,
     /// It was time to look whether the node is still as it was left.
@@ -98,7 +121,7 @@ impl Default for Intervals {
 pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
-    intervals: Intervals,
+    mut intervals: Intervals,
     mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>),
 ) {
     let mut retry = None;
@@ -109,12 +132,26 @@ pub fn run<B: DataPlane>(
         let drains = retry.is_none() && proxier.is_draining();
         drain = drains.then(|| drain.unwrap_or_else(|| Instant::now() + intervals.drain));
         let until = drain.map_or(wake, |drain| drain.min(wake));
-        let Some(Received { changes, inspect }) = receive(events, until) else {
+        let Some(received) = receive(events, until) else {
             return;
         };
+        let Received {
+            changes,
+            settings,
+            inspect,
+        } = received;
         let started = Instant::now();
+        let is_set_anew = settings.is_some();
+        if let Some(settings) = settings {
+            proxier.reconfigure(settings.config);
+            if intervals.audit != settings.intervals.audit && retry.is_none() {
+                wake = started + settings.intervals.audit;
+            }
+            intervals = settings.intervals;
+        }
         let cause = match &changes {
             Some(_) => Cause::Changes,
+            None if is_set_anew => Cause::Settings,
             None if inspect => {
                 observe(proxier, Observed::Inspect);
                 continue;
@@ -129,7 +166,7 @@ pub fn run<B: DataPlane>(
                 proxier.drain(started)
             }
             Cause::Retry | Cause::Audit => proxier.audit(),
-            Cause::Changes => proxier.handle(changes.unwrap_or_default()),
+            Cause::Changes | Cause::Settings => proxier.handle(changes.unwrap_or_default()),
         };
         let took = started.elapsed();
         let failed = match &result {
@@ -164,6 +201,8 @@ pub fn run<B: DataPlane>(
 #[derive(Default)]
 struct Received {
     changes: Option<Vec<Change>>,
+    /// The last that came.
+    settings: Option<Settings>,
     inspect: bool,
 }
 
@@ -179,6 +218,7 @@ fn receive(events: &Receiver<Event>, until: Instant) -> Option<Received> {
     while let Some(event) = next {
         match event {
             Event::Changes(more) => received.changes.get_or_insert_default().extend(more),
+            Event::Settings(settings) => received.settings = Some(settings),
             Event::Inspect => received.inspect = true,
             Event::Stop => return None,
         }

@@ -250,7 +250,7 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
     let proxy = Proxy::start(options(), intervals);
     let [metrics, health] = [free_port(), free_port()];
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let pages = Pages::new("{\"a\":1}".into(), "{\"gitVersion\":\"v0\"}".into());
+    let pages = Pages::new(|| "{\"a\":1}".into(), "{\"gitVersion\":\"v0\"}".into());
     let _metrics = ProxyServer::metrics(address(metrics), proxy.monitor.clone(), pages).unwrap();
     let _health = ProxyServer::health(address(health), proxy.monitor.clone()).unwrap();
 

@@ -16,7 +16,7 @@ use proxier::model::{
 use proxier::notice::{Notice, Reason, Subject};
 use proxier::plan::{Element, Step, Sysctl};
 use proxier::proxier::SyncKind;
-use proxier::run::{Cause, Event, Intervals, Observed, run};
+use proxier::run::{Cause, Event, Intervals, Observed, Settings, run};
 use proxier::store::Change;
 
 const EPERM: i32 = 1;
@@ -444,6 +444,67 @@ fn the_loop_sees_drains_to_their_end() {
     });
     assert_eq!(kinds, [(Cause::Drain, SyncKind::Drained)]);
     assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
+}
+
+#[test]
+fn settings_that_cannot_work_with_the_node_leave_the_last_in_force() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    proxier.handle(two_services()).unwrap();
+    let before = table(&node);
+    let mut settings = proxier.desired().config().clone();
+    settings.scheduler = ipvs::Scheduler::LeastConnection;
+    settings.node_ips = vec!["10.96.0.9".parse().unwrap()];
+    proxier.reconfigure(Arc::new(settings.clone()));
+    let report = proxier.handle([]).unwrap().unwrap();
+    assert!(report.plan.is_empty() && proxier.node_error().is_some());
+    assert_eq!(table(&node), before);
+    settings.node_ips = vec!["192.0.2.1".parse().unwrap()];
+    proxier.reconfigure(Arc::new(settings));
+    // The virtual servers alone, which have another scheduler.
+    let report = proxier.handle([]).unwrap().unwrap();
+    assert_eq!((report.plan.steps().len(), proxier.node_error()), (2, None));
+    assert!(
+        table(&node)
+            .iter()
+            .filter(|line| line.ends_with("-s lc"))
+            .count()
+            == 2
+    );
+}
+
+#[test]
+fn the_loop_takes_settings_in_after_a_failure_too() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    let (events, received) = mpsc::channel();
+    let mut settings = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    settings.scheduler = ipvs::Scheduler::LeastConnection;
+    node.fail_observe(EPERM);
+    let [services, slices] = two_services();
+    events.send(Event::Changes(vec![services, slices])).unwrap();
+    let mut intervals = Intervals::default();
+    intervals.first_retry = Duration::from_secs(3600);
+    let mut causes = Vec::new();
+    run(&mut proxier, &received, intervals, |_, observed| {
+        let Observed::Round(round) = observed else {
+            return;
+        };
+        causes.push((round.cause, round.is_success()));
+        let next = match causes.len() {
+            1 => Event::Settings(Settings::new(Arc::new(settings.clone()), intervals)),
+            _ => Event::Stop,
+        };
+        events.send(next).unwrap();
+    });
+    assert_eq!(causes, [(Cause::Changes, false), (Cause::Settings, true)]);
+    assert!(
+        table(&node)
+            .iter()
+            .filter(|line| line.ends_with("-s lc"))
+            .count()
+            == 2
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use crate::kube_proxy::{FLAGS, GoDuration, Takes};
+use crate::kube_proxy::{FLAGS, GoDuration, KubeProxyConfiguration, Takes};
 
 const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
 
@@ -52,6 +52,10 @@ pub(crate) struct KubeProxyArgs {
     /// ignored, as kube-proxy does
     #[arg(long, value_name = "FILE", help_heading = KUBE_PROXY)]
     pub(crate) config: Option<PathBuf>,
+
+    /// What it says.
+    #[arg(skip)]
+    pub(crate) file: Option<Box<KubeProxyConfiguration>>,
 
     /// Data plane, as kube-proxy names it: none and nftables mean IPVS
     #[arg(long, value_name = "MODE", value_parser = ["", "ipvs", "iptables", "nftables"], hide = true)]

@@ -1,36 +1,38 @@
 //! The main job: bring the node in line with the Services there are, and keep it so.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::thread;
 use std::time::Duration;
-use std::{fs, thread};
 
 use anyhow::Context;
 use proxier::Proxier;
 use proxier::backend::{Counts, IptablesBackend, IpvsBackend};
 use proxier::data_plane::{DataPlane, PlanSteps};
+use proxier::desired::Config;
+use proxier::metrics::Monitor;
 use proxier::proxier::{SyncKind, SyncReport};
-use proxier::run::{Event, Intervals, Observed};
+use proxier::run::{Event, Observed};
+use proxier::watch::Watch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
-use crate::args::{Mode, RunArgs};
+use crate::args::{Cli, Mode};
+use crate::configz::Configz;
 use crate::health::Health;
 use crate::notices::{Notices, Standing};
 use crate::predecessor::Predecessors;
 use crate::source::Source;
-use crate::{monitor, node};
+use crate::{monitor, node, settings};
 
 /// `svcproxy --mode MODE`
-pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
+pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
+    let args = &cli.run;
     let mut config = node::config(&args.node)?;
-    if let Some(score) = args.node.kube_proxy.oom_score_adj
-        && let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string())
-    {
-        tracing::warn!("oom_score_adj stays as it is: {error}");
-    }
+    settings::set_oom_score(args.node.kube_proxy.oom_score_adj);
     if args.once {
         // Nobody will be there to see the connections end.
         config.drain_timeout = Duration::ZERO;
@@ -43,7 +45,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
         Mode::Ipvs => {
             let backend = IpvsBackend::open()?.proc_sys(&args.proc_sys);
             start(
-                args,
+                cli,
                 Proxier::new(Arc::new(config), backend),
                 source,
                 notices,
@@ -53,7 +55,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
             let backend = IptablesBackend::open()?.proc_sys(&args.proc_sys);
             tracing::info!("the data plane is {}", backend.flavour());
             start(
-                args,
+                cli,
                 Proxier::new(Arc::new(config), backend),
                 source,
                 notices,
@@ -63,15 +65,15 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Ending> {
 }
 
 fn start<B: DataPlane>(
-    args: &RunArgs,
+    cli: &Cli,
     proxier: Proxier<B>,
     source: Source,
     notices: Notices,
 ) -> anyhow::Result<Ending> {
-    if args.once {
+    if cli.run.once {
         once(proxier, source, notices)
     } else {
-        follow(proxier, source, args, notices)
+        follow(proxier, source, cli, notices)
     }
 }
 
@@ -102,18 +104,23 @@ fn once<B: DataPlane>(
 fn follow<B: DataPlane>(
     mut proxier: Proxier<B>,
     source: Source,
-    args: &RunArgs,
+    cli: &Cli,
     notices: Notices,
 ) -> anyhow::Result<Ending> {
     let (events, received) = mpsc::channel();
     stop_on_signal(events.clone())?;
+    let args = &cli.run.node;
     let config = proxier.desired().config();
-    let monitor = monitor::monitor(&args.node.monitor, config);
-    let mode = args.mode().name();
+    let monitor = monitor::monitor(args, config);
+    let mode = cli.run.mode().name();
     monitor.set_mode(mode, mode);
     monitor.inspect_by(events.clone());
-    let _servers = monitor::serve(&args.node.monitor, &monitor, config);
+    let configz = Configz::new(cli, config);
+    let _servers = monitor::serve(&args.monitor, &monitor, configz.clone());
     let mut health = Health::new(config, monitor.clone());
+    let file = args.kube_proxy.config.as_deref();
+    let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
+    let _settings = file.map(follow).transpose()?;
     let queue = monitor.clone();
     let _following = source.follow(move |reading| {
         log_diagnostics(&reading.diagnostics);
@@ -123,8 +130,7 @@ fn follow<B: DataPlane>(
     })?;
     let mut predecessors = Predecessors::all(notices.clone());
     let mut standing = Standing::new(notices);
-    let mut intervals = Intervals::default();
-    intervals.audit = args.node.audit_interval;
+    let intervals = settings::intervals(args.audit_interval);
     proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
         monitor.observed(proxier, &observed);
         let Observed::Round(round) = observed else {
@@ -142,9 +148,30 @@ fn follow<B: DataPlane>(
             }
         }
         health.follow(proxier.desired());
+        configz.follow(proxier.desired().config());
     });
     tracing::info!("stopped; the data plane stays as it is");
     Ok(Ending::Done)
+}
+
+/// Has changes of the configuration file applied, where there is one.
+fn follow_settings(
+    file: &Path,
+    cli: &Cli,
+    config: &Config,
+    monitor: &Monitor,
+    configz: &Configz,
+    events: Sender<Event>,
+) -> anyhow::Result<Watch> {
+    let (monitor, configz) = (monitor.clone(), configz.clone());
+    let watch = settings::follow(file, cli, &config.node_name, move |cli, settings| {
+        let args = &cli.run.node;
+        settings::set_oom_score(args.kube_proxy.oom_score_adj);
+        monitor.set_health_timeout(settings::health_timeout(args.audit_interval));
+        configz.reconfigure(&cli, &settings.config);
+        let _ = events.send(Event::Settings(settings));
+    });
+    watch.context("the configuration file cannot be followed")
 }
 
 /// Ends the loop at the first signal; at a second one the process ends as it is.

@@ -181,9 +181,15 @@ impl<'de> Deserialize<'de> for FlushFrequency {
 }
 
 /// A quantity as resource.Quantity has it: a number, or a text such as 64Ki.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Quantity(String);
+
+impl Default for Quantity {
+    fn default() -> Self {
+        Self("0".to_owned())
+    }
+}
 
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

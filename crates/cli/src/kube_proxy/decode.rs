@@ -6,8 +6,8 @@ use serde_saphyr::options;
 use super::config::KubeProxyConfiguration;
 use super::{FieldError, Fields};
 
-const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
-const KIND: &str = "KubeProxyConfiguration";
+pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+pub(super) const KIND: &str = "KubeProxyConfiguration";
 
 /// Reads a configuration. What kube-proxy's strict decoding refuses is refused: unknown fields,
 /// fields that are there twice, and values of a wrong type.

@@ -4,6 +4,7 @@ mod apply;
 mod config;
 mod decode;
 mod duration;
+mod effective;
 mod inert;
 
 use std::fmt::{self, Display};
@@ -12,7 +13,9 @@ use std::{fs, io};
 
 use serde_json::Value;
 
+pub(crate) use config::KubeProxyConfiguration;
 pub(crate) use duration::GoDuration;
+pub(crate) use effective::effective;
 pub(crate) use inert::{FLAGS, Takes};
 
 use crate::args::{Cli, LogArgs, NodeArgs};
@@ -36,6 +39,15 @@ impl Note {
         let text = text.into();
         let is_warning = true;
         Self { is_warning, text }
+    }
+
+    /// Says it in the log.
+    pub(crate) fn log(&self) {
+        if self.is_warning {
+            tracing::warn!("{self}");
+        } else {
+            tracing::info!("{self}");
+        }
     }
 }
 
@@ -155,6 +167,7 @@ fn apply_text(
     let (config, fields) = decode::decode(text)?;
     let mut notes = inert::fields(&fields);
     notes.extend(apply::apply(&config, args, log)?);
+    args.kube_proxy.file = Some(Box::new(config));
     Ok(notes)
 }
 

@@ -24,6 +24,8 @@ fn read(text: &str) -> Result<(String, Vec<String>), Vec<String>> {
         .iter()
         .map(ToString::to_string)
         .collect();
+    // What has no effect is kept to be shown.
+    args.kube_proxy.file = None;
     Ok((format!("{args:#?} {log:#?}"), notes))
 }
 

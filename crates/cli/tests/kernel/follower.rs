@@ -4,12 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use testbed::eventually;
 
-use crate::lab::PATIENCE;
+/// Far more than anything takes, for a machine under load.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that logs JSON; killed when dropped.
 pub(crate) struct Follower {

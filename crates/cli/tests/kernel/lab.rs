@@ -18,8 +18,7 @@ use testbed::{
 use crate::follower::Follower;
 use crate::ports::Port;
 
-/// Much more than anything takes on an emulated and busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use crate::follower::PATIENCE;
 
 /// The number of a pod of the first node that is no endpoint.
 const PROBE: u8 = 200;

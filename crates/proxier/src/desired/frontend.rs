@@ -101,7 +101,9 @@ impl ServicePortName {
         if self.port.is_unnamed() {
             return self.service.to_text();
         }
-        [self.service.as_str(), ":", self.port.as_str()].concat().into()
+        [self.service.as_str(), ":", self.port.as_str()]
+            .concat()
+            .into()
     }
 }
 

@@ -124,6 +124,11 @@ impl ProxyHealth {
         }
     }
 
+    /// Sets how long a change may wait.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// Takes note of changes, which are to be in force soon.
     pub fn queued(&mut self, counts: ChangeCounts, now: Instant) {
         let is_full = self.waiting.len() >= BATCHES;

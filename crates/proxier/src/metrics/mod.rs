@@ -141,6 +141,11 @@ impl Monitor {
         self.0.own.set_mode(in_force, wanted);
     }
 
+    /// Sets [`Options::health_timeout`] anew.
+    pub fn set_health_timeout(&self, timeout: Duration) {
+        lock(&self.0.health).set_timeout(timeout);
+    }
+
     /// Takes note of changes that are about to be sent to the loop.
     pub fn queued(&self, changes: &[Change]) {
         let counts = ChangeCounts::from_iter(changes);

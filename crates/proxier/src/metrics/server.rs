@@ -15,19 +15,26 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Documents that the metrics server shows beside the metrics.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
+#[derive(Clone)]
 pub struct Pages {
-    /// `/configz`: the settings in force, as JSON.
-    pub configz: String,
-    /// `/version`, as JSON.
-    pub version: String,
+    configz: Arc<dyn Fn() -> String + Send + Sync>,
+    version: String,
 }
 
 impl Pages {
-    /// These documents.
-    pub fn new(configz: String, version: String) -> Self {
-        Self { configz, version }
+    /// These documents: `/configz`, the settings in force, which may change, and `/version`. Both as
+    /// JSON.
+    pub fn new(configz: impl Fn() -> String + Send + Sync + 'static, version: String) -> Self {
+        Self {
+            configz: Arc::new(configz),
+            version,
+        }
+    }
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pages").finish_non_exhaustive()
     }
 }
 
@@ -58,7 +65,7 @@ impl ProxyServer {
         let answer = move |path: &str| match path {
             "/metrics" => http::response(StatusCode::OK, METRICS, monitor.scrape()),
             "/proxyMode" => text(StatusCode::OK, *lock(&monitor.0.mode)),
-            "/configz" => http::response(StatusCode::OK, JSON, pages.configz.clone()),
+            "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
             "/version" => http::response(StatusCode::OK, JSON, pages.version.clone()),
             "/healthz" => text(StatusCode::OK, "ok"),
             _ => not_found(),

@@ -7,6 +7,7 @@ mod arbitrary;
 mod iptables;
 mod oracle;
 mod packet;
+mod reconfigure;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;

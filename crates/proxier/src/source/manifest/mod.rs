@@ -49,7 +49,6 @@ mod files;
 mod lines;
 mod object;
 mod state;
-mod watch;
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -57,9 +56,9 @@ use std::path::{Path, PathBuf};
 use self::cache::Cache;
 use self::files::Source;
 use self::state::State;
-pub use self::watch::{Watch, WatchError};
 use super::Diagnostic;
 pub use super::Reading;
+pub use crate::watch::{Watch, WatchError};
 
 /// Manifest files and directories, and the last good state of what is in them.
 #[derive(Debug)]
@@ -101,6 +100,25 @@ impl Manifests {
     pub fn read(&mut self) -> Reading {
         let sources = files::read(&self.paths, &mut self.cache);
         self.merge(sources)
+    }
+
+    /// Reads the files again when they change, from a thread of its own, which calls `deliver` when
+    /// a reading differs from the one before, in its changes or its diagnostics; and with the first
+    /// of all, where nothing was read before. What counts as a change: see [`Watch::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`] if the thread cannot be started.
+    pub fn watch(
+        mut self,
+        mut deliver: impl FnMut(Reading) + Send + 'static,
+    ) -> Result<Watch, WatchError> {
+        let paths = self.paths.clone();
+        Watch::start("manifests", paths, files::is_manifest, move || {
+            if let Some(reading) = self.read_again() {
+                deliver(reading);
+            }
+        })
     }
 
     fn merge(&mut self, sources: Vec<Source>) -> Reading {

@@ -1,4 +1,4 @@
-//! Follows the files' changes.
+//! Follows the changes of files: of edits, of what replaces a file, and of ConfigMap volumes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,8 +11,6 @@ use std::{fs, io, mem};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::{Manifests, Reading, files};
-
 /// How long the files must be quiet before they are read: many changes are one edit.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long changes may go on before the files are read nevertheless.
@@ -24,10 +22,10 @@ const CONFIG_MAP_DATA: &str = "..data";
 
 /// Why files cannot be watched.
 #[derive(Debug, thiserror::Error)]
-#[error("no thread to watch the manifests with")]
+#[error("no thread to watch files with")]
 pub struct WatchError(#[source] io::Error);
 
-/// Reads manifests again when they change, until it is dropped.
+/// Reads files again when they change, until it is dropped.
 #[derive(Debug)]
 pub struct Watch {
     messages: Sender<Message>,
@@ -40,10 +38,12 @@ enum Message {
     Stop,
 }
 
-impl Manifests {
-    /// Watches the files from a thread of its own, which calls `deliver` when a reading differs
-    /// from the one before, in its changes or its diagnostics; and with the first of all, where
-    /// nothing was read before.
+/// Whether an entry of a directory that was given matters, by its name.
+type Matters = fn(&Path) -> bool;
+
+impl Watch {
+    /// Watches files and directories from a thread of the name `what`, which calls `read` at once
+    /// and after each edit of them. Of directories those entries count that `matters` says.
     ///
     /// The directories are watched, not the files: an editor puts a new file in the place of the
     /// old, and a ConfigMap volume swaps the link to all of them. Where the kernel has no watch
@@ -56,20 +56,27 @@ impl Manifests {
     /// # Errors
     ///
     /// [`WatchError`] if the thread cannot be started.
-    pub fn watch(self, deliver: impl FnMut(Reading) + Send + 'static) -> Result<Watch, WatchError> {
+    pub fn start(
+        what: &'static str,
+        paths: Vec<PathBuf>,
+        matters: Matters,
+        read: impl FnMut() + Send + 'static,
+    ) -> Result<Self, WatchError> {
         let (messages, received) = mpsc::channel();
         let mut follower = Follower {
+            what,
+            paths,
+            matters,
             watcher: None,
             messages: messages.clone(),
-            manifests: self,
             polls: false,
         };
         follower.watch();
         let thread = thread::Builder::new()
-            .name("manifests".to_owned())
-            .spawn(move || follower.run(&received, deliver))
+            .name(what.to_owned())
+            .spawn(move || follower.run(&received, read))
             .map_err(WatchError)?;
-        Ok(Watch {
+        Ok(Self {
             messages,
             thread: Some(thread),
         })
@@ -77,7 +84,7 @@ impl Manifests {
 }
 
 impl Drop for Watch {
-    /// Waits for the thread, so that nothing is delivered afterwards.
+    /// Waits for the thread, so that nothing is read afterwards.
     fn drop(&mut self) {
         let _ = self.messages.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
@@ -87,7 +94,9 @@ impl Drop for Watch {
 }
 
 struct Follower {
-    manifests: Manifests,
+    what: &'static str,
+    paths: Vec<PathBuf>,
+    matters: Matters,
     /// None where the kernel has none to give.
     watcher: Option<RecommendedWatcher>,
     messages: Sender<Message>,
@@ -96,12 +105,10 @@ struct Follower {
 }
 
 impl Follower {
-    fn run(mut self, received: &Receiver<Message>, mut deliver: impl FnMut(Reading)) {
+    fn run(mut self, received: &Receiver<Message>, mut read: impl FnMut()) {
         loop {
             // At first, what changed between the reading before and the watch.
-            if let Some(reading) = self.manifests.read_again() {
-                deliver(reading);
-            }
+            read();
             if !self.next_edit(received) {
                 return;
             }
@@ -112,7 +119,7 @@ impl Follower {
     /// Watches the directories, anew each time, since one that was replaced is another under the
     /// same name; and before they are read, so that no change falls between.
     fn watch(&mut self) {
-        match watcher(&self.manifests.paths, &self.messages) {
+        match watcher(&self.paths, &self.messages) {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
                 self.polls = false;
@@ -122,8 +129,9 @@ impl Follower {
                 if !mem::replace(&mut self.polls, true) {
                     tracing::warn!(
                         %error,
-                        "the kernel cannot watch the manifests (see fs.inotify.max_user_watches \
+                        "the kernel cannot watch the {} (see fs.inotify.max_user_watches \
                          and max_user_instances): reading them every {} s",
+                        self.what,
                         POLL_INTERVAL.as_secs()
                     );
                 }
@@ -137,10 +145,10 @@ impl Follower {
             let message = received.recv_timeout(POLL_INTERVAL);
             return !matches!(message, Ok(Message::Stop));
         }
-        let names = names(&self.manifests.paths);
+        let names = names(&self.paths);
         loop {
             match received.recv() {
-                Ok(Message::Changed(event)) if concerns(&event, &names) => break,
+                Ok(Message::Changed(event)) if self.concerns(&event, &names) => break,
                 Ok(Message::Changed(_)) => {}
                 Ok(Message::Stop) | Err(_) => return false,
             }
@@ -155,28 +163,28 @@ impl Follower {
             }
         }
     }
+
+    fn concerns(&self, event: &notify::Result<Event>, names: &BTreeSet<OsString>) -> bool {
+        let Ok(event) = event else {
+            return true;
+        };
+        // Without a path it says that events were lost.
+        event.paths.is_empty()
+            || event.paths.iter().any(|path| {
+                (self.matters)(path) || path.file_name().is_some_and(|name| names.contains(name))
+            })
+    }
 }
 
-/// Whether an event may have changed a manifest. Reading them is an event too.
+/// Whether an event may have changed a file. Reading them is an event too.
 fn is_change(event: &notify::Result<Event>) -> bool {
     let kind = event.as_ref().map(|event| event.kind);
     !matches!(kind, Ok(EventKind::Access(access))
         if access != AccessKind::Close(AccessMode::Write))
 }
 
-fn concerns(event: &notify::Result<Event>, names: &BTreeSet<OsString>) -> bool {
-    let Ok(event) = event else {
-        return true;
-    };
-    // Without a path it says that events were lost.
-    event.paths.is_empty()
-        || event.paths.iter().any(|path| {
-            files::is_manifest(path) || path.file_name().is_some_and(|name| names.contains(name))
-        })
-}
-
-/// Names of entries which matter although they are no manifests' names: all the parts of the
-/// given paths, any of which may be replaced, and what links lead to.
+/// Names of entries which matter whatever they are: all the parts of the given paths, any of which
+/// may be replaced, and what links lead to.
 fn names(paths: &[PathBuf]) -> BTreeSet<OsString> {
     let parts = paths.iter().flat_map(|path| {
         let target = fs::canonicalize(path).unwrap_or_default();
@@ -234,15 +242,25 @@ fn watcher(paths: &[PathBuf], messages: &Sender<Message>) -> notify::Result<Reco
 mod tests {
     use super::*;
 
-    #[test]
-    fn without_a_watcher_the_files_are_polled() {
+    fn follower(path: &str) -> (Follower, Receiver<Message>) {
         let (messages, received) = mpsc::channel();
         let follower = Follower {
-            manifests: Manifests::new([""; 0]),
+            what: "test",
+            paths: vec![path.into()],
+            matters: |path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "yaml")
+            },
             watcher: None,
             messages,
             polls: true,
         };
+        (follower, received)
+    }
+
+    #[test]
+    fn without_a_watcher_the_files_are_polled() {
+        let (follower, received) = follower("");
         assert!(follower.next_edit(&received), "without a message");
         follower.messages.send(Message::Stop).unwrap();
         assert!(!follower.next_edit(&received));
@@ -258,20 +276,20 @@ mod tests {
     }
 
     #[test]
-    fn only_manifests_concern_us() {
-        let paths = [PathBuf::from("/etc/svcproxy/services.yaml")];
+    fn only_what_was_given_and_what_matters_concerns_us() {
+        let (follower, _received) = follower("/etc/svcproxy/config.conf");
+        let names = names(&follower.paths);
         let concerned = |path: &str| {
             let event = Event::new(EventKind::Any).add_path(path.into());
-            concerns(&Ok(event), &names(&paths))
+            follower.concerns(&Ok(event), &names)
         };
+        assert!(concerned("/etc/svcproxy/config.conf"));
         assert!(concerned("/etc/svcproxy/services.yaml"));
         assert!(concerned("/etc/svcproxy/..data"));
         assert!(concerned("/etc/svcproxy"));
         assert!(!concerned("/etc/passwd"));
-        assert!(!concerned("/etc/svcproxy/.services.yaml.swp"));
-        assert!(
-            concerns(&Ok(Event::new(EventKind::Other)), &names(&paths)),
-            "events were lost"
-        );
+        assert!(!concerned("/etc/svcproxy/.config.conf.swp"));
+        let lost = Ok(Event::new(EventKind::Other));
+        assert!(follower.concerns(&lost, &names), "events were lost");
     }
 }

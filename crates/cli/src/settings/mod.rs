@@ -1,0 +1,144 @@
+//! The file of `--config`, taken in again when it changes.
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxier::desired::Config;
+use proxier::run::{Intervals, Settings};
+use proxier::watch::{Watch, WatchError};
+
+use self::fields::{Field, fields};
+use crate::args::{self, Cli};
+use crate::commands::chain;
+use crate::kube_proxy::{self, Note};
+use crate::node;
+
+/// Shortest time after which a proxy that has got stuck counts as unhealthy: kube-proxy's, which is
+/// twice its usual syncPeriod.
+const LEAST_HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a change may take to come into force before the proxy counts as unhealthy: as in
+/// kube-proxy twice the time between full syncs.
+pub(crate) fn health_timeout(audit_interval: Duration) -> Duration {
+    LEAST_HEALTH_TIMEOUT.max(audit_interval.saturating_mul(2))
+}
+
+/// How often the loop acts by itself.
+pub(crate) fn intervals(audit: Duration) -> Intervals {
+    let mut intervals = Intervals::default();
+    intervals.audit = audit;
+    intervals
+}
+
+/// How unlikely the kernel is to end this process when memory runs out.
+pub(crate) fn set_oom_score(score: Option<i16>) {
+    let write = |score: i16| fs::write("/proc/self/oom_score_adj", score.to_string());
+    if let Some(Err(error)) = score.map(write) {
+        tracing::warn!("oom_score_adj stays as it is: {error}");
+    }
+}
+
+/// Follows the file for as long as the watch lives. `apply` is given what is to be in force.
+pub(crate) fn follow(
+    file: &Path,
+    cli: &Cli,
+    node_name: &Arc<str>,
+    mut apply: impl FnMut(Cli, Settings) + Send + 'static,
+) -> Result<Watch, WatchError> {
+    let mut reload = Reload::new(cli, node_name);
+    let mut last = None;
+    let path = file.to_owned();
+    let read = move || {
+        let text = fs::read(&path).map_err(|error| error.kind());
+        if last.as_ref() == Some(&text) {
+            return;
+        }
+        last = Some(text);
+        let mut cli = args::parse();
+        let loaded = kube_proxy::take_in(&mut cli);
+        let loaded = loaded.map(|notes| (cli, notes)).map_err(Into::into);
+        if let Some((cli, settings)) = reload.take_in(loaded, node::config) {
+            apply(cli, settings);
+        }
+    };
+    Watch::start("configuration", vec![file.to_owned()], |_| false, read)
+}
+
+/// The names of the settings that do nothing until the next start.
+pub(crate) fn taking_a_restart(cli: &Cli) -> impl Iterator<Item = &'static str> {
+    let all = fields(cli).into_iter();
+    all.filter(|field| field.wants_restart)
+        .map(|field| field.name)
+}
+
+/// What was taken in last.
+struct Reload {
+    in_force: Vec<Field>,
+    node_name: Arc<str>,
+    /// None before the first reading, of which was told at the start.
+    notes: Option<Vec<Note>>,
+    /// Why the file as it is now is not used.
+    error: Option<String>,
+}
+
+impl Reload {
+    fn new(cli: &Cli, node_name: &Arc<str>) -> Self {
+        Self {
+            in_force: fields(cli),
+            node_name: Arc::clone(node_name),
+            notes: None,
+            error: None,
+        }
+    }
+
+    /// Takes a reading of the file in, and says what has changed. None if nothing is to be done.
+    fn take_in(
+        &mut self,
+        loaded: anyhow::Result<(Cli, Vec<Note>)>,
+        config: impl FnOnce(&args::NodeArgs) -> anyhow::Result<Config>,
+    ) -> Option<(Cli, Settings)> {
+        let checked = loaded.and_then(|(cli, notes)| Ok((config(&cli.run.node)?, cli, notes)));
+        let (mut config, cli, notes) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                let error = chain(error.as_ref());
+                if self.error.as_ref() != Some(&error) {
+                    tracing::error!("{error}; the settings stay as they were");
+                }
+                self.error = Some(error);
+                return None;
+            }
+        };
+        if self.error.take().is_some() {
+            tracing::info!("the configuration file is right again");
+        }
+        if let Some(before) = self.notes.replace(notes.clone()) {
+            let new = notes.iter().filter(|note| !before.contains(note));
+            new.for_each(Note::log);
+        }
+        let mut is_changed = false;
+        for (before, now) in self.in_force.iter_mut().zip(fields(&cli)) {
+            let (name, old, new) = (now.name, &before.value, &now.value);
+            if old == new {
+                continue;
+            }
+            if now.wants_restart {
+                tracing::warn!("{name}: {old} stays in force; {new} takes a restart");
+            } else {
+                tracing::info!("{name}: {new} is in force now; it was {old}");
+                is_changed = true;
+                *before = now;
+            }
+        }
+        // What is followed goes by it.
+        config.node_name = Arc::clone(&self.node_name);
+        let intervals = intervals(cli.run.node.audit_interval);
+        is_changed.then(|| (cli, Settings::new(Arc::new(config), intervals)))
+    }
+}
