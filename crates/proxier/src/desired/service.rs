@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ipvs::Family;
+use ipvs::{Family, Scheduler};
 
 use super::endpoints::{Endpoints, endpoints, ready_on_this_node};
 use super::{
@@ -21,6 +21,8 @@ pub(super) struct Wishes {
     pub(super) frontends: Vec<Arc<Frontend>>,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) problems: Vec<Problem>,
+    /// The one it chose for itself.
+    pub(super) scheduler: Option<Scheduler>,
 }
 
 /// An address of a Service.
@@ -74,6 +76,10 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
         .frontends
         .sort_by_key(|frontend| (frontend.key, frontend.kind));
     wishes.frontends.dedup_by_key(|frontend| frontend.key);
+    let chosen = wishes.frontends.iter().find(|frontend| {
+        frontend.scheduler != config.scheduler || !frontend.scheduler_flags.is_empty()
+    });
+    wishes.scheduler = chosen.map(|frontend| frontend.scheduler);
     wishes.health_check = service.health_check_node_port.map(|port| HealthCheck {
         service: service.name.clone(),
         port,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
+use ipvs::Scheduler;
 
 use super::counter::Counter;
 use super::need::needs;
@@ -29,6 +30,8 @@ pub struct DesiredState {
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// What Services ask for and this node cannot do, whatever the others ask for.
     problems: BTreeMap<ObjectName, Vec<Problem>>,
+    /// Those that Services chose for themselves.
+    schedulers: BTreeMap<ObjectName, Scheduler>,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,7 @@ impl DesiredState {
             needs: Counter::default(),
             health_checks: BTreeMap::new(),
             problems: BTreeMap::new(),
+            schedulers: BTreeMap::new(),
         }
     }
 
@@ -146,6 +150,12 @@ impl DesiredState {
         self.health_checks.values()
     }
 
+    /// The Services that chose a scheduler, or options of it, for themselves.
+    pub fn chosen_schedulers(&self) -> impl Iterator<Item = (&ObjectName, Scheduler)> {
+        let chosen = self.schedulers.iter();
+        chosen.map(|(service, scheduler)| (service, *scheduler))
+    }
+
     /// What Services ask for and do not get, sorted.
     pub fn problems(&self) -> Vec<Problem> {
         let own = self.problems.values().flatten().cloned();
@@ -188,6 +198,7 @@ impl DesiredState {
             frontends: new,
             health_check,
             problems,
+            scheduler,
         } = match view {
             Some(view) => service::wishes(view, &self.config),
             None => Wishes::default(),
@@ -198,6 +209,7 @@ impl DesiredState {
             name,
             Some(problems).filter(|p| !p.is_empty()),
         );
+        put(&mut self.schedulers, name, scheduler);
         if let Some(view) = view {
             let of = OfService {
                 seniority: service::seniority(view.service),

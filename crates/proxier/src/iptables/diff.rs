@@ -17,7 +17,9 @@ pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -
             }
         }
     }
-    for (key, chain) in draft.chains {
+    let mut chains: Vec<_> = draft.chains.into_iter().collect();
+    chains.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (key, chain) in chains {
         let old = there.chains.get(&key).map(AsRef::as_ref);
         let (table, name) = key;
         if chain.rules.is_empty() && !chain.is_fixed {

@@ -1,7 +1,8 @@
 //! Chains as they should be, some or all of them.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::base;
 use super::frontend::{CLASSES, OfFrontend, delivery, verdict};
@@ -16,7 +17,7 @@ use crate::desired::{Config, Frontend, FrontendKey, ServicePortName};
 pub(super) struct Draft<'a> {
     there: Option<&'a Rules>,
     /// The chains that were looked at, which need not differ from those that are there.
-    pub(super) chains: BTreeMap<(Table, Name), Chain>,
+    pub(super) chains: HashMap<(Table, Name), Chain>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -31,13 +32,13 @@ pub(super) struct Chain {
 impl<'a> Draft<'a> {
     /// Nothing yet.
     pub(super) fn from_scratch() -> Self {
-        let (there, chains) = (None, BTreeMap::new());
+        let (there, chains) = (None, HashMap::new());
         Self { there, chains }
     }
 
     /// What there is, to be changed.
     pub(super) fn of(there: &'a Rules) -> Self {
-        let (there, chains) = (Some(there), BTreeMap::new());
+        let (there, chains) = (Some(there), HashMap::new());
         Self { there, chains }
     }
 
@@ -73,6 +74,9 @@ impl<'a> Draft<'a> {
             let OfFrontend { mut chains, target } = of;
             for class in CLASSES {
                 let made = chains.iter_mut().find(|(of, _)| *of == class);
+                if made.is_none() && self.is_everything() {
+                    continue;
+                }
                 let rules = made
                     .map(|(_, rules)| std::mem::take(rules))
                     .unwrap_or_default();
@@ -83,6 +87,9 @@ impl<'a> Draft<'a> {
                     is_fixed: false,
                 };
                 self.chains.insert((table, Name::hashed(class, key)), chain);
+            }
+            if target.is_none() && self.is_everything() {
+                continue;
             }
             let place = Place::of_frontend(table, key);
             let rule = owner.zip(target.as_ref());
@@ -98,47 +105,51 @@ impl<'a> Draft<'a> {
         self.hang(&place, rule);
     }
 
-    /// Puts a rule into a tree, with the branches that lead there, or takes both out.
+    /// Puts a rule into a tree, with the branches that lead there, or takes both out. What leads
+    /// to a chain that stays as it is stays too.
     fn hang(&mut self, place: &Place, rule: Option<Rule>) {
-        let (mut matching, mut rule) = (&place.leaf, rule);
-        for branch in place.branches.iter().rev() {
-            let name = place.chain(branch);
-            let is_empty = self.put(place.table, &name, matching, rule);
+        let (mut matching, mut rule) = (place.leaf.clone(), rule);
+        for branch in place.branches() {
+            let name = place.chain(&branch);
+            let Some(is_empty) = self.put(place.table, &name, &matching, rule) else {
+                return;
+            };
             rule = (!is_empty).then(|| branch.clone().then(&Target::Goto(name)));
             matching = branch;
         }
-        self.put(place.table, &Name::of(place.root), matching, rule);
+        self.put(place.table, &Name::of(place.root), &matching, rule);
     }
 
-    /// Makes this the chain's only rule that matches this; whether the chain is empty then.
-    fn put(&mut self, table: Table, name: &Name, matching: &Match, rule: Option<Rule>) -> bool {
+    /// Makes this the chain's only rule that matches this, among the others in their order;
+    /// whether the chain is empty then, or `None` if it stays as it is.
+    fn put(
+        &mut self,
+        table: Table,
+        name: &Name,
+        matching: &Match,
+        rule: Option<Rule>,
+    ) -> Option<bool> {
         let key = (table, name.clone());
+        let old = self.there;
+        let old = || old.map(|rules| rules.chain(table, name));
         let there = match self.chains.get(&key) {
             Some(chain) => chain.rules.as_slice(),
-            None => self
-                .there
-                .map(|rules| rules.chain(table, name))
-                .unwrap_or_default(),
+            None => old().unwrap_or_default(),
         };
-        let is_same = |old: &&Rule| old.as_str().starts_with(matching.as_str());
-        if there.iter().filter(is_same).eq(rule.as_ref()) {
-            return there.is_empty();
+        // All that begin alike stand together.
+        let first = there.partition_point(|other| other.as_str() < matching.as_str());
+        let same = there.iter().skip(first);
+        let same = same.take_while(|other| other.as_str().starts_with(matching.as_str()));
+        let same = first..first + same.count();
+        if there.get(same.clone()) == Some(rule.as_slice()) {
+            return None;
         }
-        let mut rules: Vec<_> = there.iter().filter(|old| !is_same(old)).cloned().collect();
-        if let Some(rule) = rule {
-            let at = rules.partition_point(|other| *other < rule);
-            rules.insert(at, rule);
-        }
-        let is_empty = rules.is_empty();
-        let is_fixed = !name.is_a(Class::Branch);
-        self.chains.insert(
-            key,
-            Chain {
-                rules,
-                owner: None,
-                is_fixed,
-            },
-        );
-        is_empty
+        let chain = self.chains.entry(key).or_insert_with(|| Chain {
+            rules: old().unwrap_or_default().to_vec(),
+            owner: None,
+            is_fixed: !name.is_a(Class::Branch),
+        });
+        chain.rules.splice(same, rule);
+        Some(chain.rules.is_empty())
     }
 }

@@ -1,6 +1,6 @@
 //! Names of chains, and of lists of clients.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,6 +20,17 @@ const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
+/// Text on its way into a name.
+#[derive(Default)]
+struct Hash(Sha256);
+
+impl Write for Hash {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text);
+        Ok(())
+    }
+}
+
 /// A text that is no name of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a name of svcproxy's")]
@@ -33,8 +44,13 @@ impl Name {
 
     /// The name of one of a class: that for `what`.
     pub(super) fn hashed(class: Class, what: impl fmt::Display) -> Self {
-        let digest = Sha256::digest(what.to_string());
-        let mut name = format!("{PREFIX}{}-", class.letter());
+        let mut hash = Hash::default();
+        // It takes everything.
+        let _ = write!(hash, "{what}");
+        let digest = hash.0.finalize();
+        let mut name = String::with_capacity(MAX);
+        name.push_str(PREFIX);
+        name.extend([class.letter(), '-']);
         for five in digest.chunks_exact(5).take(2) {
             let bits = five
                 .iter()

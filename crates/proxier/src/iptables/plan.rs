@@ -104,7 +104,11 @@ impl Plan {
                 node.rules(family),
                 Changes::new(desired, node, family, scope),
             );
-            let Changes { draft, jumps, keys } = changes;
+            let Changes {
+                draft,
+                jumps,
+                flows: keys,
+            } = changes;
             let parts = parts(draft, jumps, there);
             flows.extend(keys.into_iter().flat_map(|key| {
                 let frontend = desired.frontend(&key);
@@ -167,46 +171,68 @@ struct Changes<'a> {
     draft: Draft<'a>,
     /// The rules that must lead to our chains; `None` if they are not looked at.
     jumps: Option<Vec<Jump>>,
-    keys: BTreeSet<FrontendKey>,
+    /// The frontends whose flows may be stale.
+    flows: BTreeSet<FrontendKey>,
 }
 
 impl<'a> Changes<'a> {
     fn new(desired: &DesiredState, node: &'a Node, family: Family, scope: Scope<'_>) -> Self {
         let config = desired.config();
         let there = node.rules(family);
-        let mut keys = BTreeSet::new();
-        let mut addresses = BTreeSet::<IpAddr>::new();
-        let (mut draft, jumps) = match scope {
+        let mut flows = BTreeSet::new();
+        let mut draft_of = |draft: &mut Draft<'_>, key: FrontendKey, frontend| {
+            if key.family() == family {
+                draft.frontend(key, frontend, config);
+                flows.extend(has_flows(key).then_some(key));
+            }
+        };
+        let hairpin = |need: &Need| hairpin(need).filter(|ip| Family::of(ip) == family);
+        match scope {
             Scope::Touched(touched) => {
-                keys.extend(&touched.frontends);
-                addresses.extend(touched.needs.iter().filter_map(hairpin));
-                (Draft::of(there), None)
+                let mut draft = Draft::of(there);
+                for key in &touched.frontends {
+                    let frontend = desired.frontend(key).map(AsRef::as_ref);
+                    draft_of(&mut draft, *key, frontend);
+                }
+                for address in touched.needs.iter().filter_map(hairpin) {
+                    draft.hairpin(address, desired.needs(&Need::Hairpin(address)));
+                }
+                Self {
+                    draft,
+                    jumps: None,
+                    flows,
+                }
             }
             Scope::Full => {
-                keys.extend(desired.frontends().map(|frontend| frontend.key));
-                keys.extend(there.frontends(family));
-                addresses.extend(desired.all_needs().filter_map(hairpin));
                 let mut draft = Draft::from_scratch();
                 // A family that the node has no address of is not touched.
                 let speaks = config.node_ip(family).is_some();
                 if speaks {
                     draft.base(config, family);
                 }
+                for frontend in desired.frontends() {
+                    draft_of(&mut draft, frontend.key, Some(frontend));
+                }
+                for address in desired.all_needs().filter_map(hairpin) {
+                    draft.hairpin(address, true);
+                }
+                flows.extend(there.frontends(family).filter(|key| has_flows(*key)));
                 let jumps = speaks.then(base::jumps).into_iter().flatten();
-                (draft, Some(jumps.collect()))
+                let jumps = Some(jumps.collect());
+                Self {
+                    draft,
+                    jumps,
+                    flows,
+                }
             }
-        };
-        keys.retain(|key| key.family() == family);
-        addresses.retain(|address| Family::of(address) == family);
-        for key in &keys {
-            let frontend = desired.frontend(key);
-            draft.frontend(*key, frontend.map(AsRef::as_ref), config);
         }
-        for address in addresses {
-            draft.hairpin(address, desired.needs(&Need::Hairpin(address)));
-        }
-        Self { draft, jumps, keys }
     }
+}
+
+/// Whether what connection tracking knows of it may outlive its backend: TCP's connections end by
+/// themselves.
+fn has_flows(key: FrontendKey) -> bool {
+    key.protocol != Protocol::Tcp
 }
 
 /// The address of a backend that may be its own client: all else that frontends need is IPVS's.
@@ -218,12 +244,8 @@ fn hairpin(need: &Need) -> Option<IpAddr> {
 }
 
 /// Datagrams and SCTP associations that are known to connection tracking would go on as before: to
-/// a backend that has gone, or to nobody though there is one now. TCP's connections end by
-/// themselves.
+/// a backend that has gone, or to nobody though there is one now.
 fn stale_flows(key: FrontendKey, frontend: Option<&Frontend>, there: &Rules) -> Vec<Flows> {
-    if key.protocol == Protocol::Tcp {
-        return Vec::new();
-    }
     let before = there.backends(key);
     let (mut now, mut gained) = (BTreeSet::new(), false);
     if let Some(frontend) = frontend {

@@ -57,6 +57,9 @@ impl Match {
 
     fn and(mut self, more: fmt::Arguments<'_>) -> Self {
         use fmt::Write;
+        if self.0.capacity() == 0 {
+            self.0.reserve(USUAL);
+        }
         // Writing to a `String` cannot fail.
         let _ = write!(self.0, "{more} ");
         self
@@ -178,6 +181,8 @@ impl Match {
     }
 }
 
+/// Enough for all but the rarest rules.
+const USUAL: usize = 128;
 const MASK_V4: &str = "255.255.255.255";
 const MASK_V6: &str = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
 

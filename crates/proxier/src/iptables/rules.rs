@@ -1,9 +1,10 @@
 //! The rules of ours that a node has.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use ipvs::{Family, Protocol};
 
 use super::name::Class;
@@ -15,7 +16,7 @@ use crate::desired::FrontendKey;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The rules of each chain.
-    pub(super) chains: HashMap<(Table, Name), Box<[Rule]>>,
+    pub(super) chains: HashMap<(Table, Name), Arc<[Rule]>>,
     /// Sorted; the same one may be there twice.
     pub(super) jumps: Vec<Jump>,
 }

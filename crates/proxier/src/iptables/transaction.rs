@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use ipvs::Family;
 
@@ -24,7 +25,7 @@ pub struct Transaction {
 pub(super) struct Part {
     pub(super) table: Table,
     /// Chains that get these rules in place of theirs, and whom they are for.
-    pub(super) rewritten: BTreeMap<Name, (Box<[Rule]>, Option<ServicePortName>)>,
+    pub(super) rewritten: BTreeMap<Name, (Arc<[Rule]>, Option<ServicePortName>)>,
     pub(super) deleted: BTreeSet<Name>,
     pub(super) inserted: Vec<Jump>,
     /// One of them each time it is here.
@@ -99,9 +100,8 @@ impl Transaction {
     pub(super) fn record(&self, there: &mut Rules) {
         for part in &self.parts {
             for (name, (rules, _)) in &part.rewritten {
-                there
-                    .chains
-                    .insert((part.table, name.clone()), rules.clone());
+                let (key, rules) = ((part.table, name.clone()), Arc::clone(rules));
+                there.chains.insert(key, rules);
             }
             for name in &part.deleted {
                 there.chains.remove(&(part.table, name.clone()));
@@ -134,7 +134,7 @@ impl fmt::Display for Part {
             writeln!(f, "-D {hook} {rule}")?;
         }
         for (name, (rules, _)) in &self.rewritten {
-            for rule in rules {
+            for rule in rules.iter() {
                 writeln!(f, "-A {name} {rule}")?;
             }
         }

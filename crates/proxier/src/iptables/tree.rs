@@ -28,10 +28,16 @@ const LEVELS_PORT: [u16; 3] = [4096, 256, 16];
 pub(super) struct Place {
     pub(super) table: Table,
     pub(super) root: Word,
-    /// What packets match on the way, from the root on.
-    pub(super) branches: Vec<Match>,
+    way: Way,
     /// What packets match at the end.
     pub(super) leaf: Match,
+}
+
+/// What branches part packets by.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Destination(IpAddr),
+    Port(Protocol, NonZeroU16),
 }
 
 impl Place {
@@ -39,25 +45,19 @@ impl Place {
     pub(super) fn of_frontend(table: Table, key: FrontendKey) -> Self {
         let (protocol, port) = (key.protocol, key.port);
         if key.is_node_port() {
-            let branches = port_branches(protocol, port);
-            let leaf = Match::all().port(protocol, port);
-            let root = NODE_PORTS;
             return Self {
                 table,
-                root,
-                branches,
-                leaf,
+                root: NODE_PORTS,
+                way: Way::Port(protocol, port),
+                leaf: Match::all().port(protocol, port),
             };
         }
-        let leaf = Match::all()
-            .destination(key.address.into())
-            .port(protocol, port);
-        let branches = address_branches(key.address);
+        let destination = Match::all().destination(key.address.into());
         Self {
             table,
             root: VIPS,
-            branches,
-            leaf,
+            way: Way::Destination(key.address),
+            leaf: destination.port(protocol, port),
         }
     }
 
@@ -67,8 +67,27 @@ impl Place {
         Self {
             table: Table::Nat,
             root: HAIRPIN,
-            branches: address_branches(address),
+            way: Way::Destination(address),
             leaf: Match::all().source(itself).destination(itself),
+        }
+    }
+
+    /// What packets match on the way, from the leaf to the root.
+    pub(super) fn branches(&self) -> Box<dyn Iterator<Item = Match>> {
+        match self.way {
+            Way::Destination(address) => {
+                let levels: &[u8] = match Family::of(&address) {
+                    Family::V4 => &LEVELS_V4,
+                    Family::V6 => &LEVELS_V6,
+                };
+                let networks = levels.iter().rev();
+                let networks = networks.filter_map(move |length| IpNet::new(address, *length).ok());
+                Box::new(networks.map(|network| Match::all().destination(network)))
+            }
+            Way::Port(protocol, port) => Box::new(LEVELS_PORT.iter().rev().map(move |width| {
+                let first = port.get() / width * width;
+                Match::all().ports(protocol, &(first..=first + (width - 1)))
+            })),
         }
     }
 
@@ -77,25 +96,4 @@ impl Place {
         let (root, way) = (Name::of(self.root), branch.as_str());
         Name::hashed(super::name::Class::Branch, format_args!("{root} {way}"))
     }
-}
-
-fn address_branches(address: IpAddr) -> Vec<Match> {
-    let levels: &[u8] = match Family::of(&address) {
-        Family::V4 => &LEVELS_V4,
-        Family::V6 => &LEVELS_V6,
-    };
-    let networks = levels
-        .iter()
-        .filter_map(|length| IpNet::new(address, *length).ok());
-    networks
-        .map(|network| Match::all().destination(network))
-        .collect()
-}
-
-fn port_branches(protocol: Protocol, port: NonZeroU16) -> Vec<Match> {
-    let branch = |width: u16| {
-        let first = port.get() / width * width;
-        Match::all().ports(protocol, &(first..=first + (width - 1)))
-    };
-    LEVELS_PORT.map(branch).into()
 }

@@ -208,23 +208,50 @@ fn many(count: u32) -> (Store, DesiredState) {
     (store, state)
 }
 
+/// What iptables is told when one Service among so many is changed.
+fn text_of_a_change(count: u32, change: &Change) -> String {
+    let (mut store, mut state) = many(count);
+    let mut node = Node::default();
+    node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
+    store.take_touched();
+    store.apply(change.clone());
+    let mut touched = Touched::default();
+    for name in store.take_touched() {
+        state.update(&name, store.get(&name), &mut touched);
+    }
+    let plan = Plan::new(&state, &node, Scope::Touched(&touched));
+    texts(&plan).collect()
+}
+
 #[test]
 fn the_text_of_a_change_does_not_grow_with_the_number_of_services() {
-    let [few, many] = [100, 20_000].map(|count| {
-        let (mut store, mut state) = many(count);
-        let mut node = Node::default();
-        node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
-        let name = proxier::model::ObjectName::new("default", "service-50").unwrap();
-        store.apply(Change::EndpointSliceDeleted(name.clone()));
-        let mut touched = Touched::default();
-        state.update(&name, store.get(&name), &mut touched);
-        let plan = Plan::new(&state, &node, Scope::Touched(&touched));
-        texts(&plan).map(|text| text.lines().count()).sum::<usize>()
-    });
-    assert!(
-        few > 0 && many <= few + 4,
-        "{few} lines, and {many} among more"
-    );
+    use proxier::model::{Endpoint, ObjectName, Service};
+    let (store, _) = many(100);
+    let name = ObjectName::new("default", "service-50").unwrap();
+    let there = store.get(&name).unwrap();
+    let mut slice = there.slices().next().unwrap().clone();
+    slice.endpoints = [8, 9].map(|n| Endpoint::new([10, 244, 0, n].into())).into();
+    let mut service = Service::clone(there.service);
+    service.ports[0].port = 81.try_into().unwrap();
+    for change in [
+        Change::EndpointSliceApplied(slice),
+        Change::ServiceApplied(service),
+        Change::EndpointSliceDeleted(name.clone()),
+        Change::ServiceDeleted(name),
+    ] {
+        let [few, many] = [100, 10_000].map(|count| text_of_a_change(count, &change));
+        assert!(!few.is_empty());
+        assert_eq!(few, many, "{change:?}");
+    }
+
+    // Where there was no address near it, the branches are new; where there were, theirs are
+    // rewritten.
+    let mut service = Service::new(ObjectName::new("default", "new").unwrap());
+    service.cluster_ips = [[10, 96, 1, 100].into()].into();
+    service.ports.clone_from(&there.service.ports);
+    let new = Change::ServiceApplied(service);
+    let [few, many] = [100, 10_000].map(|count| text_of_a_change(count, &new).lines().count());
+    assert!(few > 0 && many <= few, "{few} lines, and {many} among more");
 }
 
 #[test]

@@ -62,11 +62,11 @@ impl Flavour {
 
     /// What the plain name stands for.
     fn of_distribution() -> Result<Self, BackendError> {
-        let version = Program::new(Self::Plain, Family::V4, Verb::Version).run("")?;
+        let version = Program::new(Self::Plain, Family::V4, Verb::Version).run(&"")?;
         let of_name = [("(nf_tables)", Self::Nft), ("(legacy)", Self::Legacy)];
         let named = of_name.into_iter().find(|(word, _)| version.contains(word));
         let exists = |flavour: &Self| {
-            let version = Program::new(*flavour, Family::V4, Verb::Version).run("");
+            let version = Program::new(*flavour, Family::V4, Verb::Version).run(&"");
             version.is_ok()
         };
         let named = named.map(|(_, flavour)| flavour).filter(exists);
@@ -98,7 +98,7 @@ impl Flavour {
                 // Asking for them would make them.
                 continue;
             }
-            let saved = match Program::new(self, family, Verb::Save).run("") {
+            let saved = match Program::new(self, family, Verb::Save).run(&"") {
                 Ok(saved) => saved,
                 Err(BackendError::Program { .. }) => return Ok(None),
                 Err(error) => return Err(error),

@@ -154,13 +154,13 @@ fn rules(flavour: Flavour, family: Family) -> Result<Rules, BackendError> {
     if !kernel_speaks(family) {
         return Ok(Rules::default());
     }
-    let saved = Program::new(flavour, family, Verb::Save).run("")?;
+    let saved = Program::new(flavour, family, Verb::Save).run(&"")?;
     Ok(Rules::parse(&saved))
 }
 
 fn restore(flavour: Flavour, transaction: &Transaction, verb: Verb) -> Result<(), BackendError> {
     let program = Program::new(flavour, transaction.family, verb);
-    let outcome = program.run(&transaction.to_string());
+    let outcome = program.run(transaction);
     outcome.map(drop).map_err(|error| match error {
         BackendError::Iptables(refusal) => {
             BackendError::Iptables(Box::new(refusal.located(transaction)))

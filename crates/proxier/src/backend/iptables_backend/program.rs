@@ -1,7 +1,8 @@
 //! Running iptables' programs.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::fmt::Display;
+use std::io::{BufWriter, Write};
+use std::process::{ChildStdin, Command, Stdio};
 use std::{io, thread};
 
 use ipvs::Family;
@@ -46,8 +47,8 @@ impl Program {
         Self { name, arguments }
     }
 
-    /// What it prints.
-    pub(super) fn run(&self, input: &str) -> Result<String, BackendError> {
+    /// What it prints. It reads while the input is still being written out.
+    pub(super) fn run(&self, input: &(impl Display + Sync)) -> Result<String, BackendError> {
         let cannot = |source| BackendError::Program {
             program: self.name.clone(),
             source,
@@ -60,7 +61,7 @@ impl Program {
         // It may print while it still has to read.
         let output = thread::scope(|scope| {
             // One that reads no further says why by its exit code.
-            scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+            scope.spawn(|| stdin.map(|stdin| write(stdin, input)));
             child.wait_with_output()
         });
         let output = output.map_err(cannot)?;
@@ -73,3 +74,12 @@ impl Program {
         Err(BackendError::Iptables(Box::new(refusal)))
     }
 }
+
+fn write(stdin: ChildStdin, input: &impl Display) -> io::Result<()> {
+    let mut stdin = BufWriter::with_capacity(PIPE, stdin);
+    write!(stdin, "{input}")?;
+    stdin.flush()
+}
+
+/// How much a pipe holds, see pipe(7).
+const PIPE: usize = 64 * 1024;

@@ -1,0 +1,119 @@
+//! iptables mode without I/O: the rules of a cluster from scratch, their text, what an audit reads
+//! and compares, and one change to one Service at growing sizes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark may end"
+)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use proxier::desired::{Config, DesiredState, Touched};
+use proxier::iptables::{Node, Plan, Rules, Step};
+use proxier::plan::Scope;
+use proxier::store::{Change, Store};
+use svcproxy_benches::Cluster;
+
+fn config() -> Arc<Config> {
+    Arc::new(Config::new("node-1", vec!["192.0.2.1".parse().unwrap()]))
+}
+
+fn store(cluster: &Cluster) -> Store {
+    let mut store = Store::default();
+    cluster
+        .changes()
+        .into_iter()
+        .for_each(|change| store.apply(change));
+    store.take_touched();
+    store
+}
+
+fn text(plan: &Plan) -> String {
+    let texts = plan.steps().iter().map(|step| match step {
+        Step::Restore(transaction) => transaction.to_string(),
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
+/// A text for iptables-restore has the rules in the form in which iptables-save prints them; of the
+/// rules in everyone's chains it says where they go.
+fn saved(plan: &Plan) -> String {
+    text(plan).replace("\n-I ", "\n-A ")
+}
+
+fn from_scratch(c: &mut Criterion) {
+    let cluster = Cluster::new(10_000, 3).unwrap();
+    let desired = DesiredState::from_store(config(), &store(&cluster));
+    let empty = Node::default();
+    let plan = Plan::new(&desired, &empty, Scope::Full);
+    let mut right = Node::default();
+    right.record(&plan, &[]);
+    let saved = saved(&plan);
+    assert_eq!(Rules::parse(&saved), right.v4);
+
+    let mut group = c.benchmark_group("iptables, 10,000 Services of 3 endpoints");
+    group.sample_size(20);
+    group.bench_function("plan onto an empty node", |b| {
+        b.iter_with_large_drop(|| Plan::new(black_box(&desired), &empty, Scope::Full));
+    });
+    group.bench_function("text", |b| {
+        b.iter_with_large_drop(|| text(black_box(&plan)));
+    });
+    group.bench_function("record", |b| {
+        b.iter_batched(
+            Node::default,
+            |mut node| {
+                node.record(&plan, &[]);
+                node
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("read what iptables-save prints", |b| {
+        b.iter_with_large_drop(|| Rules::parse(black_box(&saved)));
+    });
+    group.bench_function("plan onto a node that is right", |b| {
+        b.iter_with_large_drop(|| Plan::new(black_box(&desired), &right, Scope::Full));
+    });
+    group.finish();
+}
+
+fn one_change(c: &mut Criterion) {
+    let mut group = c.benchmark_group("iptables, plan and text as one endpoint comes and goes");
+    for services in [1_000, 10_000, 50_000] {
+        let cluster = Cluster::new(services, 3).unwrap();
+        let mut store = store(&cluster);
+        let mut desired = DesiredState::from_store(config(), &store);
+        let mut node = Node::default();
+        node.record(&Plan::new(&desired, &node, Scope::Full), &[]);
+
+        let full = cluster.slices[cluster.slices.len() / 2].clone();
+        let mut short = full.clone();
+        short.endpoints = full.endpoints[1..].into();
+        let mut versions = [short, full].into_iter().cycle();
+        group.bench_function(BenchmarkId::from_parameter(services), |b| {
+            b.iter_batched(
+                || Change::EndpointSliceApplied(versions.next().unwrap()),
+                |change| {
+                    store.apply(change);
+                    let mut touched = Touched::default();
+                    for name in store.take_touched() {
+                        desired.update(&name, store.get(&name), &mut touched);
+                    }
+                    let plan = Plan::new(&desired, &node, Scope::Touched(&touched));
+                    node.record(&plan, &[]);
+                    text(&plan)
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, from_scratch, one_change);
+criterion_main!(benches);
