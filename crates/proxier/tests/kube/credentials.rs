@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use proxier::source::kube::{Access, AccessError, KubeSource, StartError};
-use testbed::{Behaviour, Cut, Resource, Verb};
+use testbed::{Ask, Behaviour, Cut, Resource, Verb};
 
 use crate::cluster::{Cluster, NODE, START, populated, service, timing};
 
@@ -36,7 +36,8 @@ fn a_token_that_changes() {
     let path = directory.path().join("config");
     let server = populated(Behaviour::default());
     server.require_token("old");
-    replace(&directory.path().join("token"), "old");
+    // As an editor leaves it.
+    replace(&directory.path().join("token"), "old\n");
     // Relative to the kubeconfig.
     write_kubeconfig(&path, &server.url(), "{tokenFile: token}");
     let mut cluster = Cluster::follow(server, kubeconfig(&path), timing());
@@ -55,6 +56,17 @@ fn a_token_that_changes() {
         .server
         .put(Resource::Services, service("d", "10.96.0.4"));
     cluster.stays(&START);
+    let asks = cluster.server.asks().len();
+    replace(&directory.path().join("token"), "\n");
+    cluster.until("asked on", |cluster| match cluster.server.asks().len() {
+        now if now >= asks + 8 => Ok(()),
+        now => Err(now),
+    });
+    let unknown = |ask: &Ask| ask.authorization.is_none();
+    assert!(
+        !cluster.server.asks().iter().any(unknown),
+        "never as anyone"
+    );
     replace(&directory.path().join("token"), "new");
     cluster.becomes(&[START[0], START[1], START[2], "10.96.0.4:80 → "]);
     cluster.connects();
@@ -106,6 +118,19 @@ fn what_cannot_work_is_told_at_the_start() {
     let error = start(kubeconfig(&path));
     assert!(
         matches!(error, StartError::Access(AccessError::Kubeconfig { .. })),
+        "{error}"
+    );
+    replace(&directory.path().join("token"), " \n");
+    write_kubeconfig(&path, "http://192.0.2.1:1", "{tokenFile: token}");
+    let error = start(kubeconfig(&path));
+    assert!(
+        matches!(error, StartError::Access(AccessError::NoToken(_))),
+        "{error}"
+    );
+    write_kubeconfig(&path, "http://192.0.2.1:1", "{tokenFile: none}");
+    let error = start(kubeconfig(&path));
+    assert!(
+        matches!(error, StartError::Access(AccessError::Token { .. })),
         "{error}"
     );
     let mut access = Access::default();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use testbed::{Behaviour, Cut, Fault, Resource, Verb};
 
-use crate::cluster::{Cluster, START, access, impatient, populated, service, slice};
+use crate::cluster::{
+    Cluster, NODE, START, access, impatient, node, populated, service, slice, timing,
+};
 
 const KINDS: [Resource; 4] = [
     Resource::Services,
@@ -218,6 +220,53 @@ fn watches_are_renewed_at_their_time() {
         cluster.source.state().failures.is_empty(),
         "that is no failure"
     );
+}
+
+/// As of a server that was put back from a copy: it knows nothing of what was heard of it last, and
+/// watches from then on are never told anything.
+#[test]
+fn a_server_that_begins_again() {
+    let server = populated(Behaviour::default());
+    let access = access(&server);
+    let mut timing = impatient();
+    timing.grace = Duration::from_secs(60);
+    let mut cluster = Cluster::follow(server, access, timing);
+    cluster.becomes(&START);
+    cluster.server.go_away();
+    cluster.server.wipe();
+    cluster.server.put(Resource::Nodes, node(NODE));
+    cluster
+        .server
+        .put(Resource::Services, service("d", "10.96.0.4"));
+    cluster.server.come_back();
+    let expected = ["10.96.0.4:80 → "];
+    cluster.becomes(&expected);
+    cluster.stays(&expected);
+    cluster.connects();
+}
+
+/// A server that has forgotten a version is well: that is no failure, and no pause grows.
+#[test]
+fn a_version_that_is_gone_is_no_failure() {
+    let server = populated(Behaviour::default());
+    let access = access(&server);
+    let mut timing = timing();
+    // Long enough for a failure to be seen.
+    timing.first_retry = Duration::from_millis(300);
+    let mut cluster = Cluster::follow(server, access, timing);
+    cluster.becomes(&START);
+    cluster.server.compact();
+    cluster.server.cut(Resource::Services, Cut::Close);
+    change(&cluster);
+    cluster.until("changed", |cluster| {
+        let failures = cluster.source.state().failures;
+        let is_gone = |failure: &String| failure.contains("410");
+        assert!(!failures.values().any(is_gone), "{failures:?}");
+        match cluster.serves() {
+            serves if serves == CHANGED => Ok(()),
+            serves => Err(serves),
+        }
+    });
 }
 
 #[test]

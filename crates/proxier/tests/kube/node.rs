@@ -4,7 +4,9 @@ use proxier::desired::Config;
 use serde_json::json;
 use testbed::{Behaviour, Cut, Resource, Verb};
 
-use crate::cluster::{Cluster, NODE, START, node, service_cidr};
+use crate::cluster::{
+    Cluster, NODE, PATIENCE, START, access, node, populated, service_cidr, timing,
+};
 
 fn becomes(cluster: &mut Cluster, what: &str, is: impl Fn(&Config) -> bool) {
     cluster.until(what, |cluster| {
@@ -94,6 +96,65 @@ fn service_cidrs_are_followed() {
         cidrs(&["10.64.0.0/16", "10.96.0.0/24"]),
     );
     cluster.stays(&START);
+}
+
+/// What a server forbids while it starts up is not taken for what it forbids for good: the usual
+/// Service CIDR is wider than this one, and others may live in the rest.
+#[test]
+fn service_cidrs_of_a_server_that_starts_up() {
+    let server = populated(Behaviour::default());
+    let cidr = service_cidr("kubernetes", "10.96.0.0/16");
+    server.put(Resource::ServiceCidrs, cidr);
+    server.forbid(&[
+        Resource::Services,
+        Resource::EndpointSlices,
+        Resource::Nodes,
+        Resource::ServiceCidrs,
+    ]);
+    let access = access(&server);
+    let mut timing = timing();
+    timing.absent = PATIENCE * 10;
+    let mut cluster = Cluster::follow(server, access, timing);
+    for resource in [Resource::Nodes, Resource::ServiceCidrs] {
+        cluster.asked(resource, Verb::Watch, 5);
+    }
+    assert!(cluster.serves().is_empty());
+    cluster.server.forbid(&[]);
+    cluster.becomes(&START);
+    cluster.connects();
+    let is_narrow = |config: &Config| config.service_cidrs[0].prefix_len() == 16;
+    becomes(&mut cluster, "/16", is_narrow);
+    // Nor when it starts up again.
+    let asks = cluster.server.asks().len();
+    cluster.server.forbid(&[Resource::ServiceCidrs]);
+    cluster.server.compact();
+    cluster.server.cut(Resource::ServiceCidrs, Cut::Close);
+    cluster.until("asked on", |cluster| match cluster.server.asks().len() {
+        now if now >= asks + 5 => Ok(()),
+        now => Err(now),
+    });
+    assert!(is_narrow(cluster.proxier.desired().config()));
+    let failures = cluster.source.state().failures;
+    assert!(failures.contains_key("ServiceCIDR"), "{failures:?}");
+    cluster.server.forbid(&[]);
+    cluster.connects();
+}
+
+/// The role of a kube-proxy from before there were ServiceCIDRs.
+#[test]
+fn service_cidrs_that_we_may_not_see() {
+    let server = populated(Behaviour::default());
+    server.forbid(&[Resource::ServiceCidrs]);
+    let access = access(&server);
+    let mut cluster = Cluster::follow(server, access, timing());
+    cluster.becomes(&START);
+    cluster.connects();
+    cluster.server.forbid(&[]);
+    let cidr = service_cidr("kubernetes", "10.96.0.0/16");
+    cluster.server.put(Resource::ServiceCidrs, cidr);
+    becomes(&mut cluster, "/16", |config| {
+        config.service_cidrs[0].prefix_len() == 16
+    });
 }
 
 #[test]

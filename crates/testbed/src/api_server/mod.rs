@@ -204,6 +204,8 @@ struct State {
     is_away: bool,
     /// The only token that is accepted.
     token: Option<String>,
+    /// The kinds that nobody may ask for.
+    forbidden: Vec<Resource>,
     stops: bool,
 }
 
@@ -236,6 +238,7 @@ impl ApiServer {
             bookmarks: 0,
             is_away: false,
             token: None,
+            forbidden: Vec::new(),
             stops: false,
         };
         let shared = Arc::new(Shared {
@@ -318,6 +321,20 @@ impl ApiServer {
     pub fn require_token(&self, token: &str) {
         self.shared
             .change(|state| state.token = Some(token.to_owned()));
+    }
+
+    /// Forbids everyone to ask for these kinds, and for no others. A server that starts up forbids
+    /// all for a moment, until it has read who may do what.
+    pub fn forbid(&self, resources: &[Resource]) {
+        self.shared
+            .change(|state| state.forbidden = resources.to_vec());
+    }
+
+    /// Loses all objects and begins again with low versions, as one whose data were put back. It
+    /// must be [away](Self::go_away): its watches would not know.
+    pub fn wipe(&self) {
+        self.shared
+            .change(|state| state.objects = Objects::default());
     }
 
     /// Becomes another kind of server.

@@ -29,6 +29,12 @@ const GONE: Refusal = Refusal {
     message: "too old resource version",
 };
 
+const FORBIDDEN: Refusal = Refusal {
+    code: 403,
+    reason: "Forbidden",
+    message: "the user cannot list the resource at the cluster scope",
+};
+
 const EXISTS: Refusal = Refusal {
     code: 409,
     reason: "AlreadyExists",
@@ -133,6 +139,9 @@ impl State {
                 reason: "Unauthorized",
                 message: "Unauthorized",
             });
+        }
+        if self.forbidden.contains(&ask.resource) {
+            return Some(FORBIDDEN);
         }
         if ask.resource == Resource::ServiceCidrs && !self.behaviour.has_service_cidrs {
             return Some(NOT_FOUND);
@@ -286,6 +295,9 @@ struct Watch<'a> {
     position: usize,
     bookmarks: u64,
     cuts: u64,
+    /// Whether it was asked for from a version that there is not yet. Then nothing is told before
+    /// that has come, not even a bookmark.
+    waits: bool,
 }
 
 /// What a watch is to do next.
@@ -309,6 +321,7 @@ impl<'a> Watch<'a> {
             position: kind.log.len(),
             bookmarks,
             cuts: kind.cuts.0,
+            waits: false,
         }
     }
 
@@ -353,7 +366,14 @@ impl<'a> Watch<'a> {
             match self.next(end) {
                 Next::Send(lines) => self.send(&lines)?,
                 Next::Wait => {}
-                Next::End | Next::Cut(Cut::End) => return http::end_chunks(self.stream),
+                Next::End => {
+                    if !self.waits {
+                        let version = self.shared.lock().objects.version();
+                        self.send(&[bookmark(version, json!({}))])?;
+                    }
+                    return http::end_chunks(self.stream);
+                }
+                Next::Cut(Cut::End) => return http::end_chunks(self.stream),
                 Next::Cut(Cut::Close) => return Ok(()),
                 Next::Cut(Cut::MidEvent) => return http::write_chunk(self.stream, HALF_AN_EVENT),
                 Next::Cut(Cut::Silence) => {
@@ -387,6 +407,7 @@ impl<'a> Watch<'a> {
             return Err(GONE);
         }
         self.position = kind.log.partition_point(|event| event.version <= version);
+        self.waits = version > state.objects.version();
         Ok(())
     }
 
@@ -417,6 +438,7 @@ impl<'a> Watch<'a> {
         let kind = state.objects.kind(self.ask.resource);
         // What has happened before goes out before.
         let to = kind.held.unwrap_or(kind.log.len());
+        self.waits &= self.position >= to;
         if self.position < to {
             let releases = kind.releases.iter();
             let release = releases

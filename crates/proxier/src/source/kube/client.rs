@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 use hyper_util::client::legacy::Client as Connections;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -62,6 +62,18 @@ pub enum AccessError {
     /// A certificate, a key or another credential cannot be used.
     #[error("the credentials for the API server cannot be used")]
     Credentials(#[source] Box<kube::Error>),
+    /// The token is in a file that cannot be read.
+    #[error("cannot read the token in {}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The file of the token is empty, as one is that is being written. Without a token the server
+    /// would take us for anyone.
+    #[error("there is no token in {}", .0.display())]
+    NoToken(PathBuf),
     /// The server is behind a proxy.
     #[error("the API server is to be reached through a proxy, which is not supported")]
     Proxy,
@@ -103,11 +115,14 @@ impl Access {
         if let Some(server) = server {
             loaded.config.cluster_url = server;
         }
-        let user = &loaded.config.auth_info;
+        let user = &mut loaded.config.auth_info;
         let files = [&user.client_certificate, &user.client_key, &user.token_file];
-        loaded
-            .files
-            .extend(files.into_iter().flatten().map(PathBuf::from));
+        let files = files.into_iter().flatten().map(PathBuf::from);
+        loaded.files.extend(files);
+        // Read here, since kube's own reader takes the end of the line for a part of the token.
+        if let Some(path) = user.token_file.take() {
+            user.token = Some(token(path.into())?.into());
+        }
         Ok(loaded)
     }
 }
@@ -128,6 +143,17 @@ async fn from_kubeconfig(path: &Path) -> Result<Loaded, AccessError> {
         config: config.map_err(failed)?,
         files,
     })
+}
+
+fn token(path: PathBuf) -> Result<String, AccessError> {
+    let text = fs::read_to_string(&path).map_err(|source| {
+        let path = path.clone();
+        AccessError::Token { path, source }
+    })?;
+    match text.trim() {
+        "" => Err(AccessError::NoToken(path)),
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// What tells one version of a file from another: a volume of credentials swaps links, others
@@ -154,6 +180,8 @@ pub(super) struct Clients {
 struct Current {
     client: Client,
     files: Vec<(PathBuf, Stamp)>,
+    /// Whether the server has refused it.
+    is_refused: bool,
 }
 
 impl fmt::Debug for Current {
@@ -166,7 +194,7 @@ impl fmt::Debug for Current {
 
 impl Current {
     fn is_fresh(&self) -> bool {
-        self.files.iter().all(|(path, then)| stamp(path) == *then)
+        !self.is_refused && self.files.iter().all(|(path, then)| stamp(path) == *then)
     }
 }
 
@@ -180,28 +208,27 @@ impl Clients {
 
     /// A client with the credentials as they are now. While they cannot be read, the last.
     pub(super) async fn get(&self) -> Result<Client, AccessError> {
-        let last = {
-            let current = self.current.borrow();
-            match &*current {
-                Some(current) if current.is_fresh() => return Ok(current.client.clone()),
-                current => current.as_ref().map(|current| current.client.clone()),
-            }
-        };
-        match (self.connect().await, last) {
-            (Ok(current), last) => {
-                if last.is_some() {
+        if let Some(current) = &*self.current.borrow()
+            && current.is_fresh()
+        {
+            return Ok(current.client.clone());
+        }
+        // Nothing is borrowed while this waits.
+        let connected = self.connect().await;
+        let mut last = self.current.borrow_mut();
+        match (connected, &*last) {
+            (Ok(current), before) => {
+                if before.as_ref().is_some_and(|b| b.files != current.files) {
                     tracing::info!("credentials for the API server have changed");
                 }
-                let client = current.client.clone();
-                *self.current.borrow_mut() = Some(current);
-                Ok(client)
+                Ok(last.insert(current).client.clone())
             }
-            (Err(error), Some(last)) => {
+            (Err(error), Some(before)) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "new credentials for the API server are not used yet"
                 );
-                Ok(last)
+                Ok(before.client.clone())
             }
             (Err(error), None) => Err(error),
         }
@@ -211,10 +238,7 @@ impl Clients {
     pub(super) fn forget(&self) {
         if let Some(current) = &mut *self.current.borrow_mut() {
             // The client stays for as long as there is no better.
-            current
-                .files
-                .iter_mut()
-                .for_each(|(_, stamp)| *stamp = None);
+            current.is_refused = true;
         }
     }
 
@@ -229,6 +253,7 @@ impl Clients {
         Ok(Current {
             client: client(&config)?,
             files,
+            is_refused: false,
         })
     }
 }

@@ -76,6 +76,11 @@ impl<K: Kind> Follower<K> {
         self.position.as_deref()
     }
 
+    /// Whether there was a list ever.
+    pub(super) fn was_listed(&self) -> bool {
+        self.was_listed
+    }
+
     /// There must be a list first.
     pub(super) fn lose_position(&mut self) {
         self.position = None;

@@ -5,6 +5,7 @@
 //! known already, does not fall back to a plain list, and hides what `Retry-After` says.
 
 use std::convert::Infallible;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use kube::core::Status;
@@ -39,7 +40,9 @@ enum Cure {
     AskOtherwise,
     /// Ask again later, when the server says if it does.
     Wait(Option<Duration>),
-    /// There is no such kind.
+    /// Ask for all soon, whatever has failed before: the server is well.
+    ListAgain,
+    /// There is no such kind, or not for us.
     DoWithout,
 }
 
@@ -52,6 +55,11 @@ pub(super) struct ListWatch<'a, K: Kind> {
     streams: bool,
     /// Told when the kind has been listed in full.
     listed: Option<oneshot::Sender<()>>,
+    /// Whether the server knew another kind for us when it was last asked. One that starts up
+    /// forbids all.
+    is_known: bool,
+    /// Whether the server has forgotten our version, and told nothing since.
+    is_forgotten: bool,
 }
 
 impl<'a, K: Kind> ListWatch<'a, K> {
@@ -66,6 +74,8 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             follower: Follower::new(kind),
             streams: true,
             listed,
+            is_known: false,
+            is_forgotten: false,
         }
     }
 
@@ -82,8 +92,17 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                     tracing::debug!(kind = K::NAME, %failure, "asking otherwise");
                     continue;
                 }
+                Cure::ListAgain => {
+                    tracing::info!(kind = K::NAME, %failure, "listing again");
+                    backoff = Backoff::new(timing);
+                    backoff.pause(timing, None, Instant::now())
+                }
                 Cure::DoWithout => {
-                    tracing::info!(kind = K::NAME, %failure, "done without");
+                    tracing::warn!(
+                        kind = K::NAME,
+                        %failure,
+                        "done without: what the settings say stands in"
+                    );
                     self.shared.states.absent(K::NAME);
                     self.tell_listed();
                     timing.absent
@@ -131,15 +150,23 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 return Cure::AskOtherwise;
             }
             Failure::Unfinished | Failure::Silent(_) if lists => self.streams = false,
-            Failure::Refused {
-                code: 403 | 404, ..
-            } if self.selection.kind_optional => {
+            Failure::Refused { code: 404, .. } if self.selection.kind_optional => {
+                return Cure::DoWithout;
+            }
+            // What was listed once was allowed, and will be again.
+            Failure::Refused { code: 403, .. }
+                if self.selection.kind_optional && self.is_known && !self.follower.was_listed() =>
+            {
                 return Cure::DoWithout;
             }
             Failure::Refused { code: 401, .. } => self.shared.clients.forget(),
-            Failure::Refused { code: 410, .. } | Failure::Garbled(_) | Failure::Event(_) => {
+            Failure::Refused { code: 410, .. } if !lists => {
                 self.follower.lose_position();
+                if !mem::replace(&mut self.is_forgotten, true) {
+                    return Cure::ListAgain;
+                }
             }
+            Failure::Garbled(_) | Failure::Event(_) => self.follower.lose_position(),
             _ => {}
         }
         match failure {
@@ -195,21 +222,28 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         } else {
             self.shared.states.connected(K::NAME);
         }
-        let mut silent = true;
+        let mut is_silent = true;
         while let Some(line) = answer
             .line(if lists { timing.answer } else { lasts })
             .await?
         {
-            silent = false;
+            is_silent = false;
             let frame: Frame<'_> = serde_json::from_slice(&line).map_err(Failure::Garbled)?;
+            let after_list = !lists;
             lists = self.take_in(&frame, lists)?;
+            self.is_forgotten &= !after_list;
             self.shared.states.heard();
         }
         if lists {
             return Err(Failure::Unfinished);
         }
-        if silent && begun.elapsed() < SHORT {
+        if is_silent && begun.elapsed() < SHORT {
             return Err(Failure::Short);
+        }
+        if is_silent {
+            // Not even a bookmark: a server whose data were put back to an older version waits for
+            // ours, and would tell nothing until it has come.
+            self.follower.lose_position();
         }
         Ok(())
     }
@@ -255,11 +289,12 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     }
 
     async fn ask(
-        &self,
+        &mut self,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Answer, Failure> {
         let request = request.map_err(Failure::Request)?;
         let client = self.shared.clients.get().await?;
+        self.is_known = self.shared.states.any_connected();
         Answer::to(request, &client, self.shared.timing.answer).await
     }
 

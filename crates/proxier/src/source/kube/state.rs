@@ -53,6 +53,11 @@ impl States {
         })
     }
 
+    /// Whether any kind is followed.
+    pub(super) fn any_connected(&self) -> bool {
+        self.with(|kinds| kinds.since.values().any(Option::is_some))
+    }
+
     pub(super) fn connected(&self, kind: &'static str) {
         self.with(|kinds| {
             let since = kinds.since.entry(kind).or_default();
