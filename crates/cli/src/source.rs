@@ -3,6 +3,7 @@
 use std::sync::mpsc;
 
 use anyhow::Context;
+use proxier::metrics::Monitor;
 use proxier::source::Reading;
 use proxier::source::kube::{Access, EventQueue, EventSender, KubeSource, Timing, event_queue};
 use proxier::source::manifest::{Manifests, Watch};
@@ -26,7 +27,7 @@ pub(crate) enum Source {
 /// A source that is followed, until it is dropped.
 pub(crate) enum Following {
     Manifests { _watch: Watch },
-    Kube { _source: KubeSource },
+    Kube { source: KubeSource },
 }
 
 impl Source {
@@ -94,8 +95,17 @@ impl Source {
             } => {
                 let timing = Timing::default();
                 let source = KubeSource::start_with_events(access, timing, &node, events, deliver)?;
-                Following::Kube { _source: source }
+                Following::Kube { source }
             }
         })
+    }
+}
+
+impl Following {
+    /// Has what is known of the connection told, if there is one.
+    pub(crate) fn tell(&self, monitor: &Monitor) {
+        if let Self::Kube { source } = self {
+            monitor.follow_source(source.watch_state());
+        }
     }
 }

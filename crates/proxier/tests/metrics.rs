@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipvs::{Statistics, VirtualServerKey};
 use proxier::Proxier;
@@ -24,6 +24,7 @@ use proxier::model::{
     ServicePort, Timestamp, TrafficPolicy,
 };
 use proxier::run::{Event, Intervals};
+use proxier::source::{ConnectionState, RequestOutcome};
 use proxier::store::Change;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -233,7 +234,8 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let rows = text.lines().filter_map(|line| {
         let cells: Vec<_> = line.strip_prefix("| `")?.split('|').collect();
         let name = code(cells[0]);
-        let is_metric = name.starts_with("kubeproxy_") || name.starts_with("svcproxy_");
+        let prefixes = ["kubeproxy_", "svcproxy_", "rest_client_", "process_"];
+        let is_metric = prefixes.iter().any(|prefix| name.starts_with(prefix));
         let labels = cells[2]
             .split(',')
             .map(code)
@@ -254,6 +256,13 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
     let _metrics = ProxyServer::metrics(address(metrics), proxy.monitor.clone(), pages).unwrap();
     let _health = ProxyServer::health(address(health), proxy.monitor.clone()).unwrap();
 
+    proxy.monitor.follow_source(|| {
+        let mut state = ConnectionState::default();
+        state.last_heard = Some(Instant::now());
+        let outcome = RequestOutcome::new(Some(200), "192.0.2.9:6443", "GET");
+        state.requests.insert(outcome, 3);
+        state
+    });
     let mut web = service("web", 80);
     web.metrics = true;
     web.internal_traffic_policy = TrafficPolicy::Local;
@@ -293,6 +302,14 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
         (name.clone(), (type_.clone(), labels))
     });
     assert_eq!(told.collect::<BTreeMap<_, _>>(), documented());
+
+    assert_eq!(scrape.value("svcproxy_source_up"), 0.0);
+    let requests = r#"rest_client_requests_total{code="200",host="192.0.2.9:6443",method="GET"}"#;
+    assert_eq!(scrape.value(requests), 3.0);
+    assert!(scrape.value("process_resident_memory_bytes") > 1e5);
+    let start = scrape.value("process_start_time_seconds");
+    let now = since_1970(SystemTime::now()).as_secs_f64();
+    assert!(start < now && scrape.value("svcproxy_source_last_heard_timestamp_seconds") <= now);
 
     let text = |path| {
         let (status, head, body) = get(metrics, path);

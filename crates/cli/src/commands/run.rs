@@ -122,12 +122,13 @@ fn follow<B: DataPlane>(
     let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
     let _settings = file.map(follow).transpose()?;
     let queue = monitor.clone();
-    let _following = source.follow(move |reading| {
+    let following = source.follow(move |reading| {
         log_diagnostics(&reading.diagnostics);
         queue.queued(&reading.changes);
         // The receiver is gone only when we are about to end.
         let _ = events.send(Event::Changes(reading.changes));
     })?;
+    following.tell(&monitor);
     let mut predecessors = Predecessors::all(notices.clone());
     let mut standing = Standing::new(notices);
     let intervals = settings::intervals(args.audit_interval);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ipvs::Family;
 use jiff::Timestamp;
 
+use crate::source::ConnectionState;
 use crate::store::Change;
 
 /// How many batches of changes are told apart while nothing is synced.
@@ -26,6 +27,12 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// What the clock on the wall said at an earlier time.
+    pub fn wall_of(&self, earlier: Instant) -> SystemTime {
+        let passed = self.instant.saturating_duration_since(earlier);
+        self.wall.checked_sub(passed).unwrap_or(self.wall)
+    }
+
     /// This moment.
     pub fn now() -> Self {
         Self {
@@ -175,8 +182,9 @@ impl ProxyHealth {
             healthy: self.synced.is_none() || !self.waiting.front().is_some_and(late),
             synced: self.synced,
             node_eligible: self.node_eligible,
-            now: now.wall,
+            now,
             families: &self.families,
+            source: None,
         }
     }
 }
@@ -191,11 +199,22 @@ pub struct HealthReport<'a> {
     pub synced: Option<SystemTime>,
     /// Whether load balancers may send to the node.
     pub node_eligible: bool,
-    now: SystemTime,
+    now: Moment,
     families: &'a [Family],
+    source: Option<&'a ConnectionState>,
 }
 
-impl HealthReport<'_> {
+impl<'a> HealthReport<'a> {
+    /// The same, with what is known of the source: it is told, and makes nothing unhealthy, since
+    /// what is in force stays so while a server is away.
+    #[must_use]
+    pub fn with_source(self, source: &'a ConnectionState) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+
     /// Whether `/healthz` is answered with 200, and the body: healthy, and load balancers may
     /// send to the node.
     pub fn healthz(&self) -> (bool, String) {
@@ -219,7 +238,7 @@ impl HealthReport<'_> {
     /// kube-proxy's: `lastUpdated` is now if all is well.
     fn body(&self, ok: bool, node_eligible: Option<bool>) -> String {
         let synced = self.synced.map_or_else(|| NEVER.to_owned(), rfc3339);
-        let now = rfc3339(self.now);
+        let now = rfc3339(self.now.wall);
         let updated = if ok { &now } else { &synced };
         let healthy = self.healthy;
         let mut body = format!(r#"{{"lastUpdated":"{updated}","currentTime":"{now}""#);
@@ -234,6 +253,21 @@ impl HealthReport<'_> {
             });
             let status: Vec<_> = of_family.collect();
             let _ = write!(body, r#","status":{{{}}}"#, status.join(","));
+        }
+        if let Some(source) = self.source {
+            let connected = source.connected_since.is_some();
+            let heard = source.last_heard.map(|heard| self.now.wall_of(heard));
+            let heard = heard.map_or_else(|| NEVER.to_owned(), rfc3339);
+            let failing: Vec<_> = source
+                .failures
+                .keys()
+                .map(|kind| format!("\"{kind}\""))
+                .collect();
+            let _ = write!(
+                body,
+                r#","source":{{"connected":{connected},"lastHeard":"{heard}","failing":[{}]}}"#,
+                failing.join(",")
+            );
         }
         body + "}"
     }
@@ -307,6 +341,28 @@ mod tests {
             health.report(clock.at(65)).healthz(),
             (false, r#"{"lastUpdated":"2026-01-01T00:00:02.5Z","currentTime":"2026-01-01T00:01:05.5Z","nodeEligible":true,"healthy":false,"status":{"IPv4":{"lastUpdated":"2026-01-01T00:00:02.5Z","healthy":false},"IPv6":{"lastUpdated":"2026-01-01T00:00:02.5Z","healthy":false}}}"#.to_owned())
         );
+    }
+
+    #[test]
+    fn a_source_that_is_away_is_told_and_makes_nothing_unhealthy() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        let mut source = ConnectionState {
+            last_heard: Some(clock.at(10).instant),
+            ..ConnectionState::default()
+        };
+        source.failures.insert("Service", "\"quoted\"".to_owned());
+        source.failures.insert("Node", String::new());
+        let report = health.report(clock.at(70)).with_source(&source);
+        let (ok, body) = report.readyz();
+        let told = r#""source":{"connected":false,"lastHeard":"2026-01-01T00:00:10.5Z","failing":["Node","Service"]}}"#;
+        assert!(ok && body.ends_with(told), "{body}");
+        let (healthy, alive) = (report.healthz(), report.livez());
+        assert!(healthy.0 && healthy.1.ends_with(told) && alive.0 && alive.1.ends_with(told));
+        source.failures.clear();
+        source.connected_since = source.last_heard;
+        let (_, body) = health.report(clock.at(70)).with_source(&source).livez();
+        assert!(body.contains(r#""connected":true"#) && body.ends_with(r#""failing":[]}}"#));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod kube_proxy;
 mod own;
+mod process;
 mod server;
+mod source;
 mod traffic;
 
 use std::borrow::Cow;
@@ -25,9 +27,12 @@ use crate::desired::{DesiredState, Kind};
 use crate::health::{ChangeCounts, HealthReport, Moment, ProxyHealth};
 use crate::model::ObjectName;
 use crate::run::{Event, Observed, Round};
+use crate::source::ConnectionState;
 use crate::store::{Change, Trigger};
 use kube_proxy::KubeProxy;
 use own::Own;
+use process::ProcessCollector;
+use source::SourceCollector;
 use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};
@@ -96,6 +101,7 @@ struct Inner {
     own: Own,
     health: Mutex<ProxyHealth>,
     traffic: Arc<Mutex<Traffic>>,
+    source: SourceCollector,
     /// Of changes that are not in force yet.
     triggers: Mutex<Vec<Trigger>>,
     mode: Mutex<&'static str>,
@@ -115,6 +121,9 @@ impl Monitor {
         let own = Own::new(&mut registry);
         let traffic = Arc::<Mutex<Traffic>>::default();
         registry.register_collector(Box::new(TrafficCollector(Arc::clone(&traffic))));
+        let source = SourceCollector::default();
+        registry.register_collector(Box::new(source.clone()));
+        registry.register_collector(Box::new(ProcessCollector));
         Self(Arc::new(Inner {
             health: Mutex::new(ProxyHealth::new(options.health_timeout, families)),
             options,
@@ -122,6 +131,7 @@ impl Monitor {
             kube_proxy,
             own,
             traffic,
+            source,
             triggers: Mutex::default(),
             mode: Mutex::new(""),
             events: Mutex::default(),
@@ -133,6 +143,12 @@ impl Monitor {
     /// Has the loop behind a channel look at the node for each scrape.
     pub fn inspect_by(&self, events: Sender<Event>) {
         *lock(&self.0.events) = Some(events);
+    }
+
+    /// Has the state of the source asked for and told, by metrics and
+    /// beside the proxy's health. Only the first counts.
+    pub fn follow_source(&self, state: impl Fn() -> ConnectionState + Send + Sync + 'static) {
+        self.0.source.ask(Box::new(state));
     }
 
     /// Takes note of the mode in force and the one that was asked for.
@@ -235,7 +251,13 @@ impl Monitor {
 
     /// What `/healthz`, `/livez` or `/readyz` is answered with.
     fn health<T>(&self, answer: impl FnOnce(&HealthReport<'_>) -> T) -> T {
-        answer(&lock(&self.0.health).report(Moment::now()))
+        let source = self.0.source.state();
+        let health = lock(&self.0.health);
+        let report = health.report(Moment::now());
+        answer(&match &source {
+            Some(source) => report.with_source(source),
+            None => report,
+        })
     }
 
     /// All metrics in Prometheus's text format, version 0.0.4. Waits for the loop to look at the

@@ -3,6 +3,7 @@
 //! A source yields [`Change`](crate::store::Change)s of checked [`model`](crate::model) objects,
 //! and a [`Diagnostic`] for each thing it could not use.
 
+mod connection;
 #[cfg(feature = "k8s")]
 pub mod convert;
 #[cfg(feature = "k8s")]
@@ -15,5 +16,6 @@ pub mod manifest;
 
 mod reading;
 
+pub use connection::{ConnectionState, RequestOutcome};
 pub use diagnostic::{Diagnostic, Location, Severity};
 pub use reading::Reading;

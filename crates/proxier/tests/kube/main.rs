@@ -12,6 +12,8 @@ mod cluster;
 mod credentials;
 mod events;
 mod failures;
+#[cfg(feature = "metrics")]
+mod health;
 mod lists;
 mod node;
 mod notices;

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, fs, io};
 
+use http::Request;
 use hyper_util::client::legacy::Client as Connections;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tower::{BoxError, ServiceExt};
+use tower::BoxError;
+
+use super::super::RequestOutcome;
+use super::state::States;
 
 /// How long a connection may be silent before the kernel asks whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -88,7 +92,7 @@ struct Loaded {
 impl Access {
     /// Whether there is a way to ask the API server, as far as can be told without asking.
     pub(super) async fn check(&self) -> Result<(), AccessError> {
-        client(&self.load().await?.config).map(drop)
+        client(&self.load().await?.config, &States::new(&[])).map(drop)
     }
 
     async fn load(&self) -> Result<Loaded, AccessError> {
@@ -174,6 +178,8 @@ fn stamp(path: &Path) -> Stamp {
 #[derive(Debug)]
 pub(super) struct Clients {
     access: Access,
+    /// Where requests are counted.
+    states: States,
     current: RefCell<Option<Current>>,
 }
 
@@ -199,9 +205,10 @@ impl Current {
 }
 
 impl Clients {
-    pub(super) fn new(access: Access) -> Self {
+    pub(super) fn new(access: Access, states: States) -> Self {
         Self {
             access,
+            states,
             current: RefCell::new(None),
         }
     }
@@ -251,7 +258,7 @@ impl Clients {
         });
         let files = files.collect();
         Ok(Current {
-            client: client(&config)?,
+            client: client(&config, &self.states)?,
             files,
             is_refused: false,
         })
@@ -260,7 +267,7 @@ impl Clients {
 
 /// As kube's own, but for connections of which the kernel notices when the other end has gone, and
 /// without its retries: a list or a watch has its own.
-fn client(config: &Config) -> Result<Client, AccessError> {
+fn client(config: &Config, states: &States) -> Result<Client, AccessError> {
     if config.proxy_url.is_some() {
         return Err(AccessError::Proxy);
     }
@@ -278,7 +285,18 @@ fn client(config: &Config) -> Result<Client, AccessError> {
         .map_err(failed)?;
     let connections: Connections<_, Body> =
         Connections::builder(TokioExecutor::new()).build(connector);
-    let service = connections.map_err(BoxError::from);
+    let states = states.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (states, method) = (states.clone(), request.method().to_string());
+        let host = request.uri().authority().map(ToString::to_string);
+        let answer = connections.request(request);
+        async move {
+            let answer = answer.await;
+            let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+            states.asked(RequestOutcome::new(code, host.unwrap_or_default(), method));
+            answer.map_err(BoxError::from)
+        }
+    });
     let builder = ClientBuilder::new(service, &config.default_namespace)
         .with_layer(&config.base_uri_layer())
         .with_layer(&config.extra_headers_layer().map_err(failed)?);

@@ -55,7 +55,7 @@ use super::Reading;
 pub use self::backoff::Timing;
 pub use self::client::{Access, AccessError};
 pub use self::events::{EventQueue, EventSender, event_queue};
-pub use self::state::ConnectionState;
+pub use super::ConnectionState;
 
 /// Follows an API server from a thread of its own, until it is dropped.
 #[derive(Debug)]
@@ -140,6 +140,12 @@ impl KubeSource {
     pub fn state(&self) -> ConnectionState {
         self.states.get()
     }
+
+    /// Tells [`state`](Self::state), also when the source is gone.
+    pub fn watch_state(&self) -> impl Fn() -> ConnectionState + Send + Sync + 'static {
+        let states = self.states.clone();
+        move || states.get()
+    }
 }
 
 impl Drop for KubeSource {
@@ -163,7 +169,7 @@ async fn follow(
     deliver: impl FnMut(Reading),
 ) -> std::convert::Infallible {
     let deliver = RefCell::new(deliver);
-    let clients = Clients::new(access);
+    let clients = Clients::new(access, states.clone());
     let shared = Shared {
         clients: &clients,
         timing: &timing,

@@ -4,19 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::super::{ConnectionState, RequestOutcome};
 use super::wire::Failure;
-
-/// How it stands between a source and its API server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConnectionState {
-    /// Since when every kind has been followed without a failure; none while one is not.
-    pub connected_since: Option<Instant>,
-    /// When the server last said something: an object, an event or a bookmark.
-    pub last_heard: Option<Instant>,
-    /// Why a kind is not followed, by kind: what was heard of it before stays in force.
-    pub failures: BTreeMap<&'static str, String>,
-}
 
 #[derive(Debug, Default)]
 struct Kinds {
@@ -24,6 +13,7 @@ struct Kinds {
     since: BTreeMap<&'static str, Option<Instant>>,
     last_heard: Option<Instant>,
     failures: BTreeMap<&'static str, String>,
+    requests: BTreeMap<RequestOutcome, u64>,
 }
 
 /// The state as the watches tell it and others ask for it.
@@ -50,6 +40,7 @@ impl States {
                 .and_then(|since| since.into_iter().max()),
             last_heard: kinds.last_heard,
             failures: kinds.failures.clone(),
+            requests: kinds.requests.clone(),
         })
     }
 
@@ -84,6 +75,10 @@ impl States {
             kinds.since.insert(kind, None);
             kinds.failures.insert(kind, failure.to_string());
         });
+    }
+
+    pub(super) fn asked(&self, outcome: RequestOutcome) {
+        self.with(|kinds| *kinds.requests.entry(outcome).or_default() += 1);
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Kinds) -> T) -> T {
