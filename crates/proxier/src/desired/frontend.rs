@@ -3,12 +3,13 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use ipvs::{Family, Flags, Protocol, Scheduler, VirtualServerKey};
 
-use crate::model::{ObjectName, PortName, SessionAffinity};
+use crate::model::{InvalidName, ObjectName, PortName, SessionAffinity};
 
 /// Address, protocol and port of a [`Frontend`].
 ///
@@ -113,6 +114,20 @@ impl fmt::Display for ServicePortName {
             return self.service.fmt(f);
         }
         write!(f, "{}:{}", self.service, self.port)
+    }
+}
+
+impl FromStr for ServicePortName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (service, port) = match text.split_once(':') {
+            Some((service, port)) => (service, PortName::new(port)?),
+            None => (text, PortName::UNNAMED),
+        };
+        let (namespace, name) = service.split_once('/').unwrap_or((service, ""));
+        let service = ObjectName::new(namespace, name)?;
+        Ok(Self { service, port })
     }
 }
 

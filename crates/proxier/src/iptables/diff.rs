@@ -1,7 +1,9 @@
 //! The difference between a draft and what there is.
 
-use super::draft::Draft;
-use super::transaction::Part;
+use std::sync::Arc;
+
+use super::draft::{Chain, Draft};
+use super::transaction::{Part, Written};
 use super::{Jump, Rules, Table};
 
 /// The changes of each table, without the chains that the draft does not have unless it has
@@ -11,25 +13,31 @@ pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -
     let mut parts = Parts::default();
     let mut is_closing = false;
     if draft.is_everything() {
-        for (table, name) in there.chains() {
-            if !draft.chains.contains_key(&(table, name.clone())) {
-                parts.of(table).deleted.insert(name.clone());
+        for (key, old) in &there.chains {
+            if !draft.chains.contains_key(key) {
+                let (table, name) = key;
+                parts
+                    .of(*table)
+                    .deleted
+                    .insert(name.clone(), Arc::clone(old));
             }
         }
     }
     let mut chains: Vec<_> = draft.chains.into_iter().collect();
     chains.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     for (key, chain) in chains {
-        let old = there.chains.get(&key).map(AsRef::as_ref);
+        let was = there.chains.get(&key).map(Arc::clone);
         let (table, name) = key;
         if chain.rules.is_empty() && !chain.is_fixed {
-            if old.is_some() {
-                parts.of(table).deleted.insert(name);
+            if let Some(was) = was {
+                parts.of(table).deleted.insert(name, was);
             }
-        } else if old != Some(chain.rules.as_slice()) {
-            let is_new = |rule| !old.unwrap_or_default().contains(rule);
+        } else if was.as_deref() != Some(chain.rules.as_slice()) {
+            let is_new = |rule| !was.as_deref().unwrap_or_default().contains(rule);
             is_closing |= table == Table::Filter && chain.rules.iter().any(is_new);
-            let written = (chain.rules.into(), chain.owner);
+            let Chain { rules, owner, .. } = chain;
+            let rules = rules.into();
+            let written = Written { rules, owner, was };
             parts.of(table).rewritten.insert(name, written);
         }
     }

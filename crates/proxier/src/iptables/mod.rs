@@ -48,6 +48,8 @@ mod base;
 mod diff;
 mod draft;
 mod frontend;
+#[cfg(feature = "iptables")]
+mod isolate;
 mod limits;
 mod name;
 mod plan;

@@ -10,7 +10,7 @@ use ipvs::{Family, Protocol};
 use super::name::Class;
 use super::table::Hook;
 use super::{Jump, Name, Rule, Table};
-use crate::desired::FrontendKey;
+use crate::desired::{FrontendKey, ServicePortName};
 
 /// The chains of ours in one family's tables, and the rules that lead to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,8 +112,13 @@ impl Rules {
 }
 
 impl Rule {
+    /// Whom its comment says that it is for.
+    pub(super) fn owner(&self) -> Option<ServicePortName> {
+        self.value("--comment")?.trim_matches('"').parse().ok()
+    }
+
     /// The chain of ours that it leads to.
-    fn leads_to(&self) -> Option<Name> {
+    pub(crate) fn leads_to(&self) -> Option<Name> {
         let chain = self.value("-j").or_else(|| self.value("-g"));
         chain?.parse().ok()
     }

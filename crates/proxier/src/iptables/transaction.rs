@@ -1,6 +1,6 @@
 //! What iptables-restore(8) is told, as a value.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,12 +24,22 @@ pub struct Transaction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) table: Table,
-    /// Chains that get these rules in place of theirs, and whom they are for.
-    pub(super) rewritten: BTreeMap<Name, (Arc<[Rule]>, Option<ServicePortName>)>,
-    pub(super) deleted: BTreeSet<Name>,
+    pub(super) rewritten: BTreeMap<Name, Written>,
+    /// Chains that go, with their rules.
+    pub(super) deleted: BTreeMap<Name, Arc<[Rule]>>,
     pub(super) inserted: Vec<Jump>,
     /// One of them each time it is here.
     pub(super) removed: Vec<Jump>,
+}
+
+/// A chain that gets rules in place of those it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) rules: Arc<[Rule]>,
+    /// Whom it is for.
+    pub(super) owner: Option<ServicePortName>,
+    /// The rules that it has, if it is there.
+    pub(super) was: Option<Arc<[Rule]>>,
 }
 
 impl Part {
@@ -37,7 +47,7 @@ impl Part {
         Self {
             table,
             rewritten: BTreeMap::new(),
-            deleted: BTreeSet::new(),
+            deleted: BTreeMap::new(),
             inserted: Vec::new(),
             removed: Vec::new(),
         }
@@ -54,10 +64,11 @@ impl Transaction {
     #[must_use]
     pub fn removal(family: Family, there: &Rules) -> Self {
         let parts = Table::ALL.map(|table| {
-            let of_table = there.chains().filter(|(of, _)| *of == table);
+            let of_table = there.chains.iter().filter(|((of, _), _)| *of == table);
+            let of_table = of_table.map(|((_, name), rules)| (name.clone(), Arc::clone(rules)));
             let jumps = there.jumps.iter().filter(|jump| jump.table == table);
             Part {
-                deleted: of_table.map(|(_, name)| name.clone()).collect(),
+                deleted: of_table.collect(),
                 removed: jumps.cloned().collect(),
                 ..Part::new(table)
             }
@@ -84,26 +95,32 @@ impl Transaction {
             .sum()
     }
 
-    /// The line of the text with this number, from 1, and the Service port whose chain it is about.
+    /// The line of the text with this number, from 1, and the Service port that it is for.
     pub fn line(&self, number: usize) -> Option<(String, Option<ServicePortName>)> {
         let text = self.to_string();
         let line = text.lines().nth(number.checked_sub(1)?)?;
-        let chain = line.strip_prefix("-A ").or_else(|| line.strip_prefix(':'));
-        let chain: Option<Name> = chain.and_then(|l| l.split(' ').next()?.parse().ok());
-        let rewritten = self.parts.iter().flat_map(|part| &part.rewritten);
-        let mut found = rewritten.filter(|(name, _)| Some(*name) == chain.as_ref());
-        let owner = found.find_map(|(_, (_, owner))| owner.clone());
+        let (chain, rule) = match line.strip_prefix("-A ") {
+            Some(rest) => rest.split_once(' ')?,
+            None => (line.strip_prefix(':').unwrap_or_default(), ""),
+        };
+        let chain: Option<Name> = chain.split(' ').next().and_then(|name| name.parse().ok());
+        let written = self
+            .parts
+            .iter()
+            .filter_map(|part| part.rewritten.get(chain.as_ref()?));
+        let owner = written.filter_map(|chain| chain.owner.clone()).next();
+        let owner = owner.or_else(|| Rule::observed(rule).owner());
         Some((line.to_owned(), owner))
     }
 
     /// Carries it out on what is known of the tables.
-    pub(super) fn record(&self, there: &mut Rules) {
+    pub(crate) fn record(&self, there: &mut Rules) {
         for part in &self.parts {
-            for (name, (rules, _)) in &part.rewritten {
-                let (key, rules) = ((part.table, name.clone()), Arc::clone(rules));
+            for (name, chain) in &part.rewritten {
+                let (key, rules) = ((part.table, name.clone()), Arc::clone(&chain.rules));
                 there.chains.insert(key, rules);
             }
-            for name in &part.deleted {
+            for name in part.deleted.keys() {
                 there.chains.remove(&(part.table, name.clone()));
             }
             for jump in &part.removed {
@@ -127,14 +144,14 @@ impl fmt::Display for Part {
     /// A chain that is declared is emptied. Those that go can go only when nothing leads to them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "*{}", self.table)?;
-        for name in self.rewritten.keys().chain(&self.deleted) {
+        for name in self.rewritten.keys().chain(self.deleted.keys()) {
             writeln!(f, ":{name} - [0:0]")?;
         }
         for Jump { hook, rule, .. } in &self.removed {
             writeln!(f, "-D {hook} {rule}")?;
         }
-        for (name, (rules, _)) in &self.rewritten {
-            for rule in rules.iter() {
+        for (name, chain) in &self.rewritten {
+            for rule in chain.rules.iter() {
                 writeln!(f, "-A {name} {rule}")?;
             }
         }
@@ -142,7 +159,7 @@ impl fmt::Display for Part {
         for Jump { hook, rule, .. } in self.inserted.iter().rev() {
             writeln!(f, "-I {hook} {rule}")?;
         }
-        for name in &self.deleted {
+        for name in self.deleted.keys() {
             writeln!(f, "-X {name}")?;
         }
         writeln!(f, "COMMIT")

@@ -1,6 +1,7 @@
 //! iptables, sysctls and connection tracking of the network namespace that the process is in.
 
 mod flavour;
+mod isolation;
 mod program;
 mod refusal;
 
@@ -87,7 +88,7 @@ impl IptablesBackend {
     }
 
     /// Carries out a plan in its order. A step that fails does not keep the others from being
-    /// taken.
+    /// taken, and of a transaction only what is for the Services that are refused is left out.
     pub fn apply(&mut self, plan: &Plan) -> ApplyReport {
         let mut report = ApplyReport::default();
         for (place, step) in plan.steps().iter().enumerate() {
@@ -95,7 +96,9 @@ impl IptablesBackend {
             let shared = match step {
                 Step::Restore(transaction) => {
                     report.counts.transactions += transaction.tables().map(|_| 1).sum::<u64>();
-                    if let Err(error) = restore(self.flavour, transaction, Verb::Restore) {
+                    let mut restore =
+                        |some: &Transaction| restore(self.flavour, some, Verb::Restore);
+                    for error in isolation::carry_out(transaction, &mut restore) {
                         report.fail(place, error);
                     }
                     continue;

@@ -42,6 +42,12 @@ impl Refusal {
         self
     }
 
+    /// Found to be about what is for this Service port, whatever line it names.
+    pub(super) fn of(mut self, owner: ServicePortName) -> Self {
+        (self.line, self.owner) = (None, Some(owner));
+        self
+    }
+
     /// "line 3: RULE_APPEND failed", "Error occurred at line: 9" or "line 4 failed".
     fn line_number(&self) -> Option<usize> {
         let mut words = self.message.split(' ');
@@ -58,8 +64,10 @@ impl fmt::Display for Refusal {
         if let Some((number, line)) = &self.line {
             write!(f, " at line {number}, {line:?}")?;
         }
-        if let Some(owner) = &self.owner {
-            write!(f, ", which is for Service {owner}")?;
+        match (&self.owner, &self.line) {
+            (Some(owner), Some(_)) => write!(f, ", which is for Service {owner}")?,
+            (Some(owner), None) => write!(f, " for Service {owner}")?,
+            _ => {}
         }
         write!(f, ": {}", self.message)
     }

@@ -1,0 +1,97 @@
+//! Parts of a transaction, for when the whole of it is refused.
+
+use std::collections::BTreeSet;
+
+use super::transaction::Part;
+use super::{Rule, Transaction};
+use crate::desired::ServicePortName;
+
+impl Transaction {
+    /// Each table's changes by themselves, in order.
+    pub(crate) fn apart(&self) -> impl Iterator<Item = Self> {
+        let family = self.family;
+        let parts = self.parts.iter().cloned();
+        parts.map(move |part| Self {
+            family,
+            parts: vec![part],
+        })
+    }
+
+    /// The place of the table whose changes the line with this number, from 1, belongs to.
+    pub(crate) fn table_of_line(&self, number: usize) -> Option<usize> {
+        let text = self.to_string();
+        let before = text.lines().take(number);
+        let begun = before.filter(|line| line.starts_with('*')).count();
+        begun.checked_sub(1)
+    }
+
+    /// The Service ports that something new is for.
+    pub(crate) fn owners(&self) -> BTreeSet<ServicePortName> {
+        let chains = self.parts.iter().flat_map(|part| part.rewritten.values());
+        let mut owners = BTreeSet::new();
+        for chain in chains {
+            if let Some(owner) = &chain.owner {
+                owners.insert(owner.clone());
+                continue;
+            }
+            let was = chain.was.as_deref().unwrap_or_default();
+            let new = chain.rules.iter().filter(|rule| !was.contains(rule));
+            owners.extend(new.filter_map(Rule::owner));
+        }
+        owners
+    }
+
+    /// The same, where all but these Service ports keep what they have.
+    pub(crate) fn only(&self, owners: &BTreeSet<ServicePortName>) -> Self {
+        let mut only = self.clone();
+        let others = self.owners();
+        let others: BTreeSet<_> = others.difference(owners).collect();
+        for part in &mut only.parts {
+            part.leave_out(&|owner| others.contains(owner));
+        }
+        only
+    }
+
+    /// Without the rules in everyone's chains, which are in force.
+    pub(crate) fn without_jumps(mut self) -> Self {
+        for part in &mut self.parts {
+            part.inserted.clear();
+            part.removed.clear();
+        }
+        self
+    }
+}
+
+impl Part {
+    /// Some owners' chains stay as they are, or are not made, and so do the rules that lead there.
+    fn leave_out(&mut self, is_out: &impl Fn(&ServicePortName) -> bool) {
+        let mut kept = Vec::new();
+        self.rewritten.retain(|_, chain| {
+            let stays = chain.owner.as_ref().is_some_and(is_out);
+            if stays {
+                kept.extend(chain.was.iter().flat_map(|was| was.iter().cloned()));
+            }
+            !stays
+        });
+        let is_out = |rule: &&Rule| rule.owner().is_some_and(|owner| is_out(&owner));
+        for chain in self.rewritten.values_mut() {
+            let was = chain.was.as_deref().unwrap_or_default();
+            if chain.owner.is_some() || !chain.rules.iter().chain(was).any(|rule| is_out(&rule)) {
+                continue;
+            }
+            let stay = was.iter().filter(is_out);
+            kept.extend(stay.clone().cloned());
+            let new = chain.rules.iter().filter(|rule| !is_out(rule));
+            let mut rules: Vec<_> = new.chain(stay).cloned().collect();
+            rules.sort_unstable();
+            chain.rules = rules.into();
+        }
+        // What leads to a chain keeps it.
+        while let Some(rule) = kept.pop() {
+            let chain = rule.leads_to();
+            if let Some(rules) = chain.and_then(|name| self.deleted.remove(&name)) {
+                kept.extend(rules.iter().cloned());
+            }
+        }
+    }
+}
