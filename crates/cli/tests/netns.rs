@@ -34,3 +34,39 @@ fn without_ipvs_the_error_says_what_to_load() {
     assert_eq!(after, before);
     assert_eq!(node.run(["nft", "list", "ruleset"]).unwrap(), "");
 }
+
+/// As kube-proxy's users call it: without a source, and with a file that may be gone.
+#[test]
+#[ignore = "netns: needs root"]
+fn cleanup_as_a_flag_needs_nothing_else() {
+    let topology = Topology::new("cleanup", &[0]).unwrap();
+    let node = &topology.node().host;
+    let svcproxy = |arguments: &[&str]| {
+        let mut command = node.command(env!("CARGO_BIN_EXE_svcproxy"));
+        let output = command.args(arguments).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {log}");
+        log
+    };
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let rules = || {
+        let saved = node.run(["iptables-save"]).unwrap();
+        let lines = saved.lines().filter(|line| line.starts_with("-A"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for cleanup in [
+        &["--cleanup"][..],
+        &[
+            "--cleanup",
+            "--config=/nonexistent/config.conf",
+            "--hostname-override=node-a",
+        ],
+    ] {
+        svcproxy(&["--mode=iptables", "--once", "--manifests", examples]);
+        assert!(rules().len() > 10);
+        let log = svcproxy(cleanup);
+        assert_eq!(rules(), [""; 0], "{log}");
+        // A second time there is nothing to do.
+        svcproxy(cleanup);
+    }
+}

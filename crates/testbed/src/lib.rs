@@ -38,7 +38,9 @@ mod wait;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-pub use api_server::{ApiServer, Ask, Behaviour, Cut, Fault, Resource, Verb};
+pub use api_server::{
+    ApiServer, Ask, Authority, Behaviour, Cut, Fault, Https, Identity, Resource, Verb,
+};
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};
 pub use command::Error;

@@ -131,6 +131,10 @@ impl Fields {
 ///
 /// If the file cannot be read, or kube-proxy would refuse it.
 pub(crate) fn take_in(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
+    if cli.run.cleanup {
+        // It wants to know nothing, and is to work whatever the file is like.
+        return Ok(Vec::new());
+    }
     let mut log = cli.log.clone();
     let Some(args) = cli.node_mut() else {
         return Ok(Vec::new());

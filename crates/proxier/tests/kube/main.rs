@@ -17,3 +17,4 @@ mod health;
 mod lists;
 mod node;
 mod notices;
+mod tls;

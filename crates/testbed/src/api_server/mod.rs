@@ -8,6 +8,7 @@ mod events;
 mod http;
 mod objects;
 mod serve;
+mod tls;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,6 +18,7 @@ use std::thread;
 use serde_json::Value;
 
 use self::objects::Objects;
+pub use self::tls::{Authority, Https, Identity};
 
 /// The kinds there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
