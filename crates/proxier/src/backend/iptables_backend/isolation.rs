@@ -1,7 +1,7 @@
 //! A table's changes are taken as a whole or not at all: who is refused must not keep the others
 //! from being served.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Refusal;
 use crate::backend::BackendError;
@@ -42,10 +42,12 @@ fn one_table(
     failures: &mut Vec<BackendError>,
 ) {
     let mut wanted = table.owners();
-    // As long as one is named.
-    while let Some(owner) = refusal(&error).and_then(|refusal| refusal.owner.clone())
-        && wanted.remove(&owner)
-    {
+    // As long as one is named, and it is not as if all were.
+    for _ in 0..NAMED {
+        let owner = refusal(&error).and_then(|refusal| refusal.owner.clone());
+        if owner.is_none_or(|owner| !wanted.remove(&owner)) {
+            break;
+        }
         failures.push(error);
         error = match restore(&table.only(&wanted)) {
             Ok(()) => return,
@@ -70,27 +72,39 @@ fn by_halves(
     failures: &mut Vec<BackendError>,
 ) {
     let mut taken = BTreeSet::new();
-    let mut groups = vec![Vec::from_iter(wanted)];
-    while let Some(mut group) = groups.pop() {
+    let mut groups = VecDeque::from([Vec::from_iter(wanted)]);
+    let mut left = TRIED;
+    while let Some(mut group) = groups.pop_front() {
         let with: BTreeSet<_> = taken.iter().chain(&group).cloned().collect();
-        match restore(&table.only(&with)) {
-            Ok(()) => taken = with,
-            Err(BackendError::Iptables(refusal)) if refusal.line.is_some() => {
-                let second = group.split_off(group.len().div_ceil(2));
-                match group.pop() {
-                    Some(owner) if group.is_empty() && second.is_empty() => {
-                        failures.push(BackendError::Iptables(Box::new(refusal.of(owner))));
-                    }
-                    last => {
-                        group.extend(last);
-                        groups.extend([second, group]);
-                    }
-                }
+        let refusal = match restore(&table.only(&with)) {
+            Ok(()) => {
+                taken = with;
+                continue;
             }
+            Err(BackendError::Iptables(refusal)) if refusal.line.is_some() => refusal,
             Err(error) => return failures.push(error),
+        };
+        left -= 1;
+        let second = group.split_off(group.len().div_ceil(2));
+        match group.pop() {
+            Some(owner) if group.is_empty() && second.is_empty() => {
+                failures.push(BackendError::Iptables(Box::new(refusal.of(owner))));
+            }
+            _ if left == 0 => return failures.push(BackendError::Iptables(refusal)),
+            last => {
+                group.extend(last);
+                groups.extend([group, second]);
+            }
         }
     }
 }
+
+/// How many one after another are left out because a line names them: more are found faster
+/// together.
+const NAMED: usize = 8;
+/// How often at most a refusal is looked into: each time the program reads the whole table. The
+/// next sync begins with what is in force by then.
+const TRIED: usize = 64;
 
 fn refusal(error: &BackendError) -> Option<&Refusal> {
     match error {

@@ -153,6 +153,28 @@ fn who_is_refused_is_left_out_and_named() {
 }
 
 #[test]
+fn if_all_are_refused_it_is_not_found_out_for_each() {
+    for names_the_end in [false, true] {
+        let mut kernel = Kernel {
+            rules: Rules::default(),
+            refused: vec!["-j DNAT"],
+            names_the_end,
+            calls: 0,
+        };
+        let state = services(1..201, 8080);
+        let first = transaction(&state, &kernel.rules);
+        let failures = carry_out(&first, &mut |some| kernel.restore(some));
+        assert!(!failures.is_empty() && kernel.calls <= 2 + NAMED + TRIED);
+        assert!(backends(&kernel.rules).is_empty());
+        // All that is nobody's is there, and the next time goes on from that.
+        kernel.refused.clear();
+        let rest = transaction(&state, &kernel.rules);
+        assert!(carry_out(&rest, &mut |some| kernel.restore(some)).is_empty());
+        assert_eq!(backends(&kernel.rules).len(), 200);
+    }
+}
+
+#[test]
 fn what_is_nobodys_fault_is_told_once() {
     for names_the_end in [false, true] {
         let mut kernel = Kernel {
