@@ -275,7 +275,7 @@ fn a_refusal_tells_the_line_and_whom_it_is_for() {
                 assert!(said.starts_with(&gone), "{said}");
             }
             let said = report.failures[0].error.to_string();
-            assert!(said.contains(" at line "), "{said}");
+            assert!(said.contains(" for Service default/web-"), "{said}");
             if flavour == Flavour::Legacy {
                 assert!(
                     said.contains("-j SVCPROXY-OUTSIDE\", which is for Service default/web-"),
