@@ -1,9 +1,13 @@
 //! What served this node before, and has left something that must go once ours carries the
 //! traffic.
 
+use std::time::Instant;
+
+use ipvs::VirtualServerKey;
 use proxier::Proxier;
-use proxier::backend::{BackendError, KubeProxy, Removal};
+use proxier::backend::{BackendError, KubeProxy, Successor};
 use proxier::data_plane::DataPlane;
+use proxier::desired::FrontendKey;
 use proxier::notice::{Notice, Reason};
 use proxier::proxier::{SyncKind, SyncReport};
 
@@ -20,38 +24,68 @@ pub(crate) trait Predecessor {
     /// # Errors
     ///
     /// If it cannot be found out what there is.
-    fn remove(&mut self) -> Result<Outcome, BackendError>;
+    fn remove(&mut self, successor: &Successor<'_>) -> Result<Outcome, BackendError>;
 }
 
 /// What became of a removal.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// What is gone, in words; none if there was nothing.
-    pub(crate) removed: Vec<String>,
+    /// What is gone, in words.
+    pub(crate) removed: Option<String>,
+    /// What others use, and so stays for good.
+    pub(crate) in_use: Vec<String>,
     /// What is still there that is to go, with the reason.
     pub(crate) left: Vec<String>,
 }
 
 /// Those that may have left something.
 pub(crate) struct Predecessors {
-    left: Vec<Box<dyn Predecessor>>,
+    left: Vec<Left>,
     notices: Notices,
+}
+
+/// One, and what was told of it last.
+struct Left {
+    predecessor: Box<dyn Predecessor>,
+    told: Vec<Notice>,
 }
 
 impl Predecessors {
     /// All that there may be.
     pub(crate) fn all(notices: Notices) -> Self {
-        let left = vec![Box::new(OfKubeProxy) as Box<dyn Predecessor>];
-        Self { left, notices }
+        let all = [Box::<OfKubeProxy>::default() as Box<dyn Predecessor>];
+        let left = all.map(|predecessor| Left {
+            predecessor,
+            told: Vec::new(),
+        });
+        Self {
+            left: left.into(),
+            notices,
+        }
     }
 
     /// Takes note of a sync. Once all was in force, what they left is removed; what cannot be is
     /// tried again after the next audit.
-    pub(crate) fn follow<B: DataPlane>(&mut self, _: &Proxier<B>, report: &SyncReport<B::Plan>) {
-        if report.kind == SyncKind::Full && report.is_success() {
-            let notices = &self.notices;
-            self.left.retain_mut(|left| !is_gone(&mut **left, notices));
+    pub(crate) fn follow<B: DataPlane>(
+        &mut self,
+        proxier: &Proxier<B>,
+        report: &SyncReport<B::Plan>,
+    ) {
+        if report.kind != SyncKind::Full || !report.is_success() {
+            return;
         }
+        let desired = proxier.desired();
+        let config = desired.config();
+        let has_node_port = |key: &FrontendKey| desired.frontend(key).is_some();
+        let has = |key: &VirtualServerKey| proxier.has_virtual_server(key);
+        // Where there are servers there are routes to them.
+        let local: &[_] = proxier.servers().map_or(&[], |_| &config.service_cidrs);
+        let successor = Successor::new(&has, &has_node_port)
+            .excluding(&config.exclude_cidrs)
+            .with_local(local)
+            .draining(config.drain_timeout);
+        let notices = &self.notices;
+        self.left.retain_mut(|left| !left.go(&successor, notices));
     }
 
     /// Whether nothing of anyone's is left.
@@ -60,39 +94,63 @@ impl Predecessors {
     }
 }
 
-fn is_gone(predecessor: &mut dyn Predecessor, notices: &Notices) -> bool {
-    let name = predecessor.name();
-    let Outcome { removed, left } = predecessor.remove().unwrap_or_else(|error| Outcome {
-        left: vec![chain(&error)],
-        ..Outcome::default()
-    });
-    for (what, reason, words) in [
-        (removed, Reason::PredecessorRemoved, "was removed"),
-        (left.clone(), Reason::PredecessorLeft, "was not all removed"),
-    ] {
-        if !what.is_empty() {
-            let message = format!("what {name} left {words}: {}", what.join(", "));
-            notices.tell(&Notice::of_node(reason, message));
+impl Left {
+    /// Removes it; whether nothing is left. What is the same as before is not told again.
+    fn go(&mut self, successor: &Successor<'_>, notices: &Notices) -> bool {
+        let name = self.predecessor.name();
+        let outcome = self.predecessor.remove(successor);
+        let outcome = outcome.unwrap_or_else(|error| Outcome {
+            left: vec![chain(&error)],
+            ..Outcome::default()
+        });
+        if let Some(removed) = outcome.removed {
+            let message = format!("removed what {name} left: {removed}");
+            notices.tell(&Notice::of_node(Reason::PredecessorRemoved, message));
         }
+        let some = [
+            (&outcome.in_use, "stays, since others use it"),
+            (&outcome.left, "goes after the next audit"),
+        ];
+        let some = some.into_iter().filter(|(what, _)| !what.is_empty());
+        let some = some.map(|(what, why)| {
+            let message = format!("some of what {name} left {why}: {}", what.join("; "));
+            Notice::of_node(Reason::PredecessorLeft, message)
+        });
+        let some: Vec<_> = some.collect();
+        for notice in some.iter().filter(|notice| !self.told.contains(notice)) {
+            notices.tell(notice);
+        }
+        self.told = some;
+        outcome.left.is_empty()
     }
-    left.is_empty()
 }
 
 /// kube-proxy, in whichever of its modes.
-struct OfKubeProxy;
+#[derive(Default)]
+struct OfKubeProxy(Option<KubeProxy>);
 
 impl Predecessor for OfKubeProxy {
     fn name(&self) -> &'static str {
         "kube-proxy"
     }
 
-    fn remove(&mut self) -> Result<Outcome, BackendError> {
-        let Removal {
-            removed, failures, ..
-        } = KubeProxy::open()?.remove();
+    fn remove(&mut self, successor: &Successor<'_>) -> Result<Outcome, BackendError> {
+        let kube_proxy = match &mut self.0 {
+            Some(kube_proxy) => kube_proxy,
+            unopened => unopened.insert(KubeProxy::open()?),
+        };
+        let removal = kube_proxy.remove(successor, Instant::now());
+        let failures = removal.failures.iter().map(|failure| chain(failure));
+        let draining = removal.draining.iter();
+        let draining = draining.map(|key| format!("{key} still carries connections"));
+        let connected = removal.connected.iter();
+        let connected = connected.map(|ip| format!("{ip} is the source of a connection"));
+        let in_use = removal.in_use.iter();
+        let removed = Some(removal.removed).filter(|removed| !removed.is_empty());
         Ok(Outcome {
-            removed: removed.words(),
-            left: failures.iter().map(|failure| chain(failure)).collect(),
+            removed: removed.map(|removed| removed.to_string()),
+            in_use: in_use.cloned().collect(),
+            left: failures.chain(draining).chain(connected).collect(),
         })
     }
 }

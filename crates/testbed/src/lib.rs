@@ -30,6 +30,7 @@ mod api_server;
 mod backend;
 mod client;
 mod command;
+mod kube_proxy;
 mod namespace;
 mod ping;
 mod topology;
@@ -44,6 +45,7 @@ pub use api_server::{
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};
 pub use command::Error;
+pub use kube_proxy::{KubeProxy, ServicePort};
 pub use namespace::Namespace;
 pub use ping::ping;
 pub use topology::{

@@ -12,8 +12,8 @@ use crate::ports::{Port, SHOP, SHOP_UDP};
 pub(crate) struct Lasting<'a> {
     lab: &'a Lab,
     ports: &'static [Port],
-    /// With the backend that answers.
-    connections: Vec<(Connection, String)>,
+    /// With the backend that answers, and who asks whom.
+    connections: Vec<(Connection, String, String)>,
 }
 
 impl<'a> Lasting<'a> {
@@ -23,7 +23,8 @@ impl<'a> Lasting<'a> {
             for from in [lab.probe(), lab.node(), lab.client()] {
                 let mut connection = lab.connect(from, port);
                 let backend = connection.ask().unwrap().backend;
-                connections.push((connection, backend));
+                let name = format!("{} to {}", from.name(), port.vip());
+                connections.push((connection, backend, name));
             }
         }
         Self {
@@ -35,9 +36,14 @@ impl<'a> Lasting<'a> {
 
     /// Each still has the backend that it began with.
     pub(crate) fn hold(&mut self) {
-        for (connection, backend) in &mut self.connections {
-            assert_eq!(connection.ask().unwrap().backend, *backend);
+        let mut lost = Vec::new();
+        for (connection, backend, name) in &mut self.connections {
+            match connection.ask() {
+                Ok(answer) if answer.backend == *backend => {}
+                other => lost.push(format!("{name}: {other:?}")),
+            }
         }
+        assert_eq!(lost, [""; 0]);
     }
 
     /// Does something to svcproxy; new connections work all the while, and these after it.
@@ -51,7 +57,7 @@ impl<'a> Lasting<'a> {
     /// The backends that answer them.
     fn backends(&self) -> BTreeSet<&str> {
         let backends = self.connections.iter();
-        backends.map(|(_, backend)| backend.as_str()).collect()
+        backends.map(|(_, backend, _)| backend.as_str()).collect()
     }
 }
 
@@ -192,7 +198,7 @@ fn drain_has_an_end() {
         _ => Err("virtual servers are left"),
     };
     eventually(PATIENCE, gone).unwrap();
-    for (connection, _) in &mut lasting.connections {
+    for (connection, ..) in &mut lasting.connections {
         assert!(connection.ask().is_err());
     }
 }

@@ -22,4 +22,5 @@ mod refusal;
 mod restart;
 mod schedulers;
 mod table;
+mod takeover;
 mod traffic;

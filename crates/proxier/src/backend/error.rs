@@ -30,6 +30,14 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// Devices and addresses cannot be read or changed.
+    #[error("devices: cannot {operation}{}", permission_hint(source))]
+    Link {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// Connection tracking refused.
     #[error("connection tracking: cannot {operation}{}", conntrack_hint(source))]
     Conntrack {
@@ -76,6 +84,7 @@ impl BackendError {
             Self::Program { source, .. } => source.raw_os_error(),
             Self::PacketFilter { source, .. }
             | Self::Route { source, .. }
+            | Self::Link { source, .. }
             | Self::Conntrack { source, .. }
             | Self::Sysctl { source, .. } => source.raw_os_error(),
         }

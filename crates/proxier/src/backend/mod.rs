@@ -19,6 +19,8 @@ mod kube_proxy;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 mod nfnetlink;
 mod report;
+#[cfg(feature = "ipvs")]
+mod rtnetlink;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 mod sysctl;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
@@ -33,7 +35,7 @@ pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 #[cfg(feature = "ipvs")]
 pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
-pub use kube_proxy::{KubeProxy, Removal, Removed};
+pub use kube_proxy::{KubeProxy, Removal, Removed, Successor};
 pub use report::{ApplyReport, Counts, Failure, Reconciled};
 
 use std::collections::HashMap;

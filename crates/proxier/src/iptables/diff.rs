@@ -1,5 +1,6 @@
 //! The difference between a draft and what there is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::draft::{Chain, Draft};
@@ -53,35 +54,21 @@ pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -
             parts.of(jump.table).removed.push(jump);
         }
     }
-    let Parts { filter, nat } = parts;
-    let in_order = if is_closing {
-        [filter, nat]
-    } else {
-        [nat, filter]
-    };
-    in_order
-        .into_iter()
+    let mut in_order: Vec<_> = parts
+        .0
+        .into_values()
         .filter(|part| !part.is_empty())
-        .collect()
+        .collect();
+    let is_late = |part: &Part| (part.table == Table::Filter) != is_closing;
+    in_order.sort_by_key(is_late);
+    in_order
 }
 
-struct Parts {
-    filter: Part,
-    nat: Part,
-}
-
-impl Default for Parts {
-    fn default() -> Self {
-        let [filter, nat] = [Table::Filter, Table::Nat].map(Part::new);
-        Self { filter, nat }
-    }
-}
+#[derive(Default)]
+struct Parts(BTreeMap<Table, Part>);
 
 impl Parts {
     fn of(&mut self, table: Table) -> &mut Part {
-        match table {
-            Table::Filter => &mut self.filter,
-            Table::Nat => &mut self.nat,
-        }
+        self.0.entry(table).or_insert_with(|| Part::new(table))
     }
 }

@@ -62,6 +62,13 @@ impl Name {
         Self(name.into())
     }
 
+    /// The name of a chain that is not ours, whatever it is called: none if it has a character that
+    /// would need quoting.
+    #[cfg(all(feature = "ipvs", feature = "iptables"))]
+    pub(crate) fn of_other(text: &str) -> Option<Self> {
+        is_plain(text).then(|| Self(text.into()))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -80,12 +87,16 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let rest = text.strip_prefix(PREFIX).ok_or(ForeignName)?;
-        let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if rest.is_empty() || text.len() > MAX || !rest.bytes().all(valid) {
+        if rest.is_empty() || !is_plain(text) {
             return Err(ForeignName);
         }
         Ok(Self(text.into()))
     }
+}
+
+fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    text.len() <= MAX && text.bytes().all(plain)
 }
 
 impl fmt::Display for Name {

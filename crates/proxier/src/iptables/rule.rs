@@ -33,9 +33,23 @@ impl Rule {
 
     /// The word behind an option.
     pub(super) fn value(&self, option: &str) -> Option<&str> {
-        let mut words = self.0.split(' ');
+        let mut words = self.words();
         words.find(|word| *word == option)?;
         words.next()
+    }
+
+    /// Its words. What is in quotes is one, with the quotes: others' rules have comments.
+    fn words(&self) -> impl Iterator<Item = &str> {
+        let (mut is_quoted, mut is_escaped) = (false, false);
+        self.0.split(move |character| {
+            match character {
+                _ if is_escaped => is_escaped = false,
+                '\\' => is_escaped = true,
+                '"' => is_quoted = !is_quoted,
+                _ => {}
+            }
+            character == ' ' && !is_quoted
+        })
     }
 }
 

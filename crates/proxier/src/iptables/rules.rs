@@ -36,6 +36,17 @@ impl Rules {
     /// ```
     #[must_use]
     pub fn parse(saved: &str) -> Self {
+        Self::parse_named(saved, |_, name| name.parse().ok(), |_, _| {})
+    }
+
+    /// Picks out the chains that `named` knows by their table and name, and the rules that lead to
+    /// them from those that are everyone's. `foreign` is told of each rule that leads to one of
+    /// them from elsewhere.
+    pub(crate) fn parse_named(
+        saved: &str,
+        named: impl Fn(Table, &str) -> Option<Name>,
+        mut foreign: impl FnMut(Table, Name),
+    ) -> Self {
         let mut chains = HashMap::<(Table, Name), Vec<Rule>>::new();
         let mut jumps = Vec::new();
         let mut table = None;
@@ -46,7 +57,7 @@ impl Rules {
             let Some(table) = table else { continue };
             if let Some(declared) = line.strip_prefix(':') {
                 let name = declared.split(' ').next().unwrap_or_default();
-                if let Ok(name) = name.parse() {
+                if let Some(name) = named(table, name) {
                     chains.entry((table, name)).or_default();
                 }
             }
@@ -55,12 +66,16 @@ impl Rules {
                 continue;
             };
             let rule = Rule::observed(rule);
-            if let Ok(name) = chain.parse() {
+            if let Some(name) = named(table, chain) {
                 chains.entry((table, name)).or_default().push(rule);
-            } else if let Some(hook) = Hook::from_name(chain)
-                && rule.leads_to().is_some()
-            {
-                jumps.push(Jump { table, hook, rule });
+                continue;
+            }
+            let Some(to) = rule.target().and_then(|to| named(table, to)) else {
+                continue;
+            };
+            match Hook::from_name(chain) {
+                Some(hook) => jumps.push(Jump { table, hook, rule }),
+                None => foreign(table, to),
             }
         }
         let chains = chains.into_iter().map(|(key, rules)| (key, rules.into()));
@@ -84,6 +99,18 @@ impl Rules {
     /// The rules that lead to our chains from those that are everyone's.
     pub fn jumps(&self) -> &[Jump] {
         &self.jumps
+    }
+
+    /// Takes a chain out, and those that its rules lead to: what is taken out is left alone.
+    #[cfg(all(feature = "ipvs", feature = "iptables"))]
+    pub(crate) fn take_out(&mut self, table: Table, name: Name) {
+        let mut next = vec![name];
+        while let Some(name) = next.pop() {
+            // The key of a map cannot be borrowed in parts.
+            let rules = self.chains.remove(&(table, name));
+            let rules = rules.unwrap_or_default();
+            next.extend(rules.iter().filter_map(|r| Name::of_other(r.target()?)));
+        }
     }
 
     /// Whether there is nothing of ours.
@@ -119,8 +146,12 @@ impl Rule {
 
     /// The chain of ours that it leads to.
     pub(crate) fn leads_to(&self) -> Option<Name> {
-        let chain = self.value("-j").or_else(|| self.value("-g"));
-        chain?.parse().ok()
+        self.target()?.parse().ok()
+    }
+
+    /// The chain that it leads to, whoever's, or what else its target is.
+    fn target(&self) -> Option<&str> {
+        self.value("-j").or_else(|| self.value("-g"))
     }
 
     fn backend(&self) -> Option<SocketAddr> {

@@ -12,16 +12,19 @@ pub enum Table {
     Filter,
     /// Translates addresses.
     Nat,
+    /// Changes packets. We have nothing there.
+    Mangle,
 }
 
 impl Table {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Filter, Self::Nat];
+    /// All that anything is looked for in.
+    pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Mangle];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
             Self::Nat => "nat",
+            Self::Mangle => "mangle",
         }
     }
 }

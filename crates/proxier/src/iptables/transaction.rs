@@ -77,6 +77,17 @@ impl Transaction {
         Self { family, parts }
     }
 
+    /// The same, a transaction a table: that one is refused does not keep the others from being
+    /// carried out.
+    #[cfg(all(feature = "ipvs", feature = "iptables"))]
+    pub(crate) fn by_table(self) -> impl Iterator<Item = Self> {
+        let family = self.family;
+        self.parts.into_iter().map(move |part| Self {
+            family,
+            parts: vec![part],
+        })
+    }
+
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()

@@ -7,8 +7,8 @@ use ipvs::Family;
 
 use super::Statement::{
     ClearMark, DestinationNotIn, Drop, Goto, HasMark, In, Jump, LocalDestination, MarkFrom,
-    Masquerade, NotFromLoopback, NotIn, NotProtocol, NotToLoopback, Protocol, RejectPort, ResetTcp,
-    Return, SetMark, ToLoopback,
+    Masquerade, NotFromLoopback, NotIn, NotProtocol, NotToLoopback, Protocol, RejectPort, Reply,
+    ResetTcp, Return, SetMark, ToLoopback,
 };
 use super::pods::{Outside, Pods};
 use super::{Rule, Set, State, Statement, TransportProtocol};
@@ -129,6 +129,7 @@ pub(super) fn input(family: Family) -> Vec<Rule> {
     ];
     vec![
         rule([NEW, Jump(names.new_in)]),
+        rule([Reply, Return]),
         rule([In(Set::VirtualServers(family)), Goto(names.virtual_server)]),
         rule([
             In(Set::ServiceCidrs(family)),
@@ -234,16 +235,14 @@ pub(super) fn node_port_out(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// Marks connections to virtual servers from outside of the cluster. Of what was captured the
-/// mark says already whether it is to be masqueraded.
+/// Marks connections to virtual servers from outside of the cluster. What is captured gets a mark
+/// that says whether it is to be masqueraded in place of this one.
 pub(super) fn nat_prerouting(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
-    let captured = rule([HasMark(marks.ours()), Return]);
-    let mark = both(|family| match pods.outside(family) {
+    both(|family| match pods.outside(family) {
         _ if all => masquerade_from(&[], family, marks),
         Outside::Unknown | Outside::Nobody => Vec::new(),
         Outside::Matching(source) => masquerade_from(&source, family, marks),
-    });
-    [vec![captured], mark].concat()
+    })
 }
 
 /// The same for the node's own, which come in by no interface.

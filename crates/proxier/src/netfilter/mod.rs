@@ -7,8 +7,8 @@
 //!
 //! | chain | hook, priority | what it does |
 //! | --- | --- | --- |
-//! | `capture` | prerouting, -150 | marks what this node shall have whoever's the address is |
 //! | `nat-prerouting`, `nat-output` | -100 | marks what is to be masqueraded |
+//! | `capture` | prerouting, -90 | marks what this node shall have whoever's the address is |
 //! | `filter-input` | input, 20 | refuses, drops, and chooses a virtual server by mark |
 //! | IPVS | input, 98; output, -99 | |
 //! | `after-ipvs` | output, -500 | takes those marks off what IPVS sends on |
@@ -20,7 +20,8 @@
 //!
 //! An established connection to something that is no Service's meets three lookups on its way in:
 //! `captured`, `virtual-servers` and `service-cidrs`; then one of its destination among the node's
-//! addresses and in `node-ports`. What the node sends out meets none, what it forwards the first.
+//! addresses and in `node-ports`. What the node sends out meets none, what it forwards and what
+//! answers the node's own the first.
 //!
 //! # Whose address it is
 //!
@@ -29,7 +30,9 @@
 //!   `capture` marks just the address's port, and a policy route delivers what is marked; the
 //!   mark comes off again in `filter-input`, or whatever is routed once more would come back.
 //!   ICMP errors about a connection that was captured are captured too. Whoever else may have
-//!   marked such a packet before is overruled.
+//!   marked such a packet before is overruled, but what was translated by then is no more for the
+//!   address: as long as kube-proxy's rules are there beside ours, before they are removed or
+//!   when it takes over, its connections go their way.
 //! - A node port is any address of the node in `node-port-addresses`, but for loopback ones:
 //!   elsewhere a route would be needed that leads to 127.0.0.1. The addresses of the Service CIDRs
 //!   are local too (`fib daddr type local`), and are no node's: what is for them has been decided
@@ -64,6 +67,8 @@
 //!   no destination; where there are some, and none that this node may use, it is dropped.
 //!   Connections that are there go on to IPVS as long as it has the virtual server, so that they
 //!   can be drained;
+//! - what answers a connection of the node itself goes on: under kube-proxy such a connection to
+//!   a VIP has the VIP for its source too, and outlives it;
 //! - what is for a virtual server is let through;
 //! - all else for a Service CIDR is refused: TCP with a reset, any other protocol with the ICMP
 //!   error "port unreachable". Only ICMP itself passes, so VIPs answer to ping, and errors about
@@ -95,7 +100,7 @@
 //! A backend answers to the source address it sees. If the client is no pod, the answer might
 //! take a way that does not lead through this node, so the first packet of a connection to a
 //! virtual server from outside gets a mark bit before IPVS, and chain `nat-postrouting`
-//! masquerades what has it. What was captured has or lacks the bit from there on, and what is for
+//! masquerades what has it. What is captured has or lacks the bit from there on, and what is for
 //! a node port gets it with the number: whoever the client is, it is masqueraded, but from
 //! outside to backends of this node alone, who are to see it. A pod that reaches itself through a
 //! VIP is masqueraded in any case: it would take the packet's source, its own address, for a

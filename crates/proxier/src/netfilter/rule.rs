@@ -20,6 +20,8 @@ pub enum Statement {
     Family(Family),
     /// Matches where connection tracking sees a packet.
     State(State),
+    /// Matches what answers the first packet of a connection.
+    Reply,
     /// Matches a transport protocol.
     Protocol(TransportProtocol),
     /// Matches any other transport protocol.
@@ -164,6 +166,7 @@ impl fmt::Display for Statement {
         match self {
             Self::Family(family) => write!(f, "meta nfproto {}", family_name(*family)),
             Self::State(state) => write!(f, "ct state {}", state.name()),
+            Self::Reply => f.write_str("ct direction reply"),
             Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::NotProtocol(protocol) => write!(f, "meta l4proto != {protocol}"),
             Self::SourceNotIn(network) => write!(f, "{} saddr != {}", ip(network), short(network)),

@@ -14,8 +14,9 @@ pub const TABLE: &str = "svcproxy";
 
 /// Before connection tracking and before anything that would reroute a marked packet.
 const FIRST: i32 = -500;
-/// NF_IP_PRI_MANGLE: after connection tracking (-200), before address translation.
-const CAPTURE: i32 = -150;
+/// After NF_IP_PRI_NAT_DST, -100: what somebody else has translated, kube-proxy before it is
+/// replaced, goes its way.
+const CAPTURE: i32 = -90;
 /// Just before NF_IP_PRI_NAT_DST, -100, behind which IPVS is.
 const OUTPUT: i32 = -110;
 /// NF_IP_PRI_NAT_DST.

@@ -55,6 +55,7 @@ impl Plan {
             Scope::Full => {
                 builder.base();
                 builder.keys(&Keys::everything(desired, node));
+                builder.networks();
             }
             Scope::Touched(touched) => builder.keys(&Keys::touched(touched)),
         }
@@ -218,17 +219,20 @@ impl Builder<'_> {
         let networks: BTreeSet<_> = base_elements(config).collect();
         // Before those that take their place: intervals must not overlap.
         let mut stale: Vec<_> = self.node.elements.keys().copied().collect();
-        let is_stray = |prefix: IpNet| {
-            prefix.prefix_len() == prefix.max_prefix_len()
-                && self.desired.needs(&Need::Route(prefix.addr()))
-        };
         stale.retain(|element| match element {
-            Element::ServiceCidr(prefix) => !networks.contains(element) && !is_stray(*prefix),
+            Element::ServiceCidr(prefix) => !networks.contains(element) && !self.is_stray(*prefix),
             Element::NodePortAddresses(_) => !networks.contains(element),
             _ => false,
         });
         stale.sort_unstable();
         self.open.extend(stale.into_iter().map(Step::DeleteElement));
+    }
+
+    /// What is refused unless a virtual server has it comes behind the virtual servers' elements:
+    /// another proxy may serve them already, and its connections go on.
+    fn networks(&mut self) {
+        let config = self.desired.config();
+        let networks: BTreeSet<_> = base_elements(config).collect();
         networks
             .iter()
             .for_each(|network| self.element(*network, true, || None));
@@ -238,21 +242,29 @@ impl Builder<'_> {
             .extend(missing.map(|route| Step::AddRoute(*route)));
 
         // One with another source is replaced, not deleted.
-        let is_wanted = |prefix| routes.iter().any(|r| r.prefix == prefix) || is_stray(prefix);
-        let stale_routes = self
-            .node
-            .routes
-            .iter()
-            .filter(|route| !is_wanted(route.prefix));
-        self.close
-            .extend(stale_routes.map(|route| Step::DeleteRoute(*route)));
+        let is_wanted = |prefix| routes.iter().any(|r| r.prefix == prefix) || self.is_stray(prefix);
+        let there = self.node.routes.iter();
+        let stale_routes = there.filter(|route| !is_wanted(route.prefix));
+        let stale_routes: Vec<_> = stale_routes.copied().map(Step::DeleteRoute).collect();
+        self.close.extend(stale_routes);
         let by_mark = self.node.policy_routes.iter();
         let stale = by_mark.filter(|route| **route != policy_route(config, route.family));
         self.close
             .extend(stale.map(|route| Step::DeletePolicyRoute(*route)));
     }
 
+    /// Whether a virtual IP has a route of its own.
+    fn is_stray(&self, prefix: IpNet) -> bool {
+        prefix.prefix_len() == prefix.max_prefix_len()
+            && self.desired.needs(&Need::Route(prefix.addr()))
+    }
+
     fn keys(&mut self, keys: &Keys) {
+        let (first, others): (Vec<&FrontendKey>, Vec<&FrontendKey>) =
+            keys.frontends.iter().partition(|key| self.goes_first(key));
+        for key in first.into_iter().chain(others) {
+            self.frontend(*key);
+        }
         for need in &keys.needs {
             let wanted = self.desired.needs(need);
             match *need {
@@ -263,11 +275,6 @@ impl Builder<'_> {
                 }
                 Need::Delivery(family) => self.policy_route(family, wanted),
             }
-        }
-        let (first, others): (Vec<&FrontendKey>, Vec<&FrontendKey>) =
-            keys.frontends.iter().partition(|key| self.goes_first(key));
-        for key in first.into_iter().chain(others) {
-            self.frontend(*key);
         }
     }
 

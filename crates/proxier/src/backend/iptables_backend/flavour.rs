@@ -62,15 +62,41 @@ impl Flavour {
 
     /// What the plain name stands for.
     fn of_distribution() -> Result<Self, BackendError> {
-        let version = Program::new(Self::Plain, Family::V4, Verb::Version).run(&"")?;
-        let of_name = [("(nf_tables)", Self::Nft), ("(legacy)", Self::Legacy)];
-        let named = of_name.into_iter().find(|(word, _)| version.contains(word));
-        let exists = |flavour: &Self| {
-            let version = Program::new(*flavour, Family::V4, Verb::Version).run(&"");
-            version.is_ok()
-        };
-        let named = named.map(|(_, flavour)| flavour).filter(exists);
+        let version = Self::Plain.version()?;
+        let named = [Self::Nft, Self::Legacy].into_iter();
+        let mut named = named.filter(|flavour| version.contains(flavour.version_word()));
+        let named = named.find(|flavour| flavour.version().is_ok());
         Ok(named.unwrap_or(Self::Plain))
+    }
+
+    /// The same under the name that it has here: [`Plain`](Self::Plain) where that is this one,
+    /// and the only one that is installed.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed.
+    #[cfg(feature = "ipvs")]
+    pub(in crate::backend) fn or_plain(self) -> Result<Self, BackendError> {
+        let Err(missing) = self.version() else {
+            return Ok(self);
+        };
+        match Self::Plain.version() {
+            Ok(version) if version.contains(self.version_word()) => Ok(Self::Plain),
+            _ => Err(missing),
+        }
+    }
+
+    fn version(self) -> Result<String, BackendError> {
+        Program::new(self, Family::V4, Verb::Version).run(&"")
+    }
+
+    /// What it calls itself.
+    const fn version_word(self) -> &'static str {
+        match self {
+            Self::Nft => "(nf_tables)",
+            Self::Legacy => "(legacy)",
+            Self::Plain => "",
+        }
     }
 
     /// Those that have rules of ours.
@@ -127,7 +153,8 @@ impl Traces {
     }
 }
 
-fn has_legacy_tables(family: Family) -> bool {
+/// Whether anyone has used legacy iptables for a family.
+pub(in crate::backend) fn has_legacy_tables(family: Family) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",

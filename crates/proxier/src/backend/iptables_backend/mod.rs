@@ -17,6 +17,9 @@ use crate::iptables::{Node, Plan, Rules, Step, Transaction};
 use crate::plan;
 use program::{Program, Verb};
 
+#[cfg(feature = "ipvs")]
+pub(super) use flavour::has_legacy_tables;
+
 pub use flavour::Flavour;
 pub use refusal::Refusal;
 
@@ -96,8 +99,7 @@ impl IptablesBackend {
             let shared = match step {
                 Step::Restore(transaction) => {
                     report.counts.transactions += transaction.tables().map(|_| 1).sum::<u64>();
-                    let mut restore =
-                        |some: &Transaction| restore(self.flavour, some, Verb::Restore);
+                    let mut restore = |some: &Transaction| restore(self.flavour, some);
                     for error in isolation::carry_out(transaction, &mut restore) {
                         report.fail(place, error);
                     }
@@ -130,7 +132,7 @@ impl IptablesBackend {
     ///
     /// [`BackendError::Iptables`] if it is refused.
     pub fn test(&self, transaction: &Transaction) -> Result<(), BackendError> {
-        restore(self.flavour, transaction, Verb::Test)
+        run_restore(self.flavour, transaction, Verb::Test)
     }
 
     /// Removes all that is ours, from whichever iptables has it; how many chains.
@@ -144,7 +146,7 @@ impl IptablesBackend {
             for family in [Family::V4, Family::V6] {
                 let removal = Transaction::removal(family, &rules(flavour, family)?);
                 if !removal.is_empty() {
-                    restore(flavour, &removal, Verb::Restore)?;
+                    restore(flavour, &removal)?;
                     removed += removal.chains();
                 }
             }
@@ -157,11 +159,24 @@ fn rules(flavour: Flavour, family: Family) -> Result<Rules, BackendError> {
     if !kernel_speaks(family) {
         return Ok(Rules::default());
     }
-    let saved = Program::new(flavour, family, Verb::Save).run(&"")?;
-    Ok(Rules::parse(&saved))
+    Ok(Rules::parse(&save(flavour, family)?))
 }
 
-fn restore(flavour: Flavour, transaction: &Transaction, verb: Verb) -> Result<(), BackendError> {
+/// The output of iptables-save(8).
+pub(super) fn save(flavour: Flavour, family: Family) -> Result<String, BackendError> {
+    Program::new(flavour, family, Verb::Save).run(&"")
+}
+
+/// Has iptables-restore(8) carry a transaction out.
+pub(super) fn restore(flavour: Flavour, transaction: &Transaction) -> Result<(), BackendError> {
+    run_restore(flavour, transaction, Verb::Restore)
+}
+
+fn run_restore(
+    flavour: Flavour,
+    transaction: &Transaction,
+    verb: Verb,
+) -> Result<(), BackendError> {
     let program = Program::new(flavour, transaction.family, verb);
     let outcome = program.run(transaction);
     outcome.map(drop).map_err(|error| match error {
@@ -173,6 +188,6 @@ fn restore(flavour: Flavour, transaction: &Transaction, verb: Verb) -> Result<()
 }
 
 /// Without a family's protocol in the kernel its iptables fails.
-fn kernel_speaks(family: Family) -> bool {
+pub(super) fn kernel_speaks(family: Family) -> bool {
     family == Family::V4 || fs::exists("/proc/sys/net/ipv6").unwrap_or(false)
 }

@@ -1,24 +1,135 @@
-//! Removing what kube-proxy left on the node, of the network namespace that the process is in.
+//! Removing what kube-proxy left on the node.
 
+mod chains;
+mod device;
+mod ipset;
 mod nftables;
+mod servers;
+mod sockets;
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use ipvs::{Protocol, VirtualServerKey};
 
 use super::BackendError;
 use super::nfnetlink::socket::Socket;
+use super::rtnetlink::Rtnetlink;
+use crate::desired::FrontendKey;
+use crate::kube_proxy::{DEVICE, Record, SetOf, is_set, set_of};
 
-/// What kube-proxy left on a node.
+use device::Device;
+
+/// The kernel lets go of a set some time after the rules that used it have gone.
+const SET_ATTEMPTS: u32 = 20;
+const SET_PAUSE: Duration = Duration::from_millis(50);
+
+/// What kube-proxy left on a node, in whichever of its modes, and how it is removed.
+///
+/// What goes is known exactly, by name or by what kube-proxy itself noted of it: the kubelet's
+/// chains, network plugins' and other people's virtual servers stay. Works in the network
+/// namespace of the thread that opened it, and runs programs and reads `/proc` in that of the
+/// calling thread.
 ///
 /// ```no_run
-/// use proxier::backend::KubeProxy;
+/// use std::time::Instant;
 ///
-/// let removal = KubeProxy::open()?.remove();
-/// println!("{} tables", removal.removed.nftables_tables);
+/// use proxier::backend::{KubeProxy, Successor};
+///
+/// let successor = Successor::new(&|_| false, &|_| false);
+/// let removal = KubeProxy::open()?.remove(&successor, Instant::now());
+/// println!("removed: {}", removal.removed);
 /// # Ok::<(), proxier::backend::BackendError>(())
 /// ```
 #[derive(Debug)]
 pub struct KubeProxy {
     netfilter: Socket,
+    netlink: Rtnetlink,
+    /// Since when virtual servers wait for the end of their connections.
+    draining_since: Option<Instant>,
+}
+
+/// Who carries the traffic now.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Successor<'a> {
+    /// Whether a virtual server is its own.
+    pub has: &'a dyn Fn(&VirtualServerKey) -> bool,
+    /// Whether it serves a node port.
+    pub has_node_port: &'a dyn Fn(&FrontendKey) -> bool,
+    /// Networks whose VIPs are left to others.
+    pub exclude_cidrs: &'a [IpNet],
+    /// Networks that it has made local as a whole.
+    pub local_cidrs: &'a [IpNet],
+    /// How long a virtual server that goes may keep its connections.
+    pub drain_timeout: Duration,
+}
+
+impl<'a> Successor<'a> {
+    /// One that has these virtual servers, and serves these node ports.
+    pub const fn new(
+        has: &'a dyn Fn(&VirtualServerKey) -> bool,
+        has_node_port: &'a dyn Fn(&FrontendKey) -> bool,
+    ) -> Self {
+        Self {
+            has,
+            has_node_port,
+            exclude_cidrs: &[],
+            local_cidrs: &[],
+            drain_timeout: Duration::ZERO,
+        }
+    }
+
+    /// With networks whose VIPs are left to others.
+    #[must_use]
+    pub const fn excluding(self, exclude_cidrs: &'a [IpNet]) -> Self {
+        Self {
+            exclude_cidrs,
+            ..self
+        }
+    }
+
+    /// With networks that it has made local as a whole.
+    #[must_use]
+    pub const fn with_local(self, local_cidrs: &'a [IpNet]) -> Self {
+        Self {
+            local_cidrs,
+            ..self
+        }
+    }
+
+    /// With a time that virtual servers which go may keep their connections.
+    #[must_use]
+    pub const fn draining(self, drain_timeout: Duration) -> Self {
+        Self {
+            drain_timeout,
+            ..self
+        }
+    }
+
+    fn is_local(&self, address: &IpAddr) -> bool {
+        self.local_cidrs.iter().any(|cidr| cidr.contains(address))
+    }
+
+    fn keeps(&self, key: &VirtualServerKey) -> bool {
+        let is_excluded = matches!(key, VirtualServerKey::Address { address, .. }
+            if self.exclude_cidrs.iter().any(|cidr| cidr.contains(address)));
+        is_excluded || (self.has)(key)
+    }
+}
+
+impl fmt::Debug for Successor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Successor")
+            .field("exclude_cidrs", &self.exclude_cidrs)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a removal did.
@@ -28,32 +139,76 @@ pub struct KubeProxy {
 pub struct Removal {
     /// What is gone.
     pub removed: Removed,
+    /// What others use, and so stays: chains and sets, in words.
+    pub in_use: BTreeSet<String>,
+    /// Virtual servers that still carry connections. They go when those have ended, or their time
+    /// is up, and kube-proxy's device and sets with them: call again.
+    pub draining: Vec<VirtualServerKey>,
+    /// Addresses of kube-proxy's device that connections of the node itself have for their own.
+    /// They stay as long as those do: call again.
+    pub connected: Vec<IpAddr>,
     /// What could not be removed, and why.
     pub failures: Vec<BackendError>,
 }
 
-/// How much of kube-proxy's is gone.
+/// How much of kube-proxy's is gone. `Display` is a list of what there was.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removed {
     /// Tables of its nftables mode.
-    pub nftables_tables: usize,
-}
-
-impl Removal {
-    /// Whether nothing of kube-proxy's is left that is to be removed.
-    pub fn is_complete(&self) -> bool {
-        self.failures.is_empty()
-    }
+    pub tables: usize,
+    /// Chains of both iptables, of both families.
+    pub chains: usize,
+    /// Virtual servers.
+    pub virtual_servers: usize,
+    /// ipsets.
+    pub sets: usize,
+    /// Addresses of its device.
+    pub addresses: usize,
+    /// Its device.
+    pub devices: usize,
 }
 
 impl Removed {
-    /// In words, what there was none of left out.
-    pub fn words(&self) -> Vec<String> {
-        let counts = [(self.nftables_tables, "nftables tables")];
+    /// Whether there was nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.tables, "nftables tables"),
+            (self.chains, "iptables chains"),
+            (self.virtual_servers, "virtual servers"),
+            (self.sets, "ipsets"),
+            (self.addresses, "addresses"),
+            (self.devices, DEVICE),
+        ];
         let some = counts.into_iter().filter(|(count, _)| *count > 0);
-        some.map(|(count, what)| format!("{count} {what}"))
-            .collect()
+        for (place, (count, what)) in some.enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            match what {
+                DEVICE => write!(f, "{separator}{what}")?,
+                _ => write!(f, "{separator}{count} {what}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Removal {
+    /// Whether nothing of kube-proxy's is left that is to be removed: what others use is not.
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty() && self.draining.is_empty() && self.connected.is_empty()
+    }
+
+    fn took<T: Default>(&mut self, result: Result<T, BackendError>) -> T {
+        result.unwrap_or_else(|error| {
+            self.failures.push(error);
+            T::default()
+        })
     }
 }
 
@@ -64,32 +219,154 @@ impl KubeProxy {
     ///
     /// Lack of privileges.
     pub fn open() -> Result<Self, BackendError> {
-        let netfilter = Socket::open().map_err(packet_filter("open nftables"))?;
-        Ok(Self { netfilter })
+        Ok(Self {
+            netfilter: Socket::open().map_err(packet_filter("open netfilter"))?,
+            netlink: Rtnetlink::open().map_err(links("open rtnetlink"))?,
+            draining_since: None,
+        })
     }
 
-    /// Finds what kube-proxy left, and removes it.
-    pub fn remove(&mut self) -> Removal {
+    /// Finds what kube-proxy left, and removes it: first what leads packets elsewhere, then the
+    /// virtual servers that the successor does not have, then the sets and the device by which
+    /// those are known. What cannot be removed does not keep the rest from going.
+    pub fn remove(&mut self, successor: &Successor<'_>, now: Instant) -> Removal {
         let mut removal = Removal::default();
-        if let Err(error) = self.nftables_tables(&mut removal.removed) {
-            removal.failures.push(error);
+        let tables = self.remove_tables();
+        removal.removed.tables = removal.took(tables);
+        chains::remove(&mut self.netfilter, &mut removal);
+        let (sets, device, record) = match self.record() {
+            Ok(found) => found,
+            Err(error) => {
+                removal.failures.push(error);
+                return removal;
+            }
+        };
+        if sets.is_empty() && device.is_none() {
+            return removal;
+        }
+        match self.remove_servers(&record, successor, now) {
+            // Without the device and the sets nobody would know those that are left.
+            Ok(outcome) if !outcome.draining.is_empty() => {
+                removal.removed.virtual_servers = outcome.deleted;
+                removal.draining = outcome.draining;
+            }
+            Ok(outcome) => {
+                removal.removed.virtual_servers = outcome.deleted;
+                if let Some(device) = device {
+                    let used = self.remove_device(&device, successor, &mut removal.removed);
+                    removal.connected = removal.took(used);
+                }
+                // Chains that are left use them.
+                if removal.failures.is_empty() {
+                    self.remove_sets(sets, &mut removal);
+                }
+            }
+            Err(error) => removal.failures.push(error),
         }
         removal
     }
 
-    fn nftables_tables(&mut self, removed: &mut Removed) -> Result<(), BackendError> {
+    fn remove_tables(&mut self) -> Result<usize, BackendError> {
         let families = nftables::tables(&mut self.netfilter);
         let families = families.map_err(packet_filter("list tables"))?;
-        if families.is_empty() {
-            return Ok(());
+        if !families.is_empty() {
+            nftables::delete_tables(&mut self.netfilter, &families)
+                .map_err(packet_filter("delete kube-proxy's tables"))?;
         }
-        nftables::delete_tables(&mut self.netfilter, &families)
-            .map_err(packet_filter("delete kube-proxy's tables"))?;
-        removed.nftables_tables += families.len();
-        Ok(())
+        Ok(families.len())
+    }
+
+    /// kube-proxy's sets and device, and what they say of its virtual servers. Empty if there is
+    /// neither.
+    fn record(&mut self) -> Result<(Vec<String>, Option<Device>, Record), BackendError> {
+        let cannot = packet_filter("list ipsets");
+        let mut sets = ipset::names(&mut self.netfilter).map_err(&cannot)?;
+        sets.retain(|name| is_set(name));
+        let (device, others) = device::addresses(&self.netlink).map_err(links("list addresses"))?;
+        let mut record = Record::default();
+        for name in &sets {
+            let Some(set) = set_of(name) else { continue };
+            let entries = ipset::entries(&mut self.netfilter, name).map_err(&cannot)?;
+            for entry in entries {
+                match set {
+                    SetOf::NodePorts(protocol, family) => {
+                        record.node_ports.insert((protocol, family, entry.port));
+                    }
+                    SetOf::Entries => {
+                        let protocol = entry.protocol.unwrap_or(Protocol::Tcp);
+                        let address = entry.address.map(|a| (protocol, a, entry.port));
+                        record.entries.extend(address);
+                    }
+                }
+            }
+        }
+        if let Some(device) = &device {
+            record.vips.clone_from(&device.addresses);
+        }
+        record.node_addresses = others;
+        Ok((sets, device, record))
+    }
+
+    fn remove_servers(
+        &mut self,
+        record: &Record,
+        successor: &Successor<'_>,
+        now: Instant,
+    ) -> Result<servers::Outcome, BackendError> {
+        let since = *self.draining_since.get_or_insert(now);
+        let cut = now.saturating_duration_since(since) >= successor.drain_timeout;
+        servers::delete(record, successor, cut)
+    }
+
+    fn remove_sets(&mut self, mut sets: Vec<String>, removal: &mut Removal) {
+        for attempt in 0..SET_ATTEMPTS {
+            if attempt > 0 && !sets.is_empty() {
+                thread::sleep(SET_PAUSE);
+            }
+            sets.retain(|name| match ipset::destroy(&mut self.netfilter, name) {
+                Ok(true) => {
+                    removal.removed.sets += 1;
+                    false
+                }
+                Ok(false) => true,
+                Err(error) => {
+                    let error = packet_filter("destroy an ipset")(error);
+                    removal.failures.push(error);
+                    false
+                }
+            });
+        }
+        let in_use = sets.into_iter().map(|name| format!("ipset {name}"));
+        removal.in_use.extend(in_use);
+    }
+
+    /// A connection of the node's own to a VIP has that VIP as its source, the device's address,
+    /// and ends if it is local no more.
+    fn remove_device(
+        &self,
+        device: &Device,
+        successor: &Successor<'_>,
+        removed: &mut Removed,
+    ) -> Result<Vec<IpAddr>, BackendError> {
+        let mut used = sockets::local_addresses().map_err(links("list connections"))?;
+        used.retain(|address| device.addresses.contains(address) && !successor.is_local(address));
+        if used.is_empty() {
+            device::delete(&self.netlink, device)
+                .map_err(links("delete kube-proxy's device kube-ipvs0"))?;
+            removed.devices = 1;
+            removed.addresses = device.addresses.len();
+        } else {
+            removed.addresses = device::delete_all_but(&self.netlink, device, &used)
+                .map_err(links("delete addresses of kube-proxy's device kube-ipvs0"))?;
+        }
+        Ok(used.into_iter().collect())
     }
 }
 
 fn packet_filter(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
     move |source| BackendError::PacketFilter { operation, source }
+}
+
+fn links(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::Link { operation, source }
 }

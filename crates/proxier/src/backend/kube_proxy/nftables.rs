@@ -9,20 +9,34 @@ use crate::backend::nfnetlink::wire::uapi::*;
 use crate::backend::nfnetlink::wire::{Attributes, Writer};
 use crate::kube_proxy::NFTABLES_TABLE;
 
+const NFT_MSG_GETTABLE: u8 = 1;
 const ENOENT: i32 = 2;
 
 /// The families in which kube-proxy's nftables mode has its table.
 pub(super) fn tables(socket: &mut Socket) -> io::Result<Vec<Family>> {
     let mut found = Vec::new();
     for family in [Family::V4, Family::V6] {
-        let names = list(socket, NFT_MSG_GETTABLE, family, |names, table| {
-            names.extend(table.text(NFTA_TABLE_NAME).map(str::to_owned));
+        let is_there = list(socket, NFT_MSG_GETTABLE, family, |is_there, table| {
+            *is_there |= table.text(NFTA_TABLE_NAME) == Some(NFTABLES_TABLE);
         })?;
-        if names.iter().any(|name| name == NFTABLES_TABLE) {
+        if is_there {
             found.push(family);
         }
     }
     Ok(found)
+}
+
+/// The tables and names of all chains of a family.
+pub(super) fn chains(socket: &mut Socket, family: Family) -> io::Result<Vec<(String, String)>> {
+    list(
+        socket,
+        NFT_MSG_GETCHAIN,
+        family,
+        |chains: &mut Vec<_>, chain| {
+            let (table, name) = (chain.text(NFTA_CHAIN_TABLE), chain.text(NFTA_CHAIN_NAME));
+            chains.extend(table.zip(name).map(|(t, n)| (t.to_owned(), n.to_owned())));
+        },
+    )
 }
 
 /// Deletes kube-proxy's tables of these families, all in one transaction.
@@ -51,12 +65,12 @@ pub(super) fn delete_tables(socket: &mut Socket, families: &[Family]) -> io::Res
     }
 }
 
-fn list(
+fn list<T: Default>(
     socket: &mut Socket,
     kind: u8,
     family: Family,
-    take: impl FnMut(&mut Vec<String>, Attributes<'_>),
-) -> io::Result<Vec<String>> {
+    take: impl FnMut(&mut T, Attributes<'_>),
+) -> io::Result<T> {
     let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
     let request = |writer: &mut Writer, sequence| {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;

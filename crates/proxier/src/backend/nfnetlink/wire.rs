@@ -26,7 +26,6 @@ pub(crate) mod uapi {
     pub(crate) const NFPROTO_IPV6: u8 = 10;
 
     pub(crate) const NFT_MSG_NEWTABLE: u8 = 0;
-    pub(crate) const NFT_MSG_GETTABLE: u8 = 1;
     pub(crate) const NFT_MSG_DELTABLE: u8 = 2;
     pub(crate) const NFT_MSG_NEWCHAIN: u8 = 3;
     pub(crate) const NFT_MSG_GETCHAIN: u8 = 4;
@@ -138,6 +137,8 @@ pub(crate) mod uapi {
     pub(crate) const NFTA_CT_DREG: u16 = 1;
     pub(crate) const NFTA_CT_KEY: u16 = 2;
     pub(crate) const NFT_CT_STATE: u32 = 0;
+    pub(crate) const NFT_CT_DIRECTION: u32 = 1;
+    pub(crate) const IP_CT_DIR_REPLY: u8 = 1;
     pub(crate) const NF_CT_STATE_ESTABLISHED: u32 = 2;
     pub(crate) const NF_CT_STATE_RELATED: u32 = 4;
     pub(crate) const NF_CT_STATE_NEW: u32 = 8;

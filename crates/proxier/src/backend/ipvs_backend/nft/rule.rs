@@ -121,6 +121,10 @@ fn put_statement(w: &mut Writer, statement: &Statement) {
     match statement {
         Statement::Family(family) => put_family(w, Some(*family)),
         Statement::State(state) => put_state(w, *state),
+        Statement::Reply => {
+            load_ct(w, NFT_CT_DIRECTION);
+            compare(w, NFT_CMP_EQ, &[IP_CT_DIR_REPLY]);
+        }
         Statement::Protocol(protocol) => put_protocol(w, NFT_CMP_EQ, *protocol),
         Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, *protocol),
         Statement::SourceNotIn(network) => put_not_in(w, Field::Source, *network),
@@ -172,12 +176,16 @@ fn put_state(w: &mut Writer, state: State) {
         State::Established => NF_CT_STATE_ESTABLISHED,
         State::Related => NF_CT_STATE_RELATED,
     };
-    expression(w, "ct", |w| {
-        w.number(NFTA_CT_KEY, NFT_CT_STATE);
-        w.number(NFTA_CT_DREG, NFT_REG_1);
-    });
+    load_ct(w, NFT_CT_STATE);
     mask(w, &bit.to_ne_bytes(), &[0; 4]);
     compare(w, NFT_CMP_NEQ, &[0; 4]);
+}
+
+fn load_ct(w: &mut Writer, key: u32) {
+    expression(w, "ct", |w| {
+        w.number(NFTA_CT_KEY, key);
+        w.number(NFTA_CT_DREG, NFT_REG_1);
+    });
 }
 
 fn put_loopback(w: &mut Writer, key: u32, operator: u32) {

@@ -8,13 +8,13 @@ use std::io;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder, new_connection_with_strict_check};
+use rtnetlink::{Handle, RouteMessageBuilder};
 use std::net::IpAddr;
-use tokio::runtime::{Builder, Runtime};
 
 use futures_util::TryStreamExt;
 use ipvs::Family;
 
+use crate::backend::rtnetlink::{Rtnetlink, io_error};
 use crate::backend::{ApplyReport, BackendError};
 use crate::plan::{LocalRoute, PolicyRoute, Step};
 
@@ -33,37 +33,23 @@ const EEXIST: i32 = 17;
 
 /// The routes of one network namespace.
 #[derive(Debug)]
-pub(super) struct Routes {
-    /// rtnetlink is asynchronous; this makes it blocking.
-    runtime: Runtime,
-    handle: Handle,
-}
+pub(super) struct Routes(Rtnetlink);
 
 impl Routes {
     /// Opens a socket in the calling thread's network namespace.
     pub(super) fn open() -> Result<Self, BackendError> {
-        Self::connect().map_err(error("open rtnetlink"))
-    }
-
-    fn connect() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
-        let (connection, handle, _) = {
-            let _guard = runtime.enter();
-            new_connection_with_strict_check()?
-        };
-        runtime.spawn(connection);
-        Ok(Self { runtime, handle })
+        Rtnetlink::open().map(Self).map_err(error("open rtnetlink"))
     }
 
     /// The routes with our protocol number to prefixes.
     pub(super) fn observe(&self) -> Result<BTreeSet<LocalRoute>, BackendError> {
-        let listed = self.runtime.block_on(local::list(&self.handle));
+        let listed = self.0.wait(local::list(&self.0.handle));
         listed.map_err(error("list routes"))
     }
 
     /// The routes with our protocol number by mark.
     pub(super) fn observe_policy(&self) -> Result<BTreeSet<PolicyRoute>, BackendError> {
-        let listed = self.runtime.block_on(policy::list(&self.handle));
+        let listed = self.0.wait(policy::list(&self.0.handle));
         listed.map_err(error("list policy routes"))
     }
 
@@ -72,19 +58,19 @@ impl Routes {
         for (step, place) in steps.iter().zip(first..) {
             let (done, operation) = match step {
                 Step::AddRoute(route) => (
-                    self.runtime.block_on(local::add(&self.handle, *route)),
+                    self.0.wait(local::add(&self.0.handle, *route)),
                     "add a route",
                 ),
                 Step::DeleteRoute(route) => (
-                    self.runtime.block_on(local::delete(&self.handle, *route)),
+                    self.0.wait(local::delete(&self.0.handle, *route)),
                     "delete a route",
                 ),
                 Step::AddPolicyRoute(route) => (
-                    self.runtime.block_on(policy::add(&self.handle, *route)),
+                    self.0.wait(policy::add(&self.0.handle, *route)),
                     "add a policy route",
                 ),
                 Step::DeletePolicyRoute(route) => (
-                    self.runtime.block_on(policy::delete(&self.handle, *route)),
+                    self.0.wait(policy::delete(&self.0.handle, *route)),
                     "delete a policy route",
                 ),
                 _ => continue,
@@ -98,7 +84,7 @@ impl Routes {
 
     /// Deletes what is left of policy routes that were not made to the end.
     pub(super) fn remove_halves(&self) -> Result<(), BackendError> {
-        let removed = self.runtime.block_on(policy::clear(&self.handle));
+        let removed = self.0.wait(policy::clear(&self.0.handle));
         removed.map_err(error("delete policy routes"))
     }
 }
@@ -138,13 +124,6 @@ const fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
-    }
-}
-
-fn io_error(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
     }
 }
 

@@ -1,0 +1,186 @@
+//! In the place of kube-proxy, and back, without a connection lost.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use testbed::{KubeProxy, ServicePort};
+
+use crate::lab::{Lab, PATIENCE, run_logged};
+use crate::lasting::Lasting;
+use crate::ports::SHOP;
+
+const SHOP_MANIFEST: &str = "apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.90
+  ports: [{port: 80, targetPort: 8080, nodePort: 30090}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.90}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: shop, labels: {kubernetes.io/service-name: shop}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.244.1.10], nodeName: node-a}
+- {addresses: [10.244.1.11], nodeName: node-a}
+- {addresses: [10.244.2.10], nodeName: node-b}
+";
+
+/// As keepalived has them.
+const FOREIGN: &str =
+    "-A -t 198.51.100.7:80 -s wrr\n-a -t 198.51.100.7:80 -r 10.244.9.9:80 -m -w 3";
+
+fn lab(name: &str) -> Lab {
+    let lab = Lab::new(name, SHOP);
+    lab.write("shop.yaml", SHOP_MANIFEST);
+    lab
+}
+
+/// kube-proxy on the node, with the Service of [`SHOP`], and one that was deleted since.
+fn kube_proxy(lab: &Lab) -> KubeProxy<'_> {
+    let endpoints: Vec<_> = SHOP[0].backends().collect();
+    let mut shop = ServicePort::new("tcp", SHOP[0].vip(), endpoints.clone());
+    shop.node_port = Some(SHOP[1].vip().port());
+    shop.load_balancer = Some(SHOP[2].vip().ip());
+    let gone = ServicePort::new("tcp", "10.96.0.99:80".parse().unwrap(), endpoints);
+    let addresses = vec![lab.node().v4.into(), IpAddr::from(lab.node().v6)];
+    KubeProxy::new(lab.node(), addresses, vec![shop, gone])
+}
+
+/// The sysctls of its IPVS mode.
+fn sysctls(lab: &Lab) {
+    for (name, value) in [
+        ("net/ipv4/vs/conntrack", "1"),
+        ("net/ipv4/vs/expire_nodest_conn", "1"),
+        ("net/ipv4/vs/expire_quiescent_template", "1"),
+        ("net/ipv4/ip_forward", "1"),
+    ] {
+        lab.node().sysctl(name, value).unwrap();
+    }
+}
+
+fn is_removal(event: &Value) -> bool {
+    event["reason"] == "PredecessorRemoved"
+}
+
+/// What there is of kube-proxy's.
+fn left(lab: &Lab) -> String {
+    let mut left = String::new();
+    for command in [
+        "ip -o link show",
+        "iptables-nft-save",
+        "iptables-legacy-save",
+        "ip6tables-nft-save",
+        "ip6tables-legacy-save",
+        "ipset list -n",
+        "nft list tables",
+    ] {
+        let text = lab.node().run(command.split(' ')).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("KUBE-") || line.contains("kube-"));
+        left.extend(lines.map(|line| format!("{command}: {line}\n")));
+    }
+    left
+}
+
+/// Connections of pods, the node and a client outside, in every way, while svcproxy takes over.
+fn take_over(name: &str, write: impl Fn(&Lab)) {
+    let lab = lab(name);
+    write(&lab);
+    let mut lasting = Lasting::open(&lab, SHOP);
+    let svcproxy = lasting.through(|lab| {
+        let svcproxy = lab.follow_with(&["--audit-interval=2s", "--drain-timeout=3600"]);
+        svcproxy.wait("a removal", is_removal);
+        svcproxy
+    });
+    lasting.hold();
+    for port in SHOP {
+        for from in [lab.probe(), lab.node(), lab.client()] {
+            lab.ask(from, port).unwrap();
+        }
+    }
+    drop(lasting);
+    is_gone(&lab);
+    svcproxy.terminate();
+}
+
+/// With the last connection the last of it goes.
+fn is_gone(lab: &Lab) {
+    let gone = || {
+        let left = left(lab);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    };
+    testbed::eventually(3 * PATIENCE, gone).unwrap();
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn ipvs_mode_is_taken_over() {
+    take_over("from-ipvs", |lab| {
+        sysctls(lab);
+        let foreign = FOREIGN;
+        lab.node()
+            .run_with_input(["ipvsadm", "-R"], foreign)
+            .unwrap();
+        kube_proxy(lab).write_ipvs("nft").unwrap();
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn iptables_mode_is_taken_over() {
+    take_over("from-nft", |lab| {
+        sysctls(lab);
+        kube_proxy(lab).write_iptables("nft").unwrap();
+    });
+    take_over("from-legacy", |lab| {
+        sysctls(lab);
+        kube_proxy(lab).write_iptables("legacy").unwrap();
+    });
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn nftables_mode_is_taken_over() {
+    take_over("from-nftables", |lab| {
+        sysctls(lab);
+        kube_proxy(lab).write_nftables().unwrap();
+    });
+}
+
+/// Nobody will be there later: what carries connections goes as well.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn what_others_made_stays() {
+    let lab = lab("foreign");
+    sysctls(&lab);
+    lab.node()
+        .run_with_input(["ipvsadm", "-R"], FOREIGN)
+        .unwrap();
+    lab.node()
+        .ip(&["address add 198.51.100.7/32 dev lo"])
+        .unwrap();
+    kube_proxy(&lab).write_ipvs("legacy").unwrap();
+    // Somebody else has a virtual server in kube-proxy's place.
+    let excluded = "10.96.0.99/32";
+    let arguments = [format!("--exclude-cidrs={excluded}")];
+    let (log, code) = run_logged(lab.once_command().args(arguments));
+    assert_eq!(code, 0, "{log:#?}");
+    assert!(log.iter().any(is_removal), "{log:#?}");
+    let servers = lab.ipvsadm().join("\n");
+    assert!(
+        servers.contains("-A -t 198.51.100.7:80 -s wrr"),
+        "{servers}"
+    );
+    assert!(servers.contains("-A -t 10.96.0.99:80 -s rr"), "{servers}");
+    assert!(!servers.contains(":30090"), "{servers}");
+    assert_eq!(left(&lab), "");
+    // There is nothing left to say.
+    let (log, code) = run_logged(&mut lab.once_command());
+    assert_eq!(code, 0);
+    assert!(!log.iter().any(is_removal), "{log:#?}");
+}
