@@ -74,7 +74,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
     notes.iter().for_each(Note::log);
     match &cli.command {
         Some(Command::Plan(args)) => commands::plan(args),
-        Some(Command::Status(args)) => commands::status(args.output),
+        Some(Command::Status(args)) => commands::status(args),
         Some(Command::Cleanup) => commands::cleanup(),
         Some(Command::Completion { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "svcproxy", &mut io::stdout());

@@ -120,6 +120,21 @@ fn plan_as_ipvsadm_would_save_it() {
 }
 
 #[test]
+fn plan_as_iptables_restore_reads_it() {
+    let text = plan_examples(&["--mode", "iptables"]);
+    assert_golden!(text);
+    let json = plan_examples(&["--mode", "iptables", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["problems"].as_array().unwrap().len(), 0);
+    let restores = json["restores"].as_array().unwrap();
+    let families: Vec<_> = restores.iter().map(|one| &one["family"]).collect();
+    assert_eq!(families, ["ipv4", "ipv6"]);
+    for restore in restores {
+        assert!(text.contains(restore["text"].as_str().unwrap()));
+    }
+}
+
+#[test]
 fn plan_with_another_scheduler() {
     let plan = plan_examples(&["-o", "ipvsadm", "--ipvs-scheduler", "mh"]);
     let servers = plan.lines().filter(|line| line.starts_with("-A "));
@@ -355,6 +370,7 @@ fn wrong_usage_is_told() {
             with(&["--node-ip", "node-a"]),
             with(&["--service-cidr", "10.96.0.0"]),
             with(&["--against", "kernel", "-o", "ipvsadm"]),
+            with(&["--mode", "iptables", "-o", "ipvsadm"]),
             with(&["--once"]),
             usage_error(&["--once", "status"]),
         ]

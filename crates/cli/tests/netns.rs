@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use testbed::Topology;
+use serde_json::Value;
+use testbed::{Backend, Client, Protocol, Topology};
 
 /// Mode ipvs neither does something else nor nothing where there is no IPVS.
 #[test]
@@ -69,4 +70,100 @@ fn cleanup_as_a_flag_needs_nothing_else() {
         // A second time there is nothing to do.
         svcproxy(cleanup);
     }
+}
+
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.10
+  sessionAffinity: ClientIP
+  externalTrafficPolicy: Local
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {clusterIP: 10.96.0.11, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.244.1.1], nodeName: node-a}, {addresses: [10.244.2.1], nodeName: node-b}]
+";
+
+/// What is to be done, what was done, and what the rules carry.
+#[test]
+#[ignore = "netns: needs root"]
+fn plan_and_status_in_iptables_mode_tell_what_the_kernel_has() {
+    let topology = Topology::new("status", &[1, 1]).unwrap();
+    let node = &topology.node().host;
+    let manifests = tempfile::tempdir().unwrap();
+    std::fs::write(manifests.path().join("web.yaml"), WEB).unwrap();
+    let source = format!("--manifests={}", manifests.path().display());
+    let address = format!("--node-ip={},{}", node.v4, node.v6);
+    let cluster = "--cluster-cidr=10.244.0.0/16";
+    let svcproxy = |arguments: &[&str]| {
+        let mut command = node.command(env!("CARGO_BIN_EXE_svcproxy"));
+        let output = command.args(arguments).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {log}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let settings = [
+        "--mode=iptables",
+        &source,
+        "--node-name=node-a",
+        &address,
+        cluster,
+    ];
+    let plan = |more: &[&str]| svcproxy(&[&["plan"], &settings[..], more].concat());
+
+    let before: Value = serde_json::from_str(&plan(&["--against=kernel", "-o=json"])).unwrap();
+    let restores = before["restores"].as_array().unwrap();
+    assert_eq!(restores.len(), 2);
+    for (restore, program) in restores
+        .iter()
+        .zip(["iptables-restore", "ip6tables-restore"])
+    {
+        let text = restore["text"].as_str().unwrap();
+        node.run_with_input([program, "--noflush", "--test"], text)
+            .unwrap();
+    }
+    svcproxy(&[&settings[..], &["--once"]].concat());
+    assert_eq!(plan(&["--against=kernel"]), "# nothing to do\n");
+
+    let pod = &topology.node().pods[0];
+    let backend = (pod.v4, 8080).into();
+    let _backend = Backend::start(pod, Protocol::Tcp, backend, "web").unwrap();
+    let answer = Client::new(Protocol::Tcp, (node.v4, 30080).into()).ask(&topology.client);
+    assert_eq!(answer.unwrap().backend, "web");
+    let text = svcproxy(&["status"]);
+    let seconds = 10_800;
+    let expected = format!(
+        "default/nobody\n  \
+         tcp 10.96.0.11:80 no endpoints: refused\n\
+         default/web\n  \
+         tcp node port 30080 (ipv4) (http) clients in the cluster: random, client keeps its endpoint \
+         {seconds} s\n    \
+         -> 10.244.1.1:8080              total 0\n    \
+         -> 10.244.2.1:8080              total 0\n  \
+         tcp node port 30080 (ipv4) (http) clients outside of the cluster: random, client keeps its \
+         endpoint {seconds} s\n    \
+         -> 10.244.1.1:8080              total 1\n  \
+         tcp 10.96.0.10:80 (http) random, client keeps its endpoint {seconds} s\n    \
+         -> 10.244.1.1:8080              total 0\n    \
+         -> 10.244.2.1:8080              total 0\n\
+         2 Services, 4 VIP ports, 5 real servers\n"
+    );
+    assert_eq!(text, expected);
+    let json: Value = serde_json::from_str(&svcproxy(&["status", "-o=json"])).unwrap();
+    let outside = &json["services"][1]["vips"][1];
+    assert_eq!(outside["clients"], "outside");
+    assert_eq!(outside["realServers"][0]["totalConnections"], 1);
+    assert_eq!(outside["realServers"][0]["weight"], Value::Null);
 }

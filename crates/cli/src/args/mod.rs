@@ -102,12 +102,23 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// The data plane that was chosen: by us, else by kube-proxy's word for it.
     pub(crate) fn mode(&self) -> Mode {
-        let theirs = self.node.kube_proxy.proxy_mode.as_deref();
-        self.mode.unwrap_or(match theirs {
-            Some("iptables") => Mode::Iptables,
-            _ => Mode::Ipvs,
-        })
+        chosen(self.mode, &self.node)
     }
+}
+
+impl PlanArgs {
+    /// As [`RunArgs::mode`].
+    pub(crate) fn mode(&self) -> Mode {
+        chosen(self.mode, &self.node)
+    }
+}
+
+fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
+    let theirs = node.kube_proxy.proxy_mode.as_deref();
+    mode.unwrap_or(match theirs {
+        Some("iptables") => Mode::Iptables,
+        _ => Mode::Ipvs,
+    })
 }
 
 impl Cli {
@@ -143,6 +154,10 @@ impl Mode {
 /// `svcproxy plan`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
+    /// Data plane [default: ipvs, or what --config says]
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
+
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 
@@ -176,6 +191,10 @@ pub(crate) enum PlanFormat {
 /// `svcproxy status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Data plane [default: iptables where it has rules of svcproxy's, else ipvs]
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
+
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]
     pub(crate) output: StatusFormat,

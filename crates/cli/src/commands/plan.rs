@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use proxier::Proxier;
-use proxier::backend::IpvsBackend;
-use proxier::desired::DesiredState;
+use proxier::backend::{IptablesBackend, IpvsBackend};
+use proxier::desired::{DesiredState, Problem};
+use proxier::iptables;
+use proxier::plan::Scope;
 use proxier::store::Store;
 
 use super::log_diagnostics;
-use crate::args::{PlanArgs, PlanFormat, usage_error};
+use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
 use crate::{Ending, node, output};
 
@@ -16,6 +18,10 @@ use crate::{Ending, node, output};
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if args.against.is_some() && args.output == PlanFormat::Ipvsadm {
         usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
+    }
+    let mode = args.mode();
+    if mode == Mode::Iptables && args.output == PlanFormat::Ipvsadm {
+        usage_error("mode iptables makes no virtual servers: leave out -o ipvsadm");
     }
     let settings = node::config(&args.node)?;
     let reading = Source::new(&args.node.source, &settings.node_name).read()?;
@@ -27,6 +33,12 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     };
 
     if args.against.is_some() {
+        if mode == Mode::Iptables {
+            let mut proxier = Proxier::new(Arc::new(settings), IptablesBackend::open()?);
+            let plan = proxier.preview(reading.changes)?;
+            restores(&plan, None, args.output)?;
+            return Ok(ending);
+        }
         let mut proxier = Proxier::new(Arc::new(settings), IpvsBackend::open()?);
         let plan = proxier.preview(reading.changes)?;
         match args.output {
@@ -48,10 +60,32 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     for problem in desired.problems() {
         tracing::warn!("{problem}");
     }
+    if mode == Mode::Iptables {
+        let limits = iptables::limits(&desired);
+        for problem in &limits {
+            tracing::warn!("{problem}");
+        }
+        let plan = iptables::Plan::new(&desired, &iptables::Node::default(), Scope::Full);
+        let problems = desired.problems().into_iter().chain(limits);
+        restores(&plan, Some(problems.collect()), args.output)?;
+        return Ok(ending);
+    }
     match args.output {
         PlanFormat::Text => output::desired_text(&desired)?,
         PlanFormat::Json => output::desired_json(&desired)?,
         PlanFormat::Ipvsadm => output::desired_ipvsadm(&desired)?,
     }
     Ok(ending)
+}
+
+/// What iptables-restore would be told.
+fn restores(
+    plan: &iptables::Plan,
+    problems: Option<Vec<Problem>>,
+    format: PlanFormat,
+) -> anyhow::Result<()> {
+    match format {
+        PlanFormat::Json => output::restores_json(plan, problems),
+        _ => output::restores_text(plan),
+    }
 }

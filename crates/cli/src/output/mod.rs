@@ -5,7 +5,10 @@ mod status;
 
 #[cfg(test)]
 pub(crate) use plan::{Steps, Text, virtual_servers};
-pub(crate) use plan::{desired_ipvsadm, desired_json, desired_text, steps_json, steps_text};
+pub(crate) use plan::{
+    desired_ipvsadm, desired_json, desired_text, restores_json, restores_text, steps_json,
+    steps_text,
+};
 pub(crate) use status::{
     Clients, RealServerStatus, Status, VipState, VipStatus, status_json, status_text,
 };

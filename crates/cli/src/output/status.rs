@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipvs::RealServerEntry;
 use proxier::desired::FrontendKey;
+use proxier::iptables::Sent;
 use serde::{Serialize, Serializer};
 
 use super::json;
@@ -83,11 +84,28 @@ fn vip<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Erro
 pub(crate) struct RealServerStatus {
     address: IpAddr,
     port: u16,
+    /// IPVS's alone.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    scheduled: Option<Scheduled>,
+    /// Since the real server was added, or its rule was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_connections: Option<u64>,
+}
+
+#[derive(Serialize, Clone, Copy)]
+#[serde(rename_all = "camelCase")]
+struct Scheduled {
     weight: u32,
+    #[serde(flatten)]
+    now: Now,
+}
+
+/// Connections that there are.
+#[derive(Serialize, Clone, Copy, Default)]
+#[serde(rename_all = "camelCase")]
+struct Now {
     active_connections: u64,
     inactive_connections: u64,
-    /// Since the real server was added.
-    total_connections: u64,
 }
 
 #[derive(Serialize)]
@@ -96,19 +114,35 @@ struct Totals {
     services: usize,
     vip_ports: usize,
     real_servers: usize,
-    active_connections: u64,
-    inactive_connections: u64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    now: Option<Now>,
 }
 
 impl From<&RealServerEntry> for RealServerStatus {
     fn from(entry: &RealServerEntry) -> Self {
+        let now = entry.connections.map(|connections| Now {
+            active_connections: connections.active.into(),
+            inactive_connections: connections.inactive.into(),
+        });
         Self {
             address: entry.server.key.address,
             port: entry.server.key.port,
-            weight: entry.server.weight,
-            active_connections: entry.connections.map_or(0, |c| c.active.into()),
-            inactive_connections: entry.connections.map_or(0, |c| c.inactive.into()),
-            total_connections: entry.stats.map_or(0, |stats| stats.connections),
+            scheduled: Some(Scheduled {
+                weight: entry.server.weight,
+                now: now.unwrap_or_default(),
+            }),
+            total_connections: Some(entry.stats.map_or(0, |stats| stats.connections)),
+        }
+    }
+}
+
+impl From<&Sent> for RealServerStatus {
+    fn from(sent: &Sent) -> Self {
+        Self {
+            address: sent.to.ip(),
+            port: sent.to.port(),
+            scheduled: None,
+            total_connections: sent.connections,
         }
     }
 }
@@ -126,8 +160,7 @@ impl Status {
             services: services.len(),
             vip_ports: vips().count(),
             real_servers: servers().count(),
-            active_connections: servers().map(|server| server.active_connections).sum(),
-            inactive_connections: servers().map(|server| server.inactive_connections).sum(),
+            now: sum(servers().map(|server| Some(server.scheduled?.now))),
         };
         let sorted = |(service, mut vips): (String, Vec<VipStatus>)| {
             vips.sort_by_key(|vip| {
@@ -146,6 +179,17 @@ impl Status {
             totals,
         }
     }
+}
+
+/// `None` if nobody counts them.
+fn sum(mut connections: impl Iterator<Item = Option<Now>>) -> Option<Now> {
+    connections.try_fold(Now::default(), |sum, one| {
+        let one = one?;
+        Some(Now {
+            active_connections: sum.active_connections + one.active_connections,
+            inactive_connections: sum.inactive_connections + one.inactive_connections,
+        })
+    })
 }
 
 /// For programs.
@@ -180,15 +224,19 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
             }
             writeln!(out)?;
             for server in &vip.real_servers {
-                writeln!(
-                    out,
-                    "    -> {:<28} weight {:<4} active {:<6} inactive {:<6} total {}",
-                    SocketAddr::new(server.address, server.port).to_string(),
-                    server.weight,
-                    server.active_connections,
-                    server.inactive_connections,
-                    server.total_connections
-                )?;
+                let address = SocketAddr::new(server.address, server.port).to_string();
+                write!(out, "    -> {address:<28}")?;
+                if let Some(Scheduled { weight, now }) = server.scheduled {
+                    let (active, inactive) = (now.active_connections, now.inactive_connections);
+                    write!(
+                        out,
+                        " weight {weight:<4} active {active:<6} inactive {inactive:<6}"
+                    )?;
+                }
+                match server.total_connections {
+                    Some(total) => writeln!(out, " total {total}")?,
+                    None => writeln!(out)?,
+                }
             }
         }
     }
@@ -196,13 +244,16 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
         services,
         vip_ports,
         real_servers,
-        active_connections,
-        inactive_connections,
+        now,
     } = status.totals;
-    writeln!(
+    write!(
         out,
-        "{services} Services, {vip_ports} VIP ports, {real_servers} real servers, \
-         {active_connections} active and {inactive_connections} inactive connections"
+        "{services} Services, {vip_ports} VIP ports, {real_servers} real servers"
     )?;
+    if let Some(now) = now {
+        let (active, inactive) = (now.active_connections, now.inactive_connections);
+        write!(out, ", {active} active and {inactive} inactive connections")?;
+    }
+    writeln!(out)?;
     Ok(())
 }

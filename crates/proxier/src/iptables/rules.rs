@@ -61,7 +61,15 @@ impl Rules {
                     chains.entry((table, name)).or_default();
                 }
             }
-            let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|l| l.split_once(' '))
+            // Before it are its counters, if it was asked for them.
+            let rule = match line
+                .strip_prefix('[')
+                .and_then(|line| line.split_once("] "))
+            {
+                Some((_, rule)) => rule,
+                None => line,
+            };
+            let Some((chain, rule)) = rule.strip_prefix("-A ").and_then(|l| l.split_once(' '))
             else {
                 continue;
             };
@@ -154,12 +162,12 @@ impl Rule {
         self.value("-j").or_else(|| self.value("-g"))
     }
 
-    fn backend(&self) -> Option<SocketAddr> {
+    pub(super) fn backend(&self) -> Option<SocketAddr> {
         self.value("--to-destination")?.parse().ok()
     }
 
     /// The frontend whose packets it takes.
-    fn frontend(&self, family: Family) -> Option<FrontendKey> {
+    pub(super) fn frontend(&self, family: Family) -> Option<FrontendKey> {
         let protocol = match self.value("-p")? {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipvs::ipvsadm::scheduler_flags;
 use proxier::desired::{
-    Backend, DesiredState, Frontend, HealthCheck, Kind, Place, WithoutBackends,
+    Backend, DesiredState, Frontend, HealthCheck, Kind, Place, Problem, WithoutBackends,
 };
 use proxier::model::SessionAffinity;
 use serde::Serialize;
@@ -63,21 +63,27 @@ struct HealthCheckView {
 }
 
 #[derive(Serialize)]
-struct ProblemView {
+pub(super) struct ProblemView {
     service: String,
     field: String,
     reason: &'static str,
     message: String,
 }
 
+impl From<Problem> for ProblemView {
+    fn from(problem: Problem) -> Self {
+        Self {
+            service: problem.service.to_string(),
+            field: problem.field,
+            reason: problem.reason.as_str(),
+            message: problem.message,
+        }
+    }
+}
+
 /// For programs.
 pub(crate) fn desired_json(desired: &DesiredState) -> anyhow::Result<()> {
-    let problems = desired.problems().into_iter().map(|problem| ProblemView {
-        service: problem.service.to_string(),
-        field: problem.field,
-        reason: problem.reason.as_str(),
-        message: problem.message,
-    });
+    let problems = desired.problems().into_iter().map(ProblemView::from);
     let mut frontends: Vec<_> = desired.frontends().map(AsRef::as_ref).collect();
     frontends.sort_unstable_by_key(|frontend: &&Frontend| frontend.key);
     let mut checks: Vec<_> = desired.health_checks().collect();

@@ -1,6 +1,7 @@
 //! What a node should have, and the steps that lead there.
 
 mod json;
+mod restores;
 mod steps;
 mod text;
 
@@ -12,6 +13,7 @@ use proxier::desired::DesiredState;
 use proxier::plan::{NodeState, Plan, Scope, Step};
 
 pub(crate) use json::desired_json;
+pub(crate) use restores::{restores_json, restores_text};
 #[cfg(test)]
 pub(crate) use steps::Steps;
 pub(crate) use steps::{steps_json, steps_text};

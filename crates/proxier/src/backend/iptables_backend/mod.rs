@@ -13,7 +13,7 @@ use ipvs::Family;
 use super::conntrack::Conntrack;
 use super::sysctl::Sysctls;
 use super::{ApplyReport, BackendError};
-use crate::iptables::{Node, Plan, Rules, Step, Transaction};
+use crate::iptables::{Counters, Node, Plan, Rules, Served, Step, Transaction};
 use crate::plan;
 use program::{Program, Verb};
 
@@ -88,6 +88,33 @@ impl IptablesBackend {
         let rules = |family| rules(self.flavour, family);
         let (v4, v6) = (rules(Family::V4)?, rules(Family::V6)?);
         Ok(Node::new(sysctls, v4, v6))
+    }
+
+    /// A backend over the iptables that has rules of svcproxy's, if one has.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be run; lack of privileges.
+    pub fn in_use() -> Result<Option<Self>, BackendError> {
+        let flavour = Flavour::with_rules()?.into_iter().next();
+        flavour.map(Self::with_flavour).transpose()
+    }
+
+    /// What the rules do with connections to Services, and how often they did.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    pub fn served(&self) -> Result<Vec<Served>, BackendError> {
+        let mut served = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            if kernel_speaks(family) {
+                let saved = Program::new(self.flavour, family, Verb::Count).run(&"")?;
+                let (rules, counters) = (Rules::parse(&saved), Counters::parse(&saved));
+                served.extend(rules.served(family, &counters));
+            }
+        }
+        Ok(served)
     }
 
     /// Carries out a plan in its order. A step that fails does not keep the others from being

@@ -15,6 +15,8 @@ use crate::backend::BackendError;
 pub(super) enum Verb {
     /// Print all rules.
     Save,
+    /// Print all rules, and how many packets each has taken.
+    Count,
     /// Change some.
     Restore,
     /// See whether that could be done.
@@ -38,6 +40,7 @@ impl Program {
         };
         let (end, arguments): (_, &[_]) = match verb {
             Verb::Save => ("-save", &[]),
+            Verb::Count => ("-save", &["-c"]),
             // The lock is waited for, for so many seconds.
             Verb::Restore => ("-restore", &["--noflush", "-w", "5"]),
             Verb::Test => ("-restore", &["--noflush", "-w", "5", "--test"]),

@@ -1,4 +1,4 @@
-//! `svcproxy status`.
+//! What IPVS and the packet filter carry.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,12 @@ use proxier::backend::{Backend, IpvsBackend};
 use proxier::desired::FrontendKey;
 use proxier::plan::{Audience, Element, NodeState, Purpose};
 
-use crate::Ending;
-use crate::args::StatusFormat;
-use crate::output::{self, Clients, RealServerStatus, Status, VipState, VipStatus};
+use crate::output::{Clients, RealServerStatus, Status, VipState, VipStatus};
 
-/// Shows what this node carries, as the kernel has it.
-pub(crate) fn status(format: StatusFormat) -> anyhow::Result<Ending> {
+pub(super) fn status() -> anyhow::Result<Status> {
     let mut backend = IpvsBackend::open()?;
     let node = backend.observe()?;
-    let status = collect(&node, backend.ipvs())?;
-    match format {
-        StatusFormat::Text => output::status_text(&status)?,
-        StatusFormat::Json => output::status_json(&status)?,
-    }
-    Ok(Ending::Done)
+    collect(&node, backend.ipvs())
 }
 
 fn collect(node: &NodeState, ipvs: &mut ipvs::Client) -> anyhow::Result<Status> {

@@ -1,0 +1,26 @@
+//! `svcproxy status`.
+
+mod iptables;
+mod ipvs;
+
+use proxier::backend::IptablesBackend;
+
+use crate::args::{Mode, StatusArgs, StatusFormat};
+use crate::{Ending, output};
+
+/// Shows what this node carries, as the kernel has it.
+pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
+    let status = match args.mode {
+        Some(Mode::Ipvs) => ipvs::status()?,
+        Some(Mode::Iptables) => iptables::status(&IptablesBackend::open()?)?,
+        None => match IptablesBackend::in_use()? {
+            Some(backend) => iptables::status(&backend)?,
+            None => ipvs::status()?,
+        },
+    };
+    match args.output {
+        StatusFormat::Text => output::status_text(&status)?,
+        StatusFormat::Json => output::status_json(&status)?,
+    }
+    Ok(Ending::Done)
+}
