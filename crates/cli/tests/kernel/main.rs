@@ -21,6 +21,7 @@ mod privileges;
 mod refusal;
 mod restart;
 mod schedulers;
+mod settings;
 mod table;
 mod takeover;
 mod traffic;

@@ -1,0 +1,91 @@
+//! Settings that change under traffic, and what is told of a stranger's virtual server.
+
+use std::fs;
+
+use serde_json::Value;
+use testbed::eventually;
+
+use crate::follower::{Follower, PATIENCE};
+use crate::lab::{Lab, run_logged};
+use crate::ports;
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn connections_outlive_a_change_of_the_configuration_file() {
+    let lab = Lab::new("settings", ports::API_SERVER);
+    lab.use_example("api-server.yaml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.conf");
+    let write = |fields: &str| {
+        let new = file.with_extension("new");
+        let pods = [testbed::POD_CIDR_V4, testbed::POD_CIDR_V6].join(",");
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        fs::write(&new, format!("{head}clusterCIDR: {pods:?}\n{fields}")).unwrap();
+        fs::rename(new, &file).unwrap();
+    };
+    write("");
+    let mut command = lab.svcproxy(&["--mode=ipvs", "--log-format=json"]);
+    command.args(lab.settings()).arg("--config").arg(&file);
+    let svcproxy = Follower::start(&mut command);
+    svcproxy.wait("a sync", |event| event["message"] == "synced");
+
+    let port = &ports::API_SERVER[0];
+    let mut connection = lab.connect(lab.probe(), port);
+    let first = connection.ask().unwrap();
+    // The scheduler and who is masqueraded: virtual servers are changed in place.
+    write("ipvs: {scheduler: lc}\niptables: {masqueradeAll: true}\n");
+    let changed = || {
+        let table = lab.ipvsadm();
+        let servers: Vec<_> = table.iter().filter(|line| line.starts_with("-A")).collect();
+        let all = !servers.is_empty() && servers.iter().all(|line| line.contains("-s lc"));
+        if all { Ok(()) } else { Err(table.clone()) }
+    };
+    eventually(PATIENCE, changed).unwrap();
+    let says = |text: &'static str| {
+        move |event: &Value| {
+            event["message"]
+                .as_str()
+                .is_some_and(|said| said.contains(text))
+        }
+    };
+    svcproxy.wait(
+        "the scheduler",
+        says("ipvs.scheduler: lc is in force now; it was rr"),
+    );
+    assert_eq!(connection.ask().unwrap(), first);
+    assert!(lab.ask(lab.probe(), port).is_ok());
+
+    write("ipvs: {scheduler: fastest}\n");
+    svcproxy.wait(
+        "an error",
+        says("ipvs.scheduler: no scheduler of that name"),
+    );
+    assert_eq!(connection.ask().unwrap(), first);
+    changed().unwrap();
+    svcproxy.terminate();
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn a_strangers_virtual_server_in_the_way_is_told_of_once() {
+    let lab = Lab::new("stranger", &[]);
+    lab.use_example("web.yaml");
+    let node = lab.node();
+    let add = ["ipvsadm", "-A", "-t", "10.96.0.80:80", "-s", "wlc"];
+    node.run(add).unwrap();
+    let told = || {
+        let (log, code) = run_logged(&mut lab.once_command());
+        assert_eq!(code, 0, "{log:#?}");
+        let reasons = log
+            .iter()
+            .filter(|event| event["reason"] == "ForeignVirtualServer");
+        let messages = reasons.map(|event| event["message"].as_str().unwrap().to_owned());
+        messages.collect::<Vec<_>>()
+    };
+    let first = told();
+    assert_eq!(first.len(), 1, "{first:?}");
+    let about = "Service default/web: tcp 10.96.0.80:80: there was a virtual server";
+    assert!(first[0].starts_with(about), "{first:?}");
+    // It is ours by now.
+    assert_eq!(told(), [""; 0]);
+}
