@@ -160,6 +160,22 @@ pub struct IpvsMemory {
     foreign: BTreeSet<VirtualServerKey>,
 }
 
+/// So many foreign virtual servers are told of one by one. More at once are another service proxy's,
+/// whose place is taken.
+const TOLD_EACH: usize = 3;
+
+fn many_foreign(foreign: &BTreeSet<VirtualServerKey>) -> Notice {
+    let first = foreign.iter().take(TOLD_EACH);
+    let first: Vec<_> = first.map(ToString::to_string).collect();
+    let message = format!(
+        "{} virtual servers at Services' addresses that svcproxy has not made, as {}, are taken \
+         over, with their real servers replaced",
+        foreign.len(),
+        first.join(", "),
+    );
+    Notice::of_node(Reason::ForeignVirtualServer, message)
+}
+
 /// IPVS, or what is like it.
 impl<B: Backend> DataPlane for B {
     type Node = NodeState;
@@ -241,13 +257,16 @@ impl<B: Backend> DataPlane for B {
     }
 
     fn found(desired: &DesiredState, memory: &mut IpvsMemory) -> Vec<Notice> {
-        let foreign = mem::take(&mut memory.foreign).into_iter();
-        let notices = foreign.map(|key| {
+        let foreign = mem::take(&mut memory.foreign);
+        if foreign.len() > TOLD_EACH {
+            return vec![many_foreign(&foreign)];
+        }
+        let notices = foreign.iter().map(|key| {
             let message = format!(
                 "{key}: there was a virtual server that svcproxy has not made; it is taken over, \
                  with its real servers replaced. To leave an address to others, exclude it"
             );
-            let frontend = FrontendKey::of(&key).and_then(|key| desired.frontend(&key));
+            let frontend = FrontendKey::of(key).and_then(|key| desired.frontend(&key));
             match frontend {
                 Some(frontend) => {
                     let service = frontend.owner.service.clone();

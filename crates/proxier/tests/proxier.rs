@@ -1,5 +1,5 @@
 //! The stages put together, on a node in memory.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::num::NonZeroU16;
 use std::sync::{Arc, mpsc};
@@ -558,4 +558,41 @@ fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
     let report = proxier.audit().unwrap().unwrap();
     assert!(report.is_success());
     assert_eq!(told(&report.notices), []);
+}
+
+#[test]
+fn many_foreign_virtual_servers_are_told_of_in_one_notice() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    let mut client = node.ipvs().client().unwrap();
+    let vips: Vec<_> = (1..=1000)
+        .map(|n| format!("10.97.{}.{}", n / 250, n % 250 + 1))
+        .collect();
+    for vip in &vips {
+        let key = VirtualServerKey::new(Protocol::Tcp, format!("{vip}:80").parse().unwrap());
+        let add = ipvs::Change::AddVirtualServer(VirtualServer::new(key));
+        client.change(add).unwrap();
+    }
+    let services = vips.iter().enumerate();
+    let services = services
+        .map(|(n, vip)| service(&format!("s{n}"), vip))
+        .collect();
+    let changes = [
+        Change::ServicesReplaced(services),
+        Change::EndpointSlicesReplaced(Vec::new()),
+    ];
+    let report = proxier.handle(changes).unwrap().unwrap();
+    let [notice] = report.notices.as_slice() else {
+        panic!("{:?}", report.notices);
+    };
+    assert_eq!(
+        (&notice.about, notice.reason),
+        (&Subject::Node, Reason::ForeignVirtualServer)
+    );
+    assert!(
+        notice.message.starts_with("1000 virtual servers"),
+        "{}",
+        notice.message
+    );
+    assert!(notice.text().len() < 250);
 }
