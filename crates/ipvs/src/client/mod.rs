@@ -6,6 +6,7 @@ mod exchange;
 mod socket;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod trial;
 
 use std::collections::HashSet;
 use std::hash::Hash;

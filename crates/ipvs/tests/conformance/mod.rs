@@ -22,6 +22,7 @@ macro_rules! conformance {
             timeouts
             sync_daemons
             info
+            trial
             flush
         }
     };
@@ -163,6 +164,27 @@ pub(crate) fn virtual_server_errors<T: Transport>(client: &mut Client<T>) -> Res
         ErrorKind::UnknownScheduler
     );
     assert_eq!(client.virtual_server(&web.key)?.server, web);
+    Ok(())
+}
+
+pub(crate) fn trial<T: Transport>(client: &mut Client<T>) -> Result<()> {
+    let web = VirtualServer::new(key("tcp 192.0.2.1:9")).with_scheduler(Scheduler::RoundRobin);
+    let v6 = VirtualServer::new(key("tcp [2001:db8::1]:9"));
+    for server in [web, v6] {
+        assert_eq!(client.try_virtual_server(&server)?.server, server);
+    }
+    let unknown = web.with_scheduler("nosuch".parse().unwrap());
+    let error = client.try_virtual_server(&unknown).unwrap_err();
+    assert_eq!(error.operation(), Operation::AddVirtualServer);
+    assert_eq!(*error.kind(), ErrorKind::UnknownScheduler);
+    assert_eq!(client.virtual_servers()?, []);
+    // One that is there stays.
+    client.add_virtual_server(&web)?;
+    assert_eq!(
+        kind(client.try_virtual_server(&web)),
+        ErrorKind::AlreadyExists
+    );
+    assert_eq!(client.virtual_servers()?.len(), 1);
     Ok(())
 }
 
