@@ -7,9 +7,11 @@ mod configz;
 mod health;
 mod kube_proxy;
 mod logging;
+mod mode;
 mod monitor;
 mod node;
 mod notices;
+mod other_mode;
 mod output;
 mod predecessor;
 #[cfg(test)]
@@ -74,6 +76,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
     notes.iter().for_each(Note::log);
     match &cli.command {
         Some(Command::Plan(args)) => commands::plan(args),
+        Some(Command::Check(args)) => commands::check(args),
         Some(Command::Status(args)) => commands::status(args),
         Some(Command::Cleanup) => commands::cleanup(),
         Some(Command::Completion { shell }) => {

@@ -7,12 +7,14 @@ use ipvs::VirtualServerKey;
 use proxier::Proxier;
 use proxier::backend::{BackendError, KubeProxy, Successor};
 use proxier::data_plane::DataPlane;
-use proxier::desired::FrontendKey;
+use proxier::desired::{Config, FrontendKey};
 use proxier::notice::{Notice, Reason};
 use proxier::proxier::{SyncKind, SyncReport};
 
+use crate::args::Mode;
 use crate::commands::chain;
 use crate::notices::Notices;
+use crate::other_mode;
 
 /// One that served this node before.
 pub(crate) trait Predecessor {
@@ -36,6 +38,8 @@ pub(crate) struct Outcome {
     pub(crate) in_use: Vec<String>,
     /// What is still there that is to go, with the reason.
     pub(crate) left: Vec<String>,
+    /// It goes by itself after a while; nothing is to be told.
+    pub(crate) goes_on: bool,
 }
 
 /// Those that may have left something.
@@ -51,9 +55,10 @@ struct Left {
 }
 
 impl Predecessors {
-    /// All that there may be.
-    pub(crate) fn all(notices: Notices) -> Self {
-        let all = [Box::<OfKubeProxy>::default() as Box<dyn Predecessor>];
+    /// All that there may be before a mode with these settings.
+    pub(crate) fn of(mode: Mode, config: &Config, notices: Notices) -> Self {
+        let of_kube_proxy = Box::<OfKubeProxy>::default();
+        let all: [Box<dyn Predecessor>; 2] = [of_kube_proxy, other_mode::predecessor(mode, config)];
         let left = all.map(|predecessor| Left {
             predecessor,
             told: Vec::new(),
@@ -121,7 +126,7 @@ impl Left {
             notices.tell(notice);
         }
         self.told = some;
-        outcome.left.is_empty()
+        outcome.left.is_empty() && !outcome.goes_on
     }
 }
 
@@ -151,6 +156,7 @@ impl Predecessor for OfKubeProxy {
             removed: removed.map(|removed| removed.to_string()),
             in_use: in_use.cloned().collect(),
             left: failures.chain(draining).chain(connected).collect(),
+            goes_on: false,
         })
     }
 }

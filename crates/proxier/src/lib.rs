@@ -70,6 +70,7 @@ pub mod model;
 pub mod netfilter;
 pub mod notice;
 pub mod plan;
+pub mod probe;
 pub mod proxier;
 pub mod run;
 pub mod source;

@@ -115,6 +115,23 @@ impl<B: DataPlane> Proxier<B> {
         }
     }
 
+    /// Goes on over another data plane with all that is known of the API's objects. Nothing is known
+    /// of the node then.
+    pub fn with_backend<C: DataPlane>(self, backend: C) -> Proxier<C> {
+        Proxier {
+            store: self.store,
+            settings: self.settings,
+            node_error: self.node_error,
+            is_set_anew: self.is_set_anew,
+            desired: self.desired,
+            node: None,
+            before: None,
+            touched: Touched::default(),
+            memory: C::Memory::default(),
+            backend,
+        }
+    }
+
     /// Takes changes in and brings the node in line with them. `None` as long as not every kind
     /// of object has been listed.
     ///

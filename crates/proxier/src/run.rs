@@ -1,5 +1,6 @@
 //! A loop around a [`Proxier`]: changes as they come, retries, and an audit now and then.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -115,15 +116,15 @@ impl Default for Intervals {
     }
 }
 
-/// Follows events until [`Event::Stop`] or until their sender is gone.
+/// Follows events until [`Event::Stop`], until their sender is gone, or until `observe` breaks.
 ///
-/// `observe` is told of every sync. Between events, retries and audits the loop sleeps.
+/// `intervals` are changed by [`Event::Settings`]. `observe` is told of every sync. Between events, retries and audits the loop sleeps.
 pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
-    mut intervals: Intervals,
-    mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>),
-) {
+    intervals: &mut Intervals,
+    mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let mut retry = None;
     let mut wake = Instant::now() + intervals.audit;
     let mut drain = None;
@@ -133,7 +134,7 @@ pub fn run<B: DataPlane>(
         drain = drains.then(|| drain.unwrap_or_else(|| Instant::now() + intervals.drain));
         let until = drain.map_or(wake, |drain| drain.min(wake));
         let Some(received) = receive(events, until) else {
-            return;
+            return ControlFlow::Continue(());
         };
         let Received {
             changes,
@@ -147,13 +148,13 @@ pub fn run<B: DataPlane>(
             if intervals.audit != settings.intervals.audit && retry.is_none() {
                 wake = started + settings.intervals.audit;
             }
-            intervals = settings.intervals;
+            *intervals = settings.intervals;
         }
         let cause = match &changes {
             Some(_) => Cause::Changes,
             None if is_set_anew => Cause::Settings,
             None if inspect => {
-                observe(proxier, Observed::Inspect);
+                observe(proxier, Observed::Inspect)?;
                 continue;
             }
             None if until < wake => Cause::Drain,
@@ -175,7 +176,7 @@ pub fn run<B: DataPlane>(
             Err(_) => true,
         };
         if failed {
-            let pause = next_retry(retry, intervals);
+            let pause = next_retry(retry, *intervals);
             wake = Instant::now() + pause;
             retry = Some(pause);
         } else if cause == Cause::Audit || retry.take().is_some() {
@@ -189,10 +190,10 @@ pub fn run<B: DataPlane>(
                 started,
                 took,
             };
-            observe(proxier, Observed::Round(round));
+            observe(proxier, Observed::Round(round))?;
         }
         if inspect {
-            observe(proxier, Observed::Inspect);
+            observe(proxier, Observed::Inspect)?;
         }
     }
 }

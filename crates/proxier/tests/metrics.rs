@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
@@ -39,7 +40,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(options: Options, intervals: Intervals) -> Self {
+    fn start(options: Options, mut intervals: Intervals) -> Self {
         let node = FakeNode::default();
         let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
         let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
@@ -49,9 +50,15 @@ impl Proxy {
         monitor.inspect_by(events.clone());
         let observer = monitor.clone();
         let run = thread::spawn(move || {
-            proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
-                observer.observed(proxier, &observed);
-            });
+            let _ = proxier::run::run(
+                &mut proxier,
+                &received,
+                &mut intervals,
+                |proxier, observed| {
+                    observer.observed(proxier, &observed);
+                    ControlFlow::Continue(())
+                },
+            );
         });
         Self {
             node,
@@ -499,14 +506,15 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
     let (stuck, observer) = (Arc::new(Barrier::new(2)), monitor.clone());
     let in_loop = Arc::clone(&stuck);
     let run = thread::spawn(move || {
-        proxier::run::run(
+        let _ = proxier::run::run(
             &mut proxier,
             &received,
-            Intervals::default(),
+            &mut Intervals::default(),
             |proxier, observed| {
                 observer.observed(proxier, &observed);
                 in_loop.wait();
                 in_loop.wait();
+                ControlFlow::Continue(())
             },
         );
     });

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::num::NonZeroU16;
+use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -409,15 +410,16 @@ fn the_loop_retries_by_itself_and_stops_when_told() {
     let mut intervals = Intervals::default();
     intervals.first_retry = Duration::from_millis(1);
     let mut outcomes = Vec::new();
-    run(&mut proxier, &received, intervals, |_, observed| {
-        let Observed::Round(round) = observed else {
-            return;
-        };
-        outcomes.push((round.cause, round.is_success()));
-        if round.is_success() {
-            events.send(Event::Stop).unwrap();
+    let ended = run(&mut proxier, &received, &mut intervals, |_, observed| {
+        if let Observed::Round(round) = observed {
+            outcomes.push((round.cause, round.is_success()));
+            if round.is_success() {
+                events.send(Event::Stop).unwrap();
+            }
         }
+        ControlFlow::Continue(())
     });
+    assert_eq!(ended, ControlFlow::Continue(()));
     let expected = [
         (Cause::Changes, false),
         (Cause::Retry, false),
@@ -432,16 +434,17 @@ fn the_loop_sees_drains_to_their_end() {
     let node = FakeNode::default();
     let mut proxier = draining(&node);
     set_connections(&node, 0);
-    let (events, received) = mpsc::channel();
+    let (_events, received) = mpsc::channel();
     let mut intervals = Intervals::default();
     intervals.drain = Duration::from_millis(1);
     let mut kinds = Vec::new();
-    run(&mut proxier, &received, intervals, |_, observed| {
+    let ended = run(&mut proxier, &received, &mut intervals, |_, observed| {
         if let Observed::Round(round) = observed {
             kinds.push((round.cause, round.result.unwrap().kind));
-            events.send(Event::Stop).unwrap();
         }
+        ControlFlow::Break(())
     });
+    assert_eq!(ended, ControlFlow::Break(()));
     assert_eq!(kinds, [(Cause::Drain, SyncKind::Drained)]);
     assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
 }
@@ -486,9 +489,10 @@ fn the_loop_takes_settings_in_after_a_failure_too() {
     let mut intervals = Intervals::default();
     intervals.first_retry = Duration::from_secs(3600);
     let mut causes = Vec::new();
-    run(&mut proxier, &received, intervals, |_, observed| {
+    let mut in_loop = intervals;
+    let ended = run(&mut proxier, &received, &mut in_loop, |_, observed| {
         let Observed::Round(round) = observed else {
-            return;
+            return ControlFlow::Continue(());
         };
         causes.push((round.cause, round.is_success()));
         let next = match causes.len() {
@@ -496,7 +500,9 @@ fn the_loop_takes_settings_in_after_a_failure_too() {
             _ => Event::Stop,
         };
         events.send(next).unwrap();
+        ControlFlow::Continue(())
     });
+    assert_eq!(ended, ControlFlow::Continue(()));
     assert_eq!(causes, [(Cause::Changes, false), (Cause::Settings, true)]);
     assert!(
         table(&node)
@@ -595,4 +601,16 @@ fn many_foreign_virtual_servers_are_told_of_in_one_notice() {
         notice.message
     );
     assert!(notice.text().len() < 250);
+}
+
+#[test]
+fn another_data_plane_goes_on_with_what_is_known() {
+    let (old, new) = (FakeNode::default(), FakeNode::default());
+    let mut proxier = proxier(&old);
+    proxier.handle(two_services()).unwrap();
+    let mut proxier = proxier.with_backend(new.backend().unwrap());
+    let report = proxier.handle([]).unwrap().unwrap();
+    assert_eq!((report.kind, report.is_success()), (SyncKind::Full, true));
+    assert_eq!(table(&new), TWO_SERVICES);
+    assert_eq!(table(&old), TWO_SERVICES);
 }

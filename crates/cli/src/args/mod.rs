@@ -1,6 +1,7 @@
 //! The command line.
 
 mod kube_proxy;
+mod mode;
 mod monitor;
 mod node;
 mod source;
@@ -8,14 +9,13 @@ mod source;
 #[cfg(test)]
 pub(crate) use kube_proxy::COVERED;
 pub(crate) use kube_proxy::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use mode::{Fallback, Mode, ModeArgs};
 pub(crate) use monitor::{
     BindAddress, DEFAULT_HEALTHZ, DEFAULT_METRICS, MonitorArgs, ServiceMetrics,
 };
 pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
 pub(crate) use node::{node_name, node_port_addresses, scheduler};
 pub(crate) use source::SourceArgs;
-
-use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -35,6 +35,8 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
         svcproxy --mode ipvs --manifests examples/ --cluster-cidr 10.244.0.0/16\n  \
         svcproxy --mode ipvs --manifests services.yaml --once\n  \
         svcproxy --mode ipvs --kubeconfig /etc/kubernetes/proxy.conf\n  \
+        svcproxy --mode ipvs --fallback never --kubeconfig /etc/kubernetes/proxy.conf\n  \
+        svcproxy check\n  \
         svcproxy plan --manifests examples/ -o ipvsadm\n  \
         svcproxy status\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage or invalid manifests.\n\
@@ -59,6 +61,15 @@ pub(crate) enum Command {
     ///
     /// Needs neither privileges nor IPVS, except with --against kernel.
     Plan(Box<PlanArgs>),
+    /// Show whether this node has what a mode needs, and what to do about what is missing
+    ///
+    /// Tries what mode ipvs and mode iptables need with the settings given, and changes nothing.
+    /// Exits with 1 where the chosen mode cannot run, also if svcproxy would fall back.
+    #[command(after_help = "Examples:\n  \
+        svcproxy check\n  \
+        svcproxy check --mode iptables\n  \
+        svcproxy check --config /var/lib/kube-proxy/config.conf -o json")]
+    Check(Box<CheckArgs>),
     /// Show what this node carries: Services, VIPs, real servers, connections
     ///
     /// Reads the kernel, whether svcproxy is running or not.
@@ -78,9 +89,8 @@ pub(crate) enum Command {
 /// The main job.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Data plane [default: ipvs, or what --config says]
-    #[arg(long, value_enum)]
-    pub(crate) mode: Option<Mode>,
+    #[command(flatten)]
+    pub(crate) mode: ModeArgs,
 
     /// Bring the node in line with what there is now, and exit
     #[arg(long)]
@@ -90,11 +100,6 @@ pub(crate) struct RunArgs {
     #[arg(long, hide = true)]
     pub(crate) cleanup: bool,
 
-    /// Where sysctls are: in a container, /proc/sys is read-only, and the node's is mounted
-    /// elsewhere
-    #[arg(long, value_name = "DIRECTORY", default_value = "/proc/sys")]
-    pub(crate) proc_sys: PathBuf,
-
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }
@@ -102,7 +107,7 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// The data plane that was chosen: by us, else by kube-proxy's word for it.
     pub(crate) fn mode(&self) -> Mode {
-        chosen(self.mode, &self.node)
+        chosen(self.mode.mode, &self.node)
     }
 }
 
@@ -127,26 +132,8 @@ impl Cli {
         match &mut self.command {
             None => Some(&mut self.run.node),
             Some(Command::Plan(plan)) => Some(&mut plan.node),
+            Some(Command::Check(check)) => Some(&mut check.node),
             Some(_) => None,
-        }
-    }
-}
-
-/// The data planes there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// The kernel's IPVS
-    Ipvs,
-    /// iptables, nft or legacy, whichever this node uses
-    Iptables,
-}
-
-impl Mode {
-    /// As kube-proxy spells it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Ipvs => "ipvs",
-            Self::Iptables => "iptables",
         }
     }
 }
@@ -186,6 +173,36 @@ pub(crate) enum PlanFormat {
     Json,
     /// As `ipvsadm -Sn` prints and `ipvsadm -R` reads
     Ipvsadm,
+}
+
+/// `svcproxy check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) mode: ModeArgs,
+
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = CheckFormat::Text)]
+    pub(crate) output: CheckFormat,
+}
+
+impl CheckArgs {
+    /// As [`RunArgs::mode`].
+    pub(crate) fn mode(&self) -> Mode {
+        chosen(self.mode.mode, &self.node)
+    }
+}
+
+/// Forms of `svcproxy check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
 }
 
 /// `svcproxy status`.

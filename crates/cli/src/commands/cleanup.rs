@@ -1,10 +1,10 @@
 //! `svcproxy cleanup`.
 
-use ipvs::ErrorKind;
-use proxier::backend::{self, BackendError, IptablesBackend, IpvsBackend};
+use proxier::backend::{self, IptablesBackend};
 
 use super::log_failures;
 use crate::Ending;
+use crate::other_mode::ipvs_mode;
 
 /// Removes what svcproxy made on this node, in either mode.
 pub(crate) fn cleanup() -> anyhow::Result<Ending> {
@@ -17,14 +17,7 @@ pub(crate) fn cleanup() -> anyhow::Result<Ending> {
 }
 
 fn of_ipvs() -> anyhow::Result<Ending> {
-    let mut ipvs = match IpvsBackend::open() {
-        Err(BackendError::Ipvs(error)) if *error.kind() == ErrorKind::Unsupported => {
-            tracing::info!("this kernel has no IPVS, and so nothing of svcproxy's there");
-            return Ok(Ending::Done);
-        }
-        opened => opened?,
-    };
-    let cleanup = backend::cleanup(&mut ipvs)?;
+    let cleanup = backend::cleanup(&mut *ipvs_mode()?)?;
     log_failures(&cleanup.plan, &cleanup.applied);
     let failed = cleanup.applied.failures.len();
     if failed > 0 {

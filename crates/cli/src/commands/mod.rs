@@ -1,10 +1,12 @@
 //! What the program does, a file a command.
 
+mod check;
 mod cleanup;
 mod plan;
 mod run;
 mod status;
 
+pub(crate) use check::check;
 pub(crate) use cleanup::cleanup;
 pub(crate) use plan::plan;
 pub(crate) use run::run;

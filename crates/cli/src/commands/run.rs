@@ -1,28 +1,30 @@
 //! The main job: bring the node in line with the Services there are, and keep it so.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use proxier::Proxier;
-use proxier::backend::{Counts, IptablesBackend, IpvsBackend};
+use proxier::backend::{BackendError, Counts, IptablesBackend, IpvsBackend};
 use proxier::data_plane::{DataPlane, PlanSteps};
 use proxier::desired::Config;
 use proxier::metrics::Monitor;
 use proxier::proxier::{SyncKind, SyncReport};
-use proxier::run::{Event, Observed};
+use proxier::run::{Cause, Event, Intervals, Observed};
 use proxier::watch::Watch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
-use crate::args::{Cli, Mode};
+use crate::args::{Cli, Mode, RunArgs};
 use crate::configz::Configz;
 use crate::health::Health;
+use crate::mode::{Choice, Lookout};
 use crate::notices::{Notices, Standing};
 use crate::predecessor::Predecessors;
 use crate::source::Source;
@@ -37,122 +39,202 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         // Nobody will be there to see the connections end.
         config.drain_timeout = Duration::ZERO;
     }
+    let choice = Choice::make(&args.mode, args.mode(), &config)?;
     let mut source = Source::new(&args.node.source, &config.node_name);
     // Nobody posts Events in the little time that a single sync takes.
     let events = if args.once { None } else { source.events() };
     let notices = Notices::new(&config.node_name, events);
-    match args.mode() {
+    choice.tell(&notices);
+    let start = Start {
+        cli,
+        choice,
+        source,
+        notices,
+    };
+    let config = Arc::new(config);
+    match start.choice.in_force {
         Mode::Ipvs => {
-            let backend = IpvsBackend::open()?.proc_sys(&args.proc_sys);
-            start(
-                cli,
-                Proxier::new(Arc::new(config), backend),
-                source,
-                notices,
-            )
+            let proxier = Proxier::new(config, ipvs(args)?);
+            if args.once {
+                return start.once(proxier);
+            }
+            start.follow(proxier, |following, mut proxier| {
+                let _ = following.serve(&mut proxier);
+            })
         }
         Mode::Iptables => {
-            let backend = IptablesBackend::open()?.proc_sys(&args.proc_sys);
+            let backend = IptablesBackend::open()?.proc_sys(&args.mode.proc_sys);
             tracing::info!("the data plane is {}", backend.flavour());
-            start(
-                cli,
-                Proxier::new(Arc::new(config), backend),
-                source,
-                notices,
-            )
+            let proxier = Proxier::new(config, backend);
+            if args.once {
+                return start.once(proxier);
+            }
+            start.follow(proxier, Following::serve_until_ipvs)
         }
     }
 }
 
-fn start<B: DataPlane>(
-    cli: &Cli,
-    proxier: Proxier<B>,
-    source: Source,
-    notices: Notices,
-) -> anyhow::Result<Ending> {
-    if cli.run.once {
-        once(proxier, source, notices)
-    } else {
-        follow(proxier, source, cli, notices)
-    }
+fn ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
+    Ok(IpvsBackend::open()?.proc_sys(&args.mode.proc_sys))
 }
 
-fn once<B: DataPlane>(
-    mut proxier: Proxier<B>,
+/// What it takes to begin, over whichever data plane.
+struct Start<'a> {
+    cli: &'a Cli,
+    choice: Choice,
     source: Source,
     notices: Notices,
-) -> anyhow::Result<Ending> {
-    let reading = source.read()?;
-    log_diagnostics(&reading.diagnostics);
-    let invalid = reading.has_errors();
-    let report = proxier
-        .handle(reading.changes)?
-        .context("not every kind of object could be read")?;
-    let mut predecessors = Predecessors::all(notices.clone());
-    log_sync(&report);
-    Standing::new(notices).follow(&proxier, &report.notices);
-    predecessors.follow(&proxier, &report);
-    let is_success = report.is_success() && predecessors.are_gone();
-    let invalid = invalid || proxier.node_error().is_some();
-    Ok(match (is_success, invalid) {
-        (false, _) => Ending::Failed,
-        (true, true) => Ending::InvalidInput,
-        (true, false) => Ending::Done,
-    })
 }
 
-fn follow<B: DataPlane>(
-    mut proxier: Proxier<B>,
-    source: Source,
-    cli: &Cli,
-    notices: Notices,
-) -> anyhow::Result<Ending> {
-    let (events, received) = mpsc::channel();
-    stop_on_signal(events.clone())?;
-    let args = &cli.run.node;
-    let config = proxier.desired().config();
-    let monitor = monitor::monitor(args, config);
-    let mode = cli.run.mode().name();
-    monitor.set_mode(mode, mode);
-    monitor.inspect_by(events.clone());
-    let configz = Configz::new(cli, config);
-    let _servers = monitor::serve(&args.monitor, &monitor, configz.clone());
-    let mut health = Health::new(config, monitor.clone());
-    let file = args.kube_proxy.config.as_deref();
-    let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
-    let _settings = file.map(follow).transpose()?;
-    let queue = monitor.clone();
-    let following = source.follow(move |reading| {
+impl<'a> Start<'a> {
+    fn once<B: DataPlane>(self, mut proxier: Proxier<B>) -> anyhow::Result<Ending> {
+        let reading = self.source.read()?;
         log_diagnostics(&reading.diagnostics);
-        queue.queued(&reading.changes);
-        // The receiver is gone only when we are about to end.
-        let _ = events.send(Event::Changes(reading.changes));
-    })?;
-    following.tell(&monitor);
-    let mut predecessors = Predecessors::all(notices.clone());
-    let mut standing = Standing::new(notices);
-    let intervals = settings::intervals(args.audit_interval);
-    proxier::run::run(&mut proxier, &received, intervals, |proxier, observed| {
-        monitor.observed(proxier, &observed);
-        let Observed::Round(round) = observed else {
-            return;
+        let invalid = reading.has_errors();
+        let report = proxier
+            .handle(reading.changes)?
+            .context("not every kind of object could be read")?;
+        let config = proxier.desired().config();
+        let mut predecessors = Predecessors::of(self.choice.in_force, config, self.notices.clone());
+        log_sync(&report);
+        Standing::new(self.notices).follow(&proxier, &report.notices);
+        predecessors.follow(&proxier, &report);
+        let is_success = report.is_success() && predecessors.are_gone();
+        let invalid = invalid || proxier.node_error().is_some();
+        Ok(match (is_success, invalid) {
+            (false, _) => Ending::Failed,
+            (true, true) => Ending::InvalidInput,
+            (true, false) => Ending::Done,
+        })
+    }
+
+    /// Has the proxier serve, until it is told to stop.
+    fn follow<B: DataPlane>(
+        self,
+        proxier: Proxier<B>,
+        serve: impl FnOnce(&mut Following<'a>, Proxier<B>),
+    ) -> anyhow::Result<Ending> {
+        let Self {
+            cli,
+            choice,
+            source,
+            notices,
+        } = self;
+        let (events, received) = mpsc::channel();
+        stop_on_signal(events.clone())?;
+        let args = &cli.run.node;
+        let config = proxier.desired().config();
+        let monitor = monitor::monitor(args, config);
+        monitor.inspect_by(events.clone());
+        let configz = Configz::new(cli, config);
+        let mut following = Following {
+            lookout: None,
+            health: Health::new(config, monitor.clone()),
+            standing: Standing::new(notices.clone()),
+            args: &cli.run,
+            intervals: settings::intervals(args.audit_interval),
+            configz: configz.clone(),
+            choice: choice.clone(),
+            notices,
+            monitor: monitor.clone(),
+            events: events.clone(),
+            received,
         };
-        match round.result {
-            Ok(report) => {
-                log_sync(report);
-                standing.follow(proxier, &report.notices);
-                predecessors.follow(proxier, report);
+        following.serve_by(choice);
+        let _servers = monitor::serve(&args.monitor, &monitor, configz.clone());
+        let file = args.kube_proxy.config.as_deref();
+        let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
+        let _settings = file.map(follow).transpose()?;
+        let queue = monitor.clone();
+        let source = source.follow(move |reading| {
+            log_diagnostics(&reading.diagnostics);
+            queue.queued(&reading.changes);
+            // The receiver is gone only when we are about to end.
+            let _ = events.send(Event::Changes(reading.changes));
+        })?;
+        source.tell(&monitor);
+        serve(&mut following, proxier);
+        tracing::info!("stopped; the data plane stays as it is");
+        Ok(Ending::Done)
+    }
+}
+
+/// A run until it is told to stop, over one data plane after another.
+struct Following<'a> {
+    args: &'a RunArgs,
+    intervals: Intervals,
+    configz: Configz,
+    choice: Choice,
+    /// While another mode serves than the one that was asked for.
+    lookout: Option<Lookout>,
+    notices: Notices,
+    monitor: Monitor,
+    health: Health,
+    standing: Standing,
+    events: Sender<Event>,
+    received: Receiver<Event>,
+}
+
+impl Following<'_> {
+    /// Says everywhere which mode serves from now on.
+    fn serve_by(&mut self, choice: Choice) {
+        self.monitor
+            .set_mode(choice.in_force.name(), choice.wanted.name());
+        self.monitor.set_fallback(choice.fallback());
+        self.lookout = Lookout::new(&self.args.mode, &choice);
+        self.choice = choice;
+    }
+
+    /// Serves, until it is told to stop or, which is a break, until the mode that was asked for can
+    /// serve instead.
+    fn serve<B: DataPlane>(&mut self, proxier: &mut Proxier<B>) -> ControlFlow<()> {
+        let config = proxier.desired().config();
+        let mut predecessors = Predecessors::of(self.choice.in_force, config, self.notices.clone());
+        let intervals = &mut self.intervals;
+        proxier::run::run(proxier, &self.received, intervals, |proxier, observed| {
+            self.monitor.observed(proxier, &observed);
+            let Observed::Round(round) = observed else {
+                return ControlFlow::Continue(());
+            };
+            match round.result {
+                Ok(report) => {
+                    log_sync(report);
+                    self.standing.follow(proxier, &report.notices);
+                    predecessors.follow(proxier, report);
+                }
+                Err(error) => {
+                    tracing::error!("nothing was changed: {}", chain(error));
+                    self.standing.follow(proxier, &[]);
+                }
             }
-            Err(error) => {
-                tracing::error!("nothing was changed: {}", chain(error));
-                standing.follow(proxier, &[]);
+            self.health.follow(proxier.desired());
+            let config = proxier.desired().config();
+            self.configz.follow(config);
+            let mut lookout = self.lookout.as_mut();
+            let lookout = lookout.take_if(|_| round.cause == Cause::Audit);
+            if lookout.is_some_and(|lookout| lookout.look(config, &self.notices)) {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Serves by iptables and, once it can and may, by IPVS.
+    fn serve_until_ipvs(&mut self, mut proxier: Proxier<IptablesBackend>) {
+        while self.serve(&mut proxier).is_break() {
+            match ipvs(self.args) {
+                Ok(backend) => {
+                    let mut proxier = proxier.with_backend(backend);
+                    self.serve_by(self.choice.upgraded());
+                    // Has it sync at once.
+                    let _ = self.events.send(Event::Changes(Vec::new()));
+                    let _ = self.serve(&mut proxier);
+                    return;
+                }
+                Err(error) => tracing::error!("mode iptables stays: {}", chain(&error)),
             }
         }
-        health.follow(proxier.desired());
-        configz.follow(proxier.desired().config());
-    });
-    tracing::info!("stopped; the data plane stays as it is");
-    Ok(Ending::Done)
+    }
 }
 
 /// Has changes of the configuration file applied, where there is one.

@@ -1,8 +1,10 @@
 //! What commands print on standard output: stable and sorted.
 
+mod check;
 mod plan;
 mod status;
 
+pub(crate) use check::{Verdict, check_json, check_text};
 #[cfg(test)]
 pub(crate) use plan::{Steps, Text, virtual_servers};
 pub(crate) use plan::{

@@ -273,7 +273,7 @@ impl Lab {
 }
 
 /// Stops a flow of requests, also if a test fails meanwhile.
-struct Stop<'a>(&'a AtomicBool);
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

@@ -61,12 +61,12 @@ impl<'a> Lasting<'a> {
     }
 }
 
-const FIRST: &str = "10.244.1.10";
-const SECOND: &str = "10.244.1.11";
-const THIRD: &str = "10.244.2.10";
+pub(crate) const FIRST: &str = "10.244.1.10";
+pub(crate) const SECOND: &str = "10.244.1.11";
+pub(crate) const THIRD: &str = "10.244.2.10";
 
 /// The Service of [`SHOP`] with these endpoints, and these lines in its metadata and spec.
-fn shop(endpoints: &[&str], metadata: &str, spec: &str) -> String {
+pub(crate) fn shop(endpoints: &[&str], metadata: &str, spec: &str) -> String {
     let place = |address: &str| match address {
         THIRD => "node-b",
         _ => "node-a",

@@ -22,6 +22,7 @@ mod refusal;
 mod restart;
 mod schedulers;
 mod settings;
+mod switching;
 mod table;
 mod takeover;
 mod traffic;

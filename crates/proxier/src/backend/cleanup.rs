@@ -24,7 +24,7 @@ pub struct Cleanup {
 /// # Errors
 ///
 /// If the node cannot be read, or the rules cannot be removed.
-pub fn cleanup<B: Backend>(backend: &mut B) -> Result<Cleanup, BackendError> {
+pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendError> {
     let mut node = backend.observe()?;
     node.retain_recorded_and(iter::empty());
     let plan = Plan::removal(&node);

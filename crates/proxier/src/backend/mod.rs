@@ -6,23 +6,24 @@
 mod carry_out;
 mod cleanup;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
-mod conntrack;
+pub(crate) mod conntrack;
 mod error;
 #[cfg(any(feature = "testing", test))]
 mod fake;
 #[cfg(feature = "iptables")]
-mod iptables_backend;
+pub(crate) mod iptables_backend;
 #[cfg(feature = "ipvs")]
-mod ipvs_backend;
+pub(crate) mod ipvs_backend;
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 mod kube_proxy;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 mod nfnetlink;
 mod report;
+mod retire;
 #[cfg(feature = "ipvs")]
 mod rtnetlink;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
-mod sysctl;
+pub(crate) mod sysctl;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod virtual_servers;
 
@@ -33,10 +34,11 @@ pub use fake::{FakeBackend, FakeNode};
 #[cfg(feature = "iptables")]
 pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 #[cfg(feature = "ipvs")]
-pub use ipvs_backend::{IpvsBackend, ROUTE_PROTOCOL};
+pub use ipvs_backend::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub use kube_proxy::{KubeProxy, Removal, Removed, Successor};
 pub use report::{ApplyReport, Counts, Failure, Reconciled};
+pub use retire::Retiring;
 
 use std::collections::HashMap;
 

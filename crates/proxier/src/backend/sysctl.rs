@@ -9,7 +9,7 @@ use crate::plan::{Step, Sysctl};
 
 /// Where sysctls are.
 #[derive(Debug)]
-pub(super) struct Sysctls(pub(super) PathBuf);
+pub(crate) struct Sysctls(pub(crate) PathBuf);
 
 impl Default for Sysctls {
     fn default() -> Self {
@@ -46,6 +46,25 @@ impl Sysctls {
             }
         }
         Ok(values)
+    }
+
+    /// What a sysctl has; an error if that is not `value` and cannot be changed. Changes nothing.
+    pub(crate) fn check(&self, sysctl: Sysctl, value: u32) -> Result<String, BackendError> {
+        let error = |operation| {
+            move |source| BackendError::Sysctl {
+                sysctl,
+                operation,
+                source,
+            }
+        };
+        let path = self.path(sysctl);
+        let found = fs::read_to_string(&path).map_err(error("read it"))?;
+        let found = found.trim().to_owned();
+        if found != value.to_string() {
+            let opened = fs::OpenOptions::new().write(true).open(&path);
+            opened.map_err(error("write it"))?;
+        }
+        Ok(found)
     }
 
     pub(super) fn apply(&self, steps: &[Step], first: usize, report: &mut ApplyReport) {

@@ -27,7 +27,7 @@ use crate::http::{self, Answer, Lease, Server};
 pub use error::HealthError;
 #[cfg(feature = "metrics")]
 pub(crate) use proxy::ip_family;
-pub use proxy::{ChangeCounts, HealthReport, Moment, ProxyHealth};
+pub use proxy::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
 
 const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 

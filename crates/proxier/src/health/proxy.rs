@@ -117,6 +117,18 @@ pub struct ProxyHealth {
     /// When all that was known was in force.
     synced: Option<SystemTime>,
     node_eligible: bool,
+    fallback: Option<Fallback>,
+}
+
+/// Another mode is in force than the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    /// The mode in force.
+    pub in_force: &'static str,
+    /// The mode that was asked for.
+    pub wanted: &'static str,
+    /// Why.
+    pub reason: String,
 }
 
 impl ProxyHealth {
@@ -128,6 +140,7 @@ impl ProxyHealth {
             waiting: VecDeque::new(),
             synced: None,
             node_eligible: true,
+            fallback: None,
         }
     }
 
@@ -165,6 +178,12 @@ impl ProxyHealth {
         self.node_eligible = eligible;
     }
 
+    /// Takes note of whether another mode is in force than the one that was asked for. It is told,
+    /// and is no illness.
+    pub fn set_fallback(&mut self, fallback: Option<Fallback>) {
+        self.fallback = fallback;
+    }
+
     /// How many changes are not in force yet.
     pub fn pending(&self) -> ChangeCounts {
         let mut pending = ChangeCounts::default();
@@ -182,6 +201,7 @@ impl ProxyHealth {
             healthy: self.synced.is_none() || !self.waiting.front().is_some_and(late),
             synced: self.synced,
             node_eligible: self.node_eligible,
+            fallback: self.fallback.as_ref(),
             now,
             families: &self.families,
             source: None,
@@ -199,6 +219,8 @@ pub struct HealthReport<'a> {
     pub synced: Option<SystemTime>,
     /// Whether load balancers may send to the node.
     pub node_eligible: bool,
+    /// The mode in force, if it is not the one that was asked for.
+    pub fallback: Option<&'a Fallback>,
     now: Moment,
     families: &'a [Family],
     source: Option<&'a ConnectionState>,
@@ -254,6 +276,18 @@ impl<'a> HealthReport<'a> {
             let status: Vec<_> = of_family.collect();
             let _ = write!(body, r#","status":{{{}}}"#, status.join(","));
         }
+        if let Some(fallback) = self.fallback {
+            let Fallback {
+                in_force,
+                wanted,
+                reason,
+            } = fallback;
+            let reason = json_string(reason);
+            let _ = write!(
+                body,
+                r#","fallback":{{"mode":"{in_force}","wanted":"{wanted}","reason":{reason}}}"#
+            );
+        }
         if let Some(source) = self.source {
             let connected = source.connected_since.is_some();
             let heard = source.last_heard.map(|heard| self.now.wall_of(heard));
@@ -279,6 +313,16 @@ pub(crate) const fn ip_family(family: Family) -> &'static str {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
     }
+}
+
+/// A text as JSON has it, with quotes.
+fn json_string(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
 }
 
 /// As Go writes a time: no more digits than it takes.
@@ -363,6 +407,28 @@ mod tests {
         source.connected_since = source.last_heard;
         let (_, body) = health.report(clock.at(70)).with_source(&source).livez();
         assert!(body.contains(r#""connected":true"#) && body.ends_with(r#""failing":[]}}"#));
+    }
+
+    #[test]
+    fn a_fallback_is_told_and_is_no_illness() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        health.set_fallback(Some(Fallback {
+            in_force: "iptables",
+            wanted: "ipvs",
+            reason: "no \"ip_vs\"\n\\".to_owned(),
+        }));
+        let report = health.report(clock.at(1));
+        for (ok, body) in [report.healthz(), report.livez(), report.readyz()] {
+            let value: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let fallback = &value["fallback"];
+            assert!(ok, "{body}");
+            assert_eq!(fallback["mode"], "iptables");
+            assert_eq!(fallback["wanted"], "ipvs");
+            assert_eq!(fallback["reason"], "no \"ip_vs\"\n\\");
+        }
+        health.set_fallback(None);
+        assert!(!health.report(clock.at(1)).healthz().1.contains("fallback"));
     }
 
     #[test]

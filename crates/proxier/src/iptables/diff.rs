@@ -9,7 +9,8 @@ use super::{Jump, Rules, Table};
 
 /// The changes of each table, without the chains that the draft does not have unless it has
 /// everything. What keeps packets from going astray comes before what leads them elsewhere, and
-/// goes after it: it takes only what nobody else has taken.
+/// goes after it: it takes only what nobody else has taken. Where there is nothing of ours yet it
+/// comes after: IPVS, whose mode may have served until now, would not get what it refuses.
 pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -> Vec<Part> {
     let mut parts = Parts::default();
     let mut is_closing = false;
@@ -59,7 +60,8 @@ pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -
         .into_values()
         .filter(|part| !part.is_empty())
         .collect();
-    let is_late = |part: &Part| (part.table == Table::Filter) != is_closing;
+    let filter_is_first = is_closing && !there.is_empty();
+    let is_late = |part: &Part| (part.table == Table::Filter) != filter_is_first;
     in_order.sort_by_key(is_late);
     in_order
 }

@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use crate::Proxier;
 use crate::data_plane::DataPlane;
 use crate::desired::{DesiredState, Kind};
-use crate::health::{ChangeCounts, HealthReport, Moment, ProxyHealth};
+use crate::health::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
 use crate::model::ObjectName;
 use crate::run::{Event, Observed, Round};
 use crate::source::ConnectionState;
@@ -160,6 +160,11 @@ impl Monitor {
     /// Sets [`Options::health_timeout`] anew.
     pub fn set_health_timeout(&self, timeout: Duration) {
         lock(&self.0.health).set_timeout(timeout);
+    }
+
+    /// Takes note of why the mode in force is not the one that was asked for, if it is not.
+    pub fn set_fallback(&self, fallback: Option<Fallback>) {
+        lock(&self.0.health).set_fallback(fallback);
     }
 
     /// Takes note of changes that are about to be sent to the loop.

@@ -85,6 +85,11 @@ fn outside<const N: usize>(
     vec![Rule([when, &[NotFromLoopback], &source, &then].concat())]
 }
 
+/// Ends a chain for the first packets of a connection.
+pub(super) fn new_passes() -> Rule {
+    rule([NEW, Return])
+}
+
 pub(super) fn refused() -> Vec<Rule> {
     vec![
         rule([Protocol(TransportProtocol::Tcp), ResetTcp]),
@@ -92,7 +97,8 @@ pub(super) fn refused() -> Vec<Rule> {
     ]
 }
 
-/// What comes in, before it is known where it goes.
+/// What comes in and nobody else has translated, before it is known where it goes. Whether it is to
+/// be masqueraded the mark says alone.
 pub(super) fn capture(marks: Marks) -> Vec<Rule> {
     both(|family| {
         vec![

@@ -15,7 +15,7 @@ pub const TABLE: &str = "svcproxy";
 /// Before connection tracking and before anything that would reroute a marked packet.
 const FIRST: i32 = -500;
 /// After NF_IP_PRI_NAT_DST, -100: what somebody else has translated, kube-proxy before it is
-/// replaced, goes its way.
+/// replaced or iptables mode before its rules go, goes its way.
 const CAPTURE: i32 = -90;
 /// Just before NF_IP_PRI_NAT_DST, -100, behind which IPVS is.
 const OUTPUT: i32 = -110;
@@ -44,6 +44,7 @@ pub struct Ruleset {
     pods: Pods,
     masquerade_all: bool,
     marks: Marks,
+    is_retired: bool,
 }
 
 impl Ruleset {
@@ -53,6 +54,16 @@ impl Ruleset {
             pods: Pods::of(config),
             masquerade_all: config.masquerade_all,
             marks: config.marks,
+            is_retired: false,
+        }
+    }
+
+    /// The rules of a node that another data plane serves by now: new connections pass, and those
+    /// that IPVS has are served to their end.
+    pub fn retired(config: &Config) -> Self {
+        Self {
+            is_retired: true,
+            ..Self::new(config)
         }
     }
 
@@ -67,6 +78,10 @@ impl Ruleset {
         chains.extend(self.family_chains(Family::V4));
         chains.extend(self.family_chains(Family::V6));
         chains.extend(self.base_chains());
+        if self.is_retired {
+            let hooked = chains.iter_mut().filter(|chain| chain.hook.is_some());
+            hooked.for_each(|chain| chain.rules.insert(0, hooks::new_passes()));
+        }
         chains
     }
 
@@ -90,6 +105,7 @@ impl Ruleset {
             pods,
             masquerade_all: all,
             marks,
+            ..
         } = self;
         let (marks, all) = (*marks, *all);
         let before_dnat = hooks::nat_prerouting(pods, marks, all);
@@ -191,6 +207,19 @@ mod tests {
             "10.128.0.0/11",
             "fd00:10:244::/56"
         ]));
+    }
+
+    #[test]
+    fn retired_rules_let_all_that_is_new_pass() {
+        let (config, passes) = (config(&["10.244.0.0/16"]), hooks::new_passes());
+        let [retired, new] = [Ruleset::retired(&config), Ruleset::new(&config)];
+        assert_ne!(retired.fingerprint(), new.fingerprint());
+        for (mut retired, new) in retired.chains().into_iter().zip(new.chains()) {
+            if retired.hook.is_some() {
+                assert_eq!(retired.rules.remove(0), passes);
+            }
+            assert_eq!(retired, new);
+        }
     }
 
     #[test]

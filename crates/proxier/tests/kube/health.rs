@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -50,12 +51,13 @@ fn a_proxy_is_ready_after_every_list_and_stays_so_without_its_server() {
     let mut proxier = Proxier::new(Arc::new(config), FakeNode::default().backend().unwrap());
     let observer = monitor.clone();
     let proxy = thread::spawn(move || {
-        run(
+        let _ = run(
             &mut proxier,
             &received,
-            Intervals::default(),
+            &mut Intervals::default(),
             |proxier, observed| {
                 observer.observed(proxier, &observed);
+                ControlFlow::Continue(())
             },
         );
     });

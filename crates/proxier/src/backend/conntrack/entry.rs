@@ -17,6 +17,7 @@ mod uapi {
     pub(super) const NFNL_SUBSYS_CTNETLINK: u8 = 1;
     pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
     pub(super) const IPCTNL_MSG_CT_DELETE: u8 = 2;
+    pub(super) const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
 
     pub(super) const CTA_TUPLE_ORIG: u16 = 1;
     pub(super) const CTA_TUPLE_REPLY: u16 = 2;
@@ -173,6 +174,19 @@ impl EntryName {
             },
         );
     }
+}
+
+/// A request for the table's statistics, which takes no time.
+pub(super) fn write_statistics(writer: &mut Writer, sequence: u32) {
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    message(
+        writer,
+        IPCTNL_MSG_CT_GET_STATS,
+        flags,
+        sequence,
+        Family::V4,
+        |_| {},
+    );
 }
 
 fn message(

@@ -25,7 +25,7 @@ const ENOENT: i32 = 2;
 
 /// The connection tracking of one network namespace.
 #[derive(Debug)]
-pub(super) struct Conntrack {
+pub(crate) struct Conntrack {
     socket: Socket,
 }
 
@@ -34,6 +34,23 @@ impl Conntrack {
     pub(super) fn open() -> Result<Self, BackendError> {
         let socket = Socket::open().map_err(error("open ctnetlink"))?;
         Ok(Self { socket })
+    }
+
+    /// Whether connection tracking answers.
+    pub(crate) fn check() -> Result<(), BackendError> {
+        let mut socket = Self::open()?.socket;
+        let first = socket.reserve(2);
+        let mut writer = Writer::default();
+        entry::write_statistics(&mut writer, first.wrapping_add(1));
+        socket.commit(&writer, first, 1).map_err(|refusal| {
+            error(STATISTICS)(match refusal {
+                Refusal::Whole(source) => source,
+                Refusal::Messages(errors) => {
+                    let errno = errors.first().map_or(0, |(_, errno)| *errno);
+                    io::Error::from_raw_os_error(errno)
+                }
+            })
+        })
     }
 
     /// Carries out steps about flows; `first` is the place of the first in its plan. However many
@@ -206,6 +223,7 @@ fn node_addresses(
     }
 }
 
+const STATISTICS: &str = "read its statistics";
 const LIST: &str = "list flows";
 const DELETE: &str = "delete a flow";
 const ADDRESSES: &str = "list the node's addresses, to tell flows to a node port";

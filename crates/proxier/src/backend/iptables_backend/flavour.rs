@@ -60,6 +60,12 @@ impl Flavour {
         })
     }
 
+    /// What its programs say of themselves: `iptables v1.8.9 (nf_tables)`.
+    pub(crate) fn version(self) -> Result<String, BackendError> {
+        let version = Program::new(self, Family::V4, Verb::Version).run(&"")?;
+        Ok(version.trim().to_owned())
+    }
+
     /// What the plain name stands for.
     fn of_distribution() -> Result<Self, BackendError> {
         let version = Self::Plain.version()?;
@@ -84,10 +90,6 @@ impl Flavour {
             Ok(version) if version.contains(self.version_word()) => Ok(Self::Plain),
             _ => Err(missing),
         }
-    }
-
-    fn version(self) -> Result<String, BackendError> {
-        Program::new(self, Family::V4, Verb::Version).run(&"")
     }
 
     /// What it calls itself.

@@ -215,6 +215,6 @@ fn run_restore(
 }
 
 /// Without a family's protocol in the kernel its iptables fails.
-pub(super) fn kernel_speaks(family: Family) -> bool {
+pub(crate) fn kernel_speaks(family: Family) -> bool {
     family == Family::V4 || fs::exists("/proc/sys/net/ipv6").unwrap_or(false)
 }

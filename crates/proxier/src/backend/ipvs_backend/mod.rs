@@ -12,6 +12,7 @@ use super::carry_out::carry_out;
 use super::conntrack::Conntrack;
 use super::sysctl::Sysctls;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
+use crate::netfilter::Ruleset;
 use crate::plan::{NodeState, Part, Plan, Step};
 use nft::Nft;
 use routes::Routes;
@@ -34,10 +35,60 @@ pub use routes::ROUTE_PROTOCOL;
 #[derive(Debug)]
 pub struct IpvsBackend<T = Socket> {
     ipvs: Client<T>,
+    around: Around,
+}
+
+/// What IPVS mode has left of itself where the kernel has no IPVS any more: packet filter, routes.
+///
+/// It does not ask for IPVS, so that the kernel does not load it.
+#[derive(Debug)]
+pub struct IpvsRemains(Around);
+
+/// All but IPVS itself.
+#[derive(Debug)]
+struct Around {
     nft: Nft,
     routes: Routes,
     conntrack: Conntrack,
     sysctls: Sysctls,
+}
+
+impl Around {
+    fn open() -> Result<Self, BackendError> {
+        Ok(Self {
+            nft: Nft::open()?,
+            routes: Routes::open()?,
+            conntrack: Conntrack::open()?,
+            sysctls: Sysctls::default(),
+        })
+    }
+
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        let (ruleset, elements) = self.nft.observe()?;
+        Ok(NodeState {
+            sysctls: self.sysctls.observe()?,
+            ruleset,
+            elements,
+            routes: self.routes.observe()?,
+            policy_routes: self.routes.observe_policy()?,
+            ..NodeState::default()
+        })
+    }
+
+    fn apply(&mut self, part: Part, steps: &[Step], first: usize, report: &mut ApplyReport) {
+        match part {
+            Part::Sysctls => self.sysctls.apply(steps, first, report),
+            Part::PacketFilter => self.nft.apply(steps, first, report),
+            Part::Routes => self.routes.apply(steps, first, report),
+            Part::Conntrack => self.conntrack.apply(steps, first, report),
+            Part::Ipvs => {}
+        }
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.routes.remove_halves()?;
+        self.nft.remove_table()
+    }
 }
 
 impl IpvsBackend {
@@ -61,19 +112,14 @@ impl<T: Transport> IpvsBackend<T> {
     ///
     /// Lack of nftables or of privileges.
     pub fn with_client(ipvs: Client<T>) -> Result<Self, BackendError> {
-        Ok(Self {
-            ipvs,
-            nft: Nft::open()?,
-            routes: Routes::open()?,
-            conntrack: Conntrack::open()?,
-            sysctls: Sysctls::default(),
-        })
+        let around = Around::open()?;
+        Ok(Self { ipvs, around })
     }
 
     /// Reads and writes sysctls below `proc_sys` in place of `/proc/sys`: containers have that
     /// read-only, and nothing can be mounted there.
     pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
-        self.sysctls = Sysctls(proc_sys.into());
+        self.around.sysctls = Sysctls(proc_sys.into());
         self
     }
 
@@ -98,28 +144,46 @@ impl<T: Transport> IpvsBackend<T> {
     }
 }
 
+/// Has the kernel check rules as if they were to be put in force.
+pub(crate) fn check_ruleset(ruleset: &Ruleset) -> Result<(), BackendError> {
+    Nft::open()?.check(ruleset)
+}
+
+/// Whether routes can be listed, and then routing rules.
+pub(crate) fn check_routes() -> (Result<(), BackendError>, Result<(), BackendError>) {
+    match Routes::open() {
+        Ok(routes) => (
+            routes.observe().map(drop),
+            routes.observe_policy().map(drop),
+        ),
+        Err(error) => (Err(error), Err(BackendError::NotTried)),
+    }
+}
+
+impl IpvsRemains {
+    /// Opens everything it needs, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Lack of nftables or of privileges.
+    pub fn open() -> Result<Self, BackendError> {
+        Around::open().map(Self)
+    }
+}
+
 impl<T: Transport> Backend for IpvsBackend<T> {
     fn observe(&mut self) -> Result<NodeState, BackendError> {
-        let (ruleset, elements) = self.nft.observe()?;
         Ok(NodeState {
-            sysctls: self.sysctls.observe()?,
-            ruleset,
-            elements,
-            routes: self.routes.observe()?,
-            policy_routes: self.routes.observe_policy()?,
             timeouts: self.ipvs.timeouts()?,
             virtual_servers: virtual_servers::observe(&mut self.ipvs)?,
-            ..NodeState::default()
+            ..self.around.observe()?
         })
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
         carry_out(plan, |part, steps, first, report| match part {
-            Part::Sysctls => self.sysctls.apply(steps, first, report),
-            Part::PacketFilter => self.nft.apply(steps, first, report),
-            Part::Routes => self.routes.apply(steps, first, report),
             Part::Ipvs => self.apply_ipvs(steps, first, report),
-            Part::Conntrack => self.conntrack.apply(steps, first, report),
+            part => self.around.apply(part, steps, first, report),
         })
     }
 
@@ -138,7 +202,30 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {
-        self.routes.remove_halves()?;
-        self.nft.remove_table()
+        self.around.remove_ruleset()
+    }
+}
+
+/// Without IPVS there is no virtual server.
+impl Backend for IpvsRemains {
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        self.0.observe()
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        carry_out(plan, |part, steps, first, report| {
+            self.0.apply(part, steps, first, report);
+        })
+    }
+
+    fn connections(
+        &mut self,
+        _: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        Ok(HashMap::new())
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.0.remove_ruleset()
     }
 }

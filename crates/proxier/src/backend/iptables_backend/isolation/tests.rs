@@ -164,7 +164,8 @@ fn if_all_are_refused_it_is_not_found_out_for_each() {
         let state = services(1..201, 8080);
         let first = transaction(&state, &kernel.rules);
         let failures = carry_out(&first, &mut |some| kernel.restore(some));
-        assert!(!failures.is_empty() && kernel.calls <= 2 + NAMED + TRIED);
+        // One call more is for the table behind it.
+        assert!(!failures.is_empty() && kernel.calls <= 3 + NAMED + TRIED);
         assert!(backends(&kernel.rules).is_empty());
         // All that is nobody's is there, and the next time goes on from that.
         kernel.refused.clear();

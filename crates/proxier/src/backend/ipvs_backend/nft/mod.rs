@@ -13,7 +13,7 @@ use crate::backend::nfnetlink::socket::{Refusal, Socket};
 use crate::backend::nfnetlink::wire::Writer;
 use crate::backend::nfnetlink::wire::uapi::*;
 use crate::backend::{ApplyReport, BackendError};
-use crate::netfilter::{Fingerprint, TABLE};
+use crate::netfilter::{Fingerprint, Ruleset, TABLE};
 use crate::plan::{Elements, Step};
 use element::is_valid_comment;
 use list::TableShape;
@@ -122,6 +122,25 @@ impl Nft {
                 report.fail(place, refusal(step, io::Error::from_raw_os_error(errno)));
             }
         }
+    }
+
+    /// Has the kernel check rules as if they were to be put in force.
+    pub(crate) fn check(&mut self, ruleset: &Ruleset) -> Result<(), BackendError> {
+        let check = |socket: &mut Socket| {
+            let shape = list::shape(socket)?;
+            let step = Step::InstallRuleset(ruleset.clone());
+            let steps = [&step];
+            let (transaction, _) = Transaction::pack(socket, &steps, &shape, Packing::Single);
+            match transaction.check(socket) {
+                Ok(()) => Ok(()),
+                Err(Refused::Whole(source)) => Err(source),
+                Err(Refused::Steps(refused)) => {
+                    let errno = refused.first().map_or(0, |(_, errno)| *errno);
+                    Err(io::Error::from_raw_os_error(errno))
+                }
+            }
+        };
+        check(&mut self.socket).map_err(error("have the rules checked"))
     }
 
     /// Deletes the table, if there is one.

@@ -199,14 +199,24 @@ impl<'a> Transaction<'a> {
 
     /// Sends it. The steps of an error are places in the slice that was packed.
     pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Refused> {
+        let end = u32::try_from(self.messages.len() + 1).unwrap_or(u32::MAX);
+        let end = self.first.wrapping_add(end);
+        self.send(socket, |writer| writer.batch(NFNL_MSG_BATCH_END, end))
+    }
+
+    /// Has the kernel check it. Without an end it undoes the whole (`nfnetlink_rcv_batch`), as for
+    /// `nft --check`.
+    pub(super) fn check(mut self, socket: &mut Socket) -> Result<(), Refused> {
+        self.send(socket, |_| {})
+    }
+
+    fn send(&mut self, socket: &mut Socket, end: impl FnOnce(&mut Writer)) -> Result<(), Refused> {
         let count = self.messages.len();
         if count == 0 {
             return Ok(());
         }
         self.writer.add_flags(self.last_start, NLM_F_ACK);
-        let end = u32::try_from(count + 1).unwrap_or(u32::MAX);
-        self.writer
-            .batch(NFNL_MSG_BATCH_END, self.first.wrapping_add(end));
+        end(&mut self.writer);
         socket
             .commit(&self.writer, self.first, count)
             .map_err(|refusal| match refusal {

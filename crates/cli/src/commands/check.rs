@@ -1,0 +1,25 @@
+//! `svcproxy check`.
+
+use proxier::probe;
+
+use crate::args::{CheckArgs, CheckFormat};
+use crate::output::{self, Verdict};
+use crate::{Ending, node};
+
+/// Shows whether the chosen mode can run on this node, and what it lacks.
+pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
+    let config = node::config(&args.node)?;
+    let proc_sys = &args.mode.proc_sys;
+    let ipvs = probe::ipvs(&config, proc_sys);
+    let found = ipvs.and(probe::iptables(&config, proc_sys));
+    let verdict = Verdict::new(args.mode(), args.mode.fallback, found);
+    match args.output {
+        CheckFormat::Text => output::check_text(&verdict)?,
+        CheckFormat::Json => output::check_json(&verdict)?,
+    }
+    Ok(if verdict.can_run() {
+        Ending::Done
+    } else {
+        Ending::Failed
+    })
+}

@@ -1,0 +1,136 @@
+//! Which data plane serves, and why not the one that was asked for.
+
+use std::path::PathBuf;
+
+use proxier::desired::Config;
+use proxier::health;
+use proxier::notice::{Notice, Reason};
+use proxier::probe::{self, Probe};
+
+use crate::args::{Fallback, Mode, ModeArgs};
+use crate::notices::Notices;
+
+/// The data plane that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) in_force: Mode,
+    pub(crate) wanted: Mode,
+    /// What is missing, if it is not the one that was asked for.
+    missing: Option<String>,
+}
+
+impl Choice {
+    fn as_wanted(mode: Mode) -> Self {
+        Self {
+            in_force: mode,
+            wanted: mode,
+            missing: None,
+        }
+    }
+
+    /// Looks at the node, and says what it finds. Falls back where that is allowed and possible.
+    pub(crate) fn make(args: &ModeArgs, wanted: Mode, config: &Config) -> anyhow::Result<Self> {
+        if wanted == Mode::Iptables {
+            return Ok(Self::as_wanted(wanted));
+        }
+        let found = probe::ipvs(config, &args.proc_sys);
+        log(&found);
+        if found.can_run(wanted.probed()) {
+            return Ok(Self::as_wanted(wanted));
+        }
+        let missing = causes(&found, wanted);
+        let in_force = Mode::Iptables;
+        let (wanted_name, other) = (wanted.name(), in_force.name());
+        anyhow::ensure!(
+            args.fallback != Fallback::Never,
+            "mode {wanted_name} cannot run on this node: {missing}"
+        );
+        let found = probe::iptables(config, &args.proc_sys);
+        log(&found);
+        anyhow::ensure!(
+            found.can_run(in_force.probed()),
+            "mode {wanted_name} cannot run on this node: {missing}; and neither can mode {other}: {}",
+            causes(&found, in_force)
+        );
+        Ok(Self {
+            in_force,
+            wanted,
+            missing: Some(missing),
+        })
+    }
+
+    /// Says it loudly if another mode serves than the one that was asked for.
+    pub(crate) fn tell(&self, notices: &Notices) {
+        if let Some(missing) = &self.missing {
+            let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
+            let message =
+                format!("mode {wanted} cannot run, and mode {in_force} serves: {missing}");
+            notices.tell(&Notice::of_node(Reason::ModeFallback, message));
+        }
+    }
+
+    /// The detail of the proxy's health.
+    pub(crate) fn fallback(&self) -> Option<health::Fallback> {
+        let reason = self.missing.clone()?;
+        let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
+        Some(health::Fallback {
+            in_force,
+            wanted,
+            reason,
+        })
+    }
+
+    /// The mode that was asked for serves after all.
+    pub(crate) fn upgraded(&self) -> Self {
+        Self::as_wanted(self.wanted)
+    }
+}
+
+fn log(probe: &Probe) {
+    for finding in &probe.findings {
+        tracing::info!("{finding}");
+    }
+}
+
+fn causes(probe: &Probe, mode: Mode) -> String {
+    let causes = probe.in_the_way_of(mode.probed());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join("; ")
+}
+
+/// Looks now and then whether IPVS mode could run, while another serves in its place.
+#[derive(Debug)]
+pub(crate) struct Lookout {
+    proc_sys: PathBuf,
+    switches: bool,
+    is_told: bool,
+}
+
+impl Lookout {
+    /// None if the mode that was asked for serves.
+    pub(crate) fn new(args: &ModeArgs, choice: &Choice) -> Option<Self> {
+        choice.missing.as_ref().map(|_| Self {
+            proc_sys: args.proc_sys.clone(),
+            switches: args.fallback == Fallback::AutoUpgrade,
+            is_told: false,
+        })
+    }
+
+    /// Looks, and tells once. Whether to switch now. Nothing is loaded for it: as long as the
+    /// kernel has no IPVS it is not asked for any.
+    pub(crate) fn look(&mut self, config: &Config, notices: &Notices) -> bool {
+        let can_run = probe::is_ipvs_loaded()
+            && probe::ipvs(config, &self.proc_sys).can_run(probe::Mode::Ipvs);
+        if can_run && !self.is_told {
+            let then = if self.switches {
+                "svcproxy switches to it"
+            } else {
+                "a restart of svcproxy switches to it, --fallback=auto-upgrade without one"
+            };
+            let message = format!("mode ipvs can run now: {then}");
+            notices.tell(&Notice::of_node(Reason::IpvsAvailable, message));
+        }
+        self.is_told = can_run;
+        can_run && self.switches
+    }
+}

@@ -1,0 +1,177 @@
+//! What svcproxy itself left in its other mode.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use proxier::backend::{
+    ApplyReport, Backend, BackendError, Cleanup, IptablesBackend, IpvsBackend, IpvsRemains,
+    Retiring, Successor,
+};
+use proxier::desired::Config;
+use proxier::plan::Plan;
+use proxier::probe;
+
+use crate::args::Mode;
+use crate::commands::chain;
+use crate::predecessor::{Outcome, Predecessor};
+
+/// Between looks at the connections that IPVS still has.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What removes the state of the mode that is not in force.
+pub(crate) fn predecessor(in_force: Mode, config: &Config) -> Box<dyn Predecessor> {
+    match in_force {
+        Mode::Ipvs => Box::new(OfIptablesMode),
+        Mode::Iptables => Box::new(OfIpvsMode {
+            config: config.clone(),
+            draining: None,
+        }),
+    }
+}
+
+/// What IPVS mode left, with IPVS or without; and without asking the kernel to load it.
+pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend + Send>, BackendError> {
+    if probe::is_ipvs_loaded() {
+        Ok(Box::new(IpvsBackend::open()?))
+    } else {
+        Ok(Box::new(IpvsRemains::open()?))
+    }
+}
+
+/// Its rules act on new connections alone, and connection tracking leads the others on: so they
+/// go at once.
+struct OfIptablesMode;
+
+impl Predecessor for OfIptablesMode {
+    fn name(&self) -> &'static str {
+        "svcproxy's mode iptables"
+    }
+
+    fn remove(&mut self, _: &Successor<'_>) -> Result<Outcome, BackendError> {
+        let chains = IptablesBackend::remove_all()?;
+        Ok(Outcome {
+            removed: (chains > 0).then(|| format!("{chains} chains")),
+            ..Outcome::default()
+        })
+    }
+}
+
+/// New connections are taken from IPVS at once, and it goes when the last one has ended.
+struct OfIpvsMode {
+    config: Config,
+    draining: Option<Draining>,
+}
+
+impl Predecessor for OfIpvsMode {
+    fn name(&self) -> &'static str {
+        "svcproxy's mode ipvs"
+    }
+
+    fn remove(&mut self, _: &Successor<'_>) -> Result<Outcome, BackendError> {
+        if let Some(draining) = self.draining.take_if(|draining| draining.has_ended()) {
+            return draining.join().map(|cleanup| outcome(&cleanup));
+        }
+        if self.draining.is_none() {
+            let mut backend = match ipvs_mode() {
+                Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
+                opened => opened?,
+            };
+            let begun = Retiring::begin(&mut *backend, &self.config, Instant::now());
+            let (mut retiring, begun) = match begun {
+                Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
+                begun => begun?,
+            };
+            if !begun.applied.failures.is_empty() {
+                return Ok(outcome(&begun));
+            }
+            if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
+                return Ok(outcome(&cleanup));
+            }
+            tracing::info!("connections that IPVS has go on; new ones are iptables'");
+            self.draining = Some(Draining::start(backend, retiring));
+        }
+        Ok(Outcome {
+            goes_on: true,
+            ..Outcome::default()
+        })
+    }
+}
+
+/// IPVS mode cannot have been here where the kernel cannot have nftables.
+fn is_without_nftables(error: &BackendError) -> bool {
+    const EINVAL: i32 = 22;
+    const EPROTONOSUPPORT: i32 = 93;
+    matches!(error, BackendError::PacketFilter { .. })
+        && [Some(EINVAL), Some(EPROTONOSUPPORT)].contains(&error.errno())
+}
+
+fn outcome(Cleanup { plan, applied, .. }: &Cleanup) -> Outcome {
+    let steps = plan.steps().len() - applied.failures.len();
+    let removed = (steps > 0).then(|| format!("{steps} virtual servers and routes"));
+    Outcome {
+        removed,
+        left: left(plan, applied),
+        ..Outcome::default()
+    }
+}
+
+fn left(plan: &Plan, applied: &ApplyReport) -> Vec<String> {
+    let failures = applied.failures.iter();
+    let failures = failures.map(|failure| {
+        let step = plan.steps().get(failure.step);
+        let step = step.map(ToString::to_string).unwrap_or_default();
+        format!("{step}: {}", chain(&failure.error))
+    });
+    failures.collect()
+}
+
+/// A thread that waits for the end of connections. It ends when this is dropped; what is left
+/// then is left to the next start.
+struct Draining {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<Result<Cleanup, BackendError>>>,
+}
+
+impl Draining {
+    fn start(mut backend: Box<dyn Backend + Send>, mut retiring: Retiring) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            loop {
+                match stopped.recv_timeout(LOOK) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    _ => return Err(BackendError::NotTried),
+                }
+                if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
+                    tracing::info!("IPVS has no connections left, or no time; it is removed");
+                    return Ok(cleanup);
+                }
+            }
+        });
+        Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    fn join(mut self) -> Result<Cleanup, BackendError> {
+        let joined = self.thread.take().map(JoinHandle::join);
+        // It does not panic.
+        joined
+            .and_then(Result::ok)
+            .unwrap_or(Err(BackendError::NotTried))
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

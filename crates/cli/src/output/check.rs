@@ -1,0 +1,323 @@
+//! What a node has of what modes need.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use proxier::probe::Mode as Probed;
+use proxier::probe::{Finding, Missing, Probe, Reason, Requirement, Weight};
+use serde::Serialize;
+
+use super::json;
+use crate::args::{Fallback, Mode};
+
+/// What follows from what was found.
+pub(crate) struct Verdict {
+    mode: Mode,
+    fallback: Fallback,
+    probe: Probe,
+}
+
+impl Verdict {
+    pub(crate) fn new(mode: Mode, fallback: Fallback, probe: Probe) -> Self {
+        Self {
+            mode,
+            fallback,
+            probe,
+        }
+    }
+
+    /// Whether the chosen mode can run, whatever else would.
+    pub(crate) fn can_run(&self) -> bool {
+        self.probe.can_run(self.mode.probed())
+    }
+
+    /// The mode that would serve in the place of the chosen one.
+    fn instead(&self) -> Option<Mode> {
+        let other = Mode::Iptables;
+        let falls_back = self.mode != other && self.fallback != Fallback::Never;
+        let is_used = falls_back && !self.can_run() && self.probe.can_run(other.probed());
+        is_used.then_some(other)
+    }
+
+    fn conclusion(&self) -> String {
+        let mode = self.mode.name();
+        match (self.can_run(), self.instead()) {
+            (true, _) => format!("mode {mode} can run on this node"),
+            (false, Some(other)) => format!(
+                "mode {mode} cannot run on this node; svcproxy would fall back to mode {}",
+                other.name()
+            ),
+            (false, None) => format!("mode {mode} cannot run on this node"),
+        }
+    }
+}
+
+/// One document.
+pub(crate) fn check_json(verdict: &Verdict) -> anyhow::Result<()> {
+    json(&Document::new(verdict))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    mode: &'static str,
+    can_run: bool,
+    /// The mode that would serve instead.
+    fallback: Option<&'static str>,
+    findings: Vec<Row<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    name: String,
+    what: String,
+    result: &'static str,
+    /// How much each mode that has a use for it depends on it.
+    modes: BTreeMap<&'static str, &'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<&'a str>,
+    #[serde(flatten)]
+    missing: Option<Lack<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Lack<'a> {
+    reason: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module_file: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl<'a> Document<'a> {
+    fn new(verdict: &'a Verdict) -> Self {
+        Self {
+            mode: verdict.mode.name(),
+            can_run: verdict.can_run(),
+            fallback: verdict.instead().map(Mode::name),
+            findings: verdict.probe.findings.iter().map(Row::new).collect(),
+        }
+    }
+}
+
+impl<'a> Row<'a> {
+    fn new(finding: &'a Finding) -> Self {
+        let requirement = &finding.requirement;
+        let modes = Probed::ALL.into_iter().filter_map(|mode| {
+            let weight = match requirement.weight(mode)? {
+                Weight::Needed => "needed",
+                _ => "wanted",
+            };
+            Some((mode.as_str(), weight))
+        });
+        Self {
+            name: requirement.name(),
+            what: requirement.to_string(),
+            result: result(finding),
+            modes: modes.collect(),
+            found: finding.result.as_ref().ok().map(String::as_str),
+            missing: finding.result.as_ref().err().map(|missing| Lack {
+                remedy: finding.remedy(),
+                ..Lack::new(missing)
+            }),
+        }
+    }
+}
+
+impl<'a> Lack<'a> {
+    fn new(missing: &'a Missing) -> Self {
+        let (module, module_file) = match &missing.reason {
+            Reason::NoModule { module, file } => (Some(&**module), Some(file.as_str())),
+            _ => (None, None),
+        };
+        Self {
+            reason: missing.reason.as_str(),
+            message: &missing.message,
+            errno: missing.errno,
+            module,
+            module_file,
+            remedy: None,
+        }
+    }
+}
+
+/// In a word.
+fn result(finding: &Finding) -> &'static str {
+    match &finding.result {
+        Ok(_) => "ok",
+        Err(Missing {
+            reason: Reason::NotTried,
+            ..
+        }) => "not tried",
+        Err(_) => "missing",
+    }
+}
+
+/// A table, a finding a line, and its remedy below it.
+pub(crate) fn check_text(verdict: &Verdict) -> anyhow::Result<()> {
+    let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let mut out = io::stdout().lock();
+    let colour = out.is_terminal() && !no_colour;
+    write!(out, "{}", Table { verdict, colour })?;
+    Ok(())
+}
+
+struct Table<'a> {
+    verdict: &'a Verdict,
+    colour: bool,
+}
+
+impl Table<'_> {
+    fn row(&self, f: &mut fmt::Formatter<'_>, cells: [&str; 4], widths: [usize; 3]) -> fmt::Result {
+        let [result, modes, what, found] = cells;
+        let [first, second, third] = widths;
+        let (on, off) = match result {
+            "ok" if self.colour => ("\x1b[32m", "\x1b[0m"),
+            "missing" if self.colour => ("\x1b[31m", "\x1b[0m"),
+            _ => ("", ""),
+        };
+        writeln!(
+            f,
+            "{on}{result:first$}{off}  {modes:second$}  {what:third$}  {found}"
+        )
+    }
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let findings = &self.verdict.probe.findings;
+        let cells = findings.iter().map(|finding| {
+            let found = match &finding.result {
+                Ok(found) => found.clone(),
+                Err(missing) => missing.to_string(),
+            };
+            let modes = modes(&finding.requirement);
+            [
+                result(finding).to_owned(),
+                modes,
+                finding.requirement.to_string(),
+                found,
+            ]
+        });
+        let cells: Vec<_> = cells.collect();
+        let heads = ["RESULT", "FOR MODE", "WHAT", "FOUND"];
+        let width = |column: usize| {
+            let cells = cells.iter().filter_map(|row| row.get(column));
+            let longest = cells.map(|cell| cell.chars().count()).max();
+            let head = heads.get(column).map_or(0, |head| head.len());
+            longest.unwrap_or(0).max(head)
+        };
+        let widths = [width(0), width(1), width(2)];
+        self.row(f, heads, widths)?;
+        for (finding, row) in findings.iter().zip(&cells) {
+            self.row(f, row.each_ref().map(String::as_str), widths)?;
+            if let Some(remedy) = finding.remedy() {
+                writeln!(f, "{:width$}  remedy: {remedy}", "", width = widths[0])?;
+            }
+        }
+        writeln!(f, "\n{}", self.verdict.conclusion())
+    }
+}
+
+/// Those that have a use for it; in parentheses, which can do without.
+fn modes(requirement: &Requirement) -> String {
+    let modes = Probed::ALL.into_iter().filter_map(|mode| {
+        requirement.weight(mode).map(|weight| match weight {
+            Weight::Needed => mode.to_string(),
+            _ => format!("({mode})"),
+        })
+    });
+    modes.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proxier::probe::{Finding, ModuleFile};
+
+    use super::*;
+
+    fn verdict(fallback: Fallback) -> Verdict {
+        let finding = |requirement| Finding::new(requirement, Ok("found".to_owned()));
+        let missing = |reason, errno, message: &str| {
+            let mut missing = Missing::new(reason, message);
+            missing.errno = errno;
+            Err(missing)
+        };
+        let no_ipvs = Reason::NoModule {
+            module: "ip_vs".into(),
+            file: ModuleFile::Absent,
+        };
+        let findings = [
+            Finding::new(
+                Requirement::Ipvs,
+                missing(no_ipvs, None, "the kernel has no IPVS"),
+            ),
+            Finding::new(
+                Requirement::VirtualServers(ipvs::Family::V4),
+                missing(Reason::NotTried, None, "not tried without IPVS"),
+            ),
+            Finding::new(
+                Requirement::Nftables,
+                missing(Reason::Permission, Some(1), "cannot have the rules checked"),
+            ),
+            finding(Requirement::RoutingRules),
+            finding(Requirement::ConnectionTracking),
+            finding(Requirement::Iptables),
+        ];
+        Verdict::new(Mode::Ipvs, fallback, findings.into_iter().collect())
+    }
+
+    #[test]
+    fn table_with_a_remedy_a_row() {
+        let verdict = verdict(Fallback::Auto);
+        let colour = false;
+        insta::assert_snapshot!(Table {
+            verdict: &verdict,
+            colour
+        });
+    }
+
+    #[test]
+    fn document_for_programs() {
+        let verdict = verdict(Fallback::Auto);
+        let text = serde_json::to_string_pretty(&Document::new(&verdict)).unwrap();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn colour_marks_results_alone() {
+        let verdict = verdict(Fallback::Auto);
+        let [plain, coloured] = [false, true].map(|colour| {
+            let table = Table {
+                verdict: &verdict,
+                colour,
+            };
+            table.to_string()
+        });
+        assert!(!plain.contains('\x1b') && coloured.contains("\x1b[31mmissing"));
+        let stripped = ["\x1b[31m", "\x1b[32m", "\x1b[0m"];
+        let stripped = stripped
+            .iter()
+            .fold(coloured, |text, code| text.replace(code, ""));
+        assert_eq!(stripped, plain);
+    }
+
+    #[test]
+    fn a_fallback_is_told_and_does_not_make_the_mode_run() {
+        let told = verdict(Fallback::Auto);
+        assert!(!told.can_run());
+        assert_eq!(told.instead(), Some(Mode::Iptables));
+        let never = verdict(Fallback::Never);
+        assert!(!never.can_run());
+        assert_eq!(never.instead(), None);
+    }
+}
