@@ -1,6 +1,6 @@
 //! Whether this node has what a mode needs.
 //!
-//! [`ipvs`] and [`iptables`] look at the node and change nothing: a virtual server is made, read
+//! [`ipvs()`] and [`iptables()`] look at the node and change nothing: a virtual server is made, read
 //! back and deleted in one datagram; rules are handed over to be checked and not committed. What
 //! they look for is a [`Requirement`], and what became of it a [`Finding`] with a remedy in words.
 //! Which mode can run is told by [`Probe`], which is pure.
