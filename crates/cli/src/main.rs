@@ -21,6 +21,7 @@ mod source;
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use args::{Cli, Command};
 use clap::CommandFactory;
@@ -78,12 +79,14 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Plan(args)) => commands::plan(args),
         Some(Command::Check(args)) => commands::check(args),
         Some(Command::Status(args)) => commands::status(args),
-        Some(Command::Cleanup) => commands::cleanup(),
+        Some(Command::Cleanup(args)) => commands::cleanup(Duration::from_secs(args.drain_timeout)),
         Some(Command::Completion { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
             Ok(Ending::Done)
         }
-        None if cli.run.cleanup => commands::cleanup(),
+        None if cli.run.cleanup => {
+            commands::cleanup(Duration::from_secs(cli.run.node.drain_timeout))
+        }
         None => commands::run(cli),
     }
 }

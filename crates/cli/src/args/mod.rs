@@ -77,8 +77,9 @@ pub(crate) enum Command {
     /// Remove everything svcproxy made on this node, and nothing else
     ///
     /// Removes its virtual servers, routes, packet filter table and iptables chains. Sysctls stay
-    /// as they are, since others may rely on them by now.
-    Cleanup,
+    /// as they are, since others may rely on them by now. Where kube-proxy is at work again, what it
+    /// has taken over stays.
+    Cleanup(CleanupArgs),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -203,6 +204,15 @@ pub(crate) enum CheckFormat {
     Text,
     /// For programs
     Json,
+}
+
+/// `svcproxy cleanup`.
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Where kube-proxy carries the traffic by now, how long connections may last that go through
+    /// what is removed
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
 }
 
 /// `svcproxy status`.

@@ -1,14 +1,21 @@
 //! `svcproxy cleanup`.
 
-use proxier::backend::{self, IptablesBackend};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxier::backend::{self, Heir, IptablesBackend, KubeProxy, Presence};
 
 use super::log_failures;
 use crate::Ending;
 use crate::other_mode::ipvs_mode;
 
-/// Removes what svcproxy made on this node, in either mode.
-pub(crate) fn cleanup() -> anyhow::Result<Ending> {
-    let ending = of_ipvs()?;
+/// Between looks whether connections have ended.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Removes what svcproxy made on this node, in either mode. If kube-proxy is at work there,
+/// connections may take this long to end.
+pub(crate) fn cleanup(drain_timeout: Duration) -> anyhow::Result<Ending> {
+    let ending = of_ipvs(drain_timeout)?;
     let chains = IptablesBackend::remove_all()?;
     if chains > 0 {
         tracing::info!(chains, "removed what svcproxy made in iptables");
@@ -16,8 +23,26 @@ pub(crate) fn cleanup() -> anyhow::Result<Ending> {
     Ok(ending)
 }
 
-fn of_ipvs() -> anyhow::Result<Ending> {
-    let cleanup = backend::cleanup(&mut *ipvs_mode()?)?;
+fn of_ipvs(drain_timeout: Duration) -> anyhow::Result<Ending> {
+    let mut ipvs = ipvs_mode()?;
+    let deadline = Instant::now() + drain_timeout;
+    let wait = || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        thread::sleep(left.min(PAUSE));
+        !left.is_zero()
+    };
+    let cleanup = match KubeProxy::open()?.presence()? {
+        Presence::Servers(servers) => {
+            tracing::info!("kube-proxy is at work here: its virtual servers stay");
+            let has = |key: &_| servers.has(key);
+            backend::hand_over(&mut *ipvs, Heir::Ipvs(&has), wait)?
+        }
+        Presence::Rules => {
+            tracing::info!("kube-proxy is at work here: connections may end first");
+            backend::hand_over(&mut *ipvs, Heir::Rules, wait)?
+        }
+        _ => backend::cleanup(&mut *ipvs)?,
+    };
     log_failures(&cleanup.plan, &cleanup.applied);
     let failed = cleanup.applied.failures.len();
     if failed > 0 {

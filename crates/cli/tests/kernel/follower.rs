@@ -74,6 +74,17 @@ impl Follower {
         self.log()
     }
 
+    /// Waits for it to end well by itself.
+    pub(crate) fn ends(mut self) {
+        let ended = || match self.child.try_wait().unwrap() {
+            Some(status) => Ok(status),
+            None => Err("still at work"),
+        };
+        // The kernel remembers a closed connection for two minutes.
+        let status = eventually(4 * PATIENCE, ended).unwrap();
+        assert_eq!(status.code(), Some(0), "{:#?}", self.log());
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
         self.signal(Signal::KILL);

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use serde_json::Value;
 use testbed::{KubeProxy, ServicePort};
 
+use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE, run_logged};
 use crate::lasting::Lasting;
-use crate::ports::SHOP;
+use crate::ports::{Port, SHOP};
 
 const SHOP_MANIFEST: &str = "apiVersion: v1
 kind: Service
@@ -183,4 +184,80 @@ fn what_others_made_stays() {
     let (log, code) = run_logged(&mut lab.once_command());
     assert_eq!(code, 0);
     assert!(!log.iter().any(is_removal), "{log:#?}");
+}
+
+/// kube-proxy writes its state over ours, and cleanup then removes ours. Virtual servers that
+/// kube-proxy has taken over stay; those of marks end their connections.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn kube_proxys_ipvs_mode_takes_over_again() {
+    const CLUSTER_IP: &[Port] = &[SHOP[0]];
+    let lab = lab("back-to-ipvs");
+    lab.follow().terminate();
+    let mut lasting = Lasting::open(&lab, CLUSTER_IP);
+    let mut through_a_mark = lab.connect(lab.client(), &SHOP[1]);
+    through_a_mark.ask().unwrap();
+    lasting.through(|lab| kube_proxy(lab).write_ipvs("nft").unwrap());
+
+    let mut command = lab.svcproxy(&["cleanup", "--log-format=json", "--drain-timeout=3600"]);
+    let cleanup = Follower::start(&mut command);
+    let table_is_gone = || {
+        let tables = lab.node().run(["nft", "list", "tables"]).unwrap();
+        if tables.contains("svcproxy") {
+            Err(tables)
+        } else {
+            Ok(())
+        }
+    };
+    testbed::eventually(PATIENCE, table_is_gone).unwrap();
+    through_a_mark.ask().unwrap();
+    lasting.through(|_| ());
+    for port in SHOP {
+        for from in [lab.probe(), lab.node(), lab.client()] {
+            lab.ask(from, port).unwrap();
+        }
+    }
+    // With its last connection the mark's virtual server goes, and cleanup ends.
+    drop(through_a_mark);
+    cleanup.ends();
+    lasting.through(|_| ());
+    let servers = lab.ipvsadm().join("\n");
+    assert!(!servers.contains("-f "), "{servers}");
+    for port in SHOP {
+        assert!(
+            servers.contains(&format!("-A -t {} ", port.vip())),
+            "{servers}"
+        );
+    }
+    assert!(!routes(&lab).contains("proto 73"), "{}", routes(&lab));
+}
+
+fn routes(lab: &Lab) -> String {
+    lab.node()
+        .run(["ip", "route", "show", "table", "all"])
+        .unwrap()
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn kube_proxys_iptables_mode_takes_over_again() {
+    let lab = lab("back-to-nft");
+    lab.follow().terminate();
+    let mut lasting = Lasting::open(&lab, SHOP);
+    lasting.through(|lab| kube_proxy(lab).write_iptables("nft").unwrap());
+    let mut command = lab.svcproxy(&["cleanup", "--log-format=json", "--drain-timeout=3600"]);
+    let cleanup = Follower::start(&mut command);
+    cleanup.wait("kube-proxy noticed", |event| {
+        let message = event["message"].as_str().unwrap_or_default();
+        message.contains("kube-proxy is at work")
+    });
+    lasting.through(|_| ());
+    drop(lasting);
+    cleanup.ends();
+    assert_eq!(lab.ipvsadm(), [""; 0]);
+    for port in SHOP {
+        for from in [lab.probe(), lab.node(), lab.client()] {
+            lab.ask(from, port).unwrap();
+        }
+    }
 }

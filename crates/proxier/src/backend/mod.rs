@@ -27,7 +27,7 @@ pub(crate) mod sysctl;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod virtual_servers;
 
-pub use cleanup::{Cleanup, cleanup};
+pub use cleanup::{Cleanup, Heir, cleanup, hand_over};
 pub use error::BackendError;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
@@ -36,7 +36,7 @@ pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 #[cfg(feature = "ipvs")]
 pub use ipvs_backend::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
-pub use kube_proxy::{KubeProxy, Removal, Removed, Successor};
+pub use kube_proxy::{KubeProxy, Presence, Removal, Removed, Servers, Successor};
 pub use report::{ApplyReport, Counts, Failure, Reconciled};
 pub use retire::Retiring;
 

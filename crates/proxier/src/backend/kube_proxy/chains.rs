@@ -28,6 +28,22 @@ pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
     }
 }
 
+/// Whether there are any.
+pub(super) fn are_there(netfilter: &mut Socket) -> Result<bool, BackendError> {
+    for family in [Family::V4, Family::V6] {
+        if has_nft_chains(netfilter, family)? {
+            return Ok(true);
+        }
+        if kernel_speaks(family) && has_legacy_tables(family) {
+            let saved = save(Flavour::Legacy.or_plain()?, family)?;
+            if !Chains::parse(&saved).rules.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
     let chains = nftables::chains(netfilter, family).map_err(packet_filter("list chains"))?;
     let tables = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);

@@ -4,10 +4,10 @@ mod chains;
 mod device;
 mod ipset;
 mod nftables;
+mod report;
 mod servers;
 mod sockets;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -21,9 +21,11 @@ use super::BackendError;
 use super::nfnetlink::socket::Socket;
 use super::rtnetlink::Rtnetlink;
 use crate::desired::FrontendKey;
-use crate::kube_proxy::{DEVICE, Record, SetOf, is_set, set_of};
+use crate::kube_proxy::{Record, SetOf, is_set, set_of};
 
 use device::Device;
+
+pub use report::{Removal, Removed};
 
 /// The kernel lets go of a set some time after the rules that used it have gone.
 const SET_ATTEMPTS: u32 = 20;
@@ -132,83 +134,26 @@ impl fmt::Debug for Successor<'_> {
     }
 }
 
-/// What a removal did.
-#[derive(Debug, Default)]
+/// What of kube-proxy's is on a node.
+#[derive(Debug)]
 #[non_exhaustive]
-#[must_use = "something may be left"]
-pub struct Removal {
-    /// What is gone.
-    pub removed: Removed,
-    /// What others use, and so stays: chains and sets, in words.
-    pub in_use: BTreeSet<String>,
-    /// Virtual servers that still carry connections. They go when those have ended, or their time
-    /// is up, and kube-proxy's device and sets with them: call again.
-    pub draining: Vec<VirtualServerKey>,
-    /// Addresses of kube-proxy's device that connections of the node itself have for their own.
-    /// They stay as long as those do: call again.
-    pub connected: Vec<IpAddr>,
-    /// What could not be removed, and why.
-    pub failures: Vec<BackendError>,
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// Rules of its iptables or nftables mode.
+    Rules,
+    /// Its IPVS mode's device, which tells of virtual servers.
+    Servers(Servers),
 }
 
-/// How much of kube-proxy's is gone. `Display` is a list of what there was.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Removed {
-    /// Tables of its nftables mode.
-    pub tables: usize,
-    /// Chains of both iptables, of both families.
-    pub chains: usize,
-    /// Virtual servers.
-    pub virtual_servers: usize,
-    /// ipsets.
-    pub sets: usize,
-    /// Addresses of its device.
-    pub addresses: usize,
-    /// Its device.
-    pub devices: usize,
-}
+/// The virtual servers of kube-proxy's IPVS mode.
+#[derive(Debug)]
+pub struct Servers(Record);
 
-impl Removed {
-    /// Whether there was nothing.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl fmt::Display for Removed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [
-            (self.tables, "nftables tables"),
-            (self.chains, "iptables chains"),
-            (self.virtual_servers, "virtual servers"),
-            (self.sets, "ipsets"),
-            (self.addresses, "addresses"),
-            (self.devices, DEVICE),
-        ];
-        let some = counts.into_iter().filter(|(count, _)| *count > 0);
-        for (place, (count, what)) in some.enumerate() {
-            let separator = if place == 0 { "" } else { ", " };
-            match what {
-                DEVICE => write!(f, "{separator}{what}")?,
-                _ => write!(f, "{separator}{count} {what}")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Removal {
-    /// Whether nothing of kube-proxy's is left that is to be removed: what others use is not.
-    pub fn is_complete(&self) -> bool {
-        self.failures.is_empty() && self.draining.is_empty() && self.connected.is_empty()
-    }
-
-    fn took<T: Default>(&mut self, result: Result<T, BackendError>) -> T {
-        result.unwrap_or_else(|error| {
-            self.failures.push(error);
-            T::default()
-        })
+impl Servers {
+    /// Whether a virtual server is one of them.
+    pub fn has(&self, key: &VirtualServerKey) -> bool {
+        self.0.has(key)
     }
 }
 
@@ -264,6 +209,26 @@ impl KubeProxy {
             Err(error) => removal.failures.push(error),
         }
         removal
+    }
+
+    /// Whether kube-proxy is at work on the node, and how: for whoever hands over to it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be found out.
+    pub fn presence(&mut self) -> Result<Presence, BackendError> {
+        let (_, device, record) = self.record()?;
+        // Sets alone may have been left because others use them.
+        if device.is_some() {
+            return Ok(Presence::Servers(Servers(record)));
+        }
+        let tables = nftables::tables(&mut self.netfilter);
+        let has_tables = !tables.map_err(packet_filter("list tables"))?.is_empty();
+        Ok(if has_tables || chains::are_there(&mut self.netfilter)? {
+            Presence::Rules
+        } else {
+            Presence::Absent
+        })
     }
 
     fn remove_tables(&mut self) -> Result<usize, BackendError> {
