@@ -1,10 +1,17 @@
 //! Real clients and endpoints: the table of docs/traffic.md, which is the IPVS backend's too.
 
 use std::path::Path;
+use std::time::Duration;
 
+use proxier::model::{
+    Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Service, ServicePort,
+};
 use proxier::source::manifest::parse;
 use testbed::traffic::{Cluster, NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest, table};
-use testbed::{POD_CIDR_V4, POD_CIDR_V6, Protocol, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology};
+use testbed::{
+    Backend, Client, POD_CIDR_V4, POD_CIDR_V6, Protocol, SERVICE_CIDR_V4, SERVICE_CIDR_V6,
+    Topology, eventually,
+};
 
 use super::*;
 
@@ -21,9 +28,9 @@ fn settings(topology: &Topology) -> Config {
     config
 }
 
-fn whole_table(flavour: Flavour) {
+fn whole_table(flavour: Flavour, protocols: &[Protocol]) {
     let topology = Topology::new("table", &[2, 2]).unwrap();
-    let cluster = Cluster::with_protocols(&topology, &PROTOCOLS).unwrap();
+    let cluster = Cluster::with_protocols(&topology, protocols).unwrap();
     let reading = parse(Path::new("services.yaml"), &manifest());
     assert!(!reading.has_errors(), "{:#?}", reading.diagnostics);
     let state = desired(&reading.changes, &Arc::new(settings(&topology)));
@@ -48,11 +55,112 @@ fn whole_table(flavour: Flavour) {
 #[test]
 #[ignore = "netns: needs root"]
 fn whole_table_by_nft() {
-    whole_table(Flavour::Nft);
+    whole_table(Flavour::Nft, &PROTOCOLS);
 }
 
 #[test]
 #[ignore = "netns: needs root"]
 fn whole_table_by_legacy() {
-    whole_table(Flavour::Legacy);
+    whole_table(Flavour::Legacy, &PROTOCOLS);
+}
+
+#[test]
+#[ignore = "kernel: needs SCTP"]
+fn whole_table_of_sctp_by_nft() {
+    whole_table(Flavour::Nft, &[Protocol::Sctp]);
+}
+
+#[test]
+#[ignore = "kernel: needs SCTP"]
+fn whole_table_of_sctp_by_legacy() {
+    whole_table(Flavour::Legacy, &[Protocol::Sctp]);
+}
+
+/// Datagrams of one socket, a flow to connection tracking, from a client outside, a pod and the
+/// node itself.
+#[test]
+#[ignore = "netns: needs root"]
+fn datagrams_of_an_endpoint_that_goes_move_on() {
+    for flavour in FLAVOURS {
+        let topology = Topology::new("flows", &[3]).unwrap();
+        let node = topology.node();
+        let pods = [&node.pods[0], &node.pods[1]];
+        let _backends = pods.map(|pod| {
+            let address = (pod.v4, 5353).into();
+            Backend::start(pod, Protocol::Udp, address, pod.name()).unwrap()
+        });
+        let config = Arc::new(settings(&topology));
+        let mut proxier = Proxier::new(config, node.host.enter(|| backend(flavour)));
+        let mut sync = |changes: Vec<Change>| {
+            let report = node
+                .host
+                .enter(|| proxier.handle(changes))
+                .unwrap()
+                .unwrap();
+            assert!(report.is_success(), "{report:#?}");
+            report.applied.counts.flows
+        };
+        let name = ObjectName::new("default", "dns").unwrap();
+        let mut service = Service::new(name.clone());
+        let mut port = ServicePort::new(
+            PortName::UNNAMED,
+            proxier::model::Protocol::Udp,
+            53.try_into().unwrap(),
+        );
+        port.node_port = Some(30053.try_into().unwrap());
+        service.cluster_ips = [[10, 96, 0, 10].into()].into();
+        service.ports = [port].into();
+        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
+        let target = EndpointPort::new(
+            PortName::UNNAMED,
+            proxier::model::Protocol::Udp,
+            5353.try_into().unwrap(),
+        );
+        slice.ports = [target].into();
+        let mut to = |pods: &[&testbed::Host]| {
+            let endpoints = pods.iter().map(|pod| Endpoint::new(pod.v4.into()));
+            slice.endpoints = endpoints.collect();
+            Change::EndpointSliceApplied(slice.clone())
+        };
+        sync(vec![
+            Change::ServicesReplaced(vec![service]),
+            Change::EndpointSlicesReplaced(vec![]),
+            to(&pods[..1]),
+        ]);
+
+        let node_port = (node.host.v4, 30053).into();
+        let cluster_ip = ([10, 96, 0, 10], 53).into();
+        let ways = [
+            (&topology.client, node_port),
+            (&node.pods[2], cluster_ip),
+            (&node.host, cluster_ip),
+        ];
+        let mut flows = ways.map(|(from, to)| {
+            let client = Client::new(Protocol::Udp, to).timeout(Duration::from_secs(5));
+            client.connect(from).unwrap()
+        });
+        for flow in &mut flows {
+            assert_eq!(flow.ask().unwrap().backend, pods[0].name());
+        }
+        // Nothing is forgotten while the endpoint stays.
+        assert_eq!(sync(vec![to(&pods)]), 0);
+        for flow in &mut flows {
+            assert_eq!(flow.ask().unwrap().backend, pods[0].name());
+        }
+        assert_eq!(sync(vec![to(&pods[1..])]), 3);
+        for flow in &mut flows {
+            assert_eq!(flow.ask().unwrap().backend, pods[1].name());
+        }
+        // Over a time without any.
+        sync(vec![to(&[])]);
+        for flow in &mut flows {
+            assert!(flow.ask().is_err());
+        }
+        sync(vec![to(&pods[..1])]);
+        for flow in &mut flows {
+            // The socket may still have to tell that an earlier datagram was refused.
+            let answer = eventually(Duration::from_secs(10), || flow.ask());
+            assert_eq!(answer.unwrap().backend, pods[0].name());
+        }
+    }
 }
