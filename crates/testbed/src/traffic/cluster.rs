@@ -280,7 +280,13 @@ fn jobs(cells: &[Cell], protocols: &[Protocol]) -> Vec<Vec<Try>> {
             for family in FAMILIES {
                 let one = Try { cell, family, port };
                 let waits = cell.expected == Expected::Dropped;
-                let mut of = cell.service.address(cell.way, family, port);
+                // With affinity, iptables remembers a client for all addresses together: two first
+                // connections at the same time could get two endpoints.
+                let way = match cell.service {
+                    Service::Affinity | Service::AffinityLocal => Way::ClusterIp,
+                    _ => cell.way,
+                };
+                let mut of = cell.service.address(way, family, port);
                 if waits {
                     // Each for itself.
                     of = (of.ip(), number).into();

@@ -36,7 +36,9 @@ struct Traces {
 impl Flavour {
     /// The one whose rules the node has: where the kubelet left its hint, else where svcproxy did
     /// before, else where more rules are, and without any what the distribution chose. As
-    /// kubernetes-sigs/iptables-wrappers has it, but for svcproxy's own.
+    /// kubernetes-sigs/iptables-wrappers has it, nft before legacy, but for svcproxy's own; and
+    /// where there is no hint that takes nft (pkg/xtables/detect.go), or in its second version
+    /// counts rules.
     ///
     /// # Errors
     ///
@@ -187,6 +189,7 @@ mod tests {
         let many = traces("*filter\n-A INPUT -j A\n-A INPUT -j B\nCOMMIT\n");
         let ours = traces("*nat\n:SVCPROXY-VIPS - [0:0]\nCOMMIT\n");
         let hint = traces("*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n");
+        let canary = traces("*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n");
         let (nft, legacy) = (Some(Flavour::Nft), Some(Flavour::Legacy));
         for (in_nft, in_legacy, expected) in [
             (none, none, None),
@@ -197,6 +200,10 @@ mod tests {
             (ours, many, nft),
             (ours, hint, legacy),
             (hint, many, nft),
+            (hint, hint, nft),
+            (canary, many, nft),
+            (many, canary, legacy),
+            (ours, ours, nft),
         ] {
             assert_eq!(
                 Flavour::choose(in_nft, in_legacy),
