@@ -69,7 +69,12 @@ impl fmt::Display for Refusal {
             (Some(owner), None) => write!(f, " for Service {owner}")?,
             _ => {}
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", self.message)?;
+        // What both flavours say of EPERM.
+        if self.message.contains("Permission denied") {
+            f.write_str(" (needs CAP_NET_ADMIN and CAP_NET_RAW)")?;
+        }
+        Ok(())
     }
 }
 
