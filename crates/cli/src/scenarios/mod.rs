@@ -7,6 +7,7 @@
 //! before they are committed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod iptables;
 mod play;
 mod script;
 

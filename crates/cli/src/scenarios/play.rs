@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,14 +61,7 @@ impl<'a> Player<'a> {
     pub(super) fn new(script: &'a Script) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(&script.file);
-        let command = ["svcproxy", "plan", "--manifests", file.to_str().unwrap()];
-        let flags = script.flags.iter().map(String::as_str);
-        let cli = Cli::try_parse_from(command.into_iter().chain(flags));
-        let Some(Command::Plan(args)) = cli.unwrap_or_else(|e| panic!("{e}")).command else {
-            panic!("not a plan");
-        };
-        let host = || Ok(vec!["192.0.2.99".parse()?, "2001:db8::99".parse()?]);
-        let config = Arc::new(node::config_on(&args.node, host).unwrap());
+        let config = config(script, &file);
         let node = FakeNode::default();
         let mut player = Self {
             script,
@@ -301,6 +295,18 @@ impl<'a> Player<'a> {
             }
         }
     }
+}
+
+/// A scenario's settings, with its manifests in this file.
+pub(super) fn config(script: &Script, file: &Path) -> Arc<Config> {
+    let command = ["svcproxy", "plan", "--manifests", file.to_str().unwrap()];
+    let flags = script.flags.iter().map(String::as_str);
+    let cli = Cli::try_parse_from(command.into_iter().chain(flags));
+    let Some(Command::Plan(args)) = cli.unwrap_or_else(|e| panic!("{e}")).command else {
+        panic!("not a plan");
+    };
+    let host = || Ok(vec!["192.0.2.99".parse()?, "2001:db8::99".parse()?]);
+    Arc::new(node::config_on(&args.node, host).unwrap())
 }
 
 /// The rules that a plan installs and a node that knows nothing of pods would not have.

@@ -1,0 +1,64 @@
+//! The scenarios over iptables: it takes every text that they lead to.
+
+use std::fs;
+
+use proxier::Proxier;
+use proxier::backend::{Flavour, IptablesBackend};
+use proxier::data_plane::PlanSteps;
+use proxier::source::manifest::Manifests;
+use testbed::Namespace;
+
+use super::play::config;
+use super::script::Script;
+use super::{names, script};
+
+/// Carries a scenario out, and checks of every act that all of its rules are taken and that nothing
+/// is left to do after them; and at the end that none of them stay.
+fn play(script: &Script, flavour: Flavour) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(&script.file);
+    let config = config(script, &file);
+    let start = || {
+        let backend = IptablesBackend::with_flavour(flavour).unwrap();
+        let manifests = Manifests::new([&file]).for_node(&*config.node_name);
+        (Proxier::new(config.clone(), backend), manifests)
+    };
+    let (mut proxier, mut manifests) = start();
+    for act in &script.acts {
+        if act.restart {
+            (proxier, manifests) = start();
+        }
+        fs::write(&file, &act.documents).unwrap();
+        let changes = manifests.read().changes;
+        let report = proxier.handle(changes).unwrap().unwrap();
+        assert!(report.is_success(), "{:?}", report.applied.failures);
+        let left = proxier.audit().unwrap().unwrap().plan;
+        assert_eq!(left.count(), 0, "left to do: {left:?}");
+    }
+    IptablesBackend::remove_all().unwrap();
+    let mut backend = IptablesBackend::with_flavour(flavour).unwrap();
+    let node = backend.observe().unwrap();
+    assert!(node.v4.is_empty() && node.v6.is_empty());
+}
+
+fn every_text_is_taken(flavour: Flavour) {
+    let names = names();
+    assert!(names.len() >= 60, "the scenarios are gone");
+    for name in names {
+        println!("{}", name.display());
+        let namespace = Namespace::new("scenario").unwrap();
+        namespace.enter(|| play(&script(&name), flavour));
+    }
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn every_text_is_taken_by_nft() {
+    every_text_is_taken(Flavour::Nft);
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn every_text_is_taken_by_legacy() {
+    every_text_is_taken(Flavour::Legacy);
+}
