@@ -6,7 +6,11 @@ mod arbitrary;
 #[path = "netns_iptables/traffic.rs"]
 mod traffic;
 
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -18,7 +22,7 @@ use proxier::model::Family;
 use proxier::plan::Scope;
 use proxier::proxier::SyncKind;
 use proxier::store::{Change, Store};
-use testbed::Namespace;
+use testbed::{Namespace, eventually};
 
 use arbitrary::{change, config};
 
@@ -120,6 +124,42 @@ fn every_text_is_accepted_and_read_back_by_nft() {
 #[ignore = "netns: needs root"]
 fn every_text_is_accepted_and_read_back_by_legacy() {
     every_text_is_accepted_and_read_back(Flavour::Legacy);
+}
+
+/// Legacy iptables has a lock for the whole machine.
+#[test]
+#[ignore = "netns: needs root"]
+fn another_ones_lock_is_waited_for() {
+    // Whom a program waits for, see proc(5).
+    let waiting = |lock: &File| {
+        let inode = format!(":{} ", lock.metadata().unwrap().ino());
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let mut waiting = locks.lines().filter(|line| line.contains("-> FLOCK"));
+        waiting.any(|line| line.contains(&inode))
+    };
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open("/run/xtables.lock")
+        .unwrap();
+    lock.lock().unwrap();
+    namespace().enter(|| {
+        thread::scope(|scope| {
+            let release = scope.spawn(|| {
+                let someone = || if waiting(&lock) { Ok(()) } else { Err(()) };
+                let waits = eventually(Duration::from_secs(60), someone);
+                lock.unlock().unwrap();
+                waits.unwrap();
+            });
+            let desired = some_services();
+            let mut backend = backend(Flavour::Legacy);
+            let node = Node::default();
+            let report = backend.apply(&Plan::new(&desired, &node, Scope::Full));
+            assert!(report.failures.is_empty(), "{:#?}", report.failures);
+            release.join().unwrap();
+        });
+    });
 }
 
 /// Some Services, all with endpoints here.
