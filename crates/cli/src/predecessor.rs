@@ -7,14 +7,12 @@ use ipvs::VirtualServerKey;
 use proxier::Proxier;
 use proxier::backend::{BackendError, KubeProxy, Successor};
 use proxier::data_plane::DataPlane;
-use proxier::desired::{Config, FrontendKey};
+use proxier::desired::FrontendKey;
 use proxier::notice::{Notice, Reason};
 use proxier::proxier::{SyncKind, SyncReport};
 
-use crate::args::Mode;
 use crate::commands::chain;
 use crate::notices::Notices;
-use crate::other_mode;
 
 /// One that served this node before.
 pub(crate) trait Predecessor {
@@ -55,16 +53,17 @@ struct Left {
 }
 
 impl Predecessors {
-    /// All that there may be before a mode with these settings.
-    pub(crate) fn of(mode: Mode, config: &Config, notices: Notices) -> Self {
-        let of_kube_proxy = Box::<OfKubeProxy>::default();
-        let all: [Box<dyn Predecessor>; 2] = [of_kube_proxy, other_mode::predecessor(mode, config)];
-        let left = all.map(|predecessor| Left {
+    /// These.
+    pub(crate) fn new(
+        all: impl IntoIterator<Item = Box<dyn Predecessor>>,
+        notices: Notices,
+    ) -> Self {
+        let left = all.into_iter().map(|predecessor| Left {
             predecessor,
             told: Vec::new(),
         });
         Self {
-            left: left.into(),
+            left: left.collect(),
             notices,
         }
     }
@@ -132,7 +131,7 @@ impl Left {
 
 /// kube-proxy, in whichever of its modes.
 #[derive(Default)]
-struct OfKubeProxy(Option<KubeProxy>);
+pub(crate) struct OfKubeProxy(Option<KubeProxy>);
 
 impl Predecessor for OfKubeProxy {
     fn name(&self) -> &'static str {

@@ -26,9 +26,9 @@ use crate::configz::Configz;
 use crate::health::Health;
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Notices, Standing};
-use crate::predecessor::Predecessors;
+use crate::predecessor::{OfKubeProxy, Predecessor, Predecessors};
 use crate::source::Source;
-use crate::{monitor, node, settings};
+use crate::{monitor, node, other_mode, settings};
 
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
@@ -78,6 +78,13 @@ fn ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
     Ok(IpvsBackend::open()?.proc_sys(&args.mode.proc_sys))
 }
 
+/// All that may have served this node before a mode with these settings.
+fn predecessors(mode: Mode, config: &Config, notices: Notices) -> Predecessors {
+    let of_kube_proxy: Box<dyn Predecessor> = Box::<OfKubeProxy>::default();
+    let of_other_mode = other_mode::predecessor(mode, config);
+    Predecessors::new([of_kube_proxy, of_other_mode], notices)
+}
+
 /// What it takes to begin, over whichever data plane.
 struct Start<'a> {
     cli: &'a Cli,
@@ -95,7 +102,7 @@ impl<'a> Start<'a> {
             .handle(reading.changes)?
             .context("not every kind of object could be read")?;
         let config = proxier.desired().config();
-        let mut predecessors = Predecessors::of(self.choice.in_force, config, self.notices.clone());
+        let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
         log_sync(&report);
         Standing::new(self.notices).follow(&proxier, &report.notices);
         predecessors.follow(&proxier, &report);
@@ -189,7 +196,7 @@ impl Following<'_> {
     /// serve instead.
     fn serve<B: DataPlane>(&mut self, proxier: &mut Proxier<B>) -> ControlFlow<()> {
         let config = proxier.desired().config();
-        let mut predecessors = Predecessors::of(self.choice.in_force, config, self.notices.clone());
+        let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
         let intervals = &mut self.intervals;
         proxier::run::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::serve::Refusal;
+use super::refusal::Refusal;
 
 /// Why an Event is not taken.
 pub(super) fn check(event: &Value, namespace: Option<&str>) -> Result<(), Refusal> {

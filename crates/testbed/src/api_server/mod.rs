@@ -7,6 +7,7 @@
 mod events;
 mod http;
 mod objects;
+mod refusal;
 mod serve;
 mod tls;
 

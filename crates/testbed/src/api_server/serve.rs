@@ -9,46 +9,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::objects::{Selector, line};
+use super::refusal::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal};
 use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 
 /// How often a watch looks up though nothing has changed.
 const LOOK: Duration = Duration::from_millis(100);
 /// What is in the place of an event in the middle of which a connection is closed.
 const HALF_AN_EVENT: &str = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
-
-/// An error for an answer.
-pub(super) struct Refusal {
-    pub(super) code: u16,
-    pub(super) reason: &'static str,
-    pub(super) message: &'static str,
-}
-
-const GONE: Refusal = Refusal {
-    code: 410,
-    reason: "Expired",
-    message: "too old resource version",
-};
-
-const FORBIDDEN: Refusal = Refusal {
-    code: 403,
-    reason: "Forbidden",
-    message: "the user cannot list the resource at the cluster scope",
-};
-
-const EXISTS: Refusal = Refusal {
-    code: 409,
-    reason: "AlreadyExists",
-    message: "an object of that name already exists",
-};
-
-impl Refusal {
-    fn status(&self) -> Value {
-        json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
-        })
-    }
-}
 
 pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -65,12 +32,6 @@ pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
     stream.shutdown(std::net::Shutdown::Both)
 }
-
-const NOT_FOUND: Refusal = Refusal {
-    code: 404,
-    reason: "NotFound",
-    message: "the server could not find the requested resource",
-};
 
 fn refuse(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
     let body = refusal.status().to_string();
