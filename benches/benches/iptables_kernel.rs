@@ -17,17 +17,16 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxier::Proxier;
 use proxier::backend::{Flavour, IptablesBackend};
-use proxier::desired::{Config, DesiredState};
+use proxier::desired::DesiredState;
 use proxier::iptables::{Plan, Step};
 use proxier::model::Family;
 use proxier::plan::Scope;
 use proxier::store::{Change, Store};
-use svcproxy_benches::Cluster;
+use svcproxy_benches::{Cluster, config};
 use testbed::Namespace;
 
 const SERVICES: u32 = 10_000;
@@ -117,11 +116,6 @@ fn over(flavour: Flavour, cluster: &Cluster) {
     restart.print(flavour, "restart, nothing to do");
     change.print(flavour, "one change");
     audit.print(flavour, "audit, nothing to do");
-}
-
-fn config() -> Arc<Config> {
-    let address = "192.0.2.1".parse().unwrap();
-    Arc::new(Config::new("node-1", vec![address]))
 }
 
 fn namespace() -> Namespace {

@@ -1,35 +1,15 @@
 //! iptables mode without I/O: the rules of a cluster from scratch, their text, what an audit reads
 //! and compares, and one change to one Service at growing sizes.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a benchmark may end"
-)]
+#![expect(clippy::unwrap_used, reason = "a benchmark may end")]
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use proxier::desired::{Config, DesiredState, Touched};
+use proxier::desired::DesiredState;
 use proxier::iptables::{Node, Plan, Rules, Step};
 use proxier::plan::Scope;
-use proxier::store::{Change, Store};
-use svcproxy_benches::Cluster;
-
-fn config() -> Arc<Config> {
-    Arc::new(Config::new("node-1", vec!["192.0.2.1".parse().unwrap()]))
-}
-
-fn store(cluster: &Cluster) -> Store {
-    let mut store = Store::default();
-    cluster
-        .changes()
-        .into_iter()
-        .for_each(|change| store.apply(change));
-    store.take_touched();
-    store
-}
+use svcproxy_benches::{Cluster, config, update};
 
 fn text(plan: &Plan) -> String {
     let texts = plan.steps().iter().map(|step| match step {
@@ -47,7 +27,7 @@ fn saved(plan: &Plan) -> String {
 
 fn from_scratch(c: &mut Criterion) {
     let cluster = Cluster::new(10_000, 3).unwrap();
-    let desired = DesiredState::from_store(config(), &store(&cluster));
+    let desired = DesiredState::from_store(config(), &cluster.store());
     let empty = Node::default();
     let plan = Plan::new(&desired, &empty, Scope::Full);
     let mut right = Node::default();
@@ -86,24 +66,17 @@ fn one_change(c: &mut Criterion) {
     let mut group = c.benchmark_group("iptables, plan and text as one endpoint comes and goes");
     for services in [1_000, 10_000, 50_000] {
         let cluster = Cluster::new(services, 3).unwrap();
-        let mut store = store(&cluster);
+        let mut store = cluster.store();
         let mut desired = DesiredState::from_store(config(), &store);
         let mut node = Node::default();
         node.record(&Plan::new(&desired, &node, Scope::Full), &[]);
 
-        let full = cluster.slices[cluster.slices.len() / 2].clone();
-        let mut short = full.clone();
-        short.endpoints = full.endpoints[1..].into();
-        let mut versions = [short, full].into_iter().cycle();
+        let mut changes = cluster.flapping();
         group.bench_function(BenchmarkId::from_parameter(services), |b| {
             b.iter_batched(
-                || Change::EndpointSliceApplied(versions.next().unwrap()),
+                || changes.next().unwrap(),
                 |change| {
-                    store.apply(change);
-                    let mut touched = Touched::default();
-                    for name in store.take_touched() {
-                        desired.update(&name, store.get(&name), &mut touched);
-                    }
+                    let touched = update(&mut store, &mut desired, change);
                     let plan = Plan::new(&desired, &node, Scope::Touched(&touched));
                     node.record(&plan, &[]);
                     text(&plan)

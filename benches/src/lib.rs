@@ -1,14 +1,16 @@
-//! What the benchmarks have in common: clusters of a given size.
+//! What the benchmarks have in common: a node, and clusters of a given size.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
+use proxier::desired::{Config, DesiredState, Touched};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, InvalidName, ObjectName, PortName, Protocol,
     Service, ServicePort,
 };
-use proxier::store::Change;
+use proxier::store::{Change, Store};
 
 /// The Services and endpoint slices of a cluster: one port a Service, one slice a Service.
 #[derive(Debug, Clone)]
@@ -63,6 +65,43 @@ impl Cluster {
             Change::EndpointSlicesReplaced(self.slices.clone()),
         ]
     }
+
+    /// A store that has taken it in.
+    pub fn store(&self) -> Store {
+        let mut store = Store::default();
+        let changes = self.changes().into_iter();
+        changes.for_each(|change| store.apply(change));
+        store.take_touched();
+        store
+    }
+
+    /// Changes by which an endpoint of a Service in the middle goes and comes back, for ever.
+    pub fn flapping(&self) -> impl Iterator<Item = Change> {
+        let full = self.slices.get(self.slices.len() / 2).cloned();
+        let short = full.clone().map(|mut slice| {
+            slice.endpoints = slice.endpoints.iter().skip(1).cloned().collect();
+            slice
+        });
+        let versions = [short, full].into_iter().flatten();
+        let changes: Vec<_> = versions.map(Change::EndpointSliceApplied).collect();
+        changes.into_iter().cycle()
+    }
+}
+
+/// The settings of a node.
+pub fn config() -> Arc<Config> {
+    let node_ips = vec![IpAddr::from([192, 0, 2, 1])];
+    Arc::new(Config::new("node-1", node_ips))
+}
+
+/// Takes a change in, and tells what it touched.
+pub fn update(store: &mut Store, desired: &mut DesiredState, change: Change) -> Touched {
+    store.apply(change);
+    let mut touched = Touched::default();
+    for name in store.take_touched() {
+        desired.update(&name, store.get(&name), &mut touched);
+    }
+    touched
 }
 
 /// The n-th address after a network's.
