@@ -176,8 +176,8 @@ impl<B: DataPlane> Proxier<B> {
         self.is_set_anew = true;
     }
 
-    /// Takes in the settings and what the node's object says; whether that changed anything. Then the desired state
-    /// is made anew. What cannot work leaves the last settings in force.
+    /// Takes in the settings and what the node's object says; whether that changed anything. Then
+    /// the desired state is made anew. What cannot work leaves the last settings in force.
     fn follow_node(&mut self) -> bool {
         let config = match self.followed() {
             Ok(config) => config,

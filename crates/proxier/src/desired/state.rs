@@ -235,7 +235,7 @@ impl DesiredState {
         key: FrontendKey,
         service: &ObjectName,
         frontend: Option<Arc<Frontend>>,
-        touched: Option<&mut Touched>,
+        mut touched: Option<&mut Touched>,
     ) {
         let (before, mut others) = match self.claims.remove(&key) {
             Some(Claim { holder, others }) => (Some(holder), others),
@@ -261,17 +261,26 @@ impl DesiredState {
         if before != after {
             // The new one first, so that what both need is not seen to go.
             let came = after.iter().flat_map(|f| needs(f, &self.config));
-            let mut changed: Vec<_> = came.filter(|need| self.needs.add(*need)).collect();
+            let came = came.filter(|need| self.needs.add(*need));
+            note(&mut touched, came);
             let went = before.iter().flat_map(|f| needs(f, &self.config));
-            changed.extend(went.filter(|need| self.needs.remove(need)));
+            let went = went.filter(|need| self.needs.remove(need));
+            note(&mut touched, went);
             if let Some(touched) = touched {
                 touched.frontends.insert(key);
-                touched.needs.extend(changed);
             }
         }
         if let Some(holder) = after {
             self.claims.insert(key, Claim { holder, others });
         }
+    }
+}
+
+/// Goes through what became or ceased to be needed, and notes it where somebody wants to know.
+fn note(touched: &mut Option<&mut Touched>, changed: impl Iterator<Item = Need>) {
+    match touched {
+        Some(touched) => touched.needs.extend(changed),
+        None => changed.for_each(drop),
     }
 }
 
