@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipvs::{Change, Statistics, VirtualServerKey};
 
 use crate::backend::{ApplyReport, Backend, BackendError};
-use crate::desired::{DesiredState, FrontendKey, Problem};
+use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::drain::{Draining, emptied};
 use crate::iptables;
 use crate::model::ObjectName;
@@ -56,6 +57,15 @@ pub trait DataPlane {
 
     /// What Services ask for that they do not get this way.
     fn limits(_desired: &DesiredState, _memory: &Self::Memory) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// Those of one Service.
+    fn limits_of(
+        _service: &ObjectName,
+        _desired: &DesiredState,
+        _memory: &Self::Memory,
+    ) -> Vec<Problem> {
         Vec::new()
     }
 
@@ -176,6 +186,16 @@ fn many_foreign(foreign: &BTreeSet<VirtualServerKey>) -> Notice {
     Notice::of_node(Reason::ForeignVirtualServer, message)
 }
 
+fn no_mark_left(frontend: &Frontend) -> Problem {
+    let key = frontend.key;
+    Problem {
+        service: frontend.owner.service.clone(),
+        field: frontend.kind.field().to_owned(),
+        reason: Reason::NoMarkLeft,
+        message: format!("{key} is not served: no number is left in the mask of marks"),
+    }
+}
+
 /// IPVS, or what is like it.
 impl<B: Backend> DataPlane for B {
     type Node = NodeState;
@@ -244,16 +264,20 @@ impl<B: Backend> DataPlane for B {
     fn limits(desired: &DesiredState, memory: &IpvsMemory) -> Vec<Problem> {
         let frontends = memory.unmarked.iter();
         let frontends = frontends.filter_map(|key| desired.frontend(key));
-        let problems = frontends.map(|frontend| Problem {
-            service: frontend.owner.service.clone(),
-            field: frontend.kind.field().to_owned(),
-            reason: Reason::NoMarkLeft,
-            message: format!(
-                "{} is not served: no number is left in the mask of marks",
-                frontend.key
-            ),
-        });
-        problems.collect()
+        frontends.map(|frontend| no_mark_left(frontend)).collect()
+    }
+
+    fn limits_of(
+        service: &ObjectName,
+        desired: &DesiredState,
+        memory: &IpvsMemory,
+    ) -> Vec<Problem> {
+        let unmarked = |frontend: &&Arc<Frontend>| {
+            memory.unmarked.contains(&frontend.key)
+                && desired.frontend(&frontend.key) == Some(*frontend)
+        };
+        let frontends = desired.frontends_of(service).filter(unmarked);
+        frontends.map(|frontend| no_mark_left(frontend)).collect()
     }
 
     fn found(desired: &DesiredState, memory: &mut IpvsMemory) -> Vec<Notice> {
@@ -366,7 +390,8 @@ impl PlanSteps for iptables::Plan {
 mod over_iptables {
     use super::{ApplyReport, BackendError, DataPlane, DesiredState, Problem, Scope};
     use crate::backend::IptablesBackend;
-    use crate::iptables::{Node, Plan, limits};
+    use crate::iptables::{Node, Plan, limits, limits_of};
+    use crate::model::ObjectName;
 
     /// Connections drain by themselves: connection tracking leads them where they went.
     impl DataPlane for IptablesBackend {
@@ -397,6 +422,10 @@ mod over_iptables {
 
         fn limits(desired: &DesiredState, (): &()) -> Vec<Problem> {
             limits(desired)
+        }
+
+        fn limits_of(service: &ObjectName, desired: &DesiredState, (): &()) -> Vec<Problem> {
+            limits_of(service, desired).into_iter().collect()
         }
     }
 }

@@ -74,6 +74,7 @@ pub mod probe;
 pub mod proxier;
 pub mod run;
 pub mod source;
+pub mod standing;
 pub mod store;
 #[cfg(feature = "manifest")]
 pub mod watch;

@@ -1,17 +1,22 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
+mod report;
+
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ipvs::VirtualServerKey;
 
-use crate::backend::{ApplyReport, BackendError};
-use crate::data_plane::{Carried, DataPlane, PlanSteps, Servers};
+use crate::backend::BackendError;
+use crate::data_plane::{Carried, DataPlane, Servers};
 use crate::desired::{Config, ConfigError, DesiredState, Problem, Touched};
-use crate::notice::Notice;
-use crate::plan::{Plan, Scope};
-use crate::store::{Change, Store, Trigger};
+use crate::model::ObjectName;
+use crate::plan::Scope;
+use crate::store::{Change, Store};
+
+pub use report::{Concerned, SyncKind, SyncReport};
 
 /// Keeps one node's data plane as its Services ask.
 ///
@@ -53,49 +58,6 @@ pub struct Proxier<B: DataPlane> {
     touched: Touched,
     memory: B::Memory,
     backend: B,
-}
-
-/// What a sync did.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct SyncReport<P = Plan> {
-    /// Why it was done.
-    pub kind: SyncKind,
-    /// The steps that were to be taken.
-    pub plan: P,
-    /// What became of them.
-    pub applied: ApplyReport,
-    /// What led to the changes of endpoint slices that it took in.
-    pub triggers: Vec<Trigger>,
-    /// What it came across that an operator must know.
-    pub notices: Vec<Notice>,
-}
-
-/// Why a sync was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SyncKind {
-    /// The node was observed, and everything compared.
-    Full,
-    /// Something had changed; only that was looked at.
-    Changes,
-    /// Real servers had drained.
-    Drained,
-}
-
-impl<P: PlanSteps> SyncReport<P> {
-    /// Whether every step was taken.
-    pub fn is_success(&self) -> bool {
-        self.applied.failures.is_empty()
-    }
-
-    /// Takes in what was done right after it.
-    fn append(&mut self, then: Self) {
-        self.applied.append(then.applied, self.plan.count());
-        self.plan.append(then.plan);
-        self.triggers.extend(then.triggers);
-        self.notices.extend(then.notices);
-    }
 }
 
 impl<B: DataPlane> Proxier<B> {
@@ -284,6 +246,14 @@ impl<B: DataPlane> Proxier<B> {
         problems
     }
 
+    /// What one Service asks for and does not get. It may have changed since a sync only if that
+    /// [says so](SyncReport::concerned).
+    pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
+        let mut problems = self.desired.problems_of(service);
+        problems.extend(B::limits_of(service, &self.desired, &self.memory));
+        problems
+    }
+
     fn sync(&mut self) -> Result<SyncReport<B::Plan>, BackendError> {
         let touched = mem::take(&mut self.touched);
         let (kind, node) = match self.node.take() {
@@ -300,10 +270,20 @@ impl<B: DataPlane> Proxier<B> {
             _ => Scope::Touched(&touched),
         };
         let plan = B::plan(&self.desired, &node, scope, &mut self.memory);
-        Ok(self.apply(kind, plan, node))
+        let concerned = match kind {
+            SyncKind::Full => Concerned::All,
+            _ => Concerned::Services(touched.services),
+        };
+        Ok(self.apply(kind, plan, node, concerned))
     }
 
-    fn apply(&mut self, kind: SyncKind, plan: B::Plan, mut node: B::Node) -> SyncReport<B::Plan> {
+    fn apply(
+        &mut self,
+        kind: SyncKind,
+        plan: B::Plan,
+        mut node: B::Node,
+        concerned: Concerned,
+    ) -> SyncReport<B::Plan> {
         let applied = self.backend.carry_out(&plan, &mut self.memory);
         if applied.failures.is_empty() {
             B::record(&mut node, &plan);
@@ -317,6 +297,7 @@ impl<B: DataPlane> Proxier<B> {
             applied,
             triggers: self.store.take_triggers(),
             notices: B::found(&self.desired, &mut self.memory),
+            concerned,
         }
     }
 
@@ -341,10 +322,16 @@ impl<B: DataPlane> Proxier<B> {
         let drained = self.backend.drain(&node, &mut self.memory, timeout, now);
         match drained {
             Ok(Some(plan)) => {
-                let mut report = self.apply(SyncKind::Drained, plan, node);
+                let nobody = Concerned::Services(BTreeSet::new());
+                let mut report = self.apply(SyncKind::Drained, plan, node, nobody);
                 let node = self.node.as_ref();
                 let left = node.map(|node| B::drained(node, &report.plan));
-                self.touched.frontends.extend(left.into_iter().flatten());
+                for key in left.into_iter().flatten() {
+                    let frontend = self.desired.frontend(&key);
+                    let service = frontend.map(|frontend| frontend.owner.service.clone());
+                    self.touched.services.extend(service);
+                    self.touched.frontends.insert(key);
+                }
                 // Those that have no real server left may go now.
                 if !self.touched.frontends.is_empty() {
                     report.append(self.sync()?);

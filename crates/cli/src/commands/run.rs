@@ -104,7 +104,7 @@ impl<'a> Start<'a> {
         let config = proxier.desired().config();
         let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
         log_sync(&report);
-        Standing::new(self.notices).follow(&proxier, &report.notices);
+        Standing::new(self.notices).follow(&proxier, &report);
         predecessors.follow(&proxier, &report);
         let is_success = report.is_success() && predecessors.are_gone();
         let invalid = invalid || proxier.node_error().is_some();
@@ -206,12 +206,12 @@ impl Following<'_> {
             match round.result {
                 Ok(report) => {
                     log_sync(report);
-                    self.standing.follow(proxier, &report.notices);
+                    self.standing.follow(proxier, report);
                     predecessors.follow(proxier, report);
                 }
                 Err(error) => {
                     tracing::error!("nothing was changed: {}", chain(error));
-                    self.standing.follow(proxier, &[]);
+                    self.standing.follow_without_sync(proxier);
                 }
             }
             self.health.follow(proxier.desired());

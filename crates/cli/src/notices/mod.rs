@@ -4,7 +4,6 @@ mod limit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,7 +11,9 @@ use proxier::Proxier;
 use proxier::data_plane::DataPlane;
 use proxier::model::Uid;
 use proxier::notice::{Notice, Reason, Subject};
+use proxier::proxier::{Concerned, SyncReport};
 use proxier::source::kube::EventSender;
+use proxier::standing;
 use proxier::store::Store;
 
 use self::limit::Limit;
@@ -98,33 +99,35 @@ impl Notices {
     }
 }
 
-/// What is the matter for a while, told when it comes to be. What ceases to be and comes again is
-/// told again.
+/// What is the matter for a while, told when it comes to be.
 #[derive(Debug)]
 pub(crate) struct Standing {
     notices: Notices,
-    told: BTreeSet<Notice>,
+    told: standing::Standing,
 }
 
 impl Standing {
     pub(crate) fn new(notices: Notices) -> Self {
         Self {
             notices,
-            told: BTreeSet::new(),
+            told: standing::Standing::default(),
         }
     }
 
-    /// Tells what a sync `found` and what is the matter since then.
-    pub(crate) fn follow<B: DataPlane>(&mut self, proxier: &Proxier<B>, found: &[Notice]) {
-        let problems = proxier.problems().into_iter().map(Notice::from);
-        let of_node = proxier.node_error().map(|error| {
-            let message = format!("{error}; the settings stay as they were");
-            Notice::of_node(Reason::NodeRefused, message)
-        });
-        let now: BTreeSet<_> = problems.chain(of_node).collect();
-        let new = now.difference(&self.told);
-        self.notices
-            .tell_all(found.iter().chain(new), proxier.store());
-        self.told = now;
+    /// Tells what a sync came across and what is the matter since then.
+    pub(crate) fn follow<B: DataPlane>(
+        &mut self,
+        proxier: &Proxier<B>,
+        report: &SyncReport<B::Plan>,
+    ) {
+        let new = self.told.follow(proxier, &report.concerned);
+        let all = report.notices.iter().chain(&new);
+        self.notices.tell_all(all, proxier.store());
+    }
+
+    /// Tells what is the matter though there was no sync, since the node could not be read.
+    pub(crate) fn follow_without_sync<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
+        let new = self.told.follow(proxier, &Concerned::All);
+        self.notices.tell_all(&new, proxier.store());
     }
 }

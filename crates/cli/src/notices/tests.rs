@@ -57,7 +57,7 @@ impl Node {
             let reading = self.readings.recv_timeout(PATIENCE).unwrap();
             if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
                 assert!(report.is_success());
-                self.standing.follow(&self.proxier, &report.notices);
+                self.standing.follow(&self.proxier, &report);
             }
         }
     }

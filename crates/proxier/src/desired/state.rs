@@ -47,6 +47,19 @@ struct Claim {
     others: Vec<Arc<Frontend>>,
 }
 
+impl Claim {
+    /// What this is to a Service that does not hold it.
+    fn lost_by(&self, loser: &Frontend) -> Problem {
+        let holder = &self.holder.owner.service;
+        Problem {
+            service: loser.owner.service.clone(),
+            field: loser.kind.field().to_owned(),
+            reason: Reason::AddressConflict,
+            message: format!("{} belongs to Service {holder}", loser.key),
+        }
+    }
+}
+
 /// The parts of a [`DesiredState`] that changed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -55,6 +68,9 @@ pub struct Touched {
     pub frontends: BTreeSet<FrontendKey>,
     /// What became or ceased to be needed.
     pub needs: BTreeSet<Need>,
+    /// Services that changed, or that have or lost a key because another did: what they ask for
+    /// and do not get may be something else now.
+    pub services: BTreeSet<ObjectName>,
 }
 
 /// Something a Service asks for that it does not get.
@@ -156,24 +172,39 @@ impl DesiredState {
         chosen.map(|(service, scheduler)| (service, *scheduler))
     }
 
+    /// The scheduler, or the options of one, that a Service chose for itself.
+    pub fn chosen_scheduler(&self, service: &ObjectName) -> Option<Scheduler> {
+        self.schedulers.get(service).copied()
+    }
+
+    /// The frontends that a Service has, or would have if they were not another's.
+    pub(crate) fn frontends_of(
+        &self,
+        service: &ObjectName,
+    ) -> impl Iterator<Item = &Arc<Frontend>> + use<'_> {
+        let of = self.services.get(service);
+        of.into_iter().flat_map(|of| &of.frontends)
+    }
+
     /// What Services ask for and do not get, sorted.
     pub fn problems(&self) -> Vec<Problem> {
         let own = self.problems.values().flatten().cloned();
         let contested = self.contested.iter().filter_map(|key| self.claims.get(key));
         let lost = contested.flat_map(|claim| {
-            claim.others.iter().map(|loser| Problem {
-                service: loser.owner.service.clone(),
-                field: loser.kind.field().to_owned(),
-                reason: Reason::AddressConflict,
-                message: format!(
-                    "{} belongs to Service {}",
-                    loser.key, claim.holder.owner.service
-                ),
-            })
+            let losers = claim.others.iter();
+            losers.map(|loser| claim.lost_by(loser))
         });
-        let mut problems: Vec<_> = own.chain(lost).collect();
-        problems.sort();
-        problems
+        sorted(own.chain(lost))
+    }
+
+    /// What one Service asks for and does not get, sorted.
+    pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
+        let own = self.problems.get(service).into_iter().flatten().cloned();
+        let lost = self.frontends_of(service).filter_map(|frontend| {
+            let claim = self.claims.get(&frontend.key)?;
+            (claim.holder.owner.service != *service).then(|| claim.lost_by(frontend))
+        });
+        sorted(own.chain(lost))
     }
 
     /// Takes in one Service as it is now, `None` if it is gone, and notes what changed.
@@ -183,6 +214,7 @@ impl DesiredState {
         view: Option<ServiceView<'_>>,
         touched: &mut Touched,
     ) {
+        touched.services.insert(name.clone());
         self.take_in(name, view, Some(touched));
     }
 
@@ -258,6 +290,13 @@ impl DesiredState {
         } else {
             self.contested.insert(key);
         }
+        if let Some(touched) = &mut touched
+            && holder(before.as_ref()) != holder(after.as_ref())
+        {
+            let claimants = before.iter().chain(&after).chain(&others);
+            let services = claimants.map(|claimant| claimant.owner.service.clone());
+            touched.services.extend(services);
+        }
         if before != after {
             // The new one first, so that what both need is not seen to go.
             let came = after.iter().flat_map(|f| needs(f, &self.config));
@@ -282,6 +321,16 @@ fn note(touched: &mut Option<&mut Touched>, changed: impl Iterator<Item = Need>)
         Some(touched) => touched.needs.extend(changed),
         None => changed.for_each(drop),
     }
+}
+
+fn holder(frontend: Option<&Arc<Frontend>>) -> Option<&ObjectName> {
+    frontend.map(|frontend| &frontend.owner.service)
+}
+
+fn sorted(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
+    let mut problems: Vec<_> = problems.collect();
+    problems.sort();
+    problems
 }
 
 /// Sets what is known of a Service, or with `None` forgets it.

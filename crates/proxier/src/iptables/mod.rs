@@ -60,7 +60,7 @@ mod table;
 mod transaction;
 mod tree;
 
-pub use limits::limits;
+pub use limits::{limits, limits_of};
 pub use name::{ForeignName, Name};
 pub use plan::{Node, Plan, Step};
 pub use rule::Rule;

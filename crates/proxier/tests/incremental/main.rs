@@ -15,7 +15,10 @@ use std::sync::Arc;
 use ipvs::VirtualServerKey;
 use proptest::prelude::*;
 use proxier::backend::{Backend, FakeBackend};
-use proxier::desired::{Config, DesiredState, Frontend, FrontendKey, HealthCheck, Touched};
+use proxier::desired::{
+    Config, DesiredState, Frontend, FrontendKey, HealthCheck, Problem, Touched,
+};
+use proxier::model::ObjectName;
 use proxier::plan::{Element, NodeState, Plan, Scope, Step};
 use proxier::store::Store;
 
@@ -26,6 +29,14 @@ fn frontends(state: &DesiredState) -> BTreeMap<FrontendKey, Arc<Frontend>> {
     frontends
         .map(|frontend| (frontend.key, Arc::clone(frontend)))
         .collect()
+}
+
+fn by_service(problems: Vec<Problem>) -> BTreeMap<ObjectName, Vec<Problem>> {
+    let mut of = BTreeMap::<_, Vec<_>>::new();
+    for problem in problems {
+        of.entry(problem.service.clone()).or_default().push(problem);
+    }
+    of
 }
 
 fn health_checks(state: &DesiredState) -> Vec<HealthCheck> {
@@ -128,6 +139,8 @@ proptest! {
         node.record(&base, &[]);
         // Follows the same changes on a kernel that refuses some steps, and is mended at the end.
         let mut lame = node.clone();
+        // Looked at only where a change says so.
+        let mut problems = BTreeMap::new();
         for change in changes {
             store.apply(change);
             let config = Arc::new(settings.following(store.node(), store.service_cidrs()).unwrap());
@@ -136,13 +149,19 @@ proptest! {
             let is_new = *config != *state.config();
             let scope = if is_new {
                 state = DesiredState::from_store(Arc::clone(&config), &store);
+                problems = by_service(state.problems());
                 Scope::Full
             } else {
                 for name in names {
                     state.update(&name, store.get(&name), &mut touched);
                 }
+                for name in &touched.services {
+                    problems.insert(name.clone(), state.problems_of(name));
+                }
+                problems.retain(|_, of| !of.is_empty());
                 Scope::Touched(&touched)
             };
+            prop_assert_eq!(&problems, &by_service(state.problems()));
             let plan = Plan::new(&state, &node, scope);
             let applied = kernel.apply(&plan);
             prop_assert!(applied.failures.is_empty(), "{:?} of {plan:?}", applied.failures);

@@ -1,0 +1,162 @@
+//! One change costs work for its Service, however many have a problem that stands: counted.
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use proxier::Proxier;
+use proxier::backend::{FakeBackend, FakeNode};
+use proxier::desired::{Config, Marks};
+use proxier::model::{
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
+    ServicePort,
+};
+use proxier::notice::Reason;
+use proxier::proxier::Concerned;
+use proxier::standing::Standing;
+use proxier::store::Change;
+
+/// Counts the calling thread's allocations: each problem that is looked at is made, and has texts.
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: each method hands its arguments to the system's allocator, unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: as for this method.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as for this method.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn name(number: usize) -> ObjectName {
+    ObjectName::new("default", &format!("s{number}")).unwrap()
+}
+
+/// Service `number`, which asks for an external IP that is not served.
+fn refused(number: usize, external: &str) -> Service {
+    let mut service = Service::new(name(number));
+    let (high, low) = (number / 250, number % 250 + 1);
+    service.cluster_ips = [format!("10.97.{high}.{low}").parse().unwrap()].into();
+    service.external_ips = [external.parse().unwrap()].into();
+    let port = NonZeroU16::new(80).unwrap();
+    service.ports = [ServicePort::new(PortName::UNNAMED, Protocol::Tcp, port)].into();
+    service
+}
+
+struct Node {
+    proxier: Proxier<FakeBackend>,
+    standing: Standing,
+}
+
+impl Node {
+    fn new(services: usize) -> Self {
+        let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        let backend = FakeNode::default().backend().unwrap();
+        let mut node = Self {
+            proxier: Proxier::new(Arc::new(config), backend),
+            standing: Standing::default(),
+        };
+        let services = (0..services).map(|n| refused(n, "10.96.0.99"));
+        let all = [
+            Change::ServicesReplaced(services.collect()),
+            Change::EndpointSlicesReplaced(vec![]),
+        ];
+        let report = node.proxier.handle(all).unwrap().unwrap();
+        assert_eq!(report.concerned, Concerned::All);
+        let new = node.standing.follow(&node.proxier, &report.concerned);
+        assert_eq!(new.len(), node.proxier.problems().len());
+        node
+    }
+
+    /// Service 7 asks for another; how many allocations that takes, from the change to what is told.
+    fn change(&mut self, external: &str) -> usize {
+        let service = refused(7, external);
+        let before = COUNT.get();
+        let report = self.proxier.handle([Change::ServiceApplied(service)]);
+        let report = report.unwrap().unwrap();
+        let new = self.standing.follow(&self.proxier, &report.concerned);
+        let count = COUNT.get() - before;
+        assert_eq!(report.concerned, Concerned::Services([name(7)].into()));
+        let reasons: Vec<_> = new.iter().map(|notice| notice.reason).collect();
+        assert_eq!(reasons, [Reason::AddressRefused]);
+        assert!(new.iter().all(|notice| notice.message.contains(external)));
+        count
+    }
+}
+
+#[test]
+fn what_stands_for_others_is_not_looked_at() {
+    let [few, many] = [50, 5_000].map(|services| {
+        let mut node = Node::new(services);
+        let changes = ["10.96.0.98", "10.96.0.97", "10.96.0.96"];
+        changes.map(|external| node.change(external))
+    });
+    println!("allocations a change: {few:?} of 50 Services, {many:?} of 5,000");
+    // A table that grows is one allocation; a problem is three.
+    for (few, many) in few.into_iter().zip(many) {
+        assert!(many <= few + 16, "{many} of 5,000 Services, {few} of 50");
+    }
+}
+
+/// What a data plane has no room for is a problem of the Service that came too late.
+#[test]
+fn one_for_whom_no_mark_is_left_is_told_of() {
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    // One bit for this node, the others for 255 virtual servers.
+    config.marks = Marks::new(14, 0xff_8000).unwrap();
+    let node = FakeNode::default();
+    let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+    let mut standing = Standing::default();
+    let port = |number| NonZeroU16::new(number).unwrap();
+    let applied = |number: usize| {
+        let mut service = Service::new(name(number));
+        let address = format!("10.96.{}.{}", number / 250, number % 250 + 1);
+        service.cluster_ips = [address.parse().unwrap()].into();
+        let mut web = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, port(80));
+        web.node_port = Some(port(30_000 + u16::try_from(number).unwrap()));
+        service.ports = [web].into();
+        let slice = ObjectName::new("default", &format!("s{number}-1")).unwrap();
+        let mut slice = EndpointSlice::new(slice, name(number), Family::V4);
+        slice.ports = [EndpointPort::new(
+            PortName::UNNAMED,
+            Protocol::Tcp,
+            port(8080),
+        )]
+        .into();
+        slice.endpoints = [Endpoint::new("10.244.0.1".parse().unwrap())].into();
+        [
+            Change::ServiceApplied(service),
+            Change::EndpointSliceApplied(slice),
+        ]
+    };
+    let empty = [
+        Change::ServicesReplaced(vec![]),
+        Change::EndpointSlicesReplaced(vec![]),
+    ];
+    proxier.handle(empty).unwrap();
+    let report = proxier.handle((1..=255).flat_map(applied)).unwrap();
+    let all = report.unwrap().concerned;
+    assert_eq!(all, Concerned::Services((1..=255).map(name).collect()));
+    assert_eq!(standing.follow(&proxier, &all), []);
+    let report = proxier.handle(applied(256)).unwrap().unwrap();
+    assert_eq!(report.concerned, Concerned::Services([name(256)].into()));
+    let new = standing.follow(&proxier, &report.concerned);
+    let reasons: Vec<_> = new.iter().map(|notice| notice.reason).collect();
+    assert_eq!(reasons, [Reason::NoMarkLeft]);
+    assert_eq!(proxier.problems_of(&name(256)), proxier.problems());
+    assert_eq!(proxier.problems_of(&name(1)), []);
+}
