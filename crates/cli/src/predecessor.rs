@@ -75,7 +75,7 @@ impl Predecessors {
         proxier: &Proxier<B>,
         report: &SyncReport<B::Plan>,
     ) {
-        if report.kind != SyncKind::Full || !report.is_success() {
+        if report.kind != SyncKind::Full || !report.is_complete() {
             return;
         }
         let desired = proxier.desired();

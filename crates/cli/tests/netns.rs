@@ -17,6 +17,8 @@ mod lab;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;
+#[path = "netns/refused.rs"]
+mod refused;
 
 use serde_json::Value;
 use testbed::{Backend, Client, Protocol, Topology};

@@ -1,5 +1,8 @@
 //! The seam between what a node should have and the ways to give it that.
 
+#[cfg(feature = "iptables")]
+mod over_iptables;
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::mem;
@@ -15,6 +18,9 @@ use crate::iptables;
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::plan::{Comment, Element, NodeState, Plan, Scope, Step};
+
+#[cfg(feature = "iptables")]
+pub use over_iptables::IptablesMemory;
 
 /// A way to bring a node in line with a [`DesiredState`]: IPVS, or iptables.
 ///
@@ -52,8 +58,8 @@ pub trait DataPlane {
     /// they rest on it.
     fn carry_out(&mut self, plan: &Self::Plan, memory: &mut Self::Memory) -> ApplyReport;
 
-    /// Takes in what a plan did, none of whose steps failed.
-    fn record(node: &mut Self::Node, plan: &Self::Plan);
+    /// Takes in what the last plan did, none of whose steps failed.
+    fn record(node: &mut Self::Node, plan: &Self::Plan, memory: &mut Self::Memory);
 
     /// What Services ask for that they do not get this way.
     fn limits(_desired: &DesiredState, _memory: &Self::Memory) -> Vec<Problem> {
@@ -257,7 +263,7 @@ impl<B: Backend> DataPlane for B {
         report
     }
 
-    fn record(node: &mut NodeState, plan: &Plan) {
+    fn record(node: &mut NodeState, plan: &Plan, _: &mut IpvsMemory) {
         node.record(plan, &[]);
     }
 
@@ -383,49 +389,5 @@ impl PlanSteps for iptables::Plan {
 
     fn append(&mut self, then: Self) {
         self.append(then);
-    }
-}
-
-#[cfg(feature = "iptables")]
-mod over_iptables {
-    use super::{ApplyReport, BackendError, DataPlane, DesiredState, Problem, Scope};
-    use crate::backend::IptablesBackend;
-    use crate::iptables::{Node, Plan, limits, limits_of};
-    use crate::model::ObjectName;
-
-    /// Connections drain by themselves: connection tracking leads them where they went.
-    impl DataPlane for IptablesBackend {
-        type Node = Node;
-        type Plan = Plan;
-        type Memory = ();
-
-        fn read(
-            &mut self,
-            _: &DesiredState,
-            _: Option<&Node>,
-            (): &mut (),
-        ) -> Result<Node, BackendError> {
-            self.observe()
-        }
-
-        fn plan(desired: &DesiredState, node: &Node, scope: Scope<'_>, (): &mut ()) -> Plan {
-            Plan::new(desired, node, scope)
-        }
-
-        fn carry_out(&mut self, plan: &Plan, (): &mut ()) -> ApplyReport {
-            self.apply(plan)
-        }
-
-        fn record(node: &mut Node, plan: &Plan) {
-            node.record(plan, &[]);
-        }
-
-        fn limits(desired: &DesiredState, (): &()) -> Vec<Problem> {
-            limits(desired)
-        }
-
-        fn limits_of(service: &ObjectName, desired: &DesiredState, (): &()) -> Vec<Problem> {
-            limits_of(service, desired).into_iter().collect()
-        }
     }
 }

@@ -53,6 +53,10 @@ pub enum Reason {
     ForeignVirtualServer,
     /// No packet mark is left for a virtual server.
     NoMarkLeft,
+    /// iptables refuses the rules of a Service.
+    RulesRefused,
+    /// iptables takes the rules of a Service that it refused before.
+    RulesAccepted,
     /// What served this node before is gone: its rules, sets and servers.
     PredecessorRemoved,
     /// Something of what served this node before could not be removed.
@@ -63,7 +67,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -73,6 +77,8 @@ impl Reason {
         Self::SchedulerIgnored,
         Self::ForeignVirtualServer,
         Self::NoMarkLeft,
+        Self::RulesRefused,
+        Self::RulesAccepted,
         Self::PredecessorRemoved,
         Self::PredecessorLeft,
         Self::NoticesLeftOut,
@@ -90,6 +96,8 @@ impl Reason {
             Self::SchedulerIgnored => "SchedulerIgnored",
             Self::ForeignVirtualServer => "ForeignVirtualServer",
             Self::NoMarkLeft => "NoMarkLeft",
+            Self::RulesRefused => "RulesRefused",
+            Self::RulesAccepted => "RulesAccepted",
             Self::PredecessorRemoved => "PredecessorRemoved",
             Self::PredecessorLeft => "PredecessorLeft",
             Self::NoticesLeftOut => "NoticesLeftOut",
@@ -98,7 +106,10 @@ impl Reason {
 
     /// Whether something is not as it should be, rather than just so.
     pub const fn is_warning(self) -> bool {
-        !matches!(self, Self::IpvsAvailable | Self::PredecessorRemoved)
+        !matches!(
+            self,
+            Self::IpvsAvailable | Self::RulesAccepted | Self::PredecessorRemoved
+        )
     }
 }
 

@@ -234,6 +234,11 @@ impl<B: DataPlane> Proxier<B> {
         Ok(B::plan(&desired, &node, Scope::Full, &mut memory))
     }
 
+    #[cfg(test)]
+    pub(crate) const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
     /// What the node should have.
     pub fn desired(&self) -> &DesiredState {
         &self.desired
@@ -286,7 +291,7 @@ impl<B: DataPlane> Proxier<B> {
     ) -> SyncReport<B::Plan> {
         let applied = self.backend.carry_out(&plan, &mut self.memory);
         if applied.failures.is_empty() {
-            B::record(&mut node, &plan);
+            B::record(&mut node, &plan, &mut self.memory);
             self.node = Some(node);
         } else {
             self.before = Some(node);

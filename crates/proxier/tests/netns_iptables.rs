@@ -306,15 +306,16 @@ fn a_refusal_tells_the_line_and_whom_it_is_for() {
                 .run_with_input([&gone, "--noflush"], delete)
                 .unwrap();
             let report = backend.apply(&plan);
-            assert!(!report.failures.is_empty());
-            for failure in &report.failures {
-                let BackendError::Iptables(refusal) = &failure.error else {
-                    panic!("{failure:?}");
+            assert!(!report.refused.is_empty() && report.failures.is_empty());
+            for refused in &report.refused {
+                let BackendError::Iptables(refusal) = &refused.error else {
+                    panic!("{refused:?}");
                 };
+                assert_eq!(refusal.owner.as_ref(), Some(&refused.owner));
                 let said = refusal.to_string();
                 assert!(said.starts_with(&gone), "{said}");
             }
-            let said = report.failures[0].error.to_string();
+            let said = report.refused[0].error.to_string();
             assert!(said.contains(" for Service default/web-"), "{said}");
             if flavour == Flavour::Legacy {
                 assert!(

@@ -45,6 +45,10 @@ fn log_failures(plan: &impl PlanSteps, applied: &ApplyReport) {
             tracing::error!("{step}: {error}");
         }
     }
+    // What matters is a notice.
+    for refused in &applied.refused {
+        tracing::debug!("left out: {}", chain(&refused.error));
+    }
 }
 
 /// An error and its sources on one line.

@@ -106,7 +106,7 @@ impl<'a> Start<'a> {
         log_sync(&report);
         Standing::new(self.notices).follow(&proxier, &report);
         predecessors.follow(&proxier, &report);
-        let is_success = report.is_success() && predecessors.are_gone();
+        let is_success = report.is_complete() && predecessors.are_gone();
         let invalid = invalid || proxier.node_error().is_some();
         Ok(match (is_success, invalid) {
             (false, _) => Ending::Failed,
@@ -300,6 +300,7 @@ fn log_sync<P: PlanSteps>(report: &SyncReport<P>) {
         full = report.kind == SyncKind::Full,
         steps = report.plan.count(),
         failed = report.applied.failures.len(),
+        left_out = report.applied.refused.len(),
         ipvs_changes,
         transactions,
         elements,

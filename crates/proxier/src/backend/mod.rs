@@ -37,7 +37,7 @@ pub use iptables_backend::{Flavour, IptablesBackend, Refusal};
 pub use ipvs_backend::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub use kube_proxy::{KubeProxy, Presence, Removal, Removed, Servers, Successor};
-pub use report::{ApplyReport, Counts, Failure, Reconciled};
+pub use report::{ApplyReport, Counts, Failure, Reconciled, Refused};
 pub use retire::Retiring;
 
 use std::collections::HashMap;

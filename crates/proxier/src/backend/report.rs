@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipvs::Family;
 
 use super::BackendError;
+use crate::desired::ServicePortName;
 
 /// What became of the steps of a [`Plan`](crate::plan::Plan).
 #[derive(Debug, Default)]
@@ -15,6 +16,11 @@ use super::BackendError;
 pub struct ApplyReport {
     /// The steps that failed, in the order of the plan.
     pub failures: Vec<Failure>,
+    /// Who was left out of steps that are taken but for them, since what is theirs is refused for
+    /// what it is. They keep what they have.
+    pub refused: Vec<Refused>,
+    /// How many steps are not taken at all, since they are for such alone.
+    pub in_vain: usize,
     /// How much was sent.
     pub counts: Counts,
     /// How connection tracking was brought in line, where there was a reason to.
@@ -37,6 +43,18 @@ pub struct Reconciled {
 pub struct Failure {
     /// Its place in the plan.
     pub step: usize,
+    /// Why.
+    pub error: BackendError,
+}
+
+/// A Service port that was left out of a step.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The step's place in the plan.
+    pub step: usize,
+    /// Whose part of it was refused.
+    pub owner: ServicePortName,
     /// Why.
     pub error: BackendError,
 }
@@ -89,6 +107,12 @@ impl ApplyReport {
             step: failure.step + steps,
             ..failure
         }));
+        let refused = then.refused.into_iter();
+        self.refused.extend(refused.map(|refused| Refused {
+            step: refused.step + steps,
+            ..refused
+        }));
+        self.in_vain += then.in_vain;
         self.counts = self.counts + then.counts;
         for (family, Reconciled { deleted, took }) in then.conntrack {
             self.reconciled(family, deleted, took);

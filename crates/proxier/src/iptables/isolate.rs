@@ -1,10 +1,11 @@
 //! Parts of a transaction, for when the whole of it is refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::frontend::CLASSES;
 use super::transaction::Part;
-use super::{Rule, Transaction};
-use crate::desired::ServicePortName;
+use super::{Name, Plan, Rule, Step, Transaction};
+use crate::desired::{FrontendKey, ServicePortName};
 
 impl Transaction {
     /// Each table's changes by themselves, in order.
@@ -14,6 +15,24 @@ impl Transaction {
         parts.map(move |part| Self {
             family,
             parts: vec![part],
+        })
+    }
+
+    /// These tables' changes alone.
+    pub(crate) fn of_tables(&self, tables: impl IntoIterator<Item = Self>) -> Self {
+        let parts = tables.into_iter().flat_map(|table| table.parts);
+        Self {
+            family: self.family,
+            parts: parts.collect(),
+        }
+    }
+
+    /// Whether it writes a chain that is for a frontend.
+    pub(crate) fn is_for(&self, key: FrontendKey) -> bool {
+        let mut names = CLASSES.map(|class| Name::hashed(class, key)).into_iter();
+        names.any(|name| {
+            let mut parts = self.parts.iter();
+            parts.any(|part| part.rewritten.contains_key(&name))
         })
     }
 
@@ -49,6 +68,7 @@ impl Transaction {
         for part in &mut only.parts {
             part.leave_out(&|owner| others.contains(owner));
         }
+        only.parts.retain(|part| !part.is_empty());
         only
     }
 
@@ -58,7 +78,33 @@ impl Transaction {
             part.inserted.clear();
             part.removed.clear();
         }
+        self.parts.retain(|part| !part.is_empty());
         self
+    }
+}
+
+impl Plan {
+    /// The plan of which these steps, by their place, were carried out so. What would be done about
+    /// the flows of those who are left out is left out too.
+    #[must_use]
+    pub(crate) fn with(&self, done: &BTreeMap<usize, Transaction>) -> Self {
+        let planned = |place: &usize| match self.steps().get(*place) {
+            Some(Step::Restore(transaction)) => Some(transaction),
+            _ => None,
+        };
+        let is_left_out = |key| {
+            let mut steps = done.iter();
+            steps.any(|(place, done)| {
+                planned(place).is_some_and(|planned| planned.is_for(key)) && !done.is_for(key)
+            })
+        };
+        let steps = self.steps().iter().enumerate();
+        let steps = steps.filter_map(|(place, step)| match (step, done.get(&place)) {
+            (_, Some(done)) => (!done.is_empty()).then(|| Step::Restore(done.clone())),
+            (Step::DeleteFlows(flows), _) if is_left_out(flows.to) => None,
+            (step, _) => Some(step.clone()),
+        });
+        Self::of(steps.collect())
     }
 }
 
@@ -86,6 +132,9 @@ impl Part {
             rules.sort_unstable();
             chain.rules = rules.into();
         }
+        // Nothing else was to change in it.
+        self.rewritten
+            .retain(|_, chain| chain.was.as_ref() != Some(&chain.rules));
         // What leads to a chain keeps it.
         while let Some(rule) = kept.pop() {
             let chain = rule.leads_to();

@@ -53,6 +53,8 @@ mod isolate;
 mod limits;
 mod name;
 mod plan;
+#[cfg(feature = "iptables")]
+mod refusals;
 mod rule;
 mod rules;
 mod served;
@@ -63,6 +65,8 @@ mod tree;
 pub use limits::{limits, limits_of};
 pub use name::{ForeignName, Name};
 pub use plan::{Node, Plan, Step};
+#[cfg(feature = "iptables")]
+pub(crate) use refusals::Refusals;
 pub use rule::Rule;
 pub use rules::Rules;
 pub use served::{Clients, Counters, Outcome, Sent, Served};

@@ -122,6 +122,12 @@ impl Plan {
         Self { steps }
     }
 
+    /// These steps.
+    #[cfg(feature = "iptables")]
+    pub(super) const fn of(steps: Vec<Step>) -> Self {
+        Self { steps }
+    }
+
     /// The plan that removes all rules of a node.
     #[must_use]
     pub fn removal(node: &Node) -> Self {

@@ -98,11 +98,14 @@ impl Own {
         match round.result {
             Ok(report) => {
                 if round.cause == Cause::Audit {
-                    let steps = report.plan.count();
+                    // What is refused is planned again each time.
+                    let steps = report.plan.count() - report.applied.in_vain;
                     self.drift.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));
                 }
                 let failures = report.applied.failures.iter();
                 failures.for_each(|failure| self.error(&failure.error));
+                let refused = report.applied.refused.iter();
+                refused.for_each(|refused| self.error(&refused.error));
             }
             Err(error) => self.error(error),
         }

@@ -50,9 +50,15 @@ pub enum SyncKind {
 }
 
 impl<P: PlanSteps> SyncReport<P> {
-    /// Whether every step was taken.
+    /// Whether every step was taken, but for what is refused for single Services. Such a refusal
+    /// stands, as one of their [problems](crate::Proxier::problems_of).
     pub fn is_success(&self) -> bool {
         self.applied.failures.is_empty()
+    }
+
+    /// Whether every step was taken, and nobody left out.
+    pub fn is_complete(&self) -> bool {
+        self.is_success() && self.applied.refused.is_empty()
     }
 
     /// Takes in what was done right after it.

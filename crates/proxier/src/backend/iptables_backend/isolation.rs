@@ -1,102 +1,170 @@
 //! A table's changes are taken as a whole or not at all: who is refused must not keep the others
 //! from being served.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Refusal;
-use crate::backend::BackendError;
+use crate::backend::{ApplyReport, BackendError, Refused};
 use crate::desired::ServicePortName;
-use crate::iptables::Transaction;
+use crate::iptables::{Plan, Step, Transaction};
+
+/// Has all transactions of a plan carried out; what was done of the plan, if somebody was left out.
+pub(super) fn restore_all(
+    plan: &Plan,
+    report: &mut ApplyReport,
+    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
+) -> Option<Plan> {
+    let mut done = BTreeMap::new();
+    for (step, planned) in plan.steps().iter().enumerate() {
+        let Step::Restore(transaction) = planned else {
+            continue;
+        };
+        report.counts.transactions += transaction.tables().map(|_| 1).sum::<u64>();
+        let outcome = carry_out(transaction, restore);
+        for error in outcome.failures {
+            report.fail(step, error);
+        }
+        let refused = outcome.refused.into_iter();
+        let refused = refused.map(|(owner, error)| Refused { step, owner, error });
+        report.refused.extend(refused);
+        done.extend(outcome.done.map(|done| (step, done)));
+    }
+    if report.refused.is_empty() {
+        return None;
+    }
+    let done = plan.with(&done);
+    report.in_vain = plan.steps().len() - done.steps().len();
+    Some(done)
+}
+
+/// What became of a transaction.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// What failed for nobody in particular.
+    pub(super) failures: Vec<BackendError>,
+    /// Who was refused: such a one keeps the rules that it has.
+    pub(super) refused: Vec<(ServicePortName, BackendError)>,
+    /// What was carried out, if that is not all of it.
+    pub(super) done: Option<Transaction>,
+}
 
 /// Has a transaction carried out but for what is refused, which is told, by Service port where one
-/// is to blame: such a one keeps the rules that it has.
+/// is to blame.
 pub(super) fn carry_out(
     transaction: &Transaction,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-) -> Vec<BackendError> {
+) -> Outcome {
+    let mut outcome = Outcome::default();
     let Err(error) = restore(transaction) else {
-        return Vec::new();
+        return outcome;
     };
     let number = refusal(&error).and_then(|refusal| Some(refusal.line.as_ref()?.0));
     let Some(place) = number.and_then(|number| transaction.table_of_line(number)) else {
-        return vec![error];
+        outcome.failures.push(error);
+        return outcome;
     };
+    let mut tables = transaction.apart();
     // The tables before it are done.
-    let mut failures = Vec::new();
-    let mut tables = transaction.apart().skip(place);
-    if let Some(table) = tables.next() {
-        one_table(&table, error, restore, &mut failures);
-    }
+    let mut done: Vec<_> = tables.by_ref().take(place).collect();
+    let mut first = Some(error);
     for table in tables {
-        if let Err(error) = restore(&table) {
-            one_table(&table, error, restore, &mut failures);
+        let result = first.take().map_or_else(|| restore(&table), Err);
+        match result {
+            Ok(()) => done.push(table),
+            Err(error) => done.extend(one_table(&table, error, restore, &mut outcome)),
         }
     }
-    failures
+    outcome.done = Some(transaction.of_tables(done));
+    outcome
 }
 
+/// What was carried out of a table's changes of which all together were refused.
 fn one_table(
     table: &Transaction,
     mut error: BackendError,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-    failures: &mut Vec<BackendError>,
-) {
+    outcome: &mut Outcome,
+) -> Option<Transaction> {
     let mut wanted = table.owners();
     // As long as one is named, and it is not as if all were.
     for _ in 0..NAMED {
         let owner = refusal(&error).and_then(|refusal| refusal.owner.clone());
-        if owner.is_none_or(|owner| !wanted.remove(&owner)) {
+        let Some(owner) = owner.filter(|owner| wanted.remove(owner)) else {
             break;
-        }
-        failures.push(error);
-        error = match restore(&table.only(&wanted)) {
-            Ok(()) => return,
+        };
+        outcome.refused.push((owner, error));
+        let others = table.only(&wanted);
+        error = match some(&others, restore) {
+            Ok(()) => return Some(others),
             Err(error) => error,
         };
     }
     if refusal(&error).is_none_or(|refusal| refusal.line.is_none()) || wanted.is_empty() {
-        return failures.push(error);
+        outcome.failures.push(error);
+        return None;
     }
-    if let Err(error) = restore(&table.only(&BTreeSet::new())) {
+    if let Err(error) = some(&table.only(&BTreeSet::new()), restore) {
         // It is nobody's.
-        return failures.push(error);
+        outcome.failures.push(error);
+        return None;
     }
-    by_halves(&table.clone().without_jumps(), wanted, restore, failures);
+    let taken = by_halves(&table.clone().without_jumps(), wanted, restore, outcome);
+    Some(table.only(&taken))
 }
 
-/// Finds who is refused by trying some of them at a time, beside those who have been taken.
+/// Finds who is refused by trying some of them at a time, beside those who have been taken; who
+/// was.
 fn by_halves(
     table: &Transaction,
     wanted: BTreeSet<ServicePortName>,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-    failures: &mut Vec<BackendError>,
-) {
+    outcome: &mut Outcome,
+) -> BTreeSet<ServicePortName> {
     let mut taken = BTreeSet::new();
     let mut groups = VecDeque::from([Vec::from_iter(wanted)]);
     let mut left = TRIED;
     while let Some(mut group) = groups.pop_front() {
         let with: BTreeSet<_> = taken.iter().chain(&group).cloned().collect();
-        let refusal = match restore(&table.only(&with)) {
+        let refusal = match some(&table.only(&with), restore) {
             Ok(()) => {
                 taken = with;
                 continue;
             }
             Err(BackendError::Iptables(refusal)) if refusal.line.is_some() => refusal,
-            Err(error) => return failures.push(error),
+            Err(error) => {
+                outcome.failures.push(error);
+                break;
+            }
         };
         left -= 1;
         let second = group.split_off(group.len().div_ceil(2));
         match group.pop() {
             Some(owner) if group.is_empty() && second.is_empty() => {
-                failures.push(BackendError::Iptables(Box::new(refusal.of(owner))));
+                let error = BackendError::Iptables(Box::new(refusal.of(owner.clone())));
+                outcome.refused.push((owner, error));
             }
-            _ if left == 0 => return failures.push(BackendError::Iptables(refusal)),
+            _ if left == 0 => {
+                outcome.failures.push(BackendError::Iptables(refusal));
+                break;
+            }
             last => {
                 group.extend(last);
                 groups.extend([group, second]);
             }
         }
     }
+    taken
+}
+
+/// Has some of a transaction carried out, if there is any.
+fn some(
+    some: &Transaction,
+    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
+) -> Result<(), BackendError> {
+    if some.is_empty() {
+        return Ok(());
+    }
+    restore(some)
 }
 
 /// How many one after another are left out because a line names them: more are found faster
@@ -113,5 +181,7 @@ fn refusal(error: &BackendError) -> Option<&Refusal> {
     }
 }
 
+#[cfg(test)]
+mod lasting;
 #[cfg(test)]
 mod tests;

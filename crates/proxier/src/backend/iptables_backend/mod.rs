@@ -120,37 +120,33 @@ impl IptablesBackend {
     /// Carries out a plan in its order. A step that fails does not keep the others from being
     /// taken, and of a transaction only what is for the Services that are refused is left out.
     pub fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        self.carry_out(plan).0
+    }
+
+    /// As [`apply`](Self::apply), with what was carried out if somebody was left out.
+    pub(crate) fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>) {
         let mut report = ApplyReport::default();
         for (place, step) in plan.steps().iter().enumerate() {
-            // Those that follow one another: connection tracking is listed once for all.
-            let shared = match step {
-                Step::Restore(transaction) => {
-                    report.counts.transactions += transaction.tables().map(|_| 1).sum::<u64>();
-                    let mut restore = |some: &Transaction| restore(self.flavour, some);
-                    for error in isolation::carry_out(transaction, &mut restore) {
-                        report.fail(place, error);
-                    }
-                    continue;
-                }
-                Step::SetSysctl(sysctl, value) => plan::Step::SetSysctl(*sysctl, *value),
-                Step::DeleteFlows(_) => continue,
-            };
-            self.sysctls.apply(&[shared], place, &mut report);
+            if let Step::SetSysctl(sysctl, value) = step {
+                let shared = plan::Step::SetSysctl(*sysctl, *value);
+                self.sysctls.apply(&[shared], place, &mut report);
+            }
         }
+        let mut restore = |some: &Transaction| restore(self.flavour, some);
+        let done = isolation::restore_all(plan, &mut report, &mut restore);
+        let carried_out = done.as_ref().unwrap_or(plan).steps();
         let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
-        if let Some(first) = plan.steps().iter().position(is_flows) {
-            let flows = plan
-                .steps()
-                .iter()
-                .skip(first)
-                .filter_map(|step| match step {
-                    Step::DeleteFlows(flows) => Some(plan::Step::DeleteFlows(*flows)),
-                    _ => None,
-                });
+        if let Some(first) = carried_out.iter().position(is_flows) {
+            // Those that follow one another: connection tracking is listed once for all.
+            let flows = carried_out.iter().skip(first);
+            let flows = flows.filter_map(|step| match step {
+                Step::DeleteFlows(flows) => Some(plan::Step::DeleteFlows(*flows)),
+                _ => None,
+            });
             let flows: Vec<_> = flows.collect();
             self.conntrack.apply(&flows, first, &mut report);
         }
-        report
+        (report, done)
     }
 
     /// Has iptables-restore(8) read a transaction without carrying it out.

@@ -50,7 +50,7 @@ fn transaction(state: &DesiredState, there: &Rules) -> Transaction {
 }
 
 /// Where packets to these backends may go, of all there are.
-fn backends(rules: &Rules) -> BTreeSet<String> {
+pub(super) fn backends(rules: &Rules) -> BTreeSet<String> {
     let chains = rules.chains();
     let rules = chains.flat_map(|(table, name)| rules.chain(table, name));
     let to = rules.filter_map(|rule| rule.as_str().split("--to-destination ").nth(1));
@@ -58,16 +58,17 @@ fn backends(rules: &Rules) -> BTreeSet<String> {
 }
 
 /// A kernel in memory that refuses texts with some words in them.
-struct Kernel {
-    rules: Rules,
-    refused: Vec<&'static str>,
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) rules: Rules,
+    pub(super) refused: Vec<&'static str>,
     /// As legacy iptables does, which names the last line of the table.
-    names_the_end: bool,
-    calls: usize,
+    pub(super) names_the_end: bool,
+    pub(super) calls: usize,
 }
 
 impl Kernel {
-    fn restore(&mut self, transaction: &Transaction) -> Result<(), BackendError> {
+    pub(super) fn restore(&mut self, transaction: &Transaction) -> Result<(), BackendError> {
         self.calls += 1;
         let mut before = 0;
         for table in transaction.apart() {
@@ -109,11 +110,27 @@ impl Kernel {
     }
 }
 
-fn names(failures: &[BackendError]) -> Vec<String> {
-    let owner = |error| refusal(error)?.owner.as_ref().map(ToString::to_string);
-    let mut names: Vec<_> = failures.iter().filter_map(owner).collect();
+/// Who was refused, as long as nothing failed otherwise and what was done is what is said.
+fn names(outcome: &Outcome) -> Vec<String> {
+    let mut names = Vec::new();
+    for (owner, error) in &outcome.refused {
+        assert_eq!(refusal(error).unwrap().owner.as_ref(), Some(owner));
+        names.push(owner.to_string());
+    }
     names.sort();
     names
+}
+
+/// Has a transaction carried out, and checks that what is said to be in force is.
+fn carried_out(transaction: &Transaction, kernel: &mut Kernel) -> Outcome {
+    let mut told = kernel.rules.clone();
+    let outcome = carry_out(transaction, &mut |some| kernel.restore(some));
+    if outcome.failures.is_empty() {
+        let done = outcome.done.as_ref();
+        done.unwrap_or(transaction).record(&mut told);
+        assert_eq!(told, kernel.rules);
+    }
+    outcome
 }
 
 #[test]
@@ -126,26 +143,32 @@ fn who_is_refused_is_left_out_and_named() {
             calls: 0,
         };
         let state = services(1..41, 8080);
-        let failures = carry_out(&transaction(&state, &kernel.rules), &mut |some| {
-            kernel.restore(some)
-        });
-        assert_eq!(names(&failures), ["default/web-31", "default/web-7"]);
+        let first = transaction(&state, &kernel.rules);
+        let outcome = carried_out(&first, &mut kernel);
+        assert_eq!(names(&outcome), ["default/web-31", "default/web-7"]);
+        assert_eq!(outcome.failures.len(), 0);
         let there = backends(&kernel.rules);
         assert_eq!(there.len(), 38);
         assert!(!there.contains("10.244.0.7:8080") && there.contains("10.244.0.8:8080"));
         assert!(kernel.calls < 25, "{}", kernel.calls);
+        // Tried again, nothing is done.
+        let again = transaction(&state, &kernel.rules);
+        let outcome = carried_out(&again, &mut kernel);
+        assert_eq!(names(&outcome), ["default/web-31", "default/web-7"]);
+        assert!(outcome.done.unwrap().is_empty());
 
         // What is taken later makes it whole.
         kernel.refused.clear();
         let rest = transaction(&state, &kernel.rules);
-        let failures = carry_out(&rest, &mut |some| kernel.restore(some));
-        assert!(failures.is_empty() && backends(&kernel.rules).len() == 40);
+        let outcome = carried_out(&rest, &mut kernel);
+        assert!(outcome.failures.is_empty() && names(&outcome).is_empty());
+        assert_eq!(backends(&kernel.rules).len(), 40);
 
         // A change that is refused leaves what was, also among others.
         kernel.refused = vec!["10.244.0.9:9090"];
         let change = transaction(&services(1..30, 9090), &kernel.rules);
-        let failures = carry_out(&change, &mut |some| kernel.restore(some));
-        assert_eq!(names(&failures), ["default/web-9"]);
+        let outcome = carried_out(&change, &mut kernel);
+        assert_eq!(names(&outcome), ["default/web-9"]);
         let there = backends(&kernel.rules);
         assert_eq!(there.len(), 29);
         assert!(there.contains("10.244.0.9:8080") && there.contains("10.244.0.8:9090"));
@@ -163,14 +186,14 @@ fn if_all_are_refused_it_is_not_found_out_for_each() {
         };
         let state = services(1..201, 8080);
         let first = transaction(&state, &kernel.rules);
-        let failures = carry_out(&first, &mut |some| kernel.restore(some));
+        let outcome = carried_out(&first, &mut kernel);
         // One call more is for the table behind it.
-        assert!(!failures.is_empty() && kernel.calls <= 3 + NAMED + TRIED);
+        assert!(!outcome.failures.is_empty() && kernel.calls <= 3 + NAMED + TRIED);
         assert!(backends(&kernel.rules).is_empty());
         // All that is nobody's is there, and the next time goes on from that.
         kernel.refused.clear();
         let rest = transaction(&state, &kernel.rules);
-        assert!(carry_out(&rest, &mut |some| kernel.restore(some)).is_empty());
+        assert!(carried_out(&rest, &mut kernel).done.is_none());
         assert_eq!(backends(&kernel.rules).len(), 200);
     }
 }
@@ -185,8 +208,8 @@ fn what_is_nobodys_fault_is_told_once() {
             calls: 0,
         };
         let first = transaction(&services(1..41, 8080), &kernel.rules);
-        let failures = carry_out(&first, &mut |some| kernel.restore(some));
-        assert_eq!((failures.len(), names(&failures).len()), (1, 0));
+        let outcome = carried_out(&first, &mut kernel);
+        assert_eq!((outcome.failures.len(), outcome.refused.len()), (1, 0));
         // The other table is in force.
         let tables = kernel.rules.chains().map(|(table, _)| table);
         assert!(tables.collect::<BTreeSet<_>>() == [Table::Filter].into());
@@ -198,11 +221,12 @@ fn what_is_no_refusal_of_a_line_is_not_tried_again() {
     let mut calls = 0;
     let said = "Another app is currently holding the xtables lock.";
     let first = transaction(&services(1..41, 8080), &Rules::default());
-    let failures = carry_out(&first, &mut |_| {
+    let outcome = carry_out(&first, &mut |_| {
         calls += 1;
         Err(BackendError::Iptables(Box::new(Refusal::new("x", said))))
     });
-    assert_eq!((failures.len(), calls), (1, 1));
+    assert_eq!((outcome.failures.len(), outcome.refused.len()), (1, 0));
+    assert_eq!(calls, 1);
 }
 
 /// Texts in which the rule of one backend is one that cannot be had: the kernel remembers at most
@@ -217,7 +241,7 @@ fn one_refused_rule_keeps_no_other_service_from_being_served() {
                 let mut backend = IptablesBackend::with_flavour(flavour).unwrap();
                 let state = services(1..41, 8080);
                 let first = transaction(&state, &backend.observe().unwrap().v4);
-                let failures = carry_out(&first, &mut |some| {
+                let outcome = carry_out(&first, &mut |some| {
                     let to = "-j DNAT --to-destination 10.244.0.7:8080";
                     let text = some.to_string().replace(to, &format!("{refused} {to}"));
                     let program = Program::new(flavour, Family::V4, Verb::Restore);
@@ -229,14 +253,13 @@ fn one_refused_rule_keeps_no_other_service_from_being_served() {
                         error => error,
                     })
                 });
-                assert_eq!(
-                    names(&failures),
-                    ["default/web-7"],
-                    "{flavour}: {failures:?}"
-                );
-                let said = failures[0].to_string();
+                assert_eq!(names(&outcome), ["default/web-7"], "{flavour}: {outcome:?}");
+                let said = outcome.refused[0].1.to_string();
                 assert!(said.contains("Service default/web-7"), "{said}");
                 let there = backend.observe().unwrap().v4;
+                let mut told = Rules::default();
+                outcome.done.unwrap().record(&mut told);
+                assert_eq!(told, there);
                 let addresses = backends(&there);
                 assert_eq!(addresses.len(), 39);
                 assert!(!addresses.contains("10.244.0.7:8080"));
