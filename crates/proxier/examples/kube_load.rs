@@ -26,7 +26,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use ipvs::{RealServerKey, VirtualServerKey};
+use ipvs::{RealServer, RealServerKey, VirtualServerKey};
 use proxier::Proxier;
 use proxier::backend::{ApplyReport, Backend, BackendError, FakeNode};
 use proxier::desired::Config;
@@ -148,8 +148,15 @@ fn cpu_ticks() -> u64 {
 struct NoBackend;
 
 impl Backend for NoBackend {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
         Ok(NodeState::default())
+    }
+
+    fn real_servers(
+        &mut self,
+        _: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(None)
     }
 
     fn apply(&mut self, _: &Plan) -> ApplyReport {

@@ -27,7 +27,7 @@ pub struct Cleanup {
 ///
 /// If the node cannot be read, or the rules cannot be removed.
 pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendError> {
-    let mut node = backend.observe()?;
+    let mut node = backend.outline()?;
     node.retain_recorded_and(iter::empty());
     let plan = Plan::removal(&node);
     let applied = backend.apply(&plan);
@@ -61,7 +61,7 @@ pub fn hand_over<B: Backend + ?Sized>(
     heir: Heir<'_>,
     mut wait: impl FnMut() -> bool,
 ) -> Result<Cleanup, BackendError> {
-    let mut node = backend.observe()?;
+    let mut node = backend.outline()?;
     node.retain_recorded_and(iter::empty());
     let mut plan = Plan::default();
     let mut applied = ApplyReport::default();

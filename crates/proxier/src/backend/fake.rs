@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use ipvs::{FakeClient, FakeKernel, RealServerKey, Statistics, VirtualServerKey};
+use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::{ApplyReport, Backend, BackendError, virtual_servers};
@@ -289,15 +289,25 @@ impl Default for FakeBackend {
 }
 
 impl Backend for FakeBackend {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
         let mut node = {
             let mut state = self.node.state();
             fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
             state.node.clone()
         };
         node.timeouts = self.ipvs.timeouts()?;
-        node.virtual_servers = virtual_servers::observe(&mut self.ipvs)?;
+        node.virtual_servers = virtual_servers::outline(&mut self.ipvs)?;
         Ok(node)
+    }
+
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(virtual_servers::real_servers(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {

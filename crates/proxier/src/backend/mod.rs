@@ -42,19 +42,68 @@ pub use retire::Retiring;
 
 use std::collections::HashMap;
 
-use ipvs::{RealServerKey, Statistics, VirtualServerKey};
+use ipvs::{RealServer, RealServerKey, Statistics, VirtualServerKey};
 
 use crate::plan::{NodeState, Plan};
 
 /// A data plane of this node. Every call is carried out before it returns.
 pub trait Backend {
-    /// Reads what the node has. Virtual servers include those of others:
-    /// [`NodeState::retain_ours`] leaves them out.
+    /// Reads what the node has, but for the real servers of its virtual servers, whose lists stay
+    /// empty. Virtual servers include those of others: [`NodeState::retain_ours`] leaves them out.
     ///
     /// # Errors
     ///
     /// If some part cannot be read. Nothing is changed by then.
-    fn observe(&mut self) -> Result<NodeState, BackendError>;
+    fn outline(&mut self) -> Result<NodeState, BackendError>;
+
+    /// The real servers of a virtual server, sorted by key. `None` if there is no such virtual
+    /// server.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError>;
+
+    /// Reads what the node has: [`outline`](Self::outline), with the real servers.
+    ///
+    /// # Errors
+    ///
+    /// As those of its parts.
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        let mut node = self.outline()?;
+        let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
+        self.read_real_servers(&mut node, &keys)?;
+        Ok(node)
+    }
+
+    /// Takes into what is known of a node what its kernel has now of these virtual servers' real
+    /// servers; which of them that changed. A virtual server that is gone is left out from then on.
+    ///
+    /// # Errors
+    ///
+    /// If some cannot be read. Those before it are taken in.
+    fn read_real_servers(
+        &mut self,
+        node: &mut NodeState,
+        keys: &[VirtualServerKey],
+    ) -> Result<Vec<VirtualServerKey>, BackendError> {
+        let mut changed = Vec::new();
+        for key in keys {
+            let Some(state) = node.virtual_servers.get_mut(key) else {
+                continue;
+            };
+            match self.real_servers(key)? {
+                Some(real_servers) if real_servers == state.real_servers => continue,
+                Some(real_servers) => state.real_servers = real_servers,
+                None => _ = node.virtual_servers.remove(key),
+            }
+            changed.push(*key);
+        }
+        Ok(changed)
+    }
 
     /// Carries out a plan in its order. A step that fails does not keep the others from being
     /// taken, but for later ones for the same virtual server in another part of the node.

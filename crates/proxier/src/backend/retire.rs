@@ -51,7 +51,7 @@ impl Retiring {
         config: &Config,
         now: Instant,
     ) -> Result<(Self, Cleanup), BackendError> {
-        let mut node = backend.observe()?;
+        let mut node = backend.outline()?;
         node.retain_recorded_and(iter::empty());
         let plan = retirement(&node, config);
         let applied = if plan.is_empty() {

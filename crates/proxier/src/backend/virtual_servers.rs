@@ -2,31 +2,39 @@
 
 use std::collections::HashMap;
 
-use ipvs::{Client, RealServerEntry, RealServerKey, Statistics, Transport, VirtualServerKey};
+use ipvs::{
+    Client, RealServer, RealServerEntry, RealServerKey, Statistics, Transport, VirtualServerKey,
+};
 
 use crate::plan::VirtualServerState;
 
-/// All virtual servers, with their real servers sorted by key.
-pub(super) fn observe<T: Transport>(
+/// All virtual servers, without their real servers.
+pub(super) fn outline<T: Transport>(
     client: &mut Client<T>,
 ) -> ipvs::Result<HashMap<VirtualServerKey, VirtualServerState>> {
-    let mut servers = HashMap::new();
-    for entry in client.virtual_servers()? {
-        let server = entry.server;
-        let entries = match client.real_servers(&server.key) {
-            // Someone deleted it after it was listed.
-            Err(error) if error.is_not_found() => continue,
-            entries => entries?,
-        };
-        let mut real_servers: Vec<_> = entries.into_iter().map(|entry| entry.server).collect();
-        real_servers.sort_unstable_by_key(|real_server| real_server.key);
+    let entries = client.virtual_servers()?.into_iter();
+    let states = entries.map(|entry| {
         let state = VirtualServerState {
-            server,
-            real_servers,
+            server: entry.server,
+            real_servers: Vec::new(),
         };
-        servers.insert(server.key, state);
-    }
-    Ok(servers)
+        (entry.server.key, state)
+    });
+    Ok(states.collect())
+}
+
+/// The real servers of a virtual server, sorted by key; `None` if it does not exist.
+pub(super) fn real_servers<T: Transport>(
+    client: &mut Client<T>,
+    virtual_server: &VirtualServerKey,
+) -> ipvs::Result<Option<Vec<RealServer>>> {
+    let entries = match client.real_servers(virtual_server) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        entries => entries?,
+    };
+    let mut real_servers: Vec<_> = entries.into_iter().map(|entry| entry.server).collect();
+    real_servers.sort_unstable_by_key(|real_server| real_server.key);
+    Ok(Some(real_servers))
 }
 
 /// How many connections each real server has.

@@ -11,7 +11,7 @@ use crate::output::{Clients, RealServerStatus, Status, VipState, VipStatus};
 
 pub(super) fn status() -> anyhow::Result<Status> {
     let mut backend = IpvsBackend::open()?;
-    let node = backend.observe()?;
+    let node = backend.outline()?;
     collect(&node, backend.ipvs())
 }
 

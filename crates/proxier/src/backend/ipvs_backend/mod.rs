@@ -6,7 +6,7 @@ mod routes;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use ipvs::{Client, RealServerKey, Socket, Statistics, Transport, VirtualServerKey};
+use ipvs::{Client, RealServer, RealServerKey, Socket, Statistics, Transport, VirtualServerKey};
 
 use super::carry_out::carry_out;
 use super::conntrack::Conntrack;
@@ -172,12 +172,22 @@ impl IpvsRemains {
 }
 
 impl<T: Transport> Backend for IpvsBackend<T> {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
         Ok(NodeState {
             timeouts: self.ipvs.timeouts()?,
-            virtual_servers: virtual_servers::observe(&mut self.ipvs)?,
+            virtual_servers: virtual_servers::outline(&mut self.ipvs)?,
             ..self.around.observe()?
         })
+    }
+
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(virtual_servers::real_servers(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
@@ -208,8 +218,15 @@ impl<T: Transport> Backend for IpvsBackend<T> {
 
 /// Without IPVS there is no virtual server.
 impl Backend for IpvsRemains {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
         self.0.observe()
+    }
+
+    fn real_servers(
+        &mut self,
+        _: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(None)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
