@@ -46,6 +46,39 @@ pub trait DataPlane {
         memory: &mut Self::Memory,
     ) -> Result<Self::Node, BackendError>;
 
+    /// Begins to look whether a node is still as it is known to be: reads it, but for what is long
+    /// to read. That stays as it is known, and [`audit`](Self::audit) is to look at it: at these
+    /// virtual servers. None if all was read.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read). What is known stays then.
+    fn begin_audit(
+        &mut self,
+        desired: &DesiredState,
+        node: &mut Self::Node,
+        memory: &mut Self::Memory,
+    ) -> Result<Vec<VirtualServerKey>, BackendError> {
+        *node = self.read(desired, Some(node), memory)?;
+        Ok(Vec::new())
+    }
+
+    /// Takes in what a node has now for some of the virtual servers that
+    /// [`begin_audit`](Self::begin_audit) left; the frontends of those that are not as they were
+    /// known to be.
+    ///
+    /// # Errors
+    ///
+    /// If some cannot be read.
+    fn audit(
+        &mut self,
+        _node: &mut Self::Node,
+        _virtual_servers: &[VirtualServerKey],
+        _memory: &mut Self::Memory,
+    ) -> Result<Vec<FrontendKey>, BackendError> {
+        Ok(Vec::new())
+    }
+
     /// Compares what the node should have with what it has.
     fn plan(
         desired: &DesiredState,
@@ -202,6 +235,26 @@ fn no_mark_left(frontend: &Frontend) -> Problem {
     }
 }
 
+/// What a node has of ours, but for real servers.
+fn outline_of_ours<B: Backend>(
+    backend: &mut B,
+    desired: &DesiredState,
+    before: Option<&NodeState>,
+    memory: &mut IpvsMemory,
+) -> Result<NodeState, BackendError> {
+    let mut node = backend.outline()?;
+    let lost = before.map(|before| before.lost_marks(&node));
+    memory.lost = lost.unwrap_or_default();
+    node.elements.extend(memory.lost.iter().cloned());
+    node.retain_ours(desired);
+    let known = |key: &VirtualServerKey| {
+        before.is_some_and(|before| before.virtual_servers.contains_key(key))
+    };
+    let foreign = node.unrecorded().filter(|key| !known(key));
+    memory.foreign.extend(foreign);
+    Ok(node)
+}
+
 /// IPVS, or what is like it.
 impl<B: Backend> DataPlane for B {
     type Node = NodeState;
@@ -214,19 +267,52 @@ impl<B: Backend> DataPlane for B {
         before: Option<&NodeState>,
         memory: &mut IpvsMemory,
     ) -> Result<NodeState, BackendError> {
-        let mut node = self.observe()?;
-        let lost = before.map(|before| before.lost_marks(&node));
-        memory.lost = lost.unwrap_or_default();
-        node.elements.extend(memory.lost.iter().cloned());
-        node.retain_ours(desired);
-        let known = |key: &VirtualServerKey| {
-            before.is_some_and(|before| before.virtual_servers.contains_key(key))
-        };
-        memory
-            .foreign
-            .extend(node.unrecorded().filter(|key| !known(key)));
+        let mut node = outline_of_ours(self, desired, before, memory)?;
+        let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
+        self.read_real_servers(&mut node, &keys)?;
         memory.draining.note_node(&node);
         Ok(node)
+    }
+
+    fn begin_audit(
+        &mut self,
+        desired: &DesiredState,
+        node: &mut NodeState,
+        memory: &mut IpvsMemory,
+    ) -> Result<Vec<VirtualServerKey>, BackendError> {
+        let mut now = outline_of_ours(self, desired, Some(node), memory)?;
+        let keys: Vec<_> = now.virtual_servers.keys().copied().collect();
+        let (known, new): (Vec<_>, Vec<_>) = keys
+            .into_iter()
+            .partition(|key| node.virtual_servers.contains_key(key));
+        self.read_real_servers(&mut now, &new)?;
+        for key in &known {
+            let before = node.virtual_servers.remove(key);
+            if let Some((now, before)) = now.virtual_servers.get_mut(key).zip(before) {
+                now.real_servers = before.real_servers;
+            }
+        }
+        memory.draining.note_node(&now);
+        *node = now;
+        Ok(known)
+    }
+
+    fn audit(
+        &mut self,
+        node: &mut NodeState,
+        virtual_servers: &[VirtualServerKey],
+        memory: &mut IpvsMemory,
+    ) -> Result<Vec<FrontendKey>, BackendError> {
+        let changed = self.read_real_servers(node, virtual_servers)?;
+        for key in &changed {
+            if let Some(state) = node.virtual_servers.get(key) {
+                memory.draining.note_state(*key, state);
+            }
+        }
+        Ok(changed
+            .iter()
+            .filter_map(|key| node.frontend_of(key))
+            .collect())
     }
 
     fn plan(

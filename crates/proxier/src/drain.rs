@@ -7,7 +7,7 @@ use ipvs::{Change, Protocol, RealServerKey, VirtualServerKey};
 
 use crate::backend::{Backend, BackendError};
 use crate::desired::FrontendKey;
-use crate::plan::{Flows, NodeState, Plan, Step};
+use crate::plan::{Flows, NodeState, Plan, Step, VirtualServerState};
 
 /// The real servers of weight 0, which is what a plan gives those that go.
 #[derive(Debug, Default)]
@@ -24,11 +24,19 @@ impl Draining {
     /// Takes in those that a former run left behind.
     pub(crate) fn note_node(&mut self, node: &NodeState) {
         for (virtual_server, state) in &node.virtual_servers {
-            for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
-                self.since
-                    .entry((*virtual_server, real_server.key))
-                    .or_default();
-            }
+            self.note_state(*virtual_server, state);
+        }
+    }
+
+    /// Takes in those of one virtual server.
+    pub(crate) fn note_state(
+        &mut self,
+        virtual_server: VirtualServerKey,
+        state: &VirtualServerState,
+    ) {
+        for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
+            let drains = (virtual_server, real_server.key);
+            self.since.entry(drains).or_default();
         }
     }
 

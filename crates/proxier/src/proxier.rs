@@ -1,5 +1,6 @@
 //! The stages put together: changes in, a data plane that follows them out.
 
+mod audit;
 mod report;
 
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use ipvs::VirtualServerKey;
 
 use crate::backend::BackendError;
 use crate::data_plane::{Carried, DataPlane, Servers};
-use crate::desired::{Config, ConfigError, DesiredState, Problem, Touched};
+use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
 use crate::model::ObjectName;
 use crate::plan::Scope;
 use crate::store::{Change, Store};
@@ -56,6 +57,8 @@ pub struct Proxier<B: DataPlane> {
     before: Option<B::Node>,
     /// Changed since the last plan.
     touched: Touched,
+    /// The virtual servers that the audit under way has still to look at.
+    unread: Vec<VirtualServerKey>,
     memory: B::Memory,
     backend: B,
 }
@@ -72,6 +75,7 @@ impl<B: DataPlane> Proxier<B> {
             node: None,
             before: None,
             touched: Touched::default(),
+            unread: Vec::new(),
             memory: B::Memory::default(),
             backend,
         }
@@ -89,6 +93,7 @@ impl<B: DataPlane> Proxier<B> {
             node: None,
             before: None,
             touched: Touched::default(),
+            unread: Vec::new(),
             memory: C::Memory::default(),
             backend,
         }
@@ -109,11 +114,20 @@ impl<B: DataPlane> Proxier<B> {
         &mut self,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+        if self.take_in(changes) {
+            self.sync().map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Takes changes into the desired state; whether every kind of object has been listed.
+    fn take_in(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
         changes
             .into_iter()
             .for_each(|change| self.store.apply(change));
         if !self.store.is_ready() {
-            return Ok(None);
+            return false;
         }
         let touched = self.store.take_touched();
         let is_new = self.store.take_new_surroundings() | mem::take(&mut self.is_set_anew);
@@ -123,7 +137,7 @@ impl<B: DataPlane> Proxier<B> {
                     .update(&name, self.store.get(&name), &mut self.touched);
             }
         }
-        self.sync().map(Some)
+        true
     }
 
     /// Gives new settings in the place of those that there are. The next sync makes all anew that
@@ -198,20 +212,10 @@ impl<B: DataPlane> Proxier<B> {
         self.node_error.as_ref()
     }
 
-    /// Observes the node, compares all of it with what it should have, and mends the difference.
-    /// `None` as long as not every kind of object has been listed.
-    ///
-    /// # Errors
-    ///
-    /// As [`handle`](Self::handle).
-    pub fn audit(&mut self) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
-        self.look_again();
-        self.handle([])
-    }
-
     /// Has the next sync observe the node.
     fn look_again(&mut self) {
         self.before = self.node.take().or(self.before.take());
+        self.unread.clear();
     }
 
     /// What [`handle`](Self::handle) would do now if nothing were known of the node.
@@ -294,7 +298,8 @@ impl<B: DataPlane> Proxier<B> {
             B::record(&mut node, &plan, &mut self.memory);
             self.node = Some(node);
         } else {
-            self.before = Some(node);
+            self.node = Some(node);
+            self.look_again();
         }
         SyncReport {
             kind,
@@ -303,6 +308,16 @@ impl<B: DataPlane> Proxier<B> {
             triggers: self.store.take_triggers(),
             notices: B::found(&self.desired, &mut self.memory),
             concerned,
+        }
+    }
+
+    /// Has the next sync look at these frontends.
+    fn touch(&mut self, frontends: impl IntoIterator<Item = FrontendKey>) {
+        for key in frontends {
+            let frontend = self.desired.frontend(&key);
+            let service = frontend.map(|frontend| frontend.owner.service.clone());
+            self.touched.services.extend(service);
+            self.touched.frontends.insert(key);
         }
     }
 
@@ -331,12 +346,7 @@ impl<B: DataPlane> Proxier<B> {
                 let mut report = self.apply(SyncKind::Drained, plan, node, nobody);
                 let node = self.node.as_ref();
                 let left = node.map(|node| B::drained(node, &report.plan));
-                for key in left.into_iter().flatten() {
-                    let frontend = self.desired.frontend(&key);
-                    let service = frontend.map(|frontend| frontend.owner.service.clone());
-                    self.touched.services.extend(service);
-                    self.touched.frontends.insert(key);
-                }
+                self.touch(left.into_iter().flatten());
                 // Those that have no real server left may go now.
                 if !self.touched.frontends.is_empty() {
                     report.append(self.sync()?);

@@ -63,7 +63,7 @@ pub struct Round<'a, P> {
     pub result: Result<&'a SyncReport<P>, &'a BackendError>,
     /// When it began. All changes sent before are in it.
     pub started: Instant,
-    /// How long it took.
+    /// How long it took; the last slice of an audit, how long all of them did.
     pub took: Duration,
 }
 
@@ -128,6 +128,7 @@ pub fn run<B: DataPlane>(
     let mut retry = None;
     let mut wake = Instant::now() + intervals.audit;
     let mut drain = None;
+    let mut audited = Duration::ZERO;
     loop {
         // After a failure the retry looks at everything.
         let drains = retry.is_none() && proxier.is_draining();
@@ -145,7 +146,8 @@ pub fn run<B: DataPlane>(
         let is_set_anew = settings.is_some();
         if let Some(settings) = settings {
             proxier.reconfigure(settings.config);
-            if intervals.audit != settings.intervals.audit && retry.is_none() {
+            let waits = retry.is_none() && !proxier.is_auditing();
+            if intervals.audit != settings.intervals.audit && waits {
                 wake = started + settings.intervals.audit;
             }
             *intervals = settings.intervals;
@@ -169,7 +171,14 @@ pub fn run<B: DataPlane>(
             Cause::Retry | Cause::Audit => proxier.audit(),
             Cause::Changes | Cause::Settings => proxier.handle(changes.unwrap_or_default()),
         };
-        let took = started.elapsed();
+        let mut took = started.elapsed();
+        if matches!(cause, Cause::Audit | Cause::Retry) {
+            audited += took;
+            took = audited;
+        }
+        if !proxier.is_auditing() {
+            audited = Duration::ZERO;
+        }
         let failed = match &result {
             Ok(Some(report)) => !report.is_success(),
             Ok(None) => false,
@@ -179,9 +188,13 @@ pub fn run<B: DataPlane>(
             let pause = next_retry(retry, *intervals);
             wake = Instant::now() + pause;
             retry = Some(pause);
-        } else if cause == Cause::Audit || retry.take().is_some() {
-            // Changes alone put no audit off.
-            wake = Instant::now() + intervals.audit;
+        } else {
+            // Changes alone put no audit off. The next slice of one is due at once, behind what came
+            // meanwhile.
+            let is_over = (cause == Cause::Audit) | retry.take().is_some();
+            if is_over && !proxier.is_auditing() {
+                wake = Instant::now() + intervals.audit;
+            }
         }
         if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
             let round = Round {

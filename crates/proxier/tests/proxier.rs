@@ -1,6 +1,9 @@
 //! The stages put together, on a node in memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "proxier/audit.rs"]
+mod audit;
+
 use std::num::NonZeroU16;
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};

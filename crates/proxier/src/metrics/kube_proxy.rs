@@ -174,8 +174,8 @@ impl KubeProxy {
         let durations = match report.kind {
             SyncKind::Full => &self.full_sync,
             SyncKind::Changes => &self.partial_sync,
-            // Nothing had changed.
-            SyncKind::Drained => return,
+            // Nothing had changed; an audit is told of when it ends.
+            SyncKind::Drained | SyncKind::Slice => return,
         };
         let took = round.took.as_secs_f64();
         self.for_families(|family| {

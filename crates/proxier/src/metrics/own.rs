@@ -9,6 +9,7 @@ use super::{Labels, labels};
 use crate::Proxier;
 use crate::backend::BackendError;
 use crate::data_plane::{DataPlane, PlanSteps};
+use crate::proxier::{SyncKind, SyncReport};
 use crate::run::{Cause, Round};
 
 #[derive(Debug, Default)]
@@ -92,7 +93,8 @@ impl Own {
         if !round.is_success() {
             self.sync_failures.inc();
         }
-        if round.cause == Cause::Audit {
+        let goes_on = |report: &SyncReport<P>| report.kind == SyncKind::Slice;
+        if round.cause == Cause::Audit && !round.result.is_ok_and(goes_on) {
             self.audits.inc();
         }
         match round.result {

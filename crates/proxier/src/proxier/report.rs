@@ -43,6 +43,8 @@ pub enum Concerned {
 pub enum SyncKind {
     /// The node was observed, and everything compared.
     Full,
+    /// A part of the node was observed and compared, in an audit that goes on.
+    Slice,
     /// Something had changed; only that was looked at.
     Changes,
     /// Real servers had drained.

@@ -1,0 +1,286 @@
+//! An audit goes in slices.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use ipvs::{RealServerKey, VirtualServerKey};
+use proxier::backend::{ApplyReport, BackendError};
+use proxier::plan::{NodeState, Plan};
+
+use super::*;
+
+/// Enough for some slices, the last of which is not full.
+const SERVICES: usize = 3 * Proxier::<FakeBackend>::AUDIT_SLICE + 5;
+const SLICES: usize = 4;
+
+/// A backend that counts of how many virtual servers it reads the real servers.
+struct Counting {
+    backend: FakeBackend,
+    read: Rc<Cell<usize>>,
+}
+
+impl Backend for Counting {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
+        self.backend.outline()
+    }
+
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        self.read.set(self.read.get() + 1);
+        self.backend.real_servers(virtual_server)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        self.backend.apply(plan)
+    }
+
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        self.backend.connections(virtual_server)
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.backend.remove_ruleset()
+    }
+}
+
+fn vip(n: usize) -> String {
+    format!("10.96.{}.{}", n / 250, n % 250 + 1)
+}
+
+fn key(n: usize) -> VirtualServerKey {
+    VirtualServerKey::tcp(format!("{}:80", vip(n)).parse().unwrap())
+}
+
+fn endpoints(n: usize, addresses: &[&str]) -> Change {
+    Change::EndpointSliceApplied(slice(&format!("s{n}"), addresses))
+}
+
+const BOTH: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
+
+/// A proxier of many Services with two endpoints each, and how many lists it has read.
+fn many(node: &FakeNode) -> (Proxier<Counting>, Rc<Cell<usize>>) {
+    let read = Rc::<Cell<usize>>::default();
+    let backend = Counting {
+        backend: node.backend().unwrap(),
+        read: Rc::clone(&read),
+    };
+    let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    let mut proxier = Proxier::new(Arc::new(config), backend);
+    let services = (0..SERVICES).map(|n| service(&format!("s{n}"), &vip(n)));
+    let slices = (0..SERVICES).map(|n| slice(&format!("s{n}"), &BOTH));
+    let lists = [
+        Change::ServicesReplaced(services.collect()),
+        Change::EndpointSlicesReplaced(slices.collect()),
+    ];
+    assert!(proxier.handle(lists).unwrap().unwrap().is_success());
+    read.set(0);
+    (proxier, read)
+}
+
+/// Has others take a real server away from the virtual servers of all Services from one on.
+fn drift(node: &FakeNode, from: usize) {
+    let mut client = node.ipvs().client().unwrap();
+    for n in from..SERVICES {
+        let gone = "10.244.0.1:8080".parse().unwrap();
+        client.delete_real_server(&key(n), &gone).unwrap();
+    }
+}
+
+/// Goes on with an audit to its end; how many steps it found necessary.
+fn finish<B: Backend>(proxier: &mut Proxier<B>) -> usize {
+    let mut steps = 0;
+    while proxier.is_auditing() {
+        let report = proxier.audit().unwrap();
+        steps += report.map_or(0, |report| {
+            assert!(report.is_success());
+            report.plan.steps().len()
+        });
+    }
+    steps
+}
+
+#[test]
+fn each_slice_reads_so_many_virtual_servers_and_mends_them() {
+    let node = FakeNode::default();
+    let (mut proxier, read) = many(&node);
+    let right = table(&node);
+    drift(&node, 0);
+    let mut kinds = Vec::new();
+    for slice in 1..=SLICES {
+        let report = proxier.audit().unwrap().unwrap();
+        let so_far = SERVICES.min(slice * Proxier::<Counting>::AUDIT_SLICE);
+        assert_eq!(read.get(), so_far);
+        assert_eq!(table(&node).len(), 2 * SERVICES + so_far);
+        kinds.push(report.kind);
+    }
+    assert_eq!(kinds.pop(), Some(SyncKind::Full));
+    assert!(kinds.iter().all(|kind| *kind == SyncKind::Slice));
+    assert!(!proxier.is_auditing());
+    assert_eq!(table(&node), right);
+    // Nothing to tell but at the end.
+    for slice in 1..=SLICES {
+        let report = proxier.audit().unwrap();
+        assert_eq!(report.is_some(), slice == SLICES);
+        assert!(report.is_none_or(|report| report.plan.is_empty()));
+    }
+}
+
+#[test]
+fn a_change_between_slices_is_handled_at_once_and_is_no_drift() {
+    let node = FakeNode::default();
+    let (mut proxier, read) = many(&node);
+    for n in 0..SERVICES {
+        let connections = Connections {
+            active: 1,
+            ..Connections::default()
+        };
+        let gone = GONE.parse().unwrap();
+        node.ipvs().set_connections(&key(n), &gone, connections);
+    }
+    assert!(proxier.audit().unwrap().is_none());
+    // Wherever they are, read or not: one endpoint more, one fewer, a Service gone, a new one.
+    for n in (0..SERVICES).step_by(4) {
+        let before = read.get();
+        let more = [BOTH[0], BOTH[1], "10.244.0.3"];
+        let changes = [
+            endpoints(n, &more),
+            endpoints(n + 1, &BOTH[1..]),
+            Change::ServiceDeleted(name(&format!("s{}", n + 2))),
+            Change::ServiceApplied(service(&format!("new{n}"), &vip(10_000 + n))),
+            Change::EndpointSliceApplied(slice(&format!("new{n}"), &BOTH)),
+        ];
+        let report = proxier.handle(changes).unwrap().unwrap();
+        assert_eq!(
+            (report.kind, report.is_success()),
+            (SyncKind::Changes, true)
+        );
+        assert_eq!(read.get(), before, "a change reads nothing");
+    }
+    let changed = table(&node);
+    assert!(proxier.is_auditing() && proxier.is_draining());
+    assert_eq!(finish(&mut proxier), 0);
+    assert_eq!(table(&node), changed);
+}
+
+#[test]
+fn what_others_do_between_slices_is_mended() {
+    let node = FakeNode::default();
+    let (mut proxier, _) = many(&node);
+    let right = table(&node);
+    assert!(proxier.audit().unwrap().is_none());
+    // All virtual servers with their real servers, of which the rest of the audit finds its own.
+    node.ipvs().client().unwrap().flush().unwrap();
+    assert!(finish(&mut proxier) > 0);
+    let unread = SERVICES - Proxier::<Counting>::AUDIT_SLICE;
+    assert_eq!(table(&node).len(), 3 * unread);
+    // The next one finds the others.
+    proxier.audit().unwrap();
+    finish(&mut proxier);
+    assert_eq!(table(&node), right);
+}
+
+#[test]
+fn the_real_servers_of_a_virtual_server_that_was_not_known_are_read_at_once() {
+    let node = FakeNode::default();
+    let (mut proxier, _) = many(&node);
+    proxier.handle([endpoints(0, &[])]).unwrap();
+    let later = Instant::now() + Duration::from_secs(3600);
+    proxier.drain(later).unwrap();
+    let right = table(&node);
+    assert!(!proxier.has_virtual_server(&key(0)));
+    // Its connections may end, as those of any whose last endpoint has gone.
+    let mut client = node.ipvs().client().unwrap();
+    let foreign = VirtualServer::new(key(0));
+    client.add_virtual_server(&foreign).unwrap();
+    let real_server = RealServer::new(GONE.parse().unwrap());
+    client.add_real_server(&key(0), &real_server).unwrap();
+    let report = proxier.audit().unwrap().unwrap();
+    assert!(report.is_success() && proxier.is_draining());
+    let entries = client.real_servers(&key(0)).unwrap();
+    assert_eq!(entries.iter().map(|e| e.server.weight).sum::<u32>(), 0);
+    assert_eq!(entries.len(), 1);
+    assert_eq!(finish(&mut proxier), 0);
+    proxier.drain(later).unwrap();
+    assert_eq!(table(&node), right);
+}
+
+#[test]
+fn a_slice_that_cannot_be_read_ends_the_audit_and_the_next_reads_everything() {
+    let node = FakeNode::default();
+    let (mut proxier, read) = many(&node);
+    let right = table(&node);
+    assert!(proxier.audit().unwrap().is_none());
+    drift(&node, 0);
+    node.ipvs().fail_request(7, ENOMEM);
+    let error = proxier.audit().unwrap_err();
+    assert_eq!(error.errno(), Some(ENOMEM));
+    assert!(!proxier.is_auditing());
+    read.set(0);
+    let report = proxier.audit().unwrap().unwrap();
+    assert_eq!((report.kind, report.is_success()), (SyncKind::Full, true));
+    assert_eq!(read.get(), SERVICES);
+    assert_eq!(table(&node), right);
+}
+
+#[test]
+fn a_step_that_fails_in_a_slice_is_taken_up_again() {
+    let node = FakeNode::default();
+    let (mut proxier, _) = many(&node);
+    let right = table(&node);
+    drift(&node, 0);
+    node.fail_step(3, ENOMEM);
+    let report = proxier.audit().unwrap().unwrap();
+    assert!(!report.is_success() && !proxier.is_auditing());
+    assert!(proxier.audit().unwrap().unwrap().is_success());
+    assert_eq!(table(&node), right);
+}
+
+#[test]
+fn the_loop_handles_changes_between_slices() {
+    let node = FakeNode::default();
+    let (mut proxier, _) = many(&node);
+    let right = table(&node);
+    // But for the one that changes, whose change would fail.
+    drift(&node, 1);
+    let (events, received) = mpsc::channel();
+    let mut intervals = Intervals::default();
+    intervals.audit = Duration::from_millis(1);
+    let mut rounds = Vec::new();
+    let ended = run(&mut proxier, &received, &mut intervals, |_, observed| {
+        let Observed::Round(round) = observed else {
+            return ControlFlow::Continue(());
+        };
+        let kind = round.result.unwrap().kind;
+        rounds.push((round.cause, kind));
+        match (round.cause, kind) {
+            (Cause::Audit, SyncKind::Full) => return ControlFlow::Break(()),
+            (Cause::Audit, _) => {
+                let addresses = if rounds.len() % 4 == 1 {
+                    &BOTH[1..]
+                } else {
+                    &BOTH
+                };
+                let change = Event::Changes(vec![endpoints(0, addresses)]);
+                events.send(change).unwrap();
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(ended, ControlFlow::Break(()));
+    let slice = [
+        (Cause::Audit, SyncKind::Slice),
+        (Cause::Changes, SyncKind::Changes),
+    ];
+    let mut expected = slice.repeat(SLICES - 1);
+    expected.push((Cause::Audit, SyncKind::Full));
+    assert_eq!(rounds, expected);
+    proxier.handle([endpoints(0, &BOTH)]).unwrap();
+    assert_eq!(table(&node), right);
+}
