@@ -1,12 +1,13 @@
 //! Where Services come from: manifests, or an API server.
 
-use std::sync::mpsc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use proxier::metrics::Monitor;
-use proxier::source::Reading;
 use proxier::source::kube::{Access, EventQueue, EventSender, KubeSource, Timing, event_queue};
 use proxier::source::manifest::{Manifests, Watch};
+use proxier::source::{ConnectionState, Reading};
 use proxier::store::Store;
 
 use crate::args::SourceArgs;
@@ -17,6 +18,8 @@ pub(crate) enum Source {
     Kube {
         access: Access,
         node: String,
+        /// How long what there is is waited for, if not for ever.
+        timeout: Option<Duration>,
         /// What is to be posted while it is followed.
         events: EventQueue,
         /// The other end, until it is asked for.
@@ -43,6 +46,7 @@ impl Source {
         Self::Kube {
             access,
             node: node.to_owned(),
+            timeout: Some(args.timeout).filter(|timeout| !timeout.is_zero()),
             events,
             sender: Some(sender),
         }
@@ -56,24 +60,18 @@ impl Source {
         }
     }
 
-    /// All there is now. An API server that does not answer is waited for.
+    /// All there is now. An API server that does not answer is waited for, but not longer than was
+    /// said.
     pub(crate) fn read(self) -> anyhow::Result<Reading> {
         match self {
             Self::Manifests(mut manifests) => Ok(manifests.read()),
-            Self::Kube { .. } => {
+            Self::Kube { timeout, .. } => {
                 let (deliver, readings) = mpsc::channel();
-                let _following = self.follow(move |reading| {
+                let following = self.follow(move |reading| {
                     let _ = deliver.send(reading);
                 })?;
-                let (mut all, mut store) = (Reading::default(), Store::default());
-                while !store.is_ready() {
-                    let reading = readings.recv().context("the API server is not followed")?;
-                    let changes = reading.changes.iter().cloned();
-                    changes.for_each(|change| store.apply(change));
-                    all.changes.extend(reading.changes);
-                    all.diagnostics.extend(reading.diagnostics);
-                }
-                Ok(all)
+                let all = read_all(&readings, timeout);
+                all.ok_or_else(|| following.not_listed(timeout).into())
             }
         }
     }
@@ -101,7 +99,67 @@ impl Source {
     }
 }
 
+/// What is delivered until every kind has been listed, if that is in time.
+fn read_all(readings: &Receiver<Reading>, timeout: Option<Duration>) -> Option<Reading> {
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let (mut all, mut store) = (Reading::default(), Store::default());
+    while !store.is_ready() {
+        let reading = match until {
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                readings.recv_timeout(left).ok()?
+            }
+            None => readings.recv().ok()?,
+        };
+        let changes = reading.changes.iter().cloned();
+        changes.for_each(|change| store.apply(change));
+        all.changes.extend(reading.changes);
+        all.diagnostics.extend(reading.diagnostics);
+    }
+    Some(all)
+}
+
+/// The API server has not told all that there is.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the API server has not told all there is within {waited:?} (--timeout); not listed: {}",
+    kinds(unlisted, failures)
+)]
+pub(crate) struct NotListed {
+    waited: Duration,
+    unlisted: BTreeSet<&'static str>,
+    /// What was wrong last, by kind.
+    failures: BTreeMap<&'static str, String>,
+}
+
+fn kinds(unlisted: &BTreeSet<&str>, failures: &BTreeMap<&'static str, String>) -> String {
+    let kinds = unlisted.iter().map(|kind| match failures.get(kind) {
+        Some(failure) => format!("{kind} ({failure})"),
+        None => (*kind).to_owned(),
+    });
+    let kinds: Vec<_> = kinds.collect();
+    let silent = if failures.is_empty() {
+        "; there was no answer, and no error"
+    } else {
+        ""
+    };
+    kinds.join(", ") + silent
+}
+
 impl Following {
+    /// Why not all was listed in time.
+    fn not_listed(&self, timeout: Option<Duration>) -> NotListed {
+        let state = match self {
+            Self::Kube { source } => source.state(),
+            Self::Manifests { .. } => ConnectionState::default(),
+        };
+        NotListed {
+            waited: timeout.unwrap_or_default(),
+            unlisted: state.unlisted,
+            failures: state.failures,
+        }
+    }
+
     /// Has what is known of the connection told, if there is one.
     pub(crate) fn tell(&self, monitor: &Monitor) {
         if let Self::Kube { source } = self {

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::{ApiServer, Behaviour, Resource};
+use testbed::{ApiServer, Behaviour, Fault, Resource, Verb};
 
 /// The node of the examples: the one that has the pods in `10.244.1.0/24`.
 const NODE: [&str; 6] = [
@@ -414,6 +415,50 @@ fn plan_of_what_an_api_server_has() {
     assert_eq!(
         out,
         "-A -t 10.96.0.1:80 -s rr\n-a -t 10.96.0.1:80 -r 10.244.0.1:8080 -m -w 1\n"
+    );
+}
+
+/// What `svcproxy plan` of an API server says when it gives up.
+fn plan_in_vain(server: &str, timeout: &str) -> String {
+    let arguments = [
+        "plan",
+        "--log-format=json",
+        "--master",
+        server,
+        "--timeout",
+        timeout,
+    ];
+    let (out, log, code) = run(svcproxy(&arguments).args(NODE));
+    assert_eq!((out.as_str(), code), ("", 1), "{log}");
+    messages(&log).lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    assert_eq!(
+        plan_in_vain(&url, "1s"),
+        "ERROR the API server has not told all there is within 1s (--timeout); not listed: \
+         EndpointSlice, Node, Service, ServiceCIDR; there was no answer, and no error"
+    );
+}
+
+#[test]
+fn a_server_that_refuses_is_quoted_when_waiting_ends() {
+    let server = ApiServer::start(Behaviour::default()).unwrap();
+    let unavailable = Fault::Status {
+        code: 503,
+        retry_after: None,
+    };
+    for verb in [Verb::List, Verb::Watch] {
+        server.fail(Resource::Nodes, verb, vec![unavailable.clone(); 1000]);
+    }
+    let said = plan_in_vain(&server.url(), "5s");
+    assert!(said.contains("Node (the API server says: 503 "), "{said}");
+    assert!(
+        said.contains("EndpointSlice, ") && said.contains(", Service"),
+        "{said}"
     );
 }
 

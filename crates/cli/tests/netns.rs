@@ -59,6 +59,27 @@ fn cleanup_as_a_flag_needs_nothing_else() {
     }
 }
 
+#[test]
+#[ignore = "netns: needs root"]
+fn once_gives_up_where_no_api_server_answers() {
+    let topology = Topology::new("giveup", &[0]).unwrap();
+    let node = &topology.node().host;
+    let mut command = node.command(env!("CARGO_BIN_EXE_svcproxy"));
+    command.args(["--mode=iptables", "--once", "--node-name=node-a"]);
+    command.args(["--master=http://127.0.0.1:9", "--timeout=5s"]);
+    let output = command.output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.contains("within 5s (--timeout); not listed: EndpointSlice, Node ("),
+        "{log}"
+    );
+    assert!(last.contains("cannot be reached: "), "{log}");
+    let saved = node.run(["iptables-save"]).unwrap();
+    assert!(!saved.contains("SVCPROXY"), "{saved}");
+}
+
 const WEB: &str = "
 apiVersion: v1
 kind: Service

@@ -1,8 +1,11 @@
 //! Flags that say where Services come from.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+
+use crate::kube_proxy::GoDuration;
 
 /// Manifests, or an API server.
 #[derive(Debug, Args)]
@@ -21,4 +24,15 @@ pub(crate) struct SourceArgs {
     /// a service proxy
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
+
+    /// How long --once, and the command plan, wait for what the API server has (30s, 5m); 0 waits for
+    /// ever
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = timeout)]
+    pub(crate) timeout: Duration,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let duration = duration.duration();
+    duration.ok_or_else(|| "must not be negative".to_owned())
 }

@@ -81,6 +81,7 @@ pub(super) fn fields(cli: &Cli) -> Vec<Field> {
         kubeconfig,
         manifests: _,
         master: _,
+        timeout: _,
     } = source;
     let LogArgs {
         log_format,

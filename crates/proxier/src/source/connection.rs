@@ -1,6 +1,6 @@
 //! What is known of the connection to a source.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// How it stands between a source and the server it follows.
@@ -11,7 +11,10 @@ pub struct ConnectionState {
     pub connected_since: Option<Instant>,
     /// When the server last said something: an object, an event or a bookmark.
     pub last_heard: Option<Instant>,
-    /// Why a kind is not followed, by kind: what was heard of it before stays in force.
+    /// Kinds of which not all there is has been heard yet.
+    pub unlisted: BTreeSet<&'static str>,
+    /// Why a kind is not followed, by kind, with the causes: what was heard of it before stays in
+    /// force.
     pub failures: BTreeMap<&'static str, String>,
     /// How often the server was asked, by what and with what outcome.
     pub requests: BTreeMap<RequestOutcome, u64>,

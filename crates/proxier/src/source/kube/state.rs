@@ -1,6 +1,7 @@
 //! What is known of the connection, for those who ask after its health.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use super::wire::Failure;
 struct Kinds {
     /// Since when each is followed; none while it is not.
     since: BTreeMap<&'static str, Option<Instant>>,
+    unlisted: BTreeSet<&'static str>,
     last_heard: Option<Instant>,
     failures: BTreeMap<&'static str, String>,
     requests: BTreeMap<RequestOutcome, u64>,
@@ -25,6 +27,7 @@ impl States {
     pub(super) fn new(kinds: &[&'static str]) -> Self {
         let kinds = Kinds {
             since: kinds.iter().map(|kind| (*kind, None)).collect(),
+            unlisted: kinds.iter().copied().collect(),
             ..Kinds::default()
         };
         Self(Arc::new(Mutex::new(kinds)))
@@ -38,6 +41,7 @@ impl States {
                 .copied()
                 .collect::<Option<Vec<_>>>()
                 .and_then(|since| since.into_iter().max()),
+            unlisted: kinds.unlisted.clone(),
             last_heard: kinds.last_heard,
             failures: kinds.failures.clone(),
             requests: kinds.requests.clone(),
@@ -49,8 +53,10 @@ impl States {
         self.with(|kinds| kinds.since.values().any(Option::is_some))
     }
 
+    /// It is followed, and so was listed.
     pub(super) fn connected(&self, kind: &'static str) {
         self.with(|kinds| {
+            kinds.unlisted.remove(kind);
             let since = kinds.since.entry(kind).or_default();
             since.get_or_insert_with(Instant::now);
             kinds.failures.remove(kind);
@@ -62,6 +68,7 @@ impl States {
     pub(super) fn absent(&self, kind: &'static str) {
         self.with(|kinds| {
             kinds.since.remove(kind);
+            kinds.unlisted.remove(kind);
             kinds.failures.remove(kind);
         });
     }
@@ -73,7 +80,7 @@ impl States {
     pub(super) fn failed(&self, kind: &'static str, failure: &Failure) {
         self.with(|kinds| {
             kinds.since.insert(kind, None);
-            kinds.failures.insert(kind, failure.to_string());
+            kinds.failures.insert(kind, chain(failure));
         });
     }
 
@@ -84,4 +91,18 @@ impl States {
     fn with<T>(&self, f: impl FnOnce(&mut Kinds) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// An error and its causes, but for those that the one before has said already, as `kube`'s do.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        next = error.source();
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text = text + ": " + &cause;
+        }
+    }
+    text
 }
