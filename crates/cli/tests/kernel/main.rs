@@ -20,6 +20,7 @@ mod manifests;
 mod privileges;
 mod refusal;
 mod restart;
+mod same_port;
 mod schedulers;
 mod settings;
 mod switching;

@@ -6,9 +6,9 @@ use ipnet::IpNet;
 use ipvs::Family;
 
 use super::Statement::{
-    ClearMark, DestinationNotIn, Drop, Goto, HasMark, In, Jump, LocalDestination, MarkFrom,
-    Masquerade, NotFromLoopback, NotIn, NotProtocol, NotToLoopback, Protocol, RejectPort, Reply,
-    ResetTcp, Return, SetMark, ToLoopback,
+    AnswerFrom, AnswerFromPort, ClearMark, DestinationNotIn, Drop, From, Goto, HasMark, In, Jump,
+    LocalDestination, LocalSource, MarkFrom, Masquerade, NotFromLoopback, NotIn, NotProtocol,
+    NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, ToLoopback, UdpChecksum,
 };
 use super::pods::{Outside, Pods};
 use super::{Rule, Set, State, Statement, TransportProtocol};
@@ -16,6 +16,8 @@ use crate::desired::Marks;
 
 const NEW: Statement = Statement::State(State::New);
 pub(super) const REFUSED: &str = "refused";
+pub(super) const ANSWER: &str = "answer";
+pub(super) const ANSWER_FROM: &str = "answer-from";
 
 /// The names of the chains of one family.
 pub(super) struct Names {
@@ -271,6 +273,41 @@ pub(super) fn nat_postrouting(marks: Marks) -> Vec<Rule> {
     let marked = rule([HasMark(bit), ClearMark(bit), Masquerade]);
     let hairpin = both(|family| vec![rule([In(Set::Hairpin(family)), Masquerade])]);
     [vec![marked], hairpin].concat()
+}
+
+/// What goes back to the node's own clients. What comes by `lo` has been sent out before.
+pub(super) fn answers_in() -> Vec<Rule> {
+    answers(&[NotFromLoopback])
+}
+
+/// What goes back to others.
+pub(super) fn answers_out() -> Vec<Rule> {
+    answers(&[])
+}
+
+fn answers(when: &[Statement]) -> Vec<Rule> {
+    let of = |protocol| Rule([&[Reply], when, &[protocol, Goto(ANSWER)]].concat());
+    vec![of(Protocol(TransportProtocol::Tcp)), of(UdpChecksum)]
+}
+
+/// What IPVS may have given a virtual server's address as its source: the wrong one's, perhaps.
+pub(super) fn answer() -> Vec<Rule> {
+    let [v4, v6] = [Family::V4, Family::V6].map(Set::VirtualServers);
+    vec![
+        rule([From(v4), Goto(ANSWER_FROM)]),
+        rule([From(v6), Goto(ANSWER_FROM)]),
+        // Of a node port, perhaps.
+        rule([LocalSource, Goto(ANSWER_FROM)]),
+    ]
+}
+
+pub(super) fn answer_from() -> Vec<Rule> {
+    vec![
+        rule([AnswerFrom(Family::V4)]),
+        rule([AnswerFrom(Family::V6)]),
+        rule([AnswerFromPort(TransportProtocol::Tcp)]),
+        rule([AnswerFromPort(TransportProtocol::Udp)]),
+    ]
 }
 
 const fn icmp(family: Family) -> TransportProtocol {

@@ -13,6 +13,7 @@
 //! | IPVS | input, 98; output, -99 | |
 //! | `after-ipvs` | output, -500 | takes those marks off what IPVS sends on |
 //! | `filter-output` | output, -110 | `filter-input` for what the node itself sends |
+//! | `answers-in`, `answers-out` | input, postrouting, 99 | gives answers their source |
 //! | `nat-postrouting` | postrouting, 100 | masquerades |
 //!
 //! Each family has chains of its own below the two filters. Connection tracking (-200) comes
@@ -21,7 +22,8 @@
 //! An established connection to something that is no Service's meets three lookups on its way in:
 //! `captured`, `virtual-servers` and `service-cidrs`; then one of its destination among the node's
 //! addresses and in `node-ports`. What the node sends out meets none, what it forwards and what
-//! answers the node's own the first.
+//! answers the node's own the first. What goes back to who opened the connection meets two more, of
+//! its source in `virtual-servers` and among the node's addresses.
 //!
 //! # Whose address it is
 //!
@@ -94,6 +96,18 @@
 //! no interface of pods. The node itself is not, but is masqueraded as if it were: its address is
 //! in no cluster CIDR, and on an overlay network a pod elsewhere may know no way back to it.
 //! Without either setting all but the node are outside, and nobody is masqueraded for that.
+//!
+//! # From whom answers come
+//!
+//! IPVS knows whose a real server's answer is by the client's address and port and the real
+//! server's (`ip_vs_conn_out_get`), and that may be of several connections: a client's system uses
+//! a source port again for another destination, and two virtual servers may have one real server.
+//! IPVS gives an answer the address of the one it met last, and the other connections hang.
+//! Connection tracking does not mix them up: where the real server would, it has changed the
+//! source port. So chain `answer-from` makes the source what the connection's first packet was
+//! for, in what goes back from a virtual server's address or, as node ports need it, from one of
+//! the node's own. Mostly that is what it has already. SCTP is left out, since older kernels cannot
+//! mend its checksum, and so are UDP packets without one.
 //!
 //! # What is masqueraded
 //!

@@ -22,6 +22,8 @@ pub enum Statement {
     State(State),
     /// Matches what answers the first packet of a connection.
     Reply,
+    /// Matches a UDP packet that has a checksum; over IPv4 it may have none.
+    UdpChecksum,
     /// Matches a transport protocol.
     Protocol(TransportProtocol),
     /// Matches any other transport protocol.
@@ -33,10 +35,14 @@ pub enum Statement {
     /// Matches a destination that is one of the node's own addresses, or in a network that is
     /// local to the node as a whole.
     LocalDestination,
+    /// Matches a source that is such an address.
+    LocalSource,
     /// Matches what is in a set, in packets of its family if it has addresses.
     In(Set),
     /// Matches what is not in a set.
     NotIn(Set),
+    /// Matches what comes from a destination in a set: its source is looked up.
+    From(Set),
     /// Matches packets that did not come in by `lo`.
     NotFromLoopback,
     /// Matches packets that leave by `lo`.
@@ -53,6 +59,12 @@ pub enum Statement {
     ClearMark(u32),
     /// Makes the mark that a map has for it the packet's. Matches what is in the map.
     MarkFrom(Set),
+    /// Makes the address that the connection's first packet was for the source, in packets of this
+    /// family.
+    AnswerFrom(Family),
+    /// Makes the port that the connection's first packet was for the source port, in packets of
+    /// this protocol: TCP, or UDP with a checksum.
+    AnswerFromPort(TransportProtocol),
     /// Makes the address of the outgoing interface the source, with a port chosen at random: two
     /// connections at one time do not so often want the same.
     Masquerade,
@@ -88,6 +100,8 @@ pub enum State {
 pub enum TransportProtocol {
     /// TCP.
     Tcp,
+    /// UDP.
+    Udp,
     /// ICMP.
     Icmp,
     /// ICMPv6.
@@ -108,9 +122,10 @@ impl Statement {
             Self::SourceNotIn(network) | Self::DestinationNotIn(network) => {
                 Some(Family::of(&network.addr()))
             }
-            Self::In(set) | Self::NotIn(set) | Self::MarkFrom(set) => {
+            Self::In(set) | Self::NotIn(set) | Self::From(set) | Self::MarkFrom(set) => {
                 set.has_address().then(|| set.family())
             }
+            Self::AnswerFrom(family) => Some(*family),
             _ => None,
         }
     }
@@ -132,6 +147,7 @@ impl TransportProtocol {
         match self {
             Self::Icmp => 1,
             Self::Tcp => 6,
+            Self::Udp => 17,
             Self::Icmpv6 => 58,
         }
     }
@@ -142,6 +158,7 @@ impl fmt::Display for TransportProtocol {
         f.write_str(match self {
             Self::Icmp => "icmp",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
             Self::Icmpv6 => "ipv6-icmp",
         })
     }
@@ -167,6 +184,7 @@ impl fmt::Display for Statement {
             Self::Family(family) => write!(f, "meta nfproto {}", family_name(*family)),
             Self::State(state) => write!(f, "ct state {}", state.name()),
             Self::Reply => f.write_str("ct direction reply"),
+            Self::UdpChecksum => f.write_str("udp checksum != 0"),
             Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::NotProtocol(protocol) => write!(f, "meta l4proto != {protocol}"),
             Self::SourceNotIn(network) => write!(f, "{} saddr != {}", ip(network), short(network)),
@@ -174,8 +192,13 @@ impl fmt::Display for Statement {
                 write!(f, "{} daddr != {}", ip(network), short(network))
             }
             Self::LocalDestination => f.write_str("fib daddr type local"),
+            Self::LocalSource => f.write_str("fib saddr type local"),
             Self::In(set) => {
                 set.write_key(f)?;
+                write!(f, " @{}", set.name())
+            }
+            Self::From(set) => {
+                set.write_key_of_answer(f)?;
                 write!(f, " @{}", set.name())
             }
             Self::NotIn(set) => {
@@ -194,6 +217,11 @@ impl fmt::Display for Statement {
                 f.write_str("meta mark set ")?;
                 map.write_key(f)?;
                 write!(f, " map @{}", map.name())
+            }
+            Self::AnswerFrom(Family::V4) => f.write_str("ip saddr set ct original ip daddr"),
+            Self::AnswerFrom(Family::V6) => f.write_str("ip6 saddr set ct original ip6 daddr"),
+            Self::AnswerFromPort(protocol) => {
+                write!(f, "{protocol} sport set ct original proto-dst")
             }
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::ResetTcp => f.write_str("reject with tcp reset"),

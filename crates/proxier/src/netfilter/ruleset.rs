@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipvs::Family;
 
-use super::hooks::{self, Names, REFUSED};
+use super::hooks::{self, ANSWER, ANSWER_FROM, Names, REFUSED};
 use super::pods::Pods;
 use super::{Chain, ChainKind, Fingerprint, Hook, HookPoint, Rule, Set};
 use crate::desired::{Config, Marks};
@@ -23,6 +23,8 @@ const OUTPUT: i32 = -110;
 const DESTINATION_NAT: i32 = -100;
 /// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.
 const INPUT: i32 = 20;
+/// After IPVS, before NF_IP_PRI_NAT_SRC, 100.
+const ANSWERS: i32 = 99;
 /// NF_IP_PRI_NAT_SRC.
 const SOURCE_NAT: i32 = 100;
 
@@ -74,7 +76,11 @@ impl Ruleset {
 
     /// The chains. Each comes before those that send packets to it.
     pub fn chains(&self) -> Vec<Chain> {
-        let mut chains = vec![chain(REFUSED, hooks::refused())];
+        let mut chains = vec![
+            chain(REFUSED, hooks::refused()),
+            chain(ANSWER_FROM, hooks::answer_from()),
+            chain(ANSWER, hooks::answer()),
+        ];
         chains.extend(self.family_chains(Family::V4));
         chains.extend(self.family_chains(Family::V6));
         chains.extend(self.base_chains());
@@ -98,7 +104,7 @@ impl Ruleset {
         ]
     }
 
-    fn base_chains(&self) -> [Chain; 7] {
+    fn base_chains(&self) -> [Chain; 9] {
         use ChainKind::{Filter, Nat};
         use HookPoint::{Input, Output, Postrouting, Prerouting};
         let Self {
@@ -137,6 +143,12 @@ impl Ruleset {
                 before_dnat,
             ),
             base_chain("nat-output", (Nat, Output, DESTINATION_NAT), output_dnat),
+            base_chain("answers-in", (Filter, Input, ANSWERS), hooks::answers_in()),
+            base_chain(
+                "answers-out",
+                (Filter, Postrouting, ANSWERS),
+                hooks::answers_out(),
+            ),
             base_chain(
                 "nat-postrouting",
                 (Nat, Postrouting, SOURCE_NAT),

@@ -16,6 +16,8 @@ pub enum Field {
     Protocol,
     /// The destination port.
     Port,
+    /// The source port.
+    SourcePort,
 }
 
 /// What a set of the table is made of.
@@ -156,6 +158,11 @@ impl Set {
         self.write_fields(f, Field::expression)
     }
 
+    /// The same for what comes from there: `ip saddr . meta l4proto . th sport`.
+    pub(super) fn write_key_of_answer(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_fields(f, |field, family| field.of_answer().expression(family))
+    }
+
     fn write_fields(
         self,
         f: &mut fmt::Formatter<'_>,
@@ -170,12 +177,23 @@ impl Set {
 }
 
 impl Field {
+    /// Where an answer has what this is in what it answers.
+    pub const fn of_answer(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+            Self::Protocol => Self::Protocol,
+            Self::Port => Self::SourcePort,
+            Self::SourcePort => Self::Port,
+        }
+    }
+
     const fn type_name(self, family: Family) -> &'static str {
         match (self, family) {
             (Self::Source | Self::Destination, Family::V4) => "ipv4_addr",
             (Self::Source | Self::Destination, Family::V6) => "ipv6_addr",
             (Self::Protocol, _) => "inet_proto",
-            (Self::Port, _) => "inet_service",
+            (Self::Port | Self::SourcePort, _) => "inet_service",
         }
     }
 
@@ -187,6 +205,7 @@ impl Field {
             (Self::Destination, Family::V6) => "ip6 daddr",
             (Self::Protocol, _) => "meta l4proto",
             (Self::Port, _) => "th dport",
+            (Self::SourcePort, _) => "th sport",
         }
     }
 }

@@ -13,6 +13,13 @@ pub(super) enum Load {
 }
 
 impl Load {
+    /// As in struct udphdr.
+    pub(super) const UDP_CHECKSUM: Self = Self::Payload {
+        base: NFT_PAYLOAD_TRANSPORT_HEADER,
+        offset: 6,
+        length: 2,
+    };
+
     /// Offsets as in struct iphdr, struct ipv6hdr, and the ports that TCP, UDP and SCTP share.
     pub(super) const fn of(field: Field, family: Family) -> Self {
         let (base, offset, length) = match (field, family) {
@@ -25,6 +32,7 @@ impl Load {
                 return Self::Meta { key, length };
             }
             (Field::Port, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            (Field::SourcePort, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2),
         };
         Self::Payload {
             base,
@@ -59,6 +67,43 @@ impl Load {
             }),
         }
     }
+}
+
+/// The checksums that a field of a packet is part of.
+pub(super) struct Checksums {
+    /// In the same header, at this offset.
+    pub(super) own: Option<u32>,
+    /// The transport protocol's, by its pseudo header.
+    pub(super) pseudo_header: bool,
+}
+
+/// A field of the packet becomes what register 1 has.
+pub(super) fn store_field(w: &mut Writer, field: Field, family: Family, checksums: &Checksums) {
+    let Load::Payload {
+        base,
+        offset,
+        length,
+    } = Load::of(field, family)
+    else {
+        return;
+    };
+    let kind = match checksums.own {
+        Some(_) => NFT_PAYLOAD_CSUM_INET,
+        None => NFT_PAYLOAD_CSUM_NONE,
+    };
+    let flags = match checksums.pseudo_header {
+        true => NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
+        false => 0,
+    };
+    expression(w, "payload", |w| {
+        w.number(NFTA_PAYLOAD_SREG, NFT_REG_1);
+        w.number(NFTA_PAYLOAD_BASE, base);
+        w.number(NFTA_PAYLOAD_OFFSET, offset);
+        w.number(NFTA_PAYLOAD_LEN, length);
+        w.number(NFTA_PAYLOAD_CSUM_TYPE, kind);
+        w.number(NFTA_PAYLOAD_CSUM_OFFSET, checksums.own.unwrap_or(0));
+        w.number(NFTA_PAYLOAD_CSUM_FLAGS, flags);
+    });
 }
 
 pub(super) fn load_meta(w: &mut Writer, key: u32, register: u32) {

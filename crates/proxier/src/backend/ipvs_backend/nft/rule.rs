@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ipvs::Family;
 
-use super::expression::{Load, compare, expression, load_meta, mask, store_mark};
+use super::expression::{
+    Checksums, Load, compare, expression, load_meta, mask, store_field, store_mark,
+};
 use crate::backend::nfnetlink::wire::uapi::*;
 use crate::backend::nfnetlink::wire::{Writer, user_data};
 use crate::desired::PodInterfaces;
@@ -129,18 +131,19 @@ fn put_statement(w: &mut Writer, statement: &Statement) {
         Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, *protocol),
         Statement::SourceNotIn(network) => put_not_in(w, Field::Source, *network),
         Statement::DestinationNotIn(network) => put_not_in(w, Field::Destination, *network),
-        Statement::LocalDestination => {
-            expression(w, "fib", |w| {
-                w.number(NFTA_FIB_DREG, NFT_REG_1);
-                w.number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
-                w.number(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
-            });
-            compare(w, NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
+        Statement::UdpChecksum => {
+            put_protocol(w, NFT_CMP_EQ, TransportProtocol::Udp);
+            Load::UDP_CHECKSUM.put(w, NFT_REG_1);
+            compare(w, NFT_CMP_NEQ, &[0; 2]);
         }
-        Statement::In(set) => put_lookup(w, *set, |_| {}),
+        Statement::LocalSource => put_local(w, NFTA_FIB_F_SADDR),
+        Statement::LocalDestination => put_local(w, NFTA_FIB_F_DADDR),
+        Statement::In(set) => put_lookup(w, *set, |field| field, |_| {}),
         Statement::NotIn(set) => {
-            put_lookup(w, *set, |w| w.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV));
+            let inverted = |w: &mut Writer| w.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
+            put_lookup(w, *set, |field| field, inverted);
         }
+        Statement::From(set) => put_lookup(w, *set, Field::of_answer, |_| {}),
         Statement::NotFromLoopback => put_loopback(w, NFT_META_IIF, NFT_CMP_NEQ),
         Statement::ToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_EQ),
         Statement::NotToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_NEQ),
@@ -153,9 +156,12 @@ fn put_statement(w: &mut Writer, statement: &Statement) {
         Statement::SetMark(bits) => put_mark(w, !bits, *bits),
         Statement::ClearMark(bits) => put_mark(w, !bits, 0),
         Statement::MarkFrom(map) => {
-            put_lookup(w, *map, |w| w.number(NFTA_LOOKUP_DREG, NFT_REG_1));
+            let loaded = |w: &mut Writer| w.number(NFTA_LOOKUP_DREG, NFT_REG_1);
+            put_lookup(w, *map, |field| field, loaded);
             store_mark(w);
         }
+        Statement::AnswerFrom(family) => put_answer_from(w, *family),
+        Statement::AnswerFromPort(protocol) => put_answer_from_port(w, *protocol),
         Statement::Masquerade => expression(w, "masq", |w| {
             w.number(NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
         }),
@@ -186,6 +192,54 @@ fn load_ct(w: &mut Writer, key: u32) {
         w.number(NFTA_CT_KEY, key);
         w.number(NFTA_CT_DREG, NFT_REG_1);
     });
+}
+
+/// Offsets of checksums as in struct iphdr; IPv6 has none.
+fn put_answer_from(w: &mut Writer, family: Family) {
+    let (key, own) = match family {
+        Family::V4 => (NFT_CT_DST_IP, Some(10)),
+        Family::V6 => (NFT_CT_DST_IP6, None),
+    };
+    let checksums = Checksums {
+        own,
+        pseudo_header: true,
+    };
+    load_original(w, key);
+    store_field(w, Field::Source, family, &checksums);
+}
+
+/// Offsets of checksums as in struct tcphdr and struct udphdr.
+fn put_answer_from_port(w: &mut Writer, protocol: TransportProtocol) {
+    let own = match protocol {
+        TransportProtocol::Tcp => Some(16),
+        TransportProtocol::Udp => Some(6),
+        _ => None,
+    };
+    let checksums = Checksums {
+        own,
+        pseudo_header: false,
+    };
+    put_protocol(w, NFT_CMP_EQ, protocol);
+    load_original(w, NFT_CT_PROTO_DST);
+    store_field(w, Field::SourcePort, Family::V4, &checksums);
+}
+
+/// Register 1 becomes something of the connection's first packet.
+fn load_original(w: &mut Writer, key: u32) {
+    expression(w, "ct", |w| {
+        w.number(NFTA_CT_KEY, key);
+        w.number(NFTA_CT_DREG, NFT_REG_1);
+        w.put(NFTA_CT_DIRECTION, &[IP_CT_DIR_ORIGINAL]);
+    });
+}
+
+fn put_local(w: &mut Writer, address: u32) {
+    expression(w, "fib", |w| {
+        w.number(NFTA_FIB_DREG, NFT_REG_1);
+        w.number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+        w.number(NFTA_FIB_FLAGS, address);
+    });
+    compare(w, NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
 }
 
 fn put_loopback(w: &mut Writer, key: u32, operator: u32) {
@@ -229,10 +283,15 @@ fn put_not_in(w: &mut Writer, field: Field, network: IpNet) {
     }
 }
 
-fn put_lookup(w: &mut Writer, set: Set, more: impl FnOnce(&mut Writer)) {
+fn put_lookup(
+    w: &mut Writer,
+    set: Set,
+    of_packet: fn(Field) -> Field,
+    more: impl FnOnce(&mut Writer),
+) {
     let mut register = NFT_REG32_00;
     for field in set.fields() {
-        let load = Load::of(*field, set.family());
+        let load = Load::of(of_packet(*field), set.family());
         load.put(w, register);
         register += load.register_length() / 4;
     }

@@ -108,6 +108,6 @@ const fn type_number(field: Field, family: Family) -> u32 {
         (Field::Source | Field::Destination, Family::V4) => 7,
         (Field::Source | Field::Destination, Family::V6) => 8,
         (Field::Protocol, _) => 12,
-        (Field::Port, _) => 13,
+        (Field::Port | Field::SourcePort, _) => 13,
     }
 }
