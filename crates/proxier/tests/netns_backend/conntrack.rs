@@ -37,6 +37,15 @@ fn node(rules: &str) -> Namespace {
         "route add 198.51.100.0/24 dev eth0".to_owned(),
     ]);
     node.ip(&lines).unwrap();
+    // Nothing is forgotten but by us: an association without an answer would be after 3 seconds.
+    for state in [
+        "udp_timeout",
+        "sctp_timeout_cookie_wait",
+        "sctp_timeout_closed",
+    ] {
+        node.sysctl(&format!("net/netfilter/nf_conntrack_{state}"), "600")
+            .unwrap();
+    }
     translate(&node, rules);
     node
 }
