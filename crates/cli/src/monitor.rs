@@ -17,7 +17,11 @@ pub(crate) struct Servers {
 
 /// What is told, of a node with these settings.
 pub(crate) fn monitor(args: &NodeArgs, config: &Config) -> Monitor {
-    let families = config.node_ips.iter().map(Family::of).collect();
+    let mut families: Vec<_> = config.node_ips.iter().map(Family::of).collect();
+    if families.is_empty() {
+        // The Node will tell.
+        families.extend([Family::V4, Family::V6]);
+    }
     let mut options = Options::new(families);
     options.health_timeout = settings::health_timeout(args.audit_interval);
     options.all_services = args.monitor.service_metrics == ServiceMetrics::All;

@@ -33,6 +33,11 @@ pub(crate) fn config_on(
         node_ips.retain(|ip| Family::of(ip) != Family::of(&bind));
         node_ips.insert(0, bind);
     }
+    // Where there is an API server, its Node may have one.
+    anyhow::ensure!(
+        !node_ips.is_empty() || args.source.manifests.is_empty(),
+        "this node has no address of its own: give --node-ip"
+    );
     let mut config = Config::new(name, node_ips);
     config.zone = args.zone.as_deref().map(Into::into);
     config.cluster_cidrs.clone_from(&args.cluster_cidrs);
@@ -74,14 +79,7 @@ pub(crate) fn config_on(
         .with_pod_cidrs(args.detect_local_mode == DetectLocal::NodeCidr)
         .with_zone(args.zone.is_none())
         .with_service_cidrs(args.service_cidrs.is_empty());
-    if args.service_cidrs.is_empty() {
-        // The default is for nodes that speak its family.
-        let node_ips = config.node_ips.clone();
-        let spoken = |family| node_ips.iter().any(|ip| Family::of(ip) == family);
-        config
-            .service_cidrs
-            .retain(|cidr| spoken(Family::of(&cidr.addr())));
-    } else {
+    if !args.service_cidrs.is_empty() {
         config.service_cidrs.clone_from(&args.service_cidrs);
     }
     config.validate()?;
@@ -129,13 +127,39 @@ fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
             .copied()
             .find(|ip| Family::of(ip) == family)
     };
-    let found: Vec<_> = [Family::V4, Family::V6]
-        .into_iter()
-        .filter_map(first)
-        .collect();
-    anyhow::ensure!(
-        !found.is_empty(),
-        "this node has no address of its own: give --node-ip"
-    );
-    Ok(found)
+    let families = [Family::V4, Family::V6].into_iter();
+    Ok(families.filter_map(first).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    /// The settings of a machine with these addresses.
+    fn on_machine(addresses: &[&str], arguments: &[&str]) -> Result<Config, String> {
+        let command = ["svcproxy", "--node-name=node-a"];
+        let cli = Cli::try_parse_from(command.iter().chain(arguments)).unwrap();
+        let own = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        config_on(&cli.run.node, || Ok(own)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_the_node_object_may_bring_is_waited_for() {
+        let dual = "--service-cidr=10.96.0.0/12,fd00:10:96::/112";
+        for addresses in [&["192.0.2.1"][..], &["2001:db8::1"], &[]] {
+            on_machine(addresses, &[dual]).unwrap();
+        }
+        let manifests = "--manifests=web.yaml";
+        on_machine(&["192.0.2.1"], &[dual, manifests]).unwrap();
+        let error = on_machine(&[], &[dual, manifests]).unwrap_err();
+        assert!(error.contains("give --node-ip"), "{error}");
+        // What is said of the node stays so: then one of the families must be its own.
+        on_machine(&[], &[dual, "--node-ip=192.0.2.1"]).unwrap();
+        let arguments = ["--service-cidr=fd00:10:96::/112", "--node-ip=192.0.2.1"];
+        let error = on_machine(&[], &arguments).unwrap_err();
+        assert!(error.contains("no node IP for the Service CIDR"), "{error}");
+    }
 }

@@ -80,6 +80,42 @@ fn once_gives_up_where_no_api_server_answers() {
     assert!(!saved.contains("SVCPROXY"), "{saved}");
 }
 
+/// Without --node-ip, on a machine whose kernel speaks one of the two families.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_family_that_the_machine_lacks_keeps_the_other_from_nothing() {
+    let topology = Topology::new("onefamily", &[0]).unwrap();
+    let node = &topology.node().host;
+    let off = "net.ipv6.conf.all.disable_ipv6=1";
+    node.run(["sysctl", "-qw", off]).unwrap();
+    let examples = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../examples/dual-stack.yaml"
+    );
+    let mut command = node.command(env!("CARGO_BIN_EXE_svcproxy"));
+    command.args([
+        "--mode=iptables",
+        "--once",
+        "--log-format=json",
+        "--manifests",
+        examples,
+    ]);
+    command.args(["--service-cidr=10.96.0.0/12,fd00:10:96::/112"]);
+    let output = command.output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let events = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let reasons: Vec<_> = events
+        .filter_map(|event| Some(event["reason"].as_str()?.to_owned()))
+        .collect();
+    assert_eq!(reasons, ["FamilyLeftOut"], "{log}");
+    let [four, six] = ["iptables-save", "ip6tables-save"].map(|save| node.run([save]).unwrap());
+    assert!(four.contains("-d 10.96.0.84/32"), "{four}");
+    assert!(!six.contains("SVCPROXY"), "{six}");
+}
+
 const WEB: &str = "
 apiVersion: v1
 kind: Service

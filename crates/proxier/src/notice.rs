@@ -41,6 +41,8 @@ pub enum Reason {
     IpvsAvailable,
     /// What the Node or the ServiceCIDRs say cannot work; the settings stay as they were.
     NodeRefused,
+    /// An address family is not served, since the node has no address of it.
+    FamilyLeftOut,
     /// An address of a Service is not served.
     AddressRefused,
     /// An address and port of a Service belong to another Service.
@@ -67,10 +69,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
+        Self::FamilyLeftOut,
         Self::AddressRefused,
         Self::AddressConflict,
         Self::UnknownScheduler,
@@ -90,6 +93,7 @@ impl Reason {
             Self::ModeFallback => "ModeFallback",
             Self::IpvsAvailable => "IpvsAvailable",
             Self::NodeRefused => "NodeRefused",
+            Self::FamilyLeftOut => "FamilyLeftOut",
             Self::AddressRefused => "AddressRefused",
             Self::AddressConflict => "AddressConflict",
             Self::UnknownScheduler => "UnknownScheduler",

@@ -68,10 +68,10 @@ impl<B: DataPlane> Proxier<B> {
     pub fn new(config: Arc<Config>, backend: B) -> Self {
         Self {
             store: Store::default(),
-            settings: Arc::clone(&config),
+            desired: DesiredState::new(Arc::new(config.before_api())),
+            settings: config,
             is_set_anew: false,
             node_error: None,
-            desired: DesiredState::new(config),
             node: None,
             before: None,
             touched: Touched::default(),

@@ -14,7 +14,7 @@ use crate::proxier::Concerned;
 #[derive(Debug, Default)]
 pub struct Standing {
     of_services: BTreeMap<ObjectName, Vec<Problem>>,
-    of_node: Option<Notice>,
+    of_node: Vec<Notice>,
 }
 
 impl Standing {
@@ -45,13 +45,14 @@ impl Standing {
                 }
             }
         }
-        let of_node = proxier.node_error().map(|error| {
+        let refused = proxier.node_error().map(|error| {
             let message = format!("{error}; the settings stay as they were");
             Notice::of_node(Reason::NodeRefused, message)
         });
-        if of_node != self.of_node {
-            new.extend(of_node.clone());
-        }
+        let of_node = proxier.desired().config().notices().chain(refused);
+        let of_node: Vec<_> = of_node.collect();
+        let came = of_node.iter().filter(|now| !self.of_node.contains(now));
+        new.extend(came.cloned());
         self.of_node = of_node;
         new
     }

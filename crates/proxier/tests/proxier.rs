@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use ipvs::{Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
-use proxier::desired::Config;
+use proxier::desired::{Config, FollowNode};
 use proxier::model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
+    Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
 use proxier::notice::{Notice, Reason, Subject};
 use proxier::plan::{Element, Step, Sysctl};
 use proxier::proxier::SyncKind;
 use proxier::run::{Cause, Event, Intervals, Observed, Settings, run};
+use proxier::standing::Standing;
 use proxier::store::Change;
 
 const EPERM: i32 = 1;
@@ -616,4 +617,55 @@ fn another_data_plane_goes_on_with_what_is_known() {
     assert_eq!((report.kind, report.is_success()), (SyncKind::Full, true));
     assert_eq!(table(&new), TWO_SERVICES);
     assert_eq!(table(&old), TWO_SERVICES);
+}
+
+/// A cluster of both families, on a machine that has an address of one.
+#[test]
+fn a_family_comes_with_the_nodes_address_and_until_then_the_other_is_served() {
+    let node = FakeNode::default();
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    config
+        .service_cidrs
+        .push("fd00:10:96::/112".parse().unwrap());
+    config.follow_node = FollowNode::default().with_addresses(true);
+    config.validate().unwrap();
+    let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+    let mut standing = Standing::default();
+    let mut both = service("a", "10.96.0.1");
+    both.cluster_ips = ["10.96.0.1", "fd00:10:96::1"]
+        .map(|ip| ip.parse().unwrap())
+        .into();
+    let mut six = EndpointSlice::new(name("a-6"), name("a"), Family::V6);
+    let port = NonZeroU16::new(8080).unwrap();
+    six.ports = [EndpointPort::new(PortName::UNNAMED, Protocol::Tcp, port)].into();
+    six.endpoints = [Endpoint::new("fd00:10:244::1".parse().unwrap())].into();
+    let changes = [
+        Change::NodeReplaced(None),
+        Change::ServicesReplaced(vec![both]),
+        Change::EndpointSlicesReplaced(vec![slice("a", &["10.244.0.1"]), six]),
+    ];
+    let report = proxier.handle(changes).unwrap().unwrap();
+    assert!(report.is_success());
+    let told = standing.follow(&proxier, &report.concerned);
+    let reasons: Vec<_> = told
+        .iter()
+        .map(|notice| (&notice.about, notice.reason))
+        .collect();
+    assert_eq!(reasons, [(&Subject::Node, Reason::FamilyLeftOut)]);
+    let four = [
+        "-A -t 10.96.0.1:80 -s rr",
+        "-a -t 10.96.0.1:80 -r 10.244.0.1:8080 -m -w 1",
+    ];
+    assert_eq!(table(&node), four);
+
+    let mut object = Node::new("node-a");
+    object.addresses = ["192.0.2.1", "2001:db8::1"]
+        .map(|ip| ip.parse().unwrap())
+        .into();
+    let report = proxier.handle([Change::NodeReplaced(Some(object))]);
+    let report = report.unwrap().unwrap();
+    assert!(report.is_success());
+    assert_eq!(standing.follow(&proxier, &report.concerned), []);
+    assert_eq!(table(&node).len(), 4);
+    assert_eq!(proxier.desired().config().service_cidrs.len(), 2);
 }

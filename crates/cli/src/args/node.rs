@@ -140,7 +140,8 @@ pub(crate) struct NodeArgs {
     pub(crate) mark_mask: u32,
 
     /// Where cluster IPs live, once or several times: made local as a whole, and refused where no
-    /// Service answers [default: those of the API's ServiceCIDRs, or 10.96.0.0/12]
+    /// Service answers. A family that the node has no address of is left out, with a warning
+    /// [default: those of the API's ServiceCIDRs, or 10.96.0.0/12]
     #[arg(
         long = "service-cidr",
         value_name = "CIDR",

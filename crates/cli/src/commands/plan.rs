@@ -56,6 +56,9 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         .into_iter()
         .for_each(|change| store.apply(change));
     let config = settings.following(store.node(), store.service_cidrs())?;
+    for notice in config.notices() {
+        tracing::warn!("{}", notice.text());
+    }
     let desired = DesiredState::from_store(Arc::new(config), &store);
     for problem in desired.problems() {
         tracing::warn!("{problem}");

@@ -7,8 +7,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ipvs::{Family, Scheduler, Timeouts};
 
-use super::{InterfaceName, Marks};
-use crate::model::Node;
+use super::{FollowNode, InterfaceName, Marks};
 
 /// The settings and facts of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +22,9 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// Where the Services' cluster IPs live. In them, what no Service answers is refused.
     pub service_cidrs: Vec<IpNet>,
+    /// Service CIDRs of families that the node has no address of: what is of such a family is not
+    /// served. [`following`](Self::following) finds them.
+    pub left_out: Vec<IpNet>,
     /// Scheduler of virtual servers whose Service does not choose one.
     pub scheduler: Scheduler,
     /// How long a real server whose endpoint has gone keeps its connections; zero cuts them at
@@ -84,49 +86,6 @@ pub enum PodInterfaces {
     Prefixed(InterfaceName),
 }
 
-/// What is taken from the API, where it says anything: from the node's object and ServiceCIDRs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct FollowNode {
-    /// `node_ips`.
-    pub addresses: bool,
-    /// `cluster_cidrs`, which become the node's pod CIDRs.
-    pub pod_cidrs: bool,
-    /// `zone`.
-    pub zone: bool,
-    /// `service_cidrs`, which become those of the API's ServiceCIDRs.
-    pub service_cidrs: bool,
-}
-
-impl FollowNode {
-    /// Whether to follow the node's addresses.
-    #[must_use]
-    pub const fn with_addresses(self, addresses: bool) -> Self {
-        Self { addresses, ..self }
-    }
-
-    /// Whether to follow the node's pod CIDRs.
-    #[must_use]
-    pub const fn with_pod_cidrs(self, pod_cidrs: bool) -> Self {
-        Self { pod_cidrs, ..self }
-    }
-
-    /// Whether to follow the node's zone.
-    #[must_use]
-    pub const fn with_zone(self, zone: bool) -> Self {
-        Self { zone, ..self }
-    }
-
-    /// Whether to follow the API's ServiceCIDRs.
-    #[must_use]
-    pub const fn with_service_cidrs(self, service_cidrs: bool) -> Self {
-        Self {
-            service_cidrs,
-            ..self
-        }
-    }
-}
-
 impl Config {
     /// A node with this name and these addresses, kubeadm's Service CIDR, round robin,
     /// and half a minute to drain.
@@ -144,6 +103,7 @@ impl Config {
             node_ips,
             cluster_cidrs: Vec::new(),
             service_cidrs: vec![IpNet::new_assert([10, 96, 0, 0].into(), 12)],
+            left_out: Vec::new(),
             scheduler: Scheduler::RoundRobin,
             drain_timeout: Duration::from_secs(30),
             zone: None,
@@ -160,39 +120,6 @@ impl Config {
         }
     }
 
-    /// These settings with what they follow of the node's object and of the API's ServiceCIDRs,
-    /// checked. Of these, those count that are of a family the node has an address of.
-    ///
-    /// # Errors
-    ///
-    /// As [`validate`](Self::validate).
-    pub fn following(
-        &self,
-        node: Option<&Node>,
-        service_cidrs: &[IpNet],
-    ) -> Result<Self, ConfigError> {
-        let mut config = self.clone();
-        let follow = config.follow_node;
-        if let Some(node) = node {
-            if follow.addresses && !node.addresses.is_empty() {
-                config.node_ips = node.addresses.to_vec();
-            }
-            if follow.pod_cidrs && !node.pod_cidrs.is_empty() {
-                config.cluster_cidrs = node.pod_cidrs.to_vec();
-            }
-            if follow.zone && node.zone.is_some() {
-                config.zone.clone_from(&node.zone);
-            }
-        }
-        let spoken = |cidr: &&IpNet| config.node_ip(Family::of(&cidr.addr())).is_some();
-        let spoken: Vec<_> = service_cidrs.iter().filter(spoken).copied().collect();
-        if follow.service_cidrs && !spoken.is_empty() {
-            config.service_cidrs = spoken;
-        }
-        config.validate()?;
-        Ok(config)
-    }
-
     /// The networks whose addresses on this node serve node ports, without overlaps.
     pub fn node_port_networks(&self) -> Vec<IpNet> {
         let mut networks = self.node_port_addresses.clone();
@@ -205,7 +132,7 @@ impl Config {
         IpNet::aggregate(&networks.iter().map(IpNet::trunc).collect())
     }
 
-    /// Checks what types cannot: one node address a family, Service CIDRs of families the node
+    /// Checks what types cannot: one node address a family, a Service CIDR of a family the node
     /// has, no node address within a Service CIDR, no overlap between CIDRs.
     ///
     /// # Errors
@@ -228,12 +155,18 @@ impl Config {
                     node_ip: *node_ip,
                 });
             }
-            if self.node_ip(Family::of(&cidr.addr())).is_none() {
-                return Err(ConfigError::NoNodeIp { cidr: *cidr });
-            }
         }
-        let mut cidrs = self.service_cidrs.iter().chain(&self.cluster_cidrs);
-        for _ in &self.service_cidrs {
+        let is_spoken = |cidr: &&IpNet| self.node_ip(Family::of(&cidr.addr())).is_some();
+        let spoken = self.service_cidrs.iter().filter(is_spoken);
+        let may_change = self.follow_node.addresses || self.follow_node.service_cidrs;
+        if let Some(cidr) = self.service_cidrs.first()
+            && spoken.clone().next().is_none()
+            && !may_change
+        {
+            return Err(ConfigError::NoNodeIp { cidr: *cidr });
+        }
+        let mut cidrs = spoken.clone().chain(&self.cluster_cidrs);
+        for _ in spoken {
             let Some(one) = cidrs.next() else { break };
             if let Some(other) = cidrs.clone().find(|other| overlap(one, other)) {
                 return Err(ConfigError::Overlap {
@@ -303,7 +236,7 @@ pub enum ConfigError {
         /// The mask.
         mask: u32,
     },
-    /// A Service CIDR of a family the node has no address of.
+    /// Only Service CIDRs of families the node has no address of.
     #[error("no node IP for the Service CIDR {cidr}: give a node IP of that family")]
     NoNodeIp {
         /// The Service CIDR.

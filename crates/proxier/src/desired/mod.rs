@@ -6,6 +6,7 @@
 mod config;
 mod counter;
 mod endpoints;
+mod follow_node;
 mod frontend;
 mod health;
 mod interface;
@@ -14,7 +15,8 @@ mod need;
 mod service;
 mod state;
 
-pub use config::{Config, ConfigError, Conntrack, FollowNode, PodInterfaces};
+pub use config::{Config, ConfigError, Conntrack, PodInterfaces};
+pub use follow_node::FollowNode;
 pub use frontend::{Backend, Frontend, FrontendKey, Kind, Place, ServicePortName, WithoutBackends};
 pub use health::HealthCheck;
 pub use interface::{InterfaceName, InvalidInterfaceName};

@@ -140,8 +140,14 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             message,
         });
     };
+    // Of a family that is left out, that is told once, and not for each Service.
+    let all = |addresses: &[IpAddr]| {
+        let addresses = addresses.iter().copied().enumerate();
+        let wanted = addresses.filter(|(_, address)| !config.leaves_out(Family::of(address)));
+        wanted.collect::<Vec<_>>()
+    };
     let mut vips = Vec::with_capacity(service.cluster_ips.len());
-    for (index, &address) in service.cluster_ips.iter().enumerate() {
+    for (index, address) in all(&service.cluster_ips) {
         let own = config.node_ips.contains(&address);
         let own = own.then(|| format!("{address} is the node's own address"));
         match own.or_else(|| unusable(address, config)) {
@@ -164,7 +170,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
         of_others
             .then(|| format!("{address} lies in a Service CIDR, where only cluster IPs may be"))
     };
-    for (index, &address) in service.external_ips.iter().enumerate() {
+    for (index, address) in all(&service.external_ips) {
         match not_served(address).or_else(|| unusable(address, config)) {
             Some(message) => problem(format!("spec.externalIPs[{index}]"), message),
             None => vips.push(Vip {
@@ -174,7 +180,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             }),
         }
     }
-    for (index, &address) in service.load_balancer_ips.iter().enumerate() {
+    for (index, address) in all(&service.load_balancer_ips) {
         match not_served(address).or_else(|| unusable(address, config)) {
             Some(message) => problem(format!("status.loadBalancer.ingress[{index}].ip"), message),
             None => vips.push(Vip {

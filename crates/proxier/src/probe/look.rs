@@ -37,8 +37,9 @@ pub(super) fn sysctl(proc_sys: &Path, sysctl: Sysctl, value: u32) -> Finding {
     finding(Requirement::Sysctl(sysctl, value), module, result)
 }
 
-/// The families that the node serves.
+/// The families that the node serves; IPv4 as long as it is not known.
 pub(super) fn families(config: &Config) -> impl Iterator<Item = Family> {
     let families = [Family::V4, Family::V6].into_iter();
-    families.filter(|family| config.node_ip(*family).is_some())
+    let unknown = |family| family == Family::V4 && config.node_ips.is_empty();
+    families.filter(move |family| config.node_ip(*family).is_some() || unknown(*family))
 }

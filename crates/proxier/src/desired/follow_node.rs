@@ -1,0 +1,227 @@
+//! What the settings take from the API: the node's object and the ServiceCIDRs.
+
+use ipnet::IpNet;
+use ipvs::Family;
+
+use super::{Config, ConfigError};
+use crate::model::Node;
+use crate::notice::{Notice, Reason};
+
+/// What is taken from the API, where it says anything: from the node's object and ServiceCIDRs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct FollowNode {
+    /// `node_ips`.
+    pub addresses: bool,
+    /// `cluster_cidrs`, which become the node's pod CIDRs.
+    pub pod_cidrs: bool,
+    /// `zone`.
+    pub zone: bool,
+    /// `service_cidrs`, which become those of the API's ServiceCIDRs.
+    pub service_cidrs: bool,
+}
+
+impl FollowNode {
+    /// Whether to follow the node's addresses.
+    #[must_use]
+    pub const fn with_addresses(self, addresses: bool) -> Self {
+        Self { addresses, ..self }
+    }
+
+    /// Whether to follow the node's pod CIDRs.
+    #[must_use]
+    pub const fn with_pod_cidrs(self, pod_cidrs: bool) -> Self {
+        Self { pod_cidrs, ..self }
+    }
+
+    /// Whether to follow the node's zone.
+    #[must_use]
+    pub const fn with_zone(self, zone: bool) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// Whether to follow the API's ServiceCIDRs.
+    #[must_use]
+    pub const fn with_service_cidrs(self, service_cidrs: bool) -> Self {
+        Self {
+            service_cidrs,
+            ..self
+        }
+    }
+}
+
+impl Config {
+    /// These settings with what they follow of the node's object and of the API's ServiceCIDRs,
+    /// checked. Of Service CIDRs, those count that are of a family the node has an address of.
+    ///
+    /// Where the node's object has no address of a family that the operator named a Service CIDR of,
+    /// the machine's own stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn following(
+        &self,
+        node: Option<&Node>,
+        service_cidrs: &[IpNet],
+    ) -> Result<Self, ConfigError> {
+        let mut config = self.clone();
+        let follow = config.follow_node;
+        if let Some(node) = node {
+            if follow.addresses && !node.addresses.is_empty() {
+                config.node_ips = node.addresses.to_vec();
+                let own = self.node_ips.iter().filter(|ip| {
+                    let family = Family::of(ip);
+                    let is_named = || speaks(&self.service_cidrs, family);
+                    config.node_ip(family).is_none() && !follow.service_cidrs && is_named()
+                });
+                let own: Vec<_> = own.copied().collect();
+                config.node_ips.extend(own);
+            }
+            if follow.pod_cidrs && !node.pod_cidrs.is_empty() {
+                config.cluster_cidrs = node.pod_cidrs.to_vec();
+            }
+            if follow.zone && node.zone.is_some() {
+                config.zone.clone_from(&node.zone);
+            }
+        }
+        config.leave_out(if follow.service_cidrs {
+            service_cidrs
+        } else {
+            &self.service_cidrs
+        });
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// These settings as they are before anything is known of the API's objects.
+    pub(crate) fn before_api(&self) -> Self {
+        let mut config = self.clone();
+        let named: &[_] = match self.follow_node.service_cidrs {
+            true => &[],
+            false => &self.service_cidrs,
+        };
+        config.leave_out(named);
+        config
+    }
+
+    /// Keeps the Service CIDRs of the families that the node has an address of: of those that
+    /// somebody named, if there are any, else of its own. Of the former, the others are told of.
+    fn leave_out(&mut self, named: &[IpNet]) {
+        let is_spoken = |cidr: &IpNet| self.node_ip(Family::of(&cidr.addr())).is_some();
+        let (spoken, left_out): (Vec<_>, Vec<_>) = named.iter().copied().partition(is_spoken);
+        let own = self.service_cidrs.iter().copied().filter(is_spoken);
+        self.service_cidrs = match spoken.is_empty() {
+            true => own.collect(),
+            false => spoken,
+        };
+        self.left_out = left_out;
+    }
+
+    /// Whether a family is not served, though the cluster has it: a notice of the node tells.
+    pub fn leaves_out(&self, family: Family) -> bool {
+        speaks(&self.left_out, family)
+    }
+
+    /// What the node does not serve, and what can be done.
+    pub fn notices(&self) -> impl Iterator<Item = Notice> {
+        let families = [(Family::V4, "IPv4"), (Family::V6, "IPv6")].into_iter();
+        let families = families.filter(|(family, _)| self.leaves_out(*family));
+        families.map(|(family, name)| {
+            let cidrs = self.left_out.iter();
+            let cidrs = cidrs.filter(|cidr| Family::of(&cidr.addr()) == family);
+            let cidrs: Vec<_> = cidrs.map(ToString::to_string).collect();
+            let message = format!(
+                "{name} is not served, and its Service CIDR {} left out: the node has no {name} \
+                 address. If it is to have one, add it to the Node's addresses or give --node-ip; \
+                 else name the other family's Service CIDR alone (--service-cidr)",
+                cidrs.join(", "),
+            );
+            Notice::of_node(Reason::FamilyLeftOut, message)
+        })
+    }
+}
+
+/// Whether one of these is of this family.
+fn speaks(cidrs: &[IpNet], family: Family) -> bool {
+    cidrs.iter().any(|cidr| Family::of(&cidr.addr()) == family)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn config(node_ips: &[&str], service_cidrs: &[&str]) -> Config {
+        let mut config = Config::new("n", ips(node_ips));
+        let cidrs = service_cidrs.iter().map(|cidr| cidr.parse().unwrap());
+        config.service_cidrs = cidrs.collect();
+        config
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_family_without_an_address_is_left_out_until_the_node_has_one() {
+        let dual = ["10.96.0.0/12", "fd00:10:96::/112"];
+        let follow = FollowNode::default().with_addresses(true);
+        let mut named = config(&["192.0.2.1"], &dual);
+        named.follow_node = follow;
+        named.validate().unwrap();
+        let with = |addresses: &[&str]| {
+            let mut node = Node::new("node-a");
+            node.addresses = ips(addresses).into();
+            named.following(Some(&node), &[]).unwrap()
+        };
+        let texts = |cidrs: &[IpNet]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for without in [with(&[]), with(&["192.0.2.7"]), named.before_api()] {
+            assert_eq!(texts(&without.service_cidrs), [dual[0]]);
+            assert!(without.leaves_out(Family::V6) && !without.leaves_out(Family::V4));
+            let told: Vec<_> = without.notices().map(|notice| notice.message).collect();
+            assert_eq!(told.len(), 1);
+            assert!(told[0].contains("IPv6 is not served") && told[0].contains(dual[1]));
+        }
+        let both = with(&["192.0.2.7", "2001:db8::7"]);
+        assert_eq!(texts(&both.service_cidrs), dual);
+        assert_eq!(both.notices().count(), 0);
+        // The machine's own stands in for what the Node's object lacks.
+        let six = with(&["2001:db8::7"]);
+        assert_eq!(six.node_ips, ips(&["2001:db8::7", "192.0.2.1"]));
+        assert_eq!(texts(&six.service_cidrs), dual);
+
+        // Of the API's, likewise; but there the Node's object alone says what is spoken.
+        let mut followed = config(&["192.0.2.1", "2001:db8::1"], &dual[..1]);
+        followed.follow_node = follow.with_service_cidrs(true);
+        let mut node = Node::new("node-a");
+        node.addresses = ips(&["192.0.2.7"]).into();
+        let cidrs = dual.map(|cidr| cidr.parse().unwrap());
+        let in_force = followed.following(Some(&node), &cidrs).unwrap();
+        assert_eq!(in_force.node_ips, ips(&["192.0.2.7"]));
+        assert_eq!(texts(&in_force.service_cidrs), [dual[0]]);
+        assert!(in_force.leaves_out(Family::V6));
+        // Of a default that nobody asked for nothing is told.
+        let mut alone = config(&["2001:db8::1"], &dual[..1]);
+        alone.follow_node = follow.with_service_cidrs(true);
+        let in_force = alone.following(None, &[]).unwrap();
+        assert!(in_force.service_cidrs.is_empty() && in_force.left_out.is_empty());
+    }
+
+    #[test]
+    fn without_any_address_nothing_is_refused_before_the_node_is_known() {
+        let mut unknown = config(&[], &["10.96.0.0/12"]);
+        unknown.follow_node = FollowNode::default().with_addresses(true);
+        unknown.validate().unwrap();
+        let in_force = unknown.following(None, &[]).unwrap();
+        assert!(in_force.service_cidrs.is_empty() && in_force.leaves_out(Family::V4));
+        let mut node = Node::new("node-a");
+        node.addresses = ips(&["192.0.2.7"]).into();
+        let in_force = unknown.following(Some(&node), &[]).unwrap();
+        assert_eq!(
+            (in_force.service_cidrs.len(), in_force.left_out.len()),
+            (1, 0)
+        );
+    }
+}
