@@ -29,8 +29,8 @@ pub(super) struct Run<'a> {
     pub(super) expected: Vec<String>,
 }
 
-/// Ends what hangs, after seconds; under emulation too.
-const TIMEOUT: &str = "timeout --kill-after=10 900";
+/// Ends what hangs, after seconds; not what is slow, under emulation on a busy machine.
+const TIMEOUT: &str = "timeout --kill-after=10 2400";
 
 /// Before and after each program, on a line of its own, with the program's number.
 const START: &str = "::start ";

@@ -49,6 +49,9 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
+/// In seconds: several times what all tests need where nothing else runs.
+const TIMEOUT: u64 = 3600;
+
 /// What the machine is like.
 #[derive(Args, Clone)]
 pub(crate) struct MachineArgs {
@@ -56,7 +59,7 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) kernel: Series,
     /// Stop the machine after this many seconds; 0 for never.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT)]
     pub(crate) timeout: u64,
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
@@ -71,7 +74,7 @@ impl MachineArgs {
     pub(crate) fn of(kernel: Series) -> Self {
         Self {
             kernel,
-            timeout: 1800,
+            timeout: TIMEOUT,
             memory: 4096,
             kvm: false,
         }

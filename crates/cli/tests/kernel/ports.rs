@@ -120,95 +120,30 @@ pub(crate) const SHOP_UDP: &[Port] = &[
 
 const SHOPS: &[&str] = &["10.244.1.10:8080", "10.244.1.11:8080", "10.244.2.10:8080"];
 
-/// Of [`SAME_ENDPOINT_MANIFEST`]: for each family and protocol, everything that one endpoint is
-/// behind.
-pub(crate) const SAME_ENDPOINT: &[&[Port]] = &[
-    &[
-        port(Tcp, "10.96.0.21:80", SAME_V4),
-        port(Tcp, "10.96.0.22:80", SAME_V4),
-        port(Tcp, "172.18.0.1:30021", SAME_V4),
-        port(Tcp, "172.18.0.1:30022", SAME_V4),
-        port(Tcp, "203.0.113.22:80", SAME_V4),
-    ],
-    &[
-        port(Udp, "10.96.0.21:80", SAME_V4),
-        port(Udp, "10.96.0.22:80", SAME_V4),
-        port(Udp, "172.18.0.1:30021", SAME_V4),
-        port(Udp, "172.18.0.1:30022", SAME_V4),
-        port(Udp, "203.0.113.22:80", SAME_V4),
-    ],
-    &[
-        port(Tcp, "[fd00:10:96::21]:80", SAME_V6),
-        port(Tcp, "[fd00:10:96::22]:80", SAME_V6),
-        port(Tcp, "[fd00:172:18::1]:30021", SAME_V6),
-        port(Tcp, "[fd00:172:18::1]:30022", SAME_V6),
-        port(Tcp, "[2001:db8:203::22]:80", SAME_V6),
-    ],
-    &[
-        port(Udp, "[fd00:10:96::21]:80", SAME_V6),
-        port(Udp, "[fd00:10:96::22]:80", SAME_V6),
-        port(Udp, "[fd00:172:18::1]:30021", SAME_V6),
-        port(Udp, "[fd00:172:18::1]:30022", SAME_V6),
-        port(Udp, "[2001:db8:203::22]:80", SAME_V6),
-    ],
-];
-
-const SAME_V4: &[&str] = &["10.244.2.22:8080"];
-const SAME_V6: &[&str] = &["[fd00:10:244:2::22]:8080"];
-
-/// Two Services of one endpoint.
-pub(crate) const SAME_ENDPOINT_MANIFEST: &str = r"
-apiVersion: v1
-kind: Service
-metadata: {name: one}
-spec:
-  type: NodePort
-  clusterIPs: [10.96.0.21, 'fd00:10:96::21']
-  ipFamilies: [IPv4, IPv6]
-  ports:
-  - {name: tcp, port: 80, protocol: TCP, nodePort: 30021}
-  - {name: udp, port: 80, protocol: UDP, nodePort: 30021}
----
-apiVersion: v1
-kind: Service
-metadata: {name: other}
-spec:
-  type: LoadBalancer
-  clusterIPs: [10.96.0.22, 'fd00:10:96::22']
-  ipFamilies: [IPv4, IPv6]
-  ports:
-  - {name: tcp, port: 80, protocol: TCP, nodePort: 30022}
-  - {name: udp, port: 80, protocol: UDP, nodePort: 30022}
-status: {loadBalancer: {ingress: [{ip: 203.0.113.22}, {ip: '2001:db8:203::22'}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: one-v4, labels: {kubernetes.io/service-name: one}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080, protocol: TCP}, {name: udp, port: 8080, protocol: UDP}]
-endpoints: [{addresses: [10.244.2.22], nodeName: node-b}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: one-v6, labels: {kubernetes.io/service-name: one}}
-addressType: IPv6
-ports: [{name: tcp, port: 8080, protocol: TCP}, {name: udp, port: 8080, protocol: UDP}]
-endpoints: [{addresses: ['fd00:10:244:2::22'], nodeName: node-b}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: other-v4, labels: {kubernetes.io/service-name: other}}
-addressType: IPv4
-ports: [{name: tcp, port: 8080, protocol: TCP}, {name: udp, port: 8080, protocol: UDP}]
-endpoints: [{addresses: [10.244.2.22], nodeName: node-b}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: other-v6, labels: {kubernetes.io/service-name: other}}
-addressType: IPv6
-ports: [{name: tcp, port: 8080, protocol: TCP}, {name: udp, port: 8080, protocol: UDP}]
-endpoints: [{addresses: ['fd00:10:244:2::22'], nodeName: node-b}]
-";
+/// For each family and protocol, all that one endpoint is behind: two Services, every way.
+pub(crate) fn same_endpoint() -> Vec<[Port; 5]> {
+    let v4 = [
+        "10.96.0.21:80",
+        "10.96.0.22:80",
+        "172.18.0.1:30021",
+        "172.18.0.1:30022",
+        "203.0.113.22:80",
+    ];
+    let v6 = [
+        "[fd00:10:96::21]:80",
+        "[fd00:10:96::22]:80",
+        "[fd00:172:18::1]:30021",
+        "[fd00:172:18::1]:30022",
+        "[2001:db8:203::22]:80",
+    ];
+    let families: [(_, &[_]); 2] = [
+        (v4, &["10.244.2.22:8080"]),
+        (v6, &["[fd00:10:244:2::22]:8080"]),
+    ];
+    let over =
+        |protocol| families.map(|(vips, backends)| vips.map(|vip| port(protocol, vip, backends)));
+    [Tcp, Udp].into_iter().flat_map(over).collect()
+}
 
 /// Of [`IPV6_MANIFEST`]: every protocol.
 pub(crate) const IPV6: &[Port] = &[

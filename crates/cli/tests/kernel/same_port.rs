@@ -9,18 +9,58 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use testbed::{Connection, Host};
 
 use crate::lab::{Lab, client};
-use crate::ports::{Port, SAME_ENDPOINT, SAME_ENDPOINT_MANIFEST};
+use crate::ports::{Port, same_endpoint};
 
 /// Outside of what the kernel chooses from.
 static SOURCE_PORT: AtomicU16 = AtomicU16::new(20_000);
 
+/// The Services of [`same_endpoint`].
+fn manifests() -> String {
+    let ingress = "loadBalancer: {ingress: [{ip: 203.0.113.22}, {ip: '2001:db8:203::22'}]}";
+    let one = service("one", 21, "NodePort", "");
+    one + &service("other", 22, "LoadBalancer", ingress)
+}
+
+fn service(name: &str, number: u8, kind: &str, status: &str) -> String {
+    let slice = |(version, address)| {
+        format!(
+            "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-{version}, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv{version}
+ports: [{{name: tcp, port: 8080}}, {{name: udp, port: 8080, protocol: UDP}}]
+endpoints: [{{addresses: ['{address}'], nodeName: node-b}}]
+"
+        )
+    };
+    let slices = [(4, "10.244.2.22"), (6, "fd00:10:244:2::22")].map(slice);
+    format!(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  type: {kind}
+  clusterIPs: [10.96.0.{number}, 'fd00:10:96::{number}']
+  ipFamilies: [IPv4, IPv6]
+  ports:
+  - {{name: tcp, port: 80, nodePort: 300{number}}}
+  - {{name: udp, port: 80, nodePort: 300{number}, protocol: UDP}}
+status: {{{status}}}
+{}",
+        slices.concat()
+    )
+}
+
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn each_connection_gets_its_own_answers() {
-    let lab = Lab::new("port", &SAME_ENDPOINT.concat());
-    lab.write("twice.yaml", SAME_ENDPOINT_MANIFEST);
+    let same_endpoint = same_endpoint();
+    let lab = Lab::new("port", &same_endpoint.concat());
+    lab.write("twice.yaml", &manifests());
     let svcproxy = lab.follow();
-    for ports in SAME_ENDPOINT {
+    for ports in &same_endpoint {
         for from in [lab.probe(), lab.node(), lab.client()] {
             ask_in_turn(from, ports);
         }
