@@ -131,11 +131,17 @@ impl<B: DataPlane> Proxier<B> {
         }
         let touched = self.store.take_touched();
         let is_new = self.store.take_new_surroundings() | mem::take(&mut self.is_set_anew);
-        if !(is_new && self.follow_node()) {
-            for name in touched {
-                self.desired
-                    .update(&name, self.store.get(&name), &mut self.touched);
-            }
+        if is_new && self.follow_node() {
+            return true;
+        }
+        if self.node.is_none() && self.desired.is_empty() {
+            // Everything is new, and nobody needs to be told what.
+            self.desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
+            return true;
+        }
+        for name in touched {
+            self.desired
+                .update(&name, self.store.get(&name), &mut self.touched);
         }
         true
     }

@@ -4,11 +4,11 @@
 //! change touched, so that one change costs work for that Service alone. Nothing is handed on
 //! before every kind has been listed in full once: half a list would look like deletions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, Timestamp};
@@ -87,7 +87,7 @@ pub struct Store {
     entries: HashMap<ObjectName, Entry>,
     /// Which Service each slice belongs to.
     slice_owner: HashMap<ObjectName, ObjectName>,
-    touched: BTreeSet<ObjectName>,
+    touched: HashSet<ObjectName>,
     triggers: Vec<Trigger>,
     node: Option<Node>,
     service_cidrs: Vec<IpNet>,
@@ -104,11 +104,7 @@ impl Store {
             Change::ServiceApplied(service) => self.put_service(service),
             Change::ServiceDeleted(name) => self.remove_service(&name),
             Change::ServicesReplaced(services) => {
-                let named: BTreeSet<_> = services
-                    .iter()
-                    .map(|service| service.name.clone())
-                    .collect();
-                for name in self.missing_services(&named) {
+                for name in self.missing_services(&services) {
                     self.remove_service(&name);
                 }
                 services
@@ -119,8 +115,7 @@ impl Store {
             Change::EndpointSliceApplied(slice) => self.put_slice(slice),
             Change::EndpointSliceDeleted(name) => self.remove_slice(&name),
             Change::EndpointSlicesReplaced(slices) => {
-                let named: BTreeSet<_> = slices.iter().map(|slice| slice.name.clone()).collect();
-                for name in self.missing_slices(&named) {
+                for name in self.missing_slices(&slices) {
                     self.remove_slice(&name);
                 }
                 slices.into_iter().for_each(|slice| self.put_slice(slice));
@@ -160,7 +155,9 @@ impl Store {
 
     /// The Services that changed, or whose slices did, since the last call; sorted.
     pub fn take_touched(&mut self) -> Vec<ObjectName> {
-        mem::take(&mut self.touched).into_iter().collect()
+        let mut touched: Vec<_> = mem::take(&mut self.touched).into_iter().collect();
+        touched.sort_unstable();
+        touched
     }
 
     /// What led to the changes of slices since the last call, each told once.
@@ -248,7 +245,9 @@ impl Store {
         }
     }
 
-    fn missing_services(&self, named: &BTreeSet<ObjectName>) -> Vec<ObjectName> {
+    /// Those that are known and not among these.
+    fn missing_services(&self, services: &[Service]) -> Vec<ObjectName> {
+        let named: HashSet<_> = services.iter().map(|service| &service.name).collect();
         let known = self
             .entries
             .iter()
@@ -260,7 +259,9 @@ impl Store {
             .collect()
     }
 
-    fn missing_slices(&self, named: &BTreeSet<ObjectName>) -> Vec<ObjectName> {
+    /// Those that are known and not among these.
+    fn missing_slices(&self, slices: &[EndpointSlice]) -> Vec<ObjectName> {
+        let named: HashSet<_> = slices.iter().map(|slice| &slice.name).collect();
         self.slice_owner
             .keys()
             .filter(|name| !named.contains(*name))

@@ -11,7 +11,7 @@ use crate::plan::VirtualServerState;
 /// All virtual servers, without their real servers.
 pub(super) fn outline<T: Transport>(
     client: &mut Client<T>,
-) -> ipvs::Result<HashMap<VirtualServerKey, VirtualServerState>> {
+) -> ipvs::Result<foldhash::HashMap<VirtualServerKey, VirtualServerState>> {
     let entries = client.virtual_servers()?.into_iter();
     let states = entries.map(|entry| {
         let state = VirtualServerState {

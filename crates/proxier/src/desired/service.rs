@@ -159,9 +159,13 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             }),
         }
     }
-    let served: Vec<_> = service.cluster_ips.iter().map(Family::of).collect();
     let not_served = |address: IpAddr| {
-        if !served.contains(&Family::of(&address)) {
+        let family = Family::of(&address);
+        if !service
+            .cluster_ips
+            .iter()
+            .any(|ip| Family::of(ip) == family)
+        {
             return Some(format!(
                 "{address}: the Service has no cluster IP of this family"
             ));

@@ -132,6 +132,11 @@ impl DesiredState {
         state
     }
 
+    /// Whether no Service has been taken in.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
     /// The node's settings and facts.
     pub fn config(&self) -> &Config {
         &self.config

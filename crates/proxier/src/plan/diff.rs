@@ -54,13 +54,18 @@ impl Plan {
         match scope {
             Scope::Full => {
                 builder.base();
-                builder.keys(&Keys::everything(desired, node));
+                let keys = Keys::everything(desired, node);
+                if node.virtual_servers.is_empty() {
+                    builder.reserve(keys.frontends.len());
+                }
+                builder.keys(&keys);
                 builder.networks();
             }
             Scope::Touched(touched) => builder.keys(&Keys::touched(touched)),
         }
-        let mut steps = builder.open;
-        steps.append(&mut builder.ipvs);
+        // Most of the steps stay where they are.
+        let mut steps = builder.ipvs;
+        steps.splice(..0, builder.open);
         steps.append(&mut builder.flows);
         steps.append(&mut builder.close);
         Self {
@@ -146,14 +151,16 @@ impl Keys {
         let mut keys = Self::default();
         keys.frontends
             .extend(desired.frontends().map(|frontend| frontend.key));
+        // The others are among those that are desired, mostly.
+        let is_new = |key: &FrontendKey| desired.frontend(key).is_none();
         let servers = node.virtual_servers.keys();
-        keys.frontends
-            .extend(servers.filter_map(|key| node.frontend_of(key)));
+        let servers = servers.filter_map(|key| node.frontend_of(key));
+        keys.frontends.extend(servers.filter(is_new));
         keys.needs.extend(desired.all_needs());
         keys.needs
             .extend([Family::V4, Family::V6].map(Need::Delivery));
         for element in node.elements.keys() {
-            keys.frontends.extend(element.frontend());
+            keys.frontends.extend(element.frontend().filter(is_new));
             keys.needs.extend(match element {
                 Element::Hairpin(address) => Some(Need::Hairpin(*address)),
                 Element::CapturedAddress(address) => Some(Need::Capture(*address)),
@@ -196,6 +203,13 @@ pub(super) struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// Makes room for the steps of so many frontends with some backends each: to move steps time and
+    /// again, as vectors grow, takes longer than to make them.
+    fn reserve(&mut self, frontends: usize) {
+        self.open.reserve(frontends);
+        self.ipvs.reserve(5 * frontends);
+    }
+
     /// What does not depend on the Services, and what is left of former settings.
     fn base(&mut self) {
         let config = self.desired.config();
@@ -286,7 +300,7 @@ impl Builder<'_> {
         };
         let service = &frontend.owner.service;
         service.as_str() == "default/kubernetes"
-            || (service.namespace() == "kube-system" && key.port.get() == 53)
+            || (key.port.get() == 53 && service.namespace() == "kube-system")
     }
 
     /// Any rule of one's own makes all routing on a node a little slower, so this one is there

@@ -173,7 +173,7 @@ impl Builder<'_> {
             (None, Some(after)) => {
                 self.ipvs
                     .push(Step::Ipvs(Change::AddVirtualServer(after.server)));
-                self.real_servers(of, key, &[], &after.real_servers, false);
+                self.add_real_servers(key, after.real_servers);
                 self.forget_flows(of, None);
                 true
             }
@@ -256,13 +256,7 @@ impl Builder<'_> {
                 _ => {}
             }
         }
-        self.shuffle(&mut new_ones);
-        self.ipvs.extend(new_ones.into_iter().map(|real_server| {
-            Step::Ipvs(Change::AddRealServer {
-                virtual_server,
-                real_server,
-            })
-        }));
+        self.add_real_servers(virtual_server, new_ones);
         for old in gone {
             if drains {
                 self.ipvs.push(update(old.with_weight(0)));
@@ -276,8 +270,18 @@ impl Builder<'_> {
         }
     }
 
-    /// Puts real servers in an order of this node's own: schedulers that take them in turn begin
+    /// Adds real servers in an order of this node's own: schedulers that take them in turn begin
     /// with the one that was added last, which must not be the same on every node.
+    fn add_real_servers(&mut self, virtual_server: VirtualServerKey, mut new: Vec<RealServer>) {
+        self.shuffle(&mut new);
+        self.ipvs.extend(new.into_iter().map(|real_server| {
+            Step::Ipvs(Change::AddRealServer {
+                virtual_server,
+                real_server,
+            })
+        }));
+    }
+
     fn shuffle(&self, real_servers: &mut [RealServer]) {
         if real_servers.len() < 2 {
             return;

@@ -1,10 +1,11 @@
 //! What a node has: observed in the kernel, then kept up to date by what was applied.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 use ipvs::{Change, Family, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey};
 
