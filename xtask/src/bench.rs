@@ -11,7 +11,7 @@ use crate::vm::{Job, Machine, MachineArgs, Series, quote};
 use crate::{apt, cargo, setup};
 
 /// Benchmarks of svcproxy-benches that run in the VM; the others run with `cargo bench`.
-const IN_THE_VM: [&str; 2] = ["cold_start", "ipvs_kernel"];
+const IN_THE_VM: [&str; 3] = ["cold_start", "restart", "ipvs_kernel"];
 
 /// Arguments of `bench`.
 #[derive(Args)]
