@@ -243,6 +243,9 @@ pub enum Invalid {
     /// The persistence timeout is 0 or too long.
     #[error("the persistence timeout is not within 1 second and 31 days")]
     PersistenceTimeout,
+    /// A virtual server with persistence has no room for a tag.
+    #[error("with persistence there is no room for a tag")]
+    Tag,
     /// A timeout is 0 or too long.
     #[error("a timeout is not within 1 second and 31 days")]
     Timeout,

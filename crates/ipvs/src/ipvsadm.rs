@@ -53,6 +53,7 @@ impl fmt::Display for VirtualServerRule {
             flags,
             persistence,
             engine,
+            tag: _,
         } = &self.0;
         write!(f, "-A {} -s {scheduler}", Key(key))?;
         if let Some(persistence) = persistence {

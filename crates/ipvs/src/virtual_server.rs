@@ -33,6 +33,11 @@ pub struct VirtualServer {
     pub persistence: Option<Persistence>,
     /// What recognises a client, where its address does not do.
     pub engine: Option<PersistenceEngine>,
+    /// A number of one's own, to know the virtual server again by; 0 for none. The kernel keeps it
+    /// and makes nothing of it: it is the time that persistence would last, where there is none
+    /// (`ip_vs_add_service`, `ip_vs_sched_persist`). ipvsadm does not show it. With persistence
+    /// there is no room for one.
+    pub tag: u16,
 }
 
 impl VirtualServer {
@@ -44,6 +49,7 @@ impl VirtualServer {
             flags: Flags::NONE,
             persistence: None,
             engine: None,
+            tag: 0,
         }
     }
 
@@ -77,6 +83,12 @@ impl VirtualServer {
         }
     }
 
+    /// With a [tag](Self::tag).
+    #[must_use]
+    pub const fn with_tag(self, tag: u16) -> Self {
+        Self { tag, ..self }
+    }
+
     /// Refuses what the kernel would take without complaint and then not carry out.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         if let VirtualServerKey::Address { protocol, port, .. } = self.key {
@@ -87,8 +99,11 @@ impl VirtualServer {
                 return Err(Invalid::PortZero);
             }
         }
-        self.persistence
-            .map_or(Ok(()), |persistence| persistence.check(self.key.family()))
+        match self.persistence {
+            None => Ok(()),
+            Some(_) if self.tag != 0 => Err(Invalid::Tag),
+            Some(persistence) => persistence.check(self.key.family()),
+        }
     }
 }
 
@@ -257,6 +272,9 @@ mod tests {
             Ok(())
         );
         assert_eq!(server("fwmark 1 ipv4").check(), Ok(()));
+        assert_eq!(v4.with_tag(7).check(), Ok(()));
+        let tagged = v4.with_tag(7).with_persistence(day);
+        assert_eq!(tagged.check(), Err(Invalid::Tag));
         for timeout in [0, Persistence::MAX_TIMEOUT + 1] {
             let server = v4.with_persistence(Persistence::new(timeout));
             assert_eq!(server.check(), Err(Invalid::PersistenceTimeout));

@@ -68,7 +68,7 @@ impl Draining {
             let real_server = state.and_then(|state| state.real_server(key));
             real_server.is_some_and(|real_server| real_server.weight == 0)
         });
-        let mut ended = Vec::new();
+        let mut ended = BTreeMap::<_, Vec<_>>::new();
         let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
         for ((virtual_server, real_server), since) in &mut self.since {
             // They are sorted: one request for each virtual server.
@@ -78,22 +78,42 @@ impl Draining {
             };
             let waited = now.saturating_duration_since(*since.get_or_insert(now));
             if waited >= timeout || counts.get(real_server).is_none_or(|count| *count == 0) {
-                ended.push(Change::DeleteRealServer {
-                    virtual_server: *virtual_server,
-                    real_server: *real_server,
-                });
+                ended.entry(*virtual_server).or_default().push(*real_server);
             }
             connections = Some((*virtual_server, counts));
         }
-        let flows: BTreeSet<_> = ended
+        let removals = ended.into_iter();
+        let removals =
+            removals.flat_map(|(virtual_server, ended)| removal(node, virtual_server, ended));
+        let removals: Vec<_> = removals.collect();
+        let flows: BTreeSet<_> = removals
             .iter()
             .filter_map(|change| flows_cut(node, change))
             .collect();
         let flows = flows.into_iter().map(Step::DeleteFlows);
-        let steps = ended.into_iter().map(Step::Ipvs).chain(flows);
+        let steps = removals.into_iter().map(Step::Ipvs).chain(flows);
         let plan: Plan = steps.collect();
         Ok((!plan.is_empty()).then_some(plan))
     }
+}
+
+/// How real servers of a virtual server are removed. One that is for nothing any more goes with
+/// the last of them.
+fn removal(
+    node: &NodeState,
+    virtual_server: VirtualServerKey,
+    ended: Vec<RealServerKey>,
+) -> Vec<Change> {
+    let state = node.virtual_servers.get(&virtual_server);
+    let are_all = state.is_some_and(|state| state.real_servers.len() == ended.len());
+    if are_all && node.frontend_of(&virtual_server).is_none() {
+        return vec![Change::DeleteVirtualServer(virtual_server)];
+    }
+    let delete = |real_server| Change::DeleteRealServer {
+        virtual_server,
+        real_server,
+    };
+    ended.into_iter().map(delete).collect()
 }
 
 /// The frontends whose virtual servers have no real server left after such a plan.

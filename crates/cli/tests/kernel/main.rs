@@ -16,6 +16,7 @@ mod affinity;
 mod cleanup;
 mod every_way;
 mod lasting;
+mod leaving;
 mod manifests;
 mod privileges;
 mod refusal;

@@ -145,6 +145,40 @@ pub(crate) fn same_endpoint() -> Vec<[Port; 5]> {
     [Tcp, Udp].into_iter().flat_map(over).collect()
 }
 
+/// The node ports of [`DOOR_MANIFEST`].
+pub(crate) const DOOR: &[Port] = &[
+    port(Tcp, "172.18.0.1:30070", &["10.244.1.10:8080"]),
+    port(Tcp, "[fd00:172:18::1]:30070", &["[fd00:10:244:1::10]:8080"]),
+];
+
+pub(crate) const DOOR_MANIFEST: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: door}
+spec:
+  type: NodePort
+  clusterIPs: [10.96.0.70, 'fd00:10:96::70']
+  clusterIP: 10.96.0.70
+  ipFamilies: [IPv4, IPv6]
+  ipFamilyPolicy: RequireDualStack
+  externalTrafficPolicy: Local
+  ports: [{port: 80, targetPort: 8080, nodePort: 30070}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: door-v4, labels: {kubernetes.io/service-name: door}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.10], nodeName: node-a}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: door-v6, labels: {kubernetes.io/service-name: door}}
+addressType: IPv6
+ports: [{port: 8080}]
+endpoints: [{addresses: ['fd00:10:244:1::10'], nodeName: node-a}]
+";
+
 /// Of [`IPV6_MANIFEST`]: every protocol.
 pub(crate) const IPV6: &[Port] = &[
     port(

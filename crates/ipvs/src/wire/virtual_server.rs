@@ -27,6 +27,7 @@ pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, server: &VirtualServer) 
         flags,
         persistence,
         engine,
+        tag,
     } = server;
     put_key(sink, key);
     put_text(sink, IPVS_SVC_ATTR_SCHED_NAME, scheduler.as_str());
@@ -42,7 +43,7 @@ pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, server: &VirtualServer) 
     // The mask: every flag is meant as it stands.
     let flags = [f0, f1, f2, f3, 0xff, 0xff, 0xff, 0xff];
     put_fixed(sink, IPVS_SVC_ATTR_FLAGS, flags);
-    let timeout = persistence.map_or(0, |persistence| persistence.timeout);
+    let timeout = persistence.map_or((*tag).into(), |persistence| persistence.timeout);
     put_fixed(sink, IPVS_SVC_ATTR_TIMEOUT, timeout.to_ne_bytes());
     let netmask = persistence.and_then(|persistence| persistence.netmask);
     put_fixed(
@@ -151,6 +152,11 @@ pub(super) fn parse_virtual_server(attribute: Attribute<'_>) -> Decoded<VirtualS
         flags: Flags::from_bits(bits),
         persistence,
         engine,
+        // What does not fit is no tag that this crate has set.
+        tag: match persistence {
+            None => u16::try_from(timeout).unwrap_or(0),
+            Some(_) => 0,
+        },
     };
     Ok(VirtualServerEntry {
         server,

@@ -114,16 +114,22 @@ pub(crate) fn virtual_server() -> impl Strategy<Value = VirtualServer> {
     let engine = name(16).prop_map(|name| name.parse::<PersistenceEngine>().unwrap());
     let persistent = virtual_server_key()
         .prop_flat_map(|key| (Just(key), option::of(persistence(key.family()))));
-    (persistent, scheduler(), any::<u32>(), option::of(engine)).prop_map(
-        |((key, persistence), scheduler, flags, engine)| {
-            let mut server = VirtualServer::new(key)
-                .with_scheduler(scheduler)
-                .with_flags(Flags::from_bits(flags));
-            server.persistence = persistence;
-            server.engine = engine;
-            server
-        },
-    )
+    let parts = (
+        persistent,
+        scheduler(),
+        any::<u32>(),
+        option::of(engine),
+        any::<u16>(),
+    );
+    parts.prop_map(|((key, persistence), scheduler, flags, engine, tag)| {
+        let mut server = VirtualServer::new(key)
+            .with_scheduler(scheduler)
+            .with_flags(Flags::from_bits(flags));
+        server.persistence = persistence;
+        server.tag = if persistence.is_none() { tag } else { 0 };
+        server.engine = engine;
+        server
+    })
 }
 
 fn checksum() -> impl Strategy<Value = TunnelChecksum> {

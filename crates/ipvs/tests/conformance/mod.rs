@@ -76,7 +76,8 @@ pub(crate) fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Resul
         plain("udp 10.96.0.6:5060")
             .with_persistence(hour)
             .with_engine(PersistenceEngine::Sip),
-        plain("fwmark 1 ipv4"),
+        plain("fwmark 1 ipv4").with_tag(0x4906),
+        plain("tcp 10.96.0.7:80").with_tag(u16::MAX),
         plain("fwmark 1 ipv6").with_persistence(hour.with_netmask(v6_net)),
     ];
     for server in &servers {
@@ -105,6 +106,9 @@ pub(crate) fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Resul
     assert_eq!(client.virtual_server(&changed.key)?.server, changed);
     client.update_virtual_server(&servers[1])?;
     assert_eq!(client.virtual_server(&changed.key)?.server, servers[1]);
+    let tagged = servers[1].with_tag(7);
+    client.update_virtual_server(&tagged)?;
+    assert_eq!(client.virtual_server(&changed.key)?.server, tagged);
 
     for server in &servers {
         client.delete_virtual_server(&server.key)?;

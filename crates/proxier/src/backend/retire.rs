@@ -61,7 +61,8 @@ impl Retiring {
         };
         let lasts = |key: &VirtualServerKey| {
             let frontend = node.frontend_of(key);
-            frontend.is_some_and(|frontend| frontend.protocol != Protocol::Udp)
+            // What is for nothing any more only has connections that last.
+            frontend.is_none_or(|frontend| frontend.protocol != Protocol::Udp)
         };
         let busy: BTreeSet<_> = node.virtual_servers.keys().copied().filter(lasts).collect();
         let retiring = Self {

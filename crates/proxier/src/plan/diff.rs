@@ -8,6 +8,7 @@ use foldhash::{HashSet, HashSetExt};
 use ipnet::IpNet;
 use ipvs::{Change, Family};
 
+use super::forgotten::Forgotten;
 use super::lower::{
     base_elements, base_routes, base_sysctls, conntrack_sysctls, local_route, policy_route,
     timeouts,
@@ -44,6 +45,7 @@ impl Plan {
         let mut builder = Builder {
             desired,
             node,
+            forgotten: Forgotten::default(),
             allotted: HashSet::new(),
             unmarked: Vec::new(),
             open: Vec::new(),
@@ -53,6 +55,7 @@ impl Plan {
         };
         match scope {
             Scope::Full => {
+                builder.forgotten = Forgotten::of(node);
                 builder.base();
                 let keys = Keys::everything(desired, node);
                 if node.virtual_servers.is_empty() {
@@ -60,6 +63,7 @@ impl Plan {
                 }
                 builder.keys(&keys);
                 builder.networks();
+                builder.leave_forgotten();
             }
             Scope::Touched(touched) => builder.keys(&Keys::touched(touched)),
         }
@@ -190,6 +194,8 @@ impl Keys {
 pub(super) struct Builder<'a> {
     pub(super) desired: &'a DesiredState,
     pub(super) node: &'a NodeState,
+    /// Virtual servers of marks that may be adopted.
+    pub(super) forgotten: Forgotten,
     /// Marks of virtual servers that this plan makes.
     pub(super) allotted: HashSet<(Family, NonZeroU32)>,
     pub(super) unmarked: Vec<FrontendKey>,

@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipvs::{
@@ -10,7 +9,7 @@ use ipvs::{
 };
 
 use super::diff::Builder;
-use super::lower::{elements, marked, virtual_server};
+use super::lower::{elements, virtual_server};
 use super::{Audience, Comment, Element, Flows, Purpose, Step, VirtualServerState};
 use crate::desired::{Frontend, FrontendKey};
 use crate::hash::{fnv1a, spread};
@@ -86,71 +85,10 @@ impl Builder<'_> {
         }
     }
 
-    /// The virtual server of a mark, and the element that gives packets the mark.
-    fn marked_server(
-        &mut self,
-        key: FrontendKey,
-        purpose: Purpose,
-        frontend: Option<&Frontend>,
-        comment: impl Fn() -> Comment,
-    ) {
-        let element = |mark| Element::Mark { key, purpose, mark };
-        let there = self.node.elements.mark(key, purpose);
-        let wanted = frontend.and_then(|f| Some((f, marked(f, purpose)?)));
-        let marks = self.desired.config().marks;
-        let masquerade = purpose == Purpose::NodePort;
-        let valid = there.filter(|mark| marks.is_number(*mark, masquerade));
-        let mark = match (valid, &wanted) {
-            (None, Some(_)) => {
-                let free = self.allot(key, masquerade);
-                if free.is_none() {
-                    self.unmarked.push(key);
-                }
-                free
-            }
-            (valid, _) => valid,
-        };
-        if let Some(old) = there.filter(|old| Some(*old) != mark) {
-            // One of former settings.
-            let server = VirtualServerKey::firewall_mark(old, key.family());
-            self.server(key, server, false, None);
-            let deletes = if mark.is_some() {
-                &mut self.open
-            } else {
-                &mut self.close
-            };
-            deletes.push(Step::DeleteElement(element(old)));
-        }
-        let Some(mark) = mark else { return };
-        let server = VirtualServerKey::firewall_mark(mark, key.family());
-        let after = wanted.map(|(f, backends)| virtual_server(server, f, backends));
-        // Traffic that is not for this audience any more goes elsewhere at once.
-        let drains = frontend.is_some_and(|f| purpose != Purpose::External || f.external.is_some());
-        let stays = self.server(key, server, drains, after);
-        self.element(element(mark), stays, comment);
-    }
-
-    /// A mark that no virtual server has.
-    fn allot(&mut self, key: FrontendKey, masquerade: bool) -> Option<NonZeroU32> {
-        let (family, marks) = (key.family(), self.desired.config().marks);
-        let used = self.node.elements.marked_count() + self.allotted.len();
-        let first = u32::try_from(used).unwrap_or(0).saturating_add(1);
-        let is_free = |mark: &NonZeroU32| {
-            !self.allotted.contains(&(family, *mark))
-                && self.node.elements.marked(family, *mark).is_none()
-                && !self.node.foreign_marks.contains(mark)
-        };
-        let up = (first..).map_while(|n| marks.number(n, masquerade));
-        let below = (1..first).map_while(|n| marks.number(n, masquerade));
-        let mark = up.chain(below).find(is_free)?;
-        self.allotted.insert((family, mark));
-        Some(mark)
-    }
-
     /// Brings a virtual server in line; whether it is there afterwards. One that has lost all its
     /// backends stays, if it `drains`, until their connections have ended: the packet filter keeps
     /// new ones away.
-    fn server(
+    pub(super) fn server(
         &mut self,
         of: FrontendKey,
         key: VirtualServerKey,
@@ -162,12 +100,10 @@ impl Builder<'_> {
             (None, None) => false,
             (Some(before), None) => {
                 if drains && !before.real_servers.is_empty() && self.can_drain(of, &before.server) {
-                    self.real_servers(of, key, &before.real_servers, &[], true);
+                    self.drain(key, before);
                     return true;
                 }
-                self.ipvs.push(Step::Ipvs(Change::DeleteVirtualServer(key)));
-                let gone = before.real_servers.iter().map(|r| r.key);
-                gone.for_each(|gone| self.forget_flows(of, Some(gone)));
+                self.delete(key, before, Some(of));
                 false
             }
             (None, Some(after)) => {
@@ -192,11 +128,40 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether a real server that goes keeps its connections for a while, with weight 0. A
-    /// datagram's sender would not notice that it should go elsewhere. The hashing schedulers go
-    /// on to choose a real server of weight 0, and then refuse unless they may choose again
-    /// (`is_unavailable` in the kernel's ip_vs_sh.c and ip_vs_mh.c, `ip_vs_dh_schedule` in
-    /// ip_vs_dh.c).
+    /// Lets all real servers drain.
+    pub(super) fn drain(&mut self, virtual_server: VirtualServerKey, before: &VirtualServerState) {
+        let active = before.real_servers.iter().filter(|old| old.weight > 0);
+        self.ipvs.extend(active.map(|old| {
+            Step::Ipvs(Change::UpdateRealServer {
+                virtual_server,
+                real_server: old.with_weight(0),
+            })
+        }));
+    }
+
+    /// Deletes a virtual server with its real servers and their connections.
+    pub(super) fn delete(
+        &mut self,
+        key: VirtualServerKey,
+        before: &VirtualServerState,
+        of: Option<FrontendKey>,
+    ) {
+        self.ipvs.push(Step::Ipvs(Change::DeleteVirtualServer(key)));
+        let Some(of) = of else { return };
+        let gone = before.real_servers.iter().map(|r| r.key);
+        gone.for_each(|gone| self.forget_flows(of, Some(gone)));
+    }
+
+    /// Whether connections may go on for a while with a real server that takes no new ones. A
+    /// datagram's sender would not notice that it should go elsewhere.
+    pub(super) fn drains(&self, protocol: Protocol) -> bool {
+        !self.desired.config().drain_timeout.is_zero() && protocol != Protocol::Udp
+    }
+
+    /// Whether a real server that goes keeps its connections for a while, with weight 0. The
+    /// hashing schedulers go on to choose a real server of weight 0, and then refuse unless they
+    /// may choose again (`is_unavailable` in the kernel's ip_vs_sh.c and ip_vs_mh.c,
+    /// `ip_vs_dh_schedule` in ip_vs_dh.c).
     fn can_drain(&self, of: FrontendKey, server: &VirtualServer) -> bool {
         let avoids_weight_0 = match server.scheduler {
             Scheduler::SourceHash => server.flags.contains(Flags::SH_FALLBACK),
@@ -204,9 +169,7 @@ impl Builder<'_> {
             Scheduler::DestinationHash => false,
             _ => true,
         };
-        !self.desired.config().drain_timeout.is_zero()
-            && of.protocol != Protocol::Udp
-            && avoids_weight_0
+        self.drains(of.protocol) && avoids_weight_0
     }
 
     /// Datagrams and SCTP associations that are known to connection tracking would go on as

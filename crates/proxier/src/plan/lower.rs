@@ -10,6 +10,7 @@ use ipvs::{
     VirtualServerKey,
 };
 
+use super::forgotten::tag;
 use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, VirtualServerState};
 use crate::desired::{Backend, Config, Conntrack, Frontend, WithoutBackends};
 use crate::model::SessionAffinity;
@@ -28,16 +29,20 @@ pub(super) fn virtual_server(
     let chosen = VirtualServer::new(key)
         .with_scheduler(frontend.scheduler)
         .with_flags(frontend.scheduler_flags);
-    let server = match (frontend.session_affinity, key) {
-        (SessionAffinity::ClientIp(_), VirtualServerKey::FirewallMark { .. }) => {
-            VirtualServer::new(key)
-                .with_scheduler(Scheduler::MaglevHash)
-                .with_flags(Flags::MH_FALLBACK)
-        }
-        (SessionAffinity::ClientIp(timeout), _) => {
+    let is_mark = matches!(key, VirtualServerKey::FirewallMark { .. });
+    let server = match frontend.session_affinity {
+        SessionAffinity::ClientIp(_) if is_mark => VirtualServer::new(key)
+            .with_scheduler(Scheduler::MaglevHash)
+            .with_flags(Flags::MH_FALLBACK),
+        SessionAffinity::ClientIp(timeout) => {
             chosen.with_persistence(Persistence::new(timeout.get()))
         }
-        _ => chosen,
+        SessionAffinity::None => chosen,
+    };
+    let server = if is_mark {
+        server.with_tag(tag(frontend.key.protocol))
+    } else {
+        server
     };
     let real_server = |backend: &Backend| {
         RealServer::new(RealServerKey {

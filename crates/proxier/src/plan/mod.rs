@@ -6,8 +6,10 @@
 
 mod diff;
 mod element;
+mod forgotten;
 mod frontend;
 mod lower;
+mod marked;
 mod node_state;
 mod step;
 

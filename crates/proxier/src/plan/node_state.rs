@@ -9,6 +9,7 @@ use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 use ipvs::{Change, Family, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey};
 
+use super::forgotten::tagged;
 use super::{Comment, Element, Elements, Plan, Step};
 use crate::desired::{DesiredState, FrontendKey};
 use crate::netfilter::Fingerprint;
@@ -184,16 +185,19 @@ impl fmt::Display for Sysctl {
 
 impl NodeState {
     /// Leaves out virtual servers that are not ours: neither recorded as ours in the packet
-    /// filter nor at an address that a Service claims.
+    /// filter, nor tagged so, nor at an address that a Service claims.
     pub fn retain_ours(&mut self, desired: &DesiredState) {
         self.retain_recorded_and(desired.frontends().filter_map(|f| f.key.virtual_server()));
     }
 
-    /// Leaves out virtual servers that are neither recorded as ours in the packet filter nor
-    /// among the others.
+    /// Leaves out virtual servers that are neither recorded as ours in the packet filter, nor
+    /// tagged so, nor among the others.
     pub(crate) fn retain_recorded_and(&mut self, others: impl Iterator<Item = VirtualServerKey>) {
         let recorded = self.elements.keys().filter_map(Element::recorded);
-        let ours: HashSet<_> = recorded.chain(others).collect();
+        let servers = self.virtual_servers.values().map(|state| &state.server);
+        let tagged = servers.filter(|server| tagged(server).is_some());
+        let tagged = tagged.map(|server| server.key);
+        let ours: HashSet<_> = recorded.chain(tagged).chain(others).collect();
         let foreign = |key: &VirtualServerKey| match key {
             VirtualServerKey::FirewallMark { mark, .. } if !ours.contains(key) => Some(*mark),
             _ => None,
@@ -202,14 +206,17 @@ impl NodeState {
         self.virtual_servers.retain(|key, _| ours.contains(key));
     }
 
-    /// The virtual servers that are not recorded as ours in the packet filter.
+    /// The virtual servers that neither the packet filter nor a tag says are ours.
     pub(crate) fn unrecorded(&self) -> impl Iterator<Item = VirtualServerKey> {
         let recorded: HashSet<_> = self.elements.keys().filter_map(Element::recorded).collect();
-        let keys = self.virtual_servers.keys().copied();
+        let servers = self.virtual_servers.values().map(|state| &state.server);
+        let untagged = servers.filter(|server| tagged(server).is_none());
+        let keys = untagged.map(|server| server.key);
         keys.filter(move |key| !recorded.contains(key))
     }
 
-    /// The frontend that a virtual server of ours is for.
+    /// The frontend that a virtual server of ours is for. One of a mark that no packet gets any
+    /// more is for none.
     pub fn frontend_of(&self, server: &VirtualServerKey) -> Option<FrontendKey> {
         match *server {
             VirtualServerKey::FirewallMark { mark, family } => self.elements.marked(family, mark),
