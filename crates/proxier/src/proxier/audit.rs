@@ -37,7 +37,8 @@ impl<B: DataPlane> Proxier<B> {
         };
         if self.is_auditing() {
             report.kind = SyncKind::Slice;
-            return Ok((report.plan.count() > 0).then_some(report));
+            let tells = report.plan.count() > 0 || !report.notices.is_empty();
+            return Ok(tells.then_some(report));
         }
         self.unread = Vec::new();
         (report.kind, report.concerned) = (SyncKind::Full, Concerned::All);
