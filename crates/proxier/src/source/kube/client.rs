@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fmt, fs, io};
+use std::{fmt, fs};
 
 use http::Request;
 use hyper_util::client::legacy::Client as Connections;
@@ -16,6 +16,7 @@ use kube::{Client, Config};
 use tower::BoxError;
 
 use super::super::RequestOutcome;
+use super::error::AccessError;
 use super::state::States;
 
 /// How long a connection may be silent before the kernel asks whether the other end is there.
@@ -38,49 +39,6 @@ pub struct Access {
     /// The address that a pod is given is a Service's: it answers only where a service proxy
     /// already works. A service proxy in a pod that must start first wants the server's own.
     pub server: Option<String>,
-}
-
-/// Why there is no way to ask the API server.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AccessError {
-    /// The kubeconfig cannot be used.
-    #[error("cannot use the kubeconfig {}", path.display())]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Box<kube::config::KubeconfigError>,
-    },
-    /// There is neither a kubeconfig nor a service account.
-    #[error("not in a pod with a service account, and no kubeconfig or server is given")]
-    NotInCluster(#[source] Box<kube::config::InClusterError>),
-    /// The server's URL is none.
-    #[error("{url:?} is not the URL of an API server")]
-    Server {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        source: http::uri::InvalidUri,
-    },
-    /// A certificate, a key or another credential cannot be used.
-    #[error("the credentials for the API server cannot be used")]
-    Credentials(#[source] Box<kube::Error>),
-    /// The token is in a file that cannot be read.
-    #[error("cannot read the token in {}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: io::Error,
-    },
-    /// The file of the token is empty, as one is that is being written. Without a token the server
-    /// would take us for anyone.
-    #[error("there is no token in {}", .0.display())]
-    NoToken(PathBuf),
-    /// The server is behind a proxy.
-    #[error("the API server is to be reached through a proxy, which is not supported")]
-    Proxy,
 }
 
 /// A configuration, and the files it was read from.

@@ -18,7 +18,8 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::backoff::{Backoff, Timing};
 use super::client::Clients;
-use super::wire::{Answer, Failure};
+use super::error::Failure;
+use super::wire::Answer;
 use crate::model::Uid;
 use crate::notice::{Notice, Subject};
 

@@ -16,10 +16,11 @@ use tokio::sync::oneshot;
 use super::super::Reading;
 use super::backoff::{Backoff, Timing};
 use super::client::Clients;
+use super::error::Failure;
 use super::follower::{EventError, Follower, Happened};
 use super::kind::{Kind, Selection};
 use super::state::States;
-use super::wire::{Answer, Bookmark, Failure, Frame, Page};
+use super::wire::{Answer, Bookmark, Frame, Page};
 
 /// Objects of one page of a list: they are all held at once, as text.
 const PAGE: u32 = 250;

@@ -30,6 +30,7 @@
 
 mod backoff;
 mod client;
+mod error;
 mod events;
 mod follower;
 mod kind;
@@ -53,7 +54,8 @@ use self::state::States;
 use super::Reading;
 
 pub use self::backoff::Timing;
-pub use self::client::{Access, AccessError};
+pub use self::client::Access;
+pub use self::error::AccessError;
 pub use self::events::{EventQueue, EventSender, event_queue};
 pub use super::ConnectionState;
 

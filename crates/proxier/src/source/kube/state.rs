@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::super::{ConnectionState, RequestOutcome};
-use super::wire::Failure;
+use super::error::Failure;
 
 #[derive(Debug, Default)]
 struct Kinds {

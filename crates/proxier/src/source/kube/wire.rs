@@ -12,54 +12,7 @@ use kube::core::Status;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::client::AccessError;
-use super::follower::EventError;
-
-/// Why a list or a watch has ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    #[error("the API server cannot be reached")]
-    Unreachable(#[source] Box<kube::Error>),
-    #[error("the request cannot be made")]
-    Request(#[source] kube::core::request::Error),
-    /// An answer that is none, or an error within one.
-    #[error("the API server says: {code} {message}")]
-    Refused {
-        code: u16,
-        message: String,
-        /// How long the server asks to be left alone.
-        retry_after: Option<Duration>,
-    },
-    #[error("nothing was heard of the API server for {} s", .0.as_secs_f32())]
-    Silent(Duration),
-    #[error("the answer was cut off")]
-    Cut(#[source] Box<kube::Error>),
-    #[error("the answer is not what the API promises")]
-    Garbled(#[source] serde_json::Error),
-    #[error(transparent)]
-    Event(#[from] EventError),
-    #[error("the watch ended before all objects there are had come")]
-    Unfinished,
-    #[error("the watch ended as soon as it had begun")]
-    Short,
-}
-
-impl Failure {
-    /// Of an error that the server sends in the place of objects.
-    pub(super) fn of(status: Status, retry_after: Option<Duration>) -> Self {
-        let asked = status
-            .details
-            .map_or(0, |details| details.retry_after_seconds);
-        let asked = (asked > 0).then(|| Duration::from_secs(asked.into()));
-        Self::Refused {
-            code: status.code,
-            message: status.message,
-            retry_after: retry_after.or(asked),
-        }
-    }
-}
+use super::error::Failure;
 
 /// A page of a list.
 #[derive(Debug, Deserialize)]
