@@ -8,7 +8,8 @@ use ipvs::Family;
 use super::Statement::{
     AnswerFrom, AnswerFromPort, ClearMark, DestinationNotIn, Drop, From, Goto, HasMark, In, Jump,
     LocalDestination, LocalSource, MarkFrom, Masquerade, NotFromLoopback, NotIn, NotProtocol,
-    NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, ToLoopback, UdpChecksum,
+    NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, ToLoopback, Translated,
+    UdpChecksum,
 };
 use super::pods::{Outside, Pods};
 use super::{Rule, Set, State, Statement, TransportProtocol};
@@ -234,9 +235,11 @@ pub(super) fn new_out(family: Family) -> Vec<Rule> {
 }
 
 /// The node's own to an address that serves node ports. A virtual server of that address comes
-/// first, and what is to be refused is left to the input.
+/// first, and what is to be refused is left to the input. Somebody else's connections keep their
+/// mark: by ours IPVS would take one whose first packet is sent again.
 pub(super) fn node_port_out(family: Family) -> Vec<Rule> {
     vec![
+        rule([Translated, Return]),
         rule([In(Set::VirtualServers(family)), Return]),
         rule([NEW, In(Set::NoEndpointsNodePorts(family)), Return]),
         rule([MarkFrom(Set::NodePorts(family))]),

@@ -38,7 +38,9 @@
 //! - A node port is any address of the node in `node-port-addresses`, but for loopback ones:
 //!   elsewhere a route would be needed that leads to 127.0.0.1. The addresses of the Service CIDRs
 //!   are local too (`fib daddr type local`), and are no node's: what is for them has been decided
-//!   on before.
+//!   on before. Connections of the node's own that somebody else has translated get no mark: IPVS
+//!   looks at a packet behind that translation, and would take one that opens a connection and is
+//!   sent again, when there has been an answer, for its own.
 //!
 //! An address's virtual server goes before a node port of the same number.
 //!

@@ -22,6 +22,8 @@ pub enum Statement {
     State(State),
     /// Matches what answers the first packet of a connection.
     Reply,
+    /// Matches a connection whose destination address translation has changed.
+    Translated,
     /// Matches a UDP packet that has a checksum; over IPv4 it may have none.
     UdpChecksum,
     /// Matches a transport protocol.
@@ -184,6 +186,7 @@ impl fmt::Display for Statement {
             Self::Family(family) => write!(f, "meta nfproto {}", family_name(*family)),
             Self::State(state) => write!(f, "ct state {}", state.name()),
             Self::Reply => f.write_str("ct direction reply"),
+            Self::Translated => f.write_str("ct status dnat"),
             Self::UdpChecksum => f.write_str("udp checksum != 0"),
             Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::NotProtocol(protocol) => write!(f, "meta l4proto != {protocol}"),

@@ -147,11 +147,13 @@ pub(crate) mod uapi {
     pub(crate) const NFTA_CT_DIRECTION: u16 = 3;
     pub(crate) const NFT_CT_STATE: u32 = 0;
     pub(crate) const NFT_CT_DIRECTION: u32 = 1;
+    pub(crate) const NFT_CT_STATUS: u32 = 2;
     pub(crate) const NFT_CT_PROTO_DST: u32 = 12;
     pub(crate) const NFT_CT_DST_IP: u32 = 20;
     pub(crate) const NFT_CT_DST_IP6: u32 = 22;
     pub(crate) const IP_CT_DIR_ORIGINAL: u8 = 0;
     pub(crate) const IP_CT_DIR_REPLY: u8 = 1;
+    pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
     pub(crate) const NF_CT_STATE_ESTABLISHED: u32 = 2;
     pub(crate) const NF_CT_STATE_RELATED: u32 = 4;
     pub(crate) const NF_CT_STATE_NEW: u32 = 8;

@@ -127,6 +127,7 @@ fn put_statement(w: &mut Writer, statement: &Statement) {
             load_ct(w, NFT_CT_DIRECTION);
             compare(w, NFT_CMP_EQ, &[IP_CT_DIR_REPLY]);
         }
+        Statement::Translated => put_ct_bit(w, NFT_CT_STATUS, IPS_DST_NAT),
         Statement::Protocol(protocol) => put_protocol(w, NFT_CMP_EQ, *protocol),
         Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, *protocol),
         Statement::SourceNotIn(network) => put_not_in(w, Field::Source, *network),
@@ -182,7 +183,11 @@ fn put_state(w: &mut Writer, state: State) {
         State::Established => NF_CT_STATE_ESTABLISHED,
         State::Related => NF_CT_STATE_RELATED,
     };
-    load_ct(w, NFT_CT_STATE);
+    put_ct_bit(w, NFT_CT_STATE, bit);
+}
+
+fn put_ct_bit(w: &mut Writer, key: u32, bit: u32) {
+    load_ct(w, key);
     mask(w, &bit.to_ne_bytes(), &[0; 4]);
     compare(w, NFT_CMP_NEQ, &[0; 4]);
 }
