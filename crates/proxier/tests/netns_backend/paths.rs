@@ -263,3 +263,40 @@ fn packets_get_to_ipvs_as_they_should() {
         );
     }
 }
+
+/// The first packet is none of theirs that is sent again after the answer.
+#[test]
+#[ignore = "netns: needs root"]
+fn the_nodes_own_connections_that_others_have_translated_get_no_mark() {
+    let topology = Topology::new("others", &[1]).unwrap();
+    let (host, pod) = (&topology.node().host, &topology.node().pods[0]);
+    let port = node_port(Protocol::Tcp, Family::V4, 30080);
+    let elements = [
+        mark(port, Purpose::NodePort, 0x0001_6000),
+        Element::NodePortAddresses("172.18.0.0/16".parse().unwrap()),
+    ];
+    host.enter(|| {
+        let rules = Step::InstallRuleset(Ruleset::retired(&config()));
+        let steps = [rules].into_iter().chain(elements.map(add));
+        succeed(&mut backend(), steps);
+    });
+    let others = format!(
+        "table inet probe {{
+            set out {{ type inet_service . mark; flags dynamic; size 1000; }}
+            chain nat {{ type nat hook output priority -100; tcp dport 30080 dnat ip to {0}:8080; }}
+            chain out {{
+                type filter hook output priority -99;
+                ip daddr {0} add @out {{ th dport . meta mark }};
+            }}
+        }}",
+        pod.v4
+    );
+    host.run_with_input(["nft", "-f", "-"], &others).unwrap();
+    let at = SocketAddr::from((pod.v4, 8080));
+    let _server = testbed::Backend::start(pod, testbed::Protocol::Tcp, at, "pod").unwrap();
+    let to = SocketAddr::from((host.v4, 30080));
+    testbed::ask(host, testbed::Protocol::Tcp, to).unwrap();
+    let marks = host.run(["nft", "-n", "list", "set", "inet", "probe", "out"]);
+    assert_eq!(marks.unwrap().matches("8080 . 0x").count(), 1);
+    assert_eq!(seen(host, "out", 8080), Some(0));
+}
