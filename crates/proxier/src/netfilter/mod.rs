@@ -10,9 +10,9 @@
 //! | `nat-prerouting`, `nat-output` | -100 | marks what is to be masqueraded |
 //! | `capture` | prerouting, -90 | marks what this node shall have whoever's the address is |
 //! | `filter-input` | input, 20 | refuses, drops, and chooses a virtual server by mark |
-//! | IPVS | input, 98; output, -99 | |
+//! | IPVS | input, 98; output, -98 | |
 //! | `after-ipvs` | output, -500 | takes those marks off what IPVS sends on |
-//! | `filter-output` | output, -110 | `filter-input` for what the node itself sends |
+//! | `filter-output` | output, -99 | `filter-input` for what the node itself sends |
 //! | `answers-in`, `answers-out` | input, postrouting, 99 | gives answers their source |
 //! | `nat-postrouting` | postrouting, 100 | masquerades |
 //!
@@ -87,9 +87,10 @@
 //! Chain `filter-input` has priority 20: after IPVS's connection tracking and after the usual
 //! host firewalls (0, and 10 for firewalld), which so have the first word, as it only ever
 //! refuses; before IPVS at 98 (`ip_vs_core.c`). What the node sends IPVS takes earlier, where there
-//! is a virtual server: chain `filter-output` refuses that, at -110: after connection tracking
-//! (-200), before address translation (-100) and before IPVS (-99). It also refuses what would
-//! leave the node.
+//! is a virtual server: chain `filter-output` refuses that, at -99: after connection tracking
+//! (-200) and address translation (-100), before IPVS (-98). So what others translate stays theirs:
+//! with the mark of a node port IPVS would take it all the same, for the translated address, and
+//! later connections of that source port with it. The chain also refuses what would leave the node.
 //!
 //! # Who is outside
 //!

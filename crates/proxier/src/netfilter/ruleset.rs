@@ -17,8 +17,9 @@ const FIRST: i32 = -500;
 /// After NF_IP_PRI_NAT_DST, -100: what somebody else has translated, kube-proxy before it is
 /// replaced or iptables mode before its rules go, goes its way.
 const CAPTURE: i32 = -90;
-/// Just before NF_IP_PRI_NAT_DST, -100, behind which IPVS is.
-const OUTPUT: i32 = -110;
+/// After NF_IP_PRI_NAT_DST, -100, as [`CAPTURE`], and before NF_IP_PRI_NAT_DST + 2, -98, where IPVS
+/// takes requests.
+const OUTPUT: i32 = -99;
 /// NF_IP_PRI_NAT_DST.
 const DESTINATION_NAT: i32 = -100;
 /// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.

@@ -161,7 +161,7 @@ const PROBE: &str = "table inet probe {
     set in { type inet_service . mark; flags dynamic; size 1000; }
     set out { type inet_service . mark; flags dynamic; size 1000; }
     chain in { type filter hook input priority 97; ct state new add @in { th dport . meta mark }; }
-    chain out { type filter hook output priority -99; ct state new add @out { th dport . meta mark }; }
+    chain out { type filter hook output priority -98; ct state new add @out { th dport . meta mark }; }
 }";
 
 fn seen(node: &Namespace, set: &str, port: u16) -> Option<u32> {
@@ -285,7 +285,7 @@ fn the_nodes_own_connections_that_others_have_translated_get_no_mark() {
             set out {{ type inet_service . mark; flags dynamic; size 1000; }}
             chain nat {{ type nat hook output priority -100; tcp dport 30080 dnat ip to {0}:8080; }}
             chain out {{
-                type filter hook output priority -99;
+                type filter hook output priority -98;
                 ip daddr {0} add @out {{ th dport . meta mark }};
             }}
         }}",
