@@ -181,11 +181,85 @@ fn plan_with_kubeadms_configuration_of_kube_proxy() {
     }
 }
 
+/// Command lines of managed clusters and templates, with a manifest in place of an API server.
+#[test]
+fn command_lines_of_kube_proxys_are_taken_as_they_are() {
+    let expected = plan_examples(&[]);
+    let plan = [&["plan", "--manifests=examples"], &NODE[..]].concat();
+    let lines: [&[&str]; 3] = [
+        // AKS's renders what is not set as an empty value.
+        &[
+            "--pod-interface-name-prefix=",
+            "--pod-bridge-interface=",
+            "--detect-local-mode=ClusterCIDR",
+            "--hostname-override=",
+            "--hostname-override=node-a",
+            "--bind-address=",
+            "--kubeconfig=",
+            "--config=",
+            "--nodeport-addresses=",
+            "--ipvs-exclude-cidrs=",
+            "--conntrack-max-per-core=0",
+            "--v=3",
+        ],
+        // Jinja and Ansible write Python's booleans.
+        &[
+            "--masquerade-all=False",
+            "--ipvs-strict-arp=FALSE",
+            "--profiling=False",
+        ],
+        &[
+            "--proxy_mode=ipvs",
+            "--v=2",
+            "--v=4",
+            "--oom-score-adj",
+            "-998",
+        ],
+    ];
+    for line in lines {
+        let mut command = svcproxy(&[&plan[..], line].concat());
+        let (out, log, code) = run(command.env("SVCPROXY_LOG", "warn"));
+        assert_eq!((&*log, code), ("", 0), "{line:?}");
+        assert_eq!(out, expected, "{line:?}");
+    }
+    let error = usage_error(&["-proxy-mode=ipvs"]);
+    assert!(error.contains("write '--proxy-mode'"), "{error}");
+}
+
+/// Files that kube-proxy reads with a word of warning.
+#[test]
+fn configurations_with_what_kube_proxy_ignores_are_read() {
+    let notes = |file: &str| {
+        let config = format!("--config=crates/cli/tests/kube-proxy/{file}");
+        let plan = [
+            "plan",
+            "--manifests=examples/web.yaml",
+            "--node-ip=172.18.0.1,fd00:172:18::1",
+            "--service-cidr=10.96.0.0/12,fd00:10:96::/112",
+            "--log-format=json",
+            &config,
+        ];
+        let (out, log, code) = run(&mut svcproxy(&plan));
+        assert_eq!(code, 0, "{log}");
+        assert!(out.contains("10.96."), "{out}");
+        messages(&log)
+    };
+    let binary = notes("binary-install.yaml");
+    for field in ["conntrack.max", "udpIdleTimeout"] {
+        let note = format!("INFO {field} is obsolete and has no effect: ");
+        assert!(binary.contains(&note), "{binary}");
+    }
+    let two = notes("two-documents.yaml");
+    let note = "WARN the file has 2 documents, and only the first is read, as in kube-proxy: move \
+                the others (KubeletConfiguration) to files of their own\n";
+    assert!(two.contains(note), "{two}");
+}
+
 #[test]
 fn a_configuration_that_cannot_be_used_is_wrong_usage() {
     let file = "kind: KubeProxyConfiguration\n\
                 apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-                ipvs: {schedular: rr}\n";
+                ipvs: {scheduler: [rr]}\n";
     let directory = manifests(&[("config.conf", file)]);
     let arguments = ["plan", "--manifests=x", "--log-format=json", "--config"];
     let log = |name| {
@@ -196,7 +270,7 @@ fn a_configuration_that_cannot_be_used_is_wrong_usage() {
     };
     assert_eq!(
         log("config.conf"),
-        "ERROR config.conf: ipvs.schedular: unknown field\n"
+        "ERROR config.conf: ipvs.scheduler: invalid type: sequence, expected a string\n"
     );
     assert_eq!(
         log("nothing.conf"),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use crate::kube_proxy::{FLAGS, GoDuration, KubeProxyConfiguration, Takes};
+use super::{go_bool, go_int};
+use crate::kube_proxy::{GoDuration, KubeProxyConfiguration, Takes, all_flags};
 
 const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
 
@@ -57,8 +58,13 @@ pub(crate) struct KubeProxyArgs {
     #[arg(skip)]
     pub(crate) file: Option<Box<KubeProxyConfiguration>>,
 
-    /// Data plane, as kube-proxy names it: none and nftables mean IPVS
-    #[arg(long, value_name = "MODE", value_parser = ["", "ipvs", "iptables", "nftables"], hide = true)]
+    /// Data plane, as kube-proxy names it: empty, nftables and userspace mean IPVS
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_parser = ["", "ipvs", "iptables", "nftables", "userspace"],
+        hide = true
+    )]
     pub(crate) proxy_mode: Option<String>,
 
     /// This node's address of its family, instead of that of its Node object; 0.0.0.0 and :: mean
@@ -70,8 +76,7 @@ pub(crate) struct KubeProxyArgs {
     #[arg(
         long,
         value_name = "NUMBER",
-        allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i16).range(-1000..=1000),
+        value_parser = oom_score_adj,
         hide = true
     )]
     pub(crate) oom_score_adj: Option<i16>,
@@ -91,11 +96,11 @@ impl KubeProxyArgs {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct ConntrackArgs {
     /// Connections to track for each processor; 0 leaves the kernel's
-    #[arg(long = "conntrack-max-per-core", value_name = "NUMBER", hide = true)]
+    #[arg(long = "conntrack-max-per-core", value_name = "NUMBER", value_parser = count, hide = true)]
     pub(crate) max_per_core: Option<u32>,
 
     /// Connections to track at least, however few processors there are
-    #[arg(long = "conntrack-min", value_name = "NUMBER", hide = true)]
+    #[arg(long = "conntrack-min", value_name = "NUMBER", value_parser = count, hide = true)]
     pub(crate) min: Option<u32>,
 
     /// How long idle TCP connections are tracked
@@ -121,6 +126,7 @@ pub(crate) struct ConntrackArgs {
         require_equals = true,
         default_missing_value = "true",
         default_value_t = false,
+        value_parser = go_bool,
         action = ArgAction::Set,
         hide = true
     )]
@@ -139,6 +145,16 @@ pub(crate) struct ConntrackArgs {
     pub(crate) udp_stream: Option<GoDuration>,
 }
 
+fn oom_score_adj(text: &str) -> Result<i16, String> {
+    let score = i16::try_from(go_int(text)?).ok();
+    let score = score.filter(|score| (-1000..=1000).contains(score));
+    score.ok_or_else(|| "must be within -1000 and 1000".to_owned())
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    u32::try_from(go_int(text)?).map_err(|_| "must not be negative".to_owned())
+}
+
 /// The flags that have no effect are known from their table; their values are checked all the
 /// same.
 #[derive(Debug)]
@@ -146,15 +162,15 @@ struct Given(Vec<&'static str>);
 
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
-        FLAGS.iter().fold(command, |command, flag| {
+        all_flags().fold(command, |command, flag| {
             let arg = Arg::new(flag.name).long(flag.name).hide(true);
             command.arg(match flag.takes {
                 Takes::Switch => arg
                     .num_args(0..=1)
                     .require_equals(true)
                     .default_missing_value("true")
-                    .value_parser(clap::value_parser!(bool)),
-                Takes::Integer => arg.value_parser(clap::value_parser!(i32)),
+                    .value_parser(go_bool),
+                Takes::Integer => arg.value_parser(go_int),
                 Takes::Number => arg.value_parser(clap::value_parser!(f32)),
                 Takes::Duration => arg.value_parser(|text: &str| text.parse::<GoDuration>()),
                 Takes::Text => arg.action(ArgAction::Append),
@@ -175,7 +191,7 @@ impl FromArgMatches for Given {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
-        let flags = FLAGS.iter().map(|flag| (flag.name, flag.name));
+        let flags = all_flags().map(|flag| (flag.name, flag.name));
         let flags = flags.chain(COVERED.iter().copied());
         let given = flags.filter(|(argument, _)| {
             matches.value_source(argument) == Some(ValueSource::CommandLine)

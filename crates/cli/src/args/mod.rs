@@ -4,6 +4,7 @@ mod kube_proxy;
 mod mode;
 mod monitor;
 mod node;
+mod pflag;
 mod source;
 
 #[cfg(test)]
@@ -15,11 +16,19 @@ pub(crate) use monitor::{
 };
 pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
 pub(crate) use node::{node_name, node_port_addresses, scheduler};
+pub(crate) use pflag::{go_bool, go_int};
 pub(crate) use source::SourceArgs;
 
-use clap::error::ErrorKind;
+use std::env;
+use std::ffi::OsString;
+
+use clap::error::{Error, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
+use ipnet::IpNet;
+use ipvs::Family;
 
 /// Makes Kubernetes Services work on this node, with the kernel's IPVS.
 ///
@@ -31,6 +40,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
     name = "svcproxy",
     version,
     subcommand_negates_reqs = true,
+    args_override_self = true,
     after_help = "Examples:\n  \
         svcproxy --mode ipvs --manifests examples/ --cluster-cidr 10.244.0.0/16\n  \
         svcproxy --mode ipvs --manifests services.yaml --once\n  \
@@ -98,7 +108,16 @@ pub(crate) struct RunArgs {
     pub(crate) once: bool,
 
     /// The command cleanup, as kube-proxy has it
-    #[arg(long, hide = true)]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value_t = false,
+        value_parser = go_bool,
+        action = ArgAction::Set,
+        hide = true
+    )]
     pub(crate) cleanup: bool,
 
     #[command(flatten)]
@@ -264,21 +283,57 @@ pub(crate) fn usage_error(message: &str) -> ! {
         .exit()
 }
 
-/// Reads the command line. What stands before a subcommand and is not for all of them is wrong,
-/// where clap alone would take no notice of it.
+/// Reads the command line of this process, and ends it if the command line is wrong.
 pub(crate) fn parse() -> Cli {
+    try_parse(env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+///
+/// If it is wrong. A flag of the main command before a subcommand is an error too, where clap
+/// alone would ignore it.
+pub(crate) fn try_parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
     let mut command = Cli::command();
-    let matches = command.get_matches_mut();
+    let words = pflag::rewrite(&mut command, words)?;
+    let matches = command.try_get_matches_from_mut(words)?;
     if matches.subcommand_name().is_some() {
         let given = |arg: &&Arg| {
             matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
         };
         let mut own = command.get_arguments().filter(|arg| !arg.is_global_set());
-        if let Some(arg) = own.find(given) {
-            usage_error(&format!("'{arg}' goes without a subcommand, or after it"));
+        if let Some(arg) = own.find(given).map(ToString::to_string) {
+            drop(own);
+            let message = format!("'{arg}' cannot be combined with a subcommand");
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
         }
     }
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    let own = matches.subcommand().map_or(&matches, |(_, own)| own);
+    if let (Some(node), Some(networks)) = (cli.node_mut(), cluster_cidrs(own)) {
+        node.cluster_cidrs = networks;
+    }
+    Ok(cli)
+}
+
+/// The networks of `--cluster-cidr`. In kube-proxy it is one text, of which the last counts; here
+/// one flag a family is allowed too, so a flag takes back what others said of its families.
+fn cluster_cidrs(matches: &ArgMatches) -> Option<Vec<IpNet>> {
+    let given = matches
+        .try_get_occurrences::<IpNet>("cluster_cidrs")
+        .ok()??;
+    let mut networks: Vec<IpNet> = Vec::new();
+    for flag in given {
+        let new: Vec<_> = flag.copied().collect();
+        let is_new = |old: &IpNet| {
+            let mut new = new.iter();
+            new.any(|new| Family::of(&new.addr()) == Family::of(&old.addr()))
+        };
+        networks.retain(|old| !is_new(old));
+        networks.extend(new);
+    }
+    Some(networks)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
 
-use super::{KubeProxyArgs, MonitorArgs, SourceArgs};
+use super::{KubeProxyArgs, MonitorArgs, SourceArgs, go_bool, go_int};
 use crate::kube_proxy::GoDuration;
 
 const NODE: &str = "This node";
@@ -63,6 +63,7 @@ pub(crate) struct NodeArgs {
         hide_possible_values = true,
         hide_default_value = true,
         value_name = "BOOL",
+        value_parser = go_bool,
         action = ArgAction::Set,
         help_heading = NODE
     )]
@@ -113,6 +114,7 @@ pub(crate) struct NodeArgs {
         hide_possible_values = true,
         hide_default_value = true,
         value_name = "BOOL",
+        value_parser = go_bool,
         action = ArgAction::Set,
         help_heading = PODS
     )]
@@ -123,6 +125,7 @@ pub(crate) struct NodeArgs {
         long,
         value_name = "BIT",
         default_value_t = 14,
+        value_parser = masquerade_bit,
         alias = "iptables-masquerade-bit",
         help_heading = PODS
     )]
@@ -287,6 +290,11 @@ fn interval(text: &str) -> Result<Duration, String> {
     let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
     let duration = duration.duration().filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| "must be more than 0".to_owned())
+}
+
+fn masquerade_bit(text: &str) -> Result<u8, String> {
+    let bit = u8::try_from(go_int(text)?).ok().filter(|bit| *bit < 32);
+    bit.ok_or_else(|| "must be within 0 and 31".to_owned())
 }
 
 fn mask(text: &str) -> Result<u32, String> {

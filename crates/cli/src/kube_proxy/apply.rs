@@ -5,6 +5,7 @@
 //! pkg/proxy/apis/config/v1alpha1 `defaults.go`.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -46,22 +47,26 @@ pub(super) fn apply(
     Ok(fields.notes)
 }
 
-/// What is done for kube-proxy's modes.
+/// What each of kube-proxy's modes means today.
 pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
     match mode {
         "ipvs" | "iptables" => None,
-        "" => Some(Note::info(format!("{setting} is empty: IPVS is used"))),
+        "" => Some(Note::info(format!(
+            "{setting} is empty, which means iptables to kube-proxy: mode ipvs is used"
+        ))),
         mode => Some(Note::warning(format!(
-            "{setting} is {mode}: IPVS is used instead"
+            "{setting} is {mode}, a mode that svcproxy does not have: mode ipvs is used"
         ))),
     }
 }
 
-fn mode_name(mode: &str) -> Result<(), &'static str> {
-    let known = ["", "ipvs", "iptables", "nftables"].contains(&mode);
-    known
-        .then_some(())
-        .ok_or("must be ipvs, iptables, nftables or empty")
+fn mode_name(mode: &str) -> Result<(), String> {
+    match mode {
+        "" | "ipvs" | "iptables" | "nftables" | "userspace" => Ok(()),
+        mode => Err(format!(
+            "{mode:?} must be ipvs, iptables, nftables, userspace or empty"
+        )),
+    }
 }
 
 #[derive(Default)]
@@ -115,10 +120,15 @@ impl Checker {
             *bind = self.parse("bindAddress", &config.bind_address, "an IP address");
         }
         let (healthz, metrics) = (&config.healthz_bind_address, &config.metrics_bind_address);
+        // The defaults are of the bind address's family (`getDefaultAddresses`).
+        let (default_healthz, default_metrics) = match bind {
+            Some(IpAddr::V6(_)) => ("[::]:10256", "[::1]:10249"),
+            _ => (DEFAULT_HEALTHZ, DEFAULT_METRICS),
+        };
         args.monitor.healthz_bind_address =
-            self.served_at::<10256>("healthzBindAddress", healthz, DEFAULT_HEALTHZ);
+            self.served_at::<10256>("healthzBindAddress", healthz, default_healthz);
         args.monitor.metrics_bind_address =
-            self.served_at::<10249>("metricsBindAddress", metrics, DEFAULT_METRICS);
+            self.served_at::<10249>("metricsBindAddress", metrics, default_metrics);
         args.kube_proxy.oom_score_adj = config.oom_score_adj.and_then(|score| {
             let checked = i16::try_from(score).ok();
             let checked = checked.filter(|score| (-1000..=1000).contains(score));
@@ -225,7 +235,9 @@ impl Checker {
 
     fn ipvs(&mut self, config: &KubeProxyConfiguration, args: &mut NodeArgs) {
         let ipvs = &config.ipvs;
-        let scheduler = self.check("ipvs.scheduler", scheduler(&ipvs.scheduler));
+        let name = &ipvs.scheduler;
+        let error = |error| format!("{name:?}: {error}");
+        let scheduler = self.check("ipvs.scheduler", scheduler(name).map_err(error));
         args.ipvs_scheduler = scheduler.unwrap_or(args.ipvs_scheduler);
         args.strict_arp = ipvs.strict_arp;
         let network = |text: &str| {
@@ -284,7 +296,8 @@ impl Checker {
     fn conntrack(&mut self, config: &Conntrack, args: &mut ConntrackArgs) {
         let count = |fields: &mut Self, path, value: Option<i32>, default| {
             let checked = u32::try_from(value.unwrap_or_default());
-            let checked = fields.check(path, checked.map_err(|_| "must not be negative"));
+            let error = |_| format!("{} must not be negative", value.unwrap_or_default());
+            let checked = fields.check(path, checked.map_err(error));
             value.map_or(Some(default), |_| checked)
         };
         let established = config.tcp_established_timeout;
@@ -331,7 +344,8 @@ impl Checker {
     fn unused(&mut self, config: &KubeProxyConfiguration) {
         self.not_negative("configSyncPeriod", config.config_sync_period);
         if config.client_connection.burst < 0 {
-            let error = FieldError::new("clientConnection.burst", "must not be negative");
+            let error = format!("{} must not be negative", config.client_connection.burst);
+            let error = FieldError::new("clientConnection.burst", error);
             self.errors.push(error);
         }
     }

@@ -52,8 +52,6 @@ fields! {
         config_sync_period: GoDuration,
         port_range: String,
         windows_run_as_service: bool,
-        // Until 1.27, for a mode that is no more: kubeadm's ConfigMaps may still have it.
-        udp_idle_timeout: GoDuration,
     }
 }
 
@@ -78,7 +76,7 @@ fields! {
 }
 
 fields! {
-    #[serde(deny_unknown_fields)]
+    /// A level for some source files.
     VModule {
         file_pattern: String,
         verbosity: u32,

@@ -1,75 +1,266 @@
-//! From a file's text to its fields, strictly.
+//! From a file's text to its fields, as kube-proxy decodes it: what strict decoding refuses
+//! (unknown fields, fields that are set twice) is reported and ignored (`loadConfig` in
+//! cmd/kube-proxy/app/options.go).
 
-use serde_json::Value;
-use serde_saphyr::options;
+use std::fmt;
 
-use super::config::KubeProxyConfiguration;
-use super::{FieldError, Fields};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use serde_path_to_error::Track;
+use serde_saphyr::{DuplicateKeyPolicy, options};
+
+use super::config::{KubeProxyConfiguration, VModule};
+use super::{FieldError, Fields, Note, inert};
 
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 pub(super) const KIND: &str = "KubeProxyConfiguration";
 
-/// Reads a configuration. What kube-proxy's strict decoding refuses is refused: unknown fields,
-/// fields that are there twice, and values of a wrong type.
-pub(super) fn decode(text: &str) -> Result<(KubeProxyConfiguration, Fields), Vec<FieldError>> {
-    let mut value = parse(text).map_err(|error| vec![error])?;
-    let kind = (text_of(&value, "kind"), text_of(&value, "apiVersion"));
-    if kind != (KIND, API_VERSION) {
-        let found = format!("found kind {:?}, apiVersion {:?}", kind.0, kind.1);
-        let error = format!("must be kind {KIND:?}, apiVersion {API_VERSION:?}; {found}");
+/// A configuration file.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) config: KubeProxyConfiguration,
+    pub(super) fields: Fields,
+    /// What was ignored.
+    pub(super) notes: Vec<Note>,
+}
+
+/// Reads a configuration.
+///
+/// # Errors
+///
+/// If it is not YAML, not a `KubeProxyConfiguration`, or a value has a wrong type.
+pub(super) fn decode(text: &str) -> Result<Decoded, Vec<FieldError>> {
+    let documents = split(text);
+    let first = documents.first().copied().unwrap_or_default();
+    let Parsed { mut value, twice } = parse(first).map_err(|error| vec![error])?;
+    let found = (text_of(&value, "kind"), text_of(&value, "apiVersion"));
+    if found != (KIND, API_VERSION) {
+        let first = if documents.len() > 1 {
+            " in the first document of the file"
+        } else {
+            ""
+        };
+        let error = format!(
+            "must be kind {KIND:?}, apiVersion {API_VERSION:?}{first}; found kind {:?}, apiVersion {:?}",
+            found.0, found.1
+        );
         return Err(vec![FieldError::new("kind", error)]);
     }
-    let mut errors = Vec::new();
-    compare("", &value, &schema(), &mut errors);
-    if !errors.is_empty() {
-        return Err(errors);
+    let mut notes: Vec<_> = other_documents(&documents).into_iter().collect();
+    notes.extend(twice.iter().map(|path| {
+        Note::warning(format!(
+            "{path} is set more than once: the last value counts"
+        ))
+    }));
+    let mut compared = Compared::default();
+    compared.compare("", &value, &schema());
+    if !compared.errors.is_empty() {
+        return Err(compared.errors);
     }
+    notes.extend(compared.unknown.iter().map(|path| inert::unknown(path)));
     without_nulls(&mut value);
     match serde_path_to_error::deserialize(&value) {
-        Ok(config) => Ok((config, Fields(value))),
+        Ok(config) => Ok(Decoded {
+            config,
+            fields: Fields(value),
+            notes,
+        }),
         Err(error) => Err(vec![FieldError::new(error.path(), error.inner())]),
     }
 }
 
-/// All fields, as they are when none is set.
+/// All fields, as they are when none is set. A list of structs has one of them.
 pub(super) fn schema() -> Value {
-    serde_json::to_value(KubeProxyConfiguration::default()).unwrap_or_default()
+    let mut default = KubeProxyConfiguration::default();
+    default.logging.vmodule.push(VModule::default());
+    serde_json::to_value(default).unwrap_or_default()
 }
 
-/// YAML, of which JSON is a part, as the values of JSON.
-fn parse(text: &str) -> Result<Value, FieldError> {
-    let options = options! { with_snippet: false };
-    let mut path = String::new();
+/// The documents of a file that are not empty. A line that begins with `---` ends a document
+/// whatever it stands in.
+fn split(text: &str) -> Vec<&str> {
+    let mut documents = Vec::new();
+    let (mut start, mut end) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        let marker = line.strip_prefix("---");
+        if marker.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
+            documents.extend(text.get(start..end));
+            start = end;
+        }
+        end += line.len();
+    }
+    documents.extend(text.get(start..));
+    let has_content = |document: &&str| {
+        let mut lines = document
+            .lines()
+            .map(|line| line.trim_start_matches("---").trim());
+        lines.any(|line| !line.is_empty() && !line.starts_with(['#', '%']))
+    };
+    documents.retain(has_content);
+    documents
+}
+
+/// What to do about all but the first document, which alone kube-proxy reads.
+fn other_documents(documents: &[&str]) -> Option<Note> {
+    let others = documents.get(1..).filter(|others| !others.is_empty())?;
+    let kind = |document: &&str| {
+        let parsed = parse(document).ok();
+        let kind = parsed.map(|parsed| text_of(&parsed.value, "kind").to_owned());
+        kind.filter(|kind| !kind.is_empty())
+            .unwrap_or_else(|| "no kind".to_owned())
+    };
+    let kinds: Vec<_> = others.iter().map(kind).collect();
+    Some(Note::warning(format!(
+        "the file has {} documents, and only the first is read, as in kube-proxy: move the others \
+         ({}) to files of their own",
+        documents.len(),
+        kinds.join(", ")
+    )))
+}
+
+/// A document as the values of JSON.
+#[derive(Debug)]
+struct Parsed {
+    value: Value,
+    /// Paths of fields that are set more than once; the last value counts.
+    twice: Vec<String>,
+}
+
+/// YAML, of which JSON is a part, with the booleans and octal numbers of YAML 1.1 that kube-proxy
+/// knows.
+fn parse(text: &str) -> Result<Parsed, FieldError> {
+    let options = options! {
+        with_snippet: false,
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+    };
+    let mut track = Track::new();
+    let mut twice = Vec::new();
     let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
-        serde_path_to_error::deserialize::<_, Value>(yaml).map_err(|error| {
-            path = error.path().to_string();
-            error.into_inner()
-        })
+        let node = Node {
+            path: String::new(),
+            twice: &mut twice,
+        };
+        node.deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
     });
-    value.map_err(|error| FieldError::new(path, error))
+    match value {
+        Ok(value) => Ok(Parsed { value, twice }),
+        Err(error) => Err(FieldError::new(track.path(), error)),
+    }
+}
+
+/// Reads a value of any type, and notes which keys come more than once.
+struct Node<'a> {
+    path: String,
+    twice: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of JSON")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        let item = |index| format!("{}[{index}]", self.path);
+        while let Some(value) = items.next_element_seed(Node {
+            path: item(values.len()),
+            twice: &mut *self.twice,
+        })? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = entries.next_key::<String>()? {
+            let path = join(&self.path, &name);
+            let value = entries.next_value_seed(Node {
+                path: path.clone(),
+                twice: &mut *self.twice,
+            })?;
+            if fields.insert(name, value).is_some() {
+                self.twice.push(path);
+            }
+        }
+        Ok(fields.into())
+    }
 }
 
 fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Finds fields that the schema does not have, and what has no fields where some should be, which
-/// serde would take.
-fn compare(path: &str, value: &Value, schema: &Value, errors: &mut Vec<FieldError>) {
-    // A map with keys of the user's is empty in the schema.
-    let Some(known) = schema.as_object().filter(|known| !known.is_empty()) else {
-        return;
-    };
-    let fields = match value {
-        Value::Object(fields) => fields,
-        Value::Null => return,
-        _ => return errors.push(FieldError::new(path, "must be a map of fields")),
-    };
-    for (name, value) in fields {
-        let path = join(path, name);
-        match known.get(name) {
-            Some(schema) => compare(&path, value, schema, errors),
-            None => errors.push(FieldError::new(path, "unknown field")),
+/// How a file differs from the schema.
+#[derive(Default)]
+struct Compared {
+    unknown: Vec<String>,
+    errors: Vec<FieldError>,
+}
+
+impl Compared {
+    /// Finds fields that the schema does not have, and values that have no fields where some should
+    /// be: serde would take a list for a struct.
+    fn compare(&mut self, path: &str, value: &Value, schema: &Value) {
+        match (schema, value) {
+            // A map with keys of the user's is empty in the schema.
+            (Value::Object(known), Value::Object(fields)) if !known.is_empty() => {
+                for (name, value) in fields {
+                    let path = join(path, name);
+                    match known.get(name) {
+                        Some(schema) => self.compare(&path, value, schema),
+                        None => self.unknown.push(path),
+                    }
+                }
+            }
+            (Value::Array(known), Value::Array(items)) => {
+                for (index, item) in items.iter().enumerate() {
+                    for known in known {
+                        self.compare(&format!("{path}[{index}]"), item, known);
+                    }
+                }
+            }
+            (_, Value::Null) => {}
+            (Value::Object(known), value) if !known.is_empty() => {
+                let error = format!("{value} must be a map of fields");
+                self.errors.push(FieldError::new(path, error));
+            }
+            _ => {}
         }
     }
 }

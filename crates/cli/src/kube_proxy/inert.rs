@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::{Fields, Note};
 use crate::args::NodeArgs;
 
-const IN_PLACE: &str = "each change is applied at once, and costs work for its Service alone";
-const WATCHES: &str = "a handful of watches needs no limit, no content type and no resync";
-const GATES: &str = "kube-proxy's feature gates mean nothing here";
+const IN_PLACE: &str = "each change is applied at once, at the cost of its own Service";
+const WATCHES: &str = "svcproxy holds a few watches, which need no limit, content type or resync";
+const GATES: &str = "svcproxy has none of kube-proxy's feature gates";
 const PROFILING: &str = "there are no profiling handlers";
 const HIDDEN_METRICS: &str = "no metric is hidden";
 const LOG: &str = "the log is unbuffered, and filtered by SVCPROXY_LOG";
@@ -15,8 +15,12 @@ const LOOPBACK: &str = "loopback addresses never serve node ports";
 const WINDOWS: &str = "for Windows";
 const AUDIT: &str = "--audit-interval is for all modes";
 const PORT: &str = "the address is given with its port";
-const RETRIED: &str = "an address that is taken is tried again, and keeps nothing else from work";
-const GONE: &str = "kube-proxy itself takes no notice of it any more";
+const RETRIED: &str = "an address in use is tried again, while Services are served";
+const USERSPACE: &str = "it is for kube-proxy's former userspace mode";
+const CGROUPS: &str = "the container runtime or the service manager sets the cgroup";
+const KLOG: &str = "the log goes to standard error in one stream";
+const LIMIT: &str = "conntrack.maxPerCore and conntrack.min, or their flags, set the limit";
+const CLEANUP: &str = "--cleanup or the command cleanup removes svcproxy's rules";
 
 /// Fields, each a leaf of the configuration, or all of a map or a list.
 pub(super) const FIELDS: &[(&str, &str)] = &[
@@ -44,10 +48,26 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("winkernel.rootHnsEndpointName", WINDOWS),
     ("winkernel.forwardHealthCheckVip", WINDOWS),
     ("configSyncPeriod", WATCHES),
-    ("portRange", GONE),
+    ("portRange", USERSPACE),
     ("windowsRunAsService", WINDOWS),
-    ("udpIdleTimeout", GONE),
 ];
+
+/// Fields of former versions of kube-proxy, which the present one does not know either.
+pub(super) const OBSOLETE_FIELDS: &[(&str, &str)] = &[
+    ("conntrack.max", LIMIT),
+    ("resourceContainer", CGROUPS),
+    ("udpIdleTimeout", USERSPACE),
+];
+
+/// The note of a field that `KubeProxyConfiguration` does not have.
+pub(super) fn unknown(path: &str) -> Note {
+    match OBSOLETE_FIELDS.iter().find(|(name, _)| *name == path) {
+        Some((_, why)) => Note::info(format!("{path} is obsolete and has no effect: {why}")),
+        None => Note::warning(format!(
+            "{path} is not a field of KubeProxyConfiguration and has no effect"
+        )),
+    }
+}
 
 /// What follows a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +121,37 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("log-json-info-buffer-size", Takes::Text, LOG),
 ];
 
+/// Flags of former versions of kube-proxy: klog's until 1.25, and those that were removed with what
+/// they were for.
+pub(crate) const OBSOLETE_FLAGS: &[Flag] = &[
+    flag("add-dir-header", Takes::Switch, KLOG),
+    flag("alsologtostderr", Takes::Switch, KLOG),
+    flag("log-backtrace-at", Takes::Text, KLOG),
+    flag("log-dir", Takes::Text, KLOG),
+    flag("log-file", Takes::Text, KLOG),
+    flag("log-file-max-size", Takes::Text, KLOG),
+    flag("logtostderr", Takes::Switch, KLOG),
+    flag("one-output", Takes::Switch, KLOG),
+    flag("skip-headers", Takes::Switch, KLOG),
+    flag("skip-log-headers", Takes::Switch, KLOG),
+    flag("stderrthreshold", Takes::Text, KLOG),
+    flag("cleanup-ipvs", Takes::Switch, CLEANUP),
+    flag("cleanup-iptables", Takes::Switch, CLEANUP),
+    flag("conntrack-max", Takes::Integer, LIMIT),
+    flag("proxy-port-range", Takes::Text, USERSPACE),
+    flag("resource-container", Takes::Text, CGROUPS),
+    flag("udp-timeout", Takes::Duration, USERSPACE),
+];
+
+/// All flags that have no effect.
+pub(crate) fn all_flags() -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().chain(OBSOLETE_FLAGS)
+}
+
 /// Notes of the flags that were given in vain.
 pub(super) fn flags(args: &NodeArgs) -> Vec<Note> {
     let given = args.kube_proxy.given();
-    let inert = |name: &str| FLAGS.iter().find(|flag| flag.name == name);
+    let inert = |name: &str| all_flags().find(|flag| flag.name == name);
     let without = given
         .iter()
         .filter_map(|name| Some(format!("--{name} has no effect: {}", inert(name)?.why)));

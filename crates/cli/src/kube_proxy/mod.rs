@@ -16,7 +16,7 @@ use serde_json::Value;
 pub(crate) use config::KubeProxyConfiguration;
 pub(crate) use duration::GoDuration;
 pub(crate) use effective::effective;
-pub(crate) use inert::{FLAGS, Takes};
+pub(crate) use inert::{Takes, all_flags};
 
 use crate::args::{Cli, LogArgs, NodeArgs};
 
@@ -168,8 +168,12 @@ fn apply_text(
     args: &mut NodeArgs,
     log: &mut LogArgs,
 ) -> Result<Vec<Note>, Vec<FieldError>> {
-    let (config, fields) = decode::decode(text)?;
-    let mut notes = inert::fields(&fields);
+    let decode::Decoded {
+        config,
+        fields,
+        mut notes,
+    } = decode::decode(text)?;
+    notes.extend(inert::fields(&fields));
     notes.extend(apply::apply(&config, args, log)?);
     args.kube_proxy.file = Some(Box::new(config));
     Ok(notes)

@@ -1,10 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use serde_json::{Value, json};
 
+use super::inert::{FLAGS, OBSOLETE_FIELDS, OBSOLETE_FLAGS};
 use super::*;
-use crate::args::{COVERED, Command, ConntrackArgs};
+use crate::args::{self, COVERED, Command, ConntrackArgs};
 
 const TABLE: &str = include_str!("../../../../docs/kube-proxy.md");
 /// As kubeadm writes it, with mode ipvs.
@@ -30,8 +32,13 @@ fn read(text: &str) -> Result<(String, Vec<String>), Vec<String>> {
 }
 
 fn cli(flags: &[&str]) -> Cli {
-    let command = ["svcproxy", "plan", "--manifests", "x", "--node-name", "a"];
-    Cli::try_parse_from(command.iter().chain(flags)).unwrap()
+    let command = ["plan", "--manifests", "x", "--node-name", "a"];
+    try_cli(&[&command, flags].concat()).unwrap()
+}
+
+fn try_cli(words: &[&str]) -> Result<Cli, String> {
+    let words = ["svcproxy"].iter().chain(words).map(OsString::from);
+    args::try_parse(words).map_err(|error| error.to_string())
 }
 
 fn file(fields: &Value) -> String {
@@ -69,16 +76,6 @@ fn errors(text: &str) -> Vec<String> {
 fn what_is_wrong_is_told_with_its_path() {
     let header = "kind: KubeProxyConfiguration\napiVersion: kubeproxy.config.k8s.io/v1alpha1\n";
     let cases = [
-        ("bogus: 1", "bogus: unknown field"),
-        (
-            "ipvs: {schedular: rr}\nnope: null",
-            "ipvs.schedular: unknown field; nope: unknown field",
-        ),
-        (
-            "logging: {vmodule: [{filePattern: a, level: 3}]}",
-            "logging.vmodule[0].level: unknown field `level`, expected `filePattern` or `verbosity`",
-        ),
-        ("Mode: ipvs", "Mode: unknown field"),
         (
             "ipvs: {strictARP: 'yes'}",
             "ipvs.strictARP: invalid type: string \"yes\", expected a boolean",
@@ -91,7 +88,19 @@ fn what_is_wrong_is_told_with_its_path() {
             "ipvs: {syncPeriod: 30sec}",
             "ipvs.syncPeriod: \"30sec\" is not a duration (30s, 1m30s, 2h)",
         ),
-        ("ipvs: [rr]", "ipvs: must be a map of fields"),
+        ("ipvs: [rr]", "ipvs: [\"rr\"] must be a map of fields"),
+        (
+            "logging: {vmodule: [3]}",
+            "logging.vmodule[0]: 3 must be a map of fields",
+        ),
+        (
+            "nodePortAddresses: 10.0.0.0/8",
+            "nodePortAddresses: invalid type: string \"10.0.0.0/8\", expected a sequence",
+        ),
+        (
+            "clusterCIDR: 10",
+            "clusterCIDR: invalid type: integer `10`, expected a string",
+        ),
         (
             "featureGates: {A: 1}",
             "featureGates.A: invalid type: integer `1`, expected a boolean",
@@ -101,8 +110,8 @@ fn what_is_wrong_is_told_with_its_path() {
             "logging.options.json.infoBufferSize: \"big\" is not a quantity (64Ki)",
         ),
         (
-            "mode: userspace",
-            "mode: must be ipvs, iptables, nftables or empty",
+            "mode: kernelspace",
+            "mode: \"kernelspace\" must be ipvs, iptables, nftables, userspace or empty",
         ),
         (
             "oomScoreAdj: 2000",
@@ -114,7 +123,7 @@ fn what_is_wrong_is_told_with_its_path() {
         ),
         (
             "conntrack: {min: -1}",
-            "conntrack.min: must not be negative",
+            "conntrack.min: -1 must not be negative",
         ),
         (
             "conntrack: {udpTimeout: -1s}",
@@ -166,20 +175,13 @@ fn what_is_wrong_is_told_with_its_path() {
     }
     let scheduler = errors(&format!("{header}ipvs: {{scheduler: fastest}}"));
     assert!(
-        scheduler[0].starts_with("ipvs.scheduler: no scheduler of that name"),
+        scheduler[0].starts_with("ipvs.scheduler: \"fastest\": no scheduler of that name"),
         "{scheduler:?}"
     );
     let interface = errors(&format!("{header}detectLocalMode: BridgeInterface"));
     assert!(
         interface[0].starts_with("detectLocal.bridgeInterface: "),
         "{interface:?}"
-    );
-    let twice = errors(&format!(
-        "{header}ipvs:\n  scheduler: rr\n  scheduler: lc\n"
-    ));
-    assert!(
-        twice[0].starts_with("ipvs") && twice[0].contains("duplicate mapping key: scheduler"),
-        "{twice:?}"
     );
     for text in [
         "",
@@ -194,6 +196,93 @@ fn what_is_wrong_is_told_with_its_path() {
         );
     }
     assert_eq!(errors("a: [").len(), 1);
+    let others = errors("kind: KubeletConfiguration\n---\nkind: KubeProxyConfiguration\n");
+    assert!(
+        others[0].contains("in the first document of the file"),
+        "{others:?}"
+    );
+}
+
+/// As kube-proxy decodes leniently what strict decoding refuses.
+#[test]
+fn what_kube_proxy_ignores_is_named_and_ignored() {
+    let header = "kind: KubeProxyConfiguration\napiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
+                  mode: ipvs\n";
+    let plain = read(header).unwrap();
+    let cases: [(&str, &[&str]); 8] = [
+        (
+            "ipvs: {schedular: rr}\nnope: null",
+            &[
+                "ipvs.schedular is not a field of KubeProxyConfiguration and has no effect",
+                "nope is not a field of KubeProxyConfiguration and has no effect",
+            ],
+        ),
+        (
+            "logging: {vmodule: [{filePattern: a, level: 3}]}",
+            &[
+                "logging.vmodule[0].level is not a field of KubeProxyConfiguration and has no effect",
+                "logging.vmodule has no effect: the log is unbuffered, and filtered by SVCPROXY_LOG",
+            ],
+        ),
+        (
+            "Mode: iptables",
+            &["Mode is not a field of KubeProxyConfiguration and has no effect"],
+        ),
+        (
+            "conntrack: {max: null}\nresourceContainer: /kube-proxy\nudpIdleTimeout: 250ms",
+            &[
+                "conntrack.max is obsolete and has no effect: conntrack.maxPerCore and \
+                 conntrack.min, or their flags, set the limit",
+                "resourceContainer is obsolete and has no effect: the container runtime or the \
+                 service manager sets the cgroup",
+                "udpIdleTimeout is obsolete and has no effect: it is for kube-proxy's former \
+                 userspace mode",
+            ],
+        ),
+        (
+            "ipvs:\n  scheduler: lc\n  scheduler: rr\n",
+            &["ipvs.scheduler is set more than once: the last value counts"],
+        ),
+        (
+            "enableProfiling: False\nipvs: {strictARP: no}\niptables: {masqueradeBit: 016}",
+            &[],
+        ),
+        (
+            "---\nkind: KubeletConfiguration\n---\n# nothing\n---\na: b\n",
+            &[
+                "the file has 3 documents, and only the first is read, as in kube-proxy: move the \
+               others (KubeletConfiguration, no kind) to files of their own",
+            ],
+        ),
+        (
+            "---\na: [",
+            &[
+                "the file has 2 documents, and only the first is read, as in kube-proxy: move the \
+             others (no kind) to files of their own",
+            ],
+        ),
+    ];
+    for (text, expected) in cases {
+        let (settings, notes) = read(&format!("# first\n---\n{header}{text}")).unwrap();
+        assert_eq!(notes, expected, "{text}");
+        assert_eq!(settings, plain.0, "{text}");
+    }
+}
+
+#[test]
+fn each_mode_of_kube_proxys_is_named_if_it_is_not_the_one_in_use() {
+    let note = |mode: &str| read(&file(&json!({ "mode": mode }))).unwrap().1;
+    assert_eq!(note("ipvs"), [""; 0]);
+    assert_eq!(note("iptables"), [""; 0]);
+    assert_eq!(
+        note(""),
+        ["mode is empty, which means iptables to kube-proxy: mode ipvs is used"]
+    );
+    for mode in ["nftables", "userspace"] {
+        let expected =
+            format!("mode is {mode}, a mode that svcproxy does not have: mode ipvs is used");
+        assert_eq!(note(mode), [expected]);
+    }
 }
 
 #[test]
@@ -212,8 +301,8 @@ fn kubeadms_file_is_taken_as_it_is() {
         "logging.options.text.splitStream",
         "logging.options.json.splitStream",
     ];
-    // and a newer and a former one.
-    let others = ["iptables.snatNodeInternalIP", "udpIdleTimeout"];
+    // and a newer one.
+    let others = ["iptables.snatNodeInternalIP"];
     let mut all: BTreeSet<_> = leaves(&decode::schema()).into_iter().collect();
     for field in omitted.iter().chain(&streams).chain(&others) {
         assert!(all.remove(*field), "{field}");
@@ -290,18 +379,24 @@ fn example(path: &str) -> Value {
     fields
 }
 
-/// The rows of a table of the documentation: name, and what is said of it.
+/// The rows of the tables of settings in the documentation: name, and what is said of it.
 fn rows(begins: fn(&str) -> bool) -> BTreeMap<&'static str, &'static str> {
     let row = |line: &'static str| {
         let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
         begins(name).then_some((name, rest.split(" |").next()?))
     };
-    TABLE.lines().filter_map(row).collect()
+    let (_, tables) = TABLE.split_once("\n## Flags\n").unwrap();
+    tables.lines().filter_map(row).collect()
 }
 
 #[test]
 fn every_field_is_in_the_table_and_does_what_it_says() {
     let rows = rows(|name| !name.starts_with("--"));
+    let (obsolete, rows): (BTreeMap<_, _>, BTreeMap<_, _>) = rows
+        .into_iter()
+        .partition(|(_, status)| *status == "obsolete");
+    let expected: BTreeSet<_> = OBSOLETE_FIELDS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(obsolete.into_keys().collect::<BTreeSet<_>>(), expected);
     let all: BTreeSet<_> = leaves(&decode::schema()).into_iter().collect();
     assert_eq!(
         rows.keys()
@@ -353,12 +448,8 @@ fn the_command_line_wins_where_kube_proxys_does() {
         "--v=4",
         "--logging-format=json",
     ];
-    let mut cli = Cli::try_parse_from(
-        ["svcproxy", "plan", "--manifests", "x"]
-            .iter()
-            .chain(&flags),
-    )
-    .unwrap();
+    let plan = ["plan", "--manifests", "x"];
+    let mut cli = try_cli(&[&plan, &flags[..]].concat()).unwrap();
     let mut log = cli.log.clone();
     let args = cli.node_mut().unwrap();
     let fields = json!({"hostnameOverride": "a", "logging": {"verbosity": 2, "format": "text"}});
@@ -369,11 +460,7 @@ fn the_command_line_wins_where_kube_proxys_does() {
         (Some(4), Some(crate::args::LogFormat::Json))
     );
 
-    let Some(Command::Plan(mut plan)) =
-        Cli::try_parse_from(["svcproxy", "plan", "--manifests", "x"])
-            .unwrap()
-            .command
-    else {
+    let Some(Command::Plan(mut plan)) = try_cli(&plan).unwrap().command else {
         panic!("not a plan");
     };
     apply_text(
@@ -403,6 +490,16 @@ const KUBE_PROXY: &str = "bind-address bind-address-hard-fail cleanup cluster-ci
 #[test]
 fn every_flag_of_kube_proxys_is_in_the_table_and_accepted_as_it_says() {
     let rows = rows(|name| name.starts_with("--"));
+    let (obsolete, rows): (BTreeMap<_, _>, BTreeMap<_, _>) = rows
+        .into_iter()
+        .partition(|(_, status)| *status == "obsolete");
+    assert_eq!(
+        obsolete
+            .keys()
+            .map(|name| &name[2..])
+            .collect::<BTreeSet<_>>(),
+        OBSOLETE_FLAGS.iter().map(|flag| flag.name).collect()
+    );
     let known: BTreeSet<_> = KUBE_PROXY.split_whitespace().collect();
     assert_eq!(
         rows.keys().map(|name| &name[2..]).collect::<BTreeSet<_>>(),
@@ -448,32 +545,32 @@ fn flags_without_effect_are_told_and_checked() {
             "--feature-gates=A=true",
             "--feature-gates=B=true"
         ]),
-        "--feature-gates has no effect: kube-proxy's feature gates mean nothing here\n\
+        "--feature-gates has no effect: svcproxy has none of kube-proxy's feature gates\n\
          --profiling has no effect: there are no profiling handlers"
     );
     assert_eq!(
         note(&["--proxy-mode="]),
-        "--proxy-mode is empty: IPVS is used"
+        "--proxy-mode is empty, which means iptables to kube-proxy: mode ipvs is used"
     );
     assert_eq!(
         note(&["--proxy-mode=nftables"]),
-        "--proxy-mode is nftables: IPVS is used instead"
+        "--proxy-mode is nftables, a mode that svcproxy does not have: mode ipvs is used"
     );
-    let command = ["svcproxy", "plan", "--manifests", "x"];
+    assert_eq!(
+        note(&["--logtostderr=true", "--resource-container="]),
+        "--logtostderr has no effect: the log goes to standard error in one stream"
+    );
+    let command = ["plan", "--manifests", "x"];
     for bad in [
         "--kube-api-qps=fast",
         "--config-sync-period=1",
         "--profiling=maybe",
         "--oom-score-adj=1001",
     ] {
-        assert!(
-            Cli::try_parse_from(command.iter().chain([&bad])).is_err(),
-            "{bad}"
-        );
+        assert!(try_cli(&[&command, &[bad][..]].concat()).is_err(), "{bad}");
     }
-    assert!(
-        Cli::try_parse_from(command.iter().chain(&["--oom-score-adj", "-999", "-v=2"])).is_ok()
-    );
+    let good = ["--oom-score-adj", "-999", "-v=2"];
+    assert!(try_cli(&[&command, &good[..]].concat()).is_ok());
 }
 
 #[test]
@@ -501,4 +598,77 @@ fn connection_tracking_grows_with_the_processors() {
         ConntrackArgs::default().settings(8),
         proxier::desired::Conntrack::default()
     );
+}
+
+/// Each that counts once in kube-proxy: pflag's `Var`, `StringVar`, `BoolVar` and so on.
+#[test]
+fn the_last_of_repeated_flags_counts_and_lists_grow() {
+    let settings = |flags: &[&str]| format!("{:?}", cli(flags));
+    let rows: [(&[&str], &[&str]); 9] = [
+        (&["--v=2", "--v=4"], &["-v", "4"]),
+        (
+            &["--masquerade-all=True", "--masquerade-all=f"],
+            &["--masquerade-all=false"],
+        ),
+        (&["--ipvs-strict-arp=TRUE"], &["--strict-arp"]),
+        (&["--masquerade_all=1"], &["--masquerade-all"]),
+        (
+            &["--hostname-override=a", "--node-name=b"],
+            &["--node-name=b"],
+        ),
+        (
+            &["--cluster-cidr=10.0.0.0/8", "--cluster-cidr=10.1.0.0/16"],
+            &["--cluster-cidr=10.1.0.0/16"],
+        ),
+        (
+            &["--cluster-cidr=10.1.0.0/16", "--cluster-cidr=fd00::/48"],
+            &["--cluster-cidr=10.1.0.0/16,fd00::/48"],
+        ),
+        (
+            &[
+                "--nodeport-addresses=10.0.0.0/8",
+                "--nodeport-addresses=fd00::/8",
+            ],
+            &["--nodeport-addresses=10.0.0.0/8,fd00::/8"],
+        ),
+        (
+            &["--ipvs-exclude-cidrs=10.0.0.0/8", "--ipvs-exclude-cidrs="],
+            &["--exclude-cidrs=10.0.0.0/8"],
+        ),
+    ];
+    for (one, other) in rows {
+        assert_eq!(settings(one), settings(other), "{one:?}");
+    }
+    // All are checked, also those that do not count.
+    assert!(try_cli(&["--v=x", "--v=2"]).is_err());
+}
+
+/// Every switch of kube-proxy's takes all of Go's words, and none.
+#[test]
+fn switches_take_gos_booleans() {
+    let mut count = 0;
+    for arg in Cli::command().get_arguments() {
+        let takes = arg.get_num_args().unwrap_or_default();
+        if takes.min_values() > 0 || takes.max_values() != 1 {
+            continue;
+        }
+        let aliases = arg.get_all_aliases().into_iter().flatten();
+        for name in arg.get_long().into_iter().chain(aliases) {
+            count += 1;
+            let parse = |value: &str| {
+                let cli = try_cli(&[&format!("--{name}{value}")]);
+                cli.map(|cli| format!("{cli:?}"))
+            };
+            let on = parse("").unwrap();
+            let off = parse("=false").unwrap();
+            for value in ["=1", "=t", "=T", "=TRUE", "=true", "=True"] {
+                assert_eq!(parse(value).as_ref(), Ok(&on), "--{name}{value}");
+            }
+            for value in ["=0", "=f", "=F", "=FALSE", "=False"] {
+                assert_eq!(parse(value).as_ref(), Ok(&off), "--{name}{value}");
+            }
+            assert!(parse("=maybe").is_err(), "--{name}");
+        }
+    }
+    assert!(count > 15, "{count}");
 }
