@@ -183,11 +183,7 @@ fn carries_traffic() {
         assert_eq!(from(node, 2, PORT), ok("near", node), "{case}");
         assert_eq!(from(client, 1, PORT), ok("far", node), "{case}");
         assert_eq!(from(client, 2, PORT), ok("near", node), "{case}");
-        // Linux's SCTP takes no notice of the ICMP error and tries on.
-        let refused = match protocol {
-            Protocol::Sctp => AskError::TimedOut,
-            _ => AskError::Refused,
-        };
+        let refused = AskError::Refused;
         for host in [near, node, client] {
             assert_eq!(
                 from(host, 3, PORT),

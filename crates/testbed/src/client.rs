@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use socket2::Socket;
 
 use crate::Protocol;
@@ -127,9 +129,35 @@ impl Client {
         }
         socket.set_read_timeout(Some(self.timeout))?;
         socket.set_write_timeout(Some(self.timeout))?;
-        socket.connect_timeout(&self.to.into(), self.timeout)?;
+        connect(&socket, self.to, self.timeout)?;
         Ok(socket)
     }
+}
+
+/// Connects within `timeout`, and reports every ICMP error that comes back.
+///
+/// `Socket::connect_timeout` misses some. Between namespaces of one machine the answer to the
+/// first packet can arrive while connect(2) still holds the socket. The kernel then stores the
+/// error as a soft one, which wakes nobody (`sctp_v4_err` in net/sctp/input.c, `tcp_v4_err` in
+/// net/ipv4/tcp_ipv4.c). A busy machine delivers the same answer later, as an ordinary error.
+/// Reading `SO_ERROR` once before the wait makes both the same.
+fn connect(socket: &Socket, to: SocketAddr, timeout: Duration) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let begun = socket.connect(&to.into());
+    socket.set_nonblocking(false)?;
+    match begun {
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+        done => return done,
+    }
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    let timeout = timeout.try_into().map_err(io::Error::other)?;
+    let mut wait = [PollFd::new(socket, PollFlags::OUT)];
+    if rustix::io::retry_on_intr(|| poll(&mut wait, Some(&timeout)))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    socket.take_error()?.map_or(Ok(()), Err)
 }
 
 /// An open connection to a backend.

@@ -165,12 +165,8 @@ fn carries_traffic_from_outside() {
 
     for of in &services {
         let address = |host: &Host| host.address(of.family);
-        // Linux's SCTP takes no notice of the ICMP error and tries on.
-        let refused = match of.protocol {
-            Protocol::Sctp => Err(AskError::TimedOut),
-            _ => Err(AskError::Refused),
-        };
-        // Refused on its way out, and told so by send(2) before the ICMP error comes.
+        let refused = Err(AskError::Refused);
+        // Rejected on the way out: send(2) fails before the ICMP error arrives.
         let not_sent = match of.protocol {
             Protocol::Udp => Err(AskError::Unreachable(ErrorKind::PermissionDenied)),
             _ => refused.clone(),
