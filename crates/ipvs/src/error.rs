@@ -118,7 +118,7 @@ impl Error {
 
     /// Whether the change may have been made although it is reported as failed.
     pub fn is_outcome_unknown(&self) -> bool {
-        self.0.kind == ErrorKind::NoReply
+        matches!(self.0.kind, ErrorKind::NoReply | ErrorKind::TimedOut)
     }
 }
 
@@ -203,6 +203,14 @@ pub enum ErrorKind {
     /// The kernel's answer did not arrive. A change may have been made all the same.
     #[error("the kernel's answer was lost; whether the change was made is unknown")]
     NoReply,
+    /// The call was not executed: the time limit passed, or the queue was full, while it waited
+    /// for earlier calls of an `AsyncClient`.
+    #[error("not started: earlier calls to the kernel have not finished")]
+    NotStarted,
+    /// The time limit of an `AsyncClient` passed while the kernel executed the call. A change may
+    /// have been made, or may still be.
+    #[error("the kernel did not answer within the time limit; the change may still be made")]
+    TimedOut,
     /// Any other failure; see the source.
     #[error("failed")]
     Io,
@@ -277,6 +285,8 @@ pub enum Operation {
     SetTimeouts,
     StartSyncDaemon,
     StopSyncDaemon,
+    Counters,
+    Closure,
 }
 
 impl fmt::Display for Operation {
@@ -300,6 +310,8 @@ impl fmt::Display for Operation {
             Self::SetTimeouts => "set timeouts",
             Self::StartSyncDaemon => "start sync daemon",
             Self::StopSyncDaemon => "stop sync daemon",
+            Self::Counters => "read counters",
+            Self::Closure => "run closure",
         })
     }
 }
@@ -363,6 +375,7 @@ pub(crate) mod errno {
     pub(crate) const ENOENT: i32 = 2;
     pub(crate) const ESRCH: i32 = 3;
     pub(crate) const EACCES: i32 = 13;
+    pub(crate) const EBUSY: i32 = 16;
     pub(crate) const EEXIST: i32 = 17;
     #[cfg(any(feature = "testing", test))]
     pub(crate) const ENODEV: i32 = 19;

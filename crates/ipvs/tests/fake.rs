@@ -123,3 +123,21 @@ fn statistics_and_connections_can_be_given() {
         Some(Statistics::default())
     );
 }
+
+#[test]
+fn a_listing_that_finds_the_socket_busy_opens_another() {
+    let kernel = FakeKernel::new();
+    let mut client = kernel.client().unwrap();
+    let web = VirtualServer::new(key("tcp 10.0.0.1:80"));
+    client.add_virtual_server(&web).unwrap();
+    kernel.fail_request(1, 16); // EBUSY
+    assert_eq!(client.virtual_servers().unwrap().len(), 1);
+    // Once for each listing, and other requests keep the error.
+    kernel.fail_request(1, 16);
+    kernel.fail_request(2, 16);
+    assert_eq!(client.virtual_servers().unwrap_err().errno(), Some(16));
+    kernel.fail_request(1, 16);
+    assert_eq!(client.flush().unwrap_err().errno(), Some(16));
+    client.reopen().unwrap();
+    assert_eq!(client.virtual_servers().unwrap().len(), 1);
+}

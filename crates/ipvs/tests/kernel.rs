@@ -425,7 +425,7 @@ fn the_client_for_tokio_works_too() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let client = AsyncClient::new(client);
+        let client = AsyncClient::new(client).await.unwrap();
         let table = table();
         client.apply(table.clone()).await.into_result().unwrap();
         let added = table
@@ -435,6 +435,37 @@ fn the_client_for_tokio_works_too() {
         assert_eq!(client.virtual_servers().await.unwrap().len(), added);
         client.change(Change::Flush).await.unwrap();
         assert_eq!(client.virtual_servers().await.unwrap(), []);
+    });
+}
+
+/// A call that is given up never overtakes one that is awaited after it.
+#[cfg(feature = "tokio")]
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn the_last_call_awaited_decides() {
+    use std::future::{Future, poll_fn};
+    use std::task::Poll;
+
+    let (_namespace, client) = namespace();
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    runtime.block_on(async {
+        let client = AsyncClient::new(client).await.unwrap();
+        let (web, one) = (key("tcp 10.96.0.1:80"), real("10.244.0.1:80"));
+        client
+            .add_virtual_server(&VirtualServer::new(web))
+            .await
+            .unwrap();
+        client.add_real_server(&web, &one).await.unwrap();
+        for round in 1..1500 {
+            let first = one.with_weight(0);
+            let mut given_up = Box::pin(client.update_real_server(&web, &first));
+            poll_fn(|context| Poll::Ready(given_up.as_mut().poll(context).is_ready())).await;
+            drop(given_up);
+            let last = one.with_weight(round);
+            client.update_real_server(&web, &last).await.unwrap();
+            let listed = client.real_servers(&web).await.unwrap();
+            assert_eq!(listed[0].server.weight, round);
+        }
     });
 }
 

@@ -19,6 +19,11 @@ const MAX_BATCH: usize = 128;
 pub struct Outcomes(Vec<Result<()>>);
 
 impl Outcomes {
+    #[cfg(feature = "tokio")]
+    pub(super) fn from_results(results: Vec<Result<()>>) -> Self {
+        Self(results)
+    }
+
     /// Whether every change was made.
     pub fn all_ok(&self) -> bool {
         self.0.iter().all(Result::is_ok)

@@ -9,52 +9,64 @@ use crate::wire::{
 };
 use crate::{Error, ErrorKind, Object, Operation};
 
-/// Carries packets to a kernel and its packets back: a netlink socket, or a fake.
+/// Carries packets to a kernel and back: a netlink socket, or a fake.
 pub trait Transport {
-    /// Sends packets, all in one datagram. On return the kernel has carried them out, and its
-    /// replies wait.
+    /// Sends packets in one datagram. On return the kernel has executed them, and its replies
+    /// are ready to be received.
     fn send(&mut self, packets: &[u8]) -> io::Result<()>;
 
-    /// Receives one waiting datagram, and tells its whole length even if the buffer is shorter.
-    /// Where nothing waits it fails with [`io::ErrorKind::WouldBlock`], and where replies were
-    /// lost with `ENOBUFS`.
+    /// Receives one datagram and returns its full length, even if the buffer is shorter.
+    ///
+    /// Must not block: fails with [`io::ErrorKind::WouldBlock`] if no datagram is ready, and with
+    /// `ENOBUFS` if replies were lost.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// How many replies can wait at once before some are lost.
+    /// The number of replies that can be queued before some are lost.
     fn capacity(&self) -> usize {
         128
     }
+
+    /// Opens a second transport to the same kernel and network namespace, see
+    /// [`Client::reopen`](crate::Client::reopen).
+    ///
+    /// The default fails with [`io::ErrorKind::Unsupported`].
+    fn reopen(&self) -> io::Result<Self>
+    where
+        Self: Sized,
+    {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
-/// How much a client has sent.
+/// What a client has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Requests that read: one for each get and each attempt at a listing.
+    /// Read requests: one for each get and each attempt at a listing.
     pub reads: u64,
-    /// Requests that change: one for each [`Change`](crate::Change) sent.
+    /// Change requests: one for each [`Change`](crate::Change) sent.
     pub changes: u64,
-    /// Datagrams that carried them.
+    /// Datagrams.
     pub sends: u64,
 }
 
-/// Longer than what the kernel puts into one reply, 32 KiB at most.
+/// Larger than any reply datagram: the kernel fills at most 32 KiB (`netlink_dump`).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The kernel answered with an error.
+    /// The kernel replied with an error.
     Kernel { errno: i32, message: Option<String> },
-    /// The kernel has no such family.
+    /// The kernel does not have the family.
     Unsupported,
     /// The socket failed.
     Io(io::Error),
     /// The reply is malformed.
     Malformed(DecodeError),
-    /// The table changed while it was listed, or part of the list was lost.
+    /// The table changed during the listing, or part of the listing was lost.
     Interrupted,
-    /// No reply waits.
+    /// No reply is ready.
     NoReply,
 }
 
@@ -73,7 +85,7 @@ impl Failure {
     }
 }
 
-/// A transport with what it takes to speak over it: buffers, the family's number, a sequence.
+/// A transport with the state of the conversation: buffers, family number, sequence number.
 #[derive(Debug)]
 pub(super) struct Exchange<T> {
     pub(super) transport: T,
@@ -100,7 +112,13 @@ impl<T: Transport> Exchange<T> {
         self.counters
     }
 
-    /// The first of `count` sequence numbers in a row, none of which is 0.
+    /// Replaces the transport. Unread replies and an unfinished dump stay with the old one.
+    pub(super) fn reopen(&mut self) -> Result<(), Failure> {
+        self.transport = self.transport.reopen().map_err(Failure::Io)?;
+        self.resolve().map(drop)
+    }
+
+    /// Reserves `count` consecutive sequence numbers, none of them 0, and returns the first.
     pub(super) fn reserve_sequence(&mut self, count: u32) -> u32 {
         let first = match self.sequence.checked_add(count) {
             Some(_) => self.sequence + 1,
@@ -110,8 +128,8 @@ impl<T: Transport> Exchange<T> {
         first
     }
 
-    /// Finds the family's number, for which the kernel loads the module. Tells whether the
-    /// number is another than before.
+    /// Resolves the family number, for which the kernel loads the module if necessary. Returns
+    /// whether the number has changed.
     pub(super) fn resolve(&mut self) -> Result<bool, Failure> {
         let mut family = None;
         let content = |buffer: &mut Vec<u8>| put_family_request(buffer, FAMILY_NAME);
@@ -133,8 +151,8 @@ impl<T: Transport> Exchange<T> {
         }
     }
 
-    /// Sends a request of the family and hands its replies to `take`. If the family's number
-    /// has changed, since the module was loaded anew, does so again.
+    /// Sends a request of the family and passes its replies to `take`. Repeats it if the family
+    /// number has changed because the module was reloaded.
     pub(super) fn request(
         &mut self,
         request: &Message,
@@ -180,7 +198,8 @@ impl<T: Transport> Exchange<T> {
         self.transport
             .send(&self.send_buffer)
             .map_err(Failure::Io)?;
-        // A dump goes on to its end whatever happens: the kernel starts no other before it.
+        // Read a dump to its end whatever happens: until then the kernel refuses the next one on
+        // this socket with EBUSY (`__netlink_dump_start`).
         let mut failure = None;
         loop {
             let ended = self.receive(sequence, 1, |packet| match packet.body {
@@ -232,8 +251,8 @@ impl<T: Transport> Exchange<T> {
         }
     }
 
-    /// Receives one datagram and hands over the packets that belong to one of `count` requests
-    /// from `sequence` on. Tells whether `take` found the end.
+    /// Receives one datagram and passes on the packets that belong to one of the `count` requests
+    /// from `sequence` on. Returns whether `take` saw the last reply.
     pub(super) fn receive(
         &mut self,
         sequence: u32,
@@ -255,7 +274,7 @@ impl<T: Transport> Exchange<T> {
         let mut ended = false;
         for packet in Packets(datagram) {
             let packet = packet.map_err(Failure::Malformed)?;
-            // A late reply to an earlier request is none to this one.
+            // Skip late replies to earlier requests.
             if packet.header.sequence.wrapping_sub(sequence) < count {
                 ended |= take(packet);
             }

@@ -19,6 +19,7 @@ pub use socket::Socket;
 #[cfg(feature = "tokio")]
 pub use tokio::AsyncClient;
 
+use crate::error::errno;
 use crate::wire::{DecodeError, Header, Message};
 use crate::{
     Change, Error, ErrorKind, Info, Object, Operation, RealServer, RealServerEntry, RealServerKey,
@@ -74,7 +75,25 @@ impl<T: Transport> Client<T> {
         Ok(Self { exchange })
     }
 
-    /// How much was sent so far.
+    /// Replaces the connection by a new one to the same kernel and network namespace.
+    ///
+    /// Listings do this themselves when the kernel refuses them with `EBUSY`, which means that an
+    /// earlier listing on the same socket was not read to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] if the socket cannot be opened, or the transport does not support it.
+    pub fn reopen(&mut self) -> Result<()> {
+        let reopened = self.exchange.reopen();
+        reopened.map_err(|failure| failure.into_error(Operation::Open, Object::Table))
+    }
+
+    #[cfg(feature = "tokio")]
+    fn second_transport(&self) -> Option<T> {
+        self.exchange.transport.reopen().ok()
+    }
+
+    /// What was sent so far.
     pub fn counters(&self) -> Counters {
         self.exchange.counters()
     }
@@ -356,6 +375,7 @@ impl<T: Transport> Client<T> {
         key: fn(&R) -> K,
     ) -> Result<Vec<R>> {
         let mut entries = Vec::new();
+        let mut reopened = false;
         for _ in 0..LISTING_ATTEMPTS {
             entries.clear();
             let listed = self.exchange.request(request, Header::DUMP, |message| {
@@ -365,6 +385,11 @@ impl<T: Transport> Client<T> {
             match listed {
                 Ok(()) if all_distinct(&entries, key) => return Ok(entries),
                 Ok(()) | Err(Failure::Interrupted) => {}
+                // An earlier dump was cut off by an error and still occupies the socket.
+                Err(Failure::Kernel {
+                    errno: errno::EBUSY,
+                    ..
+                }) if !reopened && self.exchange.reopen().is_ok() => reopened = true,
                 Err(failure) => return Err(failure.into_error(operation, object)),
             }
         }

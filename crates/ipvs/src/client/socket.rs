@@ -1,7 +1,9 @@
 //! The netlink socket.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_GENERIC;
@@ -10,19 +12,21 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::{Client, Transport};
 use crate::{Error, Object, Operation, Result};
 
-/// `MSG_DONTWAIT | MSG_TRUNC`: whatever the kernel has to say waits already, and a datagram that
-/// does not fit is to be noticed.
+/// `MSG_DONTWAIT | MSG_TRUNC`: replies are ready when `sendmsg` returns, and a datagram that does
+/// not fit must be noticed.
 const RECEIVE_FLAGS: i32 = 0x40 | 0x20;
 
-/// What one waiting reply takes of the receive buffer at most: its memory as the kernel counts
-/// it, with its header.
+/// The most that one queued reply takes of the receive buffer, as the kernel accounts for it
+/// (`skb->truesize`).
 const REPLY_COST: usize = 1280;
 
-/// A generic netlink socket, connected to the kernel of one network namespace.
+/// A generic netlink socket in one network namespace, connected to the kernel.
 #[derive(Debug)]
 pub struct Socket {
     socket: netlink_sys::Socket,
     capacity: usize,
+    /// To open another socket in the same namespace; `None` without `/proc`.
+    namespace: Option<Arc<OwnedFd>>,
 }
 
 impl Socket {
@@ -32,34 +36,48 @@ impl Socket {
     ///
     /// Those of `socket(2)`, `bind(2)` and `connect(2)`.
     pub fn open() -> io::Result<Self> {
+        let namespace = File::open("/proc/thread-self/ns/net").ok();
+        Self::open_here(namespace.map(|file| Arc::new(file.into())))
+    }
+
+    fn open_here(namespace: Option<Arc<OwnedFd>>) -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
-        // Connected, it takes messages of the kernel alone.
+        // A connected socket receives messages from the kernel only.
         socket.connect(&SocketAddr::new(0, 0))?;
-        // Errors repeat the request's header only, and say more in words. Both since 4.12, and
-        // both can be done without.
+        // Errors repeat only the request's header, and carry a text. Both need Linux 4.12, and
+        // both are optional.
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_ext_ack(true);
         let capacity = socket.get_rx_buf_sz()? / REPLY_COST;
-        Ok(Self { socket, capacity })
+        Ok(Self {
+            socket,
+            capacity,
+            namespace,
+        })
     }
 
-    /// Opens a socket in a network namespace, given as `/proc/PID/ns/net` or `/run/netns/NAME`,
-    /// opened. The calling thread stays in its own.
+    /// Opens a socket in a network namespace: an open `/proc/PID/ns/net` or `/run/netns/NAME`.
+    /// The calling thread stays in its own namespace.
     ///
     /// # Errors
     ///
     /// Those of `setns(2)` and of [`Socket::open`].
     pub fn open_in_namespace(namespace: BorrowedFd<'_>) -> io::Result<Self> {
-        // A socket belongs to the namespace it was made in, whichever thread uses it later.
+        Self::open_inside(Arc::new(namespace.try_clone_to_owned()?))
+    }
+
+    fn open_inside(namespace: Arc<OwnedFd>) -> io::Result<Self> {
+        // A socket stays in the namespace it was opened in, whichever thread uses it. Only a
+        // short-lived thread changes its namespace, so the caller's cannot be left in the wrong one.
         std::thread::scope(|scope| {
             let opened = scope.spawn(|| {
-                move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-                Self::open()
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Self::open_here(Some(namespace))
             });
             opened
                 .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the opening thread died")))
+                .unwrap_or_else(|_| Err(io::Error::other("the opening thread panicked")))
         })
     }
 }
@@ -81,22 +99,29 @@ impl Transport for Socket {
     fn capacity(&self) -> usize {
         self.capacity
     }
+
+    fn reopen(&self) -> io::Result<Self> {
+        match &self.namespace {
+            Some(namespace) => Self::open_inside(Arc::clone(namespace)),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 impl Client {
-    /// Opens a client in the calling thread's network namespace. The kernel loads its module
-    /// `ip_vs` if it has to.
+    /// Opens a client in the calling thread's network namespace. The kernel loads the module
+    /// `ip_vs` if necessary.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the kernel has no IPVS. A
-    /// lack of permission shows at the first request only.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the kernel has no IPVS.
+    /// Missing permission is reported by the first request, not here.
     pub fn open() -> Result<Self> {
-        Self::over(Socket::open())
+        Self::with_transport(Self::socket(Socket::open())?)
     }
 
-    /// Opens a client in a network namespace, given as `/proc/PID/ns/net` or `/run/netns/NAME`,
-    /// opened. The calling thread stays in its own.
+    /// Opens a client in a network namespace: an open `/proc/PID/ns/net` or `/run/netns/NAME`.
+    /// The calling thread stays in its own namespace.
     ///
     /// ```no_run
     /// use std::os::fd::AsFd;
@@ -111,11 +136,10 @@ impl Client {
     /// As [`Client::open`]; [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied)
     /// without CAP_SYS_ADMIN.
     pub fn open_in_namespace(namespace: BorrowedFd<'_>) -> Result<Self> {
-        Self::over(Socket::open_in_namespace(namespace))
+        Self::with_transport(Self::socket(Socket::open_in_namespace(namespace))?)
     }
 
-    fn over(socket: io::Result<Socket>) -> Result<Self> {
-        let error = |source| Error::from_io(Operation::Open, Object::Table, source);
-        Self::with_transport(socket.map_err(error)?)
+    pub(super) fn socket(opened: io::Result<Socket>) -> Result<Socket> {
+        opened.map_err(|source| Error::from_io(Operation::Open, Object::Table, source))
     }
 }

@@ -50,6 +50,10 @@ impl Transport for FakeSocket {
         }
         Ok(reply.len())
     }
+
+    fn reopen(&self) -> io::Result<Self> {
+        Ok(self.kernel.socket())
+    }
 }
 
 /// Answers one request. Tells whether replies still arrive.
