@@ -37,6 +37,14 @@ pub(crate) fn impatient() -> Timing {
     timing
 }
 
+/// A server that streams lists, and one that sends pages.
+pub(crate) fn both() -> [Behaviour; 2] {
+    [true, false].map(|streams_lists| Behaviour {
+        streams_lists,
+        ..Behaviour::default()
+    })
+}
+
 pub(crate) fn access(server: &ApiServer) -> Access {
     let mut access = Access::default();
     access.server = Some(server.url());

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod bounds;
 mod cluster;
 mod credentials;
 mod events;

@@ -100,6 +100,11 @@ pub enum Fault {
     Ended,
     /// The answer comes in small parts, with pauses between.
     Slow,
+    /// The answer comes byte by byte, with a pause after each.
+    Drip,
+    /// So many bytes come that are the beginning of one object, without the end of a line; then the
+    /// connection is closed.
+    Endless(usize),
     /// What is not JSON, for an answer or an event.
     Garbage,
 }

@@ -14,6 +14,8 @@ use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 
 /// How often a watch looks up though nothing has changed.
 const LOOK: Duration = Duration::from_millis(100);
+/// The pause after each byte of an answer that drips.
+const DRIP: Duration = Duration::from_millis(20);
 /// What is in the place of an event in the middle of which a connection is closed.
 const HALF_AN_EVENT: &str = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
 
@@ -63,7 +65,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
             )?;
             return Ok(true);
         }
-        Some(Fault::Half | Fault::Ended | Fault::Slow | Fault::Garbage) | None => {}
+        Some(_) | None => {}
     }
     if let Some(refusal) = refusal {
         refuse(stream, &refusal)?;
@@ -76,6 +78,12 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
             .run(fault.as_ref())
             .map(|()| false),
     }
+}
+
+/// The middle of a string that has no end.
+fn endless(stream: &mut TcpStream, bytes: usize) -> io::Result<()> {
+    let part = "x".repeat(64 << 10);
+    (0..bytes.div_ceil(part.len())).try_for_each(|_| http::write_chunk(stream, &part))
 }
 
 fn wait_until(shared: &Shared, mut done: impl FnMut(&State) -> bool) {
@@ -219,6 +227,19 @@ fn list(
                 thread::sleep(LOOK);
             }
         }
+        Some(Fault::Drip) => {
+            http::write_head(stream, 200, "", body.len())?;
+            for byte in body.as_bytes().chunks(1) {
+                stream.write_all(byte)?;
+                thread::sleep(DRIP);
+            }
+        }
+        Some(Fault::Endless(bytes)) => {
+            http::begin_chunks(stream)?;
+            http::write_chunk(stream, "{\"items\":[{\"metadata\":{\"a\":\"")?;
+            endless(stream, *bytes)?;
+            return Ok(false);
+        }
         _ => http::write(stream, 200, "", body.as_bytes())?,
     }
     Ok(true)
@@ -315,6 +336,16 @@ impl<'a> Watch<'a> {
                     thread::sleep(LOOK);
                     http::write_chunk(self.stream, other)?;
                 }
+            }
+            Some(Fault::Drip) => {
+                for byte in first.concat().chars() {
+                    http::write_chunk(self.stream, byte.encode_utf8(&mut [0; 4]))?;
+                    thread::sleep(DRIP);
+                }
+            }
+            Some(Fault::Endless(bytes)) => {
+                http::write_chunk(self.stream, HALF_AN_EVENT)?;
+                return endless(self.stream, *bytes);
             }
             _ => self.send(&first)?,
         }

@@ -15,6 +15,11 @@ pub struct Timing {
     pub forgive: Duration,
     /// How long a server may take to answer, and to go on with an answer.
     pub answer: Duration,
+    /// How long a list may take, with all its pages.
+    pub list: Duration,
+    /// How long a watch may be silent if the server sends bookmarks: at least this, at most twice.
+    /// API servers send one a minute.
+    pub silence: Duration,
     /// How long a watch lasts before it is asked for again: at least this, at most twice, in whole
     /// seconds. What is later by [`grace`](Self::grace) is taken for dead.
     pub watch: Duration,
@@ -26,13 +31,15 @@ pub struct Timing {
 
 impl Default for Timing {
     /// Retries after 0.8 to 30 seconds, forgotten after two minutes, and watches of 5 to 10 minutes
-    /// as kube-proxy's (client-go); a minute for an answer.
+    /// as kube-proxy's (client-go); a minute for an answer, ten for a list.
     fn default() -> Self {
         Self {
             first_retry: Duration::from_millis(800),
             last_retry: Duration::from_secs(30),
             forgive: Duration::from_secs(120),
             answer: Duration::from_secs(60),
+            list: Duration::from_secs(600),
+            silence: Duration::from_secs(120),
             watch: Duration::from_secs(300),
             grace: Duration::from_secs(10),
             absent: Duration::from_secs(600),
@@ -50,6 +57,11 @@ impl Timing {
         // At most `least`.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         least.saturating_add(more as u32)
+    }
+
+    /// How long this watch may be silent if the server sends bookmarks.
+    pub(super) fn silence(&self) -> Duration {
+        self.silence.mul_f64(1.0 + random())
     }
 }
 
@@ -107,6 +119,8 @@ mod tests {
         last_retry: Duration::from_secs(30),
         forgive: Duration::from_secs(120),
         answer: Duration::from_secs(60),
+        list: Duration::from_secs(600),
+        silence: Duration::from_secs(120),
         watch: Duration::from_secs(300),
         grace: Duration::from_secs(10),
         absent: Duration::from_secs(600),

@@ -70,6 +70,10 @@ pub(super) enum Failure {
     },
     #[error("nothing was heard of the API server for {} s", .0.as_secs_f32())]
     Silent(Duration),
+    #[error("the API server sent only {bytes} bytes in {} s", .time.as_secs_f32())]
+    Slow { bytes: usize, time: Duration },
+    #[error("{_0} is longer than {_1} bytes")]
+    TooLong(&'static str, usize),
     #[error("the answer was cut off")]
     Cut(#[source] Box<kube::Error>),
     #[error("the answer is not what the API promises")]

@@ -162,7 +162,7 @@ impl Poster<'_> {
         let request = request.map_err(Failure::Request)?;
         let client = self.clients.get().await?;
         let answer = Answer::to(request, &client, self.timing.answer).await?;
-        answer.whole(self.timing.answer).await.map(drop)
+        answer.short(self.timing.answer).await.map(drop)
     }
 }
 

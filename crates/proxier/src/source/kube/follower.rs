@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use super::super::{Diagnostic, Reading};
 use super::kind::{Kind, Metadata};
+use super::split::{LONGEST_OBJECT, Text};
+use super::wire::AnyObject;
 
 /// A resource version. They grow with each write to any object of a kind (Kubernetes KEP-5504);
 /// of a server whose versions are no numbers, the order of events is taken as it is.
@@ -108,11 +107,28 @@ impl<K: Kind> Follower<K> {
     /// # Errors
     ///
     /// If the text is no object with a name.
-    pub(super) fn list_item(&mut self, text: &RawValue) -> Result<(), serde_json::Error> {
-        let object = Decoded::<K>::applied(text, &mut self.diagnostics)?;
-        let Some(name) = object.name else {
-            return Ok(());
-        };
+    pub(super) fn list_item(&mut self, text: Text<'_>) -> Result<(), serde_json::Error> {
+        match text {
+            Text::Whole(text) => {
+                let object = Decoded::<K>::applied(text, &mut self.diagnostics)?;
+                self.list(object);
+            }
+            Text::TooLong(outline) => {
+                let AnyObject { metadata } = serde_json::from_slice(outline)?;
+                self.list_too_long(metadata);
+            }
+        }
+        Ok(())
+    }
+
+    /// An object of the list that is too long to be read.
+    pub(super) fn list_too_long(&mut self, metadata: Metadata) {
+        let object = Decoded::<K>::too_long(metadata, &mut self.diagnostics);
+        self.list(object);
+    }
+
+    fn list(&mut self, object: Decoded<K>) {
+        let Some(name) = object.name else { return };
         let item = Item {
             version: parse_any(object.version.as_deref()),
             outcome: object.outcome,
@@ -121,7 +137,6 @@ impl<K: Kind> Follower<K> {
         if before.is_none_or(|before| !is_older(item.version, before.version)) {
             self.list.insert(name, item);
         }
-        Ok(())
     }
 
     /// The list is complete, as of `version`. All of the reading is to be applied at once: what is
@@ -168,17 +183,42 @@ impl<K: Kind> Follower<K> {
     /// # Errors
     ///
     /// [`EventError`] if it must be listed again. Nothing was taken in then.
-    pub(super) fn event(
-        &mut self,
-        happened: Happened,
-        text: &RawValue,
-    ) -> Result<Reading, EventError> {
+    pub(super) fn event(&mut self, happened: Happened, text: &[u8]) -> Result<Reading, EventError> {
         let mut reading = Reading::default();
         let object = match happened {
             Happened::Applied => Decoded::<K>::applied(text, &mut reading.diagnostics),
-            Happened::Deleted => Decoded::<K>::deleted(text),
+            Happened::Deleted => {
+                let object = serde_json::from_slice(text);
+                object.map(|AnyObject { metadata }| Decoded::<K>::deleted(metadata))
+            }
         };
-        let object = object.map_err(EventError::NotAnObject)?;
+        self.take_in(happened, object.map_err(EventError::NotAnObject)?, reading)
+    }
+
+    /// Something happened to an object that is too long to be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`event`](Self::event).
+    pub(super) fn event_too_long(
+        &mut self,
+        happened: Happened,
+        metadata: Metadata,
+    ) -> Result<Reading, EventError> {
+        let mut reading = Reading::default();
+        let object = match happened {
+            Happened::Applied => Decoded::<K>::too_long(metadata, &mut reading.diagnostics),
+            Happened::Deleted => Decoded::<K>::deleted(metadata),
+        };
+        self.take_in(happened, object, reading)
+    }
+
+    fn take_in(
+        &mut self,
+        happened: Happened,
+        object: Decoded<K>,
+        mut reading: Reading,
+    ) -> Result<Reading, EventError> {
         let Some(name) = object.name else {
             return Ok(reading);
         };
@@ -233,12 +273,6 @@ fn parse_any(version: Option<&str>) -> Version {
     version.and_then(parse)
 }
 
-/// What every object has, and all that is read of one that cannot be read as a whole.
-#[derive(Deserialize)]
-struct AnyObject {
-    metadata: Metadata,
-}
-
 /// What a text says of an object.
 struct Decoded<K: Kind> {
     /// None if no object can have that name.
@@ -248,12 +282,9 @@ struct Decoded<K: Kind> {
 }
 
 impl<K: Kind> Decoded<K> {
-    fn applied(
-        text: &RawValue,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> Result<Self, serde_json::Error> {
-        let AnyObject { metadata } = serde_json::from_str(text.get())?;
-        let (outcome, found) = match serde_json::from_str(text.get()) {
+    fn applied(text: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Result<Self, serde_json::Error> {
+        let AnyObject { metadata } = serde_json::from_slice(text)?;
+        let (outcome, found) = match serde_json::from_slice(text) {
             Ok(object) => {
                 let converted = K::convert(&object);
                 let refused = converted.is_refused();
@@ -280,13 +311,25 @@ impl<K: Kind> Decoded<K> {
         })
     }
 
-    fn deleted(text: &RawValue) -> Result<Self, serde_json::Error> {
-        let AnyObject { metadata } = serde_json::from_str(text.get())?;
-        Ok(Self {
+    fn too_long(metadata: Metadata, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let message = format!(
+            "the object is longer than {} MiB and is ignored; its last good version stays in effect",
+            LONGEST_OBJECT >> 20
+        );
+        diagnostics.push(Diagnostic::error(message).with_object(label::<K>(&metadata)));
+        Self {
+            name: K::name(&metadata),
+            version: metadata.resource_version,
+            outcome: Outcome::Refused,
+        }
+    }
+
+    fn deleted(metadata: Metadata) -> Self {
+        Self {
             name: K::name(&metadata),
             version: metadata.resource_version,
             outcome: Outcome::LeftOut,
-        })
+        }
     }
 }
 

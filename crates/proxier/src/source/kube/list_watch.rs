@@ -19,10 +19,12 @@ use super::client::Clients;
 use super::error::Failure;
 use super::follower::{EventError, Follower, Happened};
 use super::kind::{Kind, Selection};
+use super::progress::Progress;
+use super::split::{LONGEST_OBJECT, Page, Text};
 use super::state::States;
-use super::wire::{Answer, Bookmark, Frame, Page};
+use super::wire::{Answer, Bookmark, Frame, List, Outline};
 
-/// Objects of one page of a list: they are all held at once, as text.
+/// Objects of one page of a list.
 const PAGE: u32 = 250;
 /// A watch that ends earlier without a word has failed.
 const SHORT: Duration = Duration::from_secs(1);
@@ -51,9 +53,12 @@ pub(super) struct ListWatch<'a, K: Kind> {
     shared: &'a Shared<'a>,
     follower: Follower<K>,
     selection: Selection,
-    /// Whether the server is asked to begin a watch with all objects there are. A list holds all of
-    /// a page at once, a watch one object.
+    /// Whether the server is asked to begin a watch with all objects there are.
     streams: bool,
+    /// Whether the server sends bookmarks, so that a watch without any has died.
+    sends_bookmarks: bool,
+    /// When something of this kind was heard last.
+    heard: Instant,
     /// Told when the kind has been listed in full.
     listed: Option<oneshot::Sender<()>>,
     /// Whether the server knew another kind for us when it was last asked. One that starts up
@@ -74,6 +79,8 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             selection: kind.selection(),
             follower: Follower::new(kind),
             streams: true,
+            sends_bookmarks: false,
+            heard: Instant::now(),
             listed,
             is_known: false,
             is_forgotten: false,
@@ -150,7 +157,9 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 self.streams = false;
                 return Cure::AskOtherwise;
             }
-            Failure::Unfinished | Failure::Silent(_) if lists => self.streams = false,
+            Failure::Unfinished | Failure::Silent(_) | Failure::Slow { .. } if lists => {
+                self.streams = false;
+            }
             Failure::Refused { code: 404, .. } if self.selection.kind_optional => {
                 return Cure::DoWithout;
             }
@@ -184,17 +193,21 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             limit: Some(PAGE),
             ..ListParams::default()
         };
+        let mut progress = Progress::of_list(self.shared.timing, Instant::now());
         loop {
             let request = Request::new(self.selection.path).list(&parameters);
-            let answer = self.ask(request).await?;
-            let text = answer.whole(self.shared.timing.answer).await?;
-            let page: Page<'_> = serde_json::from_slice(&text).map_err(Failure::Garbled)?;
-            for item in page.items.unwrap_or_default() {
-                self.follower.list_item(item).map_err(Failure::Garbled)?;
+            let mut answer = self.ask(request).await?;
+            progress.next_page(Instant::now())?;
+            let mut page = Page::default();
+            while let Some(piece) = answer.piece(&mut progress).await? {
+                page.feed(&piece, |object| {
+                    self.follower.list_item(object).map_err(Failure::Garbled)
+                })?;
             }
-            parameters.continue_token = page.metadata.next.filter(|next| !next.is_empty());
+            let list: List = serde_json::from_slice(page.envelope()).map_err(Failure::Garbled)?;
+            parameters.continue_token = list.metadata.next.filter(|next| !next.is_empty());
             if parameters.continue_token.is_none() {
-                self.end_list(&page.metadata.resource_version);
+                self.end_list(&list.metadata.resource_version);
                 return Ok(());
             }
         }
@@ -223,15 +236,31 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         } else {
             self.shared.states.connected(K::NAME);
         }
+        let mut of_list = Progress::of_list(timing, Instant::now());
+        let silence = timing.silence().min(lasts);
         let mut is_silent = true;
-        while let Some(line) = answer
-            .line(if lists { timing.answer } else { lasts })
-            .await?
-        {
-            is_silent = false;
-            let frame: Frame<'_> = serde_json::from_slice(&line).map_err(Failure::Garbled)?;
+        loop {
+            let now = Instant::now();
+            let mut of_line =
+                Progress::within(if self.sends_bookmarks { silence } else { lasts }, now);
+            let progress = if lists { &mut of_list } else { &mut of_line };
+            let taken = answer
+                .line(progress, |line| self.take_in(line, lists))
+                .await;
             let after_list = !lists;
-            lists = self.take_in(&frame, lists)?;
+            match taken {
+                Ok(Some(still_lists)) => lists = still_lists?,
+                Ok(None) => break,
+                // Without a failure: the server may have no bookmark to send.
+                Err(Failure::Silent(time)) if after_list && time < lasts => {
+                    tracing::debug!(kind = K::NAME, ?time, "the watch is silent; asking again");
+                    self.end_silence();
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
+            }
+            is_silent = false;
+            self.heard = Instant::now();
             self.is_forgotten &= !after_list;
             self.shared.states.heard();
         }
@@ -242,21 +271,36 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             return Err(Failure::Short);
         }
         if is_silent {
-            // Not even a bookmark: a server whose data were put back to an older version waits for
-            // ours, and would tell nothing until it has come.
-            self.follower.lose_position();
+            self.end_silence();
         }
         Ok(())
     }
 
+    /// A watch has ended after which nothing was heard: not even a bookmark.
+    ///
+    /// A server whose data were put back to an older version waits for ours, and would tell nothing
+    /// until it has come.
+    fn end_silence(&mut self) {
+        if self.heard.elapsed() >= self.shared.timing.watch {
+            self.follower.lose_position();
+            self.heard = Instant::now();
+        }
+    }
+
     /// Takes a line of a watch in; whether the list is still under way.
-    fn take_in(&mut self, frame: &Frame<'_>, lists: bool) -> Result<bool, Failure> {
+    fn take_in(&mut self, line: Text<'_>, lists: bool) -> Result<bool, Failure> {
+        let line = match line {
+            Text::Whole(line) => line,
+            Text::TooLong(outline) => return self.take_in_outline(outline, lists),
+        };
+        let frame: Frame<'_> = serde_json::from_slice(line).map_err(Failure::Garbled)?;
+        let object = frame.object.get();
         let happened = match frame.event {
             "ADDED" | "MODIFIED" => Happened::Applied,
             "DELETED" => Happened::Deleted,
             "BOOKMARK" => {
-                let text = frame.object.get();
-                let bookmark: Bookmark = serde_json::from_str(text).map_err(Failure::Garbled)?;
+                self.sends_bookmarks = true;
+                let bookmark: Bookmark = serde_json::from_str(object).map_err(Failure::Garbled)?;
                 let version = &bookmark.metadata.resource_version;
                 if lists && bookmark.ends_list() {
                     self.end_list(version);
@@ -268,23 +312,39 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 return Ok(lists);
             }
             "ERROR" => {
-                let text = frame.object.get();
-                let status: Status = serde_json::from_str(text).map_err(Failure::Garbled)?;
+                let status: Status = serde_json::from_str(object).map_err(Failure::Garbled)?;
                 return Err(Failure::of(status, None));
             }
             _ => return Ok(lists),
         };
         match happened {
             Happened::Applied if lists => {
-                self.follower
-                    .list_item(frame.object)
-                    .map_err(Failure::Garbled)?;
+                let object = Text::Whole(object.as_bytes());
+                self.follower.list_item(object).map_err(Failure::Garbled)?;
             }
             Happened::Deleted if lists => return Err(EventError::OutOfOrder.into()),
             happened => {
-                let reading = self.follower.event(happened, frame.object)?;
+                let reading = self.follower.event(happened, object.as_bytes())?;
                 self.deliver(reading);
             }
+        }
+        Ok(lists)
+    }
+
+    /// The same for a line that is too long.
+    fn take_in_outline(&mut self, outline: &[u8], lists: bool) -> Result<bool, Failure> {
+        let Outline { event, object } =
+            serde_json::from_slice(outline).map_err(Failure::Garbled)?;
+        let happened = match &*event {
+            "ADDED" | "MODIFIED" => Happened::Applied,
+            "DELETED" => Happened::Deleted,
+            _ => return Err(Failure::TooLong("a line of the watch", LONGEST_OBJECT)),
+        };
+        if lists {
+            self.follower.list_too_long(object.metadata);
+        } else {
+            let reading = self.follower.event_too_long(happened, object.metadata)?;
+            self.deliver(reading);
         }
         Ok(lists)
     }

@@ -35,6 +35,8 @@ mod events;
 mod follower;
 mod kind;
 mod list_watch;
+mod progress;
+mod split;
 mod state;
 mod wire;
 

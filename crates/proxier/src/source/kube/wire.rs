@@ -1,25 +1,30 @@
 //! Requests and answers: what stands in them, and how they fail.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
+use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::Failure;
+use super::kind::Metadata;
+use super::progress::Progress;
+use super::split::{Object, Text};
 
-/// A page of a list.
+/// Most that is read of an answer that is not a list or a watch.
+const LONGEST_STATUS: usize = 64 << 10;
+
+/// A page of a list, without its objects.
 #[derive(Debug, Deserialize)]
-pub(super) struct Page<'a> {
+pub(super) struct List {
     pub(super) metadata: ListMetadata,
-    #[serde(borrow)]
-    pub(super) items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +43,20 @@ pub(super) struct Frame<'a> {
     pub(super) event: &'a str,
     #[serde(borrow)]
     pub(super) object: &'a RawValue,
+}
+
+/// What is left of a line of a watch that is too long.
+#[derive(Debug, Deserialize)]
+pub(super) struct Outline {
+    #[serde(rename = "type")]
+    pub(super) event: String,
+    pub(super) object: AnyObject,
+}
+
+/// What every object has, and all that is read of one that cannot be read as a whole.
+#[derive(Debug, Deserialize)]
+pub(super) struct AnyObject {
+    pub(super) metadata: Metadata,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,9 +83,10 @@ impl Bookmark {
 /// An answer that is coming in.
 pub(super) struct Answer {
     body: Body,
-    buffer: BytesMut,
-    /// How much of the buffer holds no end of a line.
-    searched: usize,
+    /// What has arrived and was not taken yet.
+    piece: Bytes,
+    /// The line whose end has not arrived.
+    line: Object,
 }
 
 impl Answer {
@@ -87,15 +107,15 @@ impl Answer {
         let (head, body) = answer.into_parts();
         let answer = Self {
             body,
-            buffer: BytesMut::new(),
-            searched: 0,
+            piece: Bytes::new(),
+            line: Object::default(),
         };
         if head.status.is_success() {
             return Ok(answer);
         }
         let retry_after = head.headers.get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-        let text = answer.whole(patience).await?;
+        let text = answer.short(patience).await?;
         // Whatever stands in the way of the server need not know its form.
         let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&text);
@@ -105,39 +125,59 @@ impl Answer {
         Err(Failure::of(status, retry_after.map(Duration::from_secs)))
     }
 
-    /// All of it.
-    pub(super) async fn whole(mut self, patience: Duration) -> Result<BytesMut, Failure> {
-        while self.more(patience).await? {}
-        Ok(self.buffer)
+    /// All of an answer that is short, or its beginning.
+    pub(super) async fn short(mut self, patience: Duration) -> Result<Vec<u8>, Failure> {
+        let mut progress = Progress::within(patience, Instant::now());
+        let mut text = Vec::new();
+        while let Some(piece) = self.piece(&mut progress).await? {
+            text.extend_from_slice(&piece);
+            if text.len() > LONGEST_STATUS {
+                text.truncate(LONGEST_STATUS);
+                break;
+            }
+        }
+        Ok(text)
     }
 
-    /// The next line; none at the end. What follows the last line's end is half a line.
-    pub(super) async fn line(&mut self, patience: Duration) -> Result<Option<BytesMut>, Failure> {
+    /// Takes the next line in; nothing at the end. What follows the last line's end is half a line.
+    pub(super) async fn line<T>(
+        &mut self,
+        progress: &mut Progress,
+        take: impl FnOnce(Text<'_>) -> T,
+    ) -> Result<Option<T>, Failure> {
         loop {
-            let new = self.buffer.get(self.searched..).unwrap_or_default();
-            if let Some(end) = new.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + end + 1);
-                self.searched = 0;
-                return Ok(Some(line));
+            if let Some(end) = memchr(b'\n', &self.piece) {
+                let last = self.piece.split_to(end + 1);
+                return Ok(Some(self.line.end(&last, take)));
             }
-            self.searched = self.buffer.len();
-            if !self.more(patience).await? {
-                return Ok(None);
+            self.line.feed(&self.piece);
+            self.piece.clear();
+            match self.piece(progress).await? {
+                Some(piece) => self.piece = piece,
+                None => return Ok(None),
             }
         }
     }
 
-    /// Whether there was more.
-    async fn more(&mut self, patience: Duration) -> Result<bool, Failure> {
-        let frame = tokio::time::timeout(patience, self.body.frame()).await;
-        match frame.map_err(|_| Failure::Silent(patience))? {
-            None => Ok(false),
-            Some(Err(error)) => Err(Failure::Cut(Box::new(error))),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.buffer.extend_from_slice(data);
+    /// What arrives next; nothing at the end.
+    pub(super) async fn piece(
+        &mut self,
+        progress: &mut Progress,
+    ) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let look = progress.next_look().into();
+            let frame = tokio::time::timeout_at(look, self.body.frame()).await;
+            let frame = match frame {
+                Err(_) => {
+                    progress.look(Instant::now())?;
+                    continue;
                 }
-                Ok(true)
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame.map_err(|error| Failure::Cut(Box::new(error)))?,
+            };
+            if let Ok(piece) = frame.into_data() {
+                progress.arrived(piece.len(), Instant::now())?;
+                return Ok(Some(piece));
             }
         }
     }
