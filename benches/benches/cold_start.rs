@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipvs::{Change, Client, Socket, Transport, VirtualServer};
-use proxier::backend::{Backend, IpvsBackend};
 use proxier::desired::{Config, DesiredState};
-use proxier::plan::{NodeState, Plan, Scope, Step};
+use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step};
+use proxier::mode::ipvs::{Backend, IpvsBackend};
 use proxier::store::Store;
 use svcproxy_benches::Cluster;
 use testbed::Namespace;

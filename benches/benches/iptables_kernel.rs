@@ -20,11 +20,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proxier::Proxier;
-use proxier::backend::{Flavour, IptablesBackend};
 use proxier::desired::DesiredState;
-use proxier::iptables::{Plan, Step};
+use proxier::mode::iptables::{Flavour, IptablesBackend};
+use proxier::mode::iptables::{Plan, Step};
+use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
-use proxier::plan::Scope;
 use proxier::store::{Change, Store};
 use svcproxy_benches::{Cluster, config};
 use testbed::Namespace;

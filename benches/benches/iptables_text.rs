@@ -7,8 +7,8 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use proxier::desired::DesiredState;
-use proxier::iptables::{Node, Plan, Rules, Step};
-use proxier::plan::Scope;
+use proxier::mode::iptables::{Node, Plan, Rules, Step};
+use proxier::mode::ipvs::plan::Scope;
 use svcproxy_benches::{Cluster, config, update};
 
 fn text(plan: &Plan) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use proxier::desired::DesiredState;
-use proxier::plan::{NodeState, Plan, Scope};
+use proxier::mode::ipvs::plan::{NodeState, Plan, Scope};
 use svcproxy_benches::{Cluster, config, update};
 
 fn from_scratch(c: &mut Criterion) {

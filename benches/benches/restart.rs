@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use ipvs::{Client, Socket, Transport};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use proxier::backend::{Backend, IpvsBackend};
 use proxier::desired::DesiredState;
-use proxier::netfilter::{Set, TABLE};
-use proxier::plan::{NodeState, Plan, Scope};
+use proxier::mode::ipvs::plan::{NodeState, Plan, Scope};
+use proxier::mode::ipvs::rules::{Set, TABLE};
+use proxier::mode::ipvs::{Backend, IpvsBackend};
 use svcproxy_benches::{Cluster, config};
 use testbed::Namespace;
 

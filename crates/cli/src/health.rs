@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 use proxier::desired::{Config, DesiredState, HealthCheck};
-use proxier::health::ServiceHealth;
-use proxier::metrics::Monitor;
+use proxier::observe::health::ServiceHealth;
+use proxier::observe::metrics::Monitor;
 
 use crate::commands::chain;
 

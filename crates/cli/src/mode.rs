@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use proxier::desired::Config;
-use proxier::health;
+use proxier::mode::probe::{self, Probe};
+use proxier::mode::{iptables, ipvs};
 use proxier::notice::{Notice, Reason};
-use proxier::probe::{self, Probe};
+use proxier::observe::health;
 
 use crate::args::{Fallback, Mode, ModeArgs};
 use crate::notices::Notices;
@@ -33,7 +34,7 @@ impl Choice {
         if wanted == Mode::Iptables {
             return Ok(Self::as_wanted(wanted));
         }
-        let found = probe::ipvs(config, &args.proc_sys);
+        let found = ipvs::probe(config, &args.proc_sys);
         log(&found);
         if found.can_run(wanted.probed()) {
             return Ok(Self::as_wanted(wanted));
@@ -45,7 +46,7 @@ impl Choice {
             args.fallback != Fallback::Never,
             "mode {wanted_name} cannot run on this node: {missing}"
         );
-        let found = probe::iptables(config, &args.proc_sys);
+        let found = iptables::probe(config, &args.proc_sys);
         log(&found);
         anyhow::ensure!(
             found.can_run(in_force.probed()),
@@ -119,8 +120,8 @@ impl Lookout {
     /// Looks, and tells once. Whether to switch now. Nothing is loaded for it: as long as the
     /// kernel has no IPVS it is not asked for any.
     pub(crate) fn look(&mut self, config: &Config, notices: &Notices) -> bool {
-        let can_run = probe::is_ipvs_loaded()
-            && probe::ipvs(config, &self.proc_sys).can_run(probe::Mode::Ipvs);
+        let can_run =
+            ipvs::is_loaded() && ipvs::probe(config, &self.proc_sys).can_run(probe::Mode::Ipvs);
         if can_run && !self.is_told {
             let then = if self.switches {
                 "svcproxy switches to it"

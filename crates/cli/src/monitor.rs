@@ -2,7 +2,7 @@
 
 use ipvs::Family;
 use proxier::desired::Config;
-use proxier::metrics::{Monitor, Options, Pages, ProxyServer};
+use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use serde_json::{Value, json};
 
 use crate::args::{MonitorArgs, NodeArgs, ServiceMetrics};

@@ -4,13 +4,13 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use proxier::backend::{
-    ApplyReport, Backend, BackendError, Cleanup, IptablesBackend, IpvsBackend, IpvsRemains,
-    Retiring, Successor,
-};
 use proxier::desired::Config;
-use proxier::plan::Plan;
-use proxier::probe;
+use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::ipvs;
+use proxier::mode::ipvs::plan::Plan;
+use proxier::mode::ipvs::{Backend, Cleanup, IpvsBackend, IpvsRemains, Retiring};
+use proxier::mode::{ApplyReport, BackendError};
+use proxier::takeover::Successor;
 
 use crate::args::Mode;
 use crate::commands::chain;
@@ -32,7 +32,7 @@ pub(crate) fn predecessor(in_force: Mode, config: &Config) -> Box<dyn Predecesso
 
 /// What IPVS mode left, with IPVS or without; and without asking the kernel to load it.
 pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend + Send>, BackendError> {
-    if probe::is_ipvs_loaded() {
+    if ipvs::is_loaded() {
         Ok(Box::new(IpvsBackend::open()?))
     } else {
         Ok(Box::new(IpvsRemains::open()?))

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use ipvs::VirtualServerKey;
 use proxier::Proxier;
-use proxier::backend::{BackendError, KubeProxy, Successor};
-use proxier::data_plane::DataPlane;
 use proxier::desired::FrontendKey;
+use proxier::mode::BackendError;
+use proxier::mode::DataPlane;
 use proxier::notice::{Notice, Reason};
-use proxier::proxier::{SyncKind, SyncReport};
+use proxier::reconcile::{SyncKind, SyncReport};
+use proxier::takeover::{KubeProxy, Successor};
 
 use crate::commands::chain;
 use crate::notices::Notices;

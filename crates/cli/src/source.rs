@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use proxier::metrics::Monitor;
+use proxier::observe::metrics::Monitor;
 use proxier::source::kube::{Access, EventQueue, EventSender, KubeSource, Timing, event_queue};
 use proxier::source::manifest::{Manifests, Watch};
 use proxier::source::{ConnectionState, Reading};

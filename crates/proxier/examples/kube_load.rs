@@ -28,9 +28,10 @@ use std::{env, fs, thread};
 
 use ipvs::{RealServer, RealServerKey, VirtualServerKey};
 use proxier::Proxier;
-use proxier::backend::{ApplyReport, Backend, BackendError, FakeNode};
 use proxier::desired::Config;
-use proxier::plan::{NodeState, Plan};
+use proxier::mode::ipvs::plan::{NodeState, Plan};
+use proxier::mode::ipvs::{Backend, FakeNode};
+use proxier::mode::{ApplyReport, BackendError};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing};
 use serde_json::json;

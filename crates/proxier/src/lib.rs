@@ -10,10 +10,10 @@
 //! - [`source`] yields checked changes of the API objects in [`model`];
 //! - [`store`] keeps them, and knows which Services a change touched;
 //! - [`desired`] says what this node should have. Pure;
-//! - [`plan`] says which steps lead there from what the node has. Pure, and a value;
-//! - [`backend`] takes the steps, and reads back what the node has.
+//! - a [`mode`] plans the steps that lead there from what the node has, carries them out, and
+//!   reads back what the node has.
 //!
-//! [`Proxier`] puts the stages together, and [`run`] is a loop around it. A change to one Service
+//! [`Proxier`] puts the stages together, and [`reconcile::run`] is a loop around it. A change to one Service
 //! costs work for that Service alone at every stage, however many there are.
 //!
 //! An agent with a source of its own feeds a [`Proxier`] with [`store::Change`]s:
@@ -23,7 +23,7 @@
 //! use std::sync::Arc;
 //!
 //! use proxier::Proxier;
-//! use proxier::backend::IpvsBackend;
+//! use proxier::mode::ipvs::IpvsBackend;
 //! use proxier::desired::Config;
 //! use proxier::model::{ObjectName, Service};
 //! use proxier::store::Change;
@@ -51,32 +51,20 @@
 //! With none of them the crate does no I/O at all.
 #![forbid(unsafe_code)]
 
-pub mod backend;
-pub mod data_plane;
 pub mod desired;
-mod drain;
 mod escaped;
 mod hash;
-#[cfg(feature = "health")]
-pub mod health;
-#[cfg(feature = "health")]
-mod http;
-pub mod iptables;
-#[cfg(all(feature = "ipvs", feature = "iptables"))]
-mod kube_proxy;
-#[cfg(feature = "metrics")]
-pub mod metrics;
+pub mod mode;
 pub mod model;
-pub mod netfilter;
+#[cfg(any(feature = "ipvs", feature = "iptables"))]
+mod netlink;
 pub mod notice;
-pub mod plan;
-pub mod probe;
-pub mod proxier;
-pub mod run;
+#[cfg(feature = "health")]
+pub mod observe;
+pub mod reconcile;
 pub mod source;
-pub mod standing;
 pub mod store;
-#[cfg(feature = "manifest")]
-pub mod watch;
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+pub mod takeover;
 
-pub use self::proxier::Proxier;
+pub use self::reconcile::Proxier;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use proxier::desired::HealthCheck;
-use proxier::health::{HealthError, ServiceHealth};
 use proxier::model::ObjectName;
+use proxier::observe::health::{HealthError, ServiceHealth};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const EADDRINUSE: i32 = 98;

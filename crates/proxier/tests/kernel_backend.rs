@@ -11,12 +11,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use ipvs::{Change, Forwarding, RealServer, VirtualServer, VirtualServerKey};
-use proxier::backend::{Backend as _, IpvsBackend, cleanup};
 use proxier::desired::{Config, FrontendKey};
-use proxier::netfilter::Ruleset;
-use proxier::plan::{
+use proxier::mode::ipvs::plan::{
     Element, NodeState, Plan, PolicyRoute, Step, base_elements, base_routes, base_sysctls,
 };
+use proxier::mode::ipvs::rules::Ruleset;
+use proxier::mode::ipvs::{Backend as _, IpvsBackend, cleanup};
 use testbed::{
     AskError, Backend, Client, Family, Host, POD_CIDR_V4, POD_CIDR_V6, Protocol, SERVICE_CIDR_V4,
     SERVICE_CIDR_V6, Topology, ping,

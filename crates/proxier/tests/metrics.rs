@@ -17,14 +17,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipvs::{Statistics, VirtualServerKey};
 use proxier::Proxier;
-use proxier::backend::FakeNode;
 use proxier::desired::Config;
-use proxier::metrics::{Monitor, Options, Pages, ProxyServer};
+use proxier::mode::ipvs::FakeNode;
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort, Timestamp, TrafficPolicy,
 };
-use proxier::run::{Event, Intervals};
+use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
+use proxier::reconcile::{Event, Intervals};
 use proxier::source::{ConnectionState, RequestOutcome};
 use proxier::store::Change;
 
@@ -50,7 +50,7 @@ impl Proxy {
         monitor.inspect_by(events.clone());
         let observer = monitor.clone();
         let run = thread::spawn(move || {
-            let _ = proxier::run::run(
+            let _ = proxier::reconcile::run(
                 &mut proxier,
                 &received,
                 &mut intervals,
@@ -506,7 +506,7 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
     let (stuck, observer) = (Arc::new(Barrier::new(2)), monitor.clone());
     let in_loop = Arc::clone(&stuck);
     let run = thread::spawn(move || {
-        let _ = proxier::run::run(
+        let _ = proxier::reconcile::run(
             &mut proxier,
             &received,
             &mut Intervals::default(),

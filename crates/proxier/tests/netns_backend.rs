@@ -23,14 +23,13 @@ use std::time::Duration;
 use std::{io, thread};
 
 use ipvs::{FakeKernel, FakeSocket, Family, Protocol};
-use proxier::backend::{
-    ApplyReport, Backend, BackendError, Counts, IpvsBackend, ROUTE_PROTOCOL, cleanup,
-};
 use proxier::desired::{Config, FrontendKey, PodInterfaces};
-use proxier::netfilter::Ruleset;
-use proxier::plan::{
+use proxier::mode::ipvs::plan::{
     Audience, Comment, Element, Elements, LocalRoute, Plan, PolicyRoute, Purpose, Step,
 };
+use proxier::mode::ipvs::rules::Ruleset;
+use proxier::mode::ipvs::{Backend, IpvsBackend, ROUTE_PROTOCOL, cleanup};
+use proxier::mode::{ApplyReport, BackendError, Counts};
 use testbed::Namespace;
 
 use elements::elements;

@@ -15,12 +15,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use proxier::Proxier;
-use proxier::backend::{BackendError, Flavour, IptablesBackend};
 use proxier::desired::{Config, DesiredState, Touched};
-use proxier::iptables::{Node, Plan, Step, Transaction};
+use proxier::mode::BackendError;
+use proxier::mode::iptables::{Flavour, IptablesBackend};
+use proxier::mode::iptables::{Node, Plan, Step, Transaction};
+use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
-use proxier::plan::Scope;
-use proxier::proxier::SyncKind;
+use proxier::reconcile::SyncKind;
 use proxier::store::{Change, Store};
 use testbed::{Namespace, eventually};
 

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use proxier::backend::{KubeProxy, Removal, Successor};
+use proxier::takeover::{KubeProxy, Removal, Successor};
 use testbed::{Namespace, ServicePort};
 
 fn namespace() -> Namespace {

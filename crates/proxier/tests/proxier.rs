@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use ipvs::{Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
-use proxier::backend::{Backend, FakeBackend, FakeNode, cleanup};
 use proxier::desired::{Config, FollowNode};
+use proxier::mode::ipvs::plan::{Element, Step, Sysctl};
+use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, cleanup};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
 use proxier::notice::{Notice, Reason, Subject};
-use proxier::plan::{Element, Step, Sysctl};
-use proxier::proxier::SyncKind;
-use proxier::run::{Cause, Event, Intervals, Observed, Settings, run};
-use proxier::standing::Standing;
+use proxier::reconcile::Standing;
+use proxier::reconcile::SyncKind;
+use proxier::reconcile::{Cause, Event, Intervals, Observed, Settings, run};
 use proxier::store::Change;
 
 const EPERM: i32 = 1;

@@ -7,15 +7,15 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use proxier::Proxier;
-use proxier::backend::{FakeBackend, FakeNode};
 use proxier::desired::{Config, Marks};
+use proxier::mode::ipvs::{FakeBackend, FakeNode};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
 use proxier::notice::Reason;
-use proxier::proxier::Concerned;
-use proxier::standing::Standing;
+use proxier::reconcile::Concerned;
+use proxier::reconcile::Standing;
 use proxier::store::Change;
 
 /// Counts the calling thread's allocations: each problem that is looked at is made, and has texts.

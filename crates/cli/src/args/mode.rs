@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use proxier::probe;
+use proxier::mode::probe;
 
 /// The data plane, and what to do where it cannot run.
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! `svcproxy check`.
 
-use proxier::probe;
+use proxier::mode::{iptables, ipvs};
 
 use crate::args::{CheckArgs, CheckFormat};
 use crate::output::{self, Verdict};
@@ -10,8 +10,8 @@ use crate::{Ending, node};
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     let config = node::config(&args.node)?;
     let proc_sys = &args.mode.proc_sys;
-    let ipvs = probe::ipvs(&config, proc_sys);
-    let found = ipvs.and(probe::iptables(&config, proc_sys));
+    let ipvs = ipvs::probe(&config, proc_sys);
+    let found = ipvs.and(iptables::probe(&config, proc_sys));
     let verdict = Verdict::new(args.mode(), args.mode.fallback, found);
     match args.output {
         CheckFormat::Text => output::check_text(&verdict)?,

@@ -3,7 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proxier::backend::{self, Heir, IptablesBackend, KubeProxy, Presence};
+use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::ipvs;
+use proxier::mode::ipvs::Heir;
+use proxier::takeover::{KubeProxy, Presence};
 
 use super::log_failures;
 use crate::Ending;
@@ -35,13 +38,13 @@ fn of_ipvs(drain_timeout: Duration) -> anyhow::Result<Ending> {
         Presence::Servers(servers) => {
             tracing::info!("kube-proxy is at work here: its virtual servers stay");
             let has = |key: &_| servers.has(key);
-            backend::hand_over(&mut *ipvs, Heir::Ipvs(&has), wait)?
+            ipvs::hand_over(&mut *ipvs, Heir::Ipvs(&has), wait)?
         }
         Presence::Rules => {
             tracing::info!("kube-proxy is at work here: connections may end first");
-            backend::hand_over(&mut *ipvs, Heir::Rules, wait)?
+            ipvs::hand_over(&mut *ipvs, Heir::Rules, wait)?
         }
-        _ => backend::cleanup(&mut *ipvs)?,
+        _ => ipvs::cleanup(&mut *ipvs)?,
     };
     log_failures(&cleanup.plan, &cleanup.applied);
     let failed = cleanup.applied.failures.len();

@@ -15,8 +15,8 @@ pub(crate) use status::status;
 use std::error::Error;
 use std::iter;
 
-use proxier::backend::ApplyReport;
-use proxier::data_plane::PlanSteps;
+use proxier::mode::ApplyReport;
+use proxier::mode::PlanSteps;
 use proxier::source::Diagnostic;
 
 /// Logs what a reading of the manifests has to say.

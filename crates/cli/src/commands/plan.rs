@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use proxier::Proxier;
-use proxier::backend::{IptablesBackend, IpvsBackend};
 use proxier::desired::{DesiredState, Problem};
-use proxier::iptables;
-use proxier::plan::Scope;
+use proxier::mode::iptables;
+use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::ipvs::IpvsBackend;
+use proxier::mode::ipvs::plan::Scope;
 use proxier::store::Store;
 
 use super::log_diagnostics;

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::Proxier;
-use proxier::backend::{BackendError, Counts, IptablesBackend, IpvsBackend};
-use proxier::data_plane::{DataPlane, PlanSteps};
 use proxier::desired::Config;
-use proxier::metrics::Monitor;
-use proxier::proxier::{SyncKind, SyncReport};
-use proxier::run::{Cause, Event, Intervals, Observed};
-use proxier::watch::Watch;
+use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::ipvs::IpvsBackend;
+use proxier::mode::{BackendError, Counts};
+use proxier::mode::{DataPlane, PlanSteps};
+use proxier::observe::metrics::Monitor;
+use proxier::reconcile::{Cause, Event, Intervals, Observed};
+use proxier::reconcile::{SyncKind, SyncReport};
+use proxier::source::watch::Watch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -198,7 +200,7 @@ impl Following<'_> {
         let config = proxier.desired().config();
         let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
         let intervals = &mut self.intervals;
-        proxier::run::run(proxier, &self.received, intervals, |proxier, observed| {
+        proxier::reconcile::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);
             let Observed::Round(round) = observed else {
                 return ControlFlow::Continue(());

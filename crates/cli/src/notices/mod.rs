@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use proxier::Proxier;
-use proxier::data_plane::DataPlane;
+use proxier::mode::DataPlane;
 use proxier::model::Uid;
 use proxier::notice::{Notice, Reason, Subject};
-use proxier::proxier::{Concerned, SyncReport};
+use proxier::reconcile;
+use proxier::reconcile::{Concerned, SyncReport};
 use proxier::source::kube::EventSender;
-use proxier::standing;
 use proxier::store::Store;
 
 use self::limit::Limit;
@@ -103,14 +103,14 @@ impl Notices {
 #[derive(Debug)]
 pub(crate) struct Standing {
     notices: Notices,
-    told: standing::Standing,
+    told: reconcile::Standing,
 }
 
 impl Standing {
     pub(crate) fn new(notices: Notices) -> Self {
         Self {
             notices,
-            told: standing::Standing::default(),
+            told: reconcile::Standing::default(),
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use proxier::backend::{FakeBackend, FakeNode};
 use proxier::desired::Config;
+use proxier::mode::ipvs::{FakeBackend, FakeNode};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
 use serde_json::{Value, json};

@@ -5,8 +5,8 @@ use std::env;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
-use proxier::probe::Mode as Probed;
-use proxier::probe::{Finding, Missing, Probe, Reason, Requirement, Weight};
+use proxier::mode::probe::Mode as Probed;
+use proxier::mode::probe::{Finding, Missing, Probe, Reason, Requirement, Weight};
 use serde::Serialize;
 
 use super::json;
@@ -241,7 +241,7 @@ fn modes(requirement: &Requirement) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proxier::probe::{Finding, ModuleFile};
+    use proxier::mode::probe::{Finding, ModuleFile};
 
     use super::*;
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipvs::RealServerEntry;
 use proxier::desired::FrontendKey;
-use proxier::iptables::Sent;
+use proxier::mode::iptables::Sent;
 use serde::{Serialize, Serializer};
 
 use super::json;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use proxier::Proxier;
-use proxier::backend::{Flavour, IptablesBackend};
-use proxier::data_plane::PlanSteps;
+use proxier::mode::PlanSteps;
+use proxier::mode::iptables::{Flavour, IptablesBackend};
 use proxier::source::manifest::Manifests;
 use testbed::Namespace;
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxier::desired::Config;
-use proxier::run::{Intervals, Settings};
-use proxier::watch::{Watch, WatchError};
+use proxier::reconcile::{Intervals, Settings};
+use proxier::source::watch::{Watch, WatchError};
 
 use self::fields::{Field, fields};
 use crate::args::{self, Cli};

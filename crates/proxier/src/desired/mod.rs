@@ -1,7 +1,7 @@
 //! What this node should have, from the Services and the node's facts.
 //!
 //! Everything here is pure: no clock, no I/O, no randomness. The result says nothing of IPVS or
-//! iptables; [`plan`](crate::plan) turns it into steps for a data plane.
+//! iptables; [`plan`](crate::mode::ipvs::plan) turns it into steps for a data plane.
 
 mod config;
 mod counter;

@@ -13,8 +13,9 @@ mod diagnostic;
 pub mod kube;
 #[cfg(feature = "manifest")]
 pub mod manifest;
-
 mod reading;
+#[cfg(feature = "manifest")]
+pub mod watch;
 
 pub use connection::{ConnectionState, RequestOutcome};
 pub use diagnostic::{Diagnostic, Location, Severity};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proxier::desired::{Config, DesiredState, PodInterfaces, Touched};
-use proxier::iptables::{Node, Plan, Rules, Step};
-use proxier::plan::Scope;
+use proxier::mode::iptables::{Node, Plan, Rules, Step};
+use proxier::mode::ipvs::plan::Scope;
 use proxier::store::{Change, Store};
 
 use crate::arbitrary::{change, config};
@@ -26,7 +26,7 @@ fn settings(masquerade_all: bool) -> Arc<Config> {
 /// What iptables-save would print: what was recorded, read anew.
 fn saved(rules: &Rules) -> String {
     let mut text = String::new();
-    for table in proxier::iptables::Table::ALL {
+    for table in proxier::mode::iptables::Table::ALL {
         text += &format!("*{table}\n:INPUT ACCEPT [0:0]\n");
         let chains: BTreeSet<_> = rules.chains().filter(|(of, _)| *of == table).collect();
         for (_, name) in &chains {

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use ipvs::VirtualServerKey;
 use proptest::prelude::*;
-use proxier::backend::{Backend, FakeBackend};
 use proxier::desired::{
     Config, DesiredState, Frontend, FrontendKey, HealthCheck, Problem, Touched,
 };
+use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Scope, Step};
+use proxier::mode::ipvs::{Backend, FakeBackend};
 use proxier::model::ObjectName;
-use proxier::plan::{Element, NodeState, Plan, Scope, Step};
 use proxier::store::Store;
 
 use arbitrary::{change, config};

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ipvs::VirtualServerKey;
 use proxier::desired::{Config, FrontendKey};
+use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::model::{Endpoint, EndpointSlice, Family, Service, ServicePort, TrafficPolicy};
-use proxier::plan::{Audience, Element, NodeState, Purpose};
 use proxier::store::Store;
 
 /// Who sends.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxier::desired::{Config, FrontendKey};
-use proxier::iptables::{Rules, Table};
+use proxier::mode::iptables::{Rules, Table};
 
 use crate::oracle::{Client, Outcome};
 

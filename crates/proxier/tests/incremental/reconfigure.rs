@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ipvs::Scheduler;
 use proptest::prelude::*;
 use proxier::Proxier;
-use proxier::backend::FakeNode;
 use proxier::desired::{Config, DesiredState, Marks};
-use proxier::proxier::SyncKind;
+use proxier::mode::ipvs::FakeNode;
+use proxier::reconcile::SyncKind;
 use proxier::store::Change;
 
 use crate::arbitrary::{change, config};

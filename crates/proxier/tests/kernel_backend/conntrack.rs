@@ -6,9 +6,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipvs::{Change, Family, Protocol, RealServer, VirtualServer, VirtualServerKey};
-use proxier::backend::{Backend, IpvsBackend};
 use proxier::desired::FrontendKey;
-use proxier::plan::{Flows, Step, Sysctl};
+use proxier::mode::ipvs::plan::{Flows, Step, Sysctl};
+use proxier::mode::ipvs::{Backend, IpvsBackend};
 use testbed::{AskError, Backend as Server, Client, Connection, Host, Topology, eventually};
 
 const MARK: NonZeroU32 = NonZeroU32::new(0x12000).unwrap();

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 
 use proxier::desired::Marks;
-use proxier::plan::{Audience, Purpose};
+use proxier::mode::ipvs::plan::{Audience, Purpose};
 
 use super::*;
 

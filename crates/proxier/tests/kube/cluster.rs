@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use proxier::Proxier;
-use proxier::backend::{FakeBackend, FakeNode};
 use proxier::desired::{Config, FollowNode};
+use proxier::mode::ipvs::{FakeBackend, FakeNode};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing};
 use serde_json::{Value, json};

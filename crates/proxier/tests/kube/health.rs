@@ -7,11 +7,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use proxier::Proxier;
-use proxier::backend::FakeNode;
 use proxier::desired::Config;
-use proxier::metrics::{Monitor, Options, ProxyServer};
+use proxier::mode::ipvs::FakeNode;
 use proxier::model::Family;
-use proxier::run::{Event, Intervals, run};
+use proxier::observe::metrics::{Monitor, Options, ProxyServer};
+use proxier::reconcile::{Event, Intervals, run};
 use proxier::source::kube::KubeSource;
 use testbed::{Behaviour, Fault, Resource, Verb, eventually};
 

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{fs, iter};
 
-use proxier::plan::Flows;
+use proxier::mode::ipvs::plan::Flows;
 use socket2::{Domain, Socket, Type};
 use testbed::{Backend as Server, Client};
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use ipvs::{RealServerKey, VirtualServerKey};
-use proxier::backend::{ApplyReport, BackendError};
-use proxier::plan::{NodeState, Plan};
+use proxier::mode::ipvs::plan::{NodeState, Plan};
+use proxier::mode::{ApplyReport, BackendError};
 
 use super::*;
 

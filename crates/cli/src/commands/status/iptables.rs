@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use proxier::backend::IptablesBackend;
-use proxier::iptables::{self, Outcome, Served};
+use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::iptables::{self, Outcome, Served};
 
 use crate::output::{Clients, RealServerStatus, Status, VipState, VipStatus};
 

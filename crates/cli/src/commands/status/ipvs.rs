@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ipvs::VirtualServerKey;
-use proxier::backend::{Backend, IpvsBackend};
 use proxier::desired::FrontendKey;
-use proxier::plan::{Audience, Element, NodeState, Purpose};
+use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
+use proxier::mode::ipvs::{Backend, IpvsBackend};
 
 use crate::output::{Clients, RealServerStatus, Status, VipState, VipStatus};
 

@@ -3,7 +3,7 @@
 mod iptables;
 mod ipvs;
 
-use proxier::backend::IptablesBackend;
+use proxier::mode::iptables::IptablesBackend;
 
 use crate::args::{Mode, StatusArgs, StatusFormat};
 use crate::{Ending, output};

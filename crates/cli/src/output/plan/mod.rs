@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use ipvs::{Change, RealServer, VirtualServer};
 use proxier::desired::DesiredState;
-use proxier::plan::{NodeState, Plan, Scope, Step};
+use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step};
 
 pub(crate) use json::desired_json;
 pub(crate) use restores::{restores_json, restores_text};

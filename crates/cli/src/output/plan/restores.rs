@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use proxier::desired::Problem;
-use proxier::iptables::{Plan, Step};
+use proxier::mode::iptables::{Plan, Step};
 use proxier::model::Family;
 use serde::Serialize;
 

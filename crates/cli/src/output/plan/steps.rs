@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use ipvs::ipvsadm::scheduler_flags;
 use ipvs::{Change, Timeouts, VirtualServer};
-use proxier::plan::{Plan, Step};
+use proxier::mode::ipvs::plan::{Plan, Step};
 use serde::Serialize;
 
 use super::text::List;

@@ -9,8 +9,8 @@ use proxier::desired::{
     Backend, Config, DesiredState, Frontend, Kind, Place, PodInterfaces, ServicePortName,
     WithoutBackends,
 };
+use proxier::mode::ipvs::plan::{LocalRoute, Step};
 use proxier::model::{Protocol, SessionAffinity};
-use proxier::plan::{LocalRoute, Step};
 
 use super::from_nothing;
 

@@ -58,7 +58,7 @@ use self::files::Source;
 use self::state::State;
 use super::Diagnostic;
 pub use super::Reading;
-pub use crate::watch::{Watch, WatchError};
+pub use crate::source::watch::{Watch, WatchError};
 
 /// Manifest files and directories, and the last good state of what is in them.
 #[derive(Debug)]

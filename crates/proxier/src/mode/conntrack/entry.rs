@@ -1,0 +1,223 @@
+//! Entries of the connection-tracking table as the kernel lists them.
+//!
+//! netlink-packet-netfilter is not used here: its `ConntrackMessage` knows no zones, and writes
+//! a delete without a tuple, which empties the table, as readily as any.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipvs::{Family, Protocol};
+
+use crate::netlink::wire::uapi::*;
+use crate::netlink::wire::{Attributes, Writer};
+
+/// Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h, in the kernel's spelling; the
+/// bits of the filter's flags are in net/netfilter/nf_internals.h.
+#[rustfmt::skip]
+mod uapi {
+    pub(super) const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+    pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
+    pub(super) const IPCTNL_MSG_CT_DELETE: u8 = 2;
+    pub(super) const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+
+    pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+    pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+    pub(super) const CTA_ID: u16 = 12;
+    pub(super) const CTA_ZONE: u16 = 18;
+    pub(super) const CTA_FILTER: u16 = 25;
+
+    pub(super) const CTA_TUPLE_IP: u16 = 1;
+    pub(super) const CTA_TUPLE_PROTO: u16 = 2;
+    pub(super) const CTA_IP_V4_SRC: u16 = 1;
+    pub(super) const CTA_IP_V4_DST: u16 = 2;
+    pub(super) const CTA_IP_V6_SRC: u16 = 3;
+    pub(super) const CTA_IP_V6_DST: u16 = 4;
+    pub(super) const CTA_PROTO_NUM: u16 = 1;
+    pub(super) const CTA_PROTO_SRC_PORT: u16 = 2;
+    pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
+
+    pub(super) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+    pub(super) const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
+    pub(super) const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
+}
+
+use uapi::*;
+
+/// What of the table is to be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) family: Family,
+    pub(super) protocol: Protocol,
+    /// The only port that flows are to, if there is one.
+    pub(super) port: Option<u16>,
+}
+
+impl Extent {
+    /// A request for a list. Linux from 5.8 on can choose by protocol and port; those before take
+    /// no notice of a filter, and one may refuse it.
+    ///
+    /// Addresses are not chosen by: Linux's comparison of IPv6 ones is the wrong way round
+    /// (`ctnetlink_filter_match_tuple`).
+    pub(super) fn write_list(self, writer: &mut Writer, sequence: u32, filtered: bool) {
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message(
+            writer,
+            IPCTNL_MSG_CT_GET,
+            flags,
+            sequence,
+            self.family,
+            |w| {
+                let protocol = u8::try_from(self.protocol.number());
+                let Some(protocol) = protocol.ok().filter(|_| filtered) else {
+                    return;
+                };
+                let mut chosen_by = CTA_FILTER_F_CTA_PROTO_NUM;
+                w.nested(CTA_TUPLE_ORIG, |w| {
+                    w.nested(CTA_TUPLE_PROTO, |w| {
+                        w.put(CTA_PROTO_NUM, &[protocol]);
+                        if let Some(port) = self.port {
+                            chosen_by |= CTA_FILTER_F_CTA_PROTO_DST_PORT;
+                            w.put(CTA_PROTO_DST_PORT, &port.to_be_bytes());
+                        }
+                    });
+                });
+                // Of the machine's byte order, other than all else.
+                w.nested(CTA_FILTER, |w| {
+                    w.put(CTA_FILTER_ORIG_FLAGS, &chosen_by.to_ne_bytes());
+                });
+            },
+        );
+    }
+}
+
+/// An entry, as far as it matters here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) protocol: Protocol,
+    /// Where the client sent to.
+    pub(super) to: SocketAddr,
+    /// Where answers come from. IPVS in masquerade mode puts the real server here when it makes
+    /// the entry (`ip_vs_update_conntrack`, with `net.ipv4.vs.conntrack` 1).
+    pub(super) answered_from: SocketAddr,
+    original: &'a [u8],
+    id: [u8; 4],
+    zone: Option<[u8; 2]>,
+}
+
+impl<'a> Entry<'a> {
+    /// `None` for an entry of a protocol without ports, and for a malformed one.
+    pub(super) fn parse(attributes: Attributes<'a>) -> Option<Self> {
+        let original = attributes.get(CTA_TUPLE_ORIG)?;
+        let tuple = Attributes(original);
+        let reply = attributes.nested(CTA_TUPLE_REPLY)?;
+        let protocol = tuple.nested(CTA_TUPLE_PROTO)?.get(CTA_PROTO_NUM)?.first()?;
+        let zone = attributes.get(CTA_ZONE);
+        Some(Self {
+            protocol: Protocol::from_number(u16::from(*protocol)),
+            to: end(tuple, [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)?,
+            answered_from: end(reply, [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)?,
+            original,
+            id: attributes.get(CTA_ID)?.try_into().ok()?,
+            zone: zone.map(TryInto::try_into).transpose().ok()?,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn example(to: SocketAddr, answered_from: SocketAddr) -> Self {
+        Self {
+            protocol: Protocol::Udp,
+            to,
+            answered_from,
+            original: &[],
+            id: [0; 4],
+            zone: None,
+        }
+    }
+
+    /// What names this entry and no other, not even a later one of the same flow.
+    pub(super) fn name(&self) -> EntryName {
+        EntryName {
+            family: Family::of(&self.to.ip()),
+            original: self.original.into(),
+            id: self.id,
+            zone: self.zone,
+        }
+    }
+}
+
+/// What names an entry. Only one that was listed has one: a delete that names none would empty
+/// the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EntryName {
+    family: Family,
+    /// The attributes of the original tuple, which may include a zone of its own.
+    original: Box<[u8]>,
+    id: [u8; 4],
+    zone: Option<[u8; 2]>,
+}
+
+impl EntryName {
+    /// A request to delete the entry.
+    pub(super) fn write_delete(&self, writer: &mut Writer, flags: u16, sequence: u32) {
+        let flags = NLM_F_REQUEST | flags;
+        message(
+            writer,
+            IPCTNL_MSG_CT_DELETE,
+            flags,
+            sequence,
+            self.family,
+            |w| {
+                w.nested(CTA_TUPLE_ORIG, |w| w.raw(&self.original));
+                w.put(CTA_ID, &self.id);
+                if let Some(zone) = self.zone {
+                    w.put(CTA_ZONE, &zone);
+                }
+            },
+        );
+    }
+}
+
+/// A request for the table's statistics, which takes no time.
+pub(super) fn write_statistics(writer: &mut Writer, sequence: u32) {
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    message(
+        writer,
+        IPCTNL_MSG_CT_GET_STATS,
+        flags,
+        sequence,
+        Family::V4,
+        |_| {},
+    );
+}
+
+fn message(
+    writer: &mut Writer,
+    kind: u8,
+    flags: u16,
+    sequence: u32,
+    family: Family,
+    content: impl FnOnce(&mut Writer),
+) {
+    let kind = u16::from_be_bytes([NFNL_SUBSYS_CTNETLINK, kind]);
+    let family = match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    };
+    writer.packet(kind, flags, sequence, [family, 0, 0, 0], content);
+}
+
+/// One end of a tuple; the kinds are of its address in each family and of its port.
+fn end(tuple: Attributes<'_>, [v4, v6]: [u16; 2], port: u16) -> Option<SocketAddr> {
+    let addresses = tuple.nested(CTA_TUPLE_IP)?;
+    let address = match (addresses.get(v4), addresses.get(v6)) {
+        (Some(bytes), _) => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        (None, bytes) => IpAddr::from(<[u8; 16]>::try_from(bytes?).ok()?),
+    };
+    let port = tuple.nested(CTA_TUPLE_PROTO)?.get(port)?;
+    Some(SocketAddr::new(
+        address,
+        u16::from_be_bytes(port.try_into().ok()?),
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! Making connection tracking forget flows, over ctnetlink.
+
+mod entry;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::Instant;
+
+use ipvs::{Family, Protocol};
+
+use crate::desired::FrontendKey;
+use crate::mode::ipvs::plan::{Flows, Step};
+use crate::mode::{ApplyReport, BackendError};
+use crate::netlink::socket::{Refusal, Socket};
+use crate::netlink::wire::Writer;
+use crate::netlink::wire::uapi::NLM_F_ACK;
+use entry::{Entry, EntryName, Extent};
+
+/// How many entries are deleted in one send. A socket's receive buffer holds 237 refusals.
+const BATCH: usize = 128;
+
+const ENOENT: i32 = 2;
+
+/// The connection tracking of one network namespace.
+#[derive(Debug)]
+pub(crate) struct Conntrack {
+    socket: Socket,
+}
+
+impl Conntrack {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, BackendError> {
+        let socket = Socket::open().map_err(error("open ctnetlink"))?;
+        Ok(Self { socket })
+    }
+
+    /// Whether connection tracking answers.
+    pub(crate) fn check() -> Result<(), BackendError> {
+        let mut socket = Self::open()?.socket;
+        let first = socket.reserve(2);
+        let mut writer = Writer::default();
+        entry::write_statistics(&mut writer, first.wrapping_add(1));
+        socket.commit(&writer, first, 1).map_err(|refusal| {
+            error(STATISTICS)(match refusal {
+                Refusal::Whole(source) => source,
+                Refusal::Messages(errors) => {
+                    let errno = errors.first().map_or(0, |(_, errno)| *errno);
+                    io::Error::from_raw_os_error(errno)
+                }
+            })
+        })
+    }
+
+    /// Carries out steps about flows; `first` is the place of the first in its plan. However many
+    /// there are, the table is listed once for each family and protocol.
+    pub(crate) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
+        let mut unwanted = BTreeMap::<_, Unwanted>::new();
+        for (step, place) in steps.iter().zip(first..) {
+            if let Step::DeleteFlows(flows) = step {
+                let table = (flows.to.family(), flows.to.protocol);
+                let unwanted = unwanted.entry(table).or_default();
+                unwanted.0.entry(*flows).or_insert(place);
+            }
+        }
+        let mut failures = BTreeMap::new();
+        let node = node_addresses(&unwanted, &mut failures);
+        for ((family, protocol), unwanted) in unwanted {
+            let port = unwanted.only_port();
+            let extent = Extent {
+                family,
+                protocol,
+                port,
+            };
+            let began = Instant::now();
+            let mut deleted = 0;
+            match self.list(extent, |entry| unwanted.step_for(entry, &node)) {
+                Ok(found) => deleted = self.delete(&found, &mut failures),
+                Err(source) => unwanted
+                    .0
+                    .values()
+                    .for_each(|place| fail(&mut failures, *place, LIST, &source)),
+            }
+            report.counts.flows += deleted;
+            report.reconciled(family, deleted, began.elapsed());
+        }
+        for (place, (operation, source)) in failures {
+            report.fail(place, error(operation)(source));
+        }
+    }
+
+    /// The entries for which `choose` gives a step's place.
+    fn list(
+        &mut self,
+        extent: Extent,
+        choose: impl Fn(&Entry<'_>) -> Option<usize>,
+    ) -> io::Result<Vec<Found>> {
+        let mut list = |filtered| {
+            self.socket.list_with(
+                |writer, sequence| extent.write_list(writer, sequence, filtered),
+                |found: &mut Vec<_>, attributes| {
+                    found.extend(Entry::parse(attributes).and_then(|entry| {
+                        let step = choose(&entry)?;
+                        let name = entry.name();
+                        Some(Found { name, step })
+                    }));
+                },
+            )
+        };
+        use io::ErrorKind::{InvalidInput, Unsupported};
+        match list(true) {
+            Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => list(false),
+            listed => listed,
+        }
+    }
+
+    /// Tells how many were deleted. One that is gone by itself is none, and no failure.
+    fn delete(&mut self, found: &[Found], failures: &mut Failures) -> u64 {
+        let mut deleted = 0;
+        for batch in found.chunks(BATCH) {
+            // The first number is that of a transaction's begin, which there is not.
+            let first = self.socket.reserve(batch.len() + 1);
+            let mut writer = Writer::default();
+            for (number, found) in (1..).zip(batch) {
+                let is_last = usize::try_from(number).is_ok_and(|number| number == batch.len());
+                let flags = if is_last { NLM_F_ACK } else { 0 };
+                found
+                    .name
+                    .write_delete(&mut writer, flags, first.wrapping_add(number));
+            }
+            let refused = match self.socket.commit(&writer, first, batch.len()) {
+                Ok(()) => Vec::new(),
+                Err(Refusal::Messages(refused)) => refused,
+                Err(Refusal::Whole(source)) => {
+                    batch
+                        .iter()
+                        .for_each(|found| fail(failures, found.step, DELETE, &source));
+                    continue;
+                }
+            };
+            deleted += batch.len().saturating_sub(refused.len());
+            for (index, errno) in refused {
+                if let Some(found) = batch.get(index).filter(|_| errno != ENOENT) {
+                    let source = io::Error::from_raw_os_error(errno);
+                    fail(failures, found.step, DELETE, &source);
+                }
+            }
+        }
+        u64::try_from(deleted).unwrap_or(u64::MAX)
+    }
+}
+
+/// An entry that is to go.
+#[derive(Debug)]
+struct Found {
+    name: EntryName,
+    /// The place of the step that says so.
+    step: usize,
+}
+
+/// The flows of one family and protocol that are to go, each with the place of its step.
+#[derive(Debug, Default)]
+struct Unwanted(HashMap<Flows, usize>);
+
+impl Unwanted {
+    /// The place of the step that an entry is to go for.
+    fn step_for(&self, entry: &Entry<'_>, node: &HashSet<IpAddr>) -> Option<usize> {
+        let (protocol, address) = (entry.protocol, entry.to.ip());
+        let port = NonZeroU16::new(entry.to.port())?;
+        let virtual_ip = Flows::to(FrontendKey {
+            protocol,
+            address,
+            port,
+        });
+        let node_port = FrontendKey::node_port(protocol, Family::of(&address), port);
+        let node_port = Flows::to(node_port);
+        let backend = entry.answered_from.ip();
+        let is_of_node = |flows: &Flows| match flows.answered_by {
+            // The backend's own port of that number is another thing.
+            Some(_) => entry.answered_from != entry.to,
+            // What passes through to another host is not ours.
+            None => node.contains(&address),
+        };
+        let of_node = [node_port, node_port.answered_by(backend)].into_iter();
+        [virtual_ip, virtual_ip.answered_by(backend)]
+            .into_iter()
+            .chain(of_node.filter(is_of_node))
+            .find_map(|flows| self.0.get(&flows).copied())
+    }
+
+    fn only_port(&self) -> Option<u16> {
+        let mut ports = self.0.keys().map(|flows| flows.to.port);
+        let first = ports.next()?;
+        ports.all(|port| port == first).then_some(first.get())
+    }
+}
+
+/// The addresses on which node ports may be served, if it matters.
+fn node_addresses(
+    unwanted: &BTreeMap<(Family, Protocol), Unwanted>,
+    failures: &mut Failures,
+) -> HashSet<IpAddr> {
+    let is_in_need = |flows: &Flows| flows.to.is_node_port() && flows.answered_by.is_none();
+    let all = unwanted.values().flat_map(|unwanted| &unwanted.0);
+    let in_need: Vec<_> = all
+        .filter_map(|(flows, place)| is_in_need(flows).then_some(*place))
+        .collect();
+    if in_need.is_empty() {
+        return HashSet::new();
+    }
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => {
+            let addresses = interfaces.iter().map(if_addrs::Interface::ip);
+            addresses.filter(|address| !address.is_loopback()).collect()
+        }
+        Err(source) => {
+            in_need
+                .into_iter()
+                .for_each(|place| fail(failures, place, ADDRESSES, &source));
+            HashSet::new()
+        }
+    }
+}
+
+const STATISTICS: &str = "read its statistics";
+const LIST: &str = "list flows";
+const DELETE: &str = "delete a flow";
+const ADDRESSES: &str = "list the node's addresses, to tell flows to a node port";
+
+/// Steps that failed, by their place, each with its first error.
+type Failures = BTreeMap<usize, (&'static str, io::Error)>;
+
+fn fail(failures: &mut Failures, place: usize, operation: &'static str, source: &io::Error) {
+    let again = || match source.raw_os_error() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => source.kind().into(),
+    };
+    failures
+        .entry(place)
+        .or_insert_with(|| (operation, again()));
+}
+
+fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::Conntrack { operation, source }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! What can go wrong with a backend.
+
+use std::io;
+
+use crate::mode::ipvs::plan::Sysctl;
+
+/// An operation on the node that failed.
+///
+/// `Display` says what was tried and what to do about it; the kernel's own error is the
+/// [`source`](std::error::Error::source).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// IPVS refused, or is not there.
+    #[error(transparent)]
+    Ipvs(#[from] ipvs::Error),
+    /// The packet filter refused.
+    #[error("packet filter: cannot {operation}{}", nftables_hint(source))]
+    PacketFilter {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The routing table refused.
+    #[error("routes: cannot {operation}{}", permission_hint(source))]
+    Route {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// Devices and addresses cannot be read or changed.
+    #[error("devices: cannot {operation}{}", permission_hint(source))]
+    Link {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// Connection tracking refused.
+    #[error("connection tracking: cannot {operation}{}", conntrack_hint(source))]
+    Conntrack {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// iptables refused.
+    #[cfg(feature = "iptables")]
+    #[error(transparent)]
+    Iptables(Box<super::iptables::Refusal>),
+    /// A program could not be run.
+    #[error("cannot run {program}{}", program_hint(source))]
+    Program {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// An earlier step for the same virtual server failed.
+    #[error("not tried, since an earlier step for the same virtual server failed")]
+    NotTried,
+    /// A sysctl cannot be read or written.
+    #[error("sysctl {sysctl}: cannot {operation}{}", sysctl_hint(*sysctl, source))]
+    Sysctl {
+        /// The sysctl.
+        sysctl: Sysctl,
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+}
+
+impl BackendError {
+    /// The kernel's errno, if it is the kernel that refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Ipvs(error) => error.errno(),
+            Self::NotTried => None,
+            #[cfg(feature = "iptables")]
+            Self::Iptables(_) => None,
+            Self::Program { source, .. } => source.raw_os_error(),
+            Self::PacketFilter { source, .. }
+            | Self::Route { source, .. }
+            | Self::Link { source, .. }
+            | Self::Conntrack { source, .. }
+            | Self::Sysctl { source, .. } => source.raw_os_error(),
+        }
+    }
+}
+
+fn permission_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
+        _ => "",
+    }
+}
+
+fn program_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => " (it is not installed)",
+        _ => "",
+    }
+}
+
+fn nftables_hint(error: &io::Error) -> &'static str {
+    const EPROTONOSUPPORT: i32 = 93;
+    match error.raw_os_error() {
+        Some(EPROTONOSUPPORT) => " (this kernel has no nftables: load nf_tables)",
+        _ => permission_hint(error),
+    }
+}
+
+fn conntrack_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // What nfnetlink answers for a subsystem that it does not have.
+        io::ErrorKind::InvalidInput => " (this kernel cannot list it: load nf_conntrack_netlink)",
+        _ => permission_hint(error),
+    }
+}
+
+fn sysctl_hint(sysctl: Sysctl, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound if sysctl == Sysctl::VS_CONNTRACK => {
+            " (ip_vs is not loaded, or this kernel's was built without CONFIG_IP_VS_NFCT)"
+        }
+        io::ErrorKind::NotFound if sysctl.name().contains(".vs.") => {
+            " (ip_vs is not loaded: modprobe ip_vs)"
+        }
+        io::ErrorKind::NotFound => " (this kernel does not have it)",
+        io::ErrorKind::PermissionDenied
+            if [Sysctl::CT_MAX, Sysctl::CT_BUCKETS].contains(&sysctl) =>
+        {
+            " (the machine's own network namespace alone has it: ask for none, with a maximum per \
+             core of 0)"
+        }
+        _ => permission_hint(error),
+    }
+}

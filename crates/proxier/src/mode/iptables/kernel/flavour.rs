@@ -1,0 +1,215 @@
+//! Which iptables a node uses.
+
+use std::{fmt, fs};
+
+use ipvs::Family;
+
+use super::program::{Program, Verb};
+use crate::mode::BackendError;
+use crate::mode::iptables::Rules;
+
+/// One of the two iptables, which know nothing of each other's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Flavour {
+    /// Over nftables: `iptables-nft`.
+    Nft,
+    /// Over the kernel's older `ip_tables`: `iptables-legacy`.
+    Legacy,
+    /// The only one that there is: `iptables`.
+    Plain,
+}
+
+/// Chains that the kubelet makes, so that others find out which iptables the node uses (KEP-3178).
+const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What there is in one of the two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Traces {
+    is_hinted: bool,
+    has_ours: bool,
+    rules: usize,
+}
+
+impl Flavour {
+    /// The one whose rules the node has: where the kubelet left its hint, else where svcproxy did
+    /// before, else where more rules are, and without any what the distribution chose. As
+    /// kubernetes-sigs/iptables-wrappers has it, nft before legacy, but for svcproxy's own; and
+    /// where there is no hint that takes nft (pkg/xtables/detect.go), or in its second version
+    /// counts rules.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be run.
+    pub fn find() -> Result<Self, BackendError> {
+        let (Some(nft), Some(legacy)) = (Self::Nft.traces()?, Self::Legacy.traces()?) else {
+            return Self::of_distribution();
+        };
+        Self::choose(nft, legacy).map_or_else(Self::of_distribution, Ok)
+    }
+
+    fn choose(nft: Traces, legacy: Traces) -> Option<Self> {
+        let rank = |traces: Traces| (traces.is_hinted, traces.has_ours, traces.rules);
+        if (nft, legacy) == Default::default() {
+            return None;
+        }
+        Some(if rank(nft) >= rank(legacy) {
+            Self::Nft
+        } else {
+            Self::Legacy
+        })
+    }
+
+    /// What its programs say of themselves: `iptables v1.8.9 (nf_tables)`.
+    pub(crate) fn version(self) -> Result<String, BackendError> {
+        let version = Program::new(self, Family::V4, Verb::Version).run(&"")?;
+        Ok(version.trim().to_owned())
+    }
+
+    /// What the plain name stands for.
+    fn of_distribution() -> Result<Self, BackendError> {
+        let version = Self::Plain.version()?;
+        let named = [Self::Nft, Self::Legacy].into_iter();
+        let mut named = named.filter(|flavour| version.contains(flavour.version_word()));
+        let named = named.find(|flavour| flavour.version().is_ok());
+        Ok(named.unwrap_or(Self::Plain))
+    }
+
+    /// The same under the name that it has here: [`Plain`](Self::Plain) where that is this one,
+    /// and the only one that is installed.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed.
+    #[cfg(feature = "ipvs")]
+    pub(crate) fn or_plain(self) -> Result<Self, BackendError> {
+        let Err(missing) = self.version() else {
+            return Ok(self);
+        };
+        match Self::Plain.version() {
+            Ok(version) if version.contains(self.version_word()) => Ok(Self::Plain),
+            _ => Err(missing),
+        }
+    }
+
+    /// What it calls itself.
+    const fn version_word(self) -> &'static str {
+        match self {
+            Self::Nft => "(nf_tables)",
+            Self::Legacy => "(legacy)",
+            Self::Plain => "",
+        }
+    }
+
+    /// Those that have rules of ours.
+    pub(crate) fn with_rules() -> Result<Vec<Self>, BackendError> {
+        let mut found = Vec::new();
+        for flavour in [Self::Nft, Self::Legacy, Self::Plain] {
+            // With the others there, the plain one is one of them.
+            let is_needed = flavour != Self::Plain || found.is_empty();
+            let traces = if is_needed { flavour.traces()? } else { None };
+            if traces.is_some_and(|traces| traces.has_ours) {
+                found.push(flavour);
+            }
+        }
+        Ok(found)
+    }
+
+    /// `None` if it is not installed.
+    fn traces(self) -> Result<Option<Traces>, BackendError> {
+        let mut traces = Traces::default();
+        for family in FAMILIES
+            .into_iter()
+            .filter(|family| super::kernel_speaks(*family))
+        {
+            if self == Self::Legacy && !has_legacy_tables(family) {
+                // Asking for them would make them.
+                continue;
+            }
+            let saved = match Program::new(self, family, Verb::Save).run(&"") {
+                Ok(saved) => saved,
+                Err(BackendError::Program { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            traces.add(&saved);
+        }
+        Ok(Some(traces))
+    }
+
+    pub(crate) const fn infix(self) -> &'static str {
+        match self {
+            Self::Nft => "-nft",
+            Self::Legacy => "-legacy",
+            Self::Plain => "",
+        }
+    }
+}
+
+impl Traces {
+    fn add(&mut self, saved: &str) {
+        let mut declared = saved.lines().filter_map(|line| line.strip_prefix(':'));
+        let names = declared.by_ref().filter_map(|line| line.split(' ').next());
+        self.is_hinted |= names.into_iter().any(|name| HINTS.contains(&name));
+        self.has_ours |= !Rules::parse(saved).is_empty();
+        self.rules += saved.lines().filter(|line| line.starts_with("-A ")).count();
+    }
+}
+
+/// Whether anyone has used legacy iptables for a family.
+pub(crate) fn has_legacy_tables(family: Family) -> bool {
+    let names = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    fs::read_to_string(names).is_ok_and(|names| !names.is_empty())
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "iptables{}", self.infix())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traces(saved: &str) -> Traces {
+        let mut traces = Traces::default();
+        traces.add(saved);
+        traces
+    }
+
+    #[test]
+    fn the_one_that_the_node_uses_is_found() {
+        let none = Traces::default();
+        let few = traces("*nat\n-A PREROUTING -j DOCKER\nCOMMIT\n");
+        let many = traces("*filter\n-A INPUT -j A\n-A INPUT -j B\nCOMMIT\n");
+        let ours = traces("*nat\n:SVCPROXY-VIPS - [0:0]\nCOMMIT\n");
+        let hint = traces("*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n");
+        let canary = traces("*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n");
+        let (nft, legacy) = (Some(Flavour::Nft), Some(Flavour::Legacy));
+        for (in_nft, in_legacy, expected) in [
+            (none, none, None),
+            (few, none, nft),
+            (none, few, legacy),
+            (few, many, legacy),
+            (few, few, nft),
+            (ours, many, nft),
+            (ours, hint, legacy),
+            (hint, many, nft),
+            (hint, hint, nft),
+            (canary, many, nft),
+            (many, canary, legacy),
+            (ours, ours, nft),
+        ] {
+            assert_eq!(
+                Flavour::choose(in_nft, in_legacy),
+                expected,
+                "{in_nft:?} {in_legacy:?}"
+            );
+        }
+    }
+}

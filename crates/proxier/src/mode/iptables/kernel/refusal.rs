@@ -1,0 +1,106 @@
+//! What iptables says when it refuses.
+
+use std::fmt;
+
+use crate::desired::ServicePortName;
+use crate::mode::iptables::Transaction;
+
+/// Something that iptables refused to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The program that was run.
+    pub program: String,
+    /// What it said.
+    pub message: String,
+    /// The line that it refused, with its number: as far as it says so. Where the kernel refuses,
+    /// legacy iptables names the last line of a table.
+    pub line: Option<(usize, String)>,
+    /// Whom that line is for.
+    pub owner: Option<ServicePortName>,
+}
+
+impl Refusal {
+    pub(crate) fn new(program: &str, said: &str) -> Self {
+        let words = said.split_whitespace().collect::<Vec<_>>();
+        Self {
+            program: program.to_owned(),
+            message: words.join(" "),
+            line: None,
+            owner: None,
+        }
+    }
+
+    /// With the line that it is about.
+    pub(crate) fn located(mut self, transaction: &Transaction) -> Self {
+        let found = self.line_number().and_then(|number| {
+            let (line, owner) = transaction.line(number)?;
+            self.owner = owner;
+            Some((number, line))
+        });
+        self.line = found;
+        self
+    }
+
+    /// Found to be about what is for this Service port, whatever line it names.
+    pub(crate) fn of(mut self, owner: ServicePortName) -> Self {
+        (self.line, self.owner) = (None, Some(owner));
+        self
+    }
+
+    /// "line 3: RULE_APPEND failed", "Error occurred at line: 9" or "line 4 failed".
+    fn line_number(&self) -> Option<usize> {
+        let mut words = self.message.split(' ');
+        words.find(|word| word.trim_end_matches(':') == "line")?;
+        words.next()?.trim_end_matches(':').parse().ok()
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed", self.program)?;
+        if let Some((number, line)) = &self.line {
+            write!(f, " at line {number}, {line:?}")?;
+        }
+        match (&self.owner, &self.line) {
+            (Some(owner), Some(_)) => write!(f, ", which is for Service {owner}")?,
+            (Some(owner), None) => write!(f, " for Service {owner}")?,
+            _ => {}
+        }
+        write!(f, ": {}", self.message)?;
+        // What both flavours say of EPERM.
+        if self.message.contains("Permission denied") {
+            f.write_str(" (needs CAP_NET_ADMIN and CAP_NET_RAW)")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_found_in_what_each_iptables_says() {
+        for (said, number) in [
+            (
+                "iptables-nft-restore v1.8.9 (nf_tables): \nline 15: RULE_INSERT failed (Invalid argument): rule in chain PREROUTING\n",
+                Some(15),
+            ),
+            (
+                "iptables-restore v1.8.9 (legacy): unknown option \"--to\"\nError occurred at line: 9\nTry `iptables-restore -h'",
+                Some(9),
+            ),
+            ("iptables-restore: line 16 failed\n", Some(16)),
+            ("Another app is currently holding the xtables lock.", None),
+        ] {
+            assert_eq!(
+                Refusal::new("iptables-restore", said).line_number(),
+                number,
+                "{said}"
+            );
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The difference between the rules a node has and those it should have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipvs::{Family, Protocol};
+
+use super::diff::parts;
+use super::draft::Draft;
+use super::{Jump, Rules, Transaction, base};
+use crate::desired::{Backend, DesiredState, Frontend, FrontendKey, Need};
+use crate::mode::ipvs::plan::{Flows, Scope, Sysctl, conntrack_sysctls};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What svcproxy has made of a node in iptables mode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Node {
+    /// Values of the sysctls that matter.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// The rules for IPv4.
+    pub v4: Rules,
+    /// The rules for IPv6.
+    pub v6: Rules,
+}
+
+impl Node {
+    /// A node with these values of sysctls and these rules.
+    pub const fn new(sysctls: BTreeMap<Sysctl, String>, v4: Rules, v6: Rules) -> Self {
+        Self { sysctls, v4, v6 }
+    }
+
+    /// The rules for a family.
+    pub const fn rules(&self, family: Family) -> &Rules {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// Takes in what a plan did, but for the steps that failed, given by their place.
+    pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
+        for (place, step) in plan.steps.iter().enumerate() {
+            if failed.contains(&place) {
+                continue;
+            }
+            match step {
+                Step::SetSysctl(sysctl, value) => {
+                    self.sysctls.insert(*sysctl, value.to_string());
+                }
+                Step::Restore(transaction) => transaction.record(match transaction.family {
+                    Family::V4 => &mut self.v4,
+                    Family::V6 => &mut self.v6,
+                }),
+                Step::DeleteFlows(_) => {}
+            }
+        }
+    }
+}
+
+/// One step of a plan. `Display` is a summary; a [`Transaction`]'s is its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Set a sysctl.
+    SetSysctl(Sysctl, u32),
+    /// Have iptables-restore(8) change one family's tables.
+    Restore(Transaction),
+    /// Make connection tracking forget flows that would go on as they were.
+    DeleteFlows(Flows),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
+            Self::Restore(transaction) => {
+                let (family, chains) = (transaction.family, transaction.chains());
+                write!(f, "restore {chains} chains ({family})")
+            }
+            Self::DeleteFlows(flows) => write!(f, "delete flows {flows}"),
+        }
+    }
+}
+
+/// Steps that lead from a [`Node`] to a [`DesiredState`], in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Compares the desired state with the node's.
+    pub fn new(desired: &DesiredState, node: &Node, scope: Scope<'_>) -> Self {
+        let mut steps = Vec::new();
+        if matches!(scope, Scope::Full) {
+            steps.extend(sysctls(desired, node));
+        }
+        let mut flows = Vec::new();
+        for family in FAMILIES {
+            let (there, changes) = (
+                node.rules(family),
+                Changes::new(desired, node, family, scope),
+            );
+            let Changes {
+                draft,
+                jumps,
+                flows: keys,
+            } = changes;
+            let parts = parts(draft, jumps, there);
+            flows.extend(keys.into_iter().flat_map(|key| {
+                let frontend = desired.frontend(&key);
+                stale_flows(key, frontend.map(AsRef::as_ref), there)
+            }));
+            if !parts.is_empty() {
+                steps.push(Step::Restore(Transaction { family, parts }));
+            }
+        }
+        steps.extend(flows.into_iter().map(Step::DeleteFlows));
+        Self { steps }
+    }
+
+    /// These steps.
+    #[cfg(feature = "iptables")]
+    pub(super) const fn of(steps: Vec<Step>) -> Self {
+        Self { steps }
+    }
+
+    /// The plan that removes all rules of a node.
+    #[must_use]
+    pub fn removal(node: &Node) -> Self {
+        let all = FAMILIES.map(|family| Transaction::removal(family, node.rules(family)));
+        let all = all
+            .into_iter()
+            .filter(|transaction| !transaction.is_empty());
+        let steps = all.map(Step::Restore).collect();
+        Self { steps }
+    }
+
+    /// The steps, in the order in which they must be taken.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Takes the steps of another plan behind its own.
+    pub(crate) fn append(&mut self, mut then: Self) {
+        self.steps.append(&mut then.steps);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+fn sysctls(desired: &DesiredState, node: &Node) -> Vec<Step> {
+    let forward = [
+        (Family::V4, Sysctl::IPV4_FORWARD),
+        (Family::V6, Sysctl::IPV6_FORWARD),
+    ];
+    let needed = forward.into_iter().filter(|(family, sysctl)| {
+        let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
+        desired.config().node_ip(*family).is_some() && !is_on
+    });
+    let needed = needed.map(|(_, sysctl)| (sysctl, 1));
+    let conntrack = conntrack_sysctls(&desired.config().conntrack, &node.sysctls);
+    needed
+        .chain(conntrack)
+        .map(|(sysctl, value)| Step::SetSysctl(sysctl, value))
+        .collect()
+}
+
+/// What a plan looks at in one family.
+struct Changes<'a> {
+    draft: Draft<'a>,
+    /// The rules that must lead to our chains; `None` if they are not looked at.
+    jumps: Option<Vec<Jump>>,
+    /// The frontends whose flows may be stale.
+    flows: BTreeSet<FrontendKey>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(desired: &DesiredState, node: &'a Node, family: Family, scope: Scope<'_>) -> Self {
+        let config = desired.config();
+        let there = node.rules(family);
+        let mut flows = BTreeSet::new();
+        let mut draft_of = |draft: &mut Draft<'_>, key: FrontendKey, frontend| {
+            if key.family() == family {
+                draft.frontend(key, frontend, config);
+                flows.extend(has_flows(key).then_some(key));
+            }
+        };
+        let hairpin = |need: &Need| hairpin(need).filter(|ip| Family::of(ip) == family);
+        match scope {
+            Scope::Touched(touched) => {
+                let mut draft = Draft::of(there);
+                for key in &touched.frontends {
+                    let frontend = desired.frontend(key).map(AsRef::as_ref);
+                    draft_of(&mut draft, *key, frontend);
+                }
+                for address in touched.needs.iter().filter_map(hairpin) {
+                    draft.hairpin(address, desired.needs(&Need::Hairpin(address)));
+                }
+                Self {
+                    draft,
+                    jumps: None,
+                    flows,
+                }
+            }
+            Scope::Full => {
+                let mut draft = Draft::from_scratch();
+                // A family that the node has no address of is not touched.
+                let speaks = config.node_ip(family).is_some();
+                if speaks {
+                    draft.base(config, family);
+                }
+                for frontend in desired.frontends() {
+                    draft_of(&mut draft, frontend.key, Some(frontend));
+                }
+                for address in desired.all_needs().filter_map(hairpin) {
+                    draft.hairpin(address, true);
+                }
+                flows.extend(there.frontends(family).filter(|key| has_flows(*key)));
+                let jumps = speaks.then(base::jumps).into_iter().flatten();
+                let jumps = Some(jumps.collect());
+                Self {
+                    draft,
+                    jumps,
+                    flows,
+                }
+            }
+        }
+    }
+}
+
+/// Whether what connection tracking knows of it may outlive its backend: TCP's connections end by
+/// themselves.
+fn has_flows(key: FrontendKey) -> bool {
+    key.protocol != Protocol::Tcp
+}
+
+/// The address of a backend that may be its own client: all else that frontends need is IPVS's.
+fn hairpin(need: &Need) -> Option<IpAddr> {
+    match need {
+        Need::Hairpin(address) => Some(*address),
+        _ => None,
+    }
+}
+
+/// Datagrams and SCTP associations that are known to connection tracking would go on as before: to
+/// a backend that has gone, or to nobody though there is one now.
+fn stale_flows(key: FrontendKey, frontend: Option<&Frontend>, there: &Rules) -> Vec<Flows> {
+    let before = there.backends(key);
+    let (mut now, mut gained) = (BTreeSet::new(), false);
+    if let Some(frontend) = frontend {
+        let lists = [Some(&frontend.backends), frontend.external.as_ref()];
+        for backends in lists.into_iter().flatten().filter(|list| !list.is_empty()) {
+            let address = |b: &Backend| SocketAddr::new(b.address, b.port.get());
+            gained |= !backends.iter().any(|b| before.contains(&address(b)));
+            now.extend(backends.iter().map(address));
+        }
+    }
+    let gone = before.iter().filter(|backend| !now.contains(backend));
+    let gone = gone.map(|backend| Flows::to(key).answered_by(backend.ip()));
+    // What went to nobody is known by no backend's address.
+    gained
+        .then(|| Flows::to(key))
+        .into_iter()
+        .chain(gone)
+        .collect()
+}

@@ -1,0 +1,188 @@
+//! The rules of ours that a node has.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+use ipvs::{Family, Protocol};
+
+use super::name::Class;
+use super::table::Hook;
+use super::{Jump, Name, Rule, Table};
+use crate::desired::{FrontendKey, ServicePortName};
+
+/// The chains of ours in one family's tables, and the rules that lead to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The rules of each chain.
+    pub(super) chains: HashMap<(Table, Name), Arc<[Rule]>>,
+    /// Sorted; the same one may be there twice.
+    pub(super) jumps: Vec<Jump>,
+}
+
+impl Rules {
+    /// Picks out what is ours of the output of iptables-save(8).
+    ///
+    /// ```
+    /// use proxier::mode::iptables::{Rules, Table};
+    ///
+    /// let rules = Rules::parse(
+    ///     "*nat\n:PREROUTING ACCEPT [0:0]\n:SVCPROXY-VIPS - [0:0]\n:KUBE-SERVICES - [0:0]\n\
+    ///      -A PREROUTING -j KUBE-SERVICES\nCOMMIT\n",
+    /// );
+    /// let chains: Vec<_> = rules.chains().map(|(table, name)| (table, name.as_str())).collect();
+    /// assert_eq!(chains, [(Table::Nat, "SVCPROXY-VIPS")]);
+    /// ```
+    #[must_use]
+    pub fn parse(saved: &str) -> Self {
+        Self::parse_named(saved, |_, name| name.parse().ok(), |_, _| {})
+    }
+
+    /// Picks out the chains that `named` knows by their table and name, and the rules that lead to
+    /// them from those that are everyone's. `foreign` is told of each rule that leads to one of
+    /// them from elsewhere.
+    pub(crate) fn parse_named(
+        saved: &str,
+        named: impl Fn(Table, &str) -> Option<Name>,
+        mut foreign: impl FnMut(Table, Name),
+    ) -> Self {
+        let mut chains = HashMap::<(Table, Name), Vec<Rule>>::new();
+        let mut jumps = Vec::new();
+        let mut table = None;
+        for line in saved.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = Table::ALL.into_iter().find(|table| table.name() == name);
+            }
+            let Some(table) = table else { continue };
+            if let Some(declared) = line.strip_prefix(':') {
+                let name = declared.split(' ').next().unwrap_or_default();
+                if let Some(name) = named(table, name) {
+                    chains.entry((table, name)).or_default();
+                }
+            }
+            // Before it are its counters, if it was asked for them.
+            let rule = match line
+                .strip_prefix('[')
+                .and_then(|line| line.split_once("] "))
+            {
+                Some((_, rule)) => rule,
+                None => line,
+            };
+            let Some((chain, rule)) = rule.strip_prefix("-A ").and_then(|l| l.split_once(' '))
+            else {
+                continue;
+            };
+            let rule = Rule::observed(rule);
+            if let Some(name) = named(table, chain) {
+                chains.entry((table, name)).or_default().push(rule);
+                continue;
+            }
+            let Some(to) = rule.target().and_then(|to| named(table, to)) else {
+                continue;
+            };
+            match Hook::from_name(chain) {
+                Some(hook) => jumps.push(Jump { table, hook, rule }),
+                None => foreign(table, to),
+            }
+        }
+        let chains = chains.into_iter().map(|(key, rules)| (key, rules.into()));
+        let chains = chains.collect();
+        jumps.sort_unstable();
+        Self { chains, jumps }
+    }
+
+    /// The chains, in no particular order.
+    pub fn chains(&self) -> impl Iterator<Item = (Table, &Name)> {
+        self.chains.keys().map(|(table, name)| (*table, name))
+    }
+
+    /// The rules of a chain, none if it is not there.
+    pub fn chain(&self, table: Table, name: &Name) -> &[Rule] {
+        // The key of a map cannot be borrowed in parts.
+        let rules = self.chains.get(&(table, name.clone()));
+        rules.map(AsRef::as_ref).unwrap_or_default()
+    }
+
+    /// The rules that lead to our chains from those that are everyone's.
+    pub fn jumps(&self) -> &[Jump] {
+        &self.jumps
+    }
+
+    /// Takes a chain out, and those that its rules lead to: what is taken out is left alone.
+    #[cfg(all(feature = "ipvs", feature = "iptables"))]
+    pub(crate) fn take_out(&mut self, table: Table, name: Name) {
+        let mut next = vec![name];
+        while let Some(name) = next.pop() {
+            // The key of a map cannot be borrowed in parts.
+            let rules = self.chains.remove(&(table, name));
+            let rules = rules.unwrap_or_default();
+            next.extend(rules.iter().filter_map(|r| Name::of_other(r.target()?)));
+        }
+    }
+
+    /// Whether there is nothing of ours.
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.jumps.is_empty()
+    }
+
+    /// The backends that a frontend's packets go to, sorted.
+    pub(super) fn backends(&self, key: FrontendKey) -> Vec<SocketAddr> {
+        let chains = [Class::Backends, Class::External].map(|class| Name::hashed(class, key));
+        let rules = chains.iter().flat_map(|name| self.chain(Table::Nat, name));
+        let mut backends: Vec<_> = rules.filter_map(Rule::backend).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        backends
+    }
+
+    /// The frontends whose packets go somewhere, as far as it can be read.
+    pub(super) fn frontends(&self, family: Family) -> impl Iterator<Item = FrontendKey> {
+        let chains = self.chains.iter();
+        let leaves =
+            chains.filter(|((table, name), _)| *table == Table::Nat && name.is_a(Class::Branch));
+        let rules = leaves.flat_map(|(_, rules)| rules.iter());
+        rules.filter_map(move |rule| rule.frontend(family))
+    }
+}
+
+impl Rule {
+    /// Whom its comment says that it is for.
+    pub(super) fn owner(&self) -> Option<ServicePortName> {
+        self.value("--comment")?.trim_matches('"').parse().ok()
+    }
+
+    /// The chain of ours that it leads to.
+    pub(crate) fn leads_to(&self) -> Option<Name> {
+        self.target()?.parse().ok()
+    }
+
+    /// The chain that it leads to, whoever's, or what else its target is.
+    fn target(&self) -> Option<&str> {
+        self.value("-j").or_else(|| self.value("-g"))
+    }
+
+    pub(super) fn backend(&self) -> Option<SocketAddr> {
+        self.value("--to-destination")?.parse().ok()
+    }
+
+    /// The frontend whose packets it takes.
+    pub(super) fn frontend(&self, family: Family) -> Option<FrontendKey> {
+        let protocol = match self.value("-p")? {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            _ => return None,
+        };
+        let port: NonZeroU16 = self.value("--dport")?.parse().ok()?;
+        let Some(host) = self.value("-d") else {
+            return Some(FrontendKey::node_port(protocol, family, port));
+        };
+        let address = host.split('/').next()?.parse().ok()?;
+        Some(FrontendKey {
+            protocol,
+            address,
+            port,
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! Real servers that wait for the end of their connections.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use ipvs::{Change, Protocol, RealServerKey, VirtualServerKey};
+
+use crate::desired::FrontendKey;
+use crate::mode::BackendError;
+use crate::mode::ipvs::Backend;
+use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step, VirtualServerState};
+
+/// The real servers of weight 0, which is what a plan gives those that go.
+#[derive(Debug, Default)]
+pub(crate) struct Draining {
+    /// Since when they have been seen to drain.
+    since: BTreeMap<(VirtualServerKey, RealServerKey), Option<Instant>>,
+}
+
+impl Draining {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.since.is_empty()
+    }
+
+    /// Takes in those that a former run left behind.
+    pub(crate) fn note_node(&mut self, node: &NodeState) {
+        for (virtual_server, state) in &node.virtual_servers {
+            self.note_state(*virtual_server, state);
+        }
+    }
+
+    /// Takes in those of one virtual server.
+    pub(crate) fn note_state(
+        &mut self,
+        virtual_server: VirtualServerKey,
+        state: &VirtualServerState,
+    ) {
+        for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
+            let drains = (virtual_server, real_server.key);
+            self.since.entry(drains).or_default();
+        }
+    }
+
+    /// Takes in those that a plan lets drain from now on.
+    pub(crate) fn note_plan(&mut self, plan: &Plan) {
+        for step in plan {
+            if let Step::Ipvs(Change::UpdateRealServer {
+                virtual_server,
+                real_server,
+            }) = step
+                && real_server.weight == 0
+            {
+                self.since.insert((*virtual_server, real_server.key), None);
+            }
+        }
+    }
+
+    /// The removal of those that have no connections left, or no time.
+    pub(crate) fn ended<B: Backend>(
+        &mut self,
+        node: &NodeState,
+        backend: &mut B,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Option<Plan>, BackendError> {
+        // One that came back, or is gone with its virtual server, drains no more.
+        self.since.retain(|(virtual_server, key), _| {
+            let state = node.virtual_servers.get(virtual_server);
+            let real_server = state.and_then(|state| state.real_server(key));
+            real_server.is_some_and(|real_server| real_server.weight == 0)
+        });
+        let mut ended = BTreeMap::<_, Vec<_>>::new();
+        let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
+        for ((virtual_server, real_server), since) in &mut self.since {
+            // They are sorted: one request for each virtual server.
+            let counts = match connections.take_if(|(key, _)| key == virtual_server) {
+                Some((_, counts)) => counts,
+                None => backend.connections(virtual_server)?,
+            };
+            let waited = now.saturating_duration_since(*since.get_or_insert(now));
+            if waited >= timeout || counts.get(real_server).is_none_or(|count| *count == 0) {
+                ended.entry(*virtual_server).or_default().push(*real_server);
+            }
+            connections = Some((*virtual_server, counts));
+        }
+        let removals = ended.into_iter();
+        let removals =
+            removals.flat_map(|(virtual_server, ended)| removal(node, virtual_server, ended));
+        let removals: Vec<_> = removals.collect();
+        let flows: BTreeSet<_> = removals
+            .iter()
+            .filter_map(|change| flows_cut(node, change))
+            .collect();
+        let flows = flows.into_iter().map(Step::DeleteFlows);
+        let steps = removals.into_iter().map(Step::Ipvs).chain(flows);
+        let plan: Plan = steps.collect();
+        Ok((!plan.is_empty()).then_some(plan))
+    }
+}
+
+/// How real servers of a virtual server are removed. One that is for nothing any more goes with
+/// the last of them.
+fn removal(
+    node: &NodeState,
+    virtual_server: VirtualServerKey,
+    ended: Vec<RealServerKey>,
+) -> Vec<Change> {
+    let state = node.virtual_servers.get(&virtual_server);
+    let are_all = state.is_some_and(|state| state.real_servers.len() == ended.len());
+    if are_all && node.frontend_of(&virtual_server).is_none() {
+        return vec![Change::DeleteVirtualServer(virtual_server)];
+    }
+    let delete = |real_server| Change::DeleteRealServer {
+        virtual_server,
+        real_server,
+    };
+    ended.into_iter().map(delete).collect()
+}
+
+/// The frontends whose virtual servers have no real server left after such a plan.
+pub(crate) fn emptied(node: &NodeState, plan: &Plan) -> Vec<FrontendKey> {
+    let servers = plan.into_iter().filter_map(Step::virtual_server);
+    let servers: BTreeSet<_> = servers.collect();
+    let empty = servers.into_iter().filter(|key| {
+        let state = node.virtual_servers.get(key);
+        state.is_some_and(|state| state.real_servers.is_empty())
+    });
+    empty.filter_map(|key| node.frontend_of(&key)).collect()
+}
+
+/// What connection tracking is to forget when a real server goes before its connections have
+/// ended. TCP's end by themselves.
+fn flows_cut(node: &NodeState, change: &Change) -> Option<Flows> {
+    let Change::DeleteRealServer {
+        virtual_server,
+        real_server,
+    } = change
+    else {
+        return None;
+    };
+    let to = node.frontend_of(virtual_server)?;
+    let flows = Flows::to(to).answered_by(real_server.address);
+    (to.protocol != Protocol::Tcp).then_some(flows)
+}

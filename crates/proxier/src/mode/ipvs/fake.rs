@@ -1,0 +1,370 @@
+//! A node in memory, for tests that have no privileges.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, VirtualServerKey};
+
+use super::carry_out::carry_out;
+use super::{Backend, virtual_servers};
+use crate::mode::ipvs::plan::{Element, Elements, NodeState, Plan, Step, Sysctl};
+use crate::mode::{ApplyReport, BackendError};
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+
+/// A node's kernel in memory: IPVS, the packet filter's sets, routes and sysctls, which refuse
+/// what Linux refuses. Clones are the same node.
+///
+/// ```
+/// use proxier::mode::ipvs::{Backend, FakeNode};
+/// use proxier::desired::Config;
+/// use proxier::mode::ipvs::rules::Ruleset;
+/// use proxier::mode::ipvs::plan::{Plan, Step};
+///
+/// let node = FakeNode::default();
+/// let mut backend = node.backend()?;
+/// let ruleset = Ruleset::new(&Config::new("node-a", vec![]));
+/// let plan = Plan::from_iter([Step::InstallRuleset(ruleset.clone())]);
+/// node.fail_step(1, 12); // ENOMEM
+/// assert_eq!(backend.apply(&plan).failures[0].error.errno(), Some(12));
+/// assert_eq!(backend.apply(&plan).failures.len(), 0);
+/// assert_eq!(backend.observe()?.ruleset, Some(ruleset.fingerprint()));
+/// # Ok::<(), proxier::mode::BackendError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct FakeNode {
+    kernel: FakeKernel,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// All but what is IPVS's.
+    node: NodeState,
+    /// Errno of steps still to come, counted from the next one.
+    faults: HashMap<usize, i32>,
+    observe_fault: Option<i32>,
+}
+
+impl Default for FakeNode {
+    fn default() -> Self {
+        let off = |sysctl| (sysctl, "0".to_owned());
+        let sysctls: BTreeMap<_, _> = Sysctl::ALL.into_iter().map(off).collect();
+        let node = NodeState {
+            sysctls,
+            ..NodeState::default()
+        };
+        let state = State {
+            node,
+            ..State::default()
+        };
+        Self {
+            kernel: FakeKernel::new(),
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+}
+
+impl FakeNode {
+    /// A backend that works on this node.
+    ///
+    /// # Errors
+    ///
+    /// If the node's kernel has no IPVS.
+    pub fn backend(&self) -> Result<FakeBackend, BackendError> {
+        Ok(FakeBackend {
+            node: self.clone(),
+            ipvs: self.kernel.client()?,
+        })
+    }
+
+    /// The node's IPVS, to look at, or to change behind a backend's back.
+    pub fn ipvs(&self) -> &FakeKernel {
+        &self.kernel
+    }
+
+    /// Lets a step fail with this errno and without effect: with 1 the next one that any backend
+    /// of this node takes, with 2 the one after it.
+    pub fn fail_step(&self, nth: usize, errno: i32) {
+        self.state().faults.insert(nth, errno);
+    }
+
+    /// Lets the next observation fail with this errno.
+    pub fn fail_observe(&self, errno: i32) {
+        self.state().observe_fault = Some(errno);
+    }
+
+    /// Empties the packet filter, as `nft flush ruleset` does.
+    pub fn flush_ruleset(&self) {
+        let node = &mut self.state().node;
+        node.ruleset = None;
+        node.elements.clear();
+    }
+
+    /// Removes all routes, as happens when `lo` goes down.
+    pub fn flush_routes(&self) {
+        let node = &mut self.state().node;
+        node.routes.clear();
+        node.policy_routes.clear();
+    }
+
+    /// Sets a sysctl.
+    pub fn set_sysctl(&self, sysctl: Sysctl, value: &str) {
+        self.state().node.sysctls.insert(sysctl, value.to_owned());
+    }
+
+    /// A test that panicked elsewhere says enough by itself.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A backend over a [`FakeNode`].
+#[derive(Debug)]
+pub struct FakeBackend {
+    node: FakeNode,
+    ipvs: FakeClient,
+}
+
+impl FakeBackend {
+    /// The node it works on.
+    pub fn node(&self) -> &FakeNode {
+        &self.node
+    }
+
+    fn step(&mut self, step: &Step, report: &mut ApplyReport) -> Result<(), BackendError> {
+        let state = &mut *self.node.state();
+        let fault = state.next_fault();
+        let counts = &mut report.counts;
+        let node = &mut state.node;
+        match step {
+            Step::Ipvs(change) => {
+                counts.ipvs_changes += 1;
+                if let Some(errno) = fault {
+                    self.node.kernel.fail_request(1, errno);
+                }
+                Ok(self.ipvs.change(*change)?)
+            }
+            Step::SetSysctl(sysctl, value) => {
+                counts.sysctls += 1;
+                fail(fault).map_err(|source| BackendError::Sysctl {
+                    sysctl: *sysctl,
+                    operation: "write it",
+                    source,
+                })?;
+                node.sysctls.insert(*sysctl, value.to_string());
+                Ok(())
+            }
+            Step::AddRoute(route) => {
+                counts.routes += 1;
+                let same = node.routes.iter().find(|r| r.prefix == route.prefix);
+                let same = same.copied();
+                let exists = (same == Some(*route)).then_some(EEXIST);
+                fail(fault.or(exists)).map_err(route_error("add a route"))?;
+                same.map(|replaced| node.routes.remove(&replaced));
+                node.routes.insert(*route);
+                Ok(())
+            }
+            Step::DeleteRoute(route) => {
+                counts.routes += 1;
+                let missing = (!node.routes.contains(route)).then_some(ESRCH);
+                fail(fault.or(missing)).map_err(route_error("delete a route"))?;
+                node.routes.remove(route);
+                Ok(())
+            }
+            Step::AddPolicyRoute(route) => {
+                counts.routes += 1;
+                let exists = node.policy_routes.contains(route).then_some(EEXIST);
+                fail(fault.or(exists)).map_err(route_error("add a policy route"))?;
+                node.policy_routes.insert(*route);
+                Ok(())
+            }
+            Step::DeletePolicyRoute(route) => {
+                counts.routes += 1;
+                let missing = (!node.policy_routes.contains(route)).then_some(ENOENT);
+                fail(fault.or(missing)).map_err(route_error("delete a policy route"))?;
+                node.policy_routes.remove(route);
+                Ok(())
+            }
+            Step::InstallRuleset(ruleset) => {
+                counts.transactions += 1;
+                fail(fault).map_err(filter_error("install the rules"))?;
+                node.ruleset = Some(ruleset.fingerprint());
+                Ok(())
+            }
+            Step::AddElement(element, comment) => {
+                counts.transactions += 1;
+                counts.elements += 1;
+                let refused = match node.ruleset {
+                    Some(_) => clash(&node.elements, element),
+                    None => Some(ENOENT),
+                };
+                fail(fault.or(refused)).map_err(filter_error("add an element"))?;
+                // As without NLM_F_EXCL: what is there is kept as it is.
+                if !node.elements.contains(element) {
+                    node.elements.insert(*element, comment.clone());
+                }
+                Ok(())
+            }
+            Step::DeleteElement(element) => {
+                counts.transactions += 1;
+                counts.elements += 1;
+                let there = by_key(&node.elements, element);
+                let missing = there.is_none().then_some(ENOENT);
+                fail(fault.or(missing)).map_err(filter_error("delete an element"))?;
+                there.map(|there| node.elements.remove(&there));
+                Ok(())
+            }
+            Step::DeleteFlows(flows) => {
+                // It remembers no flows.
+                report.reconciled(flows.to.family(), 0, Duration::ZERO);
+                fail(fault).map_err(|source| BackendError::Conntrack {
+                    operation: "delete flows",
+                    source,
+                })
+            }
+        }
+    }
+}
+
+/// The element that the kernel deletes when it is told to delete this one: of a map's it looks at
+/// the key alone.
+fn by_key(elements: &Elements, element: &Element) -> Option<Element> {
+    match *element {
+        Element::Mark { key, purpose, .. } => {
+            let mark = elements.mark(key, purpose)?;
+            Some(Element::Mark { key, purpose, mark })
+        }
+        element => elements.contains(&element).then_some(element),
+    }
+}
+
+/// Why an element cannot be added: a map has another mark for its key, or networks overlap.
+fn clash(elements: &Elements, element: &Element) -> Option<i32> {
+    let clashes = match element {
+        Element::Mark { key, purpose, mark } => elements
+            .mark(*key, *purpose)
+            .is_some_and(|there| there != *mark),
+        // With NLM_F_EXCL. The kernel looks for either end among what is there
+        // (nft_set_pipapo.c).
+        Element::SourceRange(key, range) => elements
+            .source_ranges(key)
+            .any(|there| there.contains(&range.network()) || there.contains(&range.broadcast())),
+        Element::ServiceCidr(network) => network_clashes(elements, network, Element::ServiceCidr),
+        Element::NodePortAddresses(network) => {
+            network_clashes(elements, network, Element::NodePortAddresses)
+        }
+        _ => false,
+    };
+    clashes.then_some(EEXIST)
+}
+
+/// Whether a network is within another of its set or around one.
+fn network_clashes(elements: &Elements, network: &IpNet, of: fn(IpNet) -> Element) -> bool {
+    let around = |length| IpNet::new(network.addr(), length).map(|net| net.trunc());
+    let is_within = (0..network.prefix_len())
+        .filter_map(|length| around(length).ok())
+        .any(|net| elements.contains(&of(net)));
+    let is_around = |element: &Element| match element {
+        Element::ServiceCidr(net) | Element::NodePortAddresses(net) => {
+            *element == of(*net) && net != network && network.contains(net)
+        }
+        _ => false,
+    };
+    let is_single = network.prefix_len() == network.max_prefix_len();
+    is_within || !is_single && elements.keys().any(is_around)
+}
+
+impl Default for FakeBackend {
+    /// A backend of a node of its own.
+    fn default() -> Self {
+        FakeNode::default()
+            .backend()
+            .unwrap_or_else(|_| unreachable!("it has IPVS"))
+    }
+}
+
+impl Backend for FakeBackend {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
+        let mut node = {
+            let mut state = self.node.state();
+            fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
+            state.node.clone()
+        };
+        node.timeouts = self.ipvs.timeouts()?;
+        node.virtual_servers = virtual_servers::outline(&mut self.ipvs)?;
+        Ok(node)
+    }
+
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(virtual_servers::real_servers(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        carry_out(plan, |_, steps, first, report| {
+            for (step, place) in steps.iter().zip(first..) {
+                if let Err(error) = self.step(step, report) {
+                    report.fail(place, error);
+                }
+            }
+        })
+    }
+
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        Ok(virtual_servers::connections(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
+    }
+
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+        Ok(virtual_servers::statistics(&mut self.ipvs)?)
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.node.flush_ruleset();
+        Ok(())
+    }
+}
+
+impl State {
+    fn next_fault(&mut self) -> Option<i32> {
+        let faults = std::mem::take(&mut self.faults);
+        let mut fault = None;
+        for (nth, errno) in faults {
+            match nth {
+                0 | 1 => fault = Some(errno),
+                _ => {
+                    self.faults.insert(nth - 1, errno);
+                }
+            }
+        }
+        fault
+    }
+}
+
+fn fail(errno: Option<i32>) -> io::Result<()> {
+    errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+}
+
+fn filter_error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::PacketFilter { operation, source }
+}
+
+fn route_error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::Route { operation, source }
+}

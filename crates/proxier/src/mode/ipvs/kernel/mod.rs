@@ -1,0 +1,249 @@
+//! IPVS, nftables, routes and sysctls of the network namespace that the process is in.
+
+mod nft;
+mod routes;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use ipvs::{Client, RealServer, RealServerKey, Socket, Statistics, Transport, VirtualServerKey};
+
+use super::carry_out::carry_out;
+use super::{Backend, virtual_servers};
+use crate::mode::conntrack::Conntrack;
+use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step};
+use crate::mode::ipvs::rules::Ruleset;
+use crate::mode::sysctl::Sysctls;
+use crate::mode::{ApplyReport, BackendError};
+use nft::Nft;
+use routes::Routes;
+
+pub use routes::ROUTE_PROTOCOL;
+
+/// The data plane over IPVS.
+///
+/// It works in the network namespace of the thread that opened it, but for sysctls, which are
+/// those of the calling thread.
+///
+/// ```no_run
+/// use proxier::mode::ipvs::{Backend, IpvsBackend};
+///
+/// let mut backend = IpvsBackend::open()?;
+/// let node = backend.observe()?;
+/// println!("{} virtual servers", node.virtual_servers.len());
+/// # Ok::<(), proxier::mode::BackendError>(())
+/// ```
+#[derive(Debug)]
+pub struct IpvsBackend<T = Socket> {
+    ipvs: Client<T>,
+    around: Around,
+}
+
+/// What IPVS mode has left of itself where the kernel has no IPVS any more: packet filter, routes.
+///
+/// It does not ask for IPVS, so that the kernel does not load it.
+#[derive(Debug)]
+pub struct IpvsRemains(Around);
+
+/// All but IPVS itself.
+#[derive(Debug)]
+struct Around {
+    nft: Nft,
+    routes: Routes,
+    conntrack: Conntrack,
+    sysctls: Sysctls,
+}
+
+impl Around {
+    fn open() -> Result<Self, BackendError> {
+        Ok(Self {
+            nft: Nft::open()?,
+            routes: Routes::open()?,
+            conntrack: Conntrack::open()?,
+            sysctls: Sysctls::default(),
+        })
+    }
+
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        let (ruleset, elements) = self.nft.observe()?;
+        Ok(NodeState {
+            sysctls: self.sysctls.observe()?,
+            ruleset,
+            elements,
+            routes: self.routes.observe()?,
+            policy_routes: self.routes.observe_policy()?,
+            ..NodeState::default()
+        })
+    }
+
+    fn apply(&mut self, part: Part, steps: &[Step], first: usize, report: &mut ApplyReport) {
+        match part {
+            Part::Sysctls => self.sysctls.apply(steps, first, report),
+            Part::PacketFilter => self.nft.apply(steps, first, report),
+            Part::Routes => self.routes.apply(steps, first, report),
+            Part::Conntrack => self.conntrack.apply(steps, first, report),
+            Part::Ipvs => {}
+        }
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.routes.remove_halves()?;
+        self.nft.remove_table()
+    }
+}
+
+impl IpvsBackend {
+    /// Opens everything it needs, and changes nothing. The kernel loads its module `ip_vs` if it
+    /// has to.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Ipvs`] of kind [`Unsupported`](ipvs::ErrorKind::Unsupported) if the
+    /// kernel has no IPVS; lack of privileges.
+    pub fn open() -> Result<Self, BackendError> {
+        Self::with_client(Client::open()?)
+    }
+}
+
+impl<T: Transport> IpvsBackend<T> {
+    /// A backend with an IPVS client of the caller's; nftables, routes and sysctls are those of
+    /// the thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Lack of nftables or of privileges.
+    pub fn with_client(ipvs: Client<T>) -> Result<Self, BackendError> {
+        let around = Around::open()?;
+        Ok(Self { ipvs, around })
+    }
+
+    /// Reads and writes sysctls below `proc_sys` in place of `/proc/sys`: containers have that
+    /// read-only, and nothing can be mounted there.
+    pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
+        self.around.sysctls = Sysctls(proc_sys.into());
+        self
+    }
+
+    /// Its IPVS client, for what is not part of a plan: statistics, timeouts.
+    pub fn ipvs(&mut self) -> &mut Client<T> {
+        &mut self.ipvs
+    }
+
+    fn apply_ipvs(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
+        let changes = steps.iter().filter_map(|step| match step {
+            Step::Ipvs(change) => Some(change),
+            _ => None,
+        });
+        let before = self.ipvs.counters().changes;
+        let outcomes = self.ipvs.apply(changes);
+        report.counts.ipvs_changes += self.ipvs.counters().changes - before;
+        for (outcome, place) in outcomes.into_iter().zip(first..) {
+            if let Err(error) = outcome {
+                report.fail(place, error);
+            }
+        }
+    }
+}
+
+/// Has the kernel check rules as if they were to be put in force.
+pub(crate) fn check_ruleset(ruleset: &Ruleset) -> Result<(), BackendError> {
+    Nft::open()?.check(ruleset)
+}
+
+/// Whether routes can be listed, and then routing rules.
+pub(crate) fn check_routes() -> (Result<(), BackendError>, Result<(), BackendError>) {
+    match Routes::open() {
+        Ok(routes) => (
+            routes.observe().map(drop),
+            routes.observe_policy().map(drop),
+        ),
+        Err(error) => (Err(error), Err(BackendError::NotTried)),
+    }
+}
+
+impl IpvsRemains {
+    /// Opens everything it needs, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Lack of nftables or of privileges.
+    pub fn open() -> Result<Self, BackendError> {
+        Around::open().map(Self)
+    }
+}
+
+impl<T: Transport> Backend for IpvsBackend<T> {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
+        Ok(NodeState {
+            timeouts: self.ipvs.timeouts()?,
+            virtual_servers: virtual_servers::outline(&mut self.ipvs)?,
+            ..self.around.observe()?
+        })
+    }
+
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(virtual_servers::real_servers(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        carry_out(plan, |part, steps, first, report| match part {
+            Part::Ipvs => self.apply_ipvs(steps, first, report),
+            part => self.around.apply(part, steps, first, report),
+        })
+    }
+
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        Ok(virtual_servers::connections(
+            &mut self.ipvs,
+            virtual_server,
+        )?)
+    }
+
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+        Ok(virtual_servers::statistics(&mut self.ipvs)?)
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.around.remove_ruleset()
+    }
+}
+
+/// Without IPVS there is no virtual server.
+impl Backend for IpvsRemains {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
+        self.0.observe()
+    }
+
+    fn real_servers(
+        &mut self,
+        _: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        Ok(None)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        carry_out(plan, |part, steps, first, report| {
+            self.0.apply(part, steps, first, report);
+        })
+    }
+
+    fn connections(
+        &mut self,
+        _: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        Ok(HashMap::new())
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.0.remove_ruleset()
+    }
+}

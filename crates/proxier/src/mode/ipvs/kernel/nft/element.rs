@@ -1,0 +1,348 @@
+//! Elements of sets, written for the kernel and read back.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU16, NonZeroU32};
+
+use ipnet::IpNet;
+use ipvs::{Family, Protocol};
+
+use crate::desired::FrontendKey;
+use crate::mode::ipvs::plan::{Audience, Comment, Element, Purpose};
+use crate::mode::ipvs::rules::{Field, Set};
+use crate::netlink::wire::uapi::*;
+use crate::netlink::wire::{Attributes, Writer, user_data};
+
+/// The longest comment that fits.
+pub(super) const MAX_COMMENT: usize = user_data::MAX - 1;
+
+/// The set an element is of.
+pub(super) fn set_of(element: &Element) -> Set {
+    let at = |key: &FrontendKey, address: fn(Family) -> Set, node_port: fn(Family) -> Set| {
+        let of_family = if key.is_node_port() {
+            node_port
+        } else {
+            address
+        };
+        of_family(key.family())
+    };
+    match element {
+        Element::Restricted(key) => Set::Restricted(key.family()),
+        Element::SourceRange(key, _) => Set::SourceRanges(key.family()),
+        Element::VirtualServer(key) => Set::VirtualServers(key.family()),
+        Element::NoEndpoints(key) => at(key, Set::NoEndpoints, Set::NoEndpointsNodePorts),
+        Element::Dropped(key, Audience::All) => Set::Dropped(key.family()),
+        Element::Dropped(key, Audience::External) => {
+            at(key, Set::DroppedExternal, Set::DroppedExternalNodePorts)
+        }
+        Element::Mark { key, purpose, .. } => match purpose {
+            Purpose::Capture => Set::Captured(key.family()),
+            Purpose::NodePort => Set::NodePorts(key.family()),
+            Purpose::External => at(key, Set::External, Set::ExternalNodePorts),
+        },
+        Element::CapturedAddress(address) => Set::CapturedAddresses(Family::of(address)),
+        Element::Hairpin(address) => Set::Hairpin(Family::of(address)),
+        Element::ServiceCidr(network) => Set::ServiceCidrs(Family::of(&network.addr())),
+        Element::NodePortAddresses(network) => Set::NodePortAddresses(Family::of(&network.addr())),
+    }
+}
+
+/// Whether a set's elements are networks, each a pair of the kernel's elements.
+pub(super) fn is_network_set(set: Set) -> bool {
+    set.is_interval() && matches!(set.fields(), [_])
+}
+
+/// Whether the kernel and nft will read a comment as it is written: as one C string that fits.
+pub(super) fn is_valid_comment(comment: &str) -> bool {
+    comment.len() <= MAX_COMMENT && !comment.contains('\0')
+}
+
+/// Writes an element of a list, or two: a network is its first address and the one after its
+/// last.
+pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&str>) {
+    put_part(w, comment, |w| {
+        let key = Key::of(element);
+        put_value(w, NFTA_SET_ELEM_KEY, key.bytes());
+        match element {
+            Element::SourceRange(key, network) => {
+                let end = Key::frontend(key).with_address(network.broadcast());
+                put_value(w, NFTA_SET_ELEM_KEY_END, end.bytes());
+            }
+            Element::Mark { mark, .. } => {
+                put_value(w, NFTA_SET_ELEM_DATA, &mark.get().to_ne_bytes());
+            }
+            _ => {}
+        }
+    });
+    if let Element::ServiceCidr(network) | Element::NodePortAddresses(network) = element
+        && let Some(end) = address_after(*network)
+    {
+        put_part(w, None, |w| {
+            let key = Key::default().with_address(end);
+            put_value(w, NFTA_SET_ELEM_KEY, key.bytes());
+            w.number(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        });
+    }
+}
+
+fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOnce(&mut Writer)) {
+    w.nested(NFTA_LIST_ELEM, |w| {
+        content(w);
+        if let Some(comment) = comment {
+            // A C string, whose NUL counts.
+            let parts = [comment.as_bytes(), &[0]];
+            w.attribute(NFTA_SET_ELEM_USERDATA, |w| {
+                user_data::put(w, user_data::COMMENT, &parts)
+            });
+        }
+    });
+}
+
+fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
+    w.nested(attribute, |w| w.put(NFTA_DATA_VALUE, value));
+}
+
+/// The first address behind a network; none behind the last of all.
+fn address_after(network: IpNet) -> Option<IpAddr> {
+    match network.broadcast() {
+        IpAddr::V4(last) => {
+            let next = last.to_bits().checked_add(1)?;
+            Some(Ipv4Addr::from_bits(next).into())
+        }
+        IpAddr::V6(last) => {
+            let next = last.to_bits().checked_add(1)?;
+            Some(Ipv6Addr::from_bits(next).into())
+        }
+    }
+}
+
+/// A key as the kernel has it: the fields one after another, each in as many registers of 4
+/// bytes as it needs.
+#[derive(Default)]
+struct Key {
+    bytes: [[u8; 20]; 2],
+    length: usize,
+}
+
+impl Key {
+    fn of(element: &Element) -> Self {
+        match element {
+            Element::Restricted(key)
+            | Element::VirtualServer(key)
+            | Element::NoEndpoints(key)
+            | Element::Dropped(key, _)
+            | Element::Mark { key, .. } => {
+                let has_address = set_of(element).has_address();
+                if has_address {
+                    Self::frontend(key)
+                } else {
+                    Self::default().with_port(key)
+                }
+            }
+            Element::SourceRange(key, network) => {
+                Self::frontend(key).with_address(network.network())
+            }
+            Element::CapturedAddress(address) => Self::default().with_address(*address),
+            Element::Hairpin(address) => Self::default()
+                .with_address(*address)
+                .with_address(*address),
+            Element::ServiceCidr(network) | Element::NodePortAddresses(network) => {
+                Self::default().with_address(network.network())
+            }
+        }
+    }
+
+    fn frontend(key: &FrontendKey) -> Self {
+        Self::default().with_address(key.address).with_port(key)
+    }
+
+    fn with_address(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.with(&address.octets()),
+            IpAddr::V6(address) => self.with(&address.octets()),
+        }
+    }
+
+    fn with_port(self, key: &FrontendKey) -> Self {
+        let [_, number] = key.protocol.number().to_be_bytes();
+        let [high, low] = key.port.get().to_be_bytes();
+        self.with(&[number, 0, 0, 0]).with(&[high, low, 0, 0])
+    }
+
+    fn with(mut self, field: &[u8]) -> Self {
+        let end = self.length + field.len();
+        if let Some(place) = self.bytes.as_flattened_mut().get_mut(self.length..end) {
+            place.copy_from_slice(field);
+            self.length = end;
+        }
+        self
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let bytes = self.bytes.as_flattened();
+        bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// An element of a list, as read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    key: &'a [u8],
+    key_end: Option<&'a [u8]>,
+    data: Option<&'a [u8]>,
+    is_end: bool,
+    user_data: &'a [u8],
+}
+
+impl<'a> Part<'a> {
+    /// `None` for what is no element with a key.
+    pub(super) fn parse(attributes: Attributes<'a>) -> Option<Self> {
+        let value = |kind| attributes.nested(kind)?.get(NFTA_DATA_VALUE);
+        let flags = attributes.number(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
+        Some(Self {
+            key: value(NFTA_SET_ELEM_KEY)?,
+            key_end: value(NFTA_SET_ELEM_KEY_END),
+            data: value(NFTA_SET_ELEM_DATA),
+            is_end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
+            user_data: attributes.get(NFTA_SET_ELEM_USERDATA).unwrap_or_default(),
+        })
+    }
+
+    /// Its comment, if it is one as we write it.
+    fn comment(&self) -> Comment {
+        let bytes = user_data::get(self.user_data, user_data::COMMENT)?;
+        let text = str::from_utf8(bytes.strip_suffix(&[0])?).ok()?;
+        Some(text.into())
+    }
+
+    /// The element of a set whose elements stand for themselves; `None` for one we cannot have
+    /// written.
+    pub(super) fn element(&self, set: Set) -> Option<(Element, Comment)> {
+        Some((self.bare_element(set)?, self.comment()))
+    }
+
+    fn bare_element(&self, set: Set) -> Option<Element> {
+        let frontend = || {
+            let (key, rest) = split_frontend(self.key, set)?;
+            rest.is_empty().then_some(key)
+        };
+        let marked = |purpose| {
+            let mark = u32::from_ne_bytes(self.data?.try_into().ok()?);
+            let (key, mark) = (frontend()?, NonZeroU32::new(mark)?);
+            Some(Element::Mark { key, purpose, mark })
+        };
+        match set {
+            Set::VirtualServers(_) => frontend().map(Element::VirtualServer),
+            Set::NoEndpoints(_) | Set::NoEndpointsNodePorts(_) => {
+                frontend().map(Element::NoEndpoints)
+            }
+            Set::Restricted(_) => frontend().map(Element::Restricted),
+            Set::Dropped(_) => Some(Element::Dropped(frontend()?, Audience::All)),
+            Set::DroppedExternal(_) | Set::DroppedExternalNodePorts(_) => {
+                Some(Element::Dropped(frontend()?, Audience::External))
+            }
+            Set::Captured(_) => marked(Purpose::Capture),
+            Set::NodePorts(_) => marked(Purpose::NodePort),
+            Set::External(_) | Set::ExternalNodePorts(_) => marked(Purpose::External),
+            Set::SourceRanges(_) => self.source_range(set),
+            Set::CapturedAddresses(family) => match split_address(self.key, family)? {
+                (address, []) => Some(Element::CapturedAddress(address)),
+                _ => None,
+            },
+            Set::Hairpin(family) => {
+                let (source, rest) = split_address(self.key, family)?;
+                (split_address(rest, family)? == (source, &[][..]))
+                    .then_some(Element::Hairpin(source))
+            }
+            Set::ServiceCidrs(_) | Set::NodePortAddresses(_) => None,
+        }
+    }
+
+    fn source_range(&self, set: Set) -> Option<Element> {
+        let bound = |bytes| {
+            let (key, rest) = split_frontend(bytes, set)?;
+            match split_address(rest, set.family())? {
+                (address, []) => Some((key, address)),
+                _ => None,
+            }
+        };
+        let (key, first) = bound(self.key)?;
+        let (same, last) = bound(self.key_end.unwrap_or(self.key))?;
+        let network = network_from(first, |network| network.broadcast() == last)?;
+        (key == same).then_some(Element::SourceRange(key, network))
+    }
+}
+
+fn split_address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
+    match family {
+        Family::V4 => {
+            let (octets, rest) = bytes.split_first_chunk::<4>()?;
+            Some(((*octets).into(), rest))
+        }
+        Family::V6 => {
+            let (octets, rest) = bytes.split_first_chunk::<16>()?;
+            Some(((*octets).into(), rest))
+        }
+    }
+}
+
+/// Address, protocol and port; protocol and port in sets without addresses.
+fn split_frontend(bytes: &[u8], set: Set) -> Option<(FrontendKey, &[u8])> {
+    let family = set.family();
+    let (address, rest) = match set.fields() {
+        [Field::Protocol, ..] => (None, bytes),
+        _ => {
+            let (address, rest) = split_address(bytes, family)?;
+            (Some(address), rest)
+        }
+    };
+    let ([number, 0, 0, 0, high, low, 0, 0], rest) = rest.split_first_chunk()? else {
+        return None;
+    };
+    let protocol = Protocol::from_number(u16::from(*number));
+    let port = NonZeroU16::new(u16::from_be_bytes([*high, *low]))?;
+    let node_port = FrontendKey::node_port(protocol, family, port);
+    let address = address.unwrap_or(node_port.address);
+    Some((
+        FrontendKey {
+            address,
+            ..node_port
+        },
+        rest,
+    ))
+}
+
+/// The elements of a set of networks, from its parts in any order; what is no network, and so not
+/// ours, is left out.
+pub(super) fn networks(mut parts: Vec<Part<'_>>, set: Set) -> Vec<(Element, Comment)> {
+    let element = match set {
+        Set::NodePortAddresses(_) => Element::NodePortAddresses,
+        _ => Element::ServiceCidr,
+    };
+    // Where one network ends the next may begin; its end comes first.
+    parts.sort_unstable_by_key(|part| (part.key, !part.is_end));
+    let mut networks = Vec::new();
+    let mut parts = parts.into_iter().peekable();
+    while let Some(start) = parts.next() {
+        if start.is_end {
+            continue;
+        }
+        let end = parts.next_if(|part| part.is_end);
+        let end = end.and_then(|part| split_address(part.key, set.family()));
+        let end = end.map(|(end, _)| end);
+        let network = split_address(start.key, set.family())
+            .and_then(|(start, _)| network_from(start, |network| address_after(*network) == end));
+        networks.extend(network.map(|network| (element(network), start.comment())));
+    }
+    networks
+}
+
+/// The network that begins with an address and ends as it should.
+fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
+    let max = if start.is_ipv4() { 32 } else { 128 };
+    (0..=max)
+        .filter_map(|length| IpNet::new(start, length).ok())
+        .find(|network| network.network() == start && ends(network))
+}
+
+#[cfg(test)]
+mod tests;

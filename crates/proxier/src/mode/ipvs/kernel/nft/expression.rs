@@ -1,0 +1,152 @@
+//! What rules are made of in the kernel: expressions that work on registers.
+
+use ipvs::Family;
+
+use crate::mode::ipvs::rules::Field;
+use crate::netlink::wire::Writer;
+use crate::netlink::wire::uapi::*;
+
+/// How a field of a packet gets into a register.
+pub(super) enum Load {
+    Meta { key: u32, length: u32 },
+    Payload { base: u32, offset: u32, length: u32 },
+}
+
+impl Load {
+    /// As in struct udphdr.
+    pub(super) const UDP_CHECKSUM: Self = Self::Payload {
+        base: NFT_PAYLOAD_TRANSPORT_HEADER,
+        offset: 6,
+        length: 2,
+    };
+
+    /// Offsets as in struct iphdr, struct ipv6hdr, and the ports that TCP, UDP and SCTP share.
+    pub(super) const fn of(field: Field, family: Family) -> Self {
+        let (base, offset, length) = match (field, family) {
+            (Field::Source, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
+            (Field::Destination, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
+            (Field::Source, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
+            (Field::Destination, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
+            (Field::Protocol, _) => {
+                let (key, length) = (NFT_META_L4PROTO, 1);
+                return Self::Meta { key, length };
+            }
+            (Field::Port, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+            (Field::SourcePort, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2),
+        };
+        Self::Payload {
+            base,
+            offset,
+            length,
+        }
+    }
+
+    /// In bytes.
+    pub(super) const fn length(&self) -> u32 {
+        let (Self::Meta { length, .. } | Self::Payload { length, .. }) = self;
+        *length
+    }
+
+    /// What it takes of the registers, in bytes: they are of 4 bytes each.
+    pub(super) const fn register_length(&self) -> u32 {
+        self.length().next_multiple_of(4)
+    }
+
+    pub(super) fn put(&self, w: &mut Writer, register: u32) {
+        match *self {
+            Self::Meta { key, .. } => load_meta(w, key, register),
+            Self::Payload {
+                base,
+                offset,
+                length,
+            } => expression(w, "payload", |w| {
+                w.number(NFTA_PAYLOAD_DREG, register);
+                w.number(NFTA_PAYLOAD_BASE, base);
+                w.number(NFTA_PAYLOAD_OFFSET, offset);
+                w.number(NFTA_PAYLOAD_LEN, length);
+            }),
+        }
+    }
+}
+
+/// The checksums that a field of a packet is part of.
+pub(super) struct Checksums {
+    /// In the same header, at this offset.
+    pub(super) own: Option<u32>,
+    /// The transport protocol's, by its pseudo header.
+    pub(super) pseudo_header: bool,
+}
+
+/// A field of the packet becomes what register 1 has.
+pub(super) fn store_field(w: &mut Writer, field: Field, family: Family, checksums: &Checksums) {
+    let Load::Payload {
+        base,
+        offset,
+        length,
+    } = Load::of(field, family)
+    else {
+        return;
+    };
+    let kind = match checksums.own {
+        Some(_) => NFT_PAYLOAD_CSUM_INET,
+        None => NFT_PAYLOAD_CSUM_NONE,
+    };
+    let flags = match checksums.pseudo_header {
+        true => NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
+        false => 0,
+    };
+    expression(w, "payload", |w| {
+        w.number(NFTA_PAYLOAD_SREG, NFT_REG_1);
+        w.number(NFTA_PAYLOAD_BASE, base);
+        w.number(NFTA_PAYLOAD_OFFSET, offset);
+        w.number(NFTA_PAYLOAD_LEN, length);
+        w.number(NFTA_PAYLOAD_CSUM_TYPE, kind);
+        w.number(NFTA_PAYLOAD_CSUM_OFFSET, checksums.own.unwrap_or(0));
+        w.number(NFTA_PAYLOAD_CSUM_FLAGS, flags);
+    });
+}
+
+pub(super) fn load_meta(w: &mut Writer, key: u32, register: u32) {
+    expression(w, "meta", |w| {
+        w.number(NFTA_META_KEY, key);
+        w.number(NFTA_META_DREG, register);
+    });
+}
+
+/// Compares register 1.
+pub(super) fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
+    expression(w, "cmp", |w| {
+        w.number(NFTA_CMP_SREG, NFT_REG_1);
+        w.number(NFTA_CMP_OP, operator);
+        w.nested(NFTA_CMP_DATA, |w| w.put(NFTA_DATA_VALUE, value));
+    });
+}
+
+/// Register 1 becomes itself & mask ^ xor.
+pub(super) fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
+    expression(w, "bitwise", |w| {
+        w.number(NFTA_BITWISE_SREG, NFT_REG_1);
+        w.number(NFTA_BITWISE_DREG, NFT_REG_1);
+        w.number(
+            NFTA_BITWISE_LEN,
+            u32::try_from(mask.len()).unwrap_or(u32::MAX),
+        );
+        w.nested(NFTA_BITWISE_MASK, |w| w.put(NFTA_DATA_VALUE, mask));
+        w.nested(NFTA_BITWISE_XOR, |w| w.put(NFTA_DATA_VALUE, xor));
+    });
+}
+
+pub(super) fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+    w.nested(NFTA_LIST_ELEM, |w| {
+        w.text(NFTA_EXPR_NAME, name);
+        w.nested(NFTA_EXPR_DATA, data);
+    });
+}
+
+/// Register 1 becomes the packet's mark.
+pub(super) fn store_mark(w: &mut Writer) {
+    expression(w, "meta", |w| {
+        w.number(NFTA_META_KEY, NFT_META_MARK);
+        w.number(NFTA_META_SREG, NFT_REG_1);
+    });
+}

@@ -1,0 +1,184 @@
+//! Reading our table.
+
+use std::io;
+
+use super::element::{Part, is_network_set, networks};
+use super::rule::RuleTag;
+use super::set::SetDefinition;
+use crate::mode::ipvs::plan::Elements;
+use crate::mode::ipvs::rules::{Fingerprint, Set, TABLE};
+use crate::netlink::socket::Socket;
+use crate::netlink::wire::uapi::*;
+use crate::netlink::wire::{Attributes, Writer, user_data};
+
+/// What there is of our table, but for its elements.
+#[derive(Debug, Default)]
+pub(super) struct TableShape {
+    pub(super) chains: Vec<String>,
+    /// Sets that are as we declare them.
+    pub(super) sets: Vec<Set>,
+    /// Others; an older version's perhaps.
+    pub(super) foreign_sets: Vec<String>,
+    /// The ruleset that the rules are of, if every one is there and no other.
+    rules: Option<Fingerprint>,
+    policies_accept: bool,
+}
+
+impl TableShape {
+    /// The ruleset that is there, if it is whole.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        let complete = self.policies_accept && self.sets.len() == Set::ALL.len();
+        self.rules.filter(|_| complete)
+    }
+}
+
+pub(super) fn shape(socket: &mut Socket) -> io::Result<TableShape> {
+    let mut shape = TableShape::default();
+    chains(socket, &mut shape)?;
+    sets(socket, &mut shape)?;
+    let tags = socket.list(
+        NFT_MSG_GETRULE,
+        |w| w.text(NFTA_RULE_TABLE, TABLE),
+        |tags: &mut Vec<Option<RuleTag>>, rule| {
+            let tag = rule
+                .get(NFTA_RULE_USERDATA)
+                .and_then(|bytes| RuleTag::from_bytes(user_data::get(bytes, user_data::RULE_TAG)?));
+            tags.push(tag);
+        },
+    );
+    shape.rules = complete(absent_is_empty(tags)?);
+    Ok(shape)
+}
+
+/// The ruleset that these rules are all of, and each of it once.
+fn complete(tags: Vec<Option<RuleTag>>) -> Option<Fingerprint> {
+    let mut tags = tags.into_iter().collect::<Option<Vec<_>>>()?;
+    tags.sort_unstable_by_key(|tag| tag.index);
+    let first = *tags.first()?;
+    let expected = (0..first.count).map(|index| RuleTag { index, ..first });
+    tags.into_iter().eq(expected).then_some(first.fingerprint)
+}
+
+/// The kernel lists the chains of every table.
+fn chains(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
+    let chains = socket.list(
+        NFT_MSG_GETCHAIN,
+        |w| w.text(NFTA_CHAIN_TABLE, TABLE),
+        |chains: &mut Vec<_>, chain| {
+            let name = chain.text(NFTA_CHAIN_NAME);
+            if let (Some(TABLE), Some(name)) = (chain.text(NFTA_CHAIN_TABLE), name) {
+                let policy = chain.number(NFTA_CHAIN_POLICY);
+                chains.push((
+                    name.to_owned(),
+                    policy.is_none_or(|policy| policy == NF_ACCEPT),
+                ));
+            }
+        },
+    );
+    let chains = absent_is_empty(chains)?;
+    shape.policies_accept = chains.iter().all(|(_, accepts)| *accepts);
+    shape.chains = chains.into_iter().map(|(name, _)| name).collect();
+    Ok(())
+}
+
+fn sets(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
+    let sets = socket.list(
+        NFT_MSG_GETSET,
+        |w| w.text(NFTA_SET_TABLE, TABLE),
+        |sets: &mut Vec<_>, set| {
+            let name = set
+                .text(NFTA_SET_NAME)
+                .filter(|name| !name.starts_with("__"));
+            if let (Some(TABLE), Some(name)) = (set.text(NFTA_SET_TABLE), name) {
+                sets.push((name.to_owned(), SetDefinition::parse(set)));
+            }
+        },
+    );
+    for (name, definition) in absent_is_empty(sets)? {
+        match Set::from_name(&name) {
+            Some(set) if definition == Some(SetDefinition::of(set)) => shape.sets.push(set),
+            _ => shape.foreign_sets.push(name),
+        }
+    }
+    Ok(())
+}
+
+/// The elements of all sets that are as we declare them.
+pub(super) fn elements(socket: &mut Socket, shape: &TableShape) -> io::Result<Elements> {
+    let mut elements = Elements::default();
+    for set in &shape.sets {
+        if is_network_set(*set) {
+            let bytes = list_elements(socket, *set, |bytes: &mut Vec<Vec<u8>>, element| {
+                bytes.push(element.0.to_vec());
+            })?;
+            let parts = bytes
+                .iter()
+                .filter_map(|bytes| Part::parse(Attributes(bytes)));
+            elements.extend(networks(parts.collect(), *set));
+        } else {
+            let listed = list_elements(socket, *set, |listed: &mut Vec<_>, element| {
+                listed.extend(Part::parse(element).and_then(|part| part.element(*set)));
+            })?;
+            elements.extend(listed);
+        }
+    }
+    Ok(elements)
+}
+
+fn list_elements<T: Default>(
+    socket: &mut Socket,
+    set: Set,
+    mut take: impl FnMut(&mut T, Attributes<'_>),
+) -> io::Result<T> {
+    let request = |w: &mut Writer| {
+        w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+        w.text(NFTA_SET_ELEM_LIST_SET, set.name());
+    };
+    let listed = socket.list(NFT_MSG_GETSETELEM, request, |list, message| {
+        let elements = message.nested(NFTA_SET_ELEM_LIST_ELEMENTS);
+        for (_, element) in elements.into_iter().flatten() {
+            take(list, Attributes(element));
+        }
+    });
+    absent_is_empty(listed)
+}
+
+/// There is no table before the first run, and none after `nft flush ruleset`.
+fn absent_is_empty<T: Default>(listed: io::Result<T>) -> io::Result<T> {
+    match listed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        listed => listed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::Config;
+    use crate::mode::ipvs::rules::Ruleset;
+
+    #[test]
+    fn a_ruleset_is_there_if_each_of_its_rules_is_there_once() {
+        let mut config = Config::new("n", vec![]);
+        let tag = |index| RuleTag {
+            fingerprint: Ruleset::new(&config).fingerprint(),
+            index,
+            count: 3,
+        };
+        let (first, second, third) = (tag(0), tag(1), tag(2));
+        config.masquerade_all = true;
+        let other = Ruleset::new(&config).fingerprint();
+        let other = RuleTag {
+            fingerprint: other,
+            ..second
+        };
+        let all = |tags: &[RuleTag]| complete(tags.iter().copied().map(Some).collect());
+        assert_eq!(all(&[second, first, third]), Some(first.fingerprint));
+        assert_eq!(all(&[first, second]), None);
+        assert_eq!(all(&[first, second, third, third]), None);
+        assert_eq!(all(&[first, other, third]), None);
+        assert_eq!(all(&[]), None);
+        let untagged = vec![Some(first), Some(second), Some(third), None];
+        assert_eq!(complete(untagged), None);
+    }
+}

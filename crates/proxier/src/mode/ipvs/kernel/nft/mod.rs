@@ -1,0 +1,191 @@
+//! The packet filter: our nftables table, over netlink.
+
+mod element;
+mod expression;
+mod list;
+mod rule;
+mod set;
+mod transaction;
+
+use std::io;
+
+use crate::mode::ipvs::plan::{Elements, Step};
+use crate::mode::ipvs::rules::{Fingerprint, Ruleset, TABLE};
+use crate::mode::{ApplyReport, BackendError};
+use crate::netlink::socket::{Refusal, Socket};
+use crate::netlink::wire::Writer;
+use crate::netlink::wire::uapi::*;
+use element::is_valid_comment;
+use list::TableShape;
+use transaction::{Packing, Refused, Transaction};
+
+/// Our table in the packet filter of one network namespace.
+#[derive(Debug)]
+pub(crate) struct Nft {
+    socket: Socket,
+}
+
+impl Nft {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(crate) fn open() -> Result<Self, BackendError> {
+        let socket = Socket::open().map_err(error("open nftables"))?;
+        Ok(Self { socket })
+    }
+
+    /// Which rules there are, if they are as we write them, and the elements of the sets.
+    pub(crate) fn observe(&mut self) -> Result<(Option<Fingerprint>, Elements), BackendError> {
+        let shape = list::shape(&mut self.socket).map_err(error("list the table"))?;
+        let elements = list::elements(&mut self.socket, &shape);
+        let elements = elements.map_err(error("list elements"))?;
+        Ok((shape.fingerprint(), elements))
+    }
+
+    /// Carries out steps about the packet filter, which follow one another in a plan; `first` is
+    /// the place of the first. They go out in as few transactions as can be; if one is refused,
+    /// all of its steps but those that are at fault are sent again.
+    pub(crate) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
+        let mut sound = Vec::with_capacity(steps.len());
+        let mut places = Vec::with_capacity(steps.len());
+        for (step, place) in steps.iter().zip(first..) {
+            match step {
+                Step::AddElement(_, Some(comment)) if !is_valid_comment(comment) => {
+                    let source = io::Error::from(io::ErrorKind::InvalidInput);
+                    let operation = "write a comment that is too long or has a NUL in it";
+                    report.fail(place, BackendError::PacketFilter { operation, source });
+                }
+                _ => {
+                    sound.push(step);
+                    places.push(place);
+                }
+            }
+        }
+        // If it cannot be read, the kernel will say what is in the way.
+        let shape = self.shape_for(&sound).unwrap_or_default();
+        let (mut steps, mut places) = (sound.as_slice(), places.as_slice());
+        while !steps.is_empty() {
+            let (transaction, taken) =
+                Transaction::pack(&mut self.socket, steps, &shape, Packing::Dense);
+            let (now, later) = steps.split_at(taken.min(steps.len()));
+            let (places_now, places_later) = places.split_at(now.len());
+            let is_element = |step: &&&Step| !matches!(step, Step::InstallRuleset(_));
+            let elements = now.iter().filter(is_element).count();
+            report.counts.elements += u64::try_from(elements).unwrap_or(u64::MAX);
+            report.counts.transactions += 1;
+            if transaction.commit(&mut self.socket).is_err() {
+                self.apply_singly(now, places_now, &shape, report);
+            }
+            (steps, places) = (later, places_later);
+        }
+    }
+
+    /// What is there must be known before it can be replaced.
+    fn shape_for(&mut self, steps: &[&Step]) -> io::Result<TableShape> {
+        let installs = steps
+            .iter()
+            .any(|step| matches!(step, Step::InstallRuleset(_)));
+        if installs {
+            list::shape(&mut self.socket)
+        } else {
+            Ok(TableShape::default())
+        }
+    }
+
+    /// Carries out steps with a message for each, and again without those that were refused.
+    fn apply_singly(
+        &mut self,
+        steps: &[&Step],
+        places: &[usize],
+        shape: &TableShape,
+        report: &mut ApplyReport,
+    ) {
+        let mut rest: Vec<_> = steps.iter().copied().zip(places.iter().copied()).collect();
+        while !rest.is_empty() {
+            let steps: Vec<_> = rest.iter().map(|(step, _)| *step).collect();
+            let (transaction, taken) =
+                Transaction::pack(&mut self.socket, &steps, shape, Packing::Single);
+            report.counts.transactions += 1;
+            let refused = match transaction.commit(&mut self.socket) {
+                Ok(()) => {
+                    rest.drain(..taken.min(rest.len()));
+                    continue;
+                }
+                Err(Refused::Steps(refused)) => refused,
+                Err(Refused::Whole(source)) => {
+                    for (step, place) in rest.drain(..taken.min(rest.len())) {
+                        report.fail(place, refusal(step, again(&source)));
+                    }
+                    continue;
+                }
+            };
+            for (index, errno) in refused.into_iter().rev() {
+                let (step, place) = rest.remove(index);
+                report.fail(place, refusal(step, io::Error::from_raw_os_error(errno)));
+            }
+        }
+    }
+
+    /// Has the kernel check rules as if they were to be put in force.
+    pub(crate) fn check(&mut self, ruleset: &Ruleset) -> Result<(), BackendError> {
+        let check = |socket: &mut Socket| {
+            let shape = list::shape(socket)?;
+            let step = Step::InstallRuleset(ruleset.clone());
+            let steps = [&step];
+            let (transaction, _) = Transaction::pack(socket, &steps, &shape, Packing::Single);
+            match transaction.check(socket) {
+                Ok(()) => Ok(()),
+                Err(Refused::Whole(source)) => Err(source),
+                Err(Refused::Steps(refused)) => {
+                    let errno = refused.first().map_or(0, |(_, errno)| *errno);
+                    Err(io::Error::from_raw_os_error(errno))
+                }
+            }
+        };
+        check(&mut self.socket).map_err(error("have the rules checked"))
+    }
+
+    /// Deletes the table, if there is one.
+    pub(crate) fn remove_table(&mut self) -> Result<(), BackendError> {
+        let first = self.socket.reserve(3);
+        let mut writer = Writer::default();
+        writer.batch(NFNL_MSG_BATCH_BEGIN, first);
+        let flags = NLM_F_REQUEST | NLM_F_CREATE;
+        // Made first, so that it does not matter whether there is one.
+        writer.message(NFT_MSG_NEWTABLE, flags, first + 1, |w| {
+            w.text(NFTA_TABLE_NAME, TABLE)
+        });
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        writer.message(NFT_MSG_DELTABLE, flags, first + 2, |w| {
+            w.text(NFTA_TABLE_NAME, TABLE)
+        });
+        writer.batch(NFNL_MSG_BATCH_END, first + 3);
+        self.socket.commit(&writer, first, 2).map_err(|refusal| {
+            error("delete the table")(match refusal {
+                Refusal::Whole(source) => source,
+                Refusal::Messages(errors) => {
+                    let errno = errors.first().map_or(0, |(_, errno)| *errno);
+                    io::Error::from_raw_os_error(errno)
+                }
+            })
+        })
+    }
+}
+
+fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::PacketFilter { operation, source }
+}
+
+fn refusal(step: &Step, source: io::Error) -> BackendError {
+    let operation = match step {
+        Step::AddElement(..) => "add an element",
+        Step::DeleteElement(_) => "delete an element",
+        _ => "install the rules",
+    };
+    BackendError::PacketFilter { operation, source }
+}
+
+/// The same error for one step more.
+fn again(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}

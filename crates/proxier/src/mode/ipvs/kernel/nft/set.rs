@@ -1,0 +1,113 @@
+//! Sets, written for the kernel and told from others.
+
+use ipvs::Family;
+
+use super::expression::Load;
+use crate::mode::ipvs::rules::{Field, Set, TABLE};
+use crate::netlink::wire::uapi::*;
+use crate::netlink::wire::{Attributes, Writer, user_data};
+
+/// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
+/// these numbers for nft's use.
+const TYPE_BITS: u32 = 6;
+
+pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
+    let flags = NLM_F_REQUEST | NLM_F_CREATE;
+    writer.message(NFT_MSG_NEWSET, flags, sequence, |w| {
+        w.text(NFTA_SET_TABLE, TABLE);
+        w.text(NFTA_SET_NAME, set.name());
+        let definition = SetDefinition::of(set);
+        w.number(NFTA_SET_FLAGS, definition.flags);
+        w.number(NFTA_SET_KEY_TYPE, definition.key_type);
+        w.number(NFTA_SET_KEY_LEN, definition.key_length);
+        if let Some((data_type, length)) = definition.data {
+            w.number(NFTA_SET_DATA_TYPE, data_type);
+            w.number(NFTA_SET_DATA_LEN, length);
+        }
+        // Names a set within its transaction; we name sets by their name.
+        w.number(NFTA_SET_ID, sequence);
+        if definition.flags & NFT_SET_CONCAT != 0 {
+            put_field_lengths(w, set);
+        }
+        put_byte_orders(w, set);
+    });
+}
+
+/// Of which the kernel must know to compare ranges field by field.
+fn put_field_lengths(w: &mut Writer, set: Set) {
+    w.nested(NFTA_SET_DESC, |w| {
+        w.nested(NFTA_SET_DESC_CONCAT, |w| {
+            for field in set.fields() {
+                let length = Load::of(*field, set.family()).length();
+                w.nested(NFTA_LIST_ELEM, |w| w.number(NFTA_SET_FIELD_LEN, length));
+            }
+        });
+    });
+}
+
+/// Without these nft lists networks and marks with their bytes turned round.
+fn put_byte_orders(w: &mut Writer, set: Set) {
+    const HOST: u32 = 1;
+    const BIG_ENDIAN: u32 = 2;
+    let (kind, order) = match set.fields() {
+        _ if set.is_map() => (user_data::DATA_BYTE_ORDER, HOST),
+        [_] if set.is_interval() => (user_data::KEY_BYTE_ORDER, BIG_ENDIAN),
+        _ => return,
+    };
+    w.attribute(NFTA_SET_USERDATA, |w| {
+        user_data::put(w, kind, &[&order.to_ne_bytes()]);
+    });
+}
+
+/// What the kernel tells of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SetDefinition {
+    flags: u32,
+    key_type: u32,
+    key_length: u32,
+    /// Type and length of what a map maps to.
+    data: Option<(u32, u32)>,
+}
+
+impl SetDefinition {
+    pub(super) fn of(set: Set) -> Self {
+        let (fields, family) = (set.fields().iter(), set.family());
+        let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+        let is_concatenation = set.fields().len() > 1;
+        Self {
+            flags: flag(set.is_interval(), NFT_SET_INTERVAL)
+                | flag(set.is_map(), NFT_SET_MAP)
+                | flag(set.is_interval() && is_concatenation, NFT_SET_CONCAT),
+            key_type: fields.clone().fold(0, |key, field| {
+                key << TYPE_BITS | type_number(*field, family)
+            }),
+            key_length: fields
+                .map(|field| Load::of(*field, family).register_length())
+                .sum(),
+            data: set.is_map().then_some((MARK_TYPE, MARK_LENGTH)),
+        }
+    }
+
+    pub(super) fn parse(attributes: Attributes<'_>) -> Option<Self> {
+        let data_type = attributes.number(NFTA_SET_DATA_TYPE);
+        Some(Self {
+            // Left out if there are none.
+            flags: attributes.number(NFTA_SET_FLAGS).unwrap_or(0),
+            key_type: attributes.number(NFTA_SET_KEY_TYPE)?,
+            key_length: attributes.number(NFTA_SET_KEY_LEN)?,
+            data: data_type.zip(attributes.number(NFTA_SET_DATA_LEN)),
+        })
+    }
+}
+
+const MARK_TYPE: u32 = 19;
+const MARK_LENGTH: u32 = 4;
+
+const fn type_number(field: Field, family: Family) -> u32 {
+    match (field, family) {
+        (Field::Source | Field::Destination, Family::V4) => 7,
+        (Field::Source | Field::Destination, Family::V6) => 8,
+        (Field::Protocol, _) => 12,
+        (Field::Port | Field::SourcePort, _) => 13,
+    }
+}

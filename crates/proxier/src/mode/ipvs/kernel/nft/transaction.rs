@@ -1,0 +1,336 @@
+//! Steps packed into transactions.
+
+use std::ops::Range;
+
+use super::element::{put_element, set_of};
+use super::list::TableShape;
+use super::rule::{RuleTag, put_chain, put_rule};
+use super::set::put_set;
+use crate::mode::ipvs::plan::{Element, Step};
+use crate::mode::ipvs::rules::{Ruleset, Set, TABLE};
+use crate::netlink::socket::{Refusal, Socket};
+use crate::netlink::wire::Writer;
+use crate::netlink::wire::uapi::*;
+
+/// Room in an attribute, whose length has 16 bits, for one element more.
+const LIST_LIMIT: usize = 60 * 1024;
+/// When a transaction is full: how large it is, and how many messages it has.
+const FULL: (usize, usize) = (128 * 1024, 128);
+/// What it must not grow beyond: it is one datagram, which a socket's default send buffer of 208
+/// KiB must hold, and a default receive buffer holds 237 errors.
+const LIMIT: (usize, usize) = (144 * 1024, 200);
+
+/// Whether elements of one set that follow one another share messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// They do.
+    Dense,
+    /// Each has its own, so that an error names it.
+    Single,
+}
+
+/// A transaction in the making: messages, and which step each is for.
+pub(super) struct Transaction<'a> {
+    writer: Writer,
+    first: u32,
+    /// For each message the steps that it carries out.
+    messages: Vec<Range<usize>>,
+    last_start: usize,
+    steps: &'a [&'a Step],
+    shape: &'a TableShape,
+}
+
+impl<'a> Transaction<'a> {
+    /// Packs steps, from the first on, until the transaction is full. Returns how many went in.
+    pub(super) fn pack(
+        socket: &mut Socket,
+        steps: &'a [&'a Step],
+        shape: &'a TableShape,
+        packing: Packing,
+    ) -> (Self, usize) {
+        let mut transaction = Self {
+            writer: Writer::default(),
+            // What is not used of the numbers is no loss.
+            first: socket.reserve(steps.len() + 256),
+            messages: Vec::new(),
+            last_start: 0,
+            steps,
+            shape,
+        };
+        let first = transaction.first;
+        transaction.writer.batch(NFNL_MSG_BATCH_BEGIN, first);
+        let mut taken = 0;
+        while taken < steps.len() && !transaction.is_full(taken) {
+            taken = transaction.put_some(taken, packing);
+        }
+        (transaction, taken)
+    }
+
+    fn is_full(&self, next: usize) -> bool {
+        let beyond =
+            |(size, messages)| self.writer.len() >= size || self.messages.len() >= messages;
+        let last = next.checked_sub(1).and_then(|last| self.steps.get(last));
+        let pair = last.zip(self.steps.get(next));
+        let goes_on = pair.is_some_and(|(last, next)| belong_together(last, next));
+        beyond(LIMIT) || beyond(FULL) && !goes_on
+    }
+
+    /// Writes what the step at a place asks for, with as many of those that follow it as one
+    /// message can carry. Returns the place behind them.
+    fn put_some(&mut self, at: usize, packing: Packing) -> usize {
+        match self.steps.get(at) {
+            Some(Step::InstallRuleset(ruleset)) => {
+                self.put_ruleset(at, ruleset);
+                at + 1
+            }
+            Some(Step::AddElement(..) | Step::DeleteElement(_)) => self.put_elements(at, packing),
+            _ => at + 1,
+        }
+    }
+
+    fn put_elements(&mut self, start: usize, packing: Packing) -> usize {
+        let Some((kind, set, ..)) = self.steps.get(start).and_then(|step| element_of(step)) else {
+            return start + 1;
+        };
+        let limit = match packing {
+            Packing::Dense => usize::MAX,
+            Packing::Single => 1,
+        };
+        let steps = self.steps.get(start..).unwrap_or_default();
+        let alike = steps
+            .iter()
+            .map_while(|step| element_of(step))
+            .take_while(|(k, s, ..)| (*k, *s) == (kind, set))
+            .take(limit);
+        let mut end = start;
+        let flags = match (kind, set) {
+            // Or else kernels before 6.18 pass over a range that overlaps another in silence.
+            (NFT_MSG_NEWSETELEM, Set::SourceRanges(_)) => NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL,
+            (NFT_MSG_NEWSETELEM, _) => NLM_F_REQUEST | NLM_F_CREATE,
+            _ => NLM_F_REQUEST,
+        };
+        self.message(start..start, |writer, sequence| {
+            writer.message(kind, flags, sequence, |w| {
+                w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                w.text(NFTA_SET_ELEM_LIST_SET, set.name());
+                w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
+                    let begin = w.len();
+                    for (_, _, element, comment) in alike {
+                        if w.len() - begin > LIST_LIMIT {
+                            break;
+                        }
+                        put_element(w, element, comment);
+                        end += 1;
+                    }
+                });
+            });
+        });
+        if let Some(last) = self.messages.last_mut() {
+            last.end = end;
+        }
+        end
+    }
+
+    /// The table anew, but for its sets, which are the same in every ruleset.
+    fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset) {
+        let step = step..step + 1;
+        let fingerprint = ruleset.fingerprint();
+        let shape = self.shape;
+        self.message(step.clone(), |w, sequence| {
+            w.message(
+                NFT_MSG_NEWTABLE,
+                NLM_F_REQUEST | NLM_F_CREATE,
+                sequence,
+                |w| {
+                    w.text(NFTA_TABLE_NAME, TABLE);
+                },
+            );
+        });
+        self.message(step.clone(), |w, sequence| {
+            w.message(NFT_MSG_DELRULE, NLM_F_REQUEST, sequence, |w| {
+                w.text(NFTA_RULE_TABLE, TABLE);
+            });
+        });
+        for chain in &shape.chains {
+            self.delete(step.clone(), NFT_MSG_DELCHAIN, NFTA_CHAIN_NAME, chain);
+        }
+        for set in &shape.foreign_sets {
+            self.delete(step.clone(), NFT_MSG_DELSET, NFTA_SET_NAME, set);
+        }
+        for set in Set::ALL {
+            self.message(step.clone(), |w, sequence| put_set(w, sequence, *set));
+        }
+        let chains = ruleset.chains();
+        for chain in &chains {
+            self.message(step.clone(), |w, sequence| put_chain(w, sequence, chain));
+        }
+        let rules = chains
+            .iter()
+            .flat_map(|chain| chain.rules.iter().map(move |r| (chain, r)));
+        let count = u16::try_from(rules.clone().count()).unwrap_or(u16::MAX);
+        for ((chain, rule), index) in rules.zip(0..) {
+            let tag = RuleTag {
+                fingerprint,
+                index,
+                count,
+            };
+            self.message(step.clone(), |w, sequence| {
+                put_rule(w, sequence, chain, rule, tag)
+            });
+        }
+    }
+
+    fn delete(&mut self, step: Range<usize>, kind: u8, name_attribute: u16, name: &str) {
+        self.message(step, |w, sequence| {
+            w.message(kind, NLM_F_REQUEST, sequence, |w| {
+                // NFTA_CHAIN_TABLE and NFTA_SET_TABLE are one number.
+                w.text(NFTA_SET_TABLE, TABLE);
+                w.text(name_attribute, name);
+            });
+        });
+    }
+
+    fn message(&mut self, steps: Range<usize>, put: impl FnOnce(&mut Writer, u32)) {
+        self.last_start = self.writer.len();
+        self.messages.push(steps);
+        let place = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        put(&mut self.writer, self.first.wrapping_add(place));
+    }
+
+    /// Sends it. The steps of an error are places in the slice that was packed.
+    pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Refused> {
+        let end = u32::try_from(self.messages.len() + 1).unwrap_or(u32::MAX);
+        let end = self.first.wrapping_add(end);
+        self.send(socket, |writer| writer.batch(NFNL_MSG_BATCH_END, end))
+    }
+
+    /// Has the kernel check it. Without an end it undoes the whole (`nfnetlink_rcv_batch`), as for
+    /// `nft --check`.
+    pub(super) fn check(mut self, socket: &mut Socket) -> Result<(), Refused> {
+        self.send(socket, |_| {})
+    }
+
+    fn send(&mut self, socket: &mut Socket, end: impl FnOnce(&mut Writer)) -> Result<(), Refused> {
+        let count = self.messages.len();
+        if count == 0 {
+            return Ok(());
+        }
+        self.writer.add_flags(self.last_start, NLM_F_ACK);
+        end(&mut self.writer);
+        socket
+            .commit(&self.writer, self.first, count)
+            .map_err(|refusal| match refusal {
+                Refusal::Whole(error) => Refused::Whole(error),
+                Refusal::Messages(errors) => {
+                    let of_step = |(place, errno): (usize, i32)| {
+                        let step = self.messages.get(place)?.start;
+                        Some((step, errno))
+                    };
+                    let mut steps: Vec<_> = errors.into_iter().filter_map(of_step).collect();
+                    steps.sort_by_key(|(step, _)| *step);
+                    // Of the errors of one step the first is the cause of the others.
+                    steps.dedup_by_key(|(step, _)| *step);
+                    Refused::Steps(steps)
+                }
+            })
+    }
+}
+
+/// Why a transaction was not carried out.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The first step of each message that was refused, in order, with its errno.
+    Steps(Vec<(usize, i32)>),
+    /// It failed as a whole.
+    Whole(std::io::Error),
+}
+
+/// The message that a step about an element needs, the set, the element and its comment.
+fn element_of(step: &Step) -> Option<(u8, Set, &Element, Option<&str>)> {
+    match step {
+        Step::AddElement(element, comment) => Some((
+            NFT_MSG_NEWSETELEM,
+            set_of(element),
+            element,
+            comment.as_deref(),
+        )),
+        Step::DeleteElement(element) => Some((NFT_MSG_DELSETELEM, set_of(element), element, None)),
+        _ => None,
+    }
+}
+
+/// Whether a step adds again, perhaps otherwise, what the one before it deleted, which must never
+/// be gone; or both are about the ranges that may reach one address.
+fn belong_together(last: &Step, next: &Step) -> bool {
+    let (Some((before, .., old, _)), Some((after, .., new, _))) =
+        (element_of(last), element_of(next))
+    else {
+        return false;
+    };
+    let replaces = (before, after) == (NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM);
+    match (old, new) {
+        (Element::SourceRange(old, _), Element::SourceRange(new, _)) => old == new,
+        (
+            Element::Mark {
+                key: old,
+                purpose: old_purpose,
+                ..
+            },
+            Element::Mark { key, purpose, .. },
+        ) => replaces && (old, old_purpose) == (key, purpose),
+        _ => replaces && old == new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mode::ipvs::plan::Purpose;
+
+    #[test]
+    fn what_must_not_be_gone_for_a_moment_belongs_together() {
+        let key = |port: u16| crate::desired::FrontendKey {
+            protocol: ipvs::Protocol::Tcp,
+            address: [192, 0, 2, 1].into(),
+            port: port.try_into().unwrap(),
+        };
+        let mark = |port, mark: u32, purpose| Element::Mark {
+            key: key(port),
+            purpose,
+            mark: mark.try_into().unwrap(),
+        };
+        let range = |port, range: &str| Element::SourceRange(key(port), range.parse().unwrap());
+        let server = |port| Element::VirtualServer(key(port));
+        let (old, new) = (mark(1, 1, Purpose::Capture), mark(1, 2, Purpose::Capture));
+        let [add, delete]: [fn(Element) -> Step; 2] = [
+            |element| Step::AddElement(element, None),
+            Step::DeleteElement,
+        ];
+        for (last, next, expected) in [
+            (delete(server(1)), add(server(1)), true),
+            (delete(server(1)), add(server(2)), false),
+            (add(server(1)), delete(server(1)), false),
+            (delete(old), add(new), true),
+            (delete(old), delete(new), false),
+            (delete(old), add(mark(2, 2, Purpose::Capture)), false),
+            (delete(old), add(mark(1, 2, Purpose::External)), false),
+            (
+                delete(range(1, "10.0.0.0/8")),
+                add(range(1, "10.1.0.0/16")),
+                true,
+            ),
+            (
+                delete(range(1, "10.0.0.0/8")),
+                delete(range(1, "11.0.0.0/8")),
+                true,
+            ),
+            (
+                delete(range(1, "10.0.0.0/8")),
+                add(range(2, "10.0.0.0/8")),
+                false,
+            ),
+        ] {
+            assert_eq!(belong_together(&last, &next), expected, "{last}, {next}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Delivering packets by their mark: a rule that sends them to a table of ours, and that table's
+//! only route, by which everything is local.
+//!
+//! A rule before that one leaves out lookups that are not about a packet that came in. With the
+//! sysctl `src_valid_mark`, which WireGuard's users set, the kernel looks for the way back to the
+//! sender by the packet's mark too (`__fib_validate_source` in fib_frontend.c, with `lo` as the
+//! incoming interface): it would find the sender to be this node, and drop the packet.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipvs::Family;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion};
+
+use super::{
+    EEXIST, ENOENT, LOOPBACK, PROTOCOL, ROUTE_PROTOCOL, address_family, builder, in_table,
+};
+use crate::mode::ipvs::plan::PolicyRoute;
+use crate::netlink::rtnetlink::io_error;
+
+/// The table's number, free in iproute2's `rt_tables` as in those of Cilium (2004 and on), Calico
+/// and kube-router (77 to 79).
+const TABLE: u8 = ROUTE_PROTOCOL;
+
+/// The rule's place: behind that of the table `local`, 0, before the main one, and before those
+/// of anyone who would take marked packets elsewhere.
+const PRIORITY: u32 = 73;
+/// The place of the rule before it.
+const EXCEPTION_PRIORITY: u32 = PRIORITY - 1;
+/// Where the rule of the main table is; what is in between is passed over.
+const MAIN_PRIORITY: u32 = 32766;
+
+const EOPNOTSUPP: i32 = 95;
+const EAFNOSUPPORT: i32 = 97;
+
+/// Those of which every part is there.
+pub(super) async fn list(handle: &Handle) -> io::Result<BTreeSet<PolicyRoute>> {
+    let mut routes = BTreeSet::new();
+    for family in [Family::V4, Family::V6] {
+        if has_route(handle, family).await? {
+            let there = rules(handle, family).await?;
+            let found = there.iter().filter_map(|rule| parse(rule, family));
+            routes.extend(found.filter(|route| missing(&there, *route).next().is_none()));
+        }
+    }
+    Ok(routes)
+}
+
+/// Adds what is missing. The rule that leads to the route comes last.
+pub(super) async fn add(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
+    let there = rules(handle, route.family).await?;
+    let has_route = has_route(handle, route.family).await?;
+    let mut missing = missing(&there, route).peekable();
+    if has_route && missing.peek().is_none() {
+        return Err(io::Error::from_raw_os_error(EEXIST));
+    }
+    if !has_route {
+        let request = handle.route().add(everything(route.family)?);
+        request.execute().await.map_err(io_error)?;
+    }
+    for rule in missing {
+        let mut request = handle.rule().add();
+        *request.message_mut() = rule;
+        request.execute().await.map_err(io_error)?;
+    }
+    Ok(())
+}
+
+/// Deletes what there is of it, the rule that leads to the route first; the route only with the
+/// last rule.
+pub(super) async fn delete(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
+    let mut there = rules(handle, route.family).await?;
+    let mut is_missing = true;
+    for wanted in wanted(route).iter().rev() {
+        if let Some(at) = there.iter().position(|rule| is_same(rule, wanted)) {
+            let request = handle.rule().del(there.remove(at));
+            request.execute().await.map_err(io_error)?;
+            is_missing = false;
+        }
+    }
+    if there.is_empty() && has_route(handle, route.family).await? {
+        return delete_route(handle, route.family).await;
+    }
+    if is_missing {
+        return Err(io::Error::from_raw_os_error(ENOENT));
+    }
+    Ok(())
+}
+
+/// Deletes all rules and routes, also where parts are missing.
+pub(super) async fn clear(handle: &Handle) -> io::Result<()> {
+    for family in [Family::V4, Family::V6] {
+        for rule in rules(handle, family).await? {
+            let request = handle.rule().del(rule);
+            request.execute().await.map_err(io_error)?;
+        }
+        if has_route(handle, family).await? {
+            delete_route(handle, family).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn delete_route(handle: &Handle, family: Family) -> io::Result<()> {
+    let request = handle.route().del(everything(family)?);
+    request.execute().await.map_err(io_error)
+}
+
+async fn has_route(handle: &Handle, family: Family) -> io::Result<bool> {
+    let routes = in_table(handle, TABLE.into(), family).await?;
+    let is_default = |route: &RouteMessage| route.header.destination_prefix_length == 0;
+    Ok(routes.iter().any(is_default))
+}
+
+/// The rules of a policy route, of which there is none among those that are there.
+fn missing(there: &[RuleMessage], route: PolicyRoute) -> impl Iterator<Item = RuleMessage> {
+    wanted(route)
+        .into_iter()
+        .filter(|wanted| !there.iter().any(|rule| is_same(rule, wanted)))
+}
+
+/// Whether a rule that is there has all that one of ours has.
+fn is_same(there: &RuleMessage, ours: &RuleMessage) -> bool {
+    there.header.action == ours.header.action
+        && there.header.table == ours.header.table
+        && ours
+            .attributes
+            .iter()
+            .all(|attribute| there.attributes.contains(attribute))
+}
+
+/// The rules that carry our protocol number and are in our places.
+async fn rules(handle: &Handle, family: Family) -> io::Result<Vec<RuleMessage>> {
+    let version = match family {
+        Family::V4 => IpVersion::V4,
+        Family::V6 => IpVersion::V6,
+    };
+    let mut listed = handle.rule().get(version).execute();
+    let mut rules = Vec::new();
+    loop {
+        match listed.try_next().await.map_err(io_error) {
+            Ok(Some(rule)) => rules.extend(Some(rule).filter(is_ours)),
+            Ok(None) => return Ok(rules),
+            // A kernel without this family, or without rules.
+            Err(error) if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EOPNOTSUPP)) => {
+                return Ok(rules);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_ours(rule: &RuleMessage) -> bool {
+    let has = |attribute| rule.attributes.contains(&attribute);
+    has(RuleAttribute::Protocol(PROTOCOL))
+        && [EXCEPTION_PRIORITY, PRIORITY]
+            .into_iter()
+            .any(|priority| has(RuleAttribute::Priority(priority)))
+}
+
+/// What a rule is for that leads to our table.
+fn parse(rule: &RuleMessage, family: Family) -> Option<PolicyRoute> {
+    let mark = rule
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::FwMark(mark) => Some(*mark),
+            _ => None,
+        })?;
+    (rule.header.action == RuleAction::ToTable).then_some(PolicyRoute { family, mark })
+}
+
+/// The rules of a policy route, in the order in which they are added.
+fn wanted(route: PolicyRoute) -> [RuleMessage; 2] {
+    let message = |action, table, priority, more: &[RuleAttribute]| {
+        let mut message = RuleMessage::default();
+        message.header.family = address_family(route.family);
+        message.header.table = table;
+        message.header.action = action;
+        message.attributes = vec![
+            RuleAttribute::Priority(priority),
+            RuleAttribute::FwMark(route.mark),
+            RuleAttribute::FwMask(route.mark),
+            RuleAttribute::Protocol(PROTOCOL),
+        ];
+        message.attributes.extend_from_slice(more);
+        message
+    };
+    let not_incoming = [
+        RuleAttribute::Iifname("lo".to_owned()),
+        RuleAttribute::Goto(MAIN_PRIORITY),
+    ];
+    [
+        message(RuleAction::Goto, 0, EXCEPTION_PRIORITY, &not_incoming),
+        message(RuleAction::ToTable, TABLE, PRIORITY, &[]),
+    ]
+}
+
+/// `local default dev lo`.
+fn everything(family: Family) -> io::Result<RouteMessage> {
+    let any: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let message = builder(TABLE.into()).output_interface(LOOPBACK);
+    let message = message.destination_prefix(any, 0);
+    let message = message.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok(message.build())
+}

@@ -1,0 +1,361 @@
+//! What a node has: observed in the kernel, then kept up to date by what was applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use foldhash::{HashMap, HashSet};
+use ipnet::IpNet;
+use ipvs::{Change, Family, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey};
+
+use super::forgotten::tagged;
+use super::{Comment, Element, Elements, Plan, Step};
+use crate::desired::{DesiredState, FrontendKey};
+use crate::mode::ipvs::rules::Fingerprint;
+
+/// The parts of a node's state that svcproxy makes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// Values of the sysctls that matter.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// Which rules the packet filter holds; `None` if they are missing or not as we write them.
+    pub ruleset: Option<Fingerprint>,
+    /// Elements of the packet filter's sets.
+    pub elements: Elements,
+    /// Routes that carry our protocol number.
+    pub routes: BTreeSet<LocalRoute>,
+    /// Routes by mark that carry our protocol number.
+    pub policy_routes: BTreeSet<PolicyRoute>,
+    /// How long IPVS remembers connections.
+    pub timeouts: Timeouts,
+    /// Virtual servers with their real servers.
+    pub virtual_servers: HashMap<VirtualServerKey, VirtualServerState>,
+    /// Marks of virtual servers that are not ours.
+    pub foreign_marks: HashSet<NonZeroU32>,
+}
+
+/// A virtual server and its real servers, sorted by key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualServerState {
+    /// The virtual server.
+    pub server: VirtualServer,
+    /// Its real servers, sorted by key.
+    pub real_servers: Vec<RealServer>,
+}
+
+/// A route that makes a prefix local without an address:
+/// `ip route add local PREFIX dev lo src SOURCE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalRoute {
+    /// What becomes local.
+    pub prefix: IpNet,
+    /// Source address of the node's own connections to it; without one the kernel would take the
+    /// destination itself.
+    pub source: IpAddr,
+}
+
+impl fmt::Display for LocalRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "local {} dev lo src {}", self.prefix, self.source)
+    }
+}
+
+/// Rules that send packets with a mark to a routing table of ours, where everything is local, but
+/// not the kernel's lookup of the way back to their sender:
+/// `ip rule add pref 72 iif lo fwmark MARK/MARK goto 32766`,
+/// `ip rule add pref 73 fwmark MARK/MARK lookup 73` and
+/// `ip route add local default dev lo table 73`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyRoute {
+    /// Of which packets.
+    pub family: Family,
+    /// Bits of the mark, all of which must be set.
+    pub mark: u32,
+}
+
+impl fmt::Display for PolicyRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, mark } = self;
+        write!(f, "{family} fwmark {mark:#x}/{mark:#x} to this node")
+    }
+}
+
+/// Flows to an address that connection tracking is to forget: those that a backend answered, or,
+/// with none, all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Flows {
+    /// What the client sent to. A node port stands for any address of the node.
+    pub to: FrontendKey,
+    /// The backend's address.
+    pub answered_by: Option<IpAddr>,
+}
+
+impl Flows {
+    /// All flows to an address.
+    pub const fn to(to: FrontendKey) -> Self {
+        Self {
+            to,
+            answered_by: None,
+        }
+    }
+
+    /// Those of them that a backend answered.
+    pub const fn answered_by(self, backend: IpAddr) -> Self {
+        Self {
+            answered_by: Some(backend),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.to)?;
+        match self.answered_by {
+            Some(backend) => write!(f, " answered by {backend}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A sysctl that IPVS mode needs, or that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sysctl(&'static str);
+
+impl Sysctl {
+    /// Connection tracking sees IPVS's connections; masquerading rests on it.
+    pub const VS_CONNTRACK: Self = Self("net.ipv4.vs.conntrack");
+    /// Connections to a real server that is gone end at once.
+    pub const VS_EXPIRE_NODEST_CONN: Self = Self("net.ipv4.vs.expire_nodest_conn");
+    /// Persistence stops feeding a real server of weight 0.
+    pub const VS_EXPIRE_QUIESCENT_TEMPLATE: Self = Self("net.ipv4.vs.expire_quiescent_template");
+    /// IPv4 forwarding.
+    pub const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
+    /// IPv6 forwarding.
+    pub const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
+    /// Answer ARP only for addresses of the interface that is asked.
+    pub const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
+    /// Ask by ARP with an address of the interface that sends.
+    pub const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
+    /// Most connections that are tracked.
+    pub const CT_MAX: Self = Self("net.netfilter.nf_conntrack_max");
+    /// Size of the hash table of tracked connections.
+    pub const CT_BUCKETS: Self = Self("net.netfilter.nf_conntrack_buckets");
+    /// How long idle TCP connections are tracked, in seconds.
+    pub const CT_TCP_ESTABLISHED: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_established");
+    /// How long TCP connections in CLOSE_WAIT are tracked, in seconds.
+    pub const CT_TCP_CLOSE_WAIT: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
+    /// TCP packets out of the window are not invalid.
+    pub const CT_TCP_BE_LIBERAL: Self = Self("net.netfilter.nf_conntrack_tcp_be_liberal");
+    /// How long UDP flows without an answer are tracked, in seconds.
+    pub const CT_UDP: Self = Self("net.netfilter.nf_conntrack_udp_timeout");
+    /// How long UDP flows with answers are tracked, in seconds.
+    pub const CT_UDP_STREAM: Self = Self("net.netfilter.nf_conntrack_udp_timeout_stream");
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::VS_CONNTRACK,
+        Self::VS_EXPIRE_NODEST_CONN,
+        Self::VS_EXPIRE_QUIESCENT_TEMPLATE,
+        Self::IPV4_FORWARD,
+        Self::IPV6_FORWARD,
+        Self::ARP_IGNORE,
+        Self::ARP_ANNOUNCE,
+        Self::CT_MAX,
+        Self::CT_BUCKETS,
+        Self::CT_TCP_ESTABLISHED,
+        Self::CT_TCP_CLOSE_WAIT,
+        Self::CT_TCP_BE_LIBERAL,
+        Self::CT_UDP,
+        Self::CT_UDP_STREAM,
+    ];
+
+    /// The name as sysctl(8) takes it: `net.ipv4.vs.conntrack`.
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for Sysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl NodeState {
+    /// Leaves out virtual servers that are not ours: neither recorded as ours in the packet
+    /// filter, nor tagged so, nor at an address that a Service claims.
+    pub fn retain_ours(&mut self, desired: &DesiredState) {
+        self.retain_recorded_and(desired.frontends().filter_map(|f| f.key.virtual_server()));
+    }
+
+    /// Leaves out virtual servers that are neither recorded as ours in the packet filter, nor
+    /// tagged so, nor among the others.
+    pub(crate) fn retain_recorded_and(&mut self, others: impl Iterator<Item = VirtualServerKey>) {
+        let recorded = self.elements.keys().filter_map(Element::recorded);
+        let servers = self.virtual_servers.values().map(|state| &state.server);
+        let tagged = servers.filter(|server| tagged(server).is_some());
+        let tagged = tagged.map(|server| server.key);
+        let ours: HashSet<_> = recorded.chain(tagged).chain(others).collect();
+        let foreign = |key: &VirtualServerKey| match key {
+            VirtualServerKey::FirewallMark { mark, .. } if !ours.contains(key) => Some(*mark),
+            _ => None,
+        };
+        self.foreign_marks = self.virtual_servers.keys().filter_map(foreign).collect();
+        self.virtual_servers.retain(|key, _| ours.contains(key));
+    }
+
+    /// The virtual servers that neither the packet filter nor a tag says are ours.
+    pub(crate) fn unrecorded(&self) -> impl Iterator<Item = VirtualServerKey> {
+        let recorded: HashSet<_> = self.elements.keys().filter_map(Element::recorded).collect();
+        let servers = self.virtual_servers.values().map(|state| &state.server);
+        let untagged = servers.filter(|server| tagged(server).is_none());
+        let keys = untagged.map(|server| server.key);
+        keys.filter(move |key| !recorded.contains(key))
+    }
+
+    /// The frontend that a virtual server of ours is for. One of a mark that no packet gets any
+    /// more is for none.
+    pub fn frontend_of(&self, server: &VirtualServerKey) -> Option<FrontendKey> {
+        match *server {
+            VirtualServerKey::FirewallMark { mark, family } => self.elements.marked(family, mark),
+            _ => FrontendKey::of(server),
+        }
+    }
+
+    /// The records of marks' virtual servers that are still there `now`, where the records are
+    /// not: someone has emptied the packet filter. Sorted.
+    pub(crate) fn lost_marks(&self, now: &Self) -> Vec<(Element, Comment)> {
+        let is_lost = |(element, _): &(&Element, &Comment)| {
+            let Element::Mark { key, purpose, .. } = element else {
+                return false;
+            };
+            let server = element.recorded();
+            now.elements.mark(*key, *purpose).is_none()
+                && server.is_some_and(|server| now.virtual_servers.contains_key(&server))
+        };
+        let lost = self.elements.iter().filter(is_lost);
+        let mut lost: Vec<_> = lost.map(|(e, comment)| (*e, comment.clone())).collect();
+        lost.sort_unstable();
+        lost
+    }
+
+    /// Notes that a plan was carried out but for the steps at these indices, in rising order.
+    pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
+        let mut failed = failed.iter().copied().peekable();
+        for (index, step) in plan.steps().iter().enumerate() {
+            if failed.next_if_eq(&index).is_none() {
+                self.record_step(step);
+            }
+        }
+    }
+
+    fn record_step(&mut self, step: &Step) {
+        match step {
+            Step::SetSysctl(sysctl, value) => {
+                self.sysctls.insert(*sysctl, value.to_string());
+            }
+            Step::InstallRuleset(ruleset) => self.ruleset = Some(ruleset.fingerprint()),
+            Step::AddElement(element, comment) => {
+                self.elements.insert(*element, comment.clone());
+            }
+            Step::DeleteElement(element) => {
+                self.elements.remove(element);
+            }
+            Step::AddRoute(route) => {
+                self.routes.retain(|there| there.prefix != route.prefix);
+                self.routes.insert(*route);
+            }
+            Step::DeleteRoute(route) => {
+                self.routes.remove(route);
+            }
+            Step::AddPolicyRoute(route) => {
+                self.policy_routes.insert(*route);
+            }
+            Step::DeletePolicyRoute(route) => {
+                self.policy_routes.remove(route);
+            }
+            Step::Ipvs(change) => self.record_ipvs(change),
+            Step::DeleteFlows(_) => {}
+        }
+    }
+
+    fn record_ipvs(&mut self, change: &Change) {
+        match change {
+            Change::AddVirtualServer(server) => {
+                let state = VirtualServerState {
+                    server: *server,
+                    real_servers: Vec::new(),
+                };
+                self.virtual_servers.insert(server.key, state);
+            }
+            Change::UpdateVirtualServer(server) => {
+                if let Some(state) = self.virtual_servers.get_mut(&server.key) {
+                    state.server = *server;
+                }
+            }
+            Change::DeleteVirtualServer(key) => {
+                self.virtual_servers.remove(key);
+            }
+            Change::AddRealServer {
+                virtual_server,
+                real_server,
+            }
+            | Change::UpdateRealServer {
+                virtual_server,
+                real_server,
+            } => {
+                if let Some(state) = self.virtual_servers.get_mut(virtual_server) {
+                    state.put(*real_server);
+                }
+            }
+            Change::DeleteRealServer {
+                virtual_server,
+                real_server,
+            } => {
+                if let Some(state) = self.virtual_servers.get_mut(virtual_server) {
+                    state.remove(real_server);
+                }
+            }
+            Change::SetTimeouts(timeouts) => {
+                let kept = self.timeouts;
+                self.timeouts.tcp = timeouts.tcp.or(kept.tcp);
+                self.timeouts.tcp_fin = timeouts.tcp_fin.or(kept.tcp_fin);
+                self.timeouts.udp = timeouts.udp.or(kept.udp);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl VirtualServerState {
+    /// A real server of it.
+    pub fn real_server(&self, key: &RealServerKey) -> Option<&RealServer> {
+        let at = self
+            .real_servers
+            .binary_search_by_key(key, |r| r.key)
+            .ok()?;
+        self.real_servers.get(at)
+    }
+
+    fn put(&mut self, real_server: RealServer) {
+        match self
+            .real_servers
+            .binary_search_by_key(&real_server.key, |r| r.key)
+        {
+            Ok(at) => {
+                if let Some(slot) = self.real_servers.get_mut(at) {
+                    *slot = real_server;
+                }
+            }
+            Err(at) => self.real_servers.insert(at, real_server),
+        }
+    }
+
+    fn remove(&mut self, key: &RealServerKey) {
+        if let Ok(at) = self.real_servers.binary_search_by_key(key, |r| r.key) {
+            self.real_servers.remove(at);
+        }
+    }
+}

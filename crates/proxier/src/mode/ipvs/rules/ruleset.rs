@@ -1,0 +1,313 @@
+//! The table: all sets, and all chains with their rules.
+
+use std::fmt;
+
+use ipvs::Family;
+
+use super::hooks::{self, ANSWER, ANSWER_FROM, Names, REFUSED};
+use super::pods::Pods;
+use super::{Chain, ChainKind, Fingerprint, Hook, HookPoint, Rule, Set};
+use crate::desired::{Config, Marks};
+
+/// The table's name; its family is `inet`.
+pub const TABLE: &str = "svcproxy";
+
+/// Before connection tracking and before anything that would reroute a marked packet.
+const FIRST: i32 = -500;
+/// After NF_IP_PRI_NAT_DST, -100: what somebody else has translated, kube-proxy before it is
+/// replaced or iptables mode before its rules go, goes its way.
+const CAPTURE: i32 = -90;
+/// After NF_IP_PRI_NAT_DST, -100, as [`CAPTURE`], and before NF_IP_PRI_NAT_DST + 2, -98, where IPVS
+/// takes requests.
+const OUTPUT: i32 = -99;
+/// NF_IP_PRI_NAT_DST.
+const DESTINATION_NAT: i32 = -100;
+/// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.
+const INPUT: i32 = 20;
+/// After IPVS, before NF_IP_PRI_NAT_SRC, 100.
+const ANSWERS: i32 = 99;
+/// NF_IP_PRI_NAT_SRC.
+const SOURCE_NAT: i32 = 100;
+
+/// The rules of a node, which are the same whatever its Services.
+///
+/// ```
+/// use proxier::desired::Config;
+/// use proxier::mode::ipvs::rules::Ruleset;
+///
+/// let mut config = Config::new("node-a", vec![]);
+/// let ruleset = Ruleset::new(&config);
+/// assert!(ruleset.to_string().starts_with("table inet svcproxy {"));
+/// config.cluster_cidrs = vec!["10.244.0.0/16".parse()?];
+/// assert_ne!(ruleset.fingerprint(), Ruleset::new(&config).fingerprint());
+/// # Ok::<(), ipnet::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    pods: Pods,
+    masquerade_all: bool,
+    marks: Marks,
+    is_retired: bool,
+}
+
+impl Ruleset {
+    /// The rules that these settings ask for.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            pods: Pods::of(config),
+            masquerade_all: config.masquerade_all,
+            marks: config.marks,
+            is_retired: false,
+        }
+    }
+
+    /// The rules of a node that another data plane serves by now: new connections pass, and those
+    /// that IPVS has are served to their end.
+    pub fn retired(config: &Config) -> Self {
+        Self {
+            is_retired: true,
+            ..Self::new(config)
+        }
+    }
+
+    /// Tells this ruleset from others.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.to_string())
+    }
+
+    /// The chains. Each comes before those that send packets to it.
+    pub fn chains(&self) -> Vec<Chain> {
+        let mut chains = vec![
+            chain(REFUSED, hooks::refused()),
+            chain(ANSWER_FROM, hooks::answer_from()),
+            chain(ANSWER, hooks::answer()),
+        ];
+        chains.extend(self.family_chains(Family::V4));
+        chains.extend(self.family_chains(Family::V6));
+        chains.extend(self.base_chains());
+        if self.is_retired {
+            let hooked = chains.iter_mut().filter(|chain| chain.hook.is_some());
+            hooked.for_each(|chain| chain.rules.insert(0, hooks::new_passes()));
+        }
+        chains
+    }
+
+    fn family_chains(&self, family: Family) -> [Chain; 7] {
+        let (names, pods) = (Names::of(family), &self.pods);
+        [
+            chain(names.new_in, hooks::new_in(family)),
+            chain(names.virtual_server, hooks::virtual_server(pods, family)),
+            chain(names.node_port, hooks::node_port(pods, family)),
+            chain(names.input, hooks::input(family)),
+            chain(names.new_out, hooks::new_out(family)),
+            chain(names.node_port_out, hooks::node_port_out(family)),
+            chain(names.output, hooks::output(family)),
+        ]
+    }
+
+    fn base_chains(&self) -> [Chain; 9] {
+        use ChainKind::{Filter, Nat};
+        use HookPoint::{Input, Output, Postrouting, Prerouting};
+        let Self {
+            pods,
+            masquerade_all: all,
+            marks,
+            ..
+        } = self;
+        let (marks, all) = (*marks, *all);
+        let before_dnat = hooks::nat_prerouting(pods, marks, all);
+        let output_dnat = hooks::nat_output(pods, marks, all);
+        [
+            base_chain(
+                "capture",
+                (Filter, Prerouting, CAPTURE),
+                hooks::capture(marks),
+            ),
+            base_chain(
+                "filter-input",
+                (Filter, Input, INPUT),
+                hooks::filter_input(marks),
+            ),
+            base_chain(
+                "after-ipvs",
+                (Filter, Output, FIRST),
+                hooks::after_ipvs(marks),
+            ),
+            base_chain(
+                "filter-output",
+                (Filter, Output, OUTPUT),
+                hooks::filter_output(),
+            ),
+            base_chain(
+                "nat-prerouting",
+                (Nat, Prerouting, DESTINATION_NAT),
+                before_dnat,
+            ),
+            base_chain("nat-output", (Nat, Output, DESTINATION_NAT), output_dnat),
+            base_chain("answers-in", (Filter, Input, ANSWERS), hooks::answers_in()),
+            base_chain(
+                "answers-out",
+                (Filter, Postrouting, ANSWERS),
+                hooks::answers_out(),
+            ),
+            base_chain(
+                "nat-postrouting",
+                (Nat, Postrouting, SOURCE_NAT),
+                hooks::nat_postrouting(marks),
+            ),
+        ]
+    }
+}
+
+/// What `nft -f` takes. Given an existing table it adds to it.
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {TABLE} {{")?;
+        for set in Set::ALL {
+            set.declare(f)?;
+            writeln!(f)?;
+        }
+        for (index, chain) in self.chains().iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{chain}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
+    let hook = None;
+    Chain { name, hook, rules }
+}
+
+fn base_chain(
+    name: &'static str,
+    (kind, point, priority): (ChainKind, HookPoint, i32),
+    rules: Vec<Rule>,
+) -> Chain {
+    let hook = Some(Hook {
+        kind,
+        point,
+        priority,
+    });
+    Chain { name, hook, rules }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::PodInterfaces;
+
+    fn config(cidrs: &[&str]) -> Config {
+        let mut config = Config::new("n", vec![]);
+        config.cluster_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        config
+    }
+
+    fn ruleset(cidrs: &[&str]) -> Ruleset {
+        Ruleset::new(&config(cidrs))
+    }
+
+    #[test]
+    fn without_cluster_cidrs() {
+        insta::assert_snapshot!(ruleset(&[]));
+    }
+
+    #[test]
+    fn with_cluster_cidrs_of_both_families() {
+        insta::assert_snapshot!(ruleset(&[
+            "10.244.0.0/16",
+            "10.128.0.0/11",
+            "fd00:10:244::/56"
+        ]));
+    }
+
+    #[test]
+    fn retired_rules_let_all_that_is_new_pass() {
+        let (config, passes) = (config(&["10.244.0.0/16"]), hooks::new_passes());
+        let [retired, new] = [Ruleset::retired(&config), Ruleset::new(&config)];
+        assert_ne!(retired.fingerprint(), new.fingerprint());
+        for (mut retired, new) in retired.chains().into_iter().zip(new.chains()) {
+            if retired.hook.is_some() {
+                assert_eq!(retired.rules.remove(0), passes);
+            }
+            assert_eq!(retired, new);
+        }
+    }
+
+    #[test]
+    fn order_and_host_bits_of_cidrs_do_not_matter() {
+        let one = ruleset(&["10.1.2.3/16", "fd00::/8", "10.1.0.0/16"]);
+        assert_eq!(one, ruleset(&["fd00::/8", "10.1.0.0/16"]));
+    }
+
+    /// The rules that have a word in them.
+    fn rules(config: &Config, word: &str) -> Vec<String> {
+        let text = Ruleset::new(config).to_string();
+        let lines = text.lines().filter(|line| line.contains(word));
+        lines.map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn nothing_is_outside_of_everything() {
+        let config = config(&["0.0.0.0/0", "10.0.0.0/8"]);
+        assert_eq!(rules(&config, "ip saddr != 10"), Vec::<String>::new());
+        assert_eq!(rules(&config, "map @external-v4"), Vec::<String>::new());
+        assert_eq!(rules(&config, "map @external-v6").len(), 1);
+    }
+
+    #[test]
+    fn pods_by_interface() {
+        let key = "ip daddr . meta l4proto . th dport";
+        let masquerade = format!("{key} @virtual-servers-v4 meta mark set meta mark | 0x00004000");
+        let mut config = config(&["10.244.0.0/16"]);
+        let name = "cni0".parse().unwrap();
+        for (interfaces, text) in [
+            (PodInterfaces::Named(name), "iifname != \"cni0\""),
+            (PodInterfaces::Prefixed(name), "iifname != \"cni0*\""),
+        ] {
+            config.pod_interfaces = Some(interfaces);
+            assert_eq!(
+                rules(&config, "map @external-v4"),
+                [format!(
+                    "iif != \"lo\" {text} meta mark set {key} map @external-v4"
+                )]
+            );
+            // The node's own are masqueraded too: they come in by no interface.
+            assert_eq!(
+                rules(&config, &masquerade),
+                [format!("{text} {masquerade}"), masquerade.clone()]
+            );
+            assert_eq!(rules(&config, "ip saddr != 10"), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn everything_to_virtual_servers_is_masqueraded_if_asked_for() {
+        let mut config = config(&["10.244.0.0/16"]);
+        config.masquerade_all = true;
+        let bit = "meta mark set meta mark | 0x00004000";
+        assert_eq!(
+            rules(&config, bit),
+            [4, 6, 4, 6].map(|family| {
+                let ip = if family == 4 { "ip" } else { "ip6" };
+                let key = format!("{ip} daddr . meta l4proto . th dport");
+                format!("{key} @virtual-servers-v{family} {bit}")
+            })
+        );
+    }
+
+    #[test]
+    fn fingerprint_does_not_change_by_itself() {
+        // If this fails, running nodes get their rules anew: harmless, but not by accident.
+        insta::assert_snapshot!(ruleset(&["10.244.0.0/16"]).fingerprint());
+    }
+
+    #[test]
+    fn sets_have_their_own_names() {
+        for set in Set::ALL {
+            assert_eq!(Set::from_name(set.name()), Some(*set));
+        }
+        assert_eq!(Set::from_name("virtual-servers"), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! What an error says of what is missing.
+
+use std::io;
+
+use ipvs::ErrorKind;
+
+use super::{Missing, ModuleFile, Reason};
+use crate::mode::BackendError;
+
+impl Missing {
+    pub(crate) fn not_tried(first: &str) -> Self {
+        Self::new(Reason::NotTried, format!("not tried without {first}"))
+    }
+
+    /// What `error` says of something that the kernel's `module` brings.
+    pub(crate) fn of(
+        error: &BackendError,
+        module: Option<&str>,
+        file: impl FnOnce(&str) -> ModuleFile,
+    ) -> Self {
+        let reason = match (kind(error), module) {
+            (Reason::NoModule { .. }, Some(module)) => Reason::NoModule {
+                module: module.into(),
+                file: file(module),
+            },
+            (Reason::NoModule { .. }, None) => Reason::Refused,
+            (reason, _) => reason,
+        };
+        Self {
+            reason,
+            errno: error.errno(),
+            message: message(error),
+        }
+    }
+}
+
+/// Which kind of reason an error is; the module is not known here.
+fn kind(error: &BackendError) -> Reason {
+    const EPROTONOSUPPORT: i32 = 93;
+    const EOPNOTSUPP: i32 = 95;
+    const EAFNOSUPPORT: i32 = 97;
+    let no_module = Reason::NoModule {
+        module: Box::default(),
+        file: ModuleFile::Unknown,
+    };
+    match error {
+        BackendError::Ipvs(error) => match error.kind() {
+            ErrorKind::Unsupported | ErrorKind::UnknownScheduler | ErrorKind::AddressFamily => {
+                no_module
+            }
+            ErrorKind::PermissionDenied => Reason::Permission,
+            _ => Reason::Refused,
+        },
+        BackendError::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Reason::NotInstalled
+        }
+        #[cfg(feature = "iptables")]
+        BackendError::Iptables(refusal) => refused(&refusal.message, no_module),
+        BackendError::Conntrack { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+            no_module
+        }
+        BackendError::PacketFilter { source, .. }
+        | BackendError::Route { source, .. }
+        | BackendError::Link { source, .. }
+        | BackendError::Conntrack { source, .. }
+        | BackendError::Program { source, .. }
+        | BackendError::Sysctl { source, .. } => match (source.kind(), source.raw_os_error()) {
+            (io::ErrorKind::PermissionDenied, _) => Reason::Permission,
+            (io::ErrorKind::ReadOnlyFilesystem, _) => Reason::ReadOnly,
+            (io::ErrorKind::NotFound, _)
+            | (_, Some(EPROTONOSUPPORT | EOPNOTSUPP | EAFNOSUPPORT)) => no_module,
+            _ => Reason::Refused,
+        },
+        BackendError::NotTried => Reason::NotTried,
+    }
+}
+
+/// iptables says by words alone what is wrong.
+#[cfg(feature = "iptables")]
+fn refused(message: &str, no_module: Reason) -> Reason {
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if says(&["Permission denied", "Operation not permitted"]) {
+        Reason::Permission
+    } else if says(&[
+        "missing kernel module",
+        "No such file",
+        "Table does not exist",
+    ]) {
+        no_module
+    } else {
+        Reason::Refused
+    }
+}
+
+/// Without the hints of [`BackendError`], since there is a remedy.
+fn message(error: &BackendError) -> String {
+    match error {
+        BackendError::Ipvs(error) => match error.kind() {
+            ErrorKind::Unsupported => "the kernel has no IPVS".to_owned(),
+            ErrorKind::PermissionDenied => format!("{}: permission denied", error.operation()),
+            kind => kind.to_string(),
+        },
+        BackendError::PacketFilter { operation, source }
+        | BackendError::Route { operation, source }
+        | BackendError::Link { operation, source }
+        | BackendError::Conntrack { operation, source }
+        | BackendError::Sysctl {
+            operation, source, ..
+        } => format!("cannot {operation}: {source}"),
+        BackendError::Program { program, source } => format!("cannot run {program}: {source}"),
+        #[cfg(feature = "iptables")]
+        BackendError::Iptables(refusal) => {
+            let line = refusal.message.lines().find(|line| !line.trim().is_empty());
+            line.unwrap_or_default().trim().to_owned()
+        }
+        BackendError::NotTried => error.to_string(),
+    }
+}

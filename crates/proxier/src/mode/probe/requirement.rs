@@ -1,0 +1,149 @@
+//! What modes need.
+
+use std::fmt;
+
+use ipvs::{Family, Scheduler};
+
+use crate::mode::ipvs::plan::Sysctl;
+
+/// A data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Mode {
+    /// IPVS.
+    Ipvs,
+    /// iptables.
+    Iptables,
+}
+
+impl Mode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ipvs, Self::Iptables];
+
+    /// Its name, as kube-proxy spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ipvs => "ipvs",
+            Self::Iptables => "iptables",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Something that a mode needs or makes use of. `Display` is for people, and
+/// [`name`](Self::name) for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Requirement {
+    /// IPVS in the kernel, and leave to use it.
+    Ipvs,
+    /// The scheduler of virtual servers whose Service does not choose one.
+    Scheduler(Scheduler),
+    /// The scheduler `mh`, which stands in for persistence where virtual servers go by marks.
+    AffinityScheduler,
+    /// Virtual servers at addresses of a family.
+    VirtualServers(Family),
+    /// nftables, with all that IPVS mode's rules use.
+    Nftables,
+    /// Routes.
+    Routes,
+    /// Routing rules by mark: load balancers' and external IPs.
+    RoutingRules,
+    /// Connection tracking that can be read and changed over netlink.
+    ConnectionTracking,
+    /// A sysctl that has a value or can be given it.
+    Sysctl(Sysctl, u32),
+    /// iptables' programs.
+    Iptables,
+    /// Rules of a family that use all that iptables mode's use.
+    IptablesRules(Family),
+}
+
+/// How much a mode depends on something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Weight {
+    /// It does not run without.
+    Needed,
+    /// Without, some Services do not get all that they ask for.
+    Wanted,
+}
+
+impl Requirement {
+    /// How much a mode depends on it; `None` if it has no use for it.
+    pub fn weight(&self, mode: Mode) -> Option<Weight> {
+        use Weight::{Needed, Wanted};
+        match (self, mode) {
+            (Self::AffinityScheduler | Self::RoutingRules, Mode::Ipvs) => Some(Wanted),
+            (
+                Self::Ipvs
+                | Self::Scheduler(_)
+                | Self::VirtualServers(_)
+                | Self::Nftables
+                | Self::Routes,
+                Mode::Ipvs,
+            )
+            | (Self::Iptables | Self::IptablesRules(_), Mode::Iptables)
+            | (Self::ConnectionTracking, _) => Some(Needed),
+            (Self::Sysctl(sysctl, _), _) => sysctl_weight(*sysctl, mode),
+            _ => None,
+        }
+    }
+
+    /// Tells it from all others of a node, and stays as it is.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Ipvs => "ipvs".to_owned(),
+            Self::Scheduler(scheduler) => format!("scheduler/{scheduler}"),
+            Self::AffinityScheduler => format!("scheduler/{}", Scheduler::MaglevHash),
+            Self::VirtualServers(family) => format!("virtual-servers/{family}"),
+            Self::Nftables => "nftables".to_owned(),
+            Self::Routes => "routes".to_owned(),
+            Self::RoutingRules => "routing-rules".to_owned(),
+            Self::ConnectionTracking => "connection-tracking".to_owned(),
+            Self::Sysctl(sysctl, _) => format!("sysctl/{sysctl}"),
+            Self::Iptables => "iptables".to_owned(),
+            Self::IptablesRules(family) => format!("iptables-rules/{family}"),
+        }
+    }
+}
+
+fn sysctl_weight(sysctl: Sysctl, mode: Mode) -> Option<Weight> {
+    match (sysctl, mode) {
+        // Masquerading rests on the first; nothing is delivered without the others.
+        (Sysctl::VS_CONNTRACK, Mode::Ipvs) | (Sysctl::IPV4_FORWARD | Sysctl::IPV6_FORWARD, _) => {
+            Some(Weight::Needed)
+        }
+        (Sysctl::VS_EXPIRE_NODEST_CONN | Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE, Mode::Iptables) => {
+            None
+        }
+        (Sysctl::VS_CONNTRACK | Sysctl::ARP_IGNORE | Sysctl::ARP_ANNOUNCE, Mode::Iptables) => None,
+        _ => Some(Weight::Wanted),
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipvs => f.write_str("IPVS"),
+            Self::Scheduler(scheduler) => write!(f, "scheduler {scheduler}"),
+            Self::AffinityScheduler => {
+                let mh = Scheduler::MaglevHash;
+                write!(f, "scheduler {mh}, for session affinity at node ports")
+            }
+            Self::VirtualServers(family) => write!(f, "virtual servers, {family}"),
+            Self::Nftables => f.write_str("nftables"),
+            Self::Routes => f.write_str("routes"),
+            Self::RoutingRules => f.write_str("routing rules, for load-balancer and external IPs"),
+            Self::ConnectionTracking => f.write_str("connection tracking over netlink"),
+            Self::Sysctl(sysctl, value) => write!(f, "sysctl {sysctl} = {value}"),
+            Self::Iptables => f.write_str("iptables"),
+            Self::IptablesRules(family) => write!(f, "iptables rules, {family}"),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What follows from findings.
+
+use ipvs::{Family, Scheduler};
+
+use super::*;
+use crate::mode::ipvs::plan::Sysctl;
+
+fn found(requirement: Requirement) -> Finding {
+    Finding::new(requirement, Ok(String::new()))
+}
+
+fn missing(requirement: Requirement, reason: Reason) -> Finding {
+    Finding::new(requirement, Err(Missing::new(reason, "no")))
+}
+
+fn no_module(module: &str, file: ModuleFile) -> Reason {
+    Reason::NoModule {
+        module: module.into(),
+        file,
+    }
+}
+
+/// All that IPVS mode is asked of, as on a node that has it.
+fn all_of_ipvs() -> Probe {
+    let all = [
+        Requirement::Ipvs,
+        Requirement::Scheduler(Scheduler::RoundRobin),
+        Requirement::AffinityScheduler,
+        Requirement::VirtualServers(Family::V4),
+        Requirement::Nftables,
+        Requirement::Routes,
+        Requirement::RoutingRules,
+        Requirement::ConnectionTracking,
+        Requirement::Sysctl(Sysctl::VS_CONNTRACK, 1),
+        Requirement::Sysctl(Sysctl::IPV4_FORWARD, 1),
+    ];
+    all.map(found).into_iter().collect()
+}
+
+#[test]
+fn a_mode_runs_if_all_that_it_needs_is_there() {
+    let probe = all_of_ipvs();
+    assert!(probe.can_run(Mode::Ipvs));
+    assert_eq!(probe.in_the_way_of(Mode::Ipvs).count(), 0);
+    // Nobody has looked for iptables.
+    assert!(!probe.can_run(Mode::Iptables));
+    for place in 0..probe.findings.len() {
+        let mut probe = probe.clone();
+        let finding = &mut probe.findings[place];
+        let weight = finding.requirement.weight(Mode::Ipvs).unwrap();
+        *finding = missing(finding.requirement, Reason::Refused);
+        assert_eq!(probe.can_run(Mode::Ipvs), weight == Weight::Wanted);
+        let (needed, wanted) = match weight {
+            Weight::Needed => (1, 0),
+            Weight::Wanted => (0, 1),
+        };
+        assert_eq!(probe.in_the_way_of(Mode::Ipvs).count(), needed);
+        assert_eq!(probe.lacking_in(Mode::Ipvs).count(), wanted);
+    }
+}
+
+#[test]
+fn causes_are_told_and_what_follows_from_them_is_not() {
+    let probe: Probe = [
+        missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Absent)),
+        missing(Requirement::VirtualServers(Family::V4), Reason::NotTried),
+        missing(Requirement::Nftables, Reason::Permission),
+    ]
+    .into_iter()
+    .collect();
+    assert!(!probe.can_run(Mode::Ipvs));
+    let causes: Vec<_> = probe.in_the_way_of(Mode::Ipvs).collect();
+    let causes: Vec<_> = causes.iter().map(|finding| finding.requirement).collect();
+    assert_eq!(causes, [Requirement::Ipvs, Requirement::Nftables]);
+    // What could not be tried is not there all the same.
+    let untried = missing(Requirement::VirtualServers(Family::V4), Reason::NotTried);
+    let probe: Probe = [found(Requirement::Ipvs), untried].into_iter().collect();
+    assert!(!probe.can_run(Mode::Ipvs));
+}
+
+#[test]
+fn two_looks_are_one_and_nothing_is_told_twice() {
+    let both = [Requirement::Iptables, Requirement::ConnectionTracking].map(found);
+    let probe = all_of_ipvs().and(both.into_iter().collect());
+    assert!(probe.can_run(Mode::Ipvs) && probe.can_run(Mode::Iptables));
+    let names: std::collections::BTreeSet<_> = probe
+        .findings
+        .iter()
+        .map(|finding| finding.requirement.name())
+        .collect();
+    assert_eq!(names.len(), probe.findings.len());
+}
+
+#[test]
+fn remedies_say_what_to_do() {
+    let sysctl = Requirement::Sysctl(Sysctl::VS_CONNTRACK, 1);
+    for (finding, parts) in [
+        (
+            missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Present)),
+            &["modprobe ip_vs", "/etc/modprobe.d"][..],
+        ),
+        (
+            missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Absent)),
+            &["linux-modules-extra-$(uname -r)", "CONFIG_IP_VS"],
+        ),
+        (
+            missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Unknown)),
+            &["modprobe ip_vs", "package", "CONFIG_IP_VS"],
+        ),
+        (
+            missing(Requirement::Ipvs, Reason::Permission),
+            &["CAP_NET_ADMIN", "initial user namespace"],
+        ),
+        (
+            missing(
+                Requirement::Scheduler(Scheduler::SourceHash),
+                no_module("ip_vs_sh", ModuleFile::Absent),
+            ),
+            &["ip_vs_sh", "CONFIG_IP_VS_SH"],
+        ),
+        (
+            missing(
+                Requirement::Nftables,
+                no_module("nf_tables", ModuleFile::Absent),
+            ),
+            &["nf_tables", "CONFIG_NFT_FIB_INET"],
+        ),
+        (missing(sysctl, Reason::ReadOnly), &["--proc-sys"]),
+        (
+            missing(sysctl, no_module("ip_vs", ModuleFile::Absent)),
+            &["CONFIG_IP_VS_NFCT"],
+        ),
+        (
+            missing(Requirement::Iptables, Reason::NotInstalled),
+            &["package iptables"],
+        ),
+    ] {
+        let remedy = finding.remedy().unwrap();
+        for part in parts {
+            assert!(remedy.contains(part), "{remedy}");
+        }
+        assert!(
+            finding
+                .to_string()
+                .ends_with(&format!("(remedy: {remedy})"))
+        );
+    }
+    let said = "Fatal: can't open lock file /run/xtables.lock: Read-only file system";
+    let locked = Missing::new(Reason::Refused, said);
+    let locked = Finding::new(Requirement::IptablesRules(Family::V4), Err(locked));
+    assert!(locked.remedy().unwrap().contains("writable"));
+    assert_eq!(found(Requirement::Ipvs).remedy(), None);
+    assert_eq!(missing(Requirement::Ipvs, Reason::NotTried).remedy(), None);
+}
+
+#[test]
+fn a_module_is_found_by_its_file() {
+    let list = "kernel/net/netfilter/ipvs/ip_vs.ko: kernel/lib/libcrc32c.ko\n\
+                kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz: kernel/net/netfilter/ipvs/ip_vs.ko\n\
+                kernel/net/netfilter/nf-tables.ko.zst:\n";
+    for (module, file) in [
+        ("ip_vs", ModuleFile::Present),
+        ("ip_vs_rr", ModuleFile::Present),
+        ("nf_tables", ModuleFile::Present),
+        ("ip_vs_sh", ModuleFile::Absent),
+        ("libcrc32c", ModuleFile::Absent),
+    ] {
+        assert_eq!(ModuleFile::listed(list, module), file, "{module}");
+    }
+}

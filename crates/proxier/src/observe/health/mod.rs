@@ -1,0 +1,253 @@
+//! Answers to load balancers that ask whether this node has endpoints of a Service
+//! (`spec.healthCheckNodePort`), as kube-proxy gives them.
+//!
+//! Whatever the request's method and path, the answer is 200 if the node has endpoints and the
+//! proxy is healthy and 503 if not, with the count in the body and in
+//! `X-Load-Balancing-Endpoint-Weight`.
+
+mod error;
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use crate::desired::HealthCheck;
+use crate::observe::http::listen::{self, listen};
+use crate::observe::http::{self, Answer, Lease, Server};
+
+pub use error::HealthError;
+#[cfg(feature = "metrics")]
+pub(crate) use proxy::ip_family;
+pub use proxy::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
+
+const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+/// The health checks of all Services, answered on a thread of their own, which starts with the
+/// first. Dropping it closes all of them; answers that have begun are finished before.
+///
+/// ```no_run
+/// use proxier::desired::HealthCheck;
+/// use proxier::observe::health::ServiceHealth;
+/// use proxier::model::ObjectName;
+///
+/// let mut health = ServiceHealth::new(vec![]);
+/// let web = HealthCheck::new(ObjectName::new("default", "web")?, 30_080.try_into()?, 2);
+/// for error in health.sync([web]) {
+///     eprintln!("{error}");
+/// }
+/// // curl http://localhost:30080/ now shows "localEndpoints": 2.
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ServiceHealth {
+    addresses: Vec<IpNet>,
+    healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+    ports: BTreeMap<NonZeroU16, Port>,
+    server: Option<Server>,
+}
+
+/// A port that is asked at.
+#[derive(Debug)]
+struct Port {
+    check: watch::Sender<HealthCheck>,
+    sockets: BTreeMap<SocketAddr, Lease>,
+}
+
+impl fmt::Debug for ServiceHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceHealth")
+            .field("addresses", &self.addresses)
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServiceHealth {
+    /// Will answer at the node's addresses in these networks, at all if none are given or one
+    /// covers its whole family. The proxy counts as healthy.
+    pub fn new(addresses: Vec<IpNet>) -> Self {
+        Self {
+            addresses,
+            healthy: Arc::new(|| true),
+            ports: BTreeMap::new(),
+            server: None,
+        }
+    }
+
+    /// Says who is asked, with each answer, whether the proxy is healthy: `serviceProxyHealthy`.
+    #[must_use]
+    pub fn healthy_while(mut self, healthy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.healthy = Arc::new(healthy);
+        self
+    }
+
+    /// Answers these checks and no others. What was open and still is wanted stays open, with its
+    /// connections; what could not be opened is tried again at the next call.
+    ///
+    /// Of two Services with one port the first by name has it. An error keeps no other check from
+    /// being answered.
+    pub fn sync(&mut self, checks: impl IntoIterator<Item = HealthCheck>) -> Vec<HealthError> {
+        let mut errors = Vec::new();
+        let wanted = by_port(checks, &mut errors);
+        if self.server.as_ref().is_some_and(Server::has_ended) {
+            self.ports.clear();
+            self.server = None;
+        }
+        let hosts = match self.hosts() {
+            Ok(hosts) => Some(hosts),
+            Err(source) => {
+                errors.push(HealthError::Addresses { source });
+                None
+            }
+        };
+        self.close(&wanted, hosts.as_deref());
+        for (port, check) in wanted {
+            self.open(port, check, hosts.iter().flatten(), &mut errors);
+        }
+        errors
+    }
+
+    /// The addresses to listen on.
+    fn hosts(&self) -> io::Result<Vec<IpAddr>> {
+        let is_all = |network: &IpNet| network.prefix_len() == 0;
+        if self.addresses.is_empty() || self.addresses.iter().any(is_all) {
+            return Ok(vec![listen::ANY]);
+        }
+        let interfaces = if_addrs::get_if_addrs()?;
+        let addresses = interfaces.iter().map(if_addrs::Interface::ip);
+        let is_ours = |address: &IpAddr| self.addresses.iter().any(|n| n.contains(address));
+        // A link-local address is none without its interface.
+        let is_whole = |address: &IpAddr| match address {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        };
+        Ok(addresses
+            .filter(|address| is_ours(address) && is_whole(address))
+            .collect())
+    }
+
+    /// Closes ports that are not wanted any more, and sockets on addresses that are gone if those
+    /// are known.
+    fn close(&mut self, wanted: &BTreeMap<NonZeroU16, HealthCheck>, hosts: Option<&[IpAddr]>) {
+        let mut gone = Vec::new();
+        self.ports.retain(|port, Port { sockets, .. }| {
+            let is_wanted = wanted.contains_key(port);
+            sockets.retain(|socket, _| {
+                let stays = is_wanted && hosts.is_none_or(|hosts| hosts.contains(&socket.ip()));
+                if !stays {
+                    gone.push(*socket);
+                }
+                stays
+            });
+            is_wanted
+        });
+        if let Some(server) = self.server.as_ref().filter(|_| !gone.is_empty()) {
+            server.close(gone);
+        }
+    }
+
+    fn open<'a>(
+        &mut self,
+        port: NonZeroU16,
+        check: HealthCheck,
+        hosts: impl Iterator<Item = &'a IpAddr>,
+        errors: &mut Vec<HealthError>,
+    ) {
+        let service = check.service.clone();
+        let open = match self.ports.entry(port) {
+            Entry::Occupied(open) => {
+                open.get().check.send_if_modified(|old| {
+                    let differs = *old != check;
+                    *old = check;
+                    differs
+                });
+                open.into_mut()
+            }
+            Entry::Vacant(place) => place.insert(Port {
+                check: watch::Sender::new(check),
+                sockets: BTreeMap::new(),
+            }),
+        };
+        for host in hosts {
+            let address = SocketAddr::new(*host, port.get());
+            if open.sockets.contains_key(&address) {
+                continue;
+            }
+            let opened = listen(address).and_then(|listener| {
+                let server = match &mut self.server {
+                    Some(server) => server,
+                    none => none.insert(Server::start("service-health")?),
+                };
+                let answer = answer(open.check.subscribe(), Arc::clone(&self.healthy));
+                server.open(address, listener, answer)
+            });
+            match opened {
+                Ok(lease) => {
+                    open.sockets.insert(address, lease);
+                }
+                Err(source) => errors.push(HealthError::Listen {
+                    service: service.clone(),
+                    address,
+                    source,
+                }),
+            }
+        }
+    }
+}
+
+/// The check that has each port; those that have none are errors.
+fn by_port(
+    checks: impl IntoIterator<Item = HealthCheck>,
+    errors: &mut Vec<HealthError>,
+) -> BTreeMap<NonZeroU16, HealthCheck> {
+    let mut checks: Vec<_> = checks.into_iter().collect();
+    checks.sort_unstable_by(|a, b| a.service.cmp(&b.service));
+    let mut wanted = BTreeMap::<_, HealthCheck>::new();
+    for check in checks {
+        match wanted.entry(check.port) {
+            Entry::Vacant(place) => {
+                place.insert(check);
+            }
+            Entry::Occupied(first) => errors.push(HealthError::PortTaken {
+                service: check.service,
+                port: check.port,
+                by: first.get().service.clone(),
+            }),
+        }
+    }
+    wanted
+}
+
+fn answer(
+    check: watch::Receiver<HealthCheck>,
+    healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+) -> Answer {
+    Arc::new(move |_| answer_to(&check.borrow(), healthy()))
+}
+
+/// kube-proxy's answer, byte for byte but for the date. Names are such that they need no quoting.
+fn answer_to(check: &HealthCheck, healthy: bool) -> Response<String> {
+    let (namespace, name) = (check.service.namespace(), check.service.name());
+    let endpoints = check.local_endpoints;
+    let body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\
+         \t\"localEndpoints\": {endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
+    );
+    let status = if endpoints == 0 || !healthy {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    let mut response = http::response(status, "application/json", body);
+    let headers = response.headers_mut();
+    headers.insert(ENDPOINT_WEIGHT, HeaderValue::from(endpoints));
+    response
+}

@@ -1,0 +1,488 @@
+//! Whether the proxy does its work, as kube-proxy tells it (kubernetes `pkg/proxy/healthcheck`,
+//! `proxy_health.go` of 1.34). Pure: the time is an argument.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::ops::AddAssign;
+use std::time::{Duration, Instant, SystemTime};
+
+use ipvs::Family;
+use jiff::Timestamp;
+
+use crate::source::ConnectionState;
+use crate::store::Change;
+
+/// How many batches of changes are told apart while nothing is synced.
+const BATCHES: usize = 64;
+/// What Go writes for a time that was never set.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A moment on both clocks: the one that never jumps, and the one that people read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// To measure by.
+    pub instant: Instant,
+    /// To tell.
+    pub wall: SystemTime,
+}
+
+impl Moment {
+    /// What the clock on the wall said at an earlier time.
+    pub fn wall_of(&self, earlier: Instant) -> SystemTime {
+        let passed = self.instant.saturating_duration_since(earlier);
+        self.wall.checked_sub(passed).unwrap_or(self.wall)
+    }
+
+    /// This moment.
+    pub fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+}
+
+/// Numbers of changes, by kind of object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChangeCounts {
+    /// Of Services.
+    pub services: u64,
+    /// Of endpoint slices.
+    pub endpoints: u64,
+}
+
+impl AddAssign for ChangeCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.services += other.services;
+        self.endpoints += other.endpoints;
+    }
+}
+
+impl<'a> FromIterator<&'a Change> for ChangeCounts {
+    /// A list counts as a change of each object in it.
+    fn from_iter<I: IntoIterator<Item = &'a Change>>(changes: I) -> Self {
+        let length = |length| u64::try_from(length).unwrap_or(u64::MAX);
+        let mut counts = Self::default();
+        for change in changes {
+            match change {
+                Change::ServiceApplied(_) | Change::ServiceDeleted(_) => counts.services += 1,
+                Change::ServicesReplaced(list) => counts.services += length(list.len()),
+                Change::EndpointSliceApplied(_) | Change::EndpointSliceDeleted(_) => {
+                    counts.endpoints += 1;
+                }
+                Change::EndpointSlicesReplaced(list) => counts.endpoints += length(list.len()),
+                _ => {}
+            }
+        }
+        counts
+    }
+}
+
+/// Changes that were sent and are not in force yet.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    first: Instant,
+    last: Instant,
+    counts: ChangeCounts,
+}
+
+/// The proxy's health: it is healthy as long as no change waits for longer than the timeout to be
+/// in force, and while it starts up.
+///
+/// ```
+/// use std::time::Duration;
+/// use proxier::observe::health::{ChangeCounts, Moment, ProxyHealth};
+/// use proxier::model::Family;
+///
+/// let start = Moment::now();
+/// let after = |seconds| Moment {
+///     instant: start.instant + Duration::from_secs(seconds),
+///     wall: start.wall + Duration::from_secs(seconds),
+/// };
+/// let mut health = ProxyHealth::new(Duration::from_secs(60), vec![Family::V4]);
+/// health.synced(start.instant, after(1));
+/// health.queued(ChangeCounts::default(), after(10).instant);
+/// assert!(health.report(after(69)).healthy);
+/// assert!(!health.report(after(70)).healthy);
+/// health.synced(after(75).instant, after(76));
+/// assert!(health.report(after(76)).healthy);
+/// ```
+#[derive(Debug)]
+pub struct ProxyHealth {
+    timeout: Duration,
+    families: Vec<Family>,
+    /// The oldest first.
+    waiting: VecDeque<Batch>,
+    /// When all that was known was in force.
+    synced: Option<SystemTime>,
+    node_eligible: bool,
+    fallback: Option<Fallback>,
+}
+
+/// Another mode is in force than the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    /// The mode in force.
+    pub in_force: &'static str,
+    /// The mode that was asked for.
+    pub wanted: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+impl ProxyHealth {
+    /// The health of a proxy that starts up and serves these families.
+    pub fn new(timeout: Duration, families: Vec<Family>) -> Self {
+        Self {
+            timeout,
+            families,
+            waiting: VecDeque::new(),
+            synced: None,
+            node_eligible: true,
+            fallback: None,
+        }
+    }
+
+    /// Sets how long a change may wait.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Takes note of changes, which are to be in force soon.
+    pub fn queued(&mut self, counts: ChangeCounts, now: Instant) {
+        let is_full = self.waiting.len() >= BATCHES;
+        match self.waiting.back_mut() {
+            Some(last) if is_full => {
+                last.last = now;
+                last.counts += counts;
+            }
+            _ => self.waiting.push_back(Batch {
+                first: now,
+                last: now,
+                counts,
+            }),
+        }
+    }
+
+    /// Takes note of a sync that left nothing undone. Changes queued before it began are in
+    /// force.
+    pub fn synced(&mut self, began: Instant, now: Moment) {
+        self.waiting.retain(|batch| batch.last > began);
+        self.synced = Some(now.wall);
+    }
+
+    /// Takes note of whether load balancers may send to this node:
+    /// [`Node::eligible`](crate::model::Node::eligible).
+    pub fn set_node_eligible(&mut self, eligible: bool) {
+        self.node_eligible = eligible;
+    }
+
+    /// Takes note of whether another mode is in force than the one that was asked for. It is told,
+    /// and is no illness.
+    pub fn set_fallback(&mut self, fallback: Option<Fallback>) {
+        self.fallback = fallback;
+    }
+
+    /// How many changes are not in force yet.
+    pub fn pending(&self) -> ChangeCounts {
+        let mut pending = ChangeCounts::default();
+        self.waiting
+            .iter()
+            .for_each(|batch| pending += batch.counts);
+        pending
+    }
+
+    /// The state at a moment.
+    pub fn report(&self, now: Moment) -> HealthReport<'_> {
+        let late =
+            |batch: &Batch| now.instant.saturating_duration_since(batch.first) >= self.timeout;
+        HealthReport {
+            healthy: self.synced.is_none() || !self.waiting.front().is_some_and(late),
+            synced: self.synced,
+            node_eligible: self.node_eligible,
+            fallback: self.fallback.as_ref(),
+            now,
+            families: &self.families,
+            source: None,
+        }
+    }
+}
+
+/// What [`ProxyHealth`] says at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthReport<'a> {
+    /// Whether changes come into force in time.
+    pub healthy: bool,
+    /// When everything known was in force for the last time.
+    pub synced: Option<SystemTime>,
+    /// Whether load balancers may send to the node.
+    pub node_eligible: bool,
+    /// The mode in force, if it is not the one that was asked for.
+    pub fallback: Option<&'a Fallback>,
+    now: Moment,
+    families: &'a [Family],
+    source: Option<&'a ConnectionState>,
+}
+
+impl<'a> HealthReport<'a> {
+    /// The same, with what is known of the source: it is told, and makes nothing unhealthy, since
+    /// what is in force stays so while a server is away.
+    #[must_use]
+    pub fn with_source(self, source: &'a ConnectionState) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+
+    /// Whether `/healthz` is answered with 200, and the body: healthy, and load balancers may
+    /// send to the node.
+    pub fn healthz(&self) -> (bool, String) {
+        let ok = self.healthy && self.node_eligible;
+        (ok, self.body(ok, Some(self.node_eligible)))
+    }
+
+    /// Whether `/livez` is answered with 200, and the body: healthy, whatever becomes of the
+    /// node.
+    pub fn livez(&self) -> (bool, String) {
+        (self.healthy, self.body(self.healthy, None))
+    }
+
+    /// Whether `/readyz` is answered with 200, and the body: healthy, and everything was in force
+    /// once. kube-proxy has no such endpoint.
+    pub fn readyz(&self) -> (bool, String) {
+        let ok = self.healthy && self.synced.is_some();
+        (ok, self.body(ok, None))
+    }
+
+    /// kube-proxy's: `lastUpdated` is now if all is well.
+    fn body(&self, ok: bool, node_eligible: Option<bool>) -> String {
+        let synced = self.synced.map_or_else(|| NEVER.to_owned(), rfc3339);
+        let now = rfc3339(self.now.wall);
+        let updated = if ok { &now } else { &synced };
+        let healthy = self.healthy;
+        let mut body = format!(r#"{{"lastUpdated":"{updated}","currentTime":"{now}""#);
+        if let Some(eligible) = node_eligible {
+            let _ = write!(body, r#","nodeEligible":{eligible}"#);
+        }
+        let _ = write!(body, r#","healthy":{healthy}"#);
+        if self.synced.is_some() {
+            let of_family = self.families.iter().map(|family| {
+                let family = ip_family(*family);
+                format!(r#""{family}":{{"lastUpdated":"{synced}","healthy":{healthy}}}"#)
+            });
+            let status: Vec<_> = of_family.collect();
+            let _ = write!(body, r#","status":{{{}}}"#, status.join(","));
+        }
+        if let Some(fallback) = self.fallback {
+            let Fallback {
+                in_force,
+                wanted,
+                reason,
+            } = fallback;
+            let reason = json_string(reason);
+            let _ = write!(
+                body,
+                r#","fallback":{{"mode":"{in_force}","wanted":"{wanted}","reason":{reason}}}"#
+            );
+        }
+        if let Some(source) = self.source {
+            let connected = source.connected_since.is_some();
+            let heard = source.last_heard.map(|heard| self.now.wall_of(heard));
+            let heard = heard.map_or_else(|| NEVER.to_owned(), rfc3339);
+            let failing: Vec<_> = source
+                .failures
+                .keys()
+                .map(|kind| format!("\"{kind}\""))
+                .collect();
+            let _ = write!(
+                body,
+                r#","source":{{"connected":{connected},"lastHeard":"{heard}","failing":[{}]}}"#,
+                failing.join(",")
+            );
+        }
+        body + "}"
+    }
+}
+
+/// As the API writes a family.
+pub(crate) const fn ip_family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// A text as JSON has it, with quotes.
+fn json_string(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
+/// As Go writes a time: no more digits than it takes.
+fn rfc3339(time: SystemTime) -> String {
+    Timestamp::try_from(time).map_or_else(|_| NEVER.to_owned(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    struct Clock(Instant);
+
+    impl Clock {
+        /// Seconds after 2026-01-01, and half of one.
+        fn at(&self, seconds: u64) -> Moment {
+            let passed = Duration::from_secs(seconds);
+            Moment {
+                instant: self.0 + passed,
+                wall: UNIX_EPOCH + Duration::from_millis(1_767_225_600_500) + passed,
+            }
+        }
+    }
+
+    fn setting() -> (ProxyHealth, Clock) {
+        let health = ProxyHealth::new(TIMEOUT, vec![Family::V4, Family::V6]);
+        (health, Clock(Instant::now()))
+    }
+
+    fn one() -> ChangeCounts {
+        ChangeCounts {
+            services: 1,
+            endpoints: 2,
+        }
+    }
+
+    #[test]
+    fn bodies_are_kube_proxys() {
+        let (mut health, clock) = setting();
+        let report = health.report(clock.at(0));
+        assert_eq!(
+            report.healthz(),
+            (true, r#"{"lastUpdated":"2026-01-01T00:00:00.5Z","currentTime":"2026-01-01T00:00:00.5Z","nodeEligible":true,"healthy":true}"#.to_owned())
+        );
+        assert_eq!(
+            report.readyz(),
+            (false, r#"{"lastUpdated":"0001-01-01T00:00:00Z","currentTime":"2026-01-01T00:00:00.5Z","healthy":true}"#.to_owned())
+        );
+        health.synced(clock.at(1).instant, clock.at(2));
+        assert_eq!(
+            health.report(clock.at(3)).livez(),
+            (true, r#"{"lastUpdated":"2026-01-01T00:00:03.5Z","currentTime":"2026-01-01T00:00:03.5Z","healthy":true,"status":{"IPv4":{"lastUpdated":"2026-01-01T00:00:02.5Z","healthy":true},"IPv6":{"lastUpdated":"2026-01-01T00:00:02.5Z","healthy":true}}}"#.to_owned())
+        );
+        health.queued(one(), clock.at(5).instant);
+        assert_eq!(
+            health.report(clock.at(65)).healthz(),
+            (false, r#"{"lastUpdated":"2026-01-01T00:00:02.5Z","currentTime":"2026-01-01T00:01:05.5Z","nodeEligible":true,"healthy":false,"status":{"IPv4":{"lastUpdated":"2026-01-01T00:00:02.5Z","healthy":false},"IPv6":{"lastUpdated":"2026-01-01T00:00:02.5Z","healthy":false}}}"#.to_owned())
+        );
+    }
+
+    #[test]
+    fn a_source_that_is_away_is_told_and_makes_nothing_unhealthy() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        let mut source = ConnectionState {
+            last_heard: Some(clock.at(10).instant),
+            ..ConnectionState::default()
+        };
+        source.failures.insert("Service", "\"quoted\"".to_owned());
+        source.failures.insert("Node", String::new());
+        let report = health.report(clock.at(70)).with_source(&source);
+        let (ok, body) = report.readyz();
+        let told = r#""source":{"connected":false,"lastHeard":"2026-01-01T00:00:10.5Z","failing":["Node","Service"]}}"#;
+        assert!(ok && body.ends_with(told), "{body}");
+        let (healthy, alive) = (report.healthz(), report.livez());
+        assert!(healthy.0 && healthy.1.ends_with(told) && alive.0 && alive.1.ends_with(told));
+        source.failures.clear();
+        source.connected_since = source.last_heard;
+        let (_, body) = health.report(clock.at(70)).with_source(&source).livez();
+        assert!(body.contains(r#""connected":true"#) && body.ends_with(r#""failing":[]}}"#));
+    }
+
+    #[test]
+    fn a_fallback_is_told_and_is_no_illness() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        health.set_fallback(Some(Fallback {
+            in_force: "iptables",
+            wanted: "ipvs",
+            reason: "no \"ip_vs\"\n\\".to_owned(),
+        }));
+        let report = health.report(clock.at(1));
+        for (ok, body) in [report.healthz(), report.livez(), report.readyz()] {
+            let value: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let fallback = &value["fallback"];
+            assert!(ok, "{body}");
+            assert_eq!(fallback["mode"], "iptables");
+            assert_eq!(fallback["wanted"], "ipvs");
+            assert_eq!(fallback["reason"], "no \"ip_vs\"\n\\");
+        }
+        health.set_fallback(None);
+        assert!(!health.report(clock.at(1)).healthz().1.contains("fallback"));
+    }
+
+    #[test]
+    fn a_node_that_goes_fails_healthz_alone() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        health.set_node_eligible(false);
+        let report = health.report(clock.at(1));
+        let (ok, body) = report.healthz();
+        assert!(!ok && body.contains(r#""nodeEligible":false,"healthy":true"#));
+        assert!(report.livez().0 && report.readyz().0);
+        health.set_node_eligible(true);
+        assert!(health.report(clock.at(2)).healthz().0);
+    }
+
+    #[test]
+    fn the_oldest_change_that_waits_counts() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        health.queued(one(), clock.at(10).instant);
+        health.queued(one(), clock.at(50).instant);
+        assert!(health.report(clock.at(69)).healthy);
+        assert!(!health.report(clock.at(70)).healthy);
+        // A sync that began before the second came.
+        health.synced(clock.at(49).instant, clock.at(71));
+        assert_eq!(health.pending(), one());
+        assert!(health.report(clock.at(109)).healthy);
+        assert!(!health.report(clock.at(110)).healthy);
+        health.synced(clock.at(111).instant, clock.at(112));
+        assert_eq!(health.pending(), ChangeCounts::default());
+        assert!(health.report(clock.at(1000)).healthy);
+    }
+
+    #[test]
+    fn it_is_live_and_not_ready_until_the_first_sync() {
+        let (mut health, clock) = setting();
+        health.queued(one(), clock.at(0).instant);
+        let report = health.report(clock.at(1000));
+        assert!(report.livez().0 && report.healthz().0 && !report.readyz().0);
+    }
+
+    #[test]
+    fn what_waits_takes_bounded_memory_and_none_is_forgotten() {
+        let (mut health, clock) = setting();
+        health.synced(clock.at(0).instant, clock.at(0));
+        for second in 1..=1000 {
+            health.queued(one(), clock.at(second).instant);
+        }
+        assert_eq!(health.waiting.len(), BATCHES);
+        assert_eq!(health.pending().services, 1000);
+        // The last batch is in force with its last change only.
+        health.synced(clock.at(999).instant, clock.at(999));
+        assert!(health.pending().services > 0);
+        health.synced(clock.at(1000).instant, clock.at(1000));
+        assert_eq!(health.pending(), ChangeCounts::default());
+    }
+}

@@ -1,0 +1,344 @@
+//! What the proxy tells of itself over HTTP: metrics, health, version and settings.
+//!
+//! A [`Monitor`] is told of changes by the source, of syncs by the loop, and asked by clients.
+//! Each metric is described in `docs/metrics.md`.
+
+mod kube_proxy;
+mod own;
+mod process;
+mod server;
+mod source;
+mod traffic;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipvs::Family;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::registry::Registry;
+
+use crate::Proxier;
+use crate::desired::{DesiredState, Kind};
+use crate::mode::DataPlane;
+use crate::model::ObjectName;
+use crate::observe::health::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
+use crate::reconcile::{Event, Observed, Round};
+use crate::source::ConnectionState;
+use crate::store::{Change, Trigger};
+use kube_proxy::KubeProxy;
+use own::Own;
+use process::ProcessCollector;
+use source::SourceCollector;
+use traffic::{Traffic, TrafficCollector};
+
+pub use server::{Pages, ProxyServer};
+
+/// How long a scrape waits for the loop, which may be at work; then it tells what it knows.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The bound on triggers that are kept while syncs fail.
+const MOST_TRIGGERS: usize = 10_000;
+
+/// Labels of a metric and their values.
+type Labels<const COUNT: usize> = [(&'static str, Cow<'static, str>); COUNT];
+
+fn labels<const COUNT: usize>(pairs: [(&'static str, &'static str); COUNT]) -> Labels<COUNT> {
+    pairs.map(|(label, value)| (label, value.into()))
+}
+
+/// What a [`Monitor`] is to tell.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// The families that the node serves.
+    pub families: Vec<Family>,
+    /// How long a change may take to come into force before the proxy counts as unhealthy.
+    pub health_timeout: Duration,
+    /// Tell the traffic of all Services, and not only of those with the label
+    /// `svcproxy.io/metrics: "true"`.
+    pub all_services: bool,
+    /// Of how many Services the traffic is told at most.
+    pub service_limit: usize,
+}
+
+impl Options {
+    /// Labelled Services, at most 1000; two minutes, which is twice the time between audits.
+    pub fn new(families: Vec<Family>) -> Self {
+        Self {
+            families,
+            health_timeout: Duration::from_secs(120),
+            all_services: false,
+            service_limit: 1000,
+        }
+    }
+}
+
+/// Metrics and health of one proxy. Clones are the same.
+///
+/// ```
+/// use proxier::observe::metrics::{Monitor, Options};
+/// use proxier::model::Family;
+/// use proxier::store::Change;
+///
+/// let monitor = Monitor::new(Options::new(vec![Family::V4]));
+/// monitor.set_mode("ipvs", "ipvs");
+/// monitor.queued(&[Change::ServicesReplaced(vec![])]);
+/// let text = monitor.scrape();
+/// assert!(text.contains("svcproxy_proxy_mode{mode=\"ipvs\"} 1\n"));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Monitor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    registry: Registry,
+    kube_proxy: KubeProxy,
+    own: Own,
+    health: Mutex<ProxyHealth>,
+    traffic: Arc<Mutex<Traffic>>,
+    source: SourceCollector,
+    /// Of changes that are not in force yet.
+    triggers: Mutex<Vec<Trigger>>,
+    mode: Mutex<&'static str>,
+    /// The loop, which alone reads the kernel.
+    events: Mutex<Option<Sender<Event>>>,
+    /// How often it has looked.
+    inspections: Mutex<u64>,
+    inspected: Condvar,
+}
+
+impl Monitor {
+    /// A monitor of a proxy that starts up now.
+    pub fn new(options: Options) -> Self {
+        let mut registry = Registry::default();
+        let families = options.families.clone();
+        let kube_proxy = KubeProxy::new(families.clone(), Moment::now().wall, &mut registry);
+        let own = Own::new(&mut registry);
+        let traffic = Arc::<Mutex<Traffic>>::default();
+        registry.register_collector(Box::new(TrafficCollector(Arc::clone(&traffic))));
+        let source = SourceCollector::default();
+        registry.register_collector(Box::new(source.clone()));
+        registry.register_collector(Box::new(ProcessCollector));
+        Self(Arc::new(Inner {
+            health: Mutex::new(ProxyHealth::new(options.health_timeout, families)),
+            options,
+            registry,
+            kube_proxy,
+            own,
+            traffic,
+            source,
+            triggers: Mutex::default(),
+            mode: Mutex::new(""),
+            events: Mutex::default(),
+            inspections: Mutex::default(),
+            inspected: Condvar::new(),
+        }))
+    }
+
+    /// Has the loop behind a channel look at the node for each scrape.
+    pub fn inspect_by(&self, events: Sender<Event>) {
+        *lock(&self.0.events) = Some(events);
+    }
+
+    /// Has the state of the source asked for and told, by metrics and
+    /// beside the proxy's health. Only the first counts.
+    pub fn follow_source(&self, state: impl Fn() -> ConnectionState + Send + Sync + 'static) {
+        self.0.source.ask(Box::new(state));
+    }
+
+    /// Takes note of the mode in force and the one that was asked for.
+    pub fn set_mode(&self, in_force: &'static str, wanted: &'static str) {
+        *lock(&self.0.mode) = in_force;
+        self.0.own.set_mode(in_force, wanted);
+    }
+
+    /// Sets [`Options::health_timeout`] anew.
+    pub fn set_health_timeout(&self, timeout: Duration) {
+        lock(&self.0.health).set_timeout(timeout);
+    }
+
+    /// Takes note of why the mode in force is not the one that was asked for, if it is not.
+    pub fn set_fallback(&self, fallback: Option<Fallback>) {
+        lock(&self.0.health).set_fallback(fallback);
+    }
+
+    /// Takes note of changes that are about to be sent to the loop.
+    pub fn queued(&self, changes: &[Change]) {
+        let counts = ChangeCounts::from_iter(changes);
+        let now = Moment::now();
+        lock(&self.0.health).queued(counts, now.instant);
+        self.0.kube_proxy.queued(counts, now.wall);
+    }
+
+    /// Takes note of what the loop tells its observer.
+    pub fn observed<B: DataPlane>(
+        &self,
+        proxier: &mut Proxier<B>,
+        observed: &Observed<'_, B::Plan>,
+    ) {
+        match observed {
+            Observed::Round(round) => self.round(proxier, round),
+            Observed::Inspect => self.inspect(proxier),
+        }
+    }
+
+    fn round<B: DataPlane>(&self, proxier: &Proxier<B>, round: &Round<'_, B::Plan>) {
+        let now = Moment::now();
+        let Inner {
+            kube_proxy, own, ..
+        } = &*self.0;
+        own.round(round);
+        let mut triggers = lock(&self.0.triggers);
+        if let Ok(report) = round.result {
+            kube_proxy.round(round, report, now.wall);
+            let room = MOST_TRIGGERS.saturating_sub(triggers.len());
+            triggers.extend(report.triggers.iter().take(room));
+        }
+        let mut health = lock(&self.0.health);
+        let node = proxier.store().node();
+        health.set_node_eligible(node.is_none_or(|node| node.eligible));
+        if round.is_success() {
+            health.synced(round.started, now);
+            kube_proxy.programmed(&std::mem::take(&mut *triggers), now.wall);
+        }
+    }
+
+    /// Reads what is read for scrapes alone.
+    fn inspect<B: DataPlane>(&self, proxier: &mut Proxier<B>) {
+        self.0.own.inspect(proxier);
+        let counts = without_local_endpoints(proxier.desired());
+        for &family in self.0.kube_proxy.families() {
+            for policy in ["internal", "external"] {
+                let count = counts.get(&(family, policy)).map_or(0, BTreeSet::len);
+                self.0.kube_proxy.no_local_endpoints(family, policy, count);
+            }
+        }
+        self.read_traffic(proxier);
+        *lock(&self.0.inspections) += 1;
+        self.0.inspected.notify_all();
+    }
+
+    /// The kernel is read only if a Service asks for it.
+    fn read_traffic<B: DataPlane>(&self, proxier: &mut Proxier<B>) {
+        let Options {
+            all_services,
+            service_limit,
+            ..
+        } = self.0.options;
+        let services = proxier.store().services().map(|view| view.service);
+        let asking = services
+            .filter(|service| !service.cluster_ips.is_empty() && (all_services || service.metrics));
+        let wanted: BTreeSet<_> = asking.map(|service| service.name.clone()).collect();
+        let none = wanted.is_empty();
+        let mut traffic = lock(&self.0.traffic);
+        traffic.choose(wanted, service_limit);
+        self.0.own.services_left_out(traffic.left_out());
+        if none {
+            return;
+        }
+        match proxier.carried() {
+            Ok(Some(carried)) => traffic.add(carried, |key| proxier.has_virtual_server(key)),
+            // After a failure: what was told last stands.
+            Ok(None) => {}
+            Err(error) => self.0.own.error(&error),
+        }
+    }
+
+    /// Whether changes come into force in time.
+    pub fn is_healthy(&self) -> bool {
+        lock(&self.0.health).report(Moment::now()).healthy
+    }
+
+    /// What `/healthz`, `/livez` or `/readyz` is answered with.
+    fn health<T>(&self, answer: impl FnOnce(&HealthReport<'_>) -> T) -> T {
+        let source = self.0.source.state();
+        let health = lock(&self.0.health);
+        let report = health.report(Moment::now());
+        answer(&match &source {
+            Some(source) => report.with_source(source),
+            None => report,
+        })
+    }
+
+    /// All metrics in Prometheus's text format, version 0.0.4. Waits for the loop to look at the
+    /// node, up to two seconds.
+    pub fn scrape(&self) -> String {
+        self.ask_loop();
+        self.0.kube_proxy.pending(lock(&self.0.health).pending());
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode_registry(&mut text, &self.0.registry);
+        classic(&text)
+    }
+
+    fn ask_loop(&self) {
+        let done = lock(&self.0.inspections);
+        let before = *done;
+        let sent = match &*lock(&self.0.events) {
+            Some(events) => events.send(Event::Inspect).is_ok(),
+            None => false,
+        };
+        if sent {
+            let _ = self
+                .0
+                .inspected
+                .wait_timeout_while(done, PATIENCE, |done| *done == before);
+        }
+    }
+}
+
+/// Services under traffic policy `Local` that have endpoints, and none on this node.
+fn without_local_endpoints(
+    desired: &DesiredState,
+) -> BTreeMap<(Family, &'static str), BTreeSet<&ObjectName>> {
+    let mut services = BTreeMap::<_, BTreeSet<_>>::new();
+    for frontend in desired.frontends() {
+        let policy = match &frontend.external {
+            Some(here) if here.is_empty() => "external",
+            None if frontend.kind == Kind::ClusterIp && frontend.lacks_local_backends() => {
+                "internal"
+            }
+            _ => continue,
+        };
+        let of = services.entry((frontend.key.family(), policy)).or_default();
+        of.insert(&frontend.owner.service);
+    }
+    services
+}
+
+/// The encoder writes OpenMetrics, in which a counter's metadata go without `_total`. Scrapers of
+/// kube-proxy may know the older format only.
+fn classic(text: &str) -> String {
+    let mut classic = String::with_capacity(text.len());
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let mut words = line.splitn(4, ' ');
+        let (hash, keyword, name, rest) = (words.next(), words.next(), words.next(), words.next());
+        let _ = match (hash, keyword, name, rest) {
+            (Some("#"), Some(keyword), Some(name), Some(rest))
+                if rest == "counter" || lines.peek().is_some_and(|next| is_counter(next, name)) =>
+            {
+                writeln!(classic, "# {keyword} {name}_total {rest}")
+            }
+            _ => writeln!(classic, "{line}"),
+        };
+    }
+    classic
+}
+
+fn is_counter(line: &str, name: &str) -> bool {
+    let of_name = line
+        .strip_prefix("# TYPE ")
+        .and_then(|line| line.strip_prefix(name));
+    of_name == Some(" counter")
+}
+
+/// What panicked elsewhere left a number behind at worst.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,150 @@
+//! Metrics that kube-proxy does not have.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{Labels, labels};
+use crate::Proxier;
+use crate::mode::BackendError;
+use crate::mode::{DataPlane, PlanSteps};
+use crate::reconcile::{Cause, Round};
+use crate::reconcile::{SyncKind, SyncReport};
+
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    mode: Family<Labels<1>, Gauge>,
+    mode_wanted: Family<Labels<1>, Gauge>,
+    sync_failures: Counter,
+    kernel_errors: Family<Labels<2>, Counter>,
+    audits: Counter,
+    drift: Counter,
+    virtual_servers: Gauge,
+    real_servers: Family<Labels<1>, Gauge>,
+    problems: Gauge,
+    services_left_out: Gauge,
+}
+
+impl Own {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        metrics.register(registry.sub_registry_with_prefix("svcproxy"));
+        metrics
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("proxy_mode", "1 for the mode in force", self.mode.clone());
+        registry.register(
+            "proxy_mode_wanted",
+            "1 for the mode that was asked for",
+            self.mode_wanted.clone(),
+        );
+        registry.register(
+            "sync_failures",
+            "Syncs that left something undone",
+            self.sync_failures.clone(),
+        );
+        registry.register(
+            "kernel_errors",
+            "Operations that the kernel refused",
+            self.kernel_errors.clone(),
+        );
+        registry.register(
+            "audits",
+            "Looks at the whole node while nothing was to be done",
+            self.audits.clone(),
+        );
+        registry.register(
+            "drift_steps",
+            "Steps that audits found necessary: others had changed the node",
+            self.drift.clone(),
+        );
+        registry.register(
+            "virtual_servers",
+            "Virtual servers of ours on this node",
+            self.virtual_servers.clone(),
+        );
+        registry.register(
+            "real_servers",
+            "Real servers of ours on this node; draining ones wait for the end of their connections",
+            self.real_servers.clone(),
+        );
+        registry.register(
+            "problems",
+            "What Services ask for and do not get",
+            self.problems.clone(),
+        );
+        registry.register(
+            "service_metrics_left_out",
+            "Services that ask for metrics of their own beyond the limit",
+            self.services_left_out.clone(),
+        );
+    }
+
+    pub(super) fn set_mode(&self, in_force: &'static str, wanted: &'static str) {
+        for (gauge, mode) in [(&self.mode, in_force), (&self.mode_wanted, wanted)] {
+            gauge.clear();
+            gauge.get_or_create(&labels([("mode", mode)])).set(1);
+        }
+    }
+
+    pub(super) fn round<P: PlanSteps>(&self, round: &Round<'_, P>) {
+        if !round.is_success() {
+            self.sync_failures.inc();
+        }
+        let goes_on = |report: &SyncReport<P>| report.kind == SyncKind::Slice;
+        if round.cause == Cause::Audit && !round.result.is_ok_and(goes_on) {
+            self.audits.inc();
+        }
+        match round.result {
+            Ok(report) => {
+                if round.cause == Cause::Audit {
+                    // What is refused is planned again each time.
+                    let steps = report.plan.count() - report.applied.in_vain;
+                    self.drift.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));
+                }
+                let failures = report.applied.failures.iter();
+                failures.for_each(|failure| self.error(&failure.error));
+                let refused = report.applied.refused.iter();
+                refused.for_each(|refused| self.error(&refused.error));
+            }
+            Err(error) => self.error(error),
+        }
+    }
+
+    pub(super) fn error(&self, error: &BackendError) {
+        let part = match error {
+            BackendError::NotTried => return,
+            BackendError::Ipvs(_) => "ipvs",
+            BackendError::Route { .. } => "routes",
+            BackendError::Conntrack { .. } => "conntrack",
+            BackendError::Sysctl { .. } => "sysctls",
+            _ => "packet_filter",
+        };
+        let errno = error
+            .errno()
+            .map_or_else(|| "none".into(), |errno| errno.to_string().into());
+        let labels = [("part", part.into()), ("errno", errno)];
+        self.kernel_errors.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn inspect<B: DataPlane>(&self, proxier: &Proxier<B>) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.problems.set(gauge(proxier.problems().len()));
+        // After a failure nothing is known: what was told last stands.
+        let Some(servers) = proxier.servers() else {
+            return;
+        };
+        self.virtual_servers.set(gauge(servers.virtual_servers));
+        for (state, count) in [("active", servers.active), ("draining", servers.draining)] {
+            let state = self.real_servers.get_or_create(&labels([("state", state)]));
+            state.set(gauge(count));
+        }
+    }
+
+    pub(super) fn services_left_out(&self, count: usize) {
+        self.services_left_out
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

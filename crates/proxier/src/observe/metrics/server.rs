@@ -1,0 +1,123 @@
+//! The HTTP servers of a [`Monitor`].
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hyper::{Response, StatusCode};
+
+use super::{Monitor, lock};
+use crate::observe::http::{self, Answer, Lease, Server, listen};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Documents that the metrics server shows beside the metrics.
+#[derive(Clone)]
+pub struct Pages {
+    configz: Arc<dyn Fn() -> String + Send + Sync>,
+    version: String,
+}
+
+impl Pages {
+    /// These documents: `/configz`, the settings in force, which may change, and `/version`. Both as
+    /// JSON.
+    pub fn new(configz: impl Fn() -> String + Send + Sync + 'static, version: String) -> Self {
+        Self {
+            configz: Arc::new(configz),
+            version,
+        }
+    }
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pages").finish_non_exhaustive()
+    }
+}
+
+/// A server at one address, on a thread of its own. Dropping it closes it.
+///
+/// An address that something else has is tried again until it is free.
+pub struct ProxyServer {
+    // Before the server, so that connections know that they are to end.
+    _lease: Lease,
+    _server: Server,
+}
+
+impl fmt::Debug for ProxyServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyServer").finish_non_exhaustive()
+    }
+}
+
+impl ProxyServer {
+    /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (which says no more
+    /// than that the server is there), as kube-proxy's metrics address does. Profiles are not
+    /// served.
+    ///
+    /// # Errors
+    ///
+    /// If a thread cannot be had.
+    pub fn metrics(address: SocketAddr, monitor: Monitor, pages: Pages) -> io::Result<Self> {
+        let answer = move |path: &str| match path {
+            "/metrics" => http::response(StatusCode::OK, METRICS, monitor.scrape()),
+            "/proxyMode" => text(StatusCode::OK, *lock(&monitor.0.mode)),
+            "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
+            "/version" => http::response(StatusCode::OK, JSON, pages.version.clone()),
+            "/healthz" => text(StatusCode::OK, "ok"),
+            _ => not_found(),
+        };
+        Self::start(address, "metrics", Arc::new(answer))
+    }
+
+    /// Serves `/healthz`, `/livez` and `/readyz`.
+    ///
+    /// # Errors
+    ///
+    /// If a thread cannot be had.
+    pub fn health(address: SocketAddr, monitor: Monitor) -> io::Result<Self> {
+        let answer = move |path: &str| {
+            let (ok, body) = match path {
+                "/healthz" => monitor.health(|report| report.healthz()),
+                "/livez" => monitor.health(|report| report.livez()),
+                "/readyz" => monitor.health(|report| report.readyz()),
+                _ => return not_found(),
+            };
+            let (status, code) = if ok {
+                (StatusCode::OK, "200")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "503")
+            };
+            match path {
+                "/healthz" => monitor.0.kube_proxy.healthz(code),
+                "/livez" => monitor.0.kube_proxy.livez(code),
+                _ => {}
+            }
+            http::response(status, JSON, body)
+        };
+        Self::start(address, "health", Arc::new(answer))
+    }
+
+    fn start(address: SocketAddr, what: &'static str, answer: Answer) -> io::Result<Self> {
+        let server = Server::start(what)?;
+        // As in Go, where 0.0.0.0 stands for both families.
+        let any = matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified());
+        let host = if any { listen::ANY } else { address.ip() };
+        let address = SocketAddr::new(host, address.port());
+        Ok(Self {
+            _lease: server.open_later(address, what, answer),
+            _server: server,
+        })
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<String> {
+    http::response(status, TEXT, body.to_owned())
+}
+
+fn not_found() -> Response<String> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}

@@ -1,0 +1,9 @@
+//! Keeping a node in line with its Services: the stages put together, and the loop around them.
+
+mod proxier;
+mod run;
+mod standing;
+
+pub use proxier::{Concerned, Proxier, SyncKind, SyncReport};
+pub use run::{Cause, Event, Intervals, Observed, Round, Settings, run};
+pub use standing::Standing;

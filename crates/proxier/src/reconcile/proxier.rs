@@ -1,0 +1,368 @@
+//! The stages put together: changes in, a data plane that follows them out.
+
+mod audit;
+mod report;
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipvs::VirtualServerKey;
+
+use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
+use crate::mode::BackendError;
+use crate::mode::ipvs::plan::Scope;
+use crate::mode::{Carried, DataPlane, Servers};
+use crate::model::ObjectName;
+use crate::store::{Change, Store};
+
+pub use report::{Concerned, SyncKind, SyncReport};
+
+/// Keeps one node's data plane as its Services ask.
+///
+/// It has no clock and no thread: the caller says when. [`run`](crate::reconcile::run) is a loop that
+/// does.
+///
+/// ```
+/// use std::sync::Arc;
+/// use proxier::Proxier;
+/// use proxier::mode::ipvs::FakeBackend;
+/// use proxier::desired::Config;
+/// use proxier::store::Change;
+///
+/// let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
+/// let mut proxier = Proxier::new(config, FakeBackend::default());
+/// let report = proxier.handle([
+///     Change::ServicesReplaced(vec![]),
+///     Change::EndpointSlicesReplaced(vec![]),
+/// ])?;
+/// assert!(report.is_some_and(|report| report.is_success()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Proxier<B: DataPlane> {
+    store: Store,
+    /// As given, before the node's object is heard.
+    settings: Arc<Config>,
+    /// Whether they were given since the last sync.
+    is_set_anew: bool,
+    /// Why the node's object is not heard.
+    node_error: Option<ConfigError>,
+    desired: DesiredState,
+    /// What the node has; `None` until it was observed, and again after a failure, since then
+    /// only the kernel knows.
+    node: Option<B::Node>,
+    /// What it had when that was known last.
+    before: Option<B::Node>,
+    /// Changed since the last plan.
+    touched: Touched,
+    /// The virtual servers that the audit under way has still to look at.
+    unread: Vec<VirtualServerKey>,
+    memory: B::Memory,
+    backend: B,
+}
+
+impl<B: DataPlane> Proxier<B> {
+    /// A proxier that knows of no Service yet and has not looked at the node.
+    pub fn new(config: Arc<Config>, backend: B) -> Self {
+        Self {
+            store: Store::default(),
+            desired: DesiredState::new(Arc::new(config.before_api())),
+            settings: config,
+            is_set_anew: false,
+            node_error: None,
+            node: None,
+            before: None,
+            touched: Touched::default(),
+            unread: Vec::new(),
+            memory: B::Memory::default(),
+            backend,
+        }
+    }
+
+    /// Goes on over another data plane with all that is known of the API's objects. Nothing is known
+    /// of the node then.
+    pub fn with_backend<C: DataPlane>(self, backend: C) -> Proxier<C> {
+        Proxier {
+            store: self.store,
+            settings: self.settings,
+            node_error: self.node_error,
+            is_set_anew: self.is_set_anew,
+            desired: self.desired,
+            node: None,
+            before: None,
+            touched: Touched::default(),
+            unread: Vec::new(),
+            memory: C::Memory::default(),
+            backend,
+        }
+    }
+
+    /// Takes changes in and brings the node in line with them. `None` as long as not every kind
+    /// of object has been listed.
+    ///
+    /// The first time, and after a failure, the node is observed and compared in full; else the
+    /// work is that of the changed Services.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be observed; nothing was changed then. Steps that fail are no error
+    /// here but in the report, and the next call, of this or of [`audit`](Self::audit), takes
+    /// them up again.
+    pub fn handle(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+        if self.take_in(changes) {
+            self.sync().map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Takes changes into the desired state; whether every kind of object has been listed.
+    fn take_in(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+        changes
+            .into_iter()
+            .for_each(|change| self.store.apply(change));
+        if !self.store.is_ready() {
+            return false;
+        }
+        let touched = self.store.take_touched();
+        let is_new = self.store.take_new_surroundings() | mem::take(&mut self.is_set_anew);
+        if is_new && self.follow_node() {
+            return true;
+        }
+        if self.node.is_none() && self.desired.is_empty() {
+            // Everything is new, and nobody needs to be told what.
+            self.desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
+            return true;
+        }
+        for name in touched {
+            self.desired
+                .update(&name, self.store.get(&name), &mut self.touched);
+        }
+        true
+    }
+
+    /// Gives new settings in the place of those that there are. The next sync makes all anew that
+    /// rests on them, and sends what differs; connections to what stays the same go on. If they
+    /// cannot work with what the node's object says, those that are in force stay so, and
+    /// [`node_error`](Self::node_error) says why.
+    ///
+    /// The node's name is to stay: the objects that were handed over are those for a node of this
+    /// name.
+    pub fn reconfigure(&mut self, settings: Arc<Config>) {
+        self.settings = settings;
+        self.is_set_anew = true;
+    }
+
+    /// Takes in the settings and what the node's object says; whether that changed anything. Then
+    /// the desired state is made anew. What cannot work leaves the last settings in force.
+    fn follow_node(&mut self) -> bool {
+        let config = match self.followed() {
+            Ok(config) => config,
+            Err(error) => {
+                self.node_error = Some(error);
+                return false;
+            }
+        };
+        self.node_error = None;
+        if config == *self.desired.config() {
+            return false;
+        }
+        self.desired = DesiredState::from_store(Arc::new(config), &self.store);
+        self.touched = Touched::default();
+        self.look_again();
+        true
+    }
+
+    /// The Services and endpoint slices that are known.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// How many servers the node has, where that has a meaning. `None` too until it was observed,
+    /// and after a failure.
+    pub fn servers(&self) -> Option<Servers> {
+        B::servers(self.node.as_ref()?)
+    }
+
+    /// Whether the node has a virtual server of ours.
+    pub fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| B::has_virtual_server(node, key))
+    }
+
+    /// What the Services' virtual servers have carried. `None` until the node was observed, and
+    /// after a failure.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn carried(&mut self) -> Result<Option<Vec<Carried>>, BackendError> {
+        let node = self.node.as_ref();
+        node.map(|node| self.backend.carried(node, &self.desired))
+            .transpose()
+    }
+
+    /// The settings with what they follow of the API.
+    fn followed(&self) -> Result<Config, ConfigError> {
+        self.settings
+            .following(self.store.node(), self.store.service_cidrs())
+    }
+
+    /// Why what the node's object, or the API's ServiceCIDRs, say is not in force.
+    pub fn node_error(&self) -> Option<&ConfigError> {
+        self.node_error.as_ref()
+    }
+
+    /// Has the next sync observe the node.
+    fn look_again(&mut self) {
+        self.before = self.node.take().or(self.before.take());
+        self.unread.clear();
+    }
+
+    /// What [`handle`](Self::handle) would do now if nothing were known of the node.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be observed.
+    pub fn preview(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<B::Plan, BackendError> {
+        changes
+            .into_iter()
+            .for_each(|change| self.store.apply(change));
+        let config = self.followed();
+        let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
+        let desired = DesiredState::from_store(config, &self.store);
+        let mut memory = B::Memory::default();
+        let node = self.backend.read(&desired, None, &mut memory)?;
+        Ok(B::plan(&desired, &node, Scope::Full, &mut memory))
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// What the node should have.
+    pub fn desired(&self) -> &DesiredState {
+        &self.desired
+    }
+
+    /// What Services ask for and do not get.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.desired.problems();
+        problems.extend(B::limits(&self.desired, &self.memory));
+        problems
+    }
+
+    /// What one Service asks for and does not get. It may have changed since a sync only if that
+    /// [says so](SyncReport::concerned).
+    pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
+        let mut problems = self.desired.problems_of(service);
+        problems.extend(B::limits_of(service, &self.desired, &self.memory));
+        problems
+    }
+
+    fn sync(&mut self) -> Result<SyncReport<B::Plan>, BackendError> {
+        let touched = mem::take(&mut self.touched);
+        let (kind, node) = match self.node.take() {
+            Some(node) => (SyncKind::Changes, node),
+            None => {
+                let (before, memory) = (self.before.as_ref(), &mut self.memory);
+                let node = self.backend.read(&self.desired, before, memory)?;
+                self.before = None;
+                (SyncKind::Full, node)
+            }
+        };
+        let scope = match kind {
+            SyncKind::Full => Scope::Full,
+            _ => Scope::Touched(&touched),
+        };
+        let plan = B::plan(&self.desired, &node, scope, &mut self.memory);
+        let concerned = match kind {
+            SyncKind::Full => Concerned::All,
+            _ => Concerned::Services(touched.services),
+        };
+        Ok(self.apply(kind, plan, node, concerned))
+    }
+
+    fn apply(
+        &mut self,
+        kind: SyncKind,
+        plan: B::Plan,
+        mut node: B::Node,
+        concerned: Concerned,
+    ) -> SyncReport<B::Plan> {
+        let applied = self.backend.carry_out(&plan, &mut self.memory);
+        if applied.failures.is_empty() {
+            B::record(&mut node, &plan, &mut self.memory);
+            self.node = Some(node);
+        } else {
+            self.node = Some(node);
+            self.look_again();
+        }
+        SyncReport {
+            kind,
+            plan,
+            applied,
+            triggers: self.store.take_triggers(),
+            notices: B::found(&self.desired, &mut self.memory),
+            concerned,
+        }
+    }
+
+    /// Has the next sync look at these frontends.
+    fn touch(&mut self, frontends: impl IntoIterator<Item = FrontendKey>) {
+        for key in frontends {
+            let frontend = self.desired.frontend(&key);
+            let service = frontend.map(|frontend| frontend.owner.service.clone());
+            self.touched.services.extend(service);
+            self.touched.frontends.insert(key);
+        }
+    }
+
+    /// Whether real servers wait for the end of their connections: then
+    /// [`drain`](Self::drain) is to be called now and then.
+    pub fn is_draining(&self) -> bool {
+        B::is_draining(&self.memory)
+    }
+
+    /// Removes the real servers whose endpoint has gone and whose connections have ended, or that
+    /// have been waiting for that since [`Config::drain_timeout`]. `None` if there are none.
+    ///
+    /// # Errors
+    ///
+    /// If their connections cannot be read. Nothing was changed then.
+    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+        // After a failure only the kernel knows; the next sync looks.
+        let Some(node) = self.node.take() else {
+            return Ok(None);
+        };
+        let timeout = self.desired.config().drain_timeout;
+        let drained = self.backend.drain(&node, &mut self.memory, timeout, now);
+        match drained {
+            Ok(Some(plan)) => {
+                let nobody = Concerned::Services(BTreeSet::new());
+                let mut report = self.apply(SyncKind::Drained, plan, node, nobody);
+                let node = self.node.as_ref();
+                let left = node.map(|node| B::drained(node, &report.plan));
+                self.touch(left.into_iter().flatten());
+                // Those that have no real server left may go now.
+                if !self.touched.frontends.is_empty() {
+                    report.append(self.sync()?);
+                }
+                Ok(Some(report))
+            }
+            drained => {
+                self.node = Some(node);
+                drained.map(|_| None)
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What is the matter for a while.
+
+use std::collections::BTreeMap;
+
+use crate::Proxier;
+use crate::desired::Problem;
+use crate::mode::DataPlane;
+use crate::model::ObjectName;
+use crate::notice::{Notice, Reason};
+use crate::reconcile::Concerned;
+
+/// What a proxier's Services ask for and do not get, and what its node's object asks for in vain:
+/// told when it comes to be. What ceases to be and comes again is told again.
+#[derive(Debug, Default)]
+pub struct Standing {
+    of_services: BTreeMap<ObjectName, Vec<Problem>>,
+    of_node: Vec<Notice>,
+}
+
+impl Standing {
+    /// What is the matter since this was called last, as far as the Services are `concerned`. No
+    /// other Service is looked at.
+    pub fn follow<B: DataPlane>(
+        &mut self,
+        proxier: &Proxier<B>,
+        concerned: &Concerned,
+    ) -> Vec<Notice> {
+        let mut new = Vec::new();
+        match concerned {
+            Concerned::All => {
+                let mut now = BTreeMap::<_, Vec<_>>::new();
+                for problem in proxier.problems() {
+                    now.entry(problem.service.clone())
+                        .or_default()
+                        .push(problem);
+                }
+                self.of_services.retain(|name, _| now.contains_key(name));
+                for (name, problems) in now {
+                    self.take_in(&name, problems, &mut new);
+                }
+            }
+            Concerned::Services(names) => {
+                for name in names {
+                    self.take_in(name, proxier.problems_of(name), &mut new);
+                }
+            }
+        }
+        let refused = proxier.node_error().map(|error| {
+            let message = format!("{error}; the settings stay as they were");
+            Notice::of_node(Reason::NodeRefused, message)
+        });
+        let of_node = proxier.desired().config().notices().chain(refused);
+        let of_node: Vec<_> = of_node.collect();
+        let came = of_node.iter().filter(|now| !self.of_node.contains(now));
+        new.extend(came.cloned());
+        self.of_node = of_node;
+        new
+    }
+
+    fn take_in(&mut self, service: &ObjectName, problems: Vec<Problem>, new: &mut Vec<Notice>) {
+        let before = self.of_services.get(service).map_or(&[][..], Vec::as_slice);
+        let came = problems.iter().filter(|problem| !before.contains(problem));
+        new.extend(came.cloned().map(Notice::from));
+        if problems.is_empty() {
+            self.of_services.remove(service);
+        } else {
+            self.of_services.insert(service.clone(), problems);
+        }
+    }
+}

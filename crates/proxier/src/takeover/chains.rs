@@ -1,0 +1,73 @@
+//! kube-proxy's chains in both iptables.
+
+use std::collections::BTreeSet;
+
+use ipvs::Family;
+
+use crate::mode::BackendError;
+use crate::mode::iptables::kernel::{Flavour, has_legacy_tables, kernel_speaks, restore, save};
+use crate::mode::iptables::{Table, Transaction};
+use crate::netlink::socket::Socket;
+use crate::takeover::leftovers::{Chains, chain};
+
+use super::{Removal, nftables, packet_filter};
+
+/// Removes the chains, and the rules of the built-in ones that lead to them. Nothing is run where
+/// the kernel has none: it says so itself of iptables-nft, and of legacy iptables whether it is
+/// in use at all.
+pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
+    for family in [Family::V4, Family::V6] {
+        match has_nft_chains(netfilter, family) {
+            Ok(true) => of_flavour(Flavour::Nft, family, removal),
+            Ok(false) => {}
+            Err(error) => removal.failures.push(error),
+        }
+        if kernel_speaks(family) && has_legacy_tables(family) {
+            of_flavour(Flavour::Legacy, family, removal);
+        }
+    }
+}
+
+/// Whether there are any.
+pub(super) fn are_there(netfilter: &mut Socket) -> Result<bool, BackendError> {
+    for family in [Family::V4, Family::V6] {
+        if has_nft_chains(netfilter, family)? {
+            return Ok(true);
+        }
+        if kernel_speaks(family) && has_legacy_tables(family) {
+            let saved = save(Flavour::Legacy.or_plain()?, family)?;
+            if !Chains::parse(&saved).rules.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
+    let chains = nftables::chains(netfilter, family).map_err(packet_filter("list chains"))?;
+    let tables = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);
+    let mut names = chains.iter();
+    Ok(names.any(|(of, name)| tables(of).is_some_and(|table| chain(table, name).is_some())))
+}
+
+fn of_flavour(flavour: Flavour, family: Family, removal: &mut Removal) {
+    let saved = flavour.or_plain().and_then(|flavour| {
+        let saved = save(flavour, family)?;
+        Ok((flavour, Chains::parse(&saved)))
+    });
+    let (flavour, chains) = match saved {
+        Ok(found) => found,
+        Err(error) => return removal.failures.push(error),
+    };
+    for transaction in Transaction::removal(family, &chains.rules).by_table() {
+        match restore(flavour, &transaction) {
+            Ok(()) => removal.removed.chains += transaction.chains(),
+            Err(error) => removal.failures.push(error),
+        }
+    }
+    let in_use: BTreeSet<_> = chains.in_use.into_iter().collect();
+    removal
+        .in_use
+        .extend(in_use.iter().map(|name| format!("chain {name}")));
+}

@@ -1,0 +1,92 @@
+//! kube-proxy's dummy device, and all addresses of the node, over rtnetlink.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+use crate::netlink::rtnetlink::{Rtnetlink, io_error};
+use crate::takeover::leftovers::DEVICE;
+
+/// A device with its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Device {
+    index: u32,
+    pub(super) addresses: HashSet<IpAddr>,
+    messages: Vec<AddressMessage>,
+}
+
+/// kube-proxy's device, if there is one and it is a dummy, and the addresses of all others.
+pub(super) fn addresses(netlink: &Rtnetlink) -> io::Result<(Option<Device>, HashSet<IpAddr>)> {
+    let index = netlink.wait(index(netlink))?;
+    let listed = netlink.handle.address().get().execute();
+    let listed: Vec<_> = netlink.wait(listed.try_collect()).map_err(io_error)?;
+    let its = |message: &AddressMessage| Some(message.header.index) == index;
+    let (its, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(its);
+    let device = index.map(|index| Device {
+        index,
+        addresses: its.iter().filter_map(address).collect(),
+        messages: its,
+    });
+    Ok((device, others.iter().filter_map(address).collect()))
+}
+
+/// Deletes the device, and its addresses with it.
+pub(super) fn delete(netlink: &Rtnetlink, device: &Device) -> io::Result<()> {
+    let delete = netlink.handle.link().del(device.index).execute();
+    netlink.wait(delete).map_err(io_error)
+}
+
+/// Deletes the addresses of a device but for some; how many.
+pub(super) fn delete_all_but(
+    netlink: &Rtnetlink,
+    device: &Device,
+    kept: &HashSet<IpAddr>,
+) -> io::Result<usize> {
+    let mut deleted = 0;
+    for message in &device.messages {
+        if address(message).is_none_or(|address| !kept.contains(&address)) {
+            let delete = netlink.handle.address().del(message.clone()).execute();
+            netlink.wait(delete).map_err(io_error)?;
+            deleted += 1;
+        }
+    }
+    Ok(deleted)
+}
+
+async fn index(netlink: &Rtnetlink) -> io::Result<Option<u32>> {
+    const ENODEV: i32 = 19;
+    let request = netlink.handle.link().get().match_name(DEVICE.to_owned());
+    match request.execute().try_next().await.map_err(io_error) {
+        Ok(link) => Ok(link.filter(is_dummy).map(|link| link.header.index)),
+        Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_dummy(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|a| match a {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let mut infos = infos.flatten();
+    infos.any(|info| matches!(info, LinkInfo::Kind(InfoKind::Dummy)))
+}
+
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    // Of a point-to-point link the other is the peer's.
+    let local = |a: &AddressAttribute| match a {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    };
+    let any = |a: &AddressAttribute| match a {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    };
+    let attributes = &message.attributes;
+    let local = attributes.iter().find_map(local);
+    local.or_else(|| attributes.iter().find_map(any))
+}

@@ -1,0 +1,141 @@
+//! ipsets, over netlink (include/uapi/linux/netfilter/ipset/ip_set.h).
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipvs::Protocol;
+
+use crate::netlink::socket::{Refusal, Socket};
+use crate::netlink::wire::uapi::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use crate::netlink::wire::{Attributes, Writer};
+
+/// Numbers in the kernel's spelling.
+#[rustfmt::skip]
+mod uapi {
+    pub(super) const NFNL_SUBSYS_IPSET: u8 = 6;
+    pub(super) const IPSET_PROTOCOL: u8 = 6;
+    pub(super) const IPSET_CMD_DESTROY: u8 = 3;
+    pub(super) const IPSET_CMD_LIST: u8 = 7;
+    pub(super) const IPSET_ATTR_PROTOCOL: u16 = 1;
+    pub(super) const IPSET_ATTR_SETNAME: u16 = 2;
+    pub(super) const IPSET_ATTR_FLAGS: u16 = 6;
+    pub(super) const IPSET_ATTR_ADT: u16 = 8;
+    pub(super) const IPSET_FLAG_LIST_SETNAME: u32 = 2;
+    pub(super) const IPSET_ATTR_IP: u16 = 1;
+    pub(super) const IPSET_ATTR_PORT: u16 = 4;
+    pub(super) const IPSET_ATTR_PROTO: u16 = 7;
+    pub(super) const IPSET_ATTR_IPADDR_IPV4: u16 = 1;
+    pub(super) const IPSET_ATTR_IPADDR_IPV6: u16 = 2;
+    pub(super) const IPSET_ERR_BUSY: i32 = 4100;
+}
+
+use uapi::*;
+
+/// An entry of a set of addresses, protocols and ports, or of one of ports alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) address: Option<IpAddr>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) port: u16,
+}
+
+/// The names of all sets.
+pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
+    // Asking a kernel that has none would load the module.
+    if !fs::exists("/sys/module/ip_set").unwrap_or(true) {
+        return Ok(Vec::new());
+    }
+    let listed = socket.list_with(
+        |writer, sequence| {
+            message(writer, IPSET_CMD_LIST, NLM_F_DUMP, sequence, |w| {
+                w.number(IPSET_ATTR_FLAGS, IPSET_FLAG_LIST_SETNAME);
+            });
+        },
+        |names: &mut Vec<String>, set| {
+            names.extend(set.text(IPSET_ATTR_SETNAME).map(str::to_owned));
+        },
+    );
+    match listed {
+        // What nfnetlink answers for a subsystem that it does not have, and ipset without any set.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(Vec::new())
+        }
+        listed => listed,
+    }
+}
+
+/// The entries of a set that have a port.
+pub(super) fn entries(socket: &mut Socket, name: &str) -> io::Result<Vec<Entry>> {
+    socket.list_with(
+        |writer, sequence| {
+            message(writer, IPSET_CMD_LIST, NLM_F_DUMP, sequence, |w| {
+                w.text(IPSET_ATTR_SETNAME, name);
+            });
+        },
+        |entries: &mut Vec<_>, set| {
+            let listed = set.nested(IPSET_ATTR_ADT).into_iter().flatten();
+            entries.extend(listed.filter_map(|(_, entry)| Entry::parse(Attributes(entry))));
+        },
+    )
+}
+
+impl Entry {
+    fn parse(entry: Attributes<'_>) -> Option<Self> {
+        let port = entry.get(IPSET_ATTR_PORT)?;
+        let address = entry.nested(IPSET_ATTR_IP).and_then(|address| {
+            let v4 = address.get(IPSET_ATTR_IPADDR_IPV4);
+            let v4 = v4.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+            let v6 = address.get(IPSET_ATTR_IPADDR_IPV6);
+            let v6 = v6.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+            let v4 = v4.map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)));
+            v4.or_else(|| v6.map(|bytes| Ipv6Addr::from(bytes).into()))
+        });
+        let protocol = entry.get(IPSET_ATTR_PROTO).and_then(|proto| proto.first());
+        Some(Self {
+            address,
+            protocol: protocol.map(|number| Protocol::from_number(u16::from(*number))),
+            port: u16::from_be_bytes(port.try_into().ok()?),
+        })
+    }
+}
+
+/// Destroys a set; whether it was not in use. One that is gone is no error.
+pub(super) fn destroy(socket: &mut Socket, name: &str) -> io::Result<bool> {
+    const ENOENT: i32 = 2;
+    let first = socket.reserve(2);
+    let mut writer = Writer::default();
+    // The name must be there: without one the kernel destroys all sets.
+    message(&mut writer, IPSET_CMD_DESTROY, NLM_F_ACK, first + 1, |w| {
+        w.text(IPSET_ATTR_SETNAME, name);
+    });
+    let errno = match socket.commit(&writer, first, 1) {
+        Ok(()) => return Ok(true),
+        Err(Refusal::Whole(error)) => return Err(error),
+        Err(Refusal::Messages(errors)) => errors.first().map_or(0, |(_, errno)| *errno),
+    };
+    match errno {
+        IPSET_ERR_BUSY => Ok(false),
+        ENOENT => Ok(true),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn message(
+    writer: &mut Writer,
+    command: u8,
+    flags: u16,
+    sequence: u32,
+    content: impl FnOnce(&mut Writer),
+) {
+    let kind = u16::from_be_bytes([NFNL_SUBSYS_IPSET, command]);
+    writer.packet(kind, NLM_F_REQUEST | flags, sequence, [0; 4], |w| {
+        w.put(IPSET_ATTR_PROTOCOL, &[IPSET_PROTOCOL]);
+        content(w);
+    });
+}

@@ -1,0 +1,216 @@
+//! What on a node is kube-proxy's. Pure; [`KubeProxy`](crate::takeover::KubeProxy) removes it.
+//!
+//! Names are facts of kubernetes/kubernetes, in the files named here, from 1.2 on. A name that is
+//! not known exactly is somebody else's: the kubelet's (`KUBE-FIREWALL` in table filter,
+//! `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`, and until 1.28 `KUBE-MARK-DROP`;
+//! pkg/kubelet/kubelet_network_linux.go), or a network plugin's (kube-router's `KUBE-ROUTER-…`,
+//! `KUBE-NWPLCY-…`, `KUBE-POD-FW-…`).
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use ipvs::{Family, Protocol, VirtualServerKey};
+
+use crate::mode::iptables::{Name, Rules, Table};
+
+/// The table of its nftables mode, in families `ip` and `ip6` (`kubeProxyTable` in
+/// pkg/proxy/nftables/proxier.go).
+pub(crate) const NFTABLES_TABLE: &str = "kube-proxy";
+
+/// The dummy device that has the VIPs as its addresses in its IPVS mode (`defaultDummyDevice` in
+/// pkg/proxy/ipvs/proxier.go).
+pub(crate) const DEVICE: &str = "kube-ipvs0";
+
+/// Chains there is one of. Those of pkg/proxy/iptables/proxier.go first, then those that only
+/// pkg/proxy/ipvs/proxier.go has, then those of pkg/proxy/userspace/proxier.go.
+const CHAINS: [(Table, &[&str]); 3] = [
+    (
+        Table::Nat,
+        &[
+            "KUBE-SERVICES",
+            "KUBE-NODEPORTS",
+            "KUBE-POSTROUTING",
+            "KUBE-MARK-MASQ",
+            "KUBE-PROXY-CANARY",
+            "KUBE-NODE-PORT",
+            "KUBE-LOAD-BALANCER",
+            // Until 1.26. The kubelet's of this name is in table filter.
+            "KUBE-FIREWALL",
+            // 1.8 and 1.9.
+            "KUBE-FIRE-WALL",
+            "KUBE-SVC-IPSETS",
+            "KUBE-PORTALS-CONTAINER",
+            "KUBE-PORTALS-HOST",
+            "KUBE-NODEPORT-CONTAINER",
+            "KUBE-NODEPORT-HOST",
+        ],
+    ),
+    (
+        Table::Filter,
+        &[
+            "KUBE-SERVICES",
+            "KUBE-EXTERNAL-SERVICES",
+            "KUBE-FORWARD",
+            "KUBE-NODEPORTS",
+            "KUBE-PROXY-FIREWALL",
+            "KUBE-PROXY-CANARY",
+            "KUBE-NODE-PORT",
+            "KUBE-SOURCE-RANGES-FIREWALL",
+            "KUBE-IPVS-FILTER",
+            "KUBE-IPVS-OUT-FILTER",
+            "KUBE-NODEPORT-NON-LOCAL",
+        ],
+    ),
+    (Table::Mangle, &["KUBE-PROXY-CANARY"]),
+];
+
+/// What the names of chains for a Service port or an endpoint begin with, in table nat
+/// (`isServiceChainName` in pkg/proxy/iptables/proxier.go; `XLB` until 1.23). Behind it are 16
+/// characters of a hash in base32.
+const HASHED: [&str; 6] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-SEP-",
+    "KUBE-FW-",
+    "KUBE-EXT-",
+    "KUBE-XLB-",
+];
+const HASH: usize = 16;
+
+/// Its sets, without the `KUBE-` or `KUBE-6-` that they begin with (pkg/proxy/ipvs/ipset.go).
+const SETS: [&str; 20] = [
+    "LOOP-BACK",
+    "CLUSTER-IP",
+    "EXTERNAL-IP",
+    "EXTERNAL-IP-LOCAL",
+    "LOAD-BALANCER",
+    "LOAD-BALANCER-FW",
+    "LOAD-BALANCER-LOCAL",
+    "LOAD-BALANCER-SOURCE-IP",
+    "LOAD-BALANCER-SOURCE-CIDR",
+    "NODE-PORT-TCP",
+    "NODE-PORT-LOCAL-TCP",
+    "NODE-PORT-UDP",
+    "NODE-PORT-LOCAL-UDP",
+    "NODE-PORT-SCTP-HASH",
+    "NODE-PORT-LOCAL-SCTP-HASH",
+    "HEALTH-CHECK-NODE-PORT",
+    "IPVS-IPS",
+    // Those of former versions.
+    "LOAD-BALANCER-MASQ",
+    "NODE-PORT-SCTP",
+    "NODE-PORT-LOCAL-SCTP",
+];
+
+/// IPSET_MAXNAMELEN without the NUL; kube-proxy cuts longer names off.
+const SET_NAME: usize = 31;
+
+/// A chain of kube-proxy's. None if it is somebody else's.
+pub(crate) fn chain(table: Table, name: &str) -> Option<Name> {
+    let known = CHAINS.iter().find(|(of, _)| *of == table);
+    let is_known = known.is_some_and(|(_, names)| names.contains(&name));
+    let is_hashed = || {
+        let hash = HASHED.iter().find_map(|prefix| name.strip_prefix(prefix));
+        let base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
+        table == Table::Nat && hash.is_some_and(|h| h.len() == HASH && h.bytes().all(base32))
+    };
+    let is_its = is_known || is_hashed();
+    is_its.then(|| Name::of_other(name)).flatten()
+}
+
+/// Whether a set is kube-proxy's, by its name.
+pub(crate) fn is_set(name: &str) -> bool {
+    SETS.iter().any(|set| {
+        ["KUBE-", "KUBE-6-"].iter().any(|prefix| {
+            let full = format!("{prefix}{set}");
+            name == full.get(..SET_NAME).unwrap_or(&full)
+        })
+    })
+}
+
+/// What kube-proxy has in iptables.
+#[derive(Debug, Default)]
+pub(crate) struct Chains {
+    /// What can be removed.
+    pub(crate) rules: Rules,
+    /// Chains to which rules of others lead: these stay, with those that they lead to.
+    pub(crate) in_use: BTreeSet<String>,
+}
+
+impl Chains {
+    /// Picks them out of the output of iptables-save(8).
+    pub(crate) fn parse(saved: &str) -> Self {
+        let mut led_to = BTreeSet::new();
+        let mut rules = Rules::parse_named(saved, chain, |table, name| {
+            led_to.insert((table, name));
+        });
+        let in_use = led_to.iter().map(|(_, name)| name.to_string()).collect();
+        for (table, name) in led_to {
+            rules.take_out(table, name);
+        }
+        Self { rules, in_use }
+    }
+}
+
+/// By what kube-proxy's virtual servers are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The addresses of [`DEVICE`].
+    pub(crate) vips: HashSet<IpAddr>,
+    /// The node's other addresses.
+    pub(crate) node_addresses: HashSet<IpAddr>,
+    /// Of the sets of external and load balancers' addresses, which are not [`DEVICE`]'s where
+    /// they are the node's, and of node ports of SCTP.
+    pub(crate) entries: HashSet<(Protocol, IpAddr, u16)>,
+    /// Of the sets of node ports.
+    pub(crate) node_ports: HashSet<(Protocol, Family, u16)>,
+}
+
+/// What a set says of virtual servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SetOf {
+    /// Their addresses, protocols and ports.
+    Entries,
+    /// Ports of this protocol and family, at every address of the node.
+    NodePorts(Protocol, Family),
+}
+
+/// What a set says of virtual servers beyond what [`DEVICE`] does.
+pub(crate) fn set_of(name: &str) -> Option<SetOf> {
+    let (rest, family) = match name.strip_prefix("KUBE-6-") {
+        Some(rest) => (rest, Family::V6),
+        None => (name.strip_prefix("KUBE-")?, Family::V4),
+    };
+    match rest {
+        "EXTERNAL-IP" | "EXTERNAL-IP-LOCAL" | "LOAD-BALANCER" | "NODE-PORT-SCTP-HASH" => {
+            Some(SetOf::Entries)
+        }
+        "NODE-PORT-TCP" => Some(SetOf::NodePorts(Protocol::Tcp, family)),
+        "NODE-PORT-UDP" => Some(SetOf::NodePorts(Protocol::Udp, family)),
+        _ => None,
+    }
+}
+
+impl Record {
+    /// Whether a virtual server is kube-proxy's. Those of others, as keepalived's, have addresses
+    /// that are not its device's, and no port of its sets. kube-proxy itself deletes all others
+    /// but those of excluded networks (`cleanLegacyService`).
+    pub(crate) fn has(&self, key: &VirtualServerKey) -> bool {
+        let VirtualServerKey::Address {
+            protocol,
+            address,
+            port,
+        } = *key
+        else {
+            return false;
+        };
+        let family = Family::of(&address);
+        self.vips.contains(&address)
+            || self.entries.contains(&(protocol, address, port))
+            || (self.node_addresses.contains(&address)
+                && self.node_ports.contains(&(protocol, family, port)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! Removing what kube-proxy left on the node.
+
+mod chains;
+mod device;
+mod ipset;
+pub(crate) mod leftovers;
+mod nftables;
+mod report;
+mod servers;
+mod sockets;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use ipvs::{Protocol, VirtualServerKey};
+
+use crate::desired::FrontendKey;
+use crate::mode::BackendError;
+use crate::netlink::rtnetlink::Rtnetlink;
+use crate::netlink::socket::Socket;
+use crate::takeover::leftovers::{Record, SetOf, is_set, set_of};
+
+use device::Device;
+
+pub use report::{Removal, Removed};
+
+/// The kernel lets go of a set some time after the rules that used it have gone.
+const SET_ATTEMPTS: u32 = 20;
+const SET_PAUSE: Duration = Duration::from_millis(50);
+
+/// What kube-proxy left on a node, in whichever of its modes, and how it is removed.
+///
+/// What goes is known exactly, by name or by what kube-proxy itself noted of it: the kubelet's
+/// chains, network plugins' and other people's virtual servers stay. Works in the network
+/// namespace of the thread that opened it, and runs programs and reads `/proc` in that of the
+/// calling thread.
+///
+/// ```no_run
+/// use std::time::Instant;
+///
+/// use proxier::takeover::{KubeProxy, Successor};
+///
+/// let successor = Successor::new(&|_| false, &|_| false);
+/// let removal = KubeProxy::open()?.remove(&successor, Instant::now());
+/// println!("removed: {}", removal.removed);
+/// # Ok::<(), proxier::mode::BackendError>(())
+/// ```
+#[derive(Debug)]
+pub struct KubeProxy {
+    netfilter: Socket,
+    netlink: Rtnetlink,
+    /// Since when virtual servers wait for the end of their connections.
+    draining_since: Option<Instant>,
+}
+
+/// Who carries the traffic now.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Successor<'a> {
+    /// Whether a virtual server is its own.
+    pub has: &'a dyn Fn(&VirtualServerKey) -> bool,
+    /// Whether it serves a node port.
+    pub has_node_port: &'a dyn Fn(&FrontendKey) -> bool,
+    /// Networks whose VIPs are left to others.
+    pub exclude_cidrs: &'a [IpNet],
+    /// Networks that it has made local as a whole.
+    pub local_cidrs: &'a [IpNet],
+    /// How long a virtual server that goes may keep its connections.
+    pub drain_timeout: Duration,
+}
+
+impl<'a> Successor<'a> {
+    /// One that has these virtual servers, and serves these node ports.
+    pub const fn new(
+        has: &'a dyn Fn(&VirtualServerKey) -> bool,
+        has_node_port: &'a dyn Fn(&FrontendKey) -> bool,
+    ) -> Self {
+        Self {
+            has,
+            has_node_port,
+            exclude_cidrs: &[],
+            local_cidrs: &[],
+            drain_timeout: Duration::ZERO,
+        }
+    }
+
+    /// With networks whose VIPs are left to others.
+    #[must_use]
+    pub const fn excluding(self, exclude_cidrs: &'a [IpNet]) -> Self {
+        Self {
+            exclude_cidrs,
+            ..self
+        }
+    }
+
+    /// With networks that it has made local as a whole.
+    #[must_use]
+    pub const fn with_local(self, local_cidrs: &'a [IpNet]) -> Self {
+        Self {
+            local_cidrs,
+            ..self
+        }
+    }
+
+    /// With a time that virtual servers which go may keep their connections.
+    #[must_use]
+    pub const fn draining(self, drain_timeout: Duration) -> Self {
+        Self {
+            drain_timeout,
+            ..self
+        }
+    }
+
+    fn is_local(&self, address: &IpAddr) -> bool {
+        self.local_cidrs.iter().any(|cidr| cidr.contains(address))
+    }
+
+    fn keeps(&self, key: &VirtualServerKey) -> bool {
+        let is_excluded = matches!(key, VirtualServerKey::Address { address, .. }
+            if self.exclude_cidrs.iter().any(|cidr| cidr.contains(address)));
+        is_excluded || (self.has)(key)
+    }
+}
+
+impl fmt::Debug for Successor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Successor")
+            .field("exclude_cidrs", &self.exclude_cidrs)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What of kube-proxy's is on a node.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// Rules of its iptables or nftables mode.
+    Rules,
+    /// Its IPVS mode's device, which tells of virtual servers.
+    Servers(Servers),
+}
+
+/// The virtual servers of kube-proxy's IPVS mode.
+#[derive(Debug)]
+pub struct Servers(Record);
+
+impl Servers {
+    /// Whether a virtual server is one of them.
+    pub fn has(&self, key: &VirtualServerKey) -> bool {
+        self.0.has(key)
+    }
+}
+
+impl KubeProxy {
+    /// Opens what it needs, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Lack of privileges.
+    pub fn open() -> Result<Self, BackendError> {
+        Ok(Self {
+            netfilter: Socket::open().map_err(packet_filter("open netfilter"))?,
+            netlink: Rtnetlink::open().map_err(links("open rtnetlink"))?,
+            draining_since: None,
+        })
+    }
+
+    /// Finds what kube-proxy left, and removes it: first what leads packets elsewhere, then the
+    /// virtual servers that the successor does not have, then the sets and the device by which
+    /// those are known. What cannot be removed does not keep the rest from going.
+    pub fn remove(&mut self, successor: &Successor<'_>, now: Instant) -> Removal {
+        let mut removal = Removal::default();
+        let tables = self.remove_tables();
+        removal.removed.tables = removal.took(tables);
+        chains::remove(&mut self.netfilter, &mut removal);
+        let (sets, device, record) = match self.record() {
+            Ok(found) => found,
+            Err(error) => {
+                removal.failures.push(error);
+                return removal;
+            }
+        };
+        if sets.is_empty() && device.is_none() {
+            return removal;
+        }
+        match self.remove_servers(&record, successor, now) {
+            // Without the device and the sets nobody would know those that are left.
+            Ok(outcome) if !outcome.draining.is_empty() => {
+                removal.removed.virtual_servers = outcome.deleted;
+                removal.draining = outcome.draining;
+            }
+            Ok(outcome) => {
+                removal.removed.virtual_servers = outcome.deleted;
+                if let Some(device) = device {
+                    let used = self.remove_device(&device, successor, &mut removal.removed);
+                    removal.connected = removal.took(used);
+                }
+                // Chains that are left use them.
+                if removal.failures.is_empty() {
+                    self.remove_sets(sets, &mut removal);
+                }
+            }
+            Err(error) => removal.failures.push(error),
+        }
+        removal
+    }
+
+    /// Whether kube-proxy is at work on the node, and how: for whoever hands over to it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be found out.
+    pub fn presence(&mut self) -> Result<Presence, BackendError> {
+        let (_, device, record) = self.record()?;
+        // Sets alone may have been left because others use them.
+        if device.is_some() {
+            return Ok(Presence::Servers(Servers(record)));
+        }
+        let tables = nftables::tables(&mut self.netfilter);
+        let has_tables = !tables.map_err(packet_filter("list tables"))?.is_empty();
+        Ok(if has_tables || chains::are_there(&mut self.netfilter)? {
+            Presence::Rules
+        } else {
+            Presence::Absent
+        })
+    }
+
+    fn remove_tables(&mut self) -> Result<usize, BackendError> {
+        let families = nftables::tables(&mut self.netfilter);
+        let families = families.map_err(packet_filter("list tables"))?;
+        if !families.is_empty() {
+            nftables::delete_tables(&mut self.netfilter, &families)
+                .map_err(packet_filter("delete kube-proxy's tables"))?;
+        }
+        Ok(families.len())
+    }
+
+    /// kube-proxy's sets and device, and what they say of its virtual servers. Empty if there is
+    /// neither.
+    fn record(&mut self) -> Result<(Vec<String>, Option<Device>, Record), BackendError> {
+        let cannot = packet_filter("list ipsets");
+        let mut sets = ipset::names(&mut self.netfilter).map_err(&cannot)?;
+        sets.retain(|name| is_set(name));
+        let (device, others) = device::addresses(&self.netlink).map_err(links("list addresses"))?;
+        let mut record = Record::default();
+        for name in &sets {
+            let Some(set) = set_of(name) else { continue };
+            let entries = ipset::entries(&mut self.netfilter, name).map_err(&cannot)?;
+            for entry in entries {
+                match set {
+                    SetOf::NodePorts(protocol, family) => {
+                        record.node_ports.insert((protocol, family, entry.port));
+                    }
+                    SetOf::Entries => {
+                        let protocol = entry.protocol.unwrap_or(Protocol::Tcp);
+                        let address = entry.address.map(|a| (protocol, a, entry.port));
+                        record.entries.extend(address);
+                    }
+                }
+            }
+        }
+        if let Some(device) = &device {
+            record.vips.clone_from(&device.addresses);
+        }
+        record.node_addresses = others;
+        Ok((sets, device, record))
+    }
+
+    fn remove_servers(
+        &mut self,
+        record: &Record,
+        successor: &Successor<'_>,
+        now: Instant,
+    ) -> Result<servers::Outcome, BackendError> {
+        let since = *self.draining_since.get_or_insert(now);
+        let cut = now.saturating_duration_since(since) >= successor.drain_timeout;
+        servers::delete(record, successor, cut)
+    }
+
+    fn remove_sets(&mut self, mut sets: Vec<String>, removal: &mut Removal) {
+        for attempt in 0..SET_ATTEMPTS {
+            if attempt > 0 && !sets.is_empty() {
+                thread::sleep(SET_PAUSE);
+            }
+            sets.retain(|name| match ipset::destroy(&mut self.netfilter, name) {
+                Ok(true) => {
+                    removal.removed.sets += 1;
+                    false
+                }
+                Ok(false) => true,
+                Err(error) => {
+                    let error = packet_filter("destroy an ipset")(error);
+                    removal.failures.push(error);
+                    false
+                }
+            });
+        }
+        let in_use = sets.into_iter().map(|name| format!("ipset {name}"));
+        removal.in_use.extend(in_use);
+    }
+
+    /// A connection of the node's own to a VIP has that VIP as its source, the device's address,
+    /// and ends if it is local no more.
+    fn remove_device(
+        &self,
+        device: &Device,
+        successor: &Successor<'_>,
+        removed: &mut Removed,
+    ) -> Result<Vec<IpAddr>, BackendError> {
+        let mut used = sockets::local_addresses().map_err(links("list connections"))?;
+        used.retain(|address| device.addresses.contains(address) && !successor.is_local(address));
+        if used.is_empty() {
+            device::delete(&self.netlink, device)
+                .map_err(links("delete kube-proxy's device kube-ipvs0"))?;
+            removed.devices = 1;
+            removed.addresses = device.addresses.len();
+        } else {
+            removed.addresses = device::delete_all_but(&self.netlink, device, &used)
+                .map_err(links("delete addresses of kube-proxy's device kube-ipvs0"))?;
+        }
+        Ok(used.into_iter().collect())
+    }
+}
+
+fn packet_filter(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::PacketFilter { operation, source }
+}
+
+fn links(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::Link { operation, source }
+}

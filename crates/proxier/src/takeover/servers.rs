@@ -1,0 +1,122 @@
+//! kube-proxy's virtual servers that nobody wants any more.
+
+use std::collections::BTreeSet;
+
+use ipvs::{Change, Client, ErrorKind, Family, Protocol, VirtualServerKey};
+
+use super::Successor;
+use crate::desired::FrontendKey;
+use crate::mode::conntrack::Conntrack;
+use crate::mode::ipvs::plan::{Flows, Step};
+use crate::mode::ipvs::virtual_servers;
+use crate::mode::{ApplyReport, BackendError};
+use crate::takeover::leftovers::Record;
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// How many were deleted.
+    pub(super) deleted: usize,
+    /// Those that still carry connections.
+    pub(super) draining: Vec<VirtualServerKey>,
+}
+
+/// Deletes those of the record that are not the successor's; those that carry connections only if
+/// `cut`.
+pub(super) fn delete(
+    record: &Record,
+    successor: &Successor<'_>,
+    cut: bool,
+) -> Result<Outcome, BackendError> {
+    let mut client = match Client::open() {
+        Err(error) if *error.kind() == ErrorKind::Unsupported => return Ok(Outcome::default()),
+        client => client?,
+    };
+    let mut stale = BTreeSet::new();
+    for entry in client.virtual_servers()? {
+        let key = entry.server.key;
+        if is_its(record, successor, &key) && !successor.keeps(&key) {
+            stale.insert(key);
+        }
+    }
+    let mut outcome = Outcome::default();
+    let mut flows = Vec::new();
+    for key in stale {
+        if !cut && carries_connections(&mut client, &key)? {
+            outcome.draining.push(key);
+            continue;
+        }
+        let deleted = client.apply([&Change::DeleteVirtualServer(key)]);
+        for result in deleted {
+            match result {
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
+        }
+        outcome.deleted += 1;
+        flows.extend(flows_to(key).map(Step::DeleteFlows));
+    }
+    if !flows.is_empty() {
+        let mut report = ApplyReport::default();
+        Conntrack::open()?.apply(&flows, 0, &mut report);
+        if let Some(failure) = report.failures.into_iter().next() {
+            return Err(failure.error);
+        }
+    }
+    Ok(outcome)
+}
+
+/// Whether a virtual server is kube-proxy's: its sets need not be complete, so the node ports that
+/// the successor serves are known to be its, too.
+fn is_its(record: &Record, successor: &Successor<'_>, key: &VirtualServerKey) -> bool {
+    let is_node_port = || {
+        let VirtualServerKey::Address {
+            protocol,
+            address,
+            port,
+        } = *key
+        else {
+            return false;
+        };
+        let port = port.try_into().ok();
+        let key = port.map(|port| FrontendKey::node_port(protocol, Family::of(&address), port));
+        record.node_addresses.contains(&address)
+            && key.is_some_and(|key| (successor.has_node_port)(&key))
+    };
+    record.has(key) || is_node_port()
+}
+
+/// A datagram's sender would not notice that its virtual server is to go.
+fn carries_connections(client: &mut Client, key: &VirtualServerKey) -> ipvs::Result<bool> {
+    let is_udp = matches!(
+        key,
+        VirtualServerKey::Address {
+            protocol: Protocol::Udp,
+            ..
+        }
+    );
+    if is_udp {
+        return Ok(false);
+    }
+    let connections = virtual_servers::connections(client, key)?;
+    Ok(connections.values().any(|count| *count > 0))
+}
+
+/// What connection tracking would have go on to where the virtual server led.
+fn flows_to(key: VirtualServerKey) -> Option<Flows> {
+    let VirtualServerKey::Address {
+        protocol,
+        address,
+        port,
+    } = key
+    else {
+        return None;
+    };
+    let port = port.try_into().ok()?;
+    let to = FrontendKey {
+        protocol,
+        address,
+        port,
+    };
+    (protocol != Protocol::Tcp).then(|| Flows::to(to))
+}
