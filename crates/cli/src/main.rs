@@ -3,21 +3,18 @@
 
 mod args;
 mod commands;
-mod configz;
-mod health;
-mod kube_proxy;
+mod component_config;
 mod logging;
 mod mode;
-mod monitor;
 mod node;
 mod notices;
-mod other_mode;
+mod observe;
 mod output;
-mod predecessor;
 #[cfg(test)]
 mod scenarios;
 mod settings;
 mod source;
+mod takeover;
 
 use std::io;
 use std::process::ExitCode;
@@ -25,7 +22,7 @@ use std::time::Duration;
 
 use args::{Cli, Command};
 use clap::CommandFactory;
-use kube_proxy::Note;
+use component_config::Note;
 
 /// How a command ended, as its exit code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +47,7 @@ impl From<Ending> for ExitCode {
 
 fn main() -> ExitCode {
     let mut cli = args::parse();
-    let notes = kube_proxy::take_in(&mut cli);
+    let notes = component_config::take_in(&mut cli);
     // What is read may say how to log.
     logging::init(&cli.log);
     match notes
@@ -63,7 +60,7 @@ fn main() -> ExitCode {
             // The chain of sources on one line; no error repeats its source.
             logging::fatal(&format!("{error:#}"));
             let invalid = error.is::<proxier::desired::ConfigError>()
-                || error.is::<kube_proxy::ConfigFileError>();
+                || error.is::<component_config::ConfigFileError>();
             if invalid {
                 Ending::InvalidInput.into()
             } else {

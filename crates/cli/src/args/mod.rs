@@ -1,6 +1,6 @@
 //! The command line.
 
-mod kube_proxy;
+mod compat;
 mod mode;
 mod monitor;
 mod node;
@@ -8,8 +8,8 @@ mod pflag;
 mod source;
 
 #[cfg(test)]
-pub(crate) use kube_proxy::COVERED;
-pub(crate) use kube_proxy::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use compat::COVERED;
+pub(crate) use compat::{ConntrackArgs, KubeProxyArgs};
 pub(crate) use mode::{Fallback, Mode, ModeArgs};
 pub(crate) use monitor::{
     BindAddress, DEFAULT_HEALTHZ, DEFAULT_METRICS, MonitorArgs, ServiceMetrics,

@@ -9,7 +9,7 @@ use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
 
 use super::{KubeProxyArgs, MonitorArgs, SourceArgs, go_bool, go_int};
-use crate::kube_proxy::GoDuration;
+use crate::component_config::GoDuration;
 
 const NODE: &str = "This node";
 const PODS: &str = "Pods and masquerading";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::kube_proxy::GoDuration;
+use crate::component_config::GoDuration;
 
 /// Manifests, or an API server.
 #[derive(Debug, Args)]

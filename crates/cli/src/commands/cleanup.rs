@@ -10,7 +10,7 @@ use proxier::takeover::{KubeProxy, Presence};
 
 use super::log_failures;
 use crate::Ending;
-use crate::other_mode::ipvs_mode;
+use crate::takeover::other_mode::ipvs_mode;
 
 /// Between looks whether connections have ended.
 const PAUSE: Duration = Duration::from_millis(500);

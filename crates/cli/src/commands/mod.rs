@@ -2,7 +2,7 @@
 
 mod check;
 mod cleanup;
-mod plan;
+pub(crate) mod plan;
 mod run;
 mod status;
 

@@ -24,13 +24,14 @@ use signal_hook::iterator::Signals;
 use super::{chain, log_diagnostics, log_failures};
 use crate::Ending;
 use crate::args::{Cli, Mode, RunArgs};
-use crate::configz::Configz;
-use crate::health::Health;
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Notices, Standing};
-use crate::predecessor::{OfKubeProxy, Predecessor, Predecessors};
+use crate::observe::configz::Configz;
+use crate::observe::health_checks::Health;
 use crate::source::Source;
-use crate::{monitor, node, other_mode, settings};
+use crate::takeover::other_mode;
+use crate::takeover::{OfKubeProxy, Predecessor, Predecessors};
+use crate::{node, observe, settings};
 
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
@@ -133,7 +134,7 @@ impl<'a> Start<'a> {
         stop_on_signal(events.clone())?;
         let args = &cli.run.node;
         let config = proxier.desired().config();
-        let monitor = monitor::monitor(args, config);
+        let monitor = observe::monitor(args, config);
         monitor.inspect_by(events.clone());
         let configz = Configz::new(cli, config);
         let mut following = Following {
@@ -150,7 +151,7 @@ impl<'a> Start<'a> {
             received,
         };
         following.serve_by(choice);
-        let _servers = monitor::serve(&args.monitor, &monitor, configz.clone());
+        let _servers = observe::serve(&args.monitor, &monitor, configz.clone());
         let file = args.kube_proxy.config.as_deref();
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
         let _settings = file.map(follow).transpose()?;

@@ -21,8 +21,8 @@ use tempfile::TempDir;
 
 use super::script::{Act, Script};
 use crate::args::{Cli, Command};
+use crate::commands::plan::{Steps, Text};
 use crate::node;
-use crate::output::{Steps, Text};
 
 /// Carries a scenario out, and tells what an operator sees of it.
 ///
@@ -266,7 +266,7 @@ impl<'a> Player<'a> {
     fn check_virtual_servers(&self) {
         let mut there = self.virtual_servers();
         there.retain(|key, _| !self.foreign.contains_key(key));
-        let planned = crate::output::virtual_servers(self.proxier.desired());
+        let planned = crate::commands::plan::virtual_servers(self.proxier.desired());
         let planned = planned.into_iter().map(|(server, mut real_servers)| {
             real_servers.sort_unstable_by_key(|real_server| real_server.key);
             (

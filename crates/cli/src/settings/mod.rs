@@ -16,7 +16,7 @@ use proxier::source::watch::{Watch, WatchError};
 use self::fields::{Field, fields};
 use crate::args::{self, Cli};
 use crate::commands::chain;
-use crate::kube_proxy::{self, Note};
+use crate::component_config::{self, Note};
 use crate::node;
 
 /// Shortest time after which a proxy that has got stuck counts as unhealthy: kube-proxy's, which is
@@ -61,7 +61,7 @@ pub(crate) fn follow(
         }
         last = Some(text);
         let mut cli = args::parse();
-        let loaded = kube_proxy::take_in(&mut cli);
+        let loaded = component_config::take_in(&mut cli);
         let loaded = loaded.map(|notes| (cli, notes)).map_err(Into::into);
         if let Some((cli, settings)) = reload.take_in(loaded, node::config) {
             apply(cli, settings);

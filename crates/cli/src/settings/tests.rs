@@ -25,7 +25,7 @@ fn cli(flags: &[&str], fields: &str) -> anyhow::Result<(Cli, Vec<Note>)> {
     let command = ["svcproxy", "--config", &path].into_iter();
     let words = command.chain(flags.iter().copied()).map(OsString::from);
     let mut cli = args::try_parse(words)?;
-    let notes = kube_proxy::take_in(&mut cli)?;
+    let notes = component_config::take_in(&mut cli)?;
     Ok((cli, notes))
 }
 
@@ -207,7 +207,7 @@ fn configz_is_a_configuration_file_of_what_is_in_effect() {
     for (flags, file) in cases {
         let (cli_of_file, _) = cli(flags, file).unwrap();
         let before = config(&cli_of_file.run.node).unwrap();
-        let document = kube_proxy::effective(&cli_of_file, &before);
+        let document = component_config::effective(&cli_of_file, &before);
         let mut text = serde_json::to_value(&document).unwrap();
         let fields = text.as_object_mut().unwrap();
         fields.remove("kind");
@@ -218,6 +218,10 @@ fn configz_is_a_configuration_file_of_what_is_in_effect() {
             .map(|(name, value)| format!("{name}: {value}\n"));
         let (again, _) = cli(&[], &lines.collect::<String>()).unwrap();
         assert_eq!(config(&again.run.node).unwrap(), before, "{file}");
-        assert_eq!(kube_proxy::effective(&again, &before), document, "{file}");
+        assert_eq!(
+            component_config::effective(&again, &before),
+            document,
+            "{file}"
+        );
     }
 }

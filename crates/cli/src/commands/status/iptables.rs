@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::iptables::{self, Outcome, Served};
 
-use crate::output::{Clients, RealServerStatus, Status, VipState, VipStatus};
+use super::{Clients, RealServerStatus, Status, VipState, VipStatus};
 
 pub(super) fn status(backend: &IptablesBackend) -> anyhow::Result<Status> {
     let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();

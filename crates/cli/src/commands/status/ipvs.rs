@@ -7,7 +7,7 @@ use proxier::desired::FrontendKey;
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::mode::ipvs::{Backend, IpvsBackend};
 
-use crate::output::{Clients, RealServerStatus, Status, VipState, VipStatus};
+use super::{Clients, RealServerStatus, Status, VipState, VipStatus};
 
 pub(super) fn status() -> anyhow::Result<Status> {
     let mut backend = IpvsBackend::open()?;

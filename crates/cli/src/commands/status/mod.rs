@@ -2,11 +2,13 @@
 
 mod iptables;
 mod ipvs;
+mod print;
 
 use proxier::mode::iptables::IptablesBackend;
 
+use crate::Ending;
 use crate::args::{Mode, StatusArgs, StatusFormat};
-use crate::{Ending, output};
+use print::{Clients, RealServerStatus, Status, VipState, VipStatus, status_json, status_text};
 
 /// Shows what this node carries, as the kernel has it.
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
@@ -19,8 +21,8 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
         },
     };
     match args.output {
-        StatusFormat::Text => output::status_text(&status)?,
-        StatusFormat::Json => output::status_json(&status)?,
+        StatusFormat::Text => status_text(&status)?,
+        StatusFormat::Json => status_json(&status)?,
     }
     Ok(Ending::Done)
 }

@@ -1,12 +1,15 @@
 //! Metrics and health of the running proxy, and where they are served.
 
+pub(crate) mod configz;
+pub(crate) mod health_checks;
+
 use ipvs::Family;
 use proxier::desired::Config;
 use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use serde_json::{Value, json};
 
 use crate::args::{MonitorArgs, NodeArgs, ServiceMetrics};
-use crate::configz::Configz;
+use crate::observe::configz::Configz;
 use crate::settings;
 
 /// The servers, for as long as they are to serve.

@@ -14,7 +14,7 @@ use proxier::takeover::Successor;
 
 use crate::args::Mode;
 use crate::commands::chain;
-use crate::predecessor::{Outcome, Predecessor};
+use crate::takeover::{Outcome, Predecessor};
 
 /// Between looks at the connections that IPVS still has.
 const LOOK: Duration = Duration::from_secs(1);

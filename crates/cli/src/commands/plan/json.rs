@@ -9,7 +9,7 @@ use proxier::desired::{
 use proxier::model::SessionAffinity;
 use serde::Serialize;
 
-use super::write_json;
+use crate::output::json as write_json;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

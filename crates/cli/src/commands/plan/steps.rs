@@ -9,7 +9,7 @@ use proxier::mode::ipvs::plan::{Plan, Step};
 use serde::Serialize;
 
 use super::text::List;
-use super::write_json;
+use crate::output::json as write_json;
 
 /// The steps, one a line.
 pub(crate) struct Steps<'a>(pub(crate) &'a Plan);

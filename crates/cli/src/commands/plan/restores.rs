@@ -8,7 +8,7 @@ use proxier::model::Family;
 use serde::Serialize;
 
 use super::json::ProblemView;
-use super::write_json;
+use crate::output::json as write_json;
 
 /// Texts that iptables-restore reads, which takes what else there is to do for comments.
 pub(crate) fn restores_text(plan: &Plan) -> anyhow::Result<()> {

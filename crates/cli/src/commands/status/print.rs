@@ -9,7 +9,7 @@ use proxier::desired::FrontendKey;
 use proxier::mode::iptables::Sent;
 use serde::{Serialize, Serializer};
 
-use super::json;
+use crate::output::json;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

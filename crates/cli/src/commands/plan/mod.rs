@@ -1,5 +1,11 @@
 //! `svcproxy plan`.
 
+mod json;
+mod print;
+mod restores;
+mod steps;
+mod text;
+
 use std::sync::Arc;
 
 use proxier::Proxier;
@@ -13,7 +19,17 @@ use proxier::store::Store;
 use super::log_diagnostics;
 use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
-use crate::{Ending, node, output};
+use crate::{Ending, node};
+use json::desired_json;
+#[cfg(test)]
+pub(crate) use print::virtual_servers;
+use print::{desired_ipvsadm, desired_text};
+use restores::{restores_json, restores_text};
+#[cfg(test)]
+pub(crate) use steps::Steps;
+use steps::{steps_json, steps_text};
+#[cfg(test)]
+pub(crate) use text::Text;
 
 /// Shows what the node should have, or with `--against kernel` the steps that lead there.
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
@@ -43,8 +59,8 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         let mut proxier = Proxier::new(Arc::new(settings), IpvsBackend::open()?);
         let plan = proxier.preview(reading.changes)?;
         match args.output {
-            PlanFormat::Text => output::steps_text(&plan)?,
-            PlanFormat::Json => output::steps_json(&plan)?,
+            PlanFormat::Text => steps_text(&plan)?,
+            PlanFormat::Json => steps_json(&plan)?,
             // Refused by the command line.
             PlanFormat::Ipvsadm => {}
         }
@@ -75,9 +91,9 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         return Ok(ending);
     }
     match args.output {
-        PlanFormat::Text => output::desired_text(&desired)?,
-        PlanFormat::Json => output::desired_json(&desired)?,
-        PlanFormat::Ipvsadm => output::desired_ipvsadm(&desired)?,
+        PlanFormat::Text => desired_text(&desired)?,
+        PlanFormat::Json => desired_json(&desired)?,
+        PlanFormat::Ipvsadm => desired_ipvsadm(&desired)?,
     }
     Ok(ending)
 }
@@ -89,7 +105,7 @@ fn restores(
     format: PlanFormat,
 ) -> anyhow::Result<()> {
     match format {
-        PlanFormat::Json => output::restores_json(plan, problems),
-        _ => output::restores_text(plan),
+        PlanFormat::Json => restores_json(plan, problems),
+        _ => restores_text(plan),
     }
 }

@@ -12,7 +12,7 @@ use proxier::desired::{
 use proxier::mode::ipvs::plan::{LocalRoute, Step};
 use proxier::model::{Protocol, SessionAffinity};
 
-use super::from_nothing;
+use super::print::from_nothing;
 
 /// The node's facts, then by Service port its addresses with those who answer there, then health
 /// checks and routes.

@@ -1,6 +1,8 @@
 //! What served this node before, and has left something that must go once ours carries the
 //! traffic.
 
+pub(crate) mod other_mode;
+
 use std::time::Instant;
 
 use ipvs::VirtualServerKey;

@@ -7,7 +7,7 @@ use proxier::desired::Config;
 use serde_json::{Value, json};
 
 use crate::args::Cli;
-use crate::kube_proxy;
+use crate::component_config;
 use crate::settings;
 
 /// kube-proxy's name for its own (`kubeproxyconfig.GroupName`).
@@ -63,7 +63,7 @@ impl Configz {
 }
 
 fn document(cli: &Cli, config: &Config) -> Value {
-    serde_json::to_value(kube_proxy::effective(cli, config)).unwrap_or_default()
+    serde_json::to_value(component_config::effective(cli, config)).unwrap_or_default()
 }
 
 /// What kube-proxy has no fields for, and what is followed of the API.

@@ -1,10 +1,5 @@
 //! What a node should have, and the steps that lead there.
 
-mod json;
-mod restores;
-mod steps;
-mod text;
-
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -12,17 +7,10 @@ use ipvs::{Change, RealServer, VirtualServer};
 use proxier::desired::DesiredState;
 use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step};
 
-pub(crate) use json::desired_json;
-pub(crate) use restores::{restores_json, restores_text};
-#[cfg(test)]
-pub(crate) use steps::Steps;
-pub(crate) use steps::{steps_json, steps_text};
-pub(crate) use text::Text;
-
-use super::json as write_json;
+use super::text::Text;
 
 /// What would be done on a node that has nothing yet.
-fn from_nothing(desired: &DesiredState) -> Plan {
+pub(super) fn from_nothing(desired: &DesiredState) -> Plan {
     Plan::new(desired, &NodeState::default(), Scope::Full)
 }
 

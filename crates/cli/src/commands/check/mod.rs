@@ -1,10 +1,12 @@
 //! `svcproxy check`.
 
+mod print;
+
 use proxier::mode::{iptables, ipvs};
 
 use crate::args::{CheckArgs, CheckFormat};
-use crate::output::{self, Verdict};
 use crate::{Ending, node};
+use print::{Verdict, check_json, check_text};
 
 /// Shows whether the chosen mode can run on this node, and what it lacks.
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
@@ -14,8 +16,8 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     let found = ipvs.and(iptables::probe(&config, proc_sys));
     let verdict = Verdict::new(args.mode(), args.mode.fallback, found);
     match args.output {
-        CheckFormat::Text => output::check_text(&verdict)?,
-        CheckFormat::Json => output::check_json(&verdict)?,
+        CheckFormat::Text => check_text(&verdict)?,
+        CheckFormat::Json => check_json(&verdict)?,
     }
     Ok(if verdict.can_run() {
         Ending::Done

@@ -9,8 +9,8 @@ use proxier::mode::probe::Mode as Probed;
 use proxier::mode::probe::{Finding, Missing, Probe, Reason, Requirement, Weight};
 use serde::Serialize;
 
-use super::json;
 use crate::args::{Fallback, Mode};
+use crate::output::json;
 
 /// What follows from what was found.
 pub(crate) struct Verdict {
