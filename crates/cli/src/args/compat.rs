@@ -38,7 +38,10 @@ pub(crate) const COVERED: &[(&str, &str)] = &[
     ("ipvs_tcp_timeout", "ipvs-tcp-timeout"),
     ("ipvs_tcpfin_timeout", "ipvs-tcpfin-timeout"),
     ("ipvs_udp_timeout", "ipvs-udp-timeout"),
-    ("audit_interval", "audit-interval"),
+    ("ipvs_sync_period", "ipvs-sync-period"),
+    ("ipvs_min_sync_period", "ipvs-min-sync-period"),
+    ("iptables_sync_period", "iptables-sync-period"),
+    ("iptables_min_sync_period", "iptables-min-sync-period"),
     ("healthz_bind_address", "healthz-bind-address"),
     ("metrics_bind_address", "metrics-bind-address"),
 ];

@@ -6,6 +6,7 @@ mod monitor;
 mod node;
 mod pflag;
 mod source;
+mod sync;
 
 #[cfg(test)]
 pub(crate) use compat::COVERED;
@@ -18,6 +19,7 @@ pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
 pub(crate) use node::{node_name, node_port_addresses, scheduler};
 pub(crate) use pflag::{go_bool, go_int};
 pub(crate) use source::SourceArgs;
+pub(crate) use sync::{Periods, SyncArgs};
 
 use std::env;
 use std::ffi::OsString;
@@ -128,6 +130,11 @@ impl RunArgs {
     /// The data plane that was chosen: by us, else by kube-proxy's word for it.
     pub(crate) fn mode(&self) -> Mode {
         chosen(self.mode.mode, &self.node)
+    }
+
+    /// The periods of the mode that was chosen.
+    pub(crate) fn periods(&self) -> Periods {
+        self.node.sync.periods(self.mode())
     }
 }
 

@@ -1,17 +1,16 @@
 //! Flags that say what the node is and how it is to serve.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 use ipnet::IpNet;
 use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
 
-use super::{KubeProxyArgs, MonitorArgs, SourceArgs, go_bool, go_int};
+use super::{KubeProxyArgs, MonitorArgs, SourceArgs, SyncArgs, go_bool, go_int};
 use crate::component_config::GoDuration;
 
-const NODE: &str = "This node";
+pub(super) const NODE: &str = "This node";
 const PODS: &str = "Pods and masquerading";
 const SERVICES: &str = "Services";
 const IPVS: &str = "IPVS";
@@ -220,16 +219,8 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = IPVS)]
     pub(crate) drain_timeout: u64,
 
-    /// How often the node is compared with what it should have, whatever changed
-    #[arg(
-        long,
-        alias = "ipvs-sync-period",
-        value_name = "DURATION",
-        default_value = "1m",
-        value_parser = interval,
-        help_heading = NODE
-    )]
-    pub(crate) audit_interval: Duration,
+    #[command(flatten)]
+    pub(crate) sync: SyncArgs,
 }
 
 /// How pods are told from others.
@@ -284,12 +275,6 @@ pub(crate) fn node_port_addresses(text: &str) -> Result<NodePortAddresses, Strin
             "neither a network (192.0.2.0/24) nor \"primary\", \"localhost\", \"all\"".to_owned()
         }),
     }
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
-    let duration = duration.duration().filter(|duration| !duration.is_zero());
-    duration.ok_or_else(|| "must be more than 0".to_owned())
 }
 
 fn masquerade_bit(text: &str) -> Result<u8, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::component_config::GoDuration;
+use super::sync::not_negative;
 
 /// Manifests, or an API server.
 #[derive(Debug, Args)]
@@ -27,12 +27,6 @@ pub(crate) struct SourceArgs {
 
     /// How long --once, and the command plan, wait for what the API server has (30s, 5m); 0 waits for
     /// ever
-    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = not_negative)]
     pub(crate) timeout: Duration,
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
-    let duration = duration.duration();
-    duration.ok_or_else(|| "must not be negative".to_owned())
 }

@@ -134,7 +134,7 @@ impl<'a> Start<'a> {
         stop_on_signal(events.clone())?;
         let args = &cli.run.node;
         let config = proxier.desired().config();
-        let monitor = observe::monitor(args, config);
+        let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
         let configz = Configz::new(cli, config);
         let mut following = Following {
@@ -142,7 +142,7 @@ impl<'a> Start<'a> {
             health: Health::new(config, monitor.clone()),
             standing: Standing::new(notices.clone()),
             args: &cli.run,
-            intervals: settings::intervals(args.audit_interval),
+            intervals: settings::intervals(cli.run.periods()),
             configz: configz.clone(),
             choice: choice.clone(),
             notices,
@@ -260,7 +260,7 @@ fn follow_settings(
     let watch = settings::follow(file, cli, &config.node_name, move |cli, settings| {
         let args = &cli.run.node;
         settings::set_oom_score(args.kube_proxy.oom_score_adj);
-        monitor.set_health_timeout(settings::health_timeout(args.audit_interval));
+        monitor.set_health_timeout(settings::health_timeout(settings.intervals.audit));
         configz.reconfigure(&cli, &settings.config);
         let _ = events.send(Event::Settings(settings));
     });

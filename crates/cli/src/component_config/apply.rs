@@ -7,7 +7,6 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use ipvs::Family;
@@ -16,7 +15,7 @@ use super::config::{Conntrack, KubeProxyConfiguration, Logging};
 use super::{FieldError, GoDuration, Note};
 use crate::args::{
     BindAddress, ConntrackArgs, DEFAULT_HEALTHZ, DEFAULT_METRICS, DetectLocal, LogArgs, LogFormat,
-    NodeArgs, NodePortAddresses, Timeout, node_name, node_port_addresses, scheduler,
+    NodeArgs, NodePortAddresses, SyncArgs, Timeout, node_name, node_port_addresses, scheduler,
 };
 
 /// Connections that kube-proxy has tracked for each processor, and at least.
@@ -37,6 +36,7 @@ pub(super) fn apply(
     fields.node(config, args);
     fields.pods(config, args);
     fields.ipvs(config, args);
+    fields.periods(config, &mut args.sync);
     fields.conntrack(&config.conntrack, &mut args.kube_proxy.conntrack);
     fields.logging(&config.logging, log);
     fields.unused(config);
@@ -267,28 +267,35 @@ impl Checker {
             let checked = self.check(path, Timeout::of(duration).map_err(error));
             *timeout = checked.unwrap_or(*timeout);
         }
-        let (section, period, least) = match &*config.mode {
-            "iptables" => (
-                "iptables",
-                config.iptables.sync_period,
-                config.iptables.min_sync_period,
-            ),
-            "nftables" => (
-                "nftables",
-                config.nftables.sync_period,
-                config.nftables.min_sync_period,
-            ),
-            _ => ("ipvs", ipvs.sync_period, ipvs.min_sync_period),
+    }
+
+    /// Those of the mode that the file is for are checked, as in kube-proxy. They are for mode ipvs
+    /// too where that stands in for a mode that svcproxy does not have.
+    fn periods(&mut self, config: &KubeProxyConfiguration, args: &mut SyncArgs) {
+        let (ipvs, iptables, nftables) = (&config.ipvs, &config.iptables, &config.nftables);
+        let ipvs = ("ipvs", ipvs.sync_period, ipvs.min_sync_period);
+        let iptables = ("iptables", iptables.sync_period, iptables.min_sync_period);
+        let nftables = ("nftables", nftables.sync_period, nftables.min_sync_period);
+        let (checked, of_ipvs) = match &*config.mode {
+            "iptables" => (iptables, ipvs),
+            "nftables" => (nftables, nftables),
+            _ => (ipvs, ipvs),
         };
-        self.not_negative(&format!("{section}.minSyncPeriod"), least);
-        args.audit_interval = if period.is_zero() {
-            Duration::from_secs(60)
-        } else {
+        let (section, sync, min_sync) = checked;
+        self.not_negative(&format!("{section}.minSyncPeriod"), min_sync);
+        if !sync.is_zero() && (sync.is_negative() || sync < min_sync) {
+            let error = format!("{sync} must be more than 0 and not less than minSyncPeriod");
             let path = format!("{section}.syncPeriod");
-            let checked = period.duration().filter(|_| period >= least);
-            let error = format!("{period} must be more than 0 and not less than minSyncPeriod");
-            let checked = self.check(&path, checked.ok_or(error));
-            checked.unwrap_or(args.audit_interval)
+            self.errors.push(FieldError::new(path, error));
+        }
+        let set = |period: GoDuration| period.duration().filter(|period| !period.is_zero());
+        *args = SyncArgs {
+            ipvs_sync_period: set(of_ipvs.1),
+            ipvs_min_sync_period: set(of_ipvs.2),
+            iptables_sync_period: set(iptables.1),
+            iptables_min_sync_period: set(iptables.2),
+            // It is svcproxy's own, and takes precedence.
+            audit_interval: args.audit_interval,
         };
     }
 

@@ -7,7 +7,9 @@ use proxier::desired::Config;
 use super::GoDuration;
 use super::config::{ClientConnection, Conntrack, DetectLocal, KubeProxyConfiguration, Logging};
 use super::decode::{API_VERSION, KIND};
-use crate::args::{self, BindAddress, Cli, LogFormat, Mode, NodeArgs, NodePortAddresses, Timeout};
+use crate::args::{
+    self, BindAddress, Cli, LogFormat, Mode, NodeArgs, NodePortAddresses, Periods, Timeout,
+};
 
 /// As kube-proxy has it where nothing else is said (pkg/proxy/apis/config/v1alpha1 `defaults.go`).
 const BIND_ADDRESS: &str = "0.0.0.0";
@@ -91,13 +93,20 @@ fn ipvs(effective: &mut KubeProxyConfiguration, args: &NodeArgs) {
 /// kube-proxy has these once for each mode; here they are for all.
 fn by_mode(effective: &mut KubeProxyConfiguration, cli: &Cli) {
     let args = &cli.run.node;
-    let period = go(args.audit_interval);
+    let Periods { audit, min_sync } = cli.run.periods();
     effective.iptables.masquerade_all = args.masquerade_all;
     effective.iptables.masquerade_bit = Some(args.masquerade_bit.into());
-    match cli.run.mode() {
-        Mode::Ipvs => effective.ipvs.sync_period = period,
-        Mode::Iptables => effective.iptables.sync_period = period,
-    }
+    let (sync, min) = match cli.run.mode() {
+        Mode::Ipvs => (
+            &mut effective.ipvs.sync_period,
+            &mut effective.ipvs.min_sync_period,
+        ),
+        Mode::Iptables => (
+            &mut effective.iptables.sync_period,
+            &mut effective.iptables.min_sync_period,
+        ),
+    };
+    (*sync, *min) = (go(audit), go(min_sync));
 }
 
 fn conntrack(args: &NodeArgs) -> Conntrack {

@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::{Fields, Note};
 use crate::args::NodeArgs;
 
-const IN_PLACE: &str = "each change is applied at once, at the cost of its own Service";
 const WATCHES: &str = "svcproxy holds a few watches, which need no limit, content type or resync";
 const GATES: &str = "svcproxy has none of kube-proxy's feature gates";
 const PROFILING: &str = "there are no profiling handlers";
@@ -13,7 +12,6 @@ const HIDDEN_METRICS: &str = "no metric is hidden";
 const LOG: &str = "the log is unbuffered, and filtered by SVCPROXY_LOG";
 const LOOPBACK: &str = "loopback addresses never serve node ports";
 const WINDOWS: &str = "for Windows";
-const AUDIT: &str = "--audit-interval is for all modes";
 const PORT: &str = "the address is given with its port";
 const RETRIED: &str = "an address in use is tried again, while Services are served";
 const USERSPACE: &str = "it is for kube-proxy's former userspace mode";
@@ -39,9 +37,6 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("enableProfiling", PROFILING),
     ("showHiddenMetricsForVersion", HIDDEN_METRICS),
     ("iptables.localhostNodePorts", LOOPBACK),
-    ("iptables.minSyncPeriod", IN_PLACE),
-    ("ipvs.minSyncPeriod", IN_PLACE),
-    ("nftables.minSyncPeriod", IN_PLACE),
     ("winkernel.networkName", WINDOWS),
     ("winkernel.sourceVip", WINDOWS),
     ("winkernel.enableDSR", WINDOWS),
@@ -109,9 +104,6 @@ pub(crate) const FLAGS: &[Flag] = &[
         Takes::Text,
         HIDDEN_METRICS,
     ),
-    flag("ipvs-min-sync-period", Takes::Duration, IN_PLACE),
-    flag("iptables-min-sync-period", Takes::Duration, IN_PLACE),
-    flag("iptables-sync-period", Takes::Duration, AUDIT),
     flag("iptables-localhost-nodeports", Takes::Switch, LOOPBACK),
     flag("vmodule", Takes::Text, LOG),
     flag("log-flush-frequency", Takes::Duration, LOG),

@@ -370,7 +370,7 @@ fn example(path: &str) -> Value {
         "iptables.syncPeriod" => json!({"mode": "iptables"}),
         path if path.ends_with("minSyncPeriod") => {
             let section = path.split('.').next().unwrap();
-            at(&format!("{section}.syncPeriod"), json!("80s"))
+            json!({"mode": section, section: {"syncPeriod": "80s"}})
         }
         path if path.starts_with("nftables.") => json!({"mode": "nftables"}),
         _ => return fields,

@@ -8,7 +8,7 @@ use proxier::desired::Config;
 use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use serde_json::{Value, json};
 
-use crate::args::{MonitorArgs, NodeArgs, ServiceMetrics};
+use crate::args::{MonitorArgs, RunArgs, ServiceMetrics};
 use crate::observe::configz::Configz;
 use crate::settings;
 
@@ -19,16 +19,16 @@ pub(crate) struct Servers {
 }
 
 /// What is told, of a node with these settings.
-pub(crate) fn monitor(args: &NodeArgs, config: &Config) -> Monitor {
+pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
     let mut families: Vec<_> = config.node_ips.iter().map(Family::of).collect();
     if families.is_empty() {
         // The Node will tell.
         families.extend([Family::V4, Family::V6]);
     }
     let mut options = Options::new(families);
-    options.health_timeout = settings::health_timeout(args.audit_interval);
-    options.all_services = args.monitor.service_metrics == ServiceMetrics::All;
-    options.service_limit = args.monitor.service_metrics_limit;
+    options.health_timeout = settings::health_timeout(args.periods().audit);
+    options.all_services = args.node.monitor.service_metrics == ServiceMetrics::All;
+    options.service_limit = args.node.monitor.service_metrics_limit;
     Monitor::new(options)
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
-use crate::args::{Cli, ConntrackArgs, KubeProxyArgs, LogArgs, MonitorArgs, NodeArgs, SourceArgs};
+use crate::args::{
+    Cli, ConntrackArgs, KubeProxyArgs, LogArgs, Mode, MonitorArgs, NodeArgs, Periods, SourceArgs,
+};
 
 /// A setting under its name in `KubeProxyConfiguration`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +32,8 @@ fn at_start(name: &'static str, value: impl Display) -> Field {
 }
 
 /// All of them, always in the same order. What the command line alone can say is left out.
-pub(super) fn fields(cli: &Cli) -> Vec<Field> {
+/// `mode` is the one in use, whatever the command line and the file say now.
+pub(super) fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
     let NodeArgs {
         monitor,
         kube_proxy,
@@ -49,13 +52,14 @@ pub(super) fn fields(cli: &Cli) -> Vec<Field> {
         ipvs_tcp_timeout,
         ipvs_tcpfin_timeout,
         ipvs_udp_timeout,
-        audit_interval,
+        sync: _,
         node_ips: _,
         zone: _,
         mark_mask: _,
         service_cidrs: _,
         drain_timeout: _,
     } = &cli.run.node;
+    let Periods { audit, min_sync } = cli.run.node.sync.periods(mode);
     let KubeProxyArgs {
         bind_address,
         oom_score_adj,
@@ -111,7 +115,8 @@ pub(super) fn fields(cli: &Cli) -> Vec<Field> {
         live("nodePortAddresses", format_args!("{nodeport_addresses:?}")),
         live("masqueradeAll", masquerade_all),
         live("masqueradeBit", masquerade_bit),
-        live("syncPeriod", format_args!("{audit_interval:?}")),
+        live("syncPeriod", format_args!("{audit:?}")),
+        live("minSyncPeriod", format_args!("{min_sync:?}")),
         live("oomScoreAdj", optional(*oom_score_adj)),
         live("ipvs.scheduler", ipvs_scheduler),
         live("ipvs.strictARP", strict_arp),

@@ -14,7 +14,7 @@ use proxier::reconcile::{Intervals, Settings};
 use proxier::source::watch::{Watch, WatchError};
 
 use self::fields::{Field, fields};
-use crate::args::{self, Cli};
+use crate::args::{self, Cli, Mode, Periods};
 use crate::commands::chain;
 use crate::component_config::{self, Note};
 use crate::node;
@@ -30,9 +30,10 @@ pub(crate) fn health_timeout(audit_interval: Duration) -> Duration {
 }
 
 /// How often the loop acts by itself.
-pub(crate) fn intervals(audit: Duration) -> Intervals {
+pub(crate) fn intervals(periods: Periods) -> Intervals {
     let mut intervals = Intervals::default();
-    intervals.audit = audit;
+    intervals.audit = periods.audit;
+    intervals.min_sync = periods.min_sync;
     intervals
 }
 
@@ -72,7 +73,7 @@ pub(crate) fn follow(
 
 /// The names of the settings that do nothing until the next start.
 pub(crate) fn taking_a_restart(cli: &Cli) -> impl Iterator<Item = &'static str> {
-    let all = fields(cli).into_iter();
+    let all = fields(cli, cli.run.mode()).into_iter();
     all.filter(|field| field.wants_restart)
         .map(|field| field.name)
 }
@@ -80,6 +81,7 @@ pub(crate) fn taking_a_restart(cli: &Cli) -> impl Iterator<Item = &'static str> 
 /// What was taken in last.
 struct Reload {
     in_force: Vec<Field>,
+    mode: Mode,
     node_name: Arc<str>,
     /// None before the first reading, of which was told at the start.
     notes: Option<Vec<Note>>,
@@ -90,7 +92,8 @@ struct Reload {
 impl Reload {
     fn new(cli: &Cli, node_name: &Arc<str>) -> Self {
         Self {
-            in_force: fields(cli),
+            in_force: fields(cli, cli.run.mode()),
+            mode: cli.run.mode(),
             node_name: Arc::clone(node_name),
             notes: None,
             error: None,
@@ -123,7 +126,7 @@ impl Reload {
             new.for_each(Note::log);
         }
         let mut is_changed = false;
-        for (before, now) in self.in_force.iter_mut().zip(fields(&cli)) {
+        for (before, now) in self.in_force.iter_mut().zip(fields(&cli, self.mode)) {
             let (name, old, new) = (now.name, &before.value, &now.value);
             if old == new {
                 continue;
@@ -138,7 +141,7 @@ impl Reload {
         }
         // What is followed goes by it.
         config.node_name = Arc::clone(&self.node_name);
-        let intervals = intervals(cli.run.node.audit_interval);
+        let intervals = intervals(cli.run.node.sync.periods(self.mode));
         is_changed.then(|| (cli, Settings::new(Arc::new(config), intervals)))
     }
 }

@@ -36,7 +36,7 @@ fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) 
     let mut reload = Reload::new(&before, &"node-a".into());
     let start = reload.in_force.clone();
     let (after, notes) = cli(&[], after).unwrap();
-    let asked = fields(&after);
+    let asked = fields(&after, before.run.mode());
     let settings = reload.take_in(Ok((after, notes)), config);
     let differ = |one: &[Field], other: &[Field]| -> Vec<_> {
         let pairs = one
@@ -55,7 +55,7 @@ fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) 
 
 #[test]
 fn each_field_takes_effect_or_takes_a_restart() {
-    let rows: [(&str, &[&str], &[&str]); 14] = [
+    let rows: [(&str, &[&str], &[&str]); 15] = [
         ("", &[], &[]),
         ("ipvs: {scheduler: lc}", &["ipvs.scheduler"], &[]),
         (
@@ -64,6 +64,11 @@ fn each_field_takes_effect_or_takes_a_restart() {
             &[],
         ),
         ("ipvs: {syncPeriod: 5m}", &["syncPeriod"], &[]),
+        (
+            "ipvs: {minSyncPeriod: 3s, syncPeriod: 1m}",
+            &["minSyncPeriod"],
+            &[],
+        ),
         ("clusterCIDR: 10.244.0.0/16", &["clusterCIDR"], &[]),
         ("nodePortAddresses: [primary]", &["nodePortAddresses"], &[]),
         (
@@ -91,7 +96,7 @@ fn each_field_takes_effect_or_takes_a_restart() {
         ),
         // What has no effect changes nothing.
         (
-            "featureGates: {A: true}\nipvs: {minSyncPeriod: 1s}",
+            "featureGates: {A: true}\niptables: {minSyncPeriod: 2s}",
             &[],
             &[],
         ),
@@ -115,13 +120,14 @@ fn settings_of_a_running_proxy_are_those_of_a_new_one() {
     let (before, _) = cli(&["--drain-timeout=7"], "").unwrap();
     let mut reload = Reload::new(&before, &"node-a".into());
     let after = "hostnameOverride: node-a\nclusterCIDR: 10.244.0.0/16\n\
-                 ipvs: {scheduler: lc, syncPeriod: 5m, strictARP: true}\n";
+                 ipvs: {scheduler: lc, syncPeriod: 5m, minSyncPeriod: 2s, strictARP: true}\n";
     let (_, settings) = reload
         .take_in(cli(&["--drain-timeout=7"], after), config)
         .unwrap();
     let (new, _) = cli(&["--drain-timeout=7"], after).unwrap();
     assert_eq!(*settings.config, config(&new.run.node).unwrap());
     assert_eq!(settings.intervals.audit, Duration::from_secs(300));
+    assert_eq!(settings.intervals.min_sync, Duration::from_secs(2));
 }
 
 #[test]

@@ -102,16 +102,23 @@ pub struct Intervals {
     pub last_retry: Duration,
     /// Between looks at connections while real servers drain.
     pub drain: Duration,
+    /// Between syncs for changes, at least, once `burst` of them went at once; zero for no limit.
+    pub min_sync: Duration,
+    /// Syncs for changes that go at once, in spite of `min_sync`.
+    pub burst: u32,
 }
 
 impl Default for Intervals {
-    /// An audit a minute, retries after 1 to 30 seconds, a look a second while draining.
+    /// An audit a minute, retries after 1 to 30 seconds, a look a second while draining, and no
+    /// limit on syncs. The burst is kube-proxy's (`burstSyncs`).
     fn default() -> Self {
         Self {
             audit: Duration::from_secs(60),
             first_retry: Duration::from_secs(1),
             last_retry: Duration::from_secs(30),
             drain: Duration::from_secs(1),
+            min_sync: Duration::ZERO,
+            burst: 2,
         }
     }
 }

@@ -1,0 +1,115 @@
+//! Flags that say how often the node is synced and audited.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Mode;
+use super::node::NODE;
+use crate::component_config::GoDuration;
+
+/// kube-proxy's iptables mode waits so long by default (`defaults.go`); its IPVS mode does not.
+const IPTABLES_MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
+
+/// Periods, by kube-proxy's mode where kube-proxy has one for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub(crate) struct SyncArgs {
+    /// Time between audits, which compare the node with the desired state [default: 1m, or the
+    /// mode's syncPeriod in --config]; shorten it if other software changes svcproxy's rules
+    #[arg(long, value_name = "DURATION", value_parser = positive, help_heading = NODE)]
+    pub(crate) audit_interval: Option<Duration>,
+
+    /// Time between audits in mode ipvs
+    #[arg(long, value_name = "DURATION", value_parser = positive, hide = true)]
+    pub(crate) ipvs_sync_period: Option<Duration>,
+
+    /// Time between audits in mode iptables
+    #[arg(long, value_name = "DURATION", value_parser = positive, hide = true)]
+    pub(crate) iptables_sync_period: Option<Duration>,
+
+    /// Shortest time between syncs in mode ipvs [default: 0s]; raise it where endpoints change all
+    /// the time and syncs take too much CPU
+    #[arg(long, value_name = "DURATION", value_parser = not_negative, help_heading = NODE)]
+    pub(crate) ipvs_min_sync_period: Option<Duration>,
+
+    /// Shortest time between syncs in mode iptables [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = not_negative, help_heading = NODE)]
+    pub(crate) iptables_min_sync_period: Option<Duration>,
+}
+
+/// The periods of the mode in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Periods {
+    /// Between audits.
+    pub(crate) audit: Duration,
+    /// Between syncs for changes, at least.
+    pub(crate) min_sync: Duration,
+}
+
+impl SyncArgs {
+    pub(crate) fn periods(&self, mode: Mode) -> Periods {
+        let (sync, min_sync, default_min_sync) = match mode {
+            Mode::Ipvs => (
+                self.ipvs_sync_period,
+                self.ipvs_min_sync_period,
+                Duration::ZERO,
+            ),
+            Mode::Iptables => (
+                self.iptables_sync_period,
+                self.iptables_min_sync_period,
+                IPTABLES_MIN_SYNC_PERIOD,
+            ),
+        };
+        Periods {
+            audit: self
+                .audit_interval
+                .or(sync)
+                .unwrap_or(Duration::from_secs(60)),
+            min_sync: min_sync.unwrap_or(default_min_sync),
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    let duration = not_negative(text)?;
+    let duration = Some(duration).filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "must be more than 0".to_owned())
+}
+
+/// A duration as Go reads it, zero included.
+pub(super) fn not_negative(text: &str) -> Result<Duration, String> {
+    let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let duration = duration.duration();
+    duration.ok_or_else(|| "must not be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_has_its_own_periods_and_the_audit_interval_wins() {
+        let secs = Duration::from_secs;
+        let args = SyncArgs {
+            audit_interval: None,
+            ipvs_sync_period: Some(secs(5)),
+            ipvs_min_sync_period: Some(secs(2)),
+            iptables_sync_period: Some(secs(7)),
+            iptables_min_sync_period: Some(secs(3)),
+        };
+        let periods = |args: SyncArgs, mode| {
+            let Periods { audit, min_sync } = args.periods(mode);
+            (audit.as_secs(), min_sync.as_secs())
+        };
+        assert_eq!(periods(args, Mode::Ipvs), (5, 2));
+        assert_eq!(periods(args, Mode::Iptables), (7, 3));
+        let audit_interval = Some(secs(9));
+        let given = SyncArgs {
+            audit_interval,
+            ..args
+        };
+        assert_eq!(periods(given, Mode::Ipvs), (9, 2));
+        assert_eq!(periods(SyncArgs::default(), Mode::Ipvs), (60, 0));
+        assert_eq!(periods(SyncArgs::default(), Mode::Iptables), (60, 1));
+    }
+}
