@@ -180,4 +180,6 @@ fn apply_text(
 }
 
 #[cfg(test)]
+mod clusters;
+#[cfg(test)]
 mod tests;
