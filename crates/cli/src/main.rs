@@ -15,6 +15,8 @@ mod scenarios;
 mod settings;
 mod source;
 mod takeover;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::process::ExitCode;
@@ -48,8 +50,14 @@ impl From<Ending> for ExitCode {
 fn main() -> ExitCode {
     let mut cli = args::parse();
     let notes = component_config::take_in(&mut cli);
-    // What is read may say how to log.
-    logging::init(&cli.log);
+    // The file may set the log's form and level.
+    let _guard = match logging::init(&cli.log, cli.log_waits()) {
+        Ok(guard) => guard,
+        Err(error) => {
+            logging::fatal(&error.to_string());
+            return Ending::InvalidInput.into();
+        }
+    };
     match notes
         .map_err(Into::into)
         .and_then(|notes| dispatch(&cli, &notes))

@@ -256,6 +256,51 @@ fn configurations_with_what_kube_proxy_ignores_are_read() {
 }
 
 #[test]
+fn a_log_filter_that_means_nothing_is_wrong_usage_and_none_hides_errors() {
+    let nothing = ["plan", "--manifests=nothing", "--log-format=json"];
+    for filter in ["debgu", "proxier=loud", "info,verbose"] {
+        let (_, log, code) = run(svcproxy(&nothing).env("SVCPROXY_LOG", filter));
+        assert_eq!(code, 2, "{log}");
+        let log = messages(&log);
+        assert!(log.starts_with("ERROR SVCPROXY_LOG: "), "{log}");
+    }
+    for filter in ["", "off", "proxier=debug", "hyper=trace"] {
+        let (_, log, code) = run(svcproxy(&nothing).env("SVCPROXY_LOG", filter));
+        assert_eq!(code, 2, "{log}");
+        let log = messages(&log);
+        assert!(log.contains("ERROR nothing: "), "{filter}: {log}");
+    }
+}
+
+/// Nobody who reads the log, and nowhere to write it.
+#[test]
+fn losing_the_log_changes_nothing() {
+    let manifests = manifests(&[("wrong.yaml", "kind: Service\napiVersion: v1\n")]);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    for (what, stderr) in [("full", Stdio::from(full)), ("closed", Stdio::from(closed))] {
+        let output = plan(manifests.path(), &["-v=6"]).stderr(stderr).output();
+        assert_eq!(output.unwrap().status.code(), Some(2), "{what}");
+    }
+}
+
+/// A name of a file, and a field's value, with a terminal's controls.
+#[test]
+fn what_is_quoted_in_the_log_is_escaped() {
+    let name = "a\n\u{1b}[31m\u{202e}.yaml";
+    let kind = "kind: \"Ser\\x1b]0;x\\x07\\u202Evice\"\napiVersion: v1\n";
+    let manifests = manifests(&[(name, kind)]);
+    for form in ["--log-format=text", "--log-format=json"] {
+        let (_, log, code) = run(&mut plan(manifests.path(), &[form]));
+        assert_eq!(code, 0, "{log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
+        let hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!log.contains(hidden), "{log:?}");
+    }
+}
+
+#[test]
 fn a_configuration_that_cannot_be_used_is_wrong_usage() {
     let file = "kind: KubeProxyConfiguration\n\
                 apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\

@@ -14,6 +14,8 @@ mod follower;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/lab.rs"]
 mod lab;
+#[path = "netns/log.rs"]
+mod log;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;

@@ -32,6 +32,8 @@ use clap::{
 use ipnet::IpNet;
 use ipvs::Family;
 
+use crate::logging::Waits;
+
 /// Makes Kubernetes Services work on this node, with the kernel's IPVS.
 ///
 /// Reads Services and their endpoints from the cluster's API server or from manifests, programs
@@ -154,6 +156,14 @@ fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
 }
 
 impl Cli {
+    /// Whether a reader of the log that is slow may hold the command up.
+    pub(crate) fn log_waits(&self) -> Waits {
+        match &self.command {
+            None | Some(Command::Cleanup(_)) => Waits::Nobody,
+            Some(_) => Waits::Program,
+        }
+    }
+
     /// Those of the command that say what the node is and how it is to serve, if it has some.
     pub(crate) fn node_mut(&mut self) -> Option<&mut NodeArgs> {
         match &mut self.command {

@@ -12,25 +12,58 @@ pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use status::status;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::iter;
 
 use proxier::mode::ApplyReport;
 use proxier::mode::PlanSteps;
-use proxier::source::Diagnostic;
+use proxier::source::{Diagnostic, Location};
 
-/// Logs what a reading of the manifests has to say.
-fn log_diagnostics(diagnostics: &[Diagnostic]) {
-    for diagnostic in diagnostics {
-        if diagnostic.is_error() {
-            tracing::error!("{diagnostic}");
-        } else if diagnostic.location.is_none() {
-            // Said again at each change of the object; what matters is a notice.
-            tracing::debug!("{diagnostic}");
-        } else {
-            tracing::info!("{diagnostic}");
+/// Logs what readings of a source report, that of manifests once for as long as it stands: each
+/// reading reports all of them.
+#[derive(Debug, Default)]
+struct DiagnosticLog {
+    standing: BTreeSet<Diagnostic>,
+}
+
+impl DiagnosticLog {
+    fn log(&mut self, diagnostics: &[Diagnostic]) {
+        let mut standing = BTreeSet::new();
+        for diagnostic in diagnostics {
+            let is_new = match &diagnostic.location {
+                Some(location) => {
+                    let about = without_position(diagnostic, location);
+                    let is_new = !self.standing.contains(&about);
+                    standing.insert(about);
+                    is_new
+                }
+                None => true,
+            };
+            if !is_new {
+                continue;
+            }
+            if diagnostic.is_error() {
+                tracing::error!("{diagnostic}");
+            } else if diagnostic.location.is_none() {
+                // Reported at each change of the object; what matters is a notice.
+                tracing::debug!("{diagnostic}");
+            } else {
+                tracing::info!("{diagnostic}");
+            }
         }
+        self.standing = standing;
     }
+}
+
+/// The diagnostic as it stays when other objects of its file come and go.
+fn without_position(diagnostic: &Diagnostic, location: &Location) -> Diagnostic {
+    let mut fixed = Location::new(&location.file);
+    if diagnostic.object.is_none() {
+        fixed.document = location.document;
+        fixed.item.clone_from(&location.item);
+    }
+    diagnostic.clone().at(fixed)
 }
 
 /// Logs the steps that failed.
@@ -58,4 +91,46 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::subscriber::with_default;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::testing::Lines;
+
+    fn note(line: usize, object: &str) -> Diagnostic {
+        let mut location = Location::new("web.yaml");
+        location.line = Some(line);
+        location.document = Some(line / 10);
+        let note = Diagnostic::note("not served");
+        note.with_object(format!("Service default/{object}"))
+            .at(location)
+    }
+
+    #[test]
+    fn what_stands_is_logged_once_and_again_after_it_was_gone() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::registry().with(lines.layer());
+        with_default(subscriber, || {
+            let mut log = DiagnosticLog::default();
+            let all: Vec<_> = (0..300).map(|n| note(n * 10, &n.to_string())).collect();
+            log.log(&all);
+            assert_eq!(lines.take().len(), 300);
+            // A document before them moves them all.
+            let moved: Vec<_> = (0..300)
+                .map(|n| note(n * 10 + 10, &n.to_string()))
+                .collect();
+            log.log(&moved);
+            assert_eq!(lines.take(), [""; 0]);
+            log.log(&[note(0, "new"), note(10, "7")]);
+            let new = lines.take();
+            assert_eq!(new.len(), 1, "{new:?}");
+            assert!(new[0].contains("Service default/new"), "{new:?}");
+            log.log(&all);
+            assert_eq!(lines.take().len(), 299);
+        });
+    }
 }

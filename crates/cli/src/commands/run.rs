@@ -21,7 +21,7 @@ use proxier::source::watch::Watch;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{chain, log_diagnostics, log_failures};
+use super::{DiagnosticLog, chain, log_failures};
 use crate::Ending;
 use crate::args::{Cli, Mode, RunArgs};
 use crate::mode::{Choice, Lookout};
@@ -99,14 +99,14 @@ struct Start<'a> {
 impl<'a> Start<'a> {
     fn once<B: DataPlane>(self, mut proxier: Proxier<B>) -> anyhow::Result<Ending> {
         let reading = self.source.read()?;
-        log_diagnostics(&reading.diagnostics);
+        DiagnosticLog::default().log(&reading.diagnostics);
         let invalid = reading.has_errors();
         let report = proxier
             .handle(reading.changes)?
             .context("not every kind of object could be read")?;
         let config = proxier.desired().config();
         let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
-        log_sync(&report);
+        log_sync(&report, true);
         Standing::new(self.notices).follow(&proxier, &report);
         predecessors.follow(&proxier, &report);
         let is_success = report.is_complete() && predecessors.are_gone();
@@ -139,6 +139,7 @@ impl<'a> Start<'a> {
         let configz = Configz::new(cli, config);
         let mut following = Following {
             lookout: None,
+            has_synced: false,
             health: Health::new(config, monitor.clone()),
             standing: Standing::new(notices.clone()),
             args: &cli.run,
@@ -156,8 +157,9 @@ impl<'a> Start<'a> {
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
         let _settings = file.map(follow).transpose()?;
         let queue = monitor.clone();
+        let mut diagnostics = DiagnosticLog::default();
         let source = source.follow(move |reading| {
-            log_diagnostics(&reading.diagnostics);
+            diagnostics.log(&reading.diagnostics);
             queue.queued(&reading.changes);
             // The receiver is gone only when we are about to end.
             let _ = events.send(Event::Changes(reading.changes));
@@ -177,6 +179,7 @@ struct Following<'a> {
     choice: Choice,
     /// While another mode serves than the one that was asked for.
     lookout: Option<Lookout>,
+    has_synced: bool,
     notices: Notices,
     monitor: Monitor,
     health: Health,
@@ -208,7 +211,7 @@ impl Following<'_> {
             };
             match round.result {
                 Ok(report) => {
-                    log_sync(report);
+                    log_sync(report, !std::mem::replace(&mut self.has_synced, true));
                     self.standing.follow(proxier, report);
                     predecessors.follow(proxier, report);
                 }
@@ -283,11 +286,11 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what was done.
-fn log_sync<P: PlanSteps>(report: &SyncReport<P>) {
+/// Logs what was done; all but the first sync is routine.
+fn log_sync<P: PlanSteps>(report: &SyncReport<P>, is_first: bool) {
     log_failures(&report.plan, &report.applied);
     if report.kind == SyncKind::Drained {
-        tracing::info!(real_servers = report.plan.count(), "drained");
+        tracing::debug!(real_servers = report.plan.count(), "drained");
         return;
     }
     let Counts {
@@ -299,17 +302,26 @@ fn log_sync<P: PlanSteps>(report: &SyncReport<P>) {
         flows,
         ..
     } = report.applied.counts;
-    tracing::info!(
-        full = report.kind == SyncKind::Full,
-        steps = report.plan.count(),
-        failed = report.applied.failures.len(),
-        left_out = report.applied.refused.len(),
-        ipvs_changes,
-        transactions,
-        elements,
-        routes,
-        sysctls,
-        flows,
-        "synced"
-    );
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(
+                full = report.kind == SyncKind::Full,
+                steps = report.plan.count(),
+                failed = report.applied.failures.len(),
+                left_out = report.applied.refused.len(),
+                ipvs_changes,
+                transactions,
+                elements,
+                routes,
+                sysctls,
+                flows,
+                "synced"
+            )
+        };
+    }
+    if is_first {
+        log!(info);
+    } else {
+        log!(debug);
+    }
 }

@@ -221,7 +221,7 @@ fn what_kube_proxy_ignores_is_named_and_ignored() {
             "logging: {vmodule: [{filePattern: a, level: 3}]}",
             &[
                 "logging.vmodule[0].level is not a field of KubeProxyConfiguration and has no effect",
-                "logging.vmodule has no effect: the log is unbuffered, and filtered by SVCPROXY_LOG",
+                "logging.vmodule has no effect: the log is one stream without a buffer to set; SVCPROXY_LOG filters it",
             ],
         ),
         (

@@ -22,6 +22,8 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn start(command: &mut Command) -> Self {
+        // Syncs are logged at the level debug.
+        command.env("SVCPROXY_LOG", "info,svcproxy=debug");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));

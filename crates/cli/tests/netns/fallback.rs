@@ -175,7 +175,7 @@ fn check_without_privileges_says_so() {
 }
 
 /// What a server of the node answers, head and all.
-fn fetch(lab: &Lab, port: u16, path: &str) -> String {
+pub(crate) fn fetch(lab: &Lab, port: u16, path: &str) -> String {
     lab.node().enter(|| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n").unwrap();

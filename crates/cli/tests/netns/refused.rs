@@ -10,7 +10,7 @@ use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE};
 
 /// A Service with one endpoint.
-fn manifest(name: &str, address: &str, endpoint: &str) -> String {
+pub(crate) fn manifest(name: &str, address: &str, endpoint: &str) -> String {
     format!(
         "
 apiVersion: v1

@@ -16,7 +16,7 @@ use proxier::mode::ipvs::IpvsBackend;
 use proxier::mode::ipvs::plan::Scope;
 use proxier::store::Store;
 
-use super::log_diagnostics;
+use super::DiagnosticLog;
 use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
 use crate::{Ending, node};
@@ -42,7 +42,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     }
     let settings = node::config(&args.node)?;
     let reading = Source::new(&args.node.source, &settings.node_name).read()?;
-    log_diagnostics(&reading.diagnostics);
+    DiagnosticLog::default().log(&reading.diagnostics);
     let ending = if reading.has_errors() {
         Ending::InvalidInput
     } else {

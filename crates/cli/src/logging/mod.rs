@@ -1,0 +1,238 @@
+//! The log, on standard error.
+//!
+//! Nothing that happens to it is felt by the program: a reader that has gone, a full disk or a pipe
+//! that nobody reads costs lines, which are counted, and neither time nor the process.
+
+mod escape;
+mod queue;
+
+use std::env;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::fmt::{MakeWriter, format};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+pub(crate) use self::escape::write_field;
+use self::escape::write_json;
+use self::queue::Queue;
+use crate::args::{LogArgs, LogFormat};
+
+/// How long the end of the program waits for lines that are not written yet.
+const FLUSH: Duration = Duration::from_secs(1);
+
+const VARIABLE: &str = "SVCPROXY_LOG";
+
+/// Who waits for a reader that is slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// The program: for commands that end by themselves.
+    Program,
+    /// Nobody: what does not fit into a queue is lost, and counted.
+    Nobody,
+}
+
+/// A filter that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{VARIABLE}: {problem}: write a level (error, warn, info, debug, trace), or TARGET=LEVEL, \
+     separated by commas"
+)]
+pub(crate) struct FilterError {
+    problem: String,
+}
+
+/// Writes what is left of the log when it is dropped, for a second at most.
+#[derive(Debug)]
+pub(crate) struct Guard(Option<Queue>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.0 {
+            queue.flush(FLUSH);
+        }
+    }
+}
+
+/// Sets up the log. Colour only on a terminal, and not where `NO_COLOR` is set.
+///
+/// # Errors
+///
+/// If `SVCPROXY_LOG` is no filter. The log then has the level that `args` say.
+pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
+    let level = level(args.verbosity);
+    let given = env::var_os(VARIABLE).filter(|text| !text.is_empty());
+    let given = given
+        .map(|text| filter(&text.to_string_lossy()))
+        .transpose();
+    let (wanted, error) = match given {
+        Ok(wanted) => (wanted, None),
+        Err(error) => (None, Some(error)),
+    };
+    let wanted = wanted.unwrap_or_else(|| EnvFilter::new(level));
+    // Whatever else is filtered, errors are shown.
+    let filter = wanted.or(LevelFilter::ERROR);
+    let colour =
+        io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let is_json = args.log_format == Some(LogFormat::Json);
+    // The error is all that will be logged.
+    let waits = if error.is_some() {
+        Waits::Program
+    } else {
+        waits
+    };
+    let (output, queue) = Output::open(waits, is_json);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(output)
+        .with_ansi(colour)
+        .with_target(false)
+        // It would tell on standard error, and panic if that fails.
+        .log_internal_errors(false);
+    let layer = if is_json {
+        layer.json().flatten_event(true).with_filter(filter).boxed()
+    } else {
+        let fields = format::debug_fn(write_field).delimited(" ");
+        layer.fmt_fields(fields).with_filter(filter).boxed()
+    };
+    tracing_subscriber::registry().with(layer).init();
+    error.map_or(Ok(Guard(queue)), Err)
+}
+
+/// Says why the program ends.
+pub(crate) fn fatal(message: &str) {
+    tracing::error!("{message}");
+}
+
+/// klog's levels: 4 is for debugging, 6 for what is sent and received.
+fn level(verbosity: Option<u32>) -> &'static str {
+    match verbosity {
+        None | Some(0..4) => "info",
+        Some(4..6) => "debug",
+        Some(_) => "trace",
+    }
+}
+
+/// A filter of `SVCPROXY_LOG`. `EnvFilter` takes any single word for a target, so that a level with
+/// a typing error would hide nearly all.
+fn filter(text: &str) -> Result<EnvFilter, FilterError> {
+    let directives: Vec<_> = text.split(',').map(str::trim).collect();
+    for directive in directives.iter().filter(|_| !text.contains('[')) {
+        if !directive.contains('=') && LevelFilter::from_str(directive).is_err() {
+            let problem = format!("{directive:?} is not a level");
+            return Err(FilterError { problem });
+        }
+    }
+    EnvFilter::try_new(directives.join(",")).map_err(|error| FilterError {
+        problem: format!("{text:?}: {error}"),
+    })
+}
+
+/// Where lines go.
+#[derive(Debug)]
+struct Output {
+    to: To,
+    is_json: bool,
+}
+
+#[derive(Debug)]
+enum To {
+    /// Without `std`'s lock, which a writer that blocks would hold.
+    File(Mutex<File>),
+    Queue(Queue),
+    Nowhere,
+}
+
+impl Output {
+    /// Standard error, and the queue before it where there is one. If neither can be had, lines go
+    /// nowhere.
+    fn open(waits: Waits, is_json: bool) -> (Self, Option<Queue>) {
+        let file = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+        let to = file.and_then(|file| match waits {
+            Waits::Program => Ok(To::File(Mutex::new(file))),
+            Waits::Nobody => Queue::start(file).map(To::Queue),
+        });
+        let to = to.unwrap_or(To::Nowhere);
+        let queue = match &to {
+            To::Queue(queue) => Some(queue.clone()),
+            To::File(_) | To::Nowhere => None,
+        };
+        (Self { to, is_json }, queue)
+    }
+}
+
+/// One event; the subscriber writes it in one piece.
+struct Line<'a>(&'a Output);
+
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut escaped = Vec::new();
+        let text = if self.0.is_json {
+            write_json(&mut escaped, line);
+            &escaped
+        } else {
+            line
+        };
+        match &self.0.to {
+            To::File(file) => {
+                if let Ok(mut file) = file.lock() {
+                    // There is nobody to tell.
+                    let _ = file.write_all(text);
+                }
+            }
+            To::Queue(queue) => queue.push(text),
+            To::Nowhere => {}
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_that_mean_nothing_are_errors() {
+        for good in [
+            "info",
+            "DEBUG",
+            "off",
+            "warn,proxier=debug",
+            "proxier::source=trace, hyper=off",
+            "debug,[span{a=b}]=trace",
+        ] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "debgu",
+            "warning",
+            "proxier",
+            "info,verbose",
+            "proxier=loud",
+            "=",
+        ] {
+            let error = filter(bad).unwrap_err().to_string();
+            assert!(error.starts_with("SVCPROXY_LOG: \""), "{error}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Lines that wait for whoever reads the log.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// Most bytes that wait: some 20,000 lines.
+const MOST: usize = 4 << 20;
+
+/// A bounded queue of lines with a thread that writes them. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Queue(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: VecDeque<Box<[u8]>>,
+    bytes: usize,
+    is_writing: bool,
+    /// Lines that found no room, or could not be written, since that was last reported.
+    lost: u64,
+}
+
+impl Queue {
+    /// Starts the thread, which lives as long as the process.
+    pub(super) fn start(out: File) -> io::Result<Self> {
+        let queue = Self(Arc::default());
+        let writer = queue.clone();
+        let thread = thread::Builder::new().name("log".to_owned());
+        thread.spawn(move || writer.write_to(out))?;
+        Ok(queue)
+    }
+
+    /// Adds a line, or counts it as lost. Waits for nothing.
+    pub(super) fn push(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.bytes + line.len() > MOST {
+            state.lost += 1;
+            return;
+        }
+        state.bytes += line.len();
+        state.lines.push_back(line.into());
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, but no longer than this.
+    pub(super) fn flush(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let mut state = self.lock();
+        while state.is_writing || !state.lines.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.0.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_to(&self, mut out: File) {
+        let mut is_torn = false;
+        loop {
+            let line = self.next();
+            let result = write(&mut out, &line, &mut is_torn);
+            let mut state = self.lock();
+            state.is_writing = false;
+            if result.is_err() {
+                state.lost += 1;
+            }
+            let lost = if result.is_ok() {
+                std::mem::take(&mut state.lost)
+            } else {
+                0
+            };
+            drop(state);
+            if lost > 0 {
+                // It becomes a line of the queue as any other.
+                tracing::warn!(lines = lost, "log lines lost: standard error took no more");
+            }
+            self.0.changed.notify_all();
+        }
+    }
+
+    fn next(&self) -> Box<[u8]> {
+        let mut state = self.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                state.bytes -= line.len();
+                state.is_writing = true;
+                return line;
+            }
+            let waited = self.0.changed.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Writes a line, behind a line break if the one before was torn. Waits for room in a pipe that does
+/// not block.
+fn write(out: &mut File, line: &[u8], is_torn: &mut bool) -> io::Result<()> {
+    let mut left = line;
+    if *is_torn {
+        write_some(out, b"\n")?;
+    }
+    *is_torn = false;
+    while !left.is_empty() {
+        let written = write_some(out, left)?;
+        left = left.get(written..).unwrap_or_default();
+        *is_torn = !left.is_empty();
+    }
+    Ok(())
+}
+
+fn write_some(out: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match out.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => return Ok(written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let out = out.as_fd();
+                poll(&mut [PollFd::new(&out, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, pipe};
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    /// Longer than any step of a test takes, on a machine under load.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn queue(out: impl Into<OwnedFd>) -> Queue {
+        Queue::start(File::from(out.into())).unwrap()
+    }
+
+    #[test]
+    fn nobody_reads_and_nobody_waits() {
+        let (reader, writer) = pipe().unwrap();
+        let queue = queue(writer);
+        // More than the pipe and the queue hold.
+        let line = [b'x'; 999];
+        let line = [&line[..], b"\n"].concat();
+        let count = 2 * MOST / line.len();
+        for _ in 0..count {
+            queue.push(&line);
+        }
+        let (bytes, lost) = {
+            let state = queue.lock();
+            (state.bytes, state.lost)
+        };
+        assert!(bytes <= MOST);
+        assert!(lost > 0);
+        // It gives up.
+        queue.flush(Duration::from_millis(1));
+        // Once somebody reads, all that was kept comes, in whole lines.
+        let kept = count as u64 - lost;
+        let lines = BufReader::new(reader)
+            .lines()
+            .take(usize::try_from(kept).unwrap());
+        assert!(lines.map(Result::unwrap).all(|read| read.len() == 999));
+        queue.flush(PATIENCE);
+        // With the line about them, which goes through this process's subscriber, if any.
+        assert_eq!(queue.lock().lost, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let queue = queue(full);
+        for _ in 0..3 {
+            queue.push(b"line\n");
+        }
+        queue.flush(PATIENCE);
+        assert_eq!(queue.lock().lost, 3);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_costs_lines_only() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let queue = queue(writer);
+        queue.push(b"line\n");
+        queue.flush(PATIENCE);
+        assert_eq!(queue.lock().lost, 1);
+    }
+
+    #[test]
+    fn a_pipe_that_does_not_block_is_waited_for() {
+        let (reader, writer) = pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let queue = queue(writer);
+        let count = 1000;
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        for _ in 0..count {
+            queue.push(&line);
+        }
+        let lines = BufReader::new(reader).lines().take(count);
+        assert!(lines.map(Result::unwrap).all(|read| read.len() == 999));
+        queue.flush(PATIENCE);
+        assert_eq!(queue.lock().lost, 0);
+    }
+}
