@@ -10,8 +10,8 @@ use super::sync::not_negative;
 /// Manifests, or an API server.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// Files or directories of YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node
-    /// [default: the API server's objects]
+    /// Files or directories of YAML or JSON, or - for standard input: Service, EndpointSlice,
+    /// Endpoints, Pod, Node [default: the API server's objects]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
 

@@ -18,7 +18,7 @@ use std::iter;
 
 use proxier::mode::ApplyReport;
 use proxier::mode::PlanSteps;
-use proxier::source::{Diagnostic, Location};
+use proxier::source::{Diagnostic, Location, Severity};
 
 /// Logs what readings of a source report, that of manifests once for as long as it stands: each
 /// reading reports all of them.
@@ -43,13 +43,12 @@ impl DiagnosticLog {
             if !is_new {
                 continue;
             }
-            if diagnostic.is_error() {
-                tracing::error!("{diagnostic}");
-            } else if diagnostic.location.is_none() {
-                // Reported at each change of the object; what matters is a notice.
-                tracing::debug!("{diagnostic}");
-            } else {
-                tracing::info!("{diagnostic}");
+            match diagnostic.severity {
+                Severity::Error => tracing::error!("{diagnostic}"),
+                Severity::Warning => tracing::warn!("{diagnostic}"),
+                // Reported at each change of the object; what an operator must know is a notice.
+                _ if diagnostic.location.is_none() => tracing::debug!("{diagnostic}"),
+                _ => tracing::info!("{diagnostic}"),
             }
         }
         self.standing = standing;

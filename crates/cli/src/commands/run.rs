@@ -103,7 +103,7 @@ impl<'a> Start<'a> {
         let invalid = reading.has_errors();
         let report = proxier
             .handle(reading.changes)?
-            .context("not every kind of object could be read")?;
+            .context("nothing was changed: not every object could be read")?;
         let config = proxier.desired().config();
         let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
         log_sync(&report, true);

@@ -15,6 +15,7 @@ use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step, VirtualServerState
 use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, cleanup};
 use proxier::notice::Subject;
 use proxier::reconcile::SyncReport;
+use proxier::source::Severity;
 use proxier::source::manifest::{Manifests, Reading};
 use proxier::store::Store;
 use tempfile::TempDir;
@@ -98,11 +99,10 @@ impl<'a> Player<'a> {
     /// The first act: what the node should have.
     pub(super) fn first(&mut self, act: &Act) -> String {
         let reading = self.read(&act.documents);
-        let report = self
-            .proxier
-            .handle(reading.changes.clone())
-            .unwrap()
-            .unwrap();
+        let report = self.proxier.handle(reading.changes.clone()).unwrap();
+        let Some(report) = report else {
+            return format!("nothing is changed\n\nlog:\n{}", self.log_reading(&reading));
+        };
         let mut text = Text(self.proxier.desired()).to_string();
         let log = self.log(&reading, &report);
         if !log.is_empty() {
@@ -176,8 +176,11 @@ impl<'a> Player<'a> {
     fn finish(mut self) {
         self.restart();
         let reading = self.manifests.read();
-        let plan = self.proxier.handle(reading.changes).unwrap().unwrap().plan;
-        assert!(plan.is_empty(), "after a restart:\n{}", Steps(&plan));
+        // Nothing is done either while not all could be read.
+        if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
+            let plan = report.plan;
+            assert!(plan.is_empty(), "after a restart:\n{}", Steps(&plan));
+        }
 
         let mut backend = self.node.backend().unwrap();
         let removed = cleanup(&mut backend).unwrap().applied;
@@ -198,19 +201,24 @@ impl<'a> Player<'a> {
         reading
     }
 
-    /// What is logged of a reading and what became of it.
-    fn log(&mut self, reading: &Reading, report: &SyncReport) -> String {
+    /// What is logged of a reading.
+    fn log_reading(&self, reading: &Reading) -> String {
         let mut log = String::new();
         for diagnostic in &reading.diagnostics {
-            let level = if diagnostic.is_error() {
-                "ERROR"
-            } else {
-                "INFO"
+            let level = match diagnostic.severity {
+                Severity::Error => "ERROR",
+                Severity::Warning => "WARN",
+                _ => "INFO",
             };
             writeln!(log, "{level} {diagnostic}").unwrap();
         }
         let directory = format!("{}/", self.directory.path().display());
-        log = log.replace(&directory, "");
+        log.replace(&directory, "")
+    }
+
+    /// What is logged of a reading and what became of it.
+    fn log(&mut self, reading: &Reading, report: &SyncReport) -> String {
+        let mut log = self.log_reading(reading);
         if let Some(error) = self.proxier.node_error() {
             writeln!(log, "WARN {error}").unwrap();
         }

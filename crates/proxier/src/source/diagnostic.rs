@@ -1,4 +1,4 @@
-//! What a source has to say of its input.
+//! Findings of a source about its input.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,22 +8,22 @@ use crate::escaped::Escaped;
 /// Longest text of a message or field: what a file holds may be megabytes.
 const MAX_TEXT: usize = 400;
 
-/// Something in the input that is not used as written, and where it stands.
+/// Something in the input that is not used as written, and its place.
 ///
 /// Shown as `web.yaml: document 2 (line 14): Service default/web: spec.ports[0].port: 70000 is
 /// not a port (1 to 65535)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Diagnostic {
-    /// How much it matters.
+    /// What it means for the object.
     pub severity: Severity,
-    /// Where it stands, for input that comes from files.
+    /// Place in the input, for input that comes from files.
     pub location: Option<Location>,
     /// Kind and name of the object, as far as they could be read: `Service default/web`.
     pub object: Option<String>,
     /// Path of the field: `spec.ports[0].port`.
     pub field: Option<String>,
-    /// What is wrong and what may stand there.
+    /// What is wrong and what is allowed.
     pub message: String,
 }
 
@@ -31,6 +31,11 @@ impl Diagnostic {
     /// An error, its text cut to a readable length.
     pub fn error(message: impl fmt::Display) -> Self {
         Self::new(Severity::Error, message)
+    }
+
+    /// A warning, its text cut to a readable length.
+    pub fn warning(message: impl fmt::Display) -> Self {
+        Self::new(Severity::Warning, message)
     }
 
     /// A note, its text cut to a readable length.
@@ -66,19 +71,27 @@ impl Diagnostic {
         self
     }
 
-    /// Whether something is refused, rather than left out on purpose.
+    /// Replaces the message, cut to a readable length.
+    #[cfg(feature = "manifest")]
+    pub(super) fn set_message(&mut self, message: impl fmt::Display) {
+        self.message = cut(message);
+    }
+
+    /// Whether something is wrong, rather than left out on purpose.
     pub fn is_error(&self) -> bool {
-        self.severity == Severity::Error
+        self.severity != Severity::Note
     }
 }
 
-/// How much a [`Diagnostic`] matters.
+/// What a [`Diagnostic`] means for the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Severity {
-    /// The object is not used; its last good version, if there was one, stays in force.
+    /// The object is not used; its last good version, if there was one, stays in effect.
     Error,
-    /// Left out on purpose, such as a kind that a service proxy has no use for.
+    /// A port, address or range is not used; the rest of the object is.
+    Warning,
+    /// Left out on purpose, such as a kind that a service proxy does not use.
     Note,
 }
 

@@ -3,6 +3,8 @@
 //! A source yields [`Change`](crate::store::Change)s of checked [`model`](crate::model) objects,
 //! and a [`Diagnostic`] for each thing it could not use.
 
+#[cfg(feature = "k8s")]
+pub mod api;
 mod connection;
 #[cfg(feature = "k8s")]
 pub mod convert;

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1 as api;
 use proxier::model::{Endpoint, EndpointSlice};
-use proxier::source::convert::{self, Converted};
+use proxier::source::convert::Converted;
+use proxier::source::{api, convert};
 use serde_json::{Value, json};
 
 use super::{check, list, object, shown};
@@ -96,8 +96,8 @@ fn endpoints() {
             ),
             (
                 "[{addresses: [10.244.0.1], nodeName: Node_A}]",
-                "-\nerror: endpoints[0].nodeName: \"Node_A\" is not a DNS subdomain \
-                 (at most 253 of a-z, 0-9, '-' and '.', a letter or digit at both ends of each part)",
+                "Tcp 8080, 10.244.0.1\n\
+             warning: endpoints[0].nodeName: \"Node_A\" is not a DNS subdomain (at most 253 of a-z, 0-9, '-' and '.', a letter or digit at both ends of each part)",
             ),
         ],
         of_endpoints,
@@ -123,16 +123,16 @@ fn hints() {
             ),
             (
                 "[{addresses: [10.244.0.1], hints: {forZones: [{name: a}, {name: a}, {name: 'a b'}, {name: ''}], forNodes: [{name: A}]}}]",
-                "-\nerror: endpoints[0].hints.forZones[1].name: \"a\" stands there twice\n\
-                 error: endpoints[0].hints.forZones[2].name: \"a b\" is not the value of a label \
-                 (at most 63 of A-Z, a-z, 0-9, '-', '_' and '.', a letter or digit at both ends)\n\
-                 error: endpoints[0].hints.forZones[3].name: missing\n\
-                 error: endpoints[0].hints.forNodes[0].name: \"A\" is not a DNS subdomain \
-                 (at most 253 of a-z, 0-9, '-' and '.', a letter or digit at both ends of each part)",
+                "Tcp 8080, 10.244.0.1\n\
+             warning: endpoints[0].hints.forZones[1].name: \"a\" is listed twice\n\
+             warning: endpoints[0].hints.forZones[2].name: \"a b\" is not the value of a label (at most 63 of A-Z, a-z, 0-9, '-', '_' and '.', a letter or digit at both ends)\n\
+             warning: endpoints[0].hints.forZones[3].name: missing\n\
+             warning: endpoints[0].hints.forNodes[0].name: \"A\" is not a DNS subdomain (at most 253 of a-z, 0-9, '-' and '.', a letter or digit at both ends of each part)",
             ),
             (
                 "[{addresses: [10.244.0.1], hints: {forZones: [{name: a}, {name: b}, {name: c}, {name: d}, {name: e}, {name: f}, {name: g}, {name: h}, {name: i}]}}]",
-                "-\nerror: endpoints[0].hints.forZones: 9 names, where 8 are the most",
+                "Tcp 8080, 10.244.0.1\n\
+             warning: endpoints[0].hints.forZones: 9 names, where 8 are the most",
             ),
         ],
         of_endpoints,
@@ -145,11 +145,12 @@ fn what_is_left_out() {
         &[
             (
                 "{metadata: {labels: {service.kubernetes.io/service-proxy-name: x}}}",
-                "-\nnote: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name leaves it to another service proxy",
+                "Tcp 8080",
             ),
             (
                 "{metadata: {labels: {service.kubernetes.io/headless: ''}}, addressType: bad}",
-                "-\nnote: metadata.labels: not used: the label service.kubernetes.io/headless marks what belongs to a headless Service",
+                "-\n\
+             note: metadata.labels: not used: the label service.kubernetes.io/headless marks endpoints of a headless Service",
             ),
             (
                 "{addressType: FQDN, endpoints: [{addresses: [web.example.org]}]}",
@@ -157,7 +158,8 @@ fn what_is_left_out() {
             ),
             (
                 "{addressType: IPv6, endpoints: [{addresses: [10.244.0.1]}]}",
-                "-\nerror: endpoints[0].addresses[0]: 10.244.0.1 is not of the slice's addressType",
+                "-\n\
+             error: endpoints[0].addresses[0]: 10.244.0.1 is not of the slice's addressType",
             ),
         ],
         whole,

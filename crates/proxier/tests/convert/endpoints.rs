@@ -1,6 +1,6 @@
-use k8s_openapi::api::core::v1 as api;
 use proxier::model::EndpointSlice;
-use proxier::source::convert::{self, Converted};
+use proxier::source::convert::Converted;
+use proxier::source::{api, convert};
 use serde_json::{Value, json};
 
 use super::endpoint_slice::show_endpoint;
@@ -43,16 +43,17 @@ fn mirrored() {
             ("{subsets: []}", ""),
             (
                 "{metadata: {labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}, subsets: [{addresses: [{ip: 10.244.0.1}]}]}",
-                "-\nnote: metadata.labels: endpointslice.kubernetes.io/skip-mirror is true",
+                "web-mirrored-0-ipv4 : 10.244.0.1",
             ),
             // The slices would bear the same labels.
             (
                 "{metadata: {labels: {service.kubernetes.io/service-proxy-name: x}}, subsets: [{addresses: [{ip: 10.244.0.1}]}]}",
-                "-\nnote: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name leaves it to another service proxy",
+                "web-mirrored-0-ipv4 : 10.244.0.1",
             ),
             (
                 "{metadata: {labels: {service.kubernetes.io/headless: ''}}, subsets: [{addresses: [{ip: 10.244.0.1}]}]}",
-                "-\nnote: metadata.labels: not used: the label service.kubernetes.io/headless marks what belongs to a headless Service",
+                "-\n\
+             note: metadata.labels: not used: the label service.kubernetes.io/headless marks endpoints of a headless Service",
             ),
             (
                 "{subsets: [{addresses: [{ip: 127.0.0.1}]}]}",

@@ -24,19 +24,18 @@ fn external_ips() {
         ),
         (
             "{externalIPs: [127.0.0.1, 169.254.169.254, 0.0.0.0, 224.0.0.1, 255.255.255.255, '::', '::1', 'fe80::1', 'ff02::1', '::ffff:192.0.2.1', 192.0.2.01, web, '']}",
-            "-\nerror: spec.externalIPs[0]: 127.0.0.1 is a loopback address (127.0.0.0/8, ::1)\n\
-             error: spec.externalIPs[1]: 169.254.169.254 is a link-local address (169.254.0.0/16)\n\
-             error: spec.externalIPs[2]: 0.0.0.0 is the unspecified address\n\
-             error: spec.externalIPs[3]: 224.0.0.1 is a multicast address (224.0.0.0/4, ff00::/8)\n\
-             error: spec.externalIPs[4]: 255.255.255.255 is the broadcast address\n\
-             error: spec.externalIPs[5]: :: is the unspecified address\n\
-             error: spec.externalIPs[6]: ::1 is a loopback address (127.0.0.0/8, ::1)\n\
-             error: spec.externalIPs[7]: fe80::1 is a link-local address (fe80::/10)\n\
-             error: spec.externalIPs[8]: ff02::1 is a multicast address (224.0.0.0/4, ff00::/8)\n\
-             error: spec.externalIPs[9]: ::ffff:192.0.2.1 is an IPv4 address written as IPv6 (::ffff:0:0/96)\n\
-             error: spec.externalIPs[10]: \"192.0.2.01\" is not an IP address\n\
-             error: spec.externalIPs[11]: \"web\" is not an IP address\n\
-             error: spec.externalIPs[12]: \"\" is not an IP address",
+            "10.96.0.1, Tcp 80, external 192.0.2.1\n\
+             warning: spec.externalIPs[0]: 127.0.0.1 is a loopback address (127.0.0.0/8, ::1)\n\
+             warning: spec.externalIPs[1]: 169.254.169.254 is a link-local address (169.254.0.0/16)\n\
+             warning: spec.externalIPs[2]: 0.0.0.0 is the unspecified address\n\
+             warning: spec.externalIPs[3]: 224.0.0.1 is a multicast address (224.0.0.0/4, ff00::/8)\n\
+             warning: spec.externalIPs[4]: 255.255.255.255 is the broadcast address\n\
+             warning: spec.externalIPs[5]: :: is the unspecified address\n\
+             warning: spec.externalIPs[6]: ::1 is a loopback address (127.0.0.0/8, ::1)\n\
+             warning: spec.externalIPs[7]: fe80::1 is a link-local address (fe80::/10)\n\
+             warning: spec.externalIPs[8]: ff02::1 is a multicast address (224.0.0.0/4, ff00::/8)\n\
+             warning: spec.externalIPs[11]: \"web\" is not an IP address\n\
+             warning: spec.externalIPs[12]: \"\" is not an IP address",
         ),
     ]);
 }
@@ -102,10 +101,10 @@ fn source_ranges() {
         ),
         (
             "{type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/33, 10.0.0.1, '', '::ffff:10.0.0.0/104', 10.0.0.0/8]}",
-            "-\nerror: spec.loadBalancerSourceRanges[0]: \"10.0.0.0/33\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32\n\
-             error: spec.loadBalancerSourceRanges[1]: \"10.0.0.1\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32\n\
-             error: spec.loadBalancerSourceRanges[2]: \"\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32\n\
-             error: spec.loadBalancerSourceRanges[3]: \"::ffff:10.0.0.0/104\" is an IPv4 range written as IPv6",
+            "10.96.0.1, Tcp 80, from 10.0.0.0/8\n\
+             warning: spec.loadBalancerSourceRanges[0]: \"10.0.0.0/33\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32\n\
+             warning: spec.loadBalancerSourceRanges[1]: \"10.0.0.1\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32\n\
+             warning: spec.loadBalancerSourceRanges[2]: \"\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32",
         ),
         (
             "{type: NodePort, ports: [{port: 80, nodePort: 30080}], loadBalancerSourceRanges: [10.0.0.0/8]}",

@@ -1,7 +1,7 @@
 //! Objects of the API in, what becomes of them out.
 //!
 //! The tables have a row for each case: YAML, and the object in one line (`-` if there is none)
-//! followed by what is told, a line each.
+//! followed by the findings, a line each.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arbitrary;
@@ -14,6 +14,7 @@ mod service;
 
 use std::fmt::Display;
 
+use proxier::source::Severity;
 use proxier::source::convert::Converted;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -43,10 +44,10 @@ fn merge(base: &mut Value, over: Value) {
 fn shown<T>(converted: &Converted<T>, show: impl Fn(&T) -> String) -> String {
     let object = converted.object.as_ref().map_or("-".to_owned(), show);
     let diagnostics = converted.diagnostics.iter().map(|diagnostic| {
-        let severity = if diagnostic.is_error() {
-            "error"
-        } else {
-            "note"
+        let severity = match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            _ => "note",
         };
         format!("{severity}: {diagnostic}")
     });

@@ -1,6 +1,5 @@
-use k8s_openapi::api::core::v1 as api;
 use proxier::model::Node;
-use proxier::source::convert;
+use proxier::source::{api, convert};
 use serde_json::{Value, json};
 
 use super::{check, list, object, shown};
@@ -58,7 +57,8 @@ fn nodes() {
             ),
             (
                 "{spec: {podCIDRs: [10.244.2.0]}}",
-                "-\nerror: spec.podCIDRs[0]: \"10.244.2.0\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32",
+                "node-a [] pods [] -\n\
+             warning: spec.podCIDRs[0]: \"10.244.2.0\" is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32",
             ),
             (
                 "{spec: {podCIDRs: [10.244.2.0/24, 'fd00::/64', 10.244.3.0/24]}}",

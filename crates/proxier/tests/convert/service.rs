@@ -1,6 +1,5 @@
-use k8s_openapi::api::core::v1 as api;
 use proxier::model::{Service, SessionAffinity, TrafficPolicy};
-use proxier::source::convert;
+use proxier::source::{api, convert};
 use serde_json::{Value, json};
 
 use super::{check, list, object, shown};
@@ -117,16 +116,18 @@ fn labels_of_what_is_not_ours() {
     let rows = [
         (
             "{metadata: {labels: {service.kubernetes.io/service-proxy-name: other}}}",
-            "-\nnote: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name leaves it to another service proxy",
+            "-\n\
+             note: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name assigns it to another service proxy",
         ),
         // The presence counts, and what else is wrong with it is the other proxy's affair.
         (
             "{metadata: {labels: {service.kubernetes.io/service-proxy-name: ''}}, spec: {ports: [{port: 0}]}}",
-            "-\nnote: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name leaves it to another service proxy",
+            "-\n\
+             note: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name assigns it to another service proxy",
         ),
         (
             "{metadata: {labels: {service.kubernetes.io/headless: ''}}}",
-            "-\nnote: metadata.labels: not used: the label service.kubernetes.io/headless marks what belongs to a headless Service",
+            "10.96.0.1, Tcp 80",
         ),
         ("{metadata: {labels: {app: web}}}", "10.96.0.1, Tcp 80"),
     ];
@@ -146,7 +147,8 @@ fn node_ports() {
         ),
         (
             "{type: NodePort, ports: [{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30080}]}",
-            "-\nerror: spec.ports[1].nodePort: 30080 with this protocol is another node port of the Service too",
+            "10.96.0.1, Tcp 80 a node 30080, Tcp 81 b\n\
+             warning: spec.ports[1].nodePort: 30080 with this protocol is another node port of the Service too",
         ),
         (
             "{type: NodePort, ports: [{port: 80}]}",
@@ -162,15 +164,18 @@ fn node_ports() {
         ),
         (
             "{type: LoadBalancer, ports: [{port: 80, nodePort: 65536}]}",
-            "-\nerror: spec.ports[0].nodePort: 65536 is not a port number (1 to 65535)",
+            "10.96.0.1, Tcp 80\n\
+             warning: spec.ports[0].nodePort: 65536 is not a port number (1 to 65535)",
         ),
         (
             "{type: NodePort, ports: [{port: 80, nodePort: -1}]}",
-            "-\nerror: spec.ports[0].nodePort: -1 is not a port number (1 to 65535)",
+            "10.96.0.1, Tcp 80\n\
+             warning: spec.ports[0].nodePort: -1 is not a port number (1 to 65535)",
         ),
         (
             "{ports: [{port: 80, nodePort: 30080}]}",
-            "-\nerror: spec.ports[0].nodePort: 30080 does not go with type ClusterIP",
+            "10.96.0.1, Tcp 80\n\
+             warning: spec.ports[0].nodePort: 30080 does not go with type ClusterIP",
         ),
         ("{ports: [{port: 80, nodePort: 0}]}", "10.96.0.1, Tcp 80"),
         // One error, not one for each field that goes with some types only.
@@ -228,15 +233,18 @@ fn health_check_node_ports() {
         ),
         (
             "{type: LoadBalancer, healthCheckNodePort: 32000}",
-            "-\nerror: spec.healthCheckNodePort: 32000 goes with type LoadBalancer and externalTrafficPolicy Local only",
+            "10.96.0.1, Tcp 80\n\
+             warning: spec.healthCheckNodePort: 32000 goes with type LoadBalancer and externalTrafficPolicy Local only",
         ),
         (
             "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 70000}",
-            "-\nerror: spec.healthCheckNodePort: 70000 is not a port number (1 to 65535)",
+            "10.96.0.1, Tcp 80, external Local\n\
+             warning: spec.healthCheckNodePort: 70000 is not a port number (1 to 65535)",
         ),
         (
             "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30080, ports: [{port: 80, nodePort: 30080}]}",
-            "-\nerror: spec.healthCheckNodePort: 30080 is a node port of the Service too",
+            "10.96.0.1, Tcp 80, health 30080, external Local\n\
+             warning: spec.healthCheckNodePort: 30080 is the node port of port 80 too, which is not served",
         ),
         (
             "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30053, ports: [{port: 53, protocol: UDP, nodePort: 30053}]}",

@@ -20,13 +20,9 @@ struct Node {
 impl Node {
     /// Reads the directory, with these files in it.
     fn new(files: &[(&str, &str)]) -> Self {
-        Self::with(files, |directory| vec![directory.to_owned()])
-    }
-
-    fn with(files: &[(&str, &str)], paths: impl Fn(&Path) -> Vec<PathBuf>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut node = Self {
-            manifests: Manifests::new(paths(directory.path())),
+            manifests: Manifests::new([directory.path()]),
             directory,
             store: Store::default(),
         };
@@ -223,13 +219,107 @@ fn what_cannot_be_read_takes_nothing_away() {
 
 #[test]
 fn a_file_that_was_asked_for_must_be_there() {
-    let files = |directory: &Path| vec![directory.join("a.yaml"), directory.join("none.yaml")];
-    let mut node = Node::with(&[("a.yaml", &service("a", "10.96.0.1"))], files);
-    let error = node.read_error();
-    assert!(error.starts_with("none.yaml: cannot be read: "), "{error}");
+    let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+    node.manifests = Manifests::new([node.path("a.yaml"), node.path("none.yaml")]);
+    let [error, not_listed] = &node.read().diagnostics[..] else {
+        panic!("not two diagnostics");
+    };
+    let missing = format!("{}: cannot be read: ", node.path("none.yaml").display());
+    assert!(error.to_string().starts_with(&missing), "{error}");
+    assert!(not_listed.message.ends_with("none.yaml"), "{not_listed}");
     fs::remove_file(node.path("a.yaml")).unwrap();
-    assert_eq!(node.read().diagnostics.len(), 2);
+    assert_eq!(node.read().diagnostics.len(), 3);
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
+
+/// Services of an earlier run may be in effect on the node: nothing may be replaced or removed
+/// before all of them are known.
+#[test]
+fn what_cannot_be_read_at_start_has_not_been_listed() {
+    type Break = fn(&Path);
+    let breaks: [(&str, Break); 5] = [
+        ("no such directory", |directory| {
+            fs::remove_dir_all(directory).unwrap()
+        }),
+        ("no YAML", |directory| {
+            fs::write(directory.join("b.yaml"), "a: [b").unwrap()
+        }),
+        ("no object", |directory| {
+            fs::write(directory.join("b.yaml"), "kind: 7\n").unwrap()
+        }),
+        ("no text", |directory| {
+            fs::write(directory.join("b.yaml"), b"\xff\xfe").unwrap()
+        }),
+        ("a dangling link", |directory| {
+            std::os::unix::fs::symlink("nowhere", directory.join("b.yaml")).unwrap();
+        }),
+    ];
+    for (what, break_it) in breaks {
+        let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
+        let directory = node.directory.path().to_owned();
+        break_it(&directory);
+        node.manifests = Manifests::new([&directory]);
+        node.store = Store::default();
+        let reading = node.read();
+        assert!(reading.has_errors(), "{what}");
+        assert!(!node.store.is_ready(), "{what}: listed");
+        let last = reading.diagnostics.last().unwrap().to_string();
+        assert!(
+            last.starts_with("nothing on this node is changed until"),
+            "{what}: {last}"
+        );
+        // Nothing new, nothing lost.
+        assert!(!node.read().changes.iter().any(is_list), "{what}");
+
+        let _ = fs::remove_file(directory.join("b.yaml"));
+        fs::create_dir_all(&directory).unwrap();
+        node.write("a.yaml", &service("a", "10.96.0.1"));
+        let reading = node.read();
+        assert_eq!(reading.diagnostics, [], "{what}");
+        assert!(node.store.is_ready(), "{what}");
+        assert_eq!(node.services(), ["a [10.96.0.1] 0"], "{what}");
+        // From now on a broken file takes nothing away.
+        node.write("b.yaml", "a: [b");
+        assert!(node.read().has_errors() && node.store.is_ready(), "{what}");
+        assert_eq!(node.services(), ["a [10.96.0.1] 0"], "{what}");
+    }
+}
+
+fn is_list(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::ServicesReplaced(_) | Change::EndpointSlicesReplaced(_)
+    )
+}
+
+/// An object that is rejected is one that was listed: its name is known.
+#[test]
+fn a_refused_object_at_start_holds_nothing_up() {
+    let refused = service("b", "10.96.0.2").replace("clusterIP", "type: X, clusterIP");
+    let node = Node::new(&[("a.yaml", &service("a", "10.96.0.1")), ("b.yaml", &refused)]);
+    assert!(node.store.is_ready());
+    assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
+}
+
+/// calico#8151: the API server's own Service has Endpoints with the label `skip-mirror`.
+#[test]
+fn endpoints_that_are_not_mirrored_serve_where_there_is_no_slice() {
+    let endpoints = "apiVersion: v1\nkind: Endpoints\n\
+                     metadata: {name: a, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}\n\
+                     subsets: [{addresses: [{ip: 10.244.1.1}, {ip: 10.244.1.2}], ports: [{port: 80}]}]\n";
+    let mut node = Node::new(&[
+        ("a.yaml", &service("a", "10.96.0.1")),
+        ("b.yaml", endpoints),
+    ]);
+    assert_eq!(node.services(), ["a [10.96.0.1] 2"]);
+    node.write("c.yaml", &slice("a-1", "a", "10.244.1.3"));
+    let reading = node.read();
+    let notes: Vec<_> = reading.diagnostics.iter().map(|d| &*d.message).collect();
+    assert_eq!(notes, ["not used: this Service has endpoint slices"]);
+    assert_eq!(node.services(), ["a [10.96.0.1] 1"]);
+    fs::remove_file(node.path("c.yaml")).unwrap();
+    assert_eq!(node.read().diagnostics, []);
+    assert_eq!(node.services(), ["a [10.96.0.1] 2"]);
 }
 
 #[test]
@@ -250,7 +340,7 @@ fn the_first_definition_counts() {
     ]);
     let error = node.read_error();
     assert!(error.ends_with(" a.yaml: document 1 (line 1)"), "{error}");
-    assert!(error.starts_with("b.yaml: document 1 (line 1): Service default/a: defined before"));
+    assert!(error.starts_with("b.yaml: document 1 (line 1): Service default/a: already defined"));
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
 }
 
@@ -323,7 +413,7 @@ fn a_document_that_only_moved_is_told_at_its_new_place() {
     assert_eq!(
         node.read_error(),
         "b.yaml: document 1 (line 1): Service default/a: \
-         defined before, at a.yaml: document 2, items[1] (line 6)"
+         already defined at a.yaml: document 2, items[1] (line 6)"
     );
     assert_eq!(node.services(), ["a [] 0", "new [10.96.0.7] 0", "x [] 0"]);
 }

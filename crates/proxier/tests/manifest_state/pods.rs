@@ -153,11 +153,11 @@ fn the_node_of_the_name_is_this_node() {
         "{reading:?}"
     );
     // With an error it stays.
-    let error = format!("{}spec: {{podCIDR: x}}\n", node("node-a", ""));
+    let error = format!("{}spec: {{podCIDRs: x}}\n", node("node-a", ""));
     this.write("n.yaml", &error);
     let error = this.read_error();
     assert!(
-        error.starts_with("n.yaml: document 1 (line 4): Node node-a: spec.podCIDR: "),
+        error.starts_with("n.yaml: document 1 (line 4): Node node-a: spec.podCIDRs: "),
         "{error}"
     );
     assert_eq!(zone_of(&this).as_deref(), Some("north"));

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::discovery::v1 as api;
-use k8s_openapi::jiff;
-
+use super::super::api::{self, Loose, annotation};
 use super::address::family;
-use super::field::{Port, namespace, reason};
+use super::field::{OF_HEADLESS, PortList, namespace, reason};
 use super::names::{check_node_name, check_zone_name, intern};
 use super::{Converted, Findings};
 use crate::model::{
@@ -17,8 +15,6 @@ use crate::model::{
 
 /// The label that names the Service of a slice.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The annotation that says what change of a pod or Service led to the slice's last one.
-const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The API server's bound on the endpoints of one slice.
 const MAX_ENDPOINTS: usize = 1000;
 /// The API server's bound on the addresses of one endpoint.
@@ -28,13 +24,12 @@ const MAX_PORTS: usize = 20_000;
 /// The API server's bound on the zones, and on the nodes, of an endpoint's hints.
 const MAX_HINTS: usize = 8;
 
-/// Converts an endpoint slice. One of host names (`addressType: FQDN`), one that belongs to no
-/// Service and one with a label that takes it from a node's service proxy are left out with a
-/// note.
+/// Converts an endpoint slice. A slice of host names (`addressType: FQDN`), one that belongs to no
+/// Service and one of a headless Service are left out with a note.
 pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
     let mut findings = Findings::default();
     let name = findings.object_name(&object.metadata, ObjectName::new);
-    if findings.not_ours(&object.metadata) {
+    if findings.is_excluded(&object.metadata, &OF_HEADLESS) {
         return findings.converted(None);
     }
     let service = service_of(object, &mut findings);
@@ -60,15 +55,17 @@ pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
             None
         }
     };
-    let ports = ports(object.ports.as_deref().unwrap_or_default(), &mut findings);
+    let before = findings.diagnostics.len();
+    let ports = ports(&object.ports, &mut findings);
+    let ports_lost = ports.is_empty() && findings.left_out_since(before);
     let Some(family) = family else {
         return findings.converted(None);
     };
-    let endpoints = endpoints(
-        object.endpoints.as_deref().unwrap_or_default(),
-        family,
-        &mut findings,
-    );
+    let before = findings.diagnostics.len();
+    let endpoints = endpoints(&object.endpoints, family, &mut findings);
+    if ports_lost || (endpoints.is_empty() && findings.left_out_since(before)) {
+        findings.nothing_left();
+    }
     let last_change = last_change(object, &mut findings);
     let slice = name.zip(service).map(|(name, service)| {
         let mut slice = EndpointSlice::new(name, service, family);
@@ -80,15 +77,16 @@ pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
     findings.converted(slice)
 }
 
-/// Metrics alone use it: what cannot be read is left out with a note.
+/// When the change happened that led to the slice's last one. Metrics alone use it, so a wrong one
+/// is noted and not used.
 fn last_change(object: &api::EndpointSlice, findings: &mut Findings) -> Option<Timestamp> {
-    let text = object.metadata.annotations.as_ref()?.get(LAST_CHANGE)?;
+    let text = object.metadata.annotation(annotation::LAST_CHANGE)?;
     let time: Option<jiff::Timestamp> = text.parse().ok();
     let time = time.and_then(|time| Duration::try_from(time.as_duration()).ok());
     let time = time.and_then(Timestamp::after_epoch);
     if time.is_none() {
         findings.note(
-            format_args!("metadata.annotations[{LAST_CHANGE}]"),
+            format_args!("metadata.annotations[{}]", annotation::LAST_CHANGE),
             format_args!("not used: {text:?} is not a time after 1970 (RFC 3339)"),
         );
     }
@@ -96,11 +94,8 @@ fn last_change(object: &api::EndpointSlice, findings: &mut Findings) -> Option<T
 }
 
 fn service_of(object: &api::EndpointSlice, findings: &mut Findings) -> Option<ObjectName> {
-    let labels = object.metadata.labels.as_ref();
-    let Some(service) = labels
-        .and_then(|labels| labels.get(SERVICE_NAME))
-        .filter(|service| !service.is_empty())
-    else {
+    let service = object.metadata.label(SERVICE_NAME);
+    let Some(service) = service.filter(|service| !service.is_empty()) else {
         findings.note(
             format_args!("metadata.labels"),
             format_args!("without the label {SERVICE_NAME} the slice belongs to no Service"),
@@ -109,7 +104,7 @@ fn service_of(object: &api::EndpointSlice, findings: &mut Findings) -> Option<Ob
     };
     match ObjectName::label(namespace(&object.metadata), service) {
         Ok(service) => Some(service),
-        // The namespace's own fault is told with the slice's name.
+        // An invalid namespace is reported with the slice's name.
         Err(error) if error.field == "metadata.namespace" => None,
         Err(error) => {
             findings.error(
@@ -121,7 +116,7 @@ fn service_of(object: &api::EndpointSlice, findings: &mut Findings) -> Option<Ob
     }
 }
 
-fn ports(ports: &[api::EndpointPort], findings: &mut Findings) -> Vec<EndpointPort> {
+fn ports(ports: &[Loose<api::Port>], findings: &mut Findings) -> Vec<EndpointPort> {
     const FIELD: &str = "ports";
     if ports.len() > MAX_PORTS {
         findings.error(
@@ -130,30 +125,29 @@ fn ports(ports: &[api::EndpointPort], findings: &mut Findings) -> Vec<EndpointPo
         );
         return Vec::new();
     }
-    findings.distinct_port_names(ports.iter().map(|port| port.name.as_deref()), false, FIELD);
+    let mut list = PortList::new(FIELD, false);
     let mut converted = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
-        let Some(number) = port.port else {
-            findings.note(
-                format_args!("{FIELD}[{index}].port"),
-                "without a number the port cannot be sent to",
-            );
+        let field = format_args!("{FIELD}[{index}]");
+        let Some(port) = findings.item(port, field) else {
             continue;
         };
-        let raw = Port {
-            name: port.name.as_deref(),
-            protocol: port.protocol.as_deref(),
-            port: number,
-        };
-        if let Some((name, protocol, port)) = findings.port_of_list(index, &raw, FIELD) {
-            converted.push(EndpointPort::new(name, protocol, port));
+        if port.port.is_none() {
+            findings.note(
+                format_args!("{field}.port"),
+                "not used: a port without a number cannot receive traffic",
+            );
+            continue;
         }
+        let port = list.port(index, port, findings);
+        converted
+            .extend(port.map(|(name, protocol, port)| EndpointPort::new(name, protocol, port)));
     }
     converted
 }
 
 fn endpoints(
-    endpoints: &[api::Endpoint],
+    endpoints: &[Loose<api::Endpoint>],
     slice_family: Family,
     findings: &mut Findings,
 ) -> Vec<Endpoint> {
@@ -167,98 +161,107 @@ fn endpoints(
         );
         return Vec::new();
     }
-    let endpoint = |(index, endpoint): (usize, &api::Endpoint)| {
-        let addresses = &endpoint.addresses;
-        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
-            findings.error(
-                format_args!("endpoints[{index}].addresses"),
-                format_args!(
-                    "{} addresses, where 1 to {MAX_ADDRESSES} may stand",
-                    addresses.len()
-                ),
-            );
-            return None;
-        }
-        let mut first = None;
-        for (which, text) in addresses.iter().enumerate() {
-            let field = format_args!("endpoints[{index}].addresses[{which}]");
-            let Some(address) = findings.address(text, field) else {
-                continue;
-            };
-            if family(address) != slice_family {
-                findings.error(
-                    field,
-                    format_args!("{address} is not of the slice's addressType"),
-                );
-            }
-            if which == 0 {
-                first = Some(address);
-            }
-        }
-        let node = endpoint.node_name.as_deref();
-        let node = findings.node_name(node, format_args!("endpoints[{index}].nodeName"));
-        let zone = endpoint.zone.as_deref();
-        let zone = findings.zone(zone, format_args!("endpoints[{index}].zone"));
-        let hints = endpoint.hints.as_ref();
-        let hints = hints.and_then(|hints| self::hints(hints, index, findings));
-        let mut converted = Endpoint::new(first?);
-        converted.node = node;
-        converted.zone = zone;
-        converted.hints = hints;
-        converted.conditions = conditions(endpoint.conditions.as_ref());
-        Some(converted)
-    };
-    endpoints.iter().enumerate().filter_map(endpoint).collect()
+    let mut converted = Vec::with_capacity(endpoints.len());
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let endpoint = findings.item(endpoint, format_args!("endpoints[{index}]"));
+        let endpoint = endpoint.and_then(|e| self::endpoint(e, index, slice_family, findings));
+        converted.extend(endpoint);
+    }
+    converted
 }
 
-/// Hints that name nobody say nothing.
-fn hints(
-    hints: &api::EndpointHints,
-    endpoint: usize,
+fn endpoint(
+    endpoint: &api::Endpoint,
+    index: usize,
+    slice_family: Family,
     findings: &mut Findings,
-) -> Option<Box<Hints>> {
-    let zones = hints.for_zones.iter().flatten();
-    let zones: Vec<&str> = zones.map(|zone| zone.name.as_str()).collect();
-    let nodes = hints.for_nodes.iter().flatten();
-    let nodes: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
-    let mut names = |names: &[&str], list, check| hinted(names, endpoint, list, check, findings);
-    let zones = names(&zones, "forZones", check_zone_name);
-    let nodes = names(&nodes, "forNodes", check_node_name);
+) -> Option<Endpoint> {
+    let addresses = &endpoint.addresses;
+    if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+        findings.left_out(
+            format_args!("endpoints[{index}].addresses"),
+            format_args!(
+                "{} addresses, where 1 to {MAX_ADDRESSES} may stand",
+                addresses.len()
+            ),
+        );
+        return None;
+    }
+    let mut first = None;
+    for (which, text) in addresses.iter().enumerate() {
+        let field = format_args!("endpoints[{index}].addresses[{which}]");
+        let Some(address) = findings.address(Some(text), field) else {
+            continue;
+        };
+        if family(address) != slice_family {
+            findings.left_out(
+                field,
+                format_args!("{address} is not of the slice's addressType"),
+            );
+        } else if which == 0 {
+            // Service proxies use no other.
+            first = Some(address);
+        }
+    }
+    let node = endpoint.node_name.as_ref();
+    let node = findings.node_name(node, format_args!("endpoints[{index}].nodeName"));
+    let field = format_args!("endpoints[{index}].zone");
+    let zone = findings.text(endpoint.zone.as_ref(), field).ok().flatten();
+    let zone = findings.zone(zone, field);
+    let hints = endpoint.hints.as_ref();
+    let hints = hints.and_then(|hints| self::hints(hints, index, findings));
+    let mut converted = Endpoint::new(first?);
+    converted.node = node;
+    converted.zone = zone;
+    converted.hints = hints;
+    let api::Conditions {
+        ready,
+        serving,
+        terminating,
+    } = endpoint.conditions;
+    converted.conditions = EndpointConditions::new(ready, serving, terminating);
+    Some(converted)
+}
+
+/// Hints without a name mean nothing, and so do hints of which one is wrong: what is left of them
+/// would keep clients away from this endpoint.
+fn hints(hints: &api::Hints, endpoint: usize, findings: &mut Findings) -> Option<Box<Hints>> {
+    let mut names = |names, list, check| hinted(names, endpoint, list, check, findings);
+    let zones = names(&hints.for_zones, "forZones", check_zone_name);
+    let nodes = names(&hints.for_nodes, "forNodes", check_node_name);
+    let (zones, nodes) = (zones?, nodes?);
     let any = !zones.is_empty() || !nodes.is_empty();
     any.then(|| Box::new(Hints::new(zones, nodes)))
 }
 
+/// None if a name is wrong.
 fn hinted(
-    names: &[&str],
+    names: &[api::Named],
     endpoint: usize,
     list: &str,
     check: fn(&str) -> Result<(), InvalidName>,
     findings: &mut Findings,
-) -> Vec<Arc<str>> {
+) -> Option<Vec<Arc<str>>> {
     let field = format_args!("endpoints[{endpoint}].hints.{list}");
     if names.len() > MAX_HINTS {
-        findings.error(
+        findings.left_out(
             field,
             format_args!("{} names, where {MAX_HINTS} are the most", names.len()),
         );
-        return Vec::new();
+        return None;
     }
     let mut hinted: Vec<Arc<str>> = Vec::with_capacity(names.len());
-    for (which, name) in names.iter().enumerate() {
+    let mut all_right = true;
+    for (which, api::Named { name }) in names.iter().enumerate() {
         let field = format_args!("{field}[{which}].name");
         if let Err(error) = check(name) {
-            findings.error(field, reason(&error));
+            findings.left_out(field, reason(&error));
+            all_right = false;
         } else if hinted.iter().any(|other| **other == **name) {
-            findings.error(field, format_args!("{name:?} stands there twice"));
+            findings.left_out(field, format_args!("{name:?} is listed twice"));
         } else {
             hinted.push(intern(name));
         }
     }
-    hinted
-}
-
-fn conditions(conditions: Option<&api::EndpointConditions>) -> EndpointConditions {
-    conditions.map_or_else(EndpointConditions::default, |conditions| {
-        EndpointConditions::new(conditions.ready, conditions.serving, conditions.terminating)
-    })
+    all_right.then_some(hinted)
 }

@@ -1,40 +1,36 @@
-//! Checks of single fields, shared by the kinds.
+//! Checks of single fields that several kinds share.
 
 use std::collections::HashSet;
 use std::fmt::{Arguments, Display};
 use std::num::NonZeroU16;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
+use super::super::api::{Loose, Metadata, Port};
 use super::Findings;
 use crate::model::{InvalidName, ObjectName, PortName, Protocol};
 
 /// The namespace of an object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Labels that take an object from the service proxy of a node by their presence, whatever their
-/// value: kube-proxy asks the API server for objects without them only (kubernetes
-/// `cmd/kube-proxy/app`).
-const NOT_OURS: [(&str, &str); 2] = [
-    (
-        "service.kubernetes.io/service-proxy-name",
-        "leaves it to another service proxy",
-    ),
-    (
-        "service.kubernetes.io/headless",
-        "marks what belongs to a headless Service",
-    ),
-];
-
-/// A port as the API's three port types have it.
-pub(super) struct Port<'a> {
-    pub(super) name: Option<&'a str>,
-    pub(super) protocol: Option<&'a str>,
-    pub(super) port: i32,
+/// A label that takes an object away from svcproxy by its presence, whatever its value. kube-proxy
+/// selects Services without the first one and slices without the second one (kubernetes
+/// `cmd/kube-proxy/app/server.go`).
+pub(super) struct Exclusion {
+    label: &'static str,
+    meaning: &'static str,
 }
 
+pub(super) const OTHER_PROXY: Exclusion = Exclusion {
+    label: "service.kubernetes.io/service-proxy-name",
+    meaning: "assigns it to another service proxy",
+};
+
+pub(super) const OF_HEADLESS: Exclusion = Exclusion {
+    label: "service.kubernetes.io/headless",
+    meaning: "marks endpoints of a headless Service",
+};
+
 /// The namespace of an object, where an empty one means `default`.
-pub(super) fn namespace(metadata: &ObjectMeta) -> &str {
+pub(super) fn namespace(metadata: &Metadata) -> &str {
     match metadata.namespace.as_deref() {
         None | Some("") => DEFAULT_NAMESPACE,
         Some(namespace) => namespace,
@@ -45,7 +41,7 @@ impl Findings {
     /// The name of an object, checked by `check`.
     pub(super) fn object_name(
         &mut self,
-        metadata: &ObjectMeta,
+        metadata: &Metadata,
         check: fn(&str, &str) -> Result<ObjectName, InvalidName>,
     ) -> Option<ObjectName> {
         let name = metadata.name.as_deref().unwrap_or_default();
@@ -58,100 +54,167 @@ impl Findings {
         }
     }
 
-    /// Whether a label takes the object from this service proxy, which is noted then.
-    pub(super) fn not_ours(&mut self, metadata: &ObjectMeta) -> bool {
-        let Some(labels) = &metadata.labels else {
-            return false;
-        };
-        let label = NOT_OURS.iter().find(|(key, _)| labels.contains_key(*key));
-        if let Some((key, meaning)) = label {
+    /// Whether a label takes the object away from svcproxy, which is noted.
+    pub(super) fn is_excluded(&mut self, metadata: &Metadata, by: &Exclusion) -> bool {
+        let excluded = metadata.labels.contains_key(by.label);
+        if excluded {
             self.note(
                 format_args!("metadata.labels"),
-                format_args!("not used: the label {key} {meaning}"),
+                format_args!("not used: the label {} {}", by.label, by.meaning),
             );
         }
-        label.is_some()
+        excluded
+    }
+
+    /// A text. One of another type is left out; an empty one is the same as none.
+    pub(super) fn text<'a>(
+        &mut self,
+        written: Option<&'a Loose<String>>,
+        field: Arguments<'_>,
+    ) -> Result<Option<&'a str>, LeftOut> {
+        match written {
+            None => Ok(None),
+            Some(Loose::Right(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+            Some(Loose::Wrong(written)) => {
+                self.left_out(field, format_args!("{written} is not a string"));
+                Err(LeftOut)
+            }
+        }
     }
 
     /// A port number.
-    pub(super) fn port(&mut self, port: i32, field: Arguments<'_>) -> Option<NonZeroU16> {
-        let checked = u16::try_from(port).ok().and_then(NonZeroU16::new);
-        if checked.is_none() {
-            self.error(
+    pub(super) fn port(
+        &mut self,
+        written: Option<&Loose<i32>>,
+        field: Arguments<'_>,
+    ) -> Result<NonZeroU16, LeftOut> {
+        let number = match written {
+            Some(Loose::Right(number)) => u16::try_from(*number).ok().and_then(NonZeroU16::new),
+            _ => None,
+        };
+        number.ok_or_else(|| {
+            let wrong = match written {
+                Some(Loose::Right(number)) => number.to_string(),
+                Some(Loose::Wrong(written)) => written.clone(),
+                None => {
+                    self.left_out(field, "missing: a port number (1 to 65535) is required");
+                    return LeftOut;
+                }
+            };
+            self.left_out(
                 field,
-                format_args!("{port} is not a port number (1 to 65535)"),
+                format_args!("{wrong} is not a port number (1 to 65535)"),
             );
-        }
-        checked
+            LeftOut
+        })
     }
 
     /// A protocol; TCP where none is given.
     pub(super) fn protocol(
         &mut self,
-        protocol: Option<&str>,
+        written: Option<&Loose<String>>,
         field: Arguments<'_>,
-    ) -> Option<Protocol> {
-        match protocol {
-            None | Some("TCP") => Some(Protocol::Tcp),
-            Some("UDP") => Some(Protocol::Udp),
-            Some("SCTP") => Some(Protocol::Sctp),
+    ) -> Result<Protocol, LeftOut> {
+        match self.text(written, field)? {
+            None | Some("TCP") => Ok(Protocol::Tcp),
+            Some("UDP") => Ok(Protocol::Udp),
+            Some("SCTP") => Ok(Protocol::Sctp),
             Some(other) => {
-                self.error(
+                self.left_out(
                     field,
                     format_args!("{other:?} is not a protocol (TCP, UDP or SCTP)"),
                 );
-                None
+                Err(LeftOut)
             }
         }
     }
 
-    /// One port of the list `field`.
-    pub(super) fn port_of_list(
+    /// The name of a port.
+    pub(super) fn port_name(
         &mut self,
-        index: usize,
-        port: &Port<'_>,
-        field: &str,
-    ) -> Option<(PortName, Protocol, NonZeroU16)> {
-        let name = match PortName::new(port.name.unwrap_or_default()) {
-            Ok(name) => Some(name),
-            Err(error) => {
-                self.error(format_args!("{field}[{index}].name"), reason(&error));
-                None
-            }
-        };
-        let protocol = self.protocol(port.protocol, format_args!("{field}[{index}].protocol"));
-        let number = self.port(port.port, format_args!("{field}[{index}].port"));
-        Some((name?, protocol?, number?))
+        written: Option<&Loose<String>>,
+        field: Arguments<'_>,
+    ) -> Result<PortName, LeftOut> {
+        let name = self.text(written, field)?.unwrap_or_default();
+        PortName::new(name).map_err(|error| {
+            self.left_out(field, reason(&error));
+            LeftOut
+        })
     }
 
-    /// That no two ports of the list `field` share a name, and that each has one where that is
-    /// asked for.
-    pub(super) fn distinct_port_names<'a>(
+    /// An item of a list.
+    pub(super) fn item<'a, T>(
         &mut self,
-        names: impl Iterator<Item = Option<&'a str>>,
-        required: bool,
-        field: &str,
-    ) {
-        let mut seen = HashSet::new();
-        for (index, name) in names.enumerate() {
-            let name = name.unwrap_or_default();
-            let field = format_args!("{field}[{index}].name");
-            if required && name.is_empty() {
-                self.error(
-                    field,
-                    "missing: each of several ports must have its own name",
-                );
-            } else if !seen.insert(name) {
-                self.error(
-                    field,
-                    format_args!("{name:?} is the name of another port too"),
-                );
+        written: &'a Loose<T>,
+        field: Arguments<'_>,
+    ) -> Option<&'a T> {
+        match written {
+            Loose::Right(item) => Some(item),
+            Loose::Wrong(written) => {
+                self.left_out(field, format_args!("{written} is not a mapping of fields"));
+                None
             }
         }
     }
 }
 
-/// What is wrong with a name, its field left out.
+/// A part of an object that is left out; the findings say why.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeftOut;
+
+/// The ports of a list, which have distinct names.
+#[derive(Debug)]
+pub(super) struct PortList<'a> {
+    /// Path of the list.
+    field: &'a str,
+    /// Whether each port must have a name.
+    named: bool,
+    seen: HashSet<PortName>,
+}
+
+impl<'a> PortList<'a> {
+    pub(super) fn new(field: &'a str, named: bool) -> Self {
+        Self {
+            field,
+            named,
+            seen: HashSet::new(),
+        }
+    }
+
+    /// The port of this index; none if it is left out.
+    pub(super) fn port(
+        &mut self,
+        index: usize,
+        port: &Port,
+        findings: &mut Findings,
+    ) -> Option<(PortName, Protocol, NonZeroU16)> {
+        let field = format_args!("{}[{index}]", self.field);
+        let name = findings.port_name(port.name.as_ref(), format_args!("{field}.name"));
+        let protocol = findings.protocol(port.protocol.as_ref(), format_args!("{field}.protocol"));
+        let number = findings.port(port.port.as_ref(), format_args!("{field}.port"));
+        let (Ok(name), Ok(protocol), Ok(number)) = (name, protocol, number) else {
+            return None;
+        };
+        let field = format_args!("{field}.name");
+        if self.named && name.is_unnamed() {
+            findings.left_out(
+                field,
+                "missing: each of several ports must have its own name",
+            );
+            return None;
+        }
+        if !self.seen.insert(name.clone()) {
+            findings.left_out(
+                field,
+                format_args!("{name:?} is the name of another port too"),
+            );
+            return None;
+        }
+        Some((name, protocol, number))
+    }
+}
+
+/// Why a name is invalid, without its field.
 pub(super) fn reason(error: &InvalidName) -> impl Display + use<> {
     if error.value.is_empty() {
         return "missing".to_owned();

@@ -1,9 +1,10 @@
-//! From the API's own types to the [`model`](crate::model), with the checks the API server makes
-//! of what is used.
+//! From the [API's objects](super::api) to the [`model`](crate::model), with the checks that the
+//! API server makes of the fields that are used.
 //!
-//! Each function takes an object as k8s-openapi has it and knows nothing of where it came from,
-//! so that every source refuses the same objects in the same words. An object with one error is
-//! refused whole, as the API server does, and all its errors are told.
+//! These functions do not depend on where an object came from, so every source rejects the same
+//! objects in the same words. A port, address or range that is wrong is left out, and the rest of
+//! the object is used. An error anywhere else rejects the object, and so does it if no port or no
+//! address is left. All errors of an object are reported.
 
 mod address;
 mod endpoint_slice;
@@ -26,52 +27,83 @@ pub use selection::selection;
 pub use service::service;
 pub use service_cidr::service_cidr;
 
-use super::Diagnostic;
+#[cfg(feature = "manifest")]
+pub(super) use endpoints::is_mirrored;
+
+use super::{Diagnostic, Severity};
 use crate::model::Unusable;
 use crate::notice::Reason;
 
-/// Most that is told of one object: a hostile one may have an error every few bytes.
+/// Most findings that are reported of one object: a hostile one may have an error every few bytes.
 const MAX_FINDINGS: usize = 100;
-/// Most that is kept of what cannot be used in one object.
+/// Most unusable fields that the model keeps of one object.
 const MAX_UNUSABLE: usize = 4;
 
-/// What became of an object.
+/// The result of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Converted<T> {
-    /// The object; none if it has an error or is left out on purpose.
+    /// The object; none if it is rejected or left out on purpose.
     pub object: Option<T>,
-    /// What was found, in the order of the object's fields, without object or location.
+    /// Findings in the order of the object's fields, without object or location.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl<T> Converted<T> {
-    /// Whether the object has an error.
+    /// Whether the object is rejected as a whole.
     pub fn is_refused(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
+        let mut severities = self.diagnostics.iter().map(|found| found.severity);
+        severities.any(|severity| severity == Severity::Error)
     }
 }
 
-/// Collects what is found in one object.
+/// Collects the findings of one object.
 #[derive(Debug, Default)]
-struct Findings(Vec<Diagnostic>);
+struct Findings {
+    diagnostics: Vec<Diagnostic>,
+    refused: bool,
+}
 
 impl Findings {
+    /// Rejects the object.
     fn error(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
-        if self.0.len() < MAX_FINDINGS || !self.refused() {
-            self.0.push(Diagnostic::error(message).with_field(field));
+        // The first error is always kept: without it nobody knows why the object is gone.
+        if self.diagnostics.len() < MAX_FINDINGS || !self.refused {
+            let error = Diagnostic::error(message).with_field(field);
+            self.diagnostics.push(error);
         }
+        self.refused = true;
+    }
+
+    /// Leaves out the part of the object that `field` is, such as a port or an address.
+    fn left_out(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
+        self.push(Diagnostic::warning(message).with_field(field));
     }
 
     fn note(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
-        if self.0.len() < MAX_FINDINGS {
-            self.0.push(Diagnostic::note(message).with_field(field));
+        self.push(Diagnostic::note(message).with_field(field));
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic) {
+        if self.diagnostics.len() < MAX_FINDINGS {
+            self.diagnostics.push(diagnostic);
         }
     }
 
-    /// What was found since there were so many findings, as the model keeps it.
+    /// Whether a part of the object was left out after the first `before` findings.
+    fn left_out_since(&self, before: usize) -> bool {
+        let mut found = self.diagnostics.iter().skip(before);
+        found.any(|found| found.severity == Severity::Warning)
+    }
+
+    /// Rejects the object because all parts of one kind are left out; their own findings say why.
+    fn nothing_left(&mut self) {
+        self.refused = true;
+    }
+
+    /// The findings after the first `before` ones, as the model keeps them.
     fn unusable_since(&self, before: usize, reason: Reason) -> Box<[Unusable]> {
-        let found = self.0.iter().skip(before).take(MAX_UNUSABLE);
+        let found = self.diagnostics.iter().skip(before).take(MAX_UNUSABLE);
         let kept = found.map(|diagnostic| {
             let field = diagnostic.field.clone().unwrap_or_default();
             Unusable::new(field, reason, diagnostic.message.clone())
@@ -79,15 +111,22 @@ impl Findings {
         kept.collect()
     }
 
-    fn refused(&self) -> bool {
-        self.0.iter().any(Diagnostic::is_error)
-    }
-
     fn converted<T>(self, object: Option<T>) -> Converted<T> {
-        let refused = self.refused();
+        let Self {
+            mut diagnostics,
+            refused,
+        } = self;
+        if refused {
+            // What is left out of a rejected object is an error like the others.
+            for diagnostic in &mut diagnostics {
+                if diagnostic.severity == Severity::Warning {
+                    diagnostic.severity = Severity::Error;
+                }
+            }
+        }
         Converted {
             object: object.filter(|_| !refused),
-            diagnostics: self.0,
+            diagnostics,
         }
     }
 }

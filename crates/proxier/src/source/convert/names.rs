@@ -1,16 +1,17 @@
-//! Names of nodes and zones: each is kept once, however many endpoints bear it.
+//! Names of nodes and zones: each is kept once, however many endpoints have it.
 
 use std::collections::HashSet;
 use std::fmt::Arguments;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use super::super::api::Loose;
 use super::Findings;
 use super::field::reason;
 use crate::model::{InvalidName, check_subdomain};
 
 /// Longest value of a label.
 const MAX_LABEL_VALUE: usize = 63;
-/// Fewest names that are worth a look for those that nobody bears any more.
+/// Fewest names that are worth a search for those that are not used any more.
 const FEW: usize = 1024;
 
 /// Hundreds of thousands of endpoints lie on a few thousand nodes, a few of them in each slice, so
@@ -26,7 +27,7 @@ pub(super) fn intern(name: &str) -> Arc<str> {
 #[derive(Debug, Default)]
 struct Names {
     known: HashSet<Arc<str>>,
-    /// With so many names, those that nobody bears are forgotten: at most half are such.
+    /// With so many names, unused ones are dropped: at most half are unused.
     sweep_at: usize,
 }
 
@@ -46,24 +47,24 @@ impl Names {
 }
 
 impl Findings {
-    /// A node's name.
+    /// A node's name; a wrong one is left out.
     pub(super) fn node_name(
         &mut self,
-        name: Option<&str>,
+        written: Option<&Loose<String>>,
         field: Arguments<'_>,
     ) -> Option<Arc<str>> {
-        let name = name.filter(|name| !name.is_empty())?;
+        let name = self.text(written, field).ok()??;
         match check_node_name(name) {
             Ok(()) => Some(intern(name)),
             Err(error) => {
-                self.error(field, reason(&error));
+                self.left_out(field, reason(&error));
                 None
             }
         }
     }
 
-    /// The zone something is in. The API server does not check an endpoint's, so a wrong one is
-    /// told and not used.
+    /// The zone of a node or an endpoint. The API server does not check an endpoint's, so a wrong
+    /// one is noted and not used.
     pub(super) fn zone(&mut self, name: Option<&str>, field: Arguments<'_>) -> Option<Arc<str>> {
         let name = name.filter(|name| !name.is_empty())?;
         match check_zone_name(name) {
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_kept_once_and_only_while_somebody_bears_it() {
+    fn a_name_is_kept_once_and_only_while_it_is_used() {
         let mut names = Names::default();
         let kept = names.intern("kept");
         assert!(Arc::ptr_eq(&kept, &names.intern("kept")));

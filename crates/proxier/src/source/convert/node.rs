@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as api;
 
+use super::super::api::{self, Loose};
 use super::address::{check_address, family};
 use super::field::reason;
 use super::names::intern;
@@ -16,7 +16,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The taint of a node that the cluster autoscaler is about to delete.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// Converts a Node. Its status is written by others than its spec: an address there that cannot be
+/// Converts a Node. Other programs write its status than its spec: an address there that cannot be
 /// used is left out with a note.
 pub fn node(object: &api::Node) -> Converted<Node> {
     let mut findings = Findings::default();
@@ -28,12 +28,10 @@ pub fn node(object: &api::Node) -> Converted<Node> {
             None
         }
     };
-    let labels = object.metadata.labels.as_ref();
-    let zone = labels.and_then(|labels| labels.get(ZONE));
-    let zone = zone.map(String::as_str);
+    let zone = object.metadata.label(ZONE);
     let zone = findings.zone(zone, format_args!("metadata.labels[{ZONE}]"));
-    let pod_cidrs = pod_cidrs(object.spec.as_ref(), &mut findings);
-    let addresses = addresses(object.status.as_ref(), &mut findings);
+    let pod_cidrs = pod_cidrs(&object.spec, &mut findings);
+    let addresses = addresses(&object.status, &mut findings);
     let node = name.map(|name| Node {
         name,
         addresses: addresses.into(),
@@ -44,24 +42,24 @@ pub fn node(object: &api::Node) -> Converted<Node> {
     findings.converted(node)
 }
 
-/// As kube-proxy has it (kubernetes `pkg/proxy/healthcheck`, `NodeEligible`).
+/// As in kube-proxy (kubernetes `pkg/proxy/healthcheck`, `NodeEligible`).
 fn is_eligible(object: &api::Node) -> bool {
-    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref());
-    let mut taints = taints.unwrap_or_default().iter();
+    let mut taints = object.spec.taints.iter();
     object.metadata.deletion_timestamp.is_none() && taints.all(|taint| taint.key != TO_BE_DELETED)
 }
 
-fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet> {
+fn pod_cidrs(spec: &api::NodeSpec, findings: &mut Findings) -> Vec<IpNet> {
     const FIELD: &str = "spec.podCIDRs";
-    let one = spec.and_then(|spec| spec.pod_cidr.as_deref());
-    let one = one.filter(|one| !one.is_empty());
-    let all = spec.and_then(|spec| spec.pod_cidrs.as_deref());
-    let all = all.unwrap_or_default();
+    let one = spec.pod_cidr.as_ref();
+    let one = one.filter(|one| **one != Loose::Right(String::new()));
+    let all = &spec.pod_cidrs;
     let Some(first) = all.first() else {
         let network = one.and_then(|one| findings.network(one, format_args!("spec.podCIDR")));
         return Vec::from_iter(network);
     };
-    if let Some(one) = one.filter(|one| one != first) {
+    if let (Some(Loose::Right(one)), Loose::Right(first)) = (one, first)
+        && one != first
+    {
         findings.error(
             format_args!("{FIELD}[0]"),
             format_args!("{first:?} is not the same as spec.podCIDR, {one:?}"),
@@ -82,10 +80,11 @@ fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet
         };
         let family_of = |network: &IpNet| family(network.addr());
         if networks.iter().any(|n| family_of(n) == family_of(&network)) {
-            findings.error(
+            findings.left_out(
                 field,
                 format_args!("{network} is of the same address family as the first"),
             );
+            continue;
         }
         networks.push(network);
     }
@@ -94,14 +93,23 @@ fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet
 
 /// The first internal address of each family or, where there is none, the first external one; the
 /// order is that in which kubernetes (`pkg/util/node`) chooses a node's primary address.
-fn addresses(status: Option<&api::NodeStatus>, findings: &mut Findings) -> Vec<IpAddr> {
-    let listed = status.and_then(|status| status.addresses.as_deref());
-    let listed = listed.unwrap_or_default();
+fn addresses(status: &api::NodeStatus, findings: &mut Findings) -> Vec<IpAddr> {
+    let listed = status.addresses.iter().enumerate();
+    let listed = listed.filter_map(|(index, listed)| match listed {
+        Loose::Right(listed) => Some((index, listed)),
+        Loose::Wrong(_) => None,
+    });
+    let listed: Vec<_> = listed.collect();
     let mut addresses: Vec<IpAddr> = Vec::with_capacity(2);
     for type_ in ["InternalIP", "ExternalIP"] {
-        let of_type = listed.iter().enumerate().filter(|(_, a)| a.type_ == type_);
+        let of_type = listed.iter().filter(|(_, a)| a.type_ == type_);
         for (index, listed) in of_type {
-            match check_address(&listed.address) {
+            let checked = match &listed.address {
+                Some(Loose::Right(text)) => check_address(text),
+                Some(Loose::Wrong(written)) => Err(format!("{written} is not an IP address")),
+                None => Err("missing".to_owned()),
+            };
+            match checked {
                 Ok(address) if addresses.iter().any(|a| family(*a) == family(address)) => {}
                 Ok(address) => addresses.push(address),
                 Err(reason) => findings.note(

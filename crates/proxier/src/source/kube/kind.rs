@@ -5,12 +5,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use k8s_openapi::api::networking::v1 as networking;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::super::api;
 use super::super::convert::{self, Converted};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
@@ -68,7 +66,7 @@ pub(super) trait Kind {
 pub(super) struct Services;
 
 impl Kind for Services {
-    type Object = core::Service;
+    type Object = api::Service;
     type Model = Service;
     type Name = ObjectName;
 
@@ -92,7 +90,7 @@ impl Kind for Services {
         model.name.clone()
     }
 
-    fn convert(object: &core::Service) -> Converted<Service> {
+    fn convert(object: &api::Service) -> Converted<Service> {
         convert::service(object)
     }
 
@@ -113,7 +111,7 @@ impl Kind for Services {
 pub(super) struct EndpointSlices;
 
 impl Kind for EndpointSlices {
-    type Object = discovery::EndpointSlice;
+    type Object = api::EndpointSlice;
     type Model = EndpointSlice;
     type Name = ObjectName;
 
@@ -137,7 +135,7 @@ impl Kind for EndpointSlices {
         model.name.clone()
     }
 
-    fn convert(object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
+    fn convert(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
         convert::endpoint_slice(object)
     }
 
@@ -172,7 +170,7 @@ impl ThisNode {
 }
 
 impl Kind for ThisNode {
-    type Object = core::Node;
+    type Object = api::Node;
     type Model = Node;
     type Name = Arc<str>;
 
@@ -196,7 +194,7 @@ impl Kind for ThisNode {
         model.name.clone()
     }
 
-    fn convert(object: &core::Node) -> Converted<Node> {
+    fn convert(object: &api::Node) -> Converted<Node> {
         convert::node(object)
     }
 
@@ -234,7 +232,7 @@ impl ServiceCidrs {
 }
 
 impl Kind for ServiceCidrs {
-    type Object = networking::ServiceCIDR;
+    type Object = api::ServiceCidr;
     type Model = (Arc<str>, Vec<IpNet>);
     type Name = Arc<str>;
 
@@ -258,9 +256,9 @@ impl Kind for ServiceCidrs {
         model.0.clone()
     }
 
-    fn convert(object: &networking::ServiceCIDR) -> Converted<Self::Model> {
+    fn convert(object: &api::ServiceCidr) -> Converted<Self::Model> {
         let converted = convert::service_cidr(object);
-        let name = object.metadata.name.as_deref().map(Into::into);
+        let name = object.name().map(Into::into);
         Converted {
             object: name.zip(converted.object),
             diagnostics: converted.diagnostics,

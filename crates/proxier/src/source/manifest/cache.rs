@@ -1,24 +1,45 @@
-//! Documents that were read before.
+//! Results of the reading before.
 //!
-//! Parsing YAML is by far the most of the work of a reading, and an edit leaves nearly all
-//! documents as they were.
+//! Parsing is by far the most work of a reading. An edit leaves nearly all files as they were, and
+//! nearly all documents of the file that it changes.
 
 use std::collections::HashMap;
+use std::fs::Metadata;
 use std::hash::{BuildHasher as _, RandomState};
 use std::mem;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::decode::Parsed;
 use super::object::{Key, Object};
 
-/// The objects of documents without any diagnostic, by a keyed hash of their text.
+/// How long a file must have been unchanged for its [`Stamp`] to be trusted. Two writes within one
+/// tick of the kernel's clock get the same time (4 ms, or seconds on some file systems).
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What was read, by file.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     hasher: RandomState,
     /// Of the reading before.
-    old: HashMap<u64, Box<[Known]>>,
+    old: HashMap<PathBuf, File>,
     /// Of this reading, so far.
-    new: HashMap<u64, Box<[Known]>>,
+    new: HashMap<PathBuf, File>,
 }
+
+/// A file as it was read.
+#[derive(Debug)]
+pub(super) struct File {
+    /// None if the file may change without another stamp.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) parsed: Arc<Parsed>,
+    pub(super) documents: Documents,
+}
+
+/// The objects of documents without any diagnostic, by a keyed hash of their text.
+pub(super) type Documents = HashMap<u64, Box<[Known]>>;
 
 /// A good object of a document.
 #[derive(Debug)]
@@ -28,24 +49,63 @@ pub(super) struct Known {
     pub(super) object: Arc<Object>,
 }
 
+/// Tells one version of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// None if the file changed so recently that another change may go unseen.
+    pub(super) fn of(metadata: &Metadata) -> Option<Self> {
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(changed.0).ok()?);
+        let age = SystemTime::now().duration_since(at).ok()?;
+        // The fraction of the second is left out of `at`.
+        (age > SETTLED + Duration::from_secs(1)).then_some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed,
+        })
+    }
+}
+
 impl Cache {
     pub(super) fn hash(&self, text: &str) -> u64 {
         self.hasher.hash_one(text)
     }
 
-    /// The objects of a document, if it was read before.
-    pub(super) fn get(&mut self, hash: u64) -> Option<&[Known]> {
-        if let Some(known) = self.old.remove(&hash) {
-            self.new.insert(hash, known);
+    /// The file as it was read before.
+    pub(super) fn file(&self, path: &Path) -> Option<&File> {
+        self.new.get(path).or_else(|| self.old.get(path))
+    }
+
+    /// Takes the documents of the file's last reading out.
+    pub(super) fn take_documents(&mut self, path: &Path) -> Documents {
+        let file = self.old.get_mut(path);
+        file.map(|file| mem::take(&mut file.documents))
+            .unwrap_or_default()
+    }
+
+    /// Keeps a file for the next reading.
+    pub(super) fn insert(&mut self, path: &Path, file: File) {
+        self.new.insert(path.to_owned(), file);
+    }
+
+    /// Keeps a file that is as it was.
+    pub(super) fn keep(&mut self, path: &Path) {
+        if let Some((path, file)) = self.old.remove_entry(path) {
+            self.new.insert(path, file);
         }
-        self.new.get(&hash).map(AsRef::as_ref)
     }
 
-    pub(super) fn insert(&mut self, hash: u64, known: impl Iterator<Item = Known>) {
-        self.new.insert(hash, known.collect());
-    }
-
-    /// Ends a reading, and forgets what was not in it.
+    /// Ends a reading, and drops what was not in it.
     pub(super) fn turn(&mut self) {
         self.old = mem::take(&mut self.new);
     }

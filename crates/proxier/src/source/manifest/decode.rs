@@ -3,36 +3,48 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::super::api;
 use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location};
-use super::cache::{Cache, Known};
-use super::document::{self, Document};
-use super::fields::{self, project};
+use super::cache::{Cache, Documents, Known};
+use super::document::{self, Document, Format};
+use super::lines::Lines;
 use super::object::{DEFAULT_NAMESPACE, Key, Kind, Maker, Object};
+use super::raw::{Items, Raw};
 
-/// Most errors, and most notes, that are told of a file.
-const MAX_TOLD: usize = 1000;
+/// Most errors, and most notes, that are reported of a file.
+const MAX_REPORTED: usize = 1000;
 /// The label with the name of a slice's controller.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The control plane's own controllers of slices have names that end so.
 const CONTROL_PLANE: &str = "controller.k8s.io";
+/// Fields with numbers, in which people write leading zeros.
+const NUMBERS: [&str; 6] = [
+    "port",
+    "targetPort",
+    "nodePort",
+    "containerPort",
+    "healthCheckNodePort",
+    "timeoutSeconds",
+];
+/// What to do with a template.
+const RENDER: &str =
+    "render it first, for instance with 'helm template RELEASE CHART', and use the output";
 
 /// What a document makes of an object.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Outcome {
     Good(Arc<Object>),
-    /// There is such an object, and it asks nothing of a service proxy.
+    /// There is such an object, and a service proxy has nothing to do for it.
     LeftOut,
     Refused,
 }
 
 /// An object as a document defines it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Definition {
     pub(super) key: Key,
     pub(super) location: Location,
@@ -40,7 +52,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// What may be taken for known when the same document is read again.
+    /// What may be used again when the same document is read again.
     fn known(&self) -> Option<Known> {
         let Outcome::Good(object) = &self.outcome else {
             return None;
@@ -58,8 +70,10 @@ impl Definition {
 pub(super) struct Parsed {
     pub(super) definitions: Vec<Definition>,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Something in the file is broken in such a way that the object cannot be told.
+    /// Something in the file is so broken that nobody can say which object it was before.
     pub(super) unattributed: bool,
+    /// Something in the file could not be read as an object at all.
+    pub(super) unread: bool,
     /// How many there would be without a bound.
     errors: usize,
     notes: usize,
@@ -73,9 +87,9 @@ impl Parsed {
             &mut self.notes
         };
         *count += 1;
-        if *count <= MAX_TOLD {
+        if *count <= MAX_REPORTED {
             self.diagnostics.push(diagnostic);
-        } else if *count == MAX_TOLD + 1 {
+        } else if *count == MAX_REPORTED + 1 {
             self.diagnostics.push(Diagnostic {
                 object: None,
                 field: None,
@@ -84,19 +98,32 @@ impl Parsed {
             });
         }
     }
+
+    /// The diagnostics after the first `before` ones.
+    fn since(&mut self, before: usize) -> &mut [Diagnostic] {
+        self.diagnostics.get_mut(before..).unwrap_or_default()
+    }
 }
 
-/// Reads the text of a file.
-pub(super) fn decode(file: &Path, text: &str, cache: &mut Cache) -> Parsed {
+/// Reads the text of a file, called `name` in diagnostics. `path` is where the cache has what was
+/// in it before.
+pub(super) fn decode(
+    name: &Path,
+    text: &str,
+    cache: &mut Cache,
+    path: &Path,
+) -> (Parsed, Documents) {
     let mut parsed = Parsed::default();
+    let mut before = cache.take_documents(path);
+    let mut documents = Documents::new();
     for (index, document) in document::split(text).iter().enumerate() {
         let location = Location {
             document: Some(index + 1),
             line: Some(document.line),
-            ..Location::new(file)
+            ..Location::new(name)
         };
         let hash = cache.hash(document.text);
-        if let Some(known) = cache.get(hash) {
+        if let Some(known) = before.remove(&hash) {
             let definition = |known: &Known| Definition {
                 key: known.key.clone(),
                 location: Location {
@@ -106,6 +133,7 @@ pub(super) fn decode(file: &Path, text: &str, cache: &mut Cache) -> Parsed {
                 outcome: Outcome::Good(known.object.clone()),
             };
             parsed.definitions.extend(known.iter().map(definition));
+            documents.insert(hash, known);
             continue;
         }
         let definitions = parsed.definitions.len();
@@ -113,146 +141,283 @@ pub(super) fn decode(file: &Path, text: &str, cache: &mut Cache) -> Parsed {
         decode_document(document, location, &mut parsed);
         if (parsed.errors, parsed.notes) == found {
             let new = parsed.definitions.iter().skip(definitions);
-            cache.insert(hash, new.filter_map(Definition::known));
+            documents.insert(hash, new.filter_map(Definition::known).collect());
         }
     }
-    parsed
+    (parsed, documents)
 }
 
 fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Parsed) {
     let found = parsed.diagnostics.len();
-    match document.parse() {
-        // As kubectl prints a document of which nothing is left.
-        Ok(Value::Null) => {}
-        Ok(value) => {
-            Decoder { location, parsed }.object(value);
-            let new = parsed.diagnostics.get_mut(found..).unwrap_or_default();
-            locate(new, document);
+    let error = match document.format {
+        Format::Json => {
+            let raw = Raw::Text(document.text);
+            match raw.check() {
+                Ok(()) => {
+                    decoder(document, location.clone(), parsed).object(raw, None);
+                    None
+                }
+                Err(error) => Some((document.line_of(error.line()), error.message)),
+            }
         }
-        Err(error) => {
-            let line = error.line.or(location.line);
-            let location = Location { line, ..location };
-            parsed.report(Diagnostic::error(error.message).at(location));
-            parsed.unattributed = true;
-        }
+        Format::Yaml => match document.parse() {
+            // As kubectl prints a document of which nothing is left.
+            Ok(Value::Null) => None,
+            Ok(value) => {
+                decoder(document, location.clone(), parsed).object(Raw::Value(&value), None);
+                locate_all(document, &location, found, parsed);
+                None
+            }
+            Err(error) => Some((error.line, error.message)),
+        },
+    };
+    let Some((line, message)) = error else {
+        hint_at_template(parsed.since(found));
+        return;
+    };
+    let (line, message) = match document.template() {
+        Some((found, line)) => (
+            Some(line),
+            format!("{found} is an expression of a template, such as Helm's: {RENDER}"),
+        ),
+        None => (line.or(location.line), message),
+    };
+    parsed.report(Diagnostic::error(message).at(Location { line, ..location }));
+    (parsed.unattributed, parsed.unread) = (true, true);
+}
+
+fn decoder<'a>(
+    document: &'a Document<'a>,
+    location: Location,
+    parsed: &'a mut Parsed,
+) -> Decoder<'a> {
+    Decoder {
+        document,
+        location,
+        parsed,
     }
 }
 
-/// Replaces the document's line by those of the fields.
-fn locate(diagnostics: &mut [Diagnostic], document: &Document<'_>) {
-    if diagnostics.is_empty() {
+/// Gives diagnostics of a YAML document the lines of their fields, and notes octal numbers.
+fn locate_all(document: &Document<'_>, location: &Location, found: usize, parsed: &mut Parsed) {
+    let octal = document.may_have_octal();
+    if parsed.since(found).is_empty() && !octal {
         return;
     }
-    let line = document.lines();
-    for diagnostic in diagnostics {
-        let Some(location) = &mut diagnostic.location else {
-            continue;
+    let Some(lines) = document.lines() else {
+        return;
+    };
+    for diagnostic in parsed.since(found) {
+        locate(diagnostic, document, &lines, true);
+    }
+    if octal {
+        note_octals(document, location, &lines, parsed);
+    }
+}
+
+/// Gives a diagnostic the line of its field, and quotes what was written there. `lines` are the
+/// document's, or with `whole` unset those of the item alone.
+fn locate(diagnostic: &mut Diagnostic, document: &Document<'_>, lines: &Lines, whole: bool) {
+    let Some(location) = &mut diagnostic.location else {
+        return;
+    };
+    let item = location.item.as_deref().filter(|_| whole);
+    let field = diagnostic.field.as_deref().unwrap_or_default();
+    let path = format!("{}.{field}", item.unwrap_or_default());
+    location.line = document.line_of(lines.line(&path)).or(location.line);
+    if let Some(written) = lines.written(&path, document.text)
+        && diagnostic.is_error()
+        && !is_quoted(&diagnostic.message, written)
+    {
+        let message = format!("{} (written as {written})", diagnostic.message);
+        diagnostic.set_message(message);
+    }
+}
+
+/// Whether a message has a value as it is written, but for quotes.
+fn is_quoted(message: &str, written: &str) -> bool {
+    let plain = written.trim_matches(['"', '\'']);
+    let is_escaped = plain.contains(['"', '\'', '\\']);
+    plain.is_empty() || is_escaped || message.contains(plain)
+}
+
+/// Notes the numbers that are octal for kubectl and svcproxy, and decimal for people and for YAML
+/// since version 1.2.
+fn note_octals(document: &Document<'_>, location: &Location, lines: &Lines, parsed: &mut Parsed) {
+    let mut octals = Vec::new();
+    lines.scalars(document.text, &mut |path, written| {
+        let name = path.rsplit('.').next().unwrap_or_default();
+        let digits = written.strip_prefix('0').unwrap_or_default();
+        if let Ok(number) = u32::from_str_radix(digits, 8)
+            && NUMBERS.contains(&name)
+        {
+            octals.push((path.to_owned(), written, number));
+        }
+    });
+    octals.sort();
+    for (path, written, number) in octals {
+        let note = format!(
+            "{written} is an octal number, {number}, for kubectl and so for svcproxy: leave out the \
+             leading 0 if {} is meant",
+            written.trim_start_matches('0')
+        );
+        let line = document.line_of(lines.line(&path)).or(location.line);
+        let place = Location {
+            line,
+            ..location.clone()
         };
-        let item = location.item.as_deref().unwrap_or_default();
-        let field = diagnostic.field.as_deref().unwrap_or_default();
-        location.line = line(&format!("{item}.{field}")).or(location.line);
+        parsed.report(Diagnostic::note(note).with_field(path).at(place));
+    }
+}
+
+/// Says of values with braces that a template was not rendered.
+fn hint_at_template(diagnostics: &mut [Diagnostic]) {
+    for diagnostic in diagnostics {
+        if diagnostic.is_error() && diagnostic.message.contains("{{") {
+            let message = format!(
+                "{}: {{{{ begins an expression of a template, such as Helm's: {RENDER}",
+                diagnostic.message
+            );
+            diagnostic.set_message(message);
+        }
     }
 }
 
 /// Takes one document in.
 struct Decoder<'a> {
+    document: &'a Document<'a>,
     location: Location,
     parsed: &'a mut Parsed,
 }
 
+/// Kind and `apiVersion`, which the API server leaves out of the items of a list of one kind.
+type Defaults<'a> = Option<(&'a str, &'a str)>;
+
 impl Decoder<'_> {
-    fn object(&mut self, value: Value) {
-        let api_version = text(&value, "/apiVersion").unwrap_or_default();
-        let Some(kind) = text(&value, "/kind").filter(|kind| !kind.is_empty()) else {
+    fn object(&mut self, raw: Raw<'_>, defaults: Defaults<'_>) {
+        let found = self.parsed.diagnostics.len();
+        self.decode(raw, defaults);
+        // Items of a list have been located before it.
+        if let Raw::Text(text) = raw
+            && !self.parsed.since(found).is_empty()
+        {
+            self.locate(text, found);
+        }
+    }
+
+    /// Gives new diagnostics of this JSON text the lines of their fields.
+    fn locate(&mut self, text: &str, found: usize) {
+        let item = self.location.item.clone();
+        let before = text.as_ptr().addr() - self.document.text.as_ptr().addr();
+        let before = self.document.text.get(..before).unwrap_or_default();
+        let line = self.document.first_line + document::lines_in(before);
+        let place = Document {
+            text,
+            format: Format::Json,
+            first_line: line,
+            line,
+        };
+        let lines = place.lines();
+        for diagnostic in self.parsed.since(found) {
+            let location = diagnostic.location.as_mut();
+            let Some(location) = location.filter(|location| location.item == item) else {
+                continue;
+            };
+            location.line = Some(line);
+            if let Some(lines) = &lines {
+                locate(diagnostic, &place, lines, false);
+            }
+        }
+    }
+
+    fn decode(&mut self, raw: Raw<'_>, defaults: Defaults<'_>) {
+        let header = raw.header();
+        let kind = api::text(header.kind.as_ref()).or(defaults.map(|(kind, _)| kind));
+        let api_version = api::text(header.api_version.as_ref());
+        let api_version = api_version.or(defaults.map(|(_, version)| version));
+        let api_version = api_version.unwrap_or_default();
+        let Some(kind) = kind.filter(|kind| !kind.is_empty()) else {
             let error = Diagnostic::error("missing: not a Kubernetes object");
-            return self.unattributed(error.with_field("kind"));
+            return self.unread(error.with_field("kind"));
         };
         if let Some(item) = kind.strip_suffix("List")
             && (item.is_empty() || Kind::parse(item).is_some())
         {
-            let (item, api_version) = (item.to_owned(), api_version.to_owned());
-            return self.list(value, &item, &api_version);
+            let defaults = Some((item, api_version)).filter(|_| !item.is_empty());
+            return self.list(raw, defaults);
         }
         let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
         match Kind::parse(kind) {
-            Some(kind) if api_version == kind.api_version() => match kind {
-                Kind::Service => self.convert(kind, &value, service),
-                Kind::Endpoints => self.convert(kind, &value, |object: core::Endpoints| {
-                    map(convert::endpoints(&object), Object::Endpoints)
-                }),
-                Kind::EndpointSlice => self.convert(kind, &value, endpoint_slice),
-                Kind::Pod => {
-                    let value = project(&value, fields::POD);
-                    self.convert(kind, &value, |object: core::Pod| {
+            Some(kind) if api_version == kind.api_version() => {
+                let id = Id::new(&header, kind);
+                match kind {
+                    Kind::Service => self.convert(&id, raw, service),
+                    Kind::Endpoints => self.convert(&id, raw, endpoints),
+                    Kind::EndpointSlice => self.convert(&id, raw, endpoint_slice),
+                    Kind::Pod => self.convert(&id, raw, |object: api::Pod| {
                         map(convert::pod(&object), Object::Pod)
-                    });
-                }
-                Kind::Node => {
-                    let value = project(&value, fields::NODE);
-                    self.convert(kind, &value, |object: core::Node| {
+                    }),
+                    Kind::Node => self.convert(&id, raw, |object: api::Node| {
                         map(convert::node(&object), Object::Node)
-                    });
+                    }),
                 }
-            },
+            }
             Some(kind)
                 if api_version.is_empty() || group(api_version) == group(kind.api_version()) =>
             {
                 let message = format!("{api_version:?} is not {:?}", kind.api_version());
                 let error = Diagnostic::error(message).with_field("apiVersion");
-                self.refused(kind, &value, vec![error]);
+                self.refused(&Id::new(&header, kind), vec![error]);
             }
             _ => {
-                let note = Diagnostic::note("a kind that a service proxy has no use for");
-                self.report(note.with_object(label(kind, &value)));
+                let note = Diagnostic::note("a kind that a service proxy does not use");
+                self.report(note.with_object(label(kind, &header)));
             }
         }
     }
 
-    fn list(&mut self, mut value: Value, item: &str, api_version: &str) {
-        let items = match value.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => items,
-            None | Some(Value::Null) => Vec::new(),
-            Some(_) => {
-                let error = Diagnostic::error("not a list");
-                return self.unattributed(error.with_field("items"));
-            }
-        };
+    fn list(&mut self, raw: Raw<'_>, defaults: Defaults<'_>) {
         let list = self.location.item.take();
-        for (index, mut value) in items.into_iter().enumerate() {
-            // The API server leaves these two out of the items of a list of one kind.
-            if let Value::Object(object) = &mut value
-                && !item.is_empty()
-            {
-                let version = || Value::from(api_version);
-                object.entry("apiVersion").or_insert_with(version);
-                object.entry("kind").or_insert_with(|| Value::from(item));
-            }
-            self.location.item = Some(match &list {
+        let item = |decoder: &mut Self, index: usize, raw: Raw<'_>| {
+            decoder.location.item = Some(match &list {
                 Some(list) => format!("{list}.items[{index}]"),
                 None => format!("items[{index}]"),
             });
-            self.object(value);
+            decoder.object(raw, defaults);
+        };
+        match raw.items() {
+            Ok(Items::Values(values)) => {
+                for (index, value) in values.iter().enumerate() {
+                    item(self, index, Raw::Value(value));
+                }
+            }
+            Ok(Items::Texts(texts)) => {
+                for (index, text) in texts.iter().enumerate() {
+                    item(self, index, Raw::Text(text.get()));
+                }
+            }
+            Err(_) => {
+                self.location.item.clone_from(&list);
+                let error = Diagnostic::error("not a list");
+                self.unread(error.with_field("items"));
+            }
         }
         self.location.item = list;
     }
 
     fn convert<T: DeserializeOwned>(
         &mut self,
-        kind: Kind,
-        value: &Value,
+        id: &Id,
+        raw: Raw<'_>,
         convert: impl FnOnce(T) -> Converted<Object>,
     ) {
-        let object: T = match serde_path_to_error::deserialize(value) {
+        let object: T = match raw.decode() {
             Ok(object) => object,
-            Err(error) => {
-                let field = error.path().to_string();
-                let error = Diagnostic::error(error.into_inner()).with_field(field);
-                return self.refused(kind, value, vec![error]);
-            }
+            Err(error) => return self.refused(id, vec![error]),
         };
         let converted = convert(object);
-        let Some(key) = key(kind, value).filter(|_| !converted.is_refused()) else {
-            return self.refused(kind, value, converted.diagnostics);
+        let Some(key) = id.key.clone().filter(|_| !converted.is_refused()) else {
+            return self.refused(id, converted.diagnostics);
         };
         for diagnostic in converted.diagnostics {
             self.report(diagnostic.with_object(&key));
@@ -267,23 +432,23 @@ impl Decoder<'_> {
     }
 
     /// An object with errors: its last good version can stay if its name can be read.
-    fn refused(&mut self, kind: Kind, value: &Value, diagnostics: Vec<Diagnostic>) {
-        let object = label(&format!("{kind:?}"), value);
+    fn refused(&mut self, id: &Id, diagnostics: Vec<Diagnostic>) {
         for diagnostic in diagnostics {
-            self.report(diagnostic.with_object(&object));
+            self.report(diagnostic.with_object(&id.label));
         }
-        match key(kind, value) {
+        match &id.key {
             Some(key) => self.parsed.definitions.push(Definition {
-                key,
+                key: key.clone(),
                 location: self.location.clone(),
                 outcome: Outcome::Refused,
             }),
+            // It cannot have been in effect under such a name, but under another.
             None => self.parsed.unattributed = true,
         }
     }
 
-    fn unattributed(&mut self, error: Diagnostic) {
-        self.parsed.unattributed = true;
+    fn unread(&mut self, error: Diagnostic) {
+        (self.parsed.unattributed, self.parsed.unread) = (true, true);
         self.report(error);
     }
 
@@ -292,7 +457,7 @@ impl Decoder<'_> {
     }
 }
 
-fn service(object: core::Service) -> Converted<Object> {
+fn service(object: api::Service) -> Converted<Object> {
     let selection = convert::selection(&object);
     let refused = selection.is_refused();
     let mut converted = map(convert::service(&object), |service| Object::Service {
@@ -304,9 +469,16 @@ fn service(object: core::Service) -> Converted<Object> {
     converted
 }
 
-fn endpoint_slice(object: discovery::EndpointSlice) -> Converted<Object> {
-    let labels = object.metadata.labels.as_ref();
-    let made_by = match labels.and_then(|labels| labels.get(MANAGED_BY)) {
+fn endpoints(object: api::Endpoints) -> Converted<Object> {
+    let mirrored = convert::is_mirrored(&object);
+    map(convert::endpoints(&object), |slices| Object::Endpoints {
+        slices,
+        mirrored,
+    })
+}
+
+fn endpoint_slice(object: api::EndpointSlice) -> Converted<Object> {
+    let made_by = match object.metadata.label(MANAGED_BY) {
         Some(controller) if controller.ends_with(CONTROL_PLANE) => Maker::ControlPlane,
         _ => Maker::Other,
     };
@@ -322,27 +494,36 @@ fn map<T>(converted: Converted<T>, wrap: impl FnOnce(T) -> Object) -> Converted<
     }
 }
 
-fn key(kind: Kind, value: &Value) -> Option<Key> {
-    Key::new(kind, namespace(value), text(value, "/metadata/name")?)
+/// What identifies an object of a used kind.
+struct Id {
+    /// None if there can be no object of that name.
+    key: Option<Key>,
+    /// Kind and name as they are written, valid or not.
+    label: String,
 }
 
-/// Kind and name as they stand there, valid or not.
-fn label(kind: &str, value: &Value) -> String {
+impl Id {
+    fn new(header: &api::Header, kind: Kind) -> Self {
+        let name = header.name();
+        Self {
+            key: name.and_then(|name| Key::new(kind, namespace(header), name)),
+            label: label(&format!("{kind:?}"), header),
+        }
+    }
+}
+
+fn label(kind: &str, header: &api::Header) -> String {
     let namespaced = Kind::parse(kind).is_none_or(Kind::is_namespaced);
-    match text(value, "/metadata/name") {
-        Some(name) if namespaced => format!("{kind} {}/{name}", namespace(value)),
+    match header.name() {
+        Some(name) if namespaced => format!("{kind} {}/{name}", namespace(header)),
         Some(name) => format!("{kind} {name}"),
         None => kind.to_owned(),
     }
 }
 
-fn namespace(value: &Value) -> &str {
-    let namespace = text(value, "/metadata/namespace");
+fn namespace(header: &api::Header) -> &str {
+    let namespace = header.namespace();
     namespace
         .filter(|text| !text.is_empty())
         .unwrap_or(DEFAULT_NAMESPACE)
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
-    value.pointer(pointer)?.as_str()
 }

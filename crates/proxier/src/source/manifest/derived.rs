@@ -61,7 +61,7 @@ fn with_slices(objects: &Objects) -> HashSet<&ObjectName> {
     for (key, entry) in objects {
         match entry.object.as_ref() {
             Object::EndpointSlice { slice, .. } => services.insert(&slice.service),
-            Object::Endpoints(_) => services.insert(&key.name),
+            Object::Endpoints { .. } => services.insert(&key.name),
             _ => continue,
         };
     }
@@ -247,7 +247,15 @@ mod tests {
             Kind::Service => put_service(objects, which, of),
             Kind::Pod => put_pod(objects, which, of, how == 1),
             Kind::Node => put_node(objects, which, of),
-            Kind::Endpoints => put(objects, kind, name(which), Object::Endpoints(vec![slice()])),
+            Kind::Endpoints => {
+                let (slices, mirrored) = (vec![slice()], true);
+                put(
+                    objects,
+                    kind,
+                    name(which),
+                    Object::Endpoints { slices, mirrored },
+                );
+            }
             Kind::EndpointSlice => {
                 let made_by = Maker::Other;
                 let slice = slice();

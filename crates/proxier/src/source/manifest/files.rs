@@ -1,26 +1,41 @@
 //! Files and directories, read with bounds.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
-use super::cache::Cache;
+use super::cache::{self, Cache, Stamp};
 use super::decode::{self, Parsed};
 use super::document::MAX_FILE_BYTES;
+
+/// The path that means standard input.
+const STDIN: &str = "-";
+/// Standard input in diagnostics.
+const STDIN_NAME: &str = "standard input";
 
 /// A file, or a directory that could not be listed.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
-    /// What is in it, or why that cannot be told.
-    pub(super) content: Result<Parsed, Diagnostic>,
+    /// What is in it, or why that cannot be read.
+    pub(super) content: Result<Arc<Parsed>, Diagnostic>,
 }
 
-/// Reads all files at and in `paths`.
+/// Whether a path means standard input, which is read once.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == STDIN
+}
+
+/// Reads all files at and in `paths`. Files that have not changed are not read again.
 pub(super) fn read(paths: &[PathBuf], cache: &mut Cache) -> Vec<Source> {
     let mut sources = Vec::new();
     for path in paths {
+        if is_stdin(path) {
+            sources.push(read_stdin(cache));
+            continue;
+        }
         if !path.is_dir() {
             sources.push(read_file(path, cache));
             continue;
@@ -41,7 +56,7 @@ pub(super) fn is_manifest(name: &Path) -> bool {
         .file_name()
         .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = name.extension().and_then(|extension| extension.to_str());
-    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json" | "jsonl"))
 }
 
 fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -57,23 +72,74 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_file(path: &Path, cache: &mut Cache) -> Source {
-    match text(path) {
-        Ok(text) => Source {
-            path: path.to_owned(),
-            content: Ok(decode::decode(path, &text, cache)),
-        },
-        Err(error) => unreadable(path, &error),
+    let content = read_changed(path, cache).map_err(|error| error_at(path, &error));
+    Source {
+        path: path.to_owned(),
+        content,
     }
 }
 
-fn text(path: &Path) -> io::Result<String> {
+fn read_changed(path: &Path, cache: &mut Cache) -> io::Result<Arc<Parsed>> {
     // Opening a pipe would wait for its other end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));
     }
+    // A network file system tells the newest state of an open file only.
+    let file = File::open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    if let Some(known) = cache.file(path)
+        && stamp.is_some()
+        && known.stamp == stamp
+    {
+        let parsed = Arc::clone(&known.parsed);
+        cache.keep(path);
+        return Ok(parsed);
+    }
+    let text = text(file)?;
+    Ok(decode(path, path, &text, stamp, cache))
+}
+
+fn read_stdin(cache: &mut Cache) -> Source {
+    let (path, name) = (Path::new(STDIN), Path::new(STDIN_NAME));
+    let content = match cache.file(path) {
+        Some(known) => {
+            let parsed = Arc::clone(&known.parsed);
+            cache.keep(path);
+            Ok(parsed)
+        }
+        None => match text(io::stdin().lock()) {
+            Ok(text) => Ok(decode(path, name, &text, None, cache)),
+            Err(error) => Err(error_at(name, &error)),
+        },
+    };
+    Source {
+        path: name.to_owned(),
+        content,
+    }
+}
+
+fn decode(
+    path: &Path,
+    name: &Path,
+    text: &str,
+    stamp: Option<Stamp>,
+    cache: &mut Cache,
+) -> Arc<Parsed> {
+    let (parsed, documents) = decode::decode(name, text, cache, path);
+    let parsed = Arc::new(parsed);
+    let file = cache::File {
+        stamp,
+        parsed: Arc::clone(&parsed),
+        documents,
+    };
+    cache.insert(path, file);
+    parsed
+}
+
+fn text(file: impl Read) -> io::Result<String> {
     let mut text = String::new();
     let limit = MAX_FILE_BYTES as u64 + 1;
-    File::open(path)?.take(limit).read_to_string(&mut text)?;
+    file.take(limit).read_to_string(&mut text)?;
     if text.len() > MAX_FILE_BYTES {
         let message = format!("more than {} MiB: split it", MAX_FILE_BYTES >> 20);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -84,8 +150,10 @@ fn text(path: &Path) -> io::Result<String> {
 fn unreadable(path: &Path, error: &io::Error) -> Source {
     Source {
         path: path.to_owned(),
-        content: Err(
-            Diagnostic::error(format_args!("cannot be read: {error}")).at(Location::new(path))
-        ),
+        content: Err(error_at(path, error)),
     }
+}
+
+fn error_at(path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic::error(format_args!("cannot be read: {error}")).at(Location::new(path))
 }

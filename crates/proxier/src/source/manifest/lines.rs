@@ -1,6 +1,6 @@
-//! On which line of a document a field stands.
+//! The line and the source text of each field of a document.
 //!
-//! The values of JSON have no places, so a document with an error is parsed once more, with them.
+//! Decoded values have no positions, so a document with an error is parsed once more, with them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,11 +8,13 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-/// A document's values, reduced to their places.
+/// A document's values, reduced to their positions.
 #[derive(Debug)]
 pub(super) struct Lines {
     /// From 1, within the document.
     line: u64,
+    /// Byte offset and length within the document, where known.
+    span: Option<(u64, u64)>,
     children: Children,
 }
 
@@ -24,30 +26,90 @@ enum Children {
 }
 
 impl Lines {
-    /// The line of `path` or, where that is not there, of the last part of it that is.
+    /// The line of `path` or, where that is missing, of the last part of it that is there.
     pub(super) fn line(&self, path: &str) -> u64 {
         let mut at = self;
-        for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
-            let next = match &at.children {
-                Children::Mapping(entries) => entries.get(step),
-                Children::Sequence(items) => step
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|index| items.get(index)),
-                Children::Scalar => None,
-            };
-            let Some(next) = next else { break };
+        for step in steps(path) {
+            let Some(next) = at.child(step) else { break };
             at = next;
         }
         at.line
     }
+
+    /// The source text of the scalar at `path`, where `document` is the text of the whole document.
+    pub(super) fn written<'a>(&self, path: &str, document: &'a str) -> Option<&'a str> {
+        let at = steps(path).try_fold(self, |at, step| at.child(step))?;
+        at.scalar(document)
+    }
+
+    /// All scalars with their paths.
+    pub(super) fn scalars<'a>(&self, document: &'a str, found: &mut dyn FnMut(&str, &'a str)) {
+        self.scalars_at(&mut String::new(), document, found);
+    }
+
+    fn scalars_at<'a>(
+        &self,
+        path: &mut String,
+        document: &'a str,
+        found: &mut dyn FnMut(&str, &'a str),
+    ) {
+        let length = path.len();
+        match &self.children {
+            Children::Mapping(entries) => {
+                for (name, value) in entries {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(name);
+                    value.scalars_at(path, document, found);
+                    path.truncate(length);
+                }
+            }
+            Children::Sequence(items) => {
+                for (index, value) in items.iter().enumerate() {
+                    path.push_str(&format!("[{index}]"));
+                    value.scalars_at(path, document, found);
+                    path.truncate(length);
+                }
+            }
+            Children::Scalar => {
+                if let Some(text) = self.scalar(document) {
+                    found(path, text);
+                }
+            }
+        }
+    }
+
+    fn scalar<'a>(&self, document: &'a str) -> Option<&'a str> {
+        let Children::Scalar = self.children else {
+            return None;
+        };
+        let (start, length) = self.span?;
+        let start = usize::try_from(start).ok()?;
+        let end = start.checked_add(usize::try_from(length).ok()?)?;
+        document.get(start..end).map(str::trim_end)
+    }
+
+    fn child(&self, step: &str) -> Option<&Self> {
+        match &self.children {
+            Children::Mapping(entries) => entries.get(step),
+            Children::Sequence(items) => items.get(step.parse::<usize>().ok()?),
+            Children::Scalar => None,
+        }
+    }
+}
+
+fn steps(path: &str) -> impl Iterator<Item = &str> {
+    path.split(['.', '[', ']']).filter(|step| !step.is_empty())
 }
 
 impl<'de> Deserialize<'de> for Lines {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let children = Spanned::<Children>::deserialize(deserializer)?;
+        let span = children.referenced.span();
         Ok(Self {
             line: children.referenced.line(),
+            span: span.byte_offset().zip(span.byte_len()),
             children: children.value,
         })
     }

@@ -1,14 +1,19 @@
 //! Services from manifests: YAML or JSON files as people write them and `kubectl get -o yaml`
 //! prints them.
 //!
-//! Services, EndpointSlices, Endpoints, Pods and Nodes are taken, in any number of documents a file
-//! and in lists; other kinds are skipped with a note. Where a Service with a selector has neither
-//! EndpointSlices nor Endpoints, its slices [follow](super::derive) from the Pods. Each (re-)read
-//! looks at every file and swaps the result in as a whole:
+//! Services, EndpointSlices, Endpoints, Pods and Nodes are used, in any number of documents a file,
+//! in lists, and as JSON texts one after another; other kinds are skipped with a note. Where a
+//! Service with a selector has neither EndpointSlices nor Endpoints, its slices
+//! [follow](super::derive) from the Pods. The path `-` is standard input, which is read once. Each
+//! reading looks at every file and replaces the one before as a whole:
 //!
-//! - an object with an error is refused whole, and its last good version stays in force;
-//! - a document that cannot be read at all, or not as far as its name, takes nothing away that
-//!   came from its file before; nor does a file or directory that cannot be read;
+//! - a port, address or range that is wrong is left out, and the rest of its object is used;
+//! - an object with any other error, or of which nothing is left, is rejected, and its last good
+//!   version stays in effect;
+//! - a document that cannot be parsed, or not as far as its name, removes nothing that came from its
+//!   file before; nor does a file or directory that cannot be read;
+//! - until each file has been read once, nothing is replaced or removed: what was not read has not
+//!   been listed;
 //! - of two definitions of one object the first counts, and of two Services that claim one
 //!   address and port the one that has it.
 //!
@@ -44,18 +49,19 @@ mod claims;
 mod decode;
 mod derived;
 mod document;
-mod fields;
 mod files;
 mod lines;
 mod object;
+mod raw;
 mod state;
 
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::cache::Cache;
 use self::files::Source;
-use self::state::State;
+use self::state::{Merged, State};
 use super::Diagnostic;
 pub use super::Reading;
 pub use crate::source::watch::{Watch, WatchError};
@@ -69,12 +75,14 @@ pub struct Manifests {
     cache: Cache,
     /// None before the first read.
     state: Option<State>,
+    /// Whether each file could be read once.
+    listed: bool,
     diagnostics: Vec<Diagnostic>,
 }
 
 impl Manifests {
-    /// Manifests at these paths, not yet read. Of a directory the files `*.yaml`, `*.yml` and
-    /// `*.json` are read in the order of their names, but neither hidden ones nor those of
+    /// Manifests at these paths, not yet read. Of a directory the files `*.yaml`, `*.yml`, `*.json`
+    /// and `*.jsonl` are read in the order of their names, but neither hidden ones nor those of
     /// directories within: as `kubectl apply -f` does.
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Self {
@@ -82,6 +90,7 @@ impl Manifests {
             node: None,
             cache: Cache::default(),
             state: None,
+            listed: false,
             diagnostics: Vec::new(),
         }
     }
@@ -95,16 +104,16 @@ impl Manifests {
         }
     }
 
-    /// Reads every file. What cannot be read is told in the diagnostics, and what was good of it
-    /// stays. Documents that are as they were are not parsed again.
+    /// Reads every file that has changed. What cannot be read is in the diagnostics, and what was
+    /// good of it stays. Documents that are as they were are not parsed again.
     pub fn read(&mut self) -> Reading {
         let sources = files::read(&self.paths, &mut self.cache);
         self.merge(sources)
     }
 
-    /// Reads the files again when they change, from a thread of its own, which calls `deliver` when
-    /// a reading differs from the one before, in its changes or its diagnostics; and with the first
-    /// of all, where nothing was read before. What counts as a change: see [`Watch::start`].
+    /// Reads the files again when they change, from a thread of its own. It calls `deliver` with
+    /// each reading that differs from the one before in its changes or its diagnostics, and with
+    /// the first one if nothing was read before. What counts as a change: see [`Watch::start`].
     ///
     /// # Errors
     ///
@@ -113,7 +122,8 @@ impl Manifests {
         mut self,
         mut deliver: impl FnMut(Reading) + Send + 'static,
     ) -> Result<Watch, WatchError> {
-        let paths = self.paths.clone();
+        let paths = self.paths.iter().filter(|path| !files::is_stdin(path));
+        let paths = paths.cloned().collect();
         Watch::start("manifests", paths, files::is_manifest, move || {
             if let Some(reading) = self.read_again() {
                 deliver(reading);
@@ -122,11 +132,20 @@ impl Manifests {
     }
 
     fn merge(&mut self, sources: Vec<Source>) -> Reading {
-        let (state, mut diagnostics) = State::merge(self.state.as_ref(), sources);
-        let (old, node) = (self.state.as_ref(), self.node.as_deref());
-        let changes = state.changes_since(old, node, &mut diagnostics);
+        let Merged {
+            state,
+            mut diagnostics,
+            unread,
+        } = State::merge(self.state.as_ref(), sources);
+        let old = self.state.as_ref().filter(|_| self.listed);
+        self.listed |= unread.is_empty();
+        let node = self.node.as_deref();
+        let changes = state.changes_since(old, self.listed, node, &mut diagnostics);
         // Stable: those of one object stay in the order of its fields.
         diagnostics.sort_by(|a, b| a.location.cmp(&b.location));
+        if !self.listed {
+            diagnostics.push(not_listed(&unread));
+        }
         self.state = Some(state);
         self.diagnostics.clone_from(&diagnostics);
         Reading {
@@ -145,11 +164,34 @@ impl Manifests {
     }
 }
 
+/// What cannot be read has not been listed.
+fn not_listed(unread: &[PathBuf]) -> Diagnostic {
+    /// Most that are named.
+    const NAMED: usize = 5;
+    let named = unread
+        .iter()
+        .take(NAMED)
+        .map(|path| path.display().to_string());
+    let named: Vec<_> = named.collect();
+    let more = match unread.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Diagnostic::error(format_args!(
+        "nothing on this node is changed until each manifest has been read once: repair or remove \
+         {}{more}",
+        named.join(", ")
+    ))
+}
+
 /// Reads one manifest that is in memory already; `file` is its name in the diagnostics.
 pub fn parse(file: &Path, text: &str) -> Reading {
-    let content = Ok(decode::decode(file, text, &mut Cache::default()));
-    Manifests::new([file]).merge(vec![Source {
+    let (parsed, _) = decode::decode(file, text, &mut Cache::default(), file);
+    let mut manifests = Manifests::new([file]);
+    // It is all there is, whatever it is.
+    manifests.listed = true;
+    manifests.merge(vec![Source {
         path: file.to_owned(),
-        content,
+        content: Ok(Arc::new(parsed)),
     }])
 }

@@ -84,8 +84,13 @@ pub(super) enum Object {
         slice: EndpointSlice,
         made_by: Maker,
     },
-    /// The slices that the Endpoints are mirrored into.
-    Endpoints(Vec<EndpointSlice>),
+    Endpoints {
+        /// The slices that the Endpoints are mirrored into.
+        slices: Vec<EndpointSlice>,
+        /// Whether the control plane would mirror them too. The others serve where their Service
+        /// has no slice at all.
+        mirrored: bool,
+    },
     Pod(Pod),
     Node(Node),
 }

@@ -1,7 +1,9 @@
-//! The last good state, and what a new reading makes of it.
+//! The last good state, and what a new reading changes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
 use super::claims::{self, Claims};
@@ -14,52 +16,70 @@ use crate::store::Change;
 
 /// Why Endpoints are not used.
 const MIRRORED: &str = "not used: the control plane's endpoint slices of this Service are";
-/// Why Pods are not used, as is told of the Service.
+/// Why Endpoints with the label `skip-mirror` are not used.
+const NOT_MIRRORED: &str = "not used: this Service has endpoint slices";
+/// Why a Service's Pods are not used.
 const NOT_DERIVED: &str = "its Pods are not used: its endpoint slices or Endpoints here are";
 
-/// All objects that are in force.
+/// All objects that are in effect.
 #[derive(Debug, Default)]
 pub(super) struct State {
     objects: Objects,
     derived: Derived,
 }
 
+/// A reading, taken in.
+pub(super) struct Merged {
+    pub(super) state: State,
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Files with something that could not be read as an object.
+    pub(super) unread: Vec<PathBuf>,
+}
+
 impl State {
     /// Takes a whole reading in, with what must stay of `old`.
-    pub(super) fn merge(old: Option<&Self>, sources: Vec<Source>) -> (Self, Vec<Diagnostic>) {
+    pub(super) fn merge(old: Option<&Self>, sources: Vec<Source>) -> Merged {
         let empty = Self::default();
         let old = old.unwrap_or(&empty);
         let mut new = Self::default();
         let mut diagnostics = Vec::new();
         let mut defined: BTreeMap<Key, Location> = BTreeMap::new();
-        let mut doubtful = Vec::new();
+        let (mut doubtful, mut unread) = (Vec::new(), Vec::new());
         for source in sources {
             let parsed = match source.content {
                 Ok(parsed) => parsed,
                 Err(error) => {
                     diagnostics.push(error);
+                    unread.push(source.path.clone());
                     doubtful.push(source.path);
                     continue;
                 }
             };
+            if parsed.unread {
+                unread.push(source.path.clone());
+            }
             if parsed.unattributed {
                 doubtful.push(source.path);
             }
-            diagnostics.extend(parsed.diagnostics);
-            for definition in parsed.definitions {
-                let (key, location) = (definition.key, definition.location);
-                if let Some(first) = defined.get(&key) {
-                    let error = Diagnostic::error(format_args!("defined before, at {first}"));
-                    diagnostics.push(error.with_object(&key).at(location));
+            diagnostics.extend(parsed.diagnostics.iter().cloned());
+            for definition in &parsed.definitions {
+                let (key, location) = (&definition.key, &definition.location);
+                if let Some(first) = defined.get(key) {
+                    let error = Diagnostic::error(format_args!("already defined at {first}"));
+                    diagnostics.push(error.with_object(key).at(location.clone()));
                     continue;
                 }
                 defined.insert(key.clone(), location.clone());
-                match definition.outcome {
+                match &definition.outcome {
                     Outcome::Good(object) => {
-                        new.objects.insert(key, Entry { location, object });
+                        let entry = Entry {
+                            location: location.clone(),
+                            object: Arc::clone(object),
+                        };
+                        new.objects.insert(key.clone(), entry);
                     }
                     Outcome::LeftOut => {}
-                    Outcome::Refused => new.keep(old, &key),
+                    Outcome::Refused => new.keep(old, key),
                 }
             }
         }
@@ -71,7 +91,11 @@ impl State {
         }
         new.settle_claims(old, &mut diagnostics);
         new.derived = Derived::new(&new.objects, &old.objects, &old.derived);
-        (new, diagnostics)
+        Merged {
+            state: new,
+            diagnostics,
+            unread,
+        }
     }
 
     fn keep(&mut self, old: &Self, key: &Key) {
@@ -95,9 +119,9 @@ impl State {
         }
     }
 
-    /// Refuses Services that claim what another has. Who had it before keeps it: a new manifest
-    /// must not take a working Service's traffic. Else the older one has it, as far as ages are
-    /// known, else the one that is defined first.
+    /// Rejects Services that claim an address and port of another. The Service that had it before
+    /// keeps it: a new manifest must not take a working Service's traffic. Otherwise the older
+    /// Service gets it, as far as ages are known, or else the one that is defined first.
     fn settle_claims(&mut self, old: &Self, diagnostics: &mut Vec<Diagnostic>) {
         let services = self.objects.iter().filter_map(|(key, entry)| {
             let service = self.service(key)?;
@@ -130,12 +154,13 @@ impl State {
         }
     }
 
-    /// The changes that lead from `old` to this state, of which `node` is this node's name:
-    /// everything, if there is no `old`. Endpoints that the control plane has mirrored already add
-    /// nothing to its slices.
+    /// The changes that lead from `old` to this state, of which `node` is this node's name. Without
+    /// `old` that is everything; only if it is `complete` does it replace what there was.
+    /// Endpoints that the control plane has mirrored already add nothing to its slices.
     pub(super) fn changes_since(
         &self,
         old: Option<&Self>,
+        complete: bool,
         node: Option<&str>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Vec<Change> {
@@ -148,10 +173,15 @@ impl State {
             changes.push(Change::NodeReplaced(this_node));
         }
         let Some(old) = old.map(View::of) else {
-            let services = new.services.into_values().cloned().collect();
-            let slices = new.slices.into_values().cloned().collect();
-            changes.push(Change::ServicesReplaced(services));
-            changes.push(Change::EndpointSlicesReplaced(slices));
+            let services = new.services.into_values().cloned();
+            let slices = new.slices.into_values().cloned();
+            if complete {
+                changes.push(Change::ServicesReplaced(services.collect()));
+                changes.push(Change::EndpointSlicesReplaced(slices.collect()));
+            } else {
+                changes.extend(services.map(Change::ServiceApplied));
+                changes.extend(slices.map(Change::EndpointSliceApplied));
+            }
             return changes;
         };
         let (deleted, applied) = (Change::ServiceDeleted, Change::ServiceApplied);
@@ -162,11 +192,11 @@ impl State {
     }
 }
 
-/// What the store is told of a state.
+/// A state as the store sees it.
 struct View<'a> {
     services: BTreeMap<&'a ObjectName, &'a Service>,
     slices: BTreeMap<&'a ObjectName, &'a EndpointSlice>,
-    /// What is not used since there are slices, and why.
+    /// What is not used because there are slices, and why.
     unused: Vec<(&'a Key, &'a Entry, &'static str)>,
 }
 
@@ -178,6 +208,7 @@ impl<'a> View<'a> {
             unused: Vec::new(),
         };
         let mut of_control_plane = BTreeSet::new();
+        let mut with_slices = BTreeSet::new();
         // Slices come before Endpoints, whose name is their Service's.
         for (key, entry) in &state.objects {
             match entry.object.as_ref() {
@@ -188,12 +219,18 @@ impl<'a> View<'a> {
                     if *made_by == Maker::ControlPlane {
                         of_control_plane.insert(&slice.service);
                     }
+                    with_slices.insert(&slice.service);
                     view.slices.insert(&slice.name, slice);
                 }
-                Object::Endpoints(_) if of_control_plane.contains(&key.name) => {
+                Object::Endpoints { .. } if of_control_plane.contains(&key.name) => {
                     view.unused.push((key, entry, MIRRORED));
                 }
-                Object::Endpoints(slices) => view.slices.extend(by_name(slices)),
+                Object::Endpoints {
+                    mirrored: false, ..
+                } if with_slices.contains(&key.name) => {
+                    view.unused.push((key, entry, NOT_MIRRORED));
+                }
+                Object::Endpoints { slices, .. } => view.slices.extend(by_name(slices)),
                 Object::Pod(_) | Object::Node(_) => {}
             }
         }

@@ -2,17 +2,16 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1 as api;
-
+use super::super::super::api::{self, Loose};
 use super::super::Findings;
-use super::super::address::family;
+use super::super::address::{family, parse_address};
 use super::Kind;
 use crate::model::Family;
 
 /// `spec.clusterIP` of a headless Service.
 const HEADLESS: &str = "None";
 
-/// The cluster IPs; none for what has none, and where there is an error.
+/// The cluster IPs; none for a Service that has none or is rejected.
 pub(super) fn cluster_ips(
     spec: &api::ServiceSpec,
     kind: Kind,
@@ -21,84 +20,94 @@ pub(super) fn cluster_ips(
     if kind == Kind::ExternalName {
         return Vec::new();
     }
-    let one = spec.cluster_ip.as_deref().unwrap_or_default();
-    let all = spec.cluster_ips.as_deref().unwrap_or_default();
-    let first = all.first().map_or(one, String::as_str);
-    if !one.is_empty() && one != first {
+    let is_given = |written: &&Loose<String>| **written != Loose::Right(String::new());
+    let one = spec.cluster_ip.as_ref().filter(is_given);
+    let all: Vec<_> = spec.cluster_ips.iter().filter(is_given).collect();
+    let Some(first) = all.first().copied().or(one) else {
+        findings.error(
+            format_args!("spec.clusterIP"),
+            "missing: svcproxy allocates no addresses, so a manifest for it must carry \
+             spec.clusterIP (an address, or None for a headless Service)",
+        );
+        return Vec::new();
+    };
+    if let (Some(Loose::Right(one)), Loose::Right(first)) = (one, first)
+        && one != first
+        && (parse_address(one).is_none() || parse_address(one) != parse_address(first))
+    {
         findings.error(
             format_args!("spec.clusterIPs[0]"),
             format_args!("{first:?} is not the same as spec.clusterIP, {one:?}"),
         );
         return Vec::new();
     }
-    match first {
-        "" => {
+    if matches!(first, Loose::Right(first) if first == HEADLESS) {
+        if kind != Kind::ClusterIp {
             findings.error(
                 format_args!("spec.clusterIP"),
-                "missing: svcproxy allocates no addresses, so a manifest for it must carry \
-                 spec.clusterIP (an address, or None for a headless Service)",
+                format_args!("None (a headless Service) does not go with type {kind:?}"),
             );
-            return Vec::new();
         }
-        HEADLESS => {
-            if kind != Kind::ClusterIp {
-                findings.error(
-                    format_args!("spec.clusterIP"),
-                    format_args!("None (a headless Service) does not go with type {kind:?}"),
-                );
-            }
-            if all.len() > 1 {
-                findings.error(
-                    format_args!("spec.clusterIPs"),
-                    "None (a headless Service) does not go with addresses",
-                );
-            }
-            return Vec::new();
+        if all.len() > 1 {
+            findings.error(
+                format_args!("spec.clusterIPs"),
+                "None (a headless Service) does not go with addresses",
+            );
         }
-        _ => {}
+        return Vec::new();
     }
     let addresses = if all.is_empty() {
         Vec::from_iter(findings.address(one, format_args!("spec.clusterIP")))
     } else {
-        addresses(all, findings)
+        addresses(&all, findings)
     };
-    families(spec, &addresses, findings);
+    if addresses.is_empty() {
+        findings.nothing_left();
+    }
+    families(spec, &addresses, all.len(), findings);
     addresses
 }
 
 /// One address, or one of each family.
-fn addresses(texts: &[String], findings: &mut Findings) -> Vec<IpAddr> {
-    if texts.len() > 2 {
+fn addresses(written: &[&Loose<String>], findings: &mut Findings) -> Vec<IpAddr> {
+    if written.len() > 2 {
         findings.error(
             format_args!("spec.clusterIPs"),
-            format_args!("{} addresses, where 2 are the most", texts.len()),
+            format_args!("{} addresses, where 2 are the most", written.len()),
         );
         return Vec::new();
     }
-    let mut addresses: Vec<IpAddr> = Vec::with_capacity(texts.len());
-    for (index, text) in texts.iter().enumerate() {
+    let mut addresses: Vec<IpAddr> = Vec::with_capacity(written.len());
+    for (index, text) in written.iter().enumerate() {
         let field = format_args!("spec.clusterIPs[{index}]");
-        let Some(address) = findings.address(text, field) else {
+        let Some(address) = findings.address(Some(text), field) else {
             continue;
         };
         if addresses
             .iter()
             .any(|first| family(*first) == family(address))
         {
-            findings.error(
+            findings.left_out(
                 field,
                 format_args!("{address} is of the same address family as the first"),
             );
+            continue;
         }
         addresses.push(address);
     }
     addresses
 }
 
-/// That `ipFamilies` and `ipFamilyPolicy` say what the addresses show, where they are set.
-fn families(spec: &api::ServiceSpec, addresses: &[IpAddr], findings: &mut Findings) {
-    let families = spec.ip_families.as_deref().unwrap_or_default();
-    for (index, text) in families.iter().take(2).enumerate() {
+/// That `ipFamilies` and `ipFamilyPolicy` agree with the addresses, where they are set.
+fn families(
+    spec: &api::ServiceSpec,
+    addresses: &[IpAddr],
+    written: usize,
+    findings: &mut Findings,
+) {
+    // After an address was left out, the others are not at their places.
+    let whole = written.max(1) == addresses.len();
+    for (index, text) in spec.ip_families.iter().take(2).enumerate() {
         let field = format_args!("spec.ipFamilies[{index}]");
         let wanted = match text.as_str() {
             "IPv4" => Family::V4,
@@ -111,7 +120,8 @@ fn families(spec: &api::ServiceSpec, addresses: &[IpAddr], findings: &mut Findin
                 continue;
             }
         };
-        if let Some(address) = addresses.get(index).filter(|a| family(**a) != wanted) {
+        let address = addresses.get(index).filter(|_| whole);
+        if let Some(address) = address.filter(|a| family(**a) != wanted) {
             findings.error(
                 field,
                 format_args!("{text:?} is not the family of the cluster IP {address}"),
@@ -123,7 +133,7 @@ fn families(spec: &api::ServiceSpec, addresses: &[IpAddr], findings: &mut Findin
         Some("SingleStack") if addresses.len() > 1 => {
             findings.error(field, "SingleStack does not go with two cluster IPs");
         }
-        None | Some("SingleStack" | "PreferDualStack" | "RequireDualStack") => {}
+        None | Some("" | "SingleStack" | "PreferDualStack" | "RequireDualStack") => {}
         Some(other) => findings.error(
             field,
             format_args!(

@@ -1,18 +1,15 @@
-//! Addresses from outside of the cluster, and who may use them.
+//! Addresses for clients outside the cluster, and which clients may use them.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as api;
 
+use super::super::super::api::{self, Loose, annotation};
 use super::super::Findings;
 use super::super::address::{check_address, family};
+use super::super::field::LeftOut;
 use super::Kind;
-
-/// What was written before there was a field. The API server checks it, cloud controllers may
-/// honour it; kube-proxy does not look at it.
-const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// `spec.externalIPs`.
 pub(super) fn external_ips(
@@ -22,9 +19,9 @@ pub(super) fn external_ips(
 ) -> Vec<IpAddr> {
     let mut seen = HashSet::new();
     let mut addresses = Vec::new();
-    for (index, text) in spec.external_ips.iter().flatten().enumerate() {
+    for (index, text) in spec.external_ips.iter().enumerate() {
         let field = format_args!("spec.externalIPs[{index}]");
-        let Some(address) = findings.address(text, field) else {
+        let Some(address) = findings.address(Some(text), field) else {
             continue;
         };
         match usable(address, cluster_ips) {
@@ -36,8 +33,8 @@ pub(super) fn external_ips(
     addresses
 }
 
-/// `status.loadBalancer.ingress[].ip`, as far as nodes answer there. The status is written by
-/// controllers: an entry of it that cannot be used takes nothing else of the Service away.
+/// `status.loadBalancer.ingress[].ip`, as far as nodes answer there. Controllers write the status,
+/// so an entry that cannot be used is only noted.
 pub(super) fn load_balancer_ips(
     object: &api::Service,
     kind: Kind,
@@ -45,10 +42,7 @@ pub(super) fn load_balancer_ips(
     findings: &mut Findings,
 ) -> Vec<IpAddr> {
     const FIELD: &str = "status.loadBalancer.ingress";
-    let status = object.status.as_ref();
-    let load_balancer = status.and_then(|status| status.load_balancer.as_ref());
-    let ingress = load_balancer.and_then(|status| status.ingress.as_deref());
-    let ingress = ingress.unwrap_or_default();
+    let ingress = &object.status.load_balancer.ingress;
     if kind != Kind::LoadBalancer {
         if !ingress.is_empty() {
             findings.note(
@@ -61,35 +55,57 @@ pub(super) fn load_balancer_ips(
     let mut seen = HashSet::new();
     let mut addresses = Vec::new();
     for (index, ingress) in ingress.iter().enumerate() {
-        // A host name alone is for DNS.
-        let Some(text) = ingress.ip.as_deref().filter(|ip| !ip.is_empty()) else {
-            continue;
+        let mut unused = |field: &str, reason: std::fmt::Arguments<'_>| {
+            findings.note(
+                format_args!("{FIELD}[{index}]{field}"),
+                format_args!("not used: {reason}"),
+            );
         };
-        match ingress.ip_mode.as_deref() {
-            None | Some("VIP") => {}
-            Some("Proxy") => continue,
-            Some(other) => {
-                findings.note(
-                    format_args!("{FIELD}[{index}].ipMode"),
-                    format_args!("not used: {other:?} is not a mode (VIP or Proxy)"),
+        let ingress = match ingress {
+            Loose::Right(ingress) => ingress,
+            Loose::Wrong(written) => {
+                unused("", format_args!("{written} is not a mapping of fields"));
+                continue;
+            }
+        };
+        match &ingress.ip_mode {
+            None => {}
+            Some(Loose::Right(mode)) if matches!(mode.as_str(), "" | "VIP") => {}
+            // The load balancer sends to the nodes by another address, and a host name alone is
+            // for DNS.
+            Some(Loose::Right(mode)) if mode == "Proxy" => continue,
+            Some(Loose::Right(other)) => {
+                unused(
+                    ".ipMode",
+                    format_args!("{other:?} is not a mode (VIP or Proxy)"),
+                );
+                continue;
+            }
+            Some(Loose::Wrong(written)) => {
+                unused(
+                    ".ipMode",
+                    format_args!("{written} is not a mode (VIP or Proxy)"),
                 );
                 continue;
             }
         }
-        match check_address(text).and_then(|address| usable(address, cluster_ips)) {
+        let checked = match &ingress.ip {
+            None => continue,
+            Some(Loose::Right(text)) if text.is_empty() => continue,
+            Some(Loose::Right(text)) => check_address(text),
+            Some(Loose::Wrong(written)) => Err(format!("{written} is not an IP address")),
+        };
+        match checked.and_then(|address| usable(address, cluster_ips)) {
             Ok(address) if seen.insert(address) => addresses.push(address),
             Ok(_) => {}
-            Err(reason) => findings.note(
-                format_args!("{FIELD}[{index}].ip"),
-                format_args!("not used: {reason}"),
-            ),
+            Err(reason) => unused(".ip", format_args!("{reason}")),
         }
     }
     addresses
 }
 
-/// The same address, if the Service can be reached by it beside its cluster IPs: they say of which
-/// families it is.
+/// The same address, if the Service can be reached by it beside its cluster IPs, whose families are
+/// the Service's.
 fn usable(address: IpAddr, cluster_ips: &[IpAddr]) -> Result<IpAddr, String> {
     if cluster_ips.contains(&address) {
         return Err(format!("{address} is the Service's cluster IP already"));
@@ -102,26 +118,26 @@ fn usable(address: IpAddr, cluster_ips: &[IpAddr]) -> Result<IpAddr, String> {
     ))
 }
 
-/// `spec.loadBalancerSourceRanges`, merged where they touch or overlap. A wrong one is an error:
-/// without it, clients would be locked out or, if it is the only one, all let in.
+/// `spec.loadBalancerSourceRanges`, merged where they touch or overlap. Err if none can be used:
+/// nobody knows then whom to let in.
 pub(super) fn source_ranges(
     object: &api::Service,
     spec: &api::ServiceSpec,
     kind: Kind,
     findings: &mut Findings,
-) -> Vec<IpNet> {
+) -> Result<Vec<IpNet>, LeftOut> {
     const FIELD: &str = "spec.loadBalancerSourceRanges";
-    let ranges = spec.load_balancer_source_ranges.as_deref();
-    let ranges = ranges.unwrap_or_default();
+    let ranges = &spec.load_balancer_source_ranges;
     if ranges.is_empty() {
-        let annotations = object.metadata.annotations.as_ref();
-        if annotations.is_some_and(|annotations| annotations.contains_key(SOURCE_RANGES)) {
+        // The API server checks it and cloud controllers may honour it; kube-proxy ignores it.
+        let annotation = annotation::SOURCE_RANGES;
+        if object.metadata.annotation(annotation).is_some() {
             findings.note(
-                format_args!("metadata.annotations[{SOURCE_RANGES}]"),
+                format_args!("metadata.annotations[{annotation}]"),
                 format_args!("not used: it is for cloud load balancers, nodes go by {FIELD} alone"),
             );
         }
-        return Vec::new();
+        return Ok(Vec::new());
     }
     if kind != Kind::LoadBalancer {
         findings.error(
@@ -131,8 +147,14 @@ pub(super) fn source_ranges(
     }
     let mut networks = Vec::with_capacity(ranges.len());
     for (index, text) in ranges.iter().enumerate() {
-        // The API server lets spaces stand around them.
-        networks.extend(findings.network(text.trim(), format_args!("{FIELD}[{index}]")));
+        networks.extend(findings.network(text, format_args!("{FIELD}[{index}]")));
     }
-    IpNet::aggregate(&networks)
+    if networks.is_empty() {
+        findings.left_out(
+            format_args!("{FIELD}"),
+            "no usable range: the load balancer's addresses are not served",
+        );
+        return Err(LeftOut);
+    }
+    Ok(IpNet::aggregate(&networks))
 }

@@ -3,16 +3,17 @@
 mod cluster_ips;
 mod external;
 mod policy;
-mod ports;
+pub(super) mod ports;
 mod scheduler;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use k8s_openapi::api::core::v1 as api;
-
+use super::super::api::{self, Loose};
+use super::field::OTHER_PROXY;
 use super::{Converted, Findings};
-use crate::model::{ObjectName, Service, SessionAffinity, Uid};
+use crate::model::{ObjectName, Service, ServicePort, SessionAffinity, Uid};
 use crate::notice::Reason;
 
 /// Session affinity's timeout in seconds, where none is given: three hours.
@@ -25,7 +26,7 @@ const METRICS: &str = "svcproxy.io/metrics";
 
 /// `spec.type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     ClusterIp,
     NodePort,
     LoadBalancer,
@@ -44,35 +45,38 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// Converts a Service. One with a label that takes it from a node's service proxy is left out with
-/// a note.
+/// Converts a Service. One with a label that assigns it to another service proxy is left out with a
+/// note.
 ///
 /// ```
-/// use k8s_openapi::api::core::v1 as api;
-/// use proxier::source::convert;
+/// use proxier::source::{api, convert};
 ///
-/// let mut object = api::Service::default();
-/// object.metadata.name = Some("web".into());
-/// object.spec = Some(api::ServiceSpec {
-///     cluster_ip: Some("10.96.0.80".into()),
-///     ports: Some(vec![api::ServicePort { port: 70_000, ..Default::default() }]),
-///     ..Default::default()
-/// });
+/// let object: api::Service = serde_json::from_str(
+///     r#"{
+///         "metadata": {"name": "web"},
+///         "spec": {
+///             "clusterIP": "10.96.0.80",
+///             "ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 70000}]
+///         }
+///     }"#,
+/// )?;
 /// let converted = convert::service(&object);
-/// assert!(converted.object.is_none());
+/// assert_eq!(converted.object.unwrap().ports.len(), 1);
 /// assert_eq!(
 ///     converted.diagnostics[0].to_string(),
-///     "spec.ports[0].port: 70000 is not a port number (1 to 65535)",
+///     "spec.ports[1].port: 70000 is not a port number (1 to 65535)",
 /// );
+/// # Ok::<(), serde_json::Error>(())
 /// ```
 pub fn service(object: &api::Service) -> Converted<Service> {
     let mut findings = Findings::default();
-    let name = findings.object_name(&object.metadata, ObjectName::label);
-    if findings.not_ours(&object.metadata) {
+    let metadata = &object.metadata;
+    let name = findings.object_name(metadata, ObjectName::label);
+    if findings.is_excluded(metadata, &OTHER_PROXY) {
         return findings.converted(None);
     }
-    let noted = findings.0.len();
-    let (scheduler, scheduler_flags) = scheduler::scheduler(&object.metadata, &mut findings);
+    let noted = findings.diagnostics.len();
+    let (scheduler, scheduler_flags) = scheduler::scheduler(metadata, &mut findings);
     let unusable = findings.unusable_since(noted, Reason::UnknownScheduler);
     let Some(spec) = &object.spec else {
         findings.error(format_args!("spec"), "missing");
@@ -80,29 +84,25 @@ pub fn service(object: &api::Service) -> Converted<Service> {
     };
     let kind = kind(spec, &mut findings);
     let cluster_ips = cluster_ips::cluster_ips(spec, kind, &mut findings);
-    if !cluster_ips.is_empty() && spec.ports.as_deref().unwrap_or_default().is_empty() {
-        findings.error(
-            format_args!("spec.ports"),
-            "missing: a Service with a cluster IP must have a port",
-        );
-    }
-    let ports = ports::ports(spec, kind, &mut findings);
+    let mut ports = ports(spec, kind, &cluster_ips, &mut findings);
     let session_affinity = session_affinity(spec, &mut findings);
     let external_ips = external::external_ips(spec, &cluster_ips, &mut findings);
     let internal_traffic_policy = policy::internal(spec, &mut findings);
     let external_traffic_policy = policy::external(spec, kind, &mut findings);
+    let policy = external_traffic_policy;
     let health_check_node_port =
-        policy::health_check_node_port(spec, kind, external_traffic_policy, &ports, &mut findings);
+        policy::health_check_node_port(spec, kind, policy, &mut ports, &mut findings);
     let source_ranges = external::source_ranges(object, spec, kind, &mut findings);
-    let load_balancer_ips = external::load_balancer_ips(object, kind, &cluster_ips, &mut findings);
-    let labels = object.metadata.labels.as_ref();
-    let metrics = labels.and_then(|labels| labels.get(METRICS));
-    let created = object.metadata.creation_timestamp.as_ref();
+    let mut load_balancer_ips =
+        external::load_balancer_ips(object, kind, &cluster_ips, &mut findings);
+    if source_ranges.is_err() {
+        load_balancer_ips.clear();
+    }
     let service = name.map(|name| Service {
         cluster_ips: cluster_ips.into(),
         external_ips: external_ips.into(),
         load_balancer_ips: load_balancer_ips.into(),
-        load_balancer_source_ranges: source_ranges.into(),
+        load_balancer_source_ranges: source_ranges.unwrap_or_default().into(),
         ports: ports.into(),
         session_affinity,
         internal_traffic_policy,
@@ -110,19 +110,50 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         health_check_node_port,
         scheduler,
         scheduler_flags,
-        created: created.map(|time| time.0.as_second()),
-        metrics: metrics.is_some_and(|value| value == "true"),
-        uid: object.metadata.uid.as_deref().and_then(Uid::new),
+        created: created(metadata),
+        metrics: metadata.label(METRICS) == Some("true"),
+        uid: metadata.uid.as_deref().and_then(Uid::new),
         unusable,
         name,
     });
     findings.converted(service)
 }
 
+/// The ports, of which a Service with a cluster IP must have one.
+fn ports(
+    spec: &api::ServiceSpec,
+    kind: Kind,
+    cluster_ips: &[IpAddr],
+    findings: &mut Findings,
+) -> Vec<ServicePort> {
+    if spec.ports.is_empty() && !cluster_ips.is_empty() {
+        findings.error(
+            format_args!("spec.ports"),
+            "missing: a Service with a cluster IP must have a port",
+        );
+    }
+    let ports = ports::ports(spec, kind, findings).into_iter();
+    let ports: Vec<_> = ports.map(|port| port.port).collect();
+    if ports.is_empty() && !spec.ports.is_empty() {
+        findings.nothing_left();
+    }
+    ports
+}
+
+/// When it was created, in seconds since 1970. It only decides between Services that claim the
+/// same address, so a wrong time is the same as none.
+fn created(metadata: &api::Metadata) -> Option<i64> {
+    let Some(Loose::Right(text)) = &metadata.creation_timestamp else {
+        return None;
+    };
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(time.as_second())
+}
+
 /// The type of a Service; ClusterIP where none is given.
-fn kind(spec: &api::ServiceSpec, findings: &mut Findings) -> Kind {
-    match spec.type_.as_deref().unwrap_or("ClusterIP") {
-        "ClusterIP" => Kind::ClusterIp,
+pub(super) fn kind(spec: &api::ServiceSpec, findings: &mut Findings) -> Kind {
+    match spec.type_.as_deref().unwrap_or_default() {
+        "" | "ClusterIP" => Kind::ClusterIp,
         "NodePort" => Kind::NodePort,
         "LoadBalancer" => Kind::LoadBalancer,
         "ExternalName" => Kind::ExternalName,
@@ -134,7 +165,7 @@ fn kind(spec: &api::ServiceSpec, findings: &mut Findings) -> Kind {
                      ExternalName)"
                 ),
             );
-            // The one that goes with all other fields: one error is enough.
+            // The type that goes with all other fields: one error is enough.
             Kind::LoadBalancer
         }
     }

@@ -1,9 +1,8 @@
-//! Which endpoints answer, and how a load balancer is told of them.
+//! Which endpoints answer, and how a load balancer learns which nodes have some.
 
 use std::num::NonZeroU16;
 
-use k8s_openapi::api::core::v1 as api;
-
+use super::super::super::api::{self, Loose};
 use super::super::Findings;
 use super::Kind;
 use crate::model::{Protocol, ServicePort, TrafficPolicy};
@@ -11,12 +10,12 @@ use crate::model::{Protocol, ServicePort, TrafficPolicy};
 /// `spec.internalTrafficPolicy`.
 pub(super) fn internal(spec: &api::ServiceSpec, findings: &mut Findings) -> TrafficPolicy {
     match spec.internal_traffic_policy.as_deref() {
-        None => TrafficPolicy::Cluster,
+        None | Some("") => TrafficPolicy::Cluster,
         Some(text) => policy(text, "spec.internalTrafficPolicy", findings),
     }
 }
 
-/// `spec.externalTrafficPolicy`, which only a Service may have that can be reached from outside.
+/// `spec.externalTrafficPolicy`, for Services alone that can be reached from outside the cluster.
 pub(super) fn external(
     spec: &api::ServiceSpec,
     kind: Kind,
@@ -24,10 +23,7 @@ pub(super) fn external(
 ) -> TrafficPolicy {
     const FIELD: &str = "spec.externalTrafficPolicy";
     let text = spec.external_traffic_policy.as_deref().unwrap_or_default();
-    let has_external_ips = spec
-        .external_ips
-        .as_ref()
-        .is_some_and(|ips| !ips.is_empty());
+    let has_external_ips = !spec.external_ips.is_empty();
     let reachable = match kind {
         Kind::NodePort | Kind::LoadBalancer => true,
         Kind::ClusterIp => has_external_ips,
@@ -63,47 +59,49 @@ fn policy(text: &str, field: &str, findings: &mut Findings) -> TrafficPolicy {
     }
 }
 
-/// `spec.healthCheckNodePort`, where 0 is none.
+/// `spec.healthCheckNodePort`, where 0 is none. It takes precedence over a node port of the same
+/// number: a load balancer that a Pod answers would take a node without endpoints for a good one.
 pub(super) fn health_check_node_port(
     spec: &api::ServiceSpec,
     kind: Kind,
     external: TrafficPolicy,
-    ports: &[ServicePort],
+    ports: &mut [ServicePort],
     findings: &mut Findings,
 ) -> Option<NonZeroU16> {
     let field = format_args!("spec.healthCheckNodePort");
     let needed = kind == Kind::LoadBalancer && external == TrafficPolicy::Local;
-    match spec.health_check_node_port.unwrap_or_default() {
-        0 if needed => {
+    let written = spec.health_check_node_port.as_ref();
+    let Some(written) = written.filter(|written| **written != Loose::Right(0)) else {
+        if needed {
             findings.note(
                 field,
                 "missing: svcproxy allocates none, so a load balancer cannot ask which nodes have \
                  endpoints",
             );
-            None
         }
-        0 => None,
-        number if !needed => {
-            findings.error(
+        return None;
+    };
+    let number = findings.port(Some(written), field).ok()?;
+    if !needed {
+        findings.left_out(
+            field,
+            format_args!(
+                "{number} goes with type LoadBalancer and externalTrafficPolicy Local only"
+            ),
+        );
+        return None;
+    }
+    for port in ports {
+        if port.protocol == Protocol::Tcp && port.node_port == Some(number) {
+            findings.left_out(
                 field,
                 format_args!(
-                    "{number} goes with type LoadBalancer and externalTrafficPolicy Local only"
+                    "{number} is the node port of port {} too, which is not served",
+                    port.port
                 ),
             );
-            None
-        }
-        number => {
-            let number = findings.port(number, field)?;
-            let taken = |port: &ServicePort| {
-                port.protocol == Protocol::Tcp && port.node_port == Some(number)
-            };
-            if ports.iter().any(taken) {
-                findings.error(
-                    field,
-                    format_args!("{number} is a node port of the Service too"),
-                );
-            }
-            Some(number)
+            port.node_port = None;
         }
     }
+    Some(number)
 }

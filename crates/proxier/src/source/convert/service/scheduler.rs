@@ -1,12 +1,10 @@
 //! The scheduler that annotations ask for.
 
 use ipvs::{Flags, Scheduler};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::super::super::api::Metadata;
+use super::super::super::api::annotation::{SCHEDULER, SCHEDULER_FLAGS};
 use super::super::Findings;
-
-const SCHEDULER: &str = "svcproxy.io/scheduler";
-const SCHEDULER_FLAGS: &str = "svcproxy.io/scheduler-flags";
 
 /// The flags that have a name, as ipvsadm(8) calls them.
 const FLAGS: [(Scheduler, &str, Flags); 4] = [
@@ -16,19 +14,20 @@ const FLAGS: [(Scheduler, &str, Flags); 4] = [
     (Scheduler::MaglevHash, "mh-port", Flags::MH_PORT),
 ];
 
-/// The scheduler and its flags. What cannot be used is told, and the default serves.
+/// The scheduler and its flags. Unusable ones are noted, and the default is used.
 pub(super) fn scheduler(
-    metadata: &ObjectMeta,
+    metadata: &Metadata,
     findings: &mut Findings,
 ) -> (Option<Scheduler>, Option<Flags>) {
-    let annotation = |key| metadata.annotations.as_ref()?.get(key);
-    let scheduler = annotation(SCHEDULER).and_then(|name| known(name, findings));
-    let flags = annotation(SCHEDULER_FLAGS).and_then(|text| flags(text, scheduler, findings));
+    let scheduler = metadata.annotation(SCHEDULER);
+    let scheduler = scheduler.and_then(|name| known(name, findings));
+    let text = metadata.annotation(SCHEDULER_FLAGS);
+    let flags = text.and_then(|text| flags(text, scheduler, findings));
     (scheduler, flags)
 }
 
 fn known(name: &str, findings: &mut Findings) -> Option<Scheduler> {
-    // With "none", no connection would ever be sent anywhere.
+    // With "none", IPVS sends no connection anywhere.
     let known = || Scheduler::known().filter(|known| *known != Scheduler::NoScheduler);
     let found = known().find(|known| known.as_str() == name.trim());
     if found.is_none() {
