@@ -5,6 +5,8 @@
     allow(dead_code, reason = "the parts that nftables alone needs")
 )]
 
+pub(crate) mod error;
+mod read;
 #[cfg(feature = "ipvs")]
 pub(crate) mod rtnetlink;
 pub(crate) mod socket;

@@ -5,16 +5,22 @@ use std::io;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use super::error::{Error, Malformed};
+use super::read::Messages;
 use super::wire::uapi::*;
-use super::wire::{Attributes, Packet, Writer};
+use super::wire::{Attributes, Writer};
 
-/// `MSG_DONTWAIT | MSG_TRUNC`: a request is carried out before `send` returns, so its replies
-/// wait, and one that does not fit is to be noticed.
+/// `MSG_DONTWAIT | MSG_TRUNC`. The kernel carries a request out before `send` returns and makes
+/// the next part of a list in `recv`, so a reply never has to be waited for. `MSG_TRUNC` shows
+/// the length of a datagram that does not fit.
 const RECEIVE_FLAGS: i32 = 0x40 | 0x20;
 /// More than the kernel puts in one datagram of a list.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// How often a list is begun anew if the rules change meanwhile.
+/// How often a list is read again if its content changes meanwhile.
 const LIST_ATTEMPTS: u32 = 8;
+/// How many datagrams of a list that was given up are thrown away. A list of 250,000 elements has
+/// about 1,000.
+const DISCARDED: u32 = 100_000;
 
 /// A socket to the packet filter of one network namespace.
 #[derive(Debug)]
@@ -30,7 +36,20 @@ pub(crate) enum Refusal {
     /// Messages with these places were refused, each with its errno.
     Messages(Vec<(usize, i32)>),
     /// It failed as a whole.
-    Whole(io::Error),
+    Whole(Error),
+}
+
+impl Refusal {
+    /// The first error, where it does not matter which message it is about.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Whole(error) => error,
+            Self::Messages(errors) => {
+                let errno = errors.first().map_or(0, |(_, errno)| *errno);
+                io::Error::from_raw_os_error(errno).into()
+            }
+        }
+    }
 }
 
 impl Socket {
@@ -69,34 +88,11 @@ impl Socket {
         messages: usize,
     ) -> Result<(), Refusal> {
         self.send(transaction).map_err(Refusal::Whole)?;
-        let mut refused = Vec::new();
+        let mut replies = Replies::new(first, messages);
         loop {
-            self.receive().map_err(Refusal::Whole)?;
-            for packet in Packet::all(&self.buffer) {
-                let place = packet.sequence.wrapping_sub(first);
-                let Ok(place) = usize::try_from(place) else {
-                    continue;
-                };
-                // Left over from what was given up on.
-                if packet.kind != NLMSG_ERROR || place > messages {
-                    continue;
-                }
-                match (place, packet.errno()) {
-                    (0, 0) => {}
-                    // The commit itself.
-                    (0, errno) => {
-                        return Err(Refusal::Whole(io::Error::from_raw_os_error(errno)));
-                    }
-                    (_, 0) => {}
-                    (_, errno) => refused.push((place - 1, errno)),
-                }
-                if place == messages {
-                    return if refused.is_empty() {
-                        Ok(())
-                    } else {
-                        Err(Refusal::Messages(refused))
-                    };
-                }
+            let datagram = self.receive().map_err(Refusal::Whole)?;
+            if replies.take(datagram)? {
+                return replies.into_result();
             }
         }
     }
@@ -106,8 +102,8 @@ impl Socket {
         &mut self,
         kind: u8,
         content: impl Fn(&mut Writer),
-        take: impl FnMut(&mut T, Attributes<'_>),
-    ) -> io::Result<T>
+        take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
+    ) -> Result<T, Error>
     where
         T: Default,
     {
@@ -118,70 +114,286 @@ impl Socket {
     }
 
     /// Sends a request for a list, which `request` writes with a sequence number, and hands each
-    /// message's attributes to `take`. If the list is begun anew, so is what it was made into.
+    /// message's attributes to `take`. If the content changes meanwhile the list is read again,
+    /// and made into another `T`.
     pub(crate) fn list_with<T>(
         &mut self,
         request: impl Fn(&mut Writer, u32),
-        mut take: impl FnMut(&mut T, Attributes<'_>),
-    ) -> io::Result<T>
+        mut take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
+    ) -> Result<T, Error>
     where
         T: Default,
     {
         for _ in 0..LIST_ATTEMPTS {
-            let sequence = self.reserve(1);
+            let mut listing = Listing::new(self.reserve(1));
             let mut packet = Writer::default();
-            request(&mut packet, sequence);
+            request(&mut packet, listing.sequence);
             self.send(&packet)?;
             let mut list = T::default();
-            if self.read_list(sequence, |attributes| take(&mut list, attributes))? {
+            let end = loop {
+                let datagram = self.receive();
+                let end = datagram
+                    .and_then(|datagram| listing.take(datagram, |found| take(&mut list, found)));
+                match end {
+                    Ok(None) => {}
+                    Ok(Some(end)) => break end,
+                    Err(error) => {
+                        self.discard();
+                        return Err(error);
+                    }
+                }
+            };
+            if end == End::Consistent {
                 return Ok(list);
             }
         }
-        Err(io::Error::from(io::ErrorKind::Interrupted))
+        let attempts = LIST_ATTEMPTS;
+        Err(Error::Changing { attempts })
     }
 
-    /// Reads a list to its end. Tells whether it is of one piece.
-    fn read_list(
-        &mut self,
-        sequence: u32,
-        mut take: impl FnMut(Attributes<'_>),
-    ) -> io::Result<bool> {
-        let mut whole = true;
-        loop {
-            self.receive()?;
-            for packet in Packet::all(&self.buffer) {
-                if packet.sequence != sequence {
-                    continue;
-                }
-                whole &= packet.flags & NLM_F_DUMP_INTR == 0;
-                match (packet.kind, packet.errno()) {
-                    (NLMSG_ERROR | NLMSG_DONE, 0) => return Ok(whole),
-                    (NLMSG_ERROR | NLMSG_DONE, errno) => {
-                        return Err(io::Error::from_raw_os_error(errno));
-                    }
-                    _ => take(packet.attributes()),
-                }
-            }
-        }
-    }
-
-    fn send(&self, packets: &Writer) -> io::Result<()> {
+    fn send(&self, packets: &Writer) -> Result<(), Error> {
         loop {
             match self.socket.send(packets.bytes(), 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                sent => return sent.map(drop),
+                sent => return Ok(sent.map(drop)?),
             }
         }
     }
 
-    fn receive(&mut self) -> io::Result<()> {
+    /// The next datagram, if there is one.
+    fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         self.buffer.clear();
-        let length = self.socket.recv(&mut self.buffer, RECEIVE_FLAGS)?;
+        let length = loop {
+            match self.socket.recv(&mut self.buffer, RECEIVE_FLAGS) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                received => break received?,
+            }
+        };
         if length > self.buffer.len() {
-            // The rest of the datagram is lost; the next one is larger.
+            // The next one may be as long.
             self.buffer.reserve(length);
-            return Err(io::Error::from(io::ErrorKind::InvalidData));
+            return Err(Error::Truncated { length });
         }
-        Ok(())
+        Ok(Some(&self.buffer))
+    }
+
+    /// Throws away what is left of a list: until its end the kernel refuses another one on this
+    /// socket (EBUSY, `__netlink_dump_start`).
+    fn discard(&mut self) {
+        for _ in 0..DISCARDED {
+            if matches!(self.receive(), Ok(None)) {
+                return;
+            }
+        }
+    }
+}
+
+/// What came of a transaction so far.
+struct Replies {
+    first: u32,
+    messages: usize,
+    refused: Vec<(usize, i32)>,
+}
+
+impl Replies {
+    const fn new(first: u32, messages: usize) -> Self {
+        Self {
+            first,
+            messages,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Takes a datagram in, or that there is none; whether that was the last.
+    fn take(&mut self, datagram: Option<&[u8]>) -> Result<bool, Refusal> {
+        let whole = |error: Error| Refusal::Whole(error);
+        let datagram = datagram.ok_or_else(|| {
+            whole(Error::Unfinished {
+                awaited: "its acknowledgement",
+            })
+        })?;
+        for message in Messages::new(datagram) {
+            let message = message.map_err(|error| whole(error.into()))?;
+            let place = message.sequence.wrapping_sub(self.first);
+            let Ok(place) = usize::try_from(place) else {
+                continue;
+            };
+            // Left over from what was given up.
+            if message.kind != NLMSG_ERROR || place > self.messages {
+                continue;
+            }
+            let errno = message.errno().map_err(|error| whole(error.into()))?;
+            match (place, errno) {
+                (_, 0) => {}
+                // The commit itself.
+                (0, errno) => return Err(whole(io::Error::from_raw_os_error(errno).into())),
+                (_, errno) => self.refused.push((place - 1, errno)),
+            }
+            if place == self.messages {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn into_result(self) -> Result<(), Refusal> {
+        if self.refused.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::Messages(self.refused))
+        }
+    }
+}
+
+/// A list that is being received.
+struct Listing {
+    sequence: u32,
+    end: End,
+}
+
+/// What a list was at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Consistent,
+    /// Its content changed while the kernel made it (`NLM_F_DUMP_INTR`).
+    Changed,
+}
+
+impl Listing {
+    const fn new(sequence: u32) -> Self {
+        let end = End::Consistent;
+        Self { sequence, end }
+    }
+
+    /// Takes a datagram in, or that there is none; how the list ended, if it did.
+    fn take(
+        &mut self,
+        datagram: Option<&[u8]>,
+        mut take: impl FnMut(Attributes<'_>) -> Result<(), Malformed>,
+    ) -> Result<Option<End>, Error> {
+        let awaited = "NLMSG_DONE";
+        let datagram = datagram.ok_or(Error::Unfinished { awaited })?;
+        for message in Messages::new(datagram) {
+            let message = message?;
+            if message.sequence != self.sequence {
+                continue;
+            }
+            if message.flags & NLM_F_DUMP_INTR != 0 {
+                self.end = End::Changed;
+            }
+            if let NLMSG_ERROR | NLMSG_DONE = message.kind {
+                return match message.errno()? {
+                    0 => Ok(Some(self.end)),
+                    errno => Err(io::Error::from_raw_os_error(errno).into()),
+                };
+            }
+            take(message.attributes()?)?;
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: u16 = 0x0a0d;
+
+    fn element(writer: &mut Writer, flags: u16, number: u32) {
+        writer.packet(KIND, flags, 7, [1, 0, 0, 0], |w| w.number(2, number));
+    }
+
+    fn done(writer: &mut Writer, errno: i32) {
+        writer.packet(NLMSG_DONE, 0, 7, (-errno).to_ne_bytes(), |_| {});
+    }
+
+    /// Takes datagrams in until there are no more.
+    fn read(datagrams: &[&[u8]]) -> Result<(End, Vec<u32>), Error> {
+        let (mut listing, mut numbers) = (Listing::new(7), Vec::new());
+        let mut datagrams = datagrams.iter().copied();
+        loop {
+            let end = listing.take(datagrams.next(), |element| {
+                numbers.push(element.require(2)?.number()?);
+                Ok(())
+            })?;
+            if let Some(end) = end {
+                return Ok((end, numbers));
+            }
+        }
+    }
+
+    fn written(put: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let mut writer = Writer::default();
+        put(&mut writer);
+        writer.bytes().to_vec()
+    }
+
+    #[test]
+    fn a_list_is_whole_with_its_end_only() {
+        let part = written(|w| element(w, 0, 1));
+        let end = written(|w| done(w, 0));
+        let all = read(&[&part, &part, &end]).unwrap();
+        assert_eq!(all, (End::Consistent, vec![1, 1]));
+        let error = read(&[&part, &part]).unwrap_err();
+        assert!(matches!(error, Error::Unfinished { .. }), "{error}");
+        assert_eq!(error.to_string(), "netlink reply ended before NLMSG_DONE");
+    }
+
+    #[test]
+    fn a_truncated_or_malformed_part_fails_the_list() {
+        let whole = written(|w| {
+            element(w, 0, 1);
+            element(w, 0, 2);
+        });
+        let end = written(|w| done(w, 0));
+        for length in [1, 15, 20, 28 + 1, whole.len() - 1] {
+            let error = read(&[&whole[..length], &end]).unwrap_err();
+            assert!(matches!(error, Error::Malformed(_)), "{length}: {error}");
+        }
+        let mut bad = whole.clone();
+        // The number's attribute.
+        bad[20] = 2;
+        assert!(matches!(read(&[&bad, &end]), Err(Error::Malformed(_))));
+    }
+
+    #[test]
+    fn a_list_that_changed_meanwhile_is_told_from_others() {
+        for flags in [[NLM_F_DUMP_INTR, 0], [0, NLM_F_DUMP_INTR]] {
+            let [first, last] = flags;
+            let part = written(|w| element(w, first, 1));
+            let end = written(|w| w.packet(NLMSG_DONE, last, 7, [0; 4], |_| {}));
+            assert_eq!(read(&[&part, &end]).unwrap(), (End::Changed, vec![1]));
+        }
+    }
+
+    #[test]
+    fn a_list_that_fails_has_its_errno() {
+        let end = written(|w| {
+            element(w, 0, 1);
+            done(w, 105);
+        });
+        let error = io::Error::from(read(&[&end]).unwrap_err());
+        assert_eq!(error.raw_os_error(), Some(105));
+    }
+
+    #[test]
+    fn a_transaction_ends_with_the_last_ones_acknowledgement() {
+        let reply = |sequence, errno: i32| {
+            written(|w| w.packet(NLMSG_ERROR, 0, sequence, (-errno).to_ne_bytes(), |_| {}))
+        };
+        let mut replies = Replies::new(10, 2);
+        assert!(!replies.take(Some(&reply(11, 17))).unwrap());
+        assert!(replies.take(Some(&reply(12, 0))).unwrap());
+        let refused = replies.into_result().unwrap_err();
+        assert!(matches!(refused, Refusal::Messages(refused) if refused == [(0, 17)]));
+
+        let mut replies = Replies::new(10, 2);
+        assert!(!replies.take(Some(&reply(9, 17))).unwrap());
+        let error = replies.take(None).unwrap_err().into_error();
+        assert!(matches!(error, Error::Unfinished { .. }));
+        let malformed = Replies::new(10, 2).take(Some(&reply(12, 0)[..17]));
+        let error = malformed.unwrap_err().into_error();
+        assert!(matches!(error, Error::Malformed(_)));
     }
 }

@@ -168,13 +168,12 @@ pub(crate) mod uapi {
     pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 0x10;
 }
 
+pub(crate) use super::error::Malformed;
+use super::read::{ALIGN, NFGEN_HEADER};
+pub(crate) use super::read::{Attribute, Attributes};
 use uapi::*;
 
-const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLA_F_NESTED: u16 = 0x8000;
-const NLMSG_HEADER: usize = 16;
-const NFGEN_HEADER: usize = 4;
-const ALIGN: usize = 4;
 
 /// Messages as they are written.
 #[derive(Debug, Default)]
@@ -278,91 +277,6 @@ impl Writer {
             let flags = u16::from_ne_bytes([low, high]) | flags;
             self.patch(at, &flags.to_ne_bytes());
         }
-    }
-}
-
-/// A message as it is read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Packet<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
-    payload: &'a [u8],
-}
-
-impl<'a> Packet<'a> {
-    /// The packets of a datagram, up to the first that is malformed.
-    pub(crate) fn all(mut bytes: &'a [u8]) -> impl Iterator<Item = Self> {
-        std::iter::from_fn(move || {
-            let header = bytes.first_chunk::<NLMSG_HEADER>()?;
-            let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
-            let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
-            let payload = bytes.get(NLMSG_HEADER..length)?;
-            bytes = bytes
-                .get(length.next_multiple_of(ALIGN)..)
-                .unwrap_or_default();
-            Some(Self {
-                kind: u16::from_ne_bytes([k0, k1]),
-                flags: u16::from_ne_bytes([f0, f1]),
-                sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
-                payload,
-            })
-        })
-    }
-
-    /// The errno of an error or of a list's end; 0 is none.
-    pub(crate) fn errno(&self) -> i32 {
-        let number = self.payload.first_chunk().copied();
-        number.map_or(0, |bytes| i32::from_ne_bytes(bytes).wrapping_neg())
-    }
-
-    /// The attributes of a message of nf_tables.
-    pub(crate) fn attributes(&self) -> Attributes<'a> {
-        Attributes(self.payload.get(NFGEN_HEADER..).unwrap_or_default())
-    }
-}
-
-/// Attributes, up to the first that is malformed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Attributes<'a> {
-    /// The value of the first attribute of a kind.
-    pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
-        self.into_iter()
-            .find(|(k, _)| *k == kind)
-            .map(|(_, value)| value)
-    }
-
-    pub(crate) fn nested(self, kind: u16) -> Option<Self> {
-        self.get(kind).map(Self)
-    }
-
-    pub(crate) fn number(self, kind: u16) -> Option<u32> {
-        let value = self.get(kind)?;
-        Some(u32::from_be_bytes(value.try_into().ok()?))
-    }
-
-    pub(crate) fn text(self, kind: u16) -> Option<&'a str> {
-        let value = self.get(kind)?;
-        str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
-    }
-}
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let [l0, l1, k0, k1, ..] = *self.0 else {
-            return None;
-        };
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = self.0.get(4..length)?;
-        self.0 = self
-            .0
-            .get(length.next_multiple_of(ALIGN)..)
-            .unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, value))
     }
 }
 

@@ -8,7 +8,7 @@ use ipvs::Protocol;
 
 use crate::netlink::socket::{Refusal, Socket};
 use crate::netlink::wire::uapi::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use crate::netlink::wire::{Attributes, Writer};
+use crate::netlink::wire::{Attribute, Attributes, Malformed, Writer};
 
 /// Numbers in the kernel's spelling.
 #[rustfmt::skip]
@@ -54,9 +54,10 @@ pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
         },
         |names: &mut Vec<String>, set| {
             names.extend(set.text(IPSET_ATTR_SETNAME).map(str::to_owned));
+            Ok(())
         },
     );
-    match listed {
+    match listed.map_err(io::Error::from) {
         // What nfnetlink answers for a subsystem that it does not have, and ipset without any set.
         Err(error)
             if matches!(
@@ -72,37 +73,50 @@ pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
 
 /// The entries of a set that have a port.
 pub(super) fn entries(socket: &mut Socket, name: &str) -> io::Result<Vec<Entry>> {
-    socket.list_with(
+    let listed = socket.list_with(
         |writer, sequence| {
             message(writer, IPSET_CMD_LIST, NLM_F_DUMP, sequence, |w| {
                 w.text(IPSET_ATTR_SETNAME, name);
             });
         },
         |entries: &mut Vec<_>, set| {
-            let listed = set.nested(IPSET_ATTR_ADT).into_iter().flatten();
-            entries.extend(listed.filter_map(|(_, entry)| Entry::parse(Attributes(entry))));
+            for entry in set.list(IPSET_ATTR_ADT)? {
+                entries.extend(Entry::parse(entry.attributes()?)?);
+            }
+            Ok(())
         },
-    )
+    )?;
+    Ok(listed)
 }
 
 impl Entry {
-    fn parse(entry: Attributes<'_>) -> Option<Self> {
-        let port = entry.get(IPSET_ATTR_PORT)?;
-        let address = entry.nested(IPSET_ATTR_IP).and_then(|address| {
-            let v4 = address.get(IPSET_ATTR_IPADDR_IPV4);
-            let v4 = v4.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-            let v6 = address.get(IPSET_ATTR_IPADDR_IPV6);
-            let v6 = v6.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
-            let v4 = v4.map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)));
-            v4.or_else(|| v6.map(|bytes| Ipv6Addr::from(bytes).into()))
-        });
-        let protocol = entry.get(IPSET_ATTR_PROTO).and_then(|proto| proto.first());
-        Some(Self {
+    /// `None` for an entry without a port.
+    fn parse(entry: Attributes<'_>) -> Result<Option<Self>, Malformed> {
+        let Some(port) = entry.get(IPSET_ATTR_PORT) else {
+            return Ok(None);
+        };
+        let address = match entry.nested(IPSET_ATTR_IP)? {
+            Some(address) => parse_address(address)?,
+            None => None,
+        };
+        let protocol = entry.get(IPSET_ATTR_PROTO).map(Attribute::array);
+        let protocol = protocol.transpose()?;
+        Ok(Some(Self {
             address,
-            protocol: protocol.map(|number| Protocol::from_number(u16::from(*number))),
-            port: u16::from_be_bytes(port.try_into().ok()?),
-        })
+            protocol: protocol.map(|[number]| Protocol::from_number(u16::from(number))),
+            port: u16::from_be_bytes(port.array()?),
+        }))
     }
+}
+
+fn parse_address(address: Attributes<'_>) -> Result<Option<IpAddr>, Malformed> {
+    if let Some(v4) = address.get(IPSET_ATTR_IPADDR_IPV4) {
+        return Ok(Some(Ipv4Addr::from(v4.array::<4>()?).into()));
+    }
+    let v6 = address.get(IPSET_ATTR_IPADDR_IPV6).map(Attribute::array);
+    Ok(v6
+        .transpose()?
+        .map(|v6: [u8; 16]| Ipv6Addr::from(v6).into()))
 }
 
 /// Destroys a set; whether it was not in use. One that is gone is no error.
@@ -116,7 +130,7 @@ pub(super) fn destroy(socket: &mut Socket, name: &str) -> io::Result<bool> {
     });
     let errno = match socket.commit(&writer, first, 1) {
         Ok(()) => return Ok(true),
-        Err(Refusal::Whole(error)) => return Err(error),
+        Err(Refusal::Whole(error)) => return Err(error.into()),
         Err(Refusal::Messages(errors)) => errors.first().map_or(0, |(_, errno)| *errno),
     };
     match errno {

@@ -6,7 +6,7 @@ use ipvs::Family;
 
 use crate::netlink::socket::{Refusal, Socket};
 use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Writer};
+use crate::netlink::wire::{Attributes, Malformed, Writer};
 use crate::takeover::leftovers::NFTABLES_TABLE;
 
 const NFT_MSG_GETTABLE: u8 = 1;
@@ -18,6 +18,7 @@ pub(super) fn tables(socket: &mut Socket) -> io::Result<Vec<Family>> {
     for family in [Family::V4, Family::V6] {
         let is_there = list(socket, NFT_MSG_GETTABLE, family, |is_there, table| {
             *is_there |= table.text(NFTA_TABLE_NAME) == Some(NFTABLES_TABLE);
+            Ok(())
         })?;
         if is_there {
             found.push(family);
@@ -35,6 +36,7 @@ pub(super) fn chains(socket: &mut Socket, family: Family) -> io::Result<Vec<(Str
         |chains: &mut Vec<_>, chain| {
             let (table, name) = (chain.text(NFTA_CHAIN_TABLE), chain.text(NFTA_CHAIN_NAME));
             chains.extend(table.zip(name).map(|(t, n)| (t.to_owned(), n.to_owned())));
+            Ok(())
         },
     )
 }
@@ -57,7 +59,7 @@ pub(super) fn delete_tables(socket: &mut Socket, families: &[Family]) -> io::Res
     writer.batch(NFNL_MSG_BATCH_END, sequence + 1);
     match socket.commit(&writer, first, families.len()) {
         Ok(()) => Ok(()),
-        Err(Refusal::Whole(error)) => Err(error),
+        Err(Refusal::Whole(error)) => Err(error.into()),
         Err(Refusal::Messages(errors)) => {
             let errno = errors.first().map_or(ENOENT, |(_, errno)| *errno);
             Err(io::Error::from_raw_os_error(errno))
@@ -69,14 +71,14 @@ fn list<T: Default>(
     socket: &mut Socket,
     kind: u8,
     family: Family,
-    take: impl FnMut(&mut T, Attributes<'_>),
+    take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
 ) -> io::Result<T> {
     let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
     let request = |writer: &mut Writer, sequence| {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
         writer.packet(kind, flags, sequence, header(family), |_| {});
     };
-    socket.list_with(request, take)
+    Ok(socket.list_with(request, take)?)
 }
 
 const fn header(family: Family) -> [u8; 4] {

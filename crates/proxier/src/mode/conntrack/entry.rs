@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipvs::{Family, Protocol};
 
 use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Writer};
+use crate::netlink::wire::{Attribute, Attributes, Malformed, Writer};
 
 /// Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h, in the kernel's spelling; the
 /// bits of the filter's flags are in net/netfilter/nf_internals.h.
@@ -104,21 +104,26 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// `None` for an entry of a protocol without ports, and for a malformed one.
-    pub(super) fn parse(attributes: Attributes<'a>) -> Option<Self> {
-        let original = attributes.get(CTA_TUPLE_ORIG)?;
-        let tuple = Attributes(original);
-        let reply = attributes.nested(CTA_TUPLE_REPLY)?;
-        let protocol = tuple.nested(CTA_TUPLE_PROTO)?.get(CTA_PROTO_NUM)?.first()?;
-        let zone = attributes.get(CTA_ZONE);
-        Some(Self {
-            protocol: Protocol::from_number(u16::from(*protocol)),
-            to: end(tuple, [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)?,
-            answered_from: end(reply, [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)?,
-            original,
-            id: attributes.get(CTA_ID)?.try_into().ok()?,
-            zone: zone.map(TryInto::try_into).transpose().ok()?,
-        })
+    /// `None` for an entry of a protocol without ports.
+    pub(super) fn parse(attributes: Attributes<'a>) -> Result<Option<Self>, Malformed> {
+        let tuple = attributes.require(CTA_TUPLE_ORIG)?.attributes()?;
+        let reply = attributes.require(CTA_TUPLE_REPLY)?.attributes()?;
+        let protocol = tuple.require(CTA_TUPLE_PROTO)?.attributes()?;
+        let [protocol] = protocol.require(CTA_PROTO_NUM)?.array()?;
+        let to = end(tuple, [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)?;
+        let from = end(reply, [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)?;
+        let (Some(to), Some(answered_from)) = (to, from) else {
+            return Ok(None);
+        };
+        let zone = attributes.get(CTA_ZONE).map(Attribute::array);
+        Ok(Some(Self {
+            protocol: Protocol::from_number(u16::from(protocol)),
+            to,
+            answered_from,
+            original: tuple.bytes(),
+            id: attributes.require(CTA_ID)?.array()?,
+            zone: zone.transpose()?,
+        }))
     }
 
     #[cfg(test)]
@@ -206,17 +211,22 @@ fn message(
 }
 
 /// One end of a tuple; the kinds are of its address in each family and of its port.
-fn end(tuple: Attributes<'_>, [v4, v6]: [u16; 2], port: u16) -> Option<SocketAddr> {
-    let addresses = tuple.nested(CTA_TUPLE_IP)?;
-    let address = match (addresses.get(v4), addresses.get(v6)) {
-        (Some(bytes), _) => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
-        (None, bytes) => IpAddr::from(<[u8; 16]>::try_from(bytes?).ok()?),
+fn end(
+    tuple: Attributes<'_>,
+    [v4, v6]: [u16; 2],
+    port: u16,
+) -> Result<Option<SocketAddr>, Malformed> {
+    let addresses = tuple.require(CTA_TUPLE_IP)?.attributes()?;
+    let address = match addresses.get(v4) {
+        Some(address) => IpAddr::from(address.array::<4>()?),
+        None => IpAddr::from(addresses.require(v6)?.array::<16>()?),
     };
-    let port = tuple.nested(CTA_TUPLE_PROTO)?.get(port)?;
-    Some(SocketAddr::new(
-        address,
-        u16::from_be_bytes(port.try_into().ok()?),
-    ))
+    let ports = tuple.require(CTA_TUPLE_PROTO)?.attributes()?;
+    let Some(port) = ports.get(port) else {
+        return Ok(None);
+    };
+    let port = u16::from_be_bytes(port.array()?);
+    Ok(Some(SocketAddr::new(address, port)))
 }
 
 #[cfg(test)]

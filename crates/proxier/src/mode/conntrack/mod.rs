@@ -13,6 +13,7 @@ use ipvs::{Family, Protocol};
 use crate::desired::FrontendKey;
 use crate::mode::ipvs::plan::{Flows, Step};
 use crate::mode::{ApplyReport, BackendError};
+use crate::netlink::error::again;
 use crate::netlink::socket::{Refusal, Socket};
 use crate::netlink::wire::Writer;
 use crate::netlink::wire::uapi::NLM_F_ACK;
@@ -42,15 +43,8 @@ impl Conntrack {
         let first = socket.reserve(2);
         let mut writer = Writer::default();
         entry::write_statistics(&mut writer, first.wrapping_add(1));
-        socket.commit(&writer, first, 1).map_err(|refusal| {
-            error(STATISTICS)(match refusal {
-                Refusal::Whole(source) => source,
-                Refusal::Messages(errors) => {
-                    let errno = errors.first().map_or(0, |(_, errno)| *errno);
-                    io::Error::from_raw_os_error(errno)
-                }
-            })
-        })
+        let answered = socket.commit(&writer, first, 1);
+        answered.map_err(|refusal| error(STATISTICS)(refusal.into_error().into()))
     }
 
     /// Carries out steps about flows; `first` is the place of the first in its plan. However many
@@ -100,14 +94,16 @@ impl Conntrack {
             self.socket.list_with(
                 |writer, sequence| extent.write_list(writer, sequence, filtered),
                 |found: &mut Vec<_>, attributes| {
-                    found.extend(Entry::parse(attributes).and_then(|entry| {
+                    found.extend(Entry::parse(attributes)?.and_then(|entry| {
                         let step = choose(&entry)?;
                         let name = entry.name();
                         Some(Found { name, step })
                     }));
+                    Ok(())
                 },
             )
         };
+        let mut list = |filtered| list(filtered).map_err(io::Error::from);
         use io::ErrorKind::{InvalidInput, Unsupported};
         match list(true) {
             Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => list(false),
@@ -133,6 +129,7 @@ impl Conntrack {
                 Ok(()) => Vec::new(),
                 Err(Refusal::Messages(refused)) => refused,
                 Err(Refusal::Whole(source)) => {
+                    let source = source.into();
                     batch
                         .iter()
                         .for_each(|found| fail(failures, found.step, DELETE, &source));
@@ -232,13 +229,9 @@ const ADDRESSES: &str = "list the node's addresses, to tell flows to a node port
 type Failures = BTreeMap<usize, (&'static str, io::Error)>;
 
 fn fail(failures: &mut Failures, place: usize, operation: &'static str, source: &io::Error) {
-    let again = || match source.raw_os_error() {
-        Some(errno) => io::Error::from_raw_os_error(errno),
-        None => source.kind().into(),
-    };
     failures
         .entry(place)
-        .or_insert_with(|| (operation, again()));
+        .or_insert_with(|| (operation, again(source)));
 }
 
 fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {

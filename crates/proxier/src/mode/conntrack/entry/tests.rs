@@ -43,6 +43,10 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
+fn parse(bytes: &[u8]) -> Result<Option<Entry<'_>>, Malformed> {
+    Entry::parse(Attributes::parse(bytes)?)
+}
+
 fn delete(entry: &Entry<'_>) -> Vec<u8> {
     let mut writer = Writer::default();
     entry.name().write_delete(&mut writer, NLM_F_ACK, 5);
@@ -62,7 +66,7 @@ fn an_entry_tells_where_to_and_who_answered() {
         (IN_ZONE_ONE_WAY, "192.0.2.1:5454", "192.0.2.1:5454"),
     ] {
         let bytes = bytes(hex);
-        let entry = Entry::parse(Attributes(&bytes)).unwrap();
+        let entry = parse(&bytes).unwrap().unwrap();
         assert_eq!(entry.protocol, Protocol::Udp);
         assert_eq!(entry.to, address(to));
         assert_eq!(entry.answered_from, address(answered_from));
@@ -72,7 +76,7 @@ fn an_entry_tells_where_to_and_who_answered() {
 #[test]
 fn a_delete_names_the_whole_entry() {
     let bytes = bytes(IN_ZONE);
-    let message = delete(&Entry::parse(Attributes(&bytes)).unwrap());
+    let message = delete(&parse(&bytes).unwrap().unwrap());
     let header = "58000000 0201 0500 05000000 00000000 02000000".replace(' ', "");
     let original = &IN_ZONE[..0x34 * 2];
     let (id, zone) = ("08000c00f4e52325", "0600120000070000");
@@ -85,7 +89,7 @@ fn a_delete_names_the_whole_entry() {
 #[test]
 fn a_zone_of_one_direction_stays_in_the_tuple() {
     let bytes = bytes(IN_ZONE_ONE_WAY);
-    let message = delete(&Entry::parse(Attributes(&bytes)).unwrap());
+    let message = delete(&parse(&bytes).unwrap().unwrap());
     let header = "58000000 0201 0500 05000000 00000000 02000000".replace(' ', "");
     let original = &IN_ZONE_ONE_WAY[..0x3c * 2];
     assert_eq!(
@@ -98,10 +102,10 @@ fn a_zone_of_one_direction_stays_in_the_tuple() {
 fn no_part_of_an_entry_is_taken_for_a_whole_one() {
     for hex in [TRANSLATED, TRANSLATED_V6, IN_ZONE, IN_ZONE_ONE_WAY] {
         let whole = bytes(hex);
-        let entry = Entry::parse(Attributes(&whole)).unwrap();
+        let entry = parse(&whole).unwrap().unwrap();
         for end in 0..whole.len() {
             // What comes after the id does not matter.
-            if let Some(part) = Entry::parse(Attributes(&whole[..end])) {
+            if let Ok(Some(part)) = parse(&whole[..end]) {
                 assert_eq!(part.name(), entry.name(), "{end}");
                 assert_eq!(
                     (part.to, part.answered_from),
@@ -146,12 +150,12 @@ proptest! {
             bytes[at] = value;
         }
         bytes.truncate(end.index(bytes.len() + 1));
-        if let Some(entry) = Entry::parse(Attributes(&bytes)) {
+        if let Ok(Some(entry)) = parse(&bytes) {
             // The kernel sees an original tuple, so it does not empty the table.
             let message = delete(&entry);
-            let tuple = Attributes(&message[20..]).next().unwrap();
-            prop_assert_eq!(tuple.0, CTA_TUPLE_ORIG);
-            prop_assert!(tuple.1.starts_with(entry.original) && !entry.original.is_empty());
+            let tuple = Attributes::parse(&message[20..]).unwrap().iter().next().unwrap();
+            prop_assert_eq!(tuple.kind, CTA_TUPLE_ORIG);
+            prop_assert!(tuple.value.starts_with(entry.original) && !entry.original.is_empty());
         }
     }
 }

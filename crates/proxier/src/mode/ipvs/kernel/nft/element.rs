@@ -10,7 +10,7 @@ use crate::desired::FrontendKey;
 use crate::mode::ipvs::plan::{Audience, Comment, Element, Purpose};
 use crate::mode::ipvs::rules::{Field, Set};
 use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Writer, user_data};
+use crate::netlink::wire::{Attributes, Malformed, Writer, user_data};
 
 /// The longest comment that fits.
 pub(super) const MAX_COMMENT: usize = user_data::MAX - 1;
@@ -194,17 +194,23 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// `None` for what is no element with a key.
-    pub(super) fn parse(attributes: Attributes<'a>) -> Option<Self> {
-        let value = |kind| attributes.nested(kind)?.get(NFTA_DATA_VALUE);
-        let flags = attributes.number(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
-        Some(Self {
-            key: value(NFTA_SET_ELEM_KEY)?,
-            key_end: value(NFTA_SET_ELEM_KEY_END),
-            data: value(NFTA_SET_ELEM_DATA),
+    /// `None` for an element without a key: the one that stands for all others (`*`).
+    pub(super) fn parse(attributes: Attributes<'a>) -> Result<Option<Self>, Malformed> {
+        let value = |kind| {
+            let data = attributes.nested(kind)?;
+            Ok(data.and_then(|data| data.value(NFTA_DATA_VALUE)))
+        };
+        let flags = attributes.number(NFTA_SET_ELEM_FLAGS)?.unwrap_or(0);
+        let Some(key) = value(NFTA_SET_ELEM_KEY)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            key,
+            key_end: value(NFTA_SET_ELEM_KEY_END)?,
+            data: value(NFTA_SET_ELEM_DATA)?,
             is_end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
-            user_data: attributes.get(NFTA_SET_ELEM_USERDATA).unwrap_or_default(),
-        })
+            user_data: attributes.value(NFTA_SET_ELEM_USERDATA).unwrap_or_default(),
+        }))
     }
 
     /// Its comment, if it is one as we write it.

@@ -7,6 +7,7 @@ use super::rule::RuleTag;
 use super::set::SetDefinition;
 use crate::mode::ipvs::plan::Elements;
 use crate::mode::ipvs::rules::{Fingerprint, Set, TABLE};
+use crate::netlink::error::{Error, Malformed};
 use crate::netlink::socket::Socket;
 use crate::netlink::wire::uapi::*;
 use crate::netlink::wire::{Attributes, Writer, user_data};
@@ -41,9 +42,10 @@ pub(super) fn shape(socket: &mut Socket) -> io::Result<TableShape> {
         |w| w.text(NFTA_RULE_TABLE, TABLE),
         |tags: &mut Vec<Option<RuleTag>>, rule| {
             let tag = rule
-                .get(NFTA_RULE_USERDATA)
+                .value(NFTA_RULE_USERDATA)
                 .and_then(|bytes| RuleTag::from_bytes(user_data::get(bytes, user_data::RULE_TAG)?));
             tags.push(tag);
+            Ok(())
         },
     );
     shape.rules = complete(absent_is_empty(tags)?);
@@ -67,12 +69,13 @@ fn chains(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
         |chains: &mut Vec<_>, chain| {
             let name = chain.text(NFTA_CHAIN_NAME);
             if let (Some(TABLE), Some(name)) = (chain.text(NFTA_CHAIN_TABLE), name) {
-                let policy = chain.number(NFTA_CHAIN_POLICY);
+                let policy = chain.number(NFTA_CHAIN_POLICY)?;
                 chains.push((
                     name.to_owned(),
                     policy.is_none_or(|policy| policy == NF_ACCEPT),
                 ));
             }
+            Ok(())
         },
     );
     let chains = absent_is_empty(chains)?;
@@ -90,13 +93,14 @@ fn sets(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
                 .text(NFTA_SET_NAME)
                 .filter(|name| !name.starts_with("__"));
             if let (Some(TABLE), Some(name)) = (set.text(NFTA_SET_TABLE), name) {
-                sets.push((name.to_owned(), SetDefinition::parse(set)));
+                sets.push((name.to_owned(), SetDefinition::parse(set)?));
             }
+            Ok(())
         },
     );
     for (name, definition) in absent_is_empty(sets)? {
         match Set::from_name(&name) {
-            Some(set) if definition == Some(SetDefinition::of(set)) => shape.sets.push(set),
+            Some(set) if definition == SetDefinition::of(set) => shape.sets.push(set),
             _ => shape.foreign_sets.push(name),
         }
     }
@@ -109,15 +113,17 @@ pub(super) fn elements(socket: &mut Socket, shape: &TableShape) -> io::Result<El
     for set in &shape.sets {
         if is_network_set(*set) {
             let bytes = list_elements(socket, *set, |bytes: &mut Vec<Vec<u8>>, element| {
-                bytes.push(element.0.to_vec());
+                bytes.push(element.bytes().to_vec());
+                Ok(())
             })?;
-            let parts = bytes
-                .iter()
-                .filter_map(|bytes| Part::parse(Attributes(bytes)));
-            elements.extend(networks(parts.collect(), *set));
+            let parts = bytes.iter().map(|bytes| Attributes::parse(bytes));
+            let parts = parts.filter_map(|part| part.and_then(Part::parse).transpose());
+            let parts = parts.collect::<Result<_, _>>().map_err(Error::from)?;
+            elements.extend(networks(parts, *set));
         } else {
             let listed = list_elements(socket, *set, |listed: &mut Vec<_>, element| {
-                listed.extend(Part::parse(element).and_then(|part| part.element(*set)));
+                listed.extend(Part::parse(element)?.and_then(|part| part.element(*set)));
+                Ok(())
             })?;
             elements.extend(listed);
         }
@@ -128,24 +134,24 @@ pub(super) fn elements(socket: &mut Socket, shape: &TableShape) -> io::Result<El
 fn list_elements<T: Default>(
     socket: &mut Socket,
     set: Set,
-    mut take: impl FnMut(&mut T, Attributes<'_>),
+    mut take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
 ) -> io::Result<T> {
     let request = |w: &mut Writer| {
         w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
         w.text(NFTA_SET_ELEM_LIST_SET, set.name());
     };
     let listed = socket.list(NFT_MSG_GETSETELEM, request, |list, message| {
-        let elements = message.nested(NFTA_SET_ELEM_LIST_ELEMENTS);
-        for (_, element) in elements.into_iter().flatten() {
-            take(list, Attributes(element));
+        for element in message.list(NFTA_SET_ELEM_LIST_ELEMENTS)? {
+            take(list, element.attributes()?)?;
         }
+        Ok(())
     });
     absent_is_empty(listed)
 }
 
 /// There is no table before the first run, and none after `nft flush ruleset`.
-fn absent_is_empty<T: Default>(listed: io::Result<T>) -> io::Result<T> {
-    match listed {
+fn absent_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
+    match listed.map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         listed => listed,
     }

@@ -12,7 +12,8 @@ use std::io;
 use crate::mode::ipvs::plan::{Elements, Step};
 use crate::mode::ipvs::rules::{Fingerprint, Ruleset, TABLE};
 use crate::mode::{ApplyReport, BackendError};
-use crate::netlink::socket::{Refusal, Socket};
+use crate::netlink::error::again;
+use crate::netlink::socket::Socket;
 use crate::netlink::wire::Writer;
 use crate::netlink::wire::uapi::*;
 use element::is_valid_comment;
@@ -158,15 +159,8 @@ impl Nft {
             w.text(NFTA_TABLE_NAME, TABLE)
         });
         writer.batch(NFNL_MSG_BATCH_END, first + 3);
-        self.socket.commit(&writer, first, 2).map_err(|refusal| {
-            error("delete the table")(match refusal {
-                Refusal::Whole(source) => source,
-                Refusal::Messages(errors) => {
-                    let errno = errors.first().map_or(0, |(_, errno)| *errno);
-                    io::Error::from_raw_os_error(errno)
-                }
-            })
-        })
+        let deleted = self.socket.commit(&writer, first, 2);
+        deleted.map_err(|refusal| error("delete the table")(refusal.into_error().into()))
     }
 }
 
@@ -181,11 +175,4 @@ fn refusal(step: &Step, source: io::Error) -> BackendError {
         _ => "install the rules",
     };
     BackendError::PacketFilter { operation, source }
-}
-
-/// The same error for one step more.
-fn again(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }

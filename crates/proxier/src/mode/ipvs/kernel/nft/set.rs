@@ -5,7 +5,7 @@ use ipvs::Family;
 use super::expression::Load;
 use crate::mode::ipvs::rules::{Field, Set, TABLE};
 use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Writer, user_data};
+use crate::netlink::wire::{Attributes, Malformed, Writer, user_data};
 
 /// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
 /// these numbers for nft's use.
@@ -88,14 +88,14 @@ impl SetDefinition {
         }
     }
 
-    pub(super) fn parse(attributes: Attributes<'_>) -> Option<Self> {
-        let data_type = attributes.number(NFTA_SET_DATA_TYPE);
-        Some(Self {
+    pub(super) fn parse(attributes: Attributes<'_>) -> Result<Self, Malformed> {
+        let data_type = attributes.number(NFTA_SET_DATA_TYPE)?;
+        Ok(Self {
             // Left out if there are none.
-            flags: attributes.number(NFTA_SET_FLAGS).unwrap_or(0),
-            key_type: attributes.number(NFTA_SET_KEY_TYPE)?,
-            key_length: attributes.number(NFTA_SET_KEY_LEN)?,
-            data: data_type.zip(attributes.number(NFTA_SET_DATA_LEN)),
+            flags: attributes.number(NFTA_SET_FLAGS)?.unwrap_or(0),
+            key_type: attributes.require(NFTA_SET_KEY_TYPE)?.number()?,
+            key_length: attributes.require(NFTA_SET_KEY_LEN)?.number()?,
+            data: data_type.zip(attributes.number(NFTA_SET_DATA_LEN)?),
         })
     }
 }

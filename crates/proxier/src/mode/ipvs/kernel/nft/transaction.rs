@@ -220,7 +220,7 @@ impl<'a> Transaction<'a> {
         socket
             .commit(&self.writer, self.first, count)
             .map_err(|refusal| match refusal {
-                Refusal::Whole(error) => Refused::Whole(error),
+                Refusal::Whole(error) => Refused::Whole(error.into()),
                 Refusal::Messages(errors) => {
                     let of_step = |(place, errno): (usize, i32)| {
                         let step = self.messages.get(place)?.start;

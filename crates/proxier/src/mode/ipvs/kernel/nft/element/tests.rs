@@ -5,12 +5,7 @@ use super::*;
 fn read_back(element: &Element, comment: Option<&str>) -> Vec<(Element, Comment)> {
     let mut w = Writer::default();
     put_element(&mut w, element, comment);
-    let parts: Vec<_> = Attributes(w.bytes())
-        .map(|(kind, value)| {
-            assert_eq!(kind, NFTA_LIST_ELEM);
-            Part::parse(Attributes(value)).unwrap()
-        })
-        .collect();
+    let parts = parts(w.bytes()).unwrap();
     match set_of(element) {
         set if is_network_set(set) => networks(parts, set),
         set => parts
@@ -18,6 +13,14 @@ fn read_back(element: &Element, comment: Option<&str>) -> Vec<(Element, Comment)
             .map(|part| part.element(set).unwrap())
             .collect(),
     }
+}
+
+fn parts(list: &[u8]) -> Result<Vec<Part<'_>>, Malformed> {
+    let elements = Attributes::parse(list)?.iter().map(|element| {
+        assert_eq!(element.kind, NFTA_LIST_ELEM);
+        Part::parse(element.attributes()?)
+    });
+    elements.filter_map(Result::transpose).collect()
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -96,9 +99,11 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let parts: Vec<_> = Attributes(&bytes)
-            .filter_map(|(_, value)| Part::parse(Attributes(value)))
-            .chain(Part::parse(Attributes(&bytes)))
+        let read = Attributes::parse(&bytes).and_then(Part::parse);
+        let parts: Vec<_> = read
+            .ok()
+            .flatten()
+            .into_iter()
             .chain([Part {
                 key: &bytes,
                 key_end: Some(&bytes),
@@ -130,8 +135,7 @@ fn neighbouring_networks_are_told_apart() {
         .iter()
         .rev()
         .for_each(|cidr| put_element(&mut w, cidr, None));
-    let parts = Attributes(w.bytes()).filter_map(|(_, value)| Part::parse(Attributes(value)));
-    let read = networks(parts.collect(), Set::ServiceCidrs(Family::V4));
+    let read = networks(parts(w.bytes()).unwrap(), Set::ServiceCidrs(Family::V4));
     assert_eq!(
         read.into_iter().map(|(cidr, _)| cidr).collect::<Vec<_>>(),
         cidrs
