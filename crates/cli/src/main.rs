@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod component_config;
+mod lock;
 mod logging;
 mod mode;
 mod node;
@@ -84,14 +85,17 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Plan(args)) => commands::plan(args),
         Some(Command::Check(args)) => commands::check(args),
         Some(Command::Status(args)) => commands::status(args),
-        Some(Command::Cleanup(args)) => commands::cleanup(Duration::from_secs(args.drain_timeout)),
+        Some(Command::Cleanup(args)) => {
+            commands::cleanup(&args.lock, Duration::from_secs(args.drain_timeout))
+        }
         Some(Command::Completion { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
             Ok(Ending::Done)
         }
-        None if cli.run.cleanup => {
-            commands::cleanup(Duration::from_secs(cli.run.node.drain_timeout))
-        }
+        None if cli.run.cleanup => commands::cleanup(
+            &cli.run.lock,
+            Duration::from_secs(cli.run.node.drain_timeout),
+        ),
         None => commands::run(cli),
     }
 }

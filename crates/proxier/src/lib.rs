@@ -62,9 +62,13 @@ pub mod notice;
 #[cfg(feature = "health")]
 pub mod observe;
 pub mod reconcile;
+#[cfg(feature = "health")]
+mod runtime;
 pub mod source;
 pub mod store;
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub mod takeover;
 
 pub use self::reconcile::Proxier;
+#[cfg(feature = "health")]
+pub use self::runtime::Runtime;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
+use proxier::Runtime;
 use proxier::desired::HealthCheck;
 use proxier::model::ObjectName;
 use proxier::observe::health::{HealthError, ServiceHealth};
@@ -31,7 +32,7 @@ fn check(name: &str, port: u16, local_endpoints: usize) -> HealthCheck {
 }
 
 fn all() -> ServiceHealth {
-    ServiceHealth::new(vec![])
+    ServiceHealth::new(Runtime::start().unwrap(), vec![])
 }
 
 fn sync(health: &mut ServiceHealth, checks: impl IntoIterator<Item = HealthCheck>) {
@@ -285,7 +286,10 @@ fn of_two_services_with_one_port_the_first_by_name_has_it() {
 
 #[test]
 fn it_answers_at_the_addresses_given_alone() {
-    let mut health = ServiceHealth::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let mut health = ServiceHealth::new(
+        Runtime::start().unwrap(),
+        vec!["127.0.0.0/8".parse().unwrap()],
+    );
     let [port] = free_ports();
     sync(&mut health, [check("web", port, 1)]);
     assert_eq!(ask(port).status, 200);
@@ -296,12 +300,18 @@ fn it_answers_at_the_addresses_given_alone() {
     assert_eq!(ask(port).status, 503);
 
     // An address that this node does not have.
-    let mut health = ServiceHealth::new(vec!["203.0.113.0/24".parse().unwrap()]);
+    let mut health = ServiceHealth::new(
+        Runtime::start().unwrap(),
+        vec!["203.0.113.0/24".parse().unwrap()],
+    );
     let [port] = free_ports();
     sync(&mut health, [check("web", port, 1)]);
     assert!(is_refused((Ipv4Addr::LOCALHOST, port)));
 
-    let mut health = ServiceHealth::new(vec!["0.0.0.0/0".parse().unwrap()]);
+    let mut health = ServiceHealth::new(
+        Runtime::start().unwrap(),
+        vec!["0.0.0.0/0".parse().unwrap()],
+    );
     sync(&mut health, [check("web", port, 1)]);
     assert_eq!(ask(port).status, 200);
 }

@@ -16,7 +16,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipvs::{Statistics, VirtualServerKey};
-use proxier::Proxier;
 use proxier::desired::Config;
 use proxier::mode::ipvs::FakeNode;
 use proxier::model::{
@@ -27,6 +26,7 @@ use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use proxier::reconcile::{Event, Intervals};
 use proxier::source::{ConnectionState, RequestOutcome};
 use proxier::store::Change;
+use proxier::{Proxier, Runtime};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ENOMEM: i32 = 12;
@@ -191,6 +191,10 @@ fn lists(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Vec<Change> {
     ]
 }
 
+fn runtime() -> Runtime {
+    Runtime::start().unwrap()
+}
+
 fn options() -> Options {
     Options::new(vec![Family::V4])
 }
@@ -260,8 +264,9 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
     let [metrics, health] = [free_port(), free_port()];
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let pages = Pages::new(|| "{\"a\":1}".into(), "{\"gitVersion\":\"v0\"}".into());
-    let _metrics = ProxyServer::metrics(address(metrics), proxy.monitor.clone(), pages).unwrap();
-    let _health = ProxyServer::health(address(health), proxy.monitor.clone()).unwrap();
+    let _metrics =
+        ProxyServer::metrics(&runtime(), address(metrics), proxy.monitor.clone(), pages).unwrap();
+    let _health = ProxyServer::health(&runtime(), address(health), proxy.monitor.clone()).unwrap();
 
     proxy.monitor.follow_source(|| {
         let mut state = ConnectionState::default();
@@ -338,7 +343,8 @@ fn metrics_tell_what_happened() {
     let proxy = Proxy::start(options(), intervals);
     let web = slice("web", &[[10, 244, 0, 1], [10, 244, 0, 2]]);
     proxy.send(lists(vec![service("web", 80)], vec![web]));
-    let scrape = proxy.scrape_until(synced);
+    let scrape = proxy
+        .scrape_until(|scrape| synced(scrape) && scrape.value("svcproxy_virtual_servers") > 0.0);
     for (series, value) in [
         ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
         ("kubeproxy_sync_proxy_rules_service_changes_pending", 0.0),
@@ -382,15 +388,15 @@ fn metrics_tell_what_happened() {
         1.0
     );
     let programmed = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
-    let scrape = proxy.scrape_until(|scrape| scrape.samples.contains_key(programmed));
+    let draining = "svcproxy_real_servers{state=\"draining\"}";
+    let scrape = proxy.scrape_until(|scrape| {
+        scrape.samples.contains_key(programmed) && scrape.value(draining) > 0.0
+    });
     assert_eq!(scrape.value(programmed), 1.0);
     let quick =
         "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\",ip_family=\"IPv4\"}";
     assert_eq!(scrape.value(quick), 0.0);
-    assert_eq!(
-        scrape.value("svcproxy_real_servers{state=\"draining\"}"),
-        1.0
-    );
+    assert_eq!(scrape.value(draining), 1.0);
 }
 
 #[test]
@@ -434,7 +440,8 @@ fn traffic_is_told_of_services_that_ask_for_it_and_of_so_many_only() {
         ..Statistics::default()
     };
     proxy.node.ipvs().set_statistics(&key, statistics);
-    let scrape = Scrape::parse(&proxy.monitor.scrape());
+    let of_s02 = "svcproxy_service_connections_total{namespace=\"default\",service=\"s02\"}";
+    let scrape = proxy.scrape_until(|scrape| scrape.value(of_s02) > 0.0);
     let of = |name: &str, labels: &str| {
         let series = format!("{name}{{namespace=\"default\",service=\"{labels}}}");
         scrape.value(&series)
@@ -458,7 +465,7 @@ fn a_node_that_is_to_go_fails_healthz_and_not_livez() {
     let proxy = Proxy::start(options(), Intervals::default());
     let port = free_port();
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let _health = ProxyServer::health(address, proxy.monitor.clone()).unwrap();
+    let _health = ProxyServer::health(&runtime(), address, proxy.monitor.clone()).unwrap();
     let (status, _, body) = get(port, "/readyz");
     assert!(status == 503 && body.starts_with("{\"lastUpdated\":\"0001-01-01T00:00:00Z\""));
     let mut node = Node::new("node-a");
@@ -486,7 +493,7 @@ fn an_address_that_is_taken_is_had_when_it_is_free() {
     let port = free_port();
     let taken = TcpListener::bind(("::", port)).unwrap();
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let server = ProxyServer::health(address, proxy.monitor.clone()).unwrap();
+    let server = ProxyServer::health(&runtime(), address, proxy.monitor.clone()).unwrap();
     thread::sleep(Duration::from_millis(200));
     drop(taken);
     assert_eq!(get(port, "/livez").0, 200);
@@ -530,8 +537,67 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
         scrape.value("kubeproxy_sync_proxy_rules_service_changes_pending"),
         1.0
     );
+    // Over HTTP neither: each is answered from the last snapshot, however many come at once.
+    let port = free_port();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let pages = Pages::new(String::new, "{}".into());
+    let _metrics = ProxyServer::metrics(&runtime(), address, monitor.clone(), pages).unwrap();
+    assert_eq!(get(port, "/version").0, 200);
+    let scrapes: Vec<_> = (0..5)
+        .map(|_| thread::spawn(move || get(port, "/metrics")))
+        .collect();
+    for scrape in scrapes {
+        let (status, _, body) = scrape.join().unwrap();
+        assert_eq!(status, 200);
+        let age = Scrape::parse(&body).value("svcproxy_snapshot_age_seconds");
+        assert!(age.is_finite(), "{body}");
+    }
     // The loop goes on with the stop; what the scrape asked for it tells first or not at all.
     events.send(Event::Stop).unwrap();
     stuck.wait();
     run.join().unwrap();
+}
+
+#[test]
+fn clients_that_do_not_read_hold_up_nobody_and_are_bounded() {
+    let proxy = Proxy::start(options(), Intervals::default());
+    let port = free_port();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let pages = Pages::new(String::new, "{}".into());
+    let _metrics = ProxyServer::metrics(&runtime(), address, proxy.monitor.clone(), pages).unwrap();
+    assert_eq!(get(port, "/healthz").0, 200);
+    // One that comes again and again, as Prometheus does, and was there first.
+    let mut scraper = TcpStream::connect(address).unwrap();
+    scraper.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n";
+    let mut answers_again = || {
+        scraper.write_all(ask).unwrap();
+        let mut answer = [0; 512];
+        let mut read = Vec::new();
+        while !read.ends_with(b"ok") {
+            let count = scraper.read(&mut answer).unwrap();
+            assert!(count > 0, "cut off");
+            read.extend_from_slice(&answer[..count]);
+        }
+    };
+    answers_again();
+    answers_again();
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut client = TcpStream::connect(address).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n";
+        // The server may have cut it off by now.
+        let _ = client.write_all(request);
+        crowd.push(client);
+    }
+    assert_eq!(get(port, "/metrics").0, 200);
+    answers_again();
+    // The oldest of the crowd were cut off.
+    let first = &mut crowd[0];
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut rest = Vec::new();
+    match first.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
 }

@@ -23,6 +23,7 @@ pub(crate) use sync::{Periods, SyncArgs};
 
 use std::env;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::error::{Error, ErrorKind};
 use clap::parser::ValueSource;
@@ -125,7 +126,27 @@ pub(crate) struct RunArgs {
     pub(crate) cleanup: bool,
 
     #[command(flatten)]
+    pub(crate) lock: LockArgs,
+
+    #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+/// One writer at a time.
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// How long to wait for another svcproxy that manages this network namespace to end; by
+    /// default, fail at once and name it
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        default_missing_value = "1m",
+        num_args = 0..=1,
+        require_equals = true,
+        value_parser = sync::not_negative
+    )]
+    pub(crate) wait_lock: Duration,
 }
 
 impl RunArgs {
@@ -245,6 +266,9 @@ pub(crate) enum CheckFormat {
 /// `svcproxy cleanup`.
 #[derive(Debug, Args)]
 pub(crate) struct CleanupArgs {
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
+
     /// Where kube-proxy carries the traffic by now, how long connections may last that go through
     /// what is removed
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

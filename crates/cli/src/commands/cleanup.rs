@@ -10,6 +10,8 @@ use proxier::takeover::{KubeProxy, Presence};
 
 use super::log_failures;
 use crate::Ending;
+use crate::args::LockArgs;
+use crate::lock::WriterLock;
 use crate::takeover::other_mode::ipvs_mode;
 
 /// Between looks whether connections have ended.
@@ -17,7 +19,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Removes what svcproxy made on this node, in either mode. If kube-proxy is at work there,
 /// connections may take this long to end.
-pub(crate) fn cleanup(drain_timeout: Duration) -> anyhow::Result<Ending> {
+pub(crate) fn cleanup(lock: &LockArgs, drain_timeout: Duration) -> anyhow::Result<Ending> {
+    let _lock = WriterLock::take(lock.wait_lock)?;
     let ending = of_ipvs(drain_timeout)?;
     let chains = IptablesBackend::remove_all()?;
     if chains > 0 {

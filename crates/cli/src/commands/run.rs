@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use proxier::Proxier;
 use proxier::desired::Config;
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs::IpvsBackend;
@@ -18,12 +17,14 @@ use proxier::observe::metrics::Monitor;
 use proxier::reconcile::{Cause, Event, Intervals, Observed};
 use proxier::reconcile::{SyncKind, SyncReport};
 use proxier::source::watch::Watch;
+use proxier::{Proxier, Runtime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{DiagnosticLog, chain, log_failures};
 use crate::Ending;
 use crate::args::{Cli, Mode, RunArgs};
+use crate::lock::WriterLock;
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Notices, Standing};
 use crate::observe::configz::Configz;
@@ -36,6 +37,7 @@ use crate::{node, observe, settings};
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let args = &cli.run;
+    let _lock = WriterLock::take(args.lock.wait_lock)?;
     let mut config = node::config(&args.node)?;
     settings::set_oom_score(args.node.kube_proxy.oom_score_adj);
     if args.once {
@@ -134,13 +136,14 @@ impl<'a> Start<'a> {
         stop_on_signal(events.clone())?;
         let args = &cli.run.node;
         let config = proxier.desired().config();
+        let runtime = Runtime::start().context("cannot start the threads for HTTP")?;
         let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
         let configz = Configz::new(cli, config);
         let mut following = Following {
             lookout: None,
             has_synced: false,
-            health: Health::new(config, monitor.clone()),
+            health: Health::new(runtime.clone(), config, monitor.clone()),
             standing: Standing::new(notices.clone()),
             args: &cli.run,
             intervals: settings::intervals(cli.run.periods()),
@@ -152,7 +155,7 @@ impl<'a> Start<'a> {
             received,
         };
         following.serve_by(choice);
-        let _servers = observe::serve(&args.monitor, &monitor, configz.clone());
+        let _servers = observe::serve(&args.monitor, &runtime, &monitor, configz.clone());
         let file = args.kube_proxy.config.as_deref();
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
         let _settings = file.map(follow).transpose()?;

@@ -1,6 +1,7 @@
 //! Load balancers' health checks, kept in line with the Services.
 
 use ipnet::IpNet;
+use proxier::Runtime;
 use proxier::desired::{Config, DesiredState, HealthCheck};
 use proxier::observe::health::ServiceHealth;
 use proxier::observe::metrics::Monitor;
@@ -9,6 +10,7 @@ use crate::commands::chain;
 
 /// What answers them, and what it was last told.
 pub(crate) struct Health {
+    runtime: Runtime,
     monitor: Monitor,
     /// Where they are answered.
     networks: Vec<IpNet>,
@@ -18,10 +20,11 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(config: &Config, monitor: Monitor) -> Self {
+    pub(crate) fn new(runtime: Runtime, config: &Config, monitor: Monitor) -> Self {
         let networks = config.node_port_networks();
         Self {
-            server: server(&networks, &monitor),
+            server: server(&runtime, &networks, &monitor),
+            runtime,
             monitor,
             networks,
             checks: Some(Vec::new()),
@@ -32,7 +35,7 @@ impl Health {
     pub(crate) fn follow(&mut self, desired: &DesiredState) {
         let networks = desired.config().node_port_networks();
         if networks != self.networks {
-            self.server = server(&networks, &self.monitor);
+            self.server = server(&self.runtime, &networks, &self.monitor);
             self.networks = networks;
             self.checks = Some(Vec::new());
         }
@@ -52,7 +55,8 @@ impl Health {
     }
 }
 
-fn server(networks: &[IpNet], monitor: &Monitor) -> ServiceHealth {
+fn server(runtime: &Runtime, networks: &[IpNet], monitor: &Monitor) -> ServiceHealth {
     let monitor = monitor.clone();
-    ServiceHealth::new(networks.to_vec()).healthy_while(move || monitor.is_healthy())
+    ServiceHealth::new(runtime.clone(), networks.to_vec())
+        .healthy_while(move || monitor.is_healthy())
 }

@@ -4,6 +4,7 @@ pub(crate) mod configz;
 pub(crate) mod health_checks;
 
 use ipvs::Family;
+use proxier::Runtime;
 use proxier::desired::Config;
 use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use serde_json::{Value, json};
@@ -33,7 +34,12 @@ pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
 }
 
 /// Serves it where the flags say. Nothing that fails here keeps the proxy from its work.
-pub(crate) fn serve(args: &MonitorArgs, monitor: &Monitor, configz: Configz) -> Servers {
+pub(crate) fn serve(
+    args: &MonitorArgs,
+    runtime: &Runtime,
+    monitor: &Monitor,
+    configz: Configz,
+) -> Servers {
     let or_warn = |what, server: std::io::Result<ProxyServer>| {
         server
             .inspect_err(|error| tracing::warn!("{what} is not served: {error}"))
@@ -43,11 +49,11 @@ pub(crate) fn serve(args: &MonitorArgs, monitor: &Monitor, configz: Configz) -> 
     let metrics = args
         .metrics_bind_address
         .0
-        .map(|address| ProxyServer::metrics(address, monitor.clone(), pages));
+        .map(|address| ProxyServer::metrics(runtime, address, monitor.clone(), pages));
     let health = args
         .healthz_bind_address
         .0
-        .map(|address| ProxyServer::health(address, monitor.clone()));
+        .map(|address| ProxyServer::health(runtime, address, monitor.clone()));
     Servers {
         _metrics: metrics.and_then(|server| or_warn("--metrics-bind-address", server)),
         _health: health.and_then(|server| or_warn("--healthz-bind-address", server)),

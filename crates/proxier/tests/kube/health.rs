@@ -64,7 +64,8 @@ fn a_proxy_is_ready_after_every_list_and_stays_so_without_its_server() {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
-    let _server = ProxyServer::health(address, monitor.clone()).unwrap();
+    let runtime = proxier::Runtime::start().unwrap();
+    let _server = ProxyServer::health(&runtime, address, monitor.clone()).unwrap();
     let becomes = |status: &str, source: &str| {
         let is = || match get(address, "/readyz") {
             Some((is, body)) if is == status && body.contains(source) => Ok(()),

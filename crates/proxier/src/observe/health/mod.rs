@@ -15,14 +15,15 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::{fmt, io};
 
+use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use crate::Runtime;
 use crate::desired::HealthCheck;
 use crate::observe::http::listen::{self, listen};
-use crate::observe::http::{self, Answer, Lease, Server};
+use crate::observe::http::{self, Answer, Response, Server, Site};
 
 pub use error::HealthError;
 #[cfg(feature = "metrics")]
@@ -31,15 +32,16 @@ pub use proxy::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
 
 const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
-/// The health checks of all Services, answered on a thread of their own, which starts with the
-/// first. Dropping it closes all of them; answers that have begun are finished before.
+/// The health checks of all Services. Dropping it closes all of them; answers that have begun are
+/// finished before.
 ///
 /// ```no_run
 /// use proxier::desired::HealthCheck;
 /// use proxier::observe::health::ServiceHealth;
+/// use proxier::Runtime;
 /// use proxier::model::ObjectName;
 ///
-/// let mut health = ServiceHealth::new(vec![]);
+/// let mut health = ServiceHealth::new(Runtime::start()?, vec![]);
 /// let web = HealthCheck::new(ObjectName::new("default", "web")?, 30_080.try_into()?, 2);
 /// for error in health.sync([web]) {
 ///     eprintln!("{error}");
@@ -50,15 +52,16 @@ const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-en
 pub struct ServiceHealth {
     addresses: Vec<IpNet>,
     healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+    // Before the server, which waits for their connections to end.
     ports: BTreeMap<NonZeroU16, Port>,
-    server: Option<Server>,
+    server: Server,
 }
 
 /// A port that is asked at.
 #[derive(Debug)]
 struct Port {
     check: watch::Sender<HealthCheck>,
-    sockets: BTreeMap<SocketAddr, Lease>,
+    sockets: BTreeMap<SocketAddr, Site>,
 }
 
 impl fmt::Debug for ServiceHealth {
@@ -73,12 +76,12 @@ impl fmt::Debug for ServiceHealth {
 impl ServiceHealth {
     /// Will answer at the node's addresses in these networks, at all if none are given or one
     /// covers its whole family. The proxy counts as healthy.
-    pub fn new(addresses: Vec<IpNet>) -> Self {
+    pub fn new(runtime: Runtime, addresses: Vec<IpNet>) -> Self {
         Self {
             addresses,
             healthy: Arc::new(|| true),
             ports: BTreeMap::new(),
-            server: None,
+            server: Server::new(runtime),
         }
     }
 
@@ -97,10 +100,6 @@ impl ServiceHealth {
     pub fn sync(&mut self, checks: impl IntoIterator<Item = HealthCheck>) -> Vec<HealthError> {
         let mut errors = Vec::new();
         let wanted = by_port(checks, &mut errors);
-        if self.server.as_ref().is_some_and(Server::has_ended) {
-            self.ports.clear();
-            self.server = None;
-        }
         let hosts = match self.hosts() {
             Ok(hosts) => Some(hosts),
             Err(source) => {
@@ -137,21 +136,10 @@ impl ServiceHealth {
     /// Closes ports that are not wanted any more, and sockets on addresses that are gone if those
     /// are known.
     fn close(&mut self, wanted: &BTreeMap<NonZeroU16, HealthCheck>, hosts: Option<&[IpAddr]>) {
-        let mut gone = Vec::new();
         self.ports.retain(|port, Port { sockets, .. }| {
-            let is_wanted = wanted.contains_key(port);
-            sockets.retain(|socket, _| {
-                let stays = is_wanted && hosts.is_none_or(|hosts| hosts.contains(&socket.ip()));
-                if !stays {
-                    gone.push(*socket);
-                }
-                stays
-            });
-            is_wanted
+            sockets.retain(|socket, _| hosts.is_none_or(|hosts| hosts.contains(&socket.ip())));
+            wanted.contains_key(port)
         });
-        if let Some(server) = self.server.as_ref().filter(|_| !gone.is_empty()) {
-            server.close(gone);
-        }
     }
 
     fn open<'a>(
@@ -182,16 +170,12 @@ impl ServiceHealth {
                 continue;
             }
             let opened = listen(address).and_then(|listener| {
-                let server = match &mut self.server {
-                    Some(server) => server,
-                    none => none.insert(Server::start("service-health")?),
-                };
                 let answer = answer(open.check.subscribe(), Arc::clone(&self.healthy));
-                server.open(address, listener, answer)
+                self.server.open(listener, answer)
             });
             match opened {
-                Ok(lease) => {
-                    open.sockets.insert(address, lease);
+                Ok(site) => {
+                    open.sockets.insert(address, site);
                 }
                 Err(source) => errors.push(HealthError::Listen {
                     service: service.clone(),
@@ -230,11 +214,11 @@ fn answer(
     check: watch::Receiver<HealthCheck>,
     healthy: Arc<dyn Fn() -> bool + Send + Sync>,
 ) -> Answer {
-    Arc::new(move |_| answer_to(&check.borrow(), healthy()))
+    Arc::new(move |_| http::ready(answer_to(&check.borrow(), healthy())))
 }
 
 /// kube-proxy's answer, byte for byte but for the date. Names are such that they need no quoting.
-fn answer_to(check: &HealthCheck, healthy: bool) -> Response<String> {
+fn answer_to(check: &HealthCheck, healthy: bool) -> Response {
     let (namespace, name) = (check.service.namespace(), check.service.name());
     let endpoints = check.local_endpoints;
     let body = format!(

@@ -1,7 +1,8 @@
-//! What the proxy tells of itself over HTTP: metrics, health, version and settings.
+//! Metrics, health, version and settings of the proxy, over HTTP.
 //!
-//! A [`Monitor`] is told of changes by the source, of syncs by the loop, and asked by clients.
-//! Each metric is described in `docs/metrics.md`.
+//! The source and the loop report to a [`Monitor`]; clients read from it. A scrape is answered from
+//! the last snapshot, and never waits for the loop longer than a tenth of a second.
+//! `docs/metrics.md` describes each metric.
 
 mod kube_proxy;
 mod own;
@@ -14,12 +15,15 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ipvs::Family;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::Proxier;
 use crate::desired::{DesiredState, Kind};
@@ -37,8 +41,13 @@ use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};
 
-/// How long a scrape waits for the loop, which may be at work; then it tells what it knows.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a scrape waits for the loop to read the node, which it does at once unless it is at
+/// work. Then the scrape is answered from the last snapshot.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// For so long scrapes share one text, if the loop has read nothing since: many clients at once
+/// cost one.
+const SHARED: Duration = Duration::from_secs(1);
 
 /// The bound on triggers that are kept while syncs fail.
 const MOST_TRIGGERS: usize = 10_000;
@@ -107,9 +116,29 @@ struct Inner {
     mode: Mutex<&'static str>,
     /// The loop, which alone reads the kernel.
     events: Mutex<Option<Sender<Event>>>,
-    /// How often it has looked.
-    inspections: Mutex<u64>,
-    inspected: Condvar,
+    /// What the loop last read for scrapes.
+    snapshot: watch::Sender<Snapshot>,
+    /// The text of the last scrape.
+    text: Mutex<Option<Text>>,
+}
+
+/// The state of what the loop reads for scrapes alone.
+#[derive(Debug, Clone, Copy, Default)]
+struct Snapshot {
+    /// How many there have been.
+    number: u64,
+    /// When this one was read; `None` before the first.
+    read: Option<Instant>,
+    /// Whether the loop was asked for another, and has not come to it yet.
+    is_asked_for: bool,
+}
+
+/// The text of a scrape.
+#[derive(Debug, Clone)]
+struct Text {
+    snapshot: u64,
+    encoded: Instant,
+    text: Bytes,
 }
 
 impl Monitor {
@@ -135,8 +164,8 @@ impl Monitor {
             triggers: Mutex::default(),
             mode: Mutex::new(""),
             events: Mutex::default(),
-            inspections: Mutex::default(),
-            inspected: Condvar::new(),
+            snapshot: watch::Sender::default(),
+            text: Mutex::default(),
         }))
     }
 
@@ -219,8 +248,13 @@ impl Monitor {
             }
         }
         self.read_traffic(proxier);
-        *lock(&self.0.inspections) += 1;
-        self.0.inspected.notify_all();
+        self.0.snapshot.send_modify(|snapshot| {
+            *snapshot = Snapshot {
+                number: snapshot.number + 1,
+                read: Some(Instant::now()),
+                is_asked_for: false,
+            };
+        });
     }
 
     /// The kernel is read only if a Service asks for it.
@@ -265,30 +299,68 @@ impl Monitor {
         })
     }
 
-    /// All metrics in Prometheus's text format, version 0.0.4. Waits for the loop to look at the
-    /// node, up to two seconds.
+    /// All metrics in Prometheus's text format, version 0.0.4, as of the last snapshot. Has the loop
+    /// read the node for the next one.
     pub fn scrape(&self) -> String {
         self.ask_loop();
+        self.encode()
+    }
+
+    /// The same for a server: lets the loop read the node first, if it comes to it at once.
+    async fn scrape_fresh(&self) -> Bytes {
+        let mut snapshots = self.0.snapshot.subscribe();
+        if self.ask_loop() {
+            let _ = timeout(
+                PATIENCE,
+                snapshots.wait_for(|snapshot| !snapshot.is_asked_for),
+            )
+            .await;
+        }
+        self.shared_text()
+    }
+
+    /// One text for all who scrape at the same time.
+    fn shared_text(&self) -> Bytes {
+        let mut last = lock(&self.0.text);
+        let snapshot = self.0.snapshot.borrow().number;
+        let is_current =
+            |text: &&Text| text.snapshot == snapshot && text.encoded.elapsed() < SHARED;
+        if let Some(text) = last.as_ref().filter(is_current) {
+            return text.text.clone();
+        }
+        let text = Bytes::from(self.encode());
+        *last = Some(Text {
+            snapshot,
+            encoded: Instant::now(),
+            text: text.clone(),
+        });
+        text
+    }
+
+    fn encode(&self) -> String {
         self.0.kube_proxy.pending(lock(&self.0.health).pending());
+        if let Some(read) = self.0.snapshot.borrow().read {
+            self.0.own.snapshot_age(read.elapsed());
+        }
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode_registry(&mut text, &self.0.registry);
         classic(&text)
     }
 
-    fn ask_loop(&self) {
-        let done = lock(&self.0.inspections);
-        let before = *done;
-        let sent = match &*lock(&self.0.events) {
-            Some(events) => events.send(Event::Inspect).is_ok(),
-            None => false,
+    /// Asks the loop for a snapshot, once until it comes; whether there is a loop to ask.
+    fn ask_loop(&self) -> bool {
+        let events = lock(&self.0.events);
+        let Some(events) = &*events else {
+            return false;
         };
-        if sent {
-            let _ = self
-                .0
-                .inspected
-                .wait_timeout_while(done, PATIENCE, |done| *done == before);
-        }
+        let mut is_new = false;
+        self.0.snapshot.send_if_modified(|snapshot| {
+            is_new = !std::mem::replace(&mut snapshot.is_asked_for, true);
+            // Only snapshots wake who waits, not questions.
+            false
+        });
+        !is_new || events.send(Event::Inspect).is_ok()
     }
 }
 

@@ -1,5 +1,8 @@
 //! Metrics that kube-proxy does not have.
 
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -24,6 +27,7 @@ pub(super) struct Own {
     real_servers: Family<Labels<1>, Gauge>,
     problems: Gauge,
     services_left_out: Gauge,
+    snapshot_age: Gauge<f64, AtomicU64>,
 }
 
 impl Own {
@@ -79,6 +83,11 @@ impl Own {
             "service_metrics_left_out",
             "Services that ask for metrics of their own beyond the limit",
             self.services_left_out.clone(),
+        );
+        registry.register(
+            "snapshot_age_seconds",
+            "Age of the counts of virtual servers, real servers, problems and Services' traffic",
+            self.snapshot_age.clone(),
         );
     }
 
@@ -141,6 +150,10 @@ impl Own {
             let state = self.real_servers.get_or_create(&labels([("state", state)]));
             state.set(gauge(count));
         }
+    }
+
+    pub(super) fn snapshot_age(&self, age: Duration) {
+        self.snapshot_age.set(age.as_secs_f64());
     }
 
     pub(super) fn services_left_out(&self, count: usize) {

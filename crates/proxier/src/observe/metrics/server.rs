@@ -5,10 +5,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
+use bytes::Bytes;
+use hyper::StatusCode;
 
 use super::{Monitor, lock};
-use crate::observe::http::{self, Answer, Lease, Server, listen};
+use crate::Runtime;
+use crate::observe::http::{self, Answer, Answering, Response, Server, Site, listen};
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -38,12 +40,12 @@ impl fmt::Debug for Pages {
     }
 }
 
-/// A server at one address, on a thread of its own. Dropping it closes it.
+/// A server at one address. Dropping it closes it.
 ///
 /// An address that something else has is tried again until it is free.
 pub struct ProxyServer {
-    // Before the server, so that connections know that they are to end.
-    _lease: Lease,
+    // Before the server, which waits for its connections to end.
+    _site: Site,
     _server: Server,
 }
 
@@ -60,31 +62,44 @@ impl ProxyServer {
     ///
     /// # Errors
     ///
-    /// If a thread cannot be had.
-    pub fn metrics(address: SocketAddr, monitor: Monitor, pages: Pages) -> io::Result<Self> {
-        let answer = move |path: &str| match path {
-            "/metrics" => http::response(StatusCode::OK, METRICS, monitor.scrape()),
-            "/proxyMode" => text(StatusCode::OK, *lock(&monitor.0.mode)),
-            "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
-            "/version" => http::response(StatusCode::OK, JSON, pages.version.clone()),
-            "/healthz" => text(StatusCode::OK, "ok"),
-            _ => not_found(),
+    /// If the runtime has stopped.
+    pub fn metrics(
+        runtime: &Runtime,
+        address: SocketAddr,
+        monitor: Monitor,
+        pages: Pages,
+    ) -> io::Result<Self> {
+        let version = Bytes::from(pages.version);
+        let answer = move |path: &str| -> Answering {
+            http::ready(match path {
+                "/metrics" => {
+                    let monitor = monitor.clone();
+                    return Box::pin(async move {
+                        http::response(StatusCode::OK, METRICS, monitor.scrape_fresh().await)
+                    });
+                }
+                "/proxyMode" => text(StatusCode::OK, *lock(&monitor.0.mode)),
+                "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
+                "/version" => http::response(StatusCode::OK, JSON, version.clone()),
+                "/healthz" => text(StatusCode::OK, "ok"),
+                _ => not_found(),
+            })
         };
-        Self::start(address, "metrics", Arc::new(answer))
+        Self::start(runtime, address, "metrics", Arc::new(answer))
     }
 
     /// Serves `/healthz`, `/livez` and `/readyz`.
     ///
     /// # Errors
     ///
-    /// If a thread cannot be had.
-    pub fn health(address: SocketAddr, monitor: Monitor) -> io::Result<Self> {
-        let answer = move |path: &str| {
+    /// If the runtime has stopped.
+    pub fn health(runtime: &Runtime, address: SocketAddr, monitor: Monitor) -> io::Result<Self> {
+        let answer = move |path: &str| -> Answering {
             let (ok, body) = match path {
                 "/healthz" => monitor.health(|report| report.healthz()),
                 "/livez" => monitor.health(|report| report.livez()),
                 "/readyz" => monitor.health(|report| report.readyz()),
-                _ => return not_found(),
+                _ => return http::ready(not_found()),
             };
             let (status, code) = if ok {
                 (StatusCode::OK, "200")
@@ -96,28 +111,33 @@ impl ProxyServer {
                 "/livez" => monitor.0.kube_proxy.livez(code),
                 _ => {}
             }
-            http::response(status, JSON, body)
+            http::ready(http::response(status, JSON, body))
         };
-        Self::start(address, "health", Arc::new(answer))
+        Self::start(runtime, address, "health", Arc::new(answer))
     }
 
-    fn start(address: SocketAddr, what: &'static str, answer: Answer) -> io::Result<Self> {
-        let server = Server::start(what)?;
+    fn start(
+        runtime: &Runtime,
+        address: SocketAddr,
+        what: &'static str,
+        answer: Answer,
+    ) -> io::Result<Self> {
+        let server = Server::new(runtime.clone());
         // As in Go, where 0.0.0.0 stands for both families.
         let any = matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified());
         let host = if any { listen::ANY } else { address.ip() };
         let address = SocketAddr::new(host, address.port());
         Ok(Self {
-            _lease: server.open_later(address, what, answer),
+            _site: server.open_later(address, what, answer)?,
             _server: server,
         })
     }
 }
 
-fn text(status: StatusCode, body: &str) -> Response<String> {
-    http::response(status, TEXT, body.to_owned())
+fn text(status: StatusCode, body: &'static str) -> Response {
+    http::response(status, TEXT, body)
 }
 
-fn not_found() -> Response<String> {
+fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }

@@ -1,0 +1,71 @@
+//! The threads that everything asynchronous shares: HTTP servers, the API server's client, Events.
+//!
+//! The kernel is not among it: netlink stays on the one thread that writes to the node.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Handle};
+
+/// How many threads serve: one that is busy, with a large answer for instance, leaves another.
+const WORKERS: usize = 2;
+
+/// A pool of two threads for asynchronous work. Clones share it; dropping the last clone stops it,
+/// and what still runs on it is cut off.
+///
+/// Its threads work in the network namespace of the thread that started it. It can be started and
+/// dropped inside another tokio runtime too.
+///
+/// ```
+/// let runtime = proxier::Runtime::start()?;
+/// # let _ = runtime;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Runtime(Arc<Pool>);
+
+/// `None` only while it is dropped.
+struct Pool(Option<tokio::runtime::Runtime>);
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // A plain drop waits for its threads, and panics inside another runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Runtime {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// If a thread or a file descriptor cannot be had.
+    pub fn start() -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("io")
+            .enable_io()
+            .enable_time()
+            .build()?;
+        Ok(Self(Arc::new(Pool(Some(runtime)))))
+    }
+
+    /// `None` only while it is dropped, when nobody has it to ask.
+    pub(crate) fn handle(&self) -> io::Result<&Handle> {
+        let gone = || io::Error::other("the runtime has stopped");
+        self.0
+            .0
+            .as_ref()
+            .map(|runtime| runtime.handle())
+            .ok_or_else(gone)
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
+}
