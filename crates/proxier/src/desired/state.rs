@@ -1,8 +1,9 @@
 //! All frontends of the node, kept up to date one Service at a time.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, iter};
 
 use foldhash::{HashMap, HashMapExt};
 use ipvs::Scheduler;
@@ -40,17 +41,54 @@ struct OfService {
     frontends: Vec<Arc<Frontend>>,
 }
 
-/// The Services that want one key; the first has it.
+/// The Services that want one key.
 #[derive(Debug)]
 struct Claim {
-    holder: Arc<Frontend>,
-    others: Vec<Arc<Frontend>>,
+    holder: Claimant,
+    /// Those that would have it after the holder, first to last.
+    others: BTreeSet<Claimant>,
 }
 
+/// A Service that wants a key. The least has it.
+#[derive(Debug, Clone)]
+struct Claimant {
+    seniority: i64,
+    frontend: Arc<Frontend>,
+}
+
+impl Claimant {
+    fn rank(&self) -> impl Ord + '_ {
+        let frontend = &self.frontend;
+        (frontend.kind, self.seniority, &frontend.owner)
+    }
+}
+
+impl Ord for Claimant {
+    fn cmp(&self, other: &Self) -> Ordering {
+        #[cfg(test)]
+        tests::count_comparison();
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for Claimant {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Claimant {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Claimant {}
+
 impl Claim {
-    /// What this is to a Service that does not hold it.
+    /// The problem of a Service that does not hold it.
     fn lost_by(&self, loser: &Frontend) -> Problem {
-        let holder = &self.holder.owner.service;
+        let holder = &self.holder.frontend.owner.service;
         Problem {
             service: loser.owner.service.clone(),
             field: loser.kind.field().to_owned(),
@@ -68,9 +106,11 @@ pub struct Touched {
     pub frontends: BTreeSet<FrontendKey>,
     /// What became or ceased to be needed.
     pub needs: BTreeSet<Need>,
-    /// Services that changed, or that have or lost a key because another did: what they ask for
-    /// and do not get may be something else now.
+    /// Services that changed, or that got or lost a key because another did.
     pub services: BTreeSet<ObjectName>,
+    /// Keys that went from one Service to another. All that claim them are
+    /// [concerned](DesiredState::concerned).
+    pub passed_on: BTreeSet<FrontendKey>,
 }
 
 /// Something a Service asks for that it does not get.
@@ -148,12 +188,12 @@ impl DesiredState {
 
     /// The frontend at a key, if any.
     pub fn frontend(&self, key: &FrontendKey) -> Option<&Arc<Frontend>> {
-        self.claims.get(key).map(|claim| &claim.holder)
+        self.claims.get(key).map(|claim| &claim.holder.frontend)
     }
 
     /// All frontends, in no particular order.
     pub fn frontends(&self) -> impl Iterator<Item = &Arc<Frontend>> {
-        self.claims.values().map(|claim| &claim.holder)
+        self.claims.values().map(|claim| &claim.holder.frontend)
     }
 
     /// Whether a frontend needs this.
@@ -197,7 +237,7 @@ impl DesiredState {
         let contested = self.contested.iter().filter_map(|key| self.claims.get(key));
         let lost = contested.flat_map(|claim| {
             let losers = claim.others.iter();
-            losers.map(|loser| claim.lost_by(loser))
+            losers.map(|loser| claim.lost_by(&loser.frontend))
         });
         sorted(own.chain(lost))
     }
@@ -207,9 +247,20 @@ impl DesiredState {
         let own = self.problems.get(service).into_iter().flatten().cloned();
         let lost = self.frontends_of(service).filter_map(|frontend| {
             let claim = self.claims.get(&frontend.key)?;
-            (claim.holder.owner.service != *service).then(|| claim.lost_by(frontend))
+            (claim.holder.frontend.owner.service != *service).then(|| claim.lost_by(frontend))
         });
         sorted(own.chain(lost))
+    }
+
+    /// The Services whose [problems](Self::problems_of) may be others after such changes.
+    ///
+    /// Asked once for many changes: a key that many claim may pass on with each of them.
+    pub fn concerned(&self, touched: &Touched) -> BTreeSet<ObjectName> {
+        let claims = touched.passed_on.iter();
+        let claims = claims.filter_map(|key| self.claims.get(key));
+        let claimants = claims.flat_map(|claim| iter::once(&claim.holder).chain(&claim.others));
+        let services = claimants.map(|claimant| &claimant.frontend.owner.service);
+        services.chain(&touched.services).cloned().collect()
     }
 
     /// Takes in one Service as it is now, `None` if it is gone, and notes what changed.
@@ -230,7 +281,14 @@ impl DesiredState {
         mut touched: Option<&mut Touched>,
     ) {
         let old = self.services.remove(name);
-        let old = old.map(|of| of.frontends).unwrap_or_default();
+        let (seniority, old) = old.map_or((0, Vec::new()), |of| (of.seniority, of.frontends));
+        let mut old: Vec<_> = old
+            .into_iter()
+            .map(|frontend| Claimant {
+                seniority,
+                frontend,
+            })
+            .collect();
         let Wishes {
             frontends: new,
             health_check,
@@ -247,67 +305,93 @@ impl DesiredState {
             Some(problems).filter(|p| !p.is_empty()),
         );
         put(&mut self.schedulers, name, scheduler);
-        if let Some(view) = view {
+        let seniority = view.map_or(0, |view| service::seniority(view.service));
+        if view.is_some() {
+            let frontends = new.clone();
             let of = OfService {
-                seniority: service::seniority(view.service),
-                frontends: new.clone(),
+                seniority,
+                frontends,
             };
             self.services.insert(name.clone(), of);
         }
-        for frontend in &old {
-            // They are sorted by key.
-            if new.binary_search_by_key(&frontend.key, |f| f.key).is_err() {
-                self.claim(frontend.key, name, None, touched.as_deref_mut());
-            }
-        }
-        // Unchanged ones are claimed too: the Service's age may have changed.
+        // Both are sorted by key.
+        old.reverse();
         for frontend in new {
-            self.claim(frontend.key, name, Some(frontend), touched.as_deref_mut());
+            while let Some(gone) = old.pop_if(|old| old.frontend.key < frontend.key) {
+                self.claim(gone.frontend.key, Some(gone), None, touched.as_deref_mut());
+            }
+            let before = old.pop_if(|old| old.frontend.key == frontend.key);
+            // Also if it is unchanged: the Service's age may have changed.
+            let claimant = Claimant {
+                seniority,
+                frontend,
+            };
+            let key = claimant.frontend.key;
+            self.claim(key, before, Some(claimant), touched.as_deref_mut());
+        }
+        for gone in old {
+            self.claim(gone.frontend.key, Some(gone), None, touched.as_deref_mut());
         }
     }
 
-    /// Sets, or with `None` gives up, a Service's claim to a key.
+    /// Puts one claim of a Service to a key in the place of another.
     fn claim(
         &mut self,
         key: FrontendKey,
-        service: &ObjectName,
-        frontend: Option<Arc<Frontend>>,
+        old: Option<Claimant>,
+        new: Option<Claimant>,
         mut touched: Option<&mut Touched>,
     ) {
         let (before, mut others) = match self.claims.remove(&key) {
             Some(Claim { holder, others }) => (Some(holder), others),
-            None => (None, Vec::new()),
+            None => (None, BTreeSet::new()),
         };
-        others.extend(before.clone());
-        others.retain(|claimant| claimant.owner.service != *service);
-        let after = if others.is_empty() {
-            frontend
+        let mut holder = before.clone();
+        if let Some(old) = old
+            && !others.remove(&old)
+        {
+            holder = None;
+        }
+        match new {
+            Some(claimant) if holder.is_none() => holder = Some(claimant),
+            new => others.extend(new),
+        }
+        let first = others.first();
+        let is_first = holder
+            .as_ref()
+            .is_some_and(|holder| first.is_none_or(|first| holder < first));
+        let after = if is_first {
+            holder
         } else {
-            others.extend(frontend);
-            others.sort_by_cached_key(|f| {
-                let age = self.services.get(&f.owner.service).map(|of| of.seniority);
-                (f.kind, age, f.owner.clone())
-            });
-            Some(others.remove(0))
+            let first = others.pop_first();
+            others.extend(holder);
+            first
         };
         if others.is_empty() {
             self.contested.remove(&key);
         } else {
             self.contested.insert(key);
         }
+        let service_of = |claimant: &Claimant| claimant.frontend.owner.service.clone();
+        let (had, has) = (
+            before.as_ref().map(service_of),
+            after.as_ref().map(service_of),
+        );
         if let Some(touched) = &mut touched
-            && holder(before.as_ref()) != holder(after.as_ref())
+            && had != has
         {
-            let claimants = before.iter().chain(&after).chain(&others);
-            let services = claimants.map(|claimant| claimant.owner.service.clone());
-            touched.services.extend(services);
+            touched.services.extend(had.into_iter().chain(has));
+            if !others.is_empty() {
+                touched.passed_on.insert(key);
+            }
         }
-        if before != after {
+        let [before, wanted] = [&before, &after].map(|of| of.as_ref().map(|of| &of.frontend));
+        if before != wanted {
             // The new one first, so that what both need is not seen to go.
-            let came = after.iter().flat_map(|f| needs(f, &self.config));
+            let came = wanted.into_iter().flat_map(|f| needs(f, &self.config));
             let came = came.filter(|need| self.needs.add(*need));
             note(&mut touched, came);
-            let went = before.iter().flat_map(|f| needs(f, &self.config));
+            let went = before.into_iter().flat_map(|f| needs(f, &self.config));
             let went = went.filter(|need| self.needs.remove(need));
             note(&mut touched, went);
             if let Some(touched) = touched {
@@ -328,10 +412,6 @@ fn note(touched: &mut Option<&mut Touched>, changed: impl Iterator<Item = Need>)
     }
 }
 
-fn holder(frontend: Option<&Arc<Frontend>>) -> Option<&ObjectName> {
-    frontend.map(|frontend| &frontend.owner.service)
-}
-
 fn sorted(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
     let mut problems: Vec<_> = problems.collect();
     problems.sort();
@@ -343,5 +423,105 @@ fn put<T>(of_services: &mut BTreeMap<ObjectName, T>, name: &ObjectName, value: O
     match value {
         Some(value) => _ = of_services.insert(name.clone(), value),
         None => _ = of_services.remove(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::num::NonZeroU16;
+
+    use super::*;
+    use crate::model::{PortName, Protocol, Service, ServicePort};
+    use crate::store::Change;
+
+    thread_local! {
+        static COMPARISONS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count_comparison() {
+        COMPARISONS.set(COMPARISONS.get() + 1);
+    }
+
+    fn name(number: i64) -> ObjectName {
+        ObjectName::new("default", &format!("s{number}")).unwrap()
+    }
+
+    /// Service `number`, of that age, at an external address that all have in common.
+    fn service(number: i64) -> Change {
+        let mut service = Service::new(name(number));
+        service.created = Some(number);
+        service.cluster_ips = [[10, 96, 0, 1].into()].into();
+        let port = NonZeroU16::new(80).unwrap();
+        service.ports = [ServicePort::new(PortName::UNNAMED, Protocol::Tcp, port)].into();
+        Change::ServiceApplied(service)
+    }
+
+    struct Cluster {
+        store: Store,
+        state: DesiredState,
+    }
+
+    impl Cluster {
+        fn new() -> Self {
+            let mut store = Store::default();
+            store.apply(Change::ServicesReplaced(Vec::new()));
+            store.apply(Change::EndpointSlicesReplaced(Vec::new()));
+            let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
+            let state = DesiredState::new(Arc::new(config));
+            Self { store, state }
+        }
+
+        /// Takes changes in; how many comparisons of claims that takes, and whom it concerns.
+        fn take(&mut self, changes: impl Iterator<Item = Change>) -> (u64, BTreeSet<ObjectName>) {
+            let before = COMPARISONS.get();
+            let mut touched = Touched::default();
+            for change in changes {
+                self.store.apply(change);
+                for name in self.store.take_touched() {
+                    self.state
+                        .update(&name, self.store.get(&name), &mut touched);
+                }
+            }
+            let concerned = self.state.concerned(&touched);
+            (COMPARISONS.get() - before, concerned)
+        }
+    }
+
+    /// However many claim one key, and in whatever order they come and go.
+    #[test]
+    fn a_claim_costs_no_walk_through_the_others() {
+        let orders: [fn(i64) -> Vec<i64>; 2] = [|n| (0..n).collect(), |n| (0..n).rev().collect()];
+        for order in orders {
+            for count in [1_000, 4_000] {
+                let mut cluster = Cluster::new();
+                let numbers = order(count);
+                let (comparisons, concerned) =
+                    cluster.take(numbers.iter().map(|number| service(*number)));
+                // A tree of so many is some twelve levels of a binary search high; a walk through
+                // all is a thousand comparisons.
+                let most = 40 * count.unsigned_abs();
+                assert!(comparisons <= most, "{comparisons} for {count} that come");
+                assert_eq!(concerned.len(), numbers.len());
+                assert_eq!(cluster.state.problems().len(), numbers.len() - 1);
+                // Another holder each time.
+                let gone = (0..count - 1).map(|number| Change::ServiceDeleted(name(number)));
+                let (comparisons, _) = cluster.take(gone);
+                assert!(comparisons <= most, "{comparisons} for {count} that go");
+                assert_eq!(cluster.state.problems(), []);
+                let last = cluster.state.frontends().next().unwrap();
+                assert_eq!(last.owner.service, name(count - 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_passes_on_concerns_all_who_claim_it() {
+        let mut cluster = Cluster::new();
+        cluster.take([3, 1, 2].into_iter().map(service));
+        let (_, concerned) = cluster.take([Change::ServiceDeleted(name(1))].into_iter());
+        assert_eq!(concerned, BTreeSet::from([1, 2, 3].map(name)));
+        let (_, concerned) = cluster.take([Change::ServiceDeleted(name(3))].into_iter());
+        assert_eq!(concerned, BTreeSet::from([3].map(name)));
     }
 }

@@ -161,8 +161,9 @@ proptest! {
                 for name in names {
                     state.update(&name, store.get(&name), &mut touched);
                 }
-                for name in &touched.services {
-                    problems.insert(name.clone(), state.problems_of(name));
+                for name in state.concerned(&touched) {
+                    let of = state.problems_of(&name);
+                    problems.insert(name, of);
                 }
                 problems.retain(|_, of| !of.is_empty());
                 Scope::Touched(&touched)
