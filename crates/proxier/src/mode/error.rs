@@ -89,6 +89,37 @@ impl BackendError {
             | Self::Sysctl { source, .. } => source.raw_os_error(),
         }
     }
+
+    /// Whether the error shows that others have changed the node: what was to be added is there
+    /// (EEXIST), or what was to be changed is not (ENOENT, ESRCH).
+    pub(crate) fn is_drift(&self) -> bool {
+        const DRIFT: [Option<i32>; 3] = [Some(17), Some(2), Some(3)];
+        match self {
+            Self::Ipvs(error) => error.is_already_exists() || error.is_not_found(),
+            Self::PacketFilter { .. } | Self::Route { .. } => DRIFT.contains(&self.errno()),
+            _ => false,
+        }
+    }
+
+    /// Whether the change may have been made although it is reported as failed: the kernel's answer
+    /// is missing.
+    pub(crate) fn is_outcome_unknown(&self) -> bool {
+        // EINTR, EAGAIN, ENOBUFS (the answer did not fit into the socket's buffer), ETIMEDOUT.
+        const NO_ANSWER: [i32; 4] = [4, 11, 105, 110];
+        let lost = |errno: i32| NO_ANSWER.contains(&errno);
+        match self {
+            Self::Ipvs(error) if matches!(error.kind(), ipvs::ErrorKind::Io) => {
+                error.errno().is_none_or(lost)
+            }
+            Self::Ipvs(error) => error.is_outcome_unknown(),
+            Self::PacketFilter { source, .. } | Self::Route { source, .. } => {
+                // What svcproxy itself refused was not sent.
+                let is_own = source.kind() == io::ErrorKind::InvalidInput;
+                source.raw_os_error().map_or(!is_own, lost)
+            }
+            _ => false,
+        }
+    }
 }
 
 fn permission_hint(error: &io::Error) -> &'static str {

@@ -21,7 +21,7 @@ use crate::model::ObjectName;
 use crate::notice::Notice;
 
 pub use error::BackendError;
-pub use report::{ApplyReport, Counts, Failure, Reconciled, Refused};
+pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
 
 /// A way to bring a node in line with a [`DesiredState`]: IPVS, or iptables.
 ///
@@ -92,8 +92,13 @@ pub trait DataPlane {
     /// they rest on it.
     fn carry_out(&mut self, plan: &Self::Plan, memory: &mut Self::Memory) -> ApplyReport;
 
-    /// Takes in what the last plan did, none of whose steps failed.
-    fn record(node: &mut Self::Node, plan: &Self::Plan, memory: &mut Self::Memory);
+    /// Records what the last plan did, and says what of it failed.
+    fn record(
+        node: &mut Self::Node,
+        plan: &Self::Plan,
+        applied: &ApplyReport,
+        memory: &mut Self::Memory,
+    ) -> Failures;
 
     /// What Services ask for that they do not get this way.
     fn limits(_desired: &DesiredState, _memory: &Self::Memory) -> Vec<Problem> {

@@ -1,13 +1,13 @@
 //! What became of a plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Add;
 use std::time::Duration;
 
 use ipvs::Family;
 
 use super::BackendError;
-use crate::desired::ServicePortName;
+use crate::desired::{FrontendKey, Need, ServicePortName};
 
 /// What became of the steps of a [`Plan`](crate::mode::ipvs::plan::Plan).
 #[derive(Debug, Default)]
@@ -45,6 +45,28 @@ pub struct Failure {
     pub step: usize,
     /// Why.
     pub error: BackendError,
+}
+
+/// A part of the node that can fail by itself and be tried again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Item {
+    /// What serves a frontend.
+    Frontend(FrontendKey),
+    /// What frontends share.
+    Need(Need),
+}
+
+/// What the failed steps of a plan call for.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failures {
+    /// Refused without effect: to be tried again.
+    pub items: BTreeSet<Item>,
+    /// Whether an audit is due: others have changed the node, or what failed is no single item's.
+    pub needs_audit: bool,
+    /// Whether nobody knows what the node has now: it must be read before anything else.
+    pub is_unknown: bool,
 }
 
 /// A Service port that was left out of a step.

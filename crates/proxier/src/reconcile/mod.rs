@@ -2,8 +2,10 @@
 
 mod proxier;
 mod run;
+mod schedule;
 mod standing;
 
 pub use proxier::{Concerned, Proxier, SyncKind, SyncReport};
-pub use run::{Cause, Event, Intervals, Observed, Round, Settings, run};
+pub use run::{Cause, Event, Observed, Round, Settings, run};
+pub use schedule::Intervals;
 pub use standing::Standing;

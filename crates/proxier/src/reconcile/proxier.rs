@@ -13,8 +13,9 @@ use ipvs::VirtualServerKey;
 use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
 use crate::mode::BackendError;
 use crate::mode::ipvs::plan::Scope;
-use crate::mode::{Carried, DataPlane, Servers};
+use crate::mode::{Carried, DataPlane, Failures, Item, Servers};
 use crate::model::ObjectName;
+use crate::reconcile::schedule::{Failed, Tried};
 use crate::store::{Change, Store};
 
 pub use report::{Concerned, SyncKind, SyncReport};
@@ -50,8 +51,8 @@ pub struct Proxier<B: DataPlane> {
     /// Why the node's object is not heard.
     node_error: Option<ConfigError>,
     desired: DesiredState,
-    /// What the node has; `None` until it was observed, and again after a failure, since then
-    /// only the kernel knows.
+    /// What the node has; `None` until it was observed, and again if the kernel's answer to a change
+    /// was lost.
     node: Option<B::Node>,
     /// What it had when that was known last.
     before: Option<B::Node>,
@@ -59,8 +60,49 @@ pub struct Proxier<B: DataPlane> {
     touched: Touched,
     /// The virtual servers that the audit under way has still to look at.
     unread: Vec<VirtualServerKey>,
+    /// What was tried since the loop asked last.
+    attempt: Attempt,
     memory: B::Memory,
     backend: B,
+}
+
+/// What was tried, and what failed.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) tried: Tried<Item>,
+    pub(crate) failed: BTreeSet<Failed<Item>>,
+}
+
+impl Default for Attempt {
+    fn default() -> Self {
+        Self {
+            tried: Tried::Objects(BTreeSet::new()),
+            failed: BTreeSet::new(),
+        }
+    }
+}
+
+impl Failures {
+    /// What is to be tried again.
+    fn into_failed(self) -> impl Iterator<Item = Failed<Item>> {
+        let objects = self.items.into_iter().map(Failed::Object);
+        let audit = self.needs_audit.then_some(Failed::Audit);
+        let node = self.is_unknown.then_some(Failed::Node);
+        objects.chain(audit).chain(node)
+    }
+}
+
+impl Tried<Item> {
+    /// Takes in what a plan looks at.
+    fn extend(&mut self, scope: Scope<'_>) {
+        match (&mut *self, scope) {
+            (Self::Objects(objects), Scope::Touched(touched)) => {
+                objects.extend(touched.frontends.iter().copied().map(Item::Frontend));
+                objects.extend(touched.needs.iter().copied().map(Item::Need));
+            }
+            _ => *self = Self::All,
+        }
+    }
 }
 
 impl<B: DataPlane> Proxier<B> {
@@ -76,6 +118,7 @@ impl<B: DataPlane> Proxier<B> {
             before: None,
             touched: Touched::default(),
             unread: Vec::new(),
+            attempt: Attempt::default(),
             memory: B::Memory::default(),
             backend,
         }
@@ -94,6 +137,7 @@ impl<B: DataPlane> Proxier<B> {
             before: None,
             touched: Touched::default(),
             unread: Vec::new(),
+            attempt: Attempt::default(),
             memory: C::Memory::default(),
             backend,
         }
@@ -102,14 +146,14 @@ impl<B: DataPlane> Proxier<B> {
     /// Takes changes in and brings the node in line with them. `None` as long as not every kind
     /// of object has been listed.
     ///
-    /// The first time, and after a failure, the node is observed and compared in full; else the
-    /// work is that of the changed Services.
+    /// The first time the node is observed and compared in full, and again if nobody knows what a
+    /// failure left; otherwise the work is that of the changed Services.
     ///
     /// # Errors
     ///
-    /// If the node cannot be observed; nothing was changed then. Steps that fail are no error
-    /// here but in the report, and the next call, of this or of [`audit`](Self::audit), takes
-    /// them up again.
+    /// If the node cannot be observed; nothing was changed then. Failed steps are not an error but
+    /// part of the report. [`audit`](Self::audit) tries them again, [`run`](crate::reconcile::run)
+    /// with a back-off for each object; changes to other Services do not.
     pub fn handle(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
@@ -121,11 +165,17 @@ impl<B: DataPlane> Proxier<B> {
         }
     }
 
-    /// Takes changes into the desired state; whether every kind of object has been listed.
-    fn take_in(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+    /// Stores changes for the next sync.
+    pub(crate) fn enqueue(&mut self, changes: impl IntoIterator<Item = Change>) {
         changes
             .into_iter()
             .for_each(|change| self.store.apply(change));
+    }
+
+    /// Takes changes into the desired state; whether every kind of object has been listed.
+    fn take_in(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+        self.attempt = Attempt::default();
+        self.enqueue(changes);
         if !self.store.is_ready() {
             return false;
         }
@@ -183,8 +233,8 @@ impl<B: DataPlane> Proxier<B> {
         &self.store
     }
 
-    /// How many servers the node has, where that has a meaning. `None` too until it was observed,
-    /// and after a failure.
+    /// How many servers the node has, where that has a meaning. `None` too while it is not known what
+    /// the node has.
     pub fn servers(&self) -> Option<Servers> {
         B::servers(self.node.as_ref()?)
     }
@@ -195,8 +245,8 @@ impl<B: DataPlane> Proxier<B> {
         node.is_some_and(|node| B::has_virtual_server(node, key))
     }
 
-    /// What the Services' virtual servers have carried. `None` until the node was observed, and
-    /// after a failure.
+    /// What the Services' virtual servers have carried. `None` while it is not known what the node
+    /// has.
     ///
     /// # Errors
     ///
@@ -233,9 +283,7 @@ impl<B: DataPlane> Proxier<B> {
         &mut self,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<B::Plan, BackendError> {
-        changes
-            .into_iter()
-            .for_each(|change| self.store.apply(change));
+        self.enqueue(changes);
         let config = self.followed();
         let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
         let desired = DesiredState::from_store(config, &self.store);
@@ -285,9 +333,10 @@ impl<B: DataPlane> Proxier<B> {
             _ => Scope::Touched(&touched),
         };
         let plan = B::plan(&self.desired, &node, scope, &mut self.memory);
+        self.attempt.tried.extend(scope);
         let concerned = match kind {
             SyncKind::Full => Concerned::All,
-            _ => Concerned::Services(touched.services),
+            _ => Concerned::Services(self.desired.concerned(&touched)),
         };
         Ok(self.apply(kind, plan, node, concerned))
     }
@@ -300,13 +349,12 @@ impl<B: DataPlane> Proxier<B> {
         concerned: Concerned,
     ) -> SyncReport<B::Plan> {
         let applied = self.backend.carry_out(&plan, &mut self.memory);
-        if applied.failures.is_empty() {
-            B::record(&mut node, &plan, &mut self.memory);
-            self.node = Some(node);
-        } else {
-            self.node = Some(node);
+        let failures = B::record(&mut node, &plan, &applied, &mut self.memory);
+        self.node = Some(node);
+        if failures.is_unknown {
             self.look_again();
         }
+        self.attempt.failed.extend(failures.into_failed());
         SyncReport {
             kind,
             plan,
@@ -315,6 +363,44 @@ impl<B: DataPlane> Proxier<B> {
             notices: B::found(&self.desired, &mut self.memory),
             concerned,
         }
+    }
+
+    /// Tries again what failed, but for what has changed or was audited since.
+    ///
+    /// # Errors
+    ///
+    /// As [`handle`](Self::handle) and [`audit`](Self::audit).
+    pub(crate) fn retry(
+        &mut self,
+        failed: &BTreeSet<Failed<Item>>,
+    ) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+        if failed.contains(&Failed::Node) {
+            self.look_again();
+        } else if failed.contains(&Failed::Audit) {
+            self.unread.clear();
+            return self.audit();
+        }
+        if !self.take_in([]) {
+            return Ok(None);
+        }
+        for item in failed {
+            match item {
+                Failed::Object(Item::Frontend(key)) => self.touch([*key]),
+                Failed::Object(Item::Need(need)) => _ = self.touched.needs.insert(*need),
+                Failed::Node | Failed::Audit => {}
+            }
+        }
+        self.sync().map(Some)
+    }
+
+    /// What was tried since this was called last. Errors are not in it.
+    pub(crate) fn take_attempt(&mut self) -> Attempt {
+        mem::take(&mut self.attempt)
+    }
+
+    /// Whether it is known what the node has.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.node.is_some()
     }
 
     /// Has the next sync look at these frontends.
@@ -340,7 +426,10 @@ impl<B: DataPlane> Proxier<B> {
     ///
     /// If their connections cannot be read. Nothing was changed then.
     pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
-        // After a failure only the kernel knows; the next sync looks.
+        // What has changed by now goes out first, with what led to it.
+        if !self.take_in([]) {
+            return Ok(None);
+        }
         let Some(node) = self.node.take() else {
             return Ok(None);
         };

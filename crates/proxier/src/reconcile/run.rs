@@ -1,15 +1,23 @@
-//! A loop around a [`Proxier`]: changes as they come, retries, and an audit now and then.
+//! The loop around a [`Proxier`]: it carries out what the schedule says, and waits.
 
+#[cfg(test)]
+mod tests;
+
+use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::FixedState;
+
 use crate::Proxier;
 use crate::desired::Config;
 use crate::mode::BackendError;
-use crate::mode::{DataPlane, PlanSteps};
+use crate::mode::{DataPlane, Item, PlanSteps};
 use crate::reconcile::SyncReport;
+use crate::reconcile::proxier::Attempt;
+use crate::reconcile::schedule::{Action, Failed, Intervals, Outcome, Schedule};
 use crate::store::Change;
 
 /// What the loop is told.
@@ -20,6 +28,8 @@ pub enum Event {
     Changes(Vec<Change>),
     /// Settings, to be in force from now on.
     Settings(Settings),
+    /// Somebody else changed what svcproxy keeps on the node: audit it soon.
+    Drift,
     /// Have the observer look at the proxier.
     Inspect,
     /// End the loop. The data plane stays as it is.
@@ -68,7 +78,7 @@ pub struct Round<'a, P> {
 }
 
 impl<P: PlanSteps> Round<'_, P> {
-    /// Whether the node is now in line with all that was known.
+    /// Whether all that it tried is in effect.
     pub fn is_success(&self) -> bool {
         self.result.is_ok_and(SyncReport::is_success)
     }
@@ -82,7 +92,7 @@ pub enum Cause {
     Changes,
     /// Settings changed.
     Settings,
-    /// The last sync failed.
+    /// Something failed before.
     Retry,
     /// It was time to look whether the node is still as it was left.
     Audit,
@@ -90,148 +100,129 @@ pub enum Cause {
     Drain,
 }
 
-/// How often the loop acts by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Intervals {
-    /// Between audits, which find what others changed behind our back.
-    pub audit: Duration,
-    /// Before the first retry after a failure; it doubles with each further failure.
-    pub first_retry: Duration,
-    /// The most it grows to.
-    pub last_retry: Duration,
-    /// Between looks at connections while real servers drain.
-    pub drain: Duration,
-    /// Between syncs for changes, at least, once `burst` of them went at once; zero for no limit.
-    pub min_sync: Duration,
-    /// Syncs for changes that go at once, in spite of `min_sync`.
-    pub burst: u32,
-}
-
-impl Default for Intervals {
-    /// An audit a minute, retries after 1 to 30 seconds, a look a second while draining, and no
-    /// limit on syncs. The burst is kube-proxy's (`burstSyncs`).
-    fn default() -> Self {
-        Self {
-            audit: Duration::from_secs(60),
-            first_retry: Duration::from_secs(1),
-            last_retry: Duration::from_secs(30),
-            drain: Duration::from_secs(1),
-            min_sync: Duration::ZERO,
-            burst: 2,
-        }
-    }
-}
-
 /// Follows events until [`Event::Stop`], until their sender is gone, or until `observe` breaks.
 ///
-/// `intervals` are changed by [`Event::Settings`]. `observe` is told of every sync. Between events, retries and audits the loop sleeps.
+/// `intervals` are changed by [`Event::Settings`]. `observe` hears of every sync. When nothing is
+/// due the loop sleeps.
 pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
     intervals: &mut Intervals,
     mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let mut retry = None;
-    let mut wake = Instant::now() + intervals.audit;
-    let mut drain = None;
+    let node_name = &proxier.desired().config().node_name;
+    let seed = FixedState::default().hash_one(node_name);
+    let mut schedule = Schedule::new(Instant::now(), *intervals, seed);
+    if proxier.is_draining() {
+        schedule.drains(Instant::now());
+    }
+    let mut cause = Cause::Changes;
     let mut audited = Duration::ZERO;
     loop {
-        // After a failure the retry looks at everything.
-        let drains = retry.is_none() && proxier.is_draining();
-        drain = drains.then(|| drain.unwrap_or_else(|| Instant::now() + intervals.drain));
-        let until = drain.map_or(wake, |drain| drain.min(wake));
-        let Some(received) = receive(events, until) else {
+        let Some(received) = receive(events, &schedule) else {
             return ControlFlow::Continue(());
         };
-        let Received {
-            changes,
-            settings,
-            inspect,
-        } = received;
         let started = Instant::now();
-        let is_set_anew = settings.is_some();
-        if let Some(settings) = settings {
+        if let Some(settings) = received.settings {
             proxier.reconfigure(settings.config);
-            let waits = retry.is_none() && !proxier.is_auditing();
-            if intervals.audit != settings.intervals.audit && waits {
-                wake = started + settings.intervals.audit;
-            }
+            schedule.configured(started, settings.intervals);
             *intervals = settings.intervals;
+            cause = Cause::Settings;
         }
-        let cause = match &changes {
-            Some(_) => Cause::Changes,
-            None if is_set_anew => Cause::Settings,
-            None if inspect => {
-                observe(proxier, Observed::Inspect)?;
-                continue;
-            }
-            None if until < wake => Cause::Drain,
-            None if retry.is_some() => Cause::Retry,
-            None => Cause::Audit,
-        };
-        let result = match cause {
-            Cause::Drain => {
-                drain = None;
-                proxier.drain(started)
-            }
-            Cause::Retry | Cause::Audit => proxier.audit(),
-            Cause::Changes | Cause::Settings => proxier.handle(changes.unwrap_or_default()),
-        };
-        let mut took = started.elapsed();
-        if matches!(cause, Cause::Audit | Cause::Retry) {
-            audited += took;
-            took = audited;
+        if let Some(changes) = received.changes {
+            proxier.enqueue(changes);
+            schedule.changed();
+            cause = Cause::Changes;
         }
-        if !proxier.is_auditing() {
-            audited = Duration::ZERO;
+        if received.drift {
+            schedule.drifted(started);
         }
-        let failed = match &result {
-            Ok(Some(report)) => !report.is_success(),
-            Ok(None) => false,
-            Err(_) => true,
-        };
-        if failed {
-            let pause = next_retry(retry, *intervals);
-            wake = Instant::now() + pause;
-            retry = Some(pause);
-        } else {
-            // Changes alone put no audit off. The next slice of one is due at once, behind what came
-            // meanwhile.
-            let is_over = (cause == Cause::Audit) | retry.take().is_some();
-            if is_over && !proxier.is_auditing() {
-                wake = Instant::now() + intervals.audit;
-            }
-        }
-        if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
-            let round = Round {
-                cause,
-                result,
-                started,
-                took,
+        if let Some(action) = schedule.next(started) {
+            let cause = match &action {
+                Action::Sync => cause,
+                Action::Retry(_) => Cause::Retry,
+                Action::Drain => Cause::Drain,
+                Action::Audit => Cause::Audit,
             };
-            observe(proxier, Observed::Round(round))?;
+            let result = carry_out(&action, proxier, started);
+            let mut took = started.elapsed();
+            if action == Action::Audit {
+                audited += took;
+                took = audited;
+            }
+            if !proxier.is_auditing() {
+                audited = Duration::ZERO;
+            }
+            let outcome = outcome(proxier, &action, result.is_err());
+            schedule.finished(Instant::now(), &action, outcome);
+            if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
+                let round = Round {
+                    cause,
+                    result,
+                    started,
+                    took,
+                };
+                observe(proxier, Observed::Round(round))?;
+            }
         }
-        if inspect {
+        if received.inspect {
             observe(proxier, Observed::Inspect)?;
         }
     }
 }
 
-/// What came until a moment.
+fn carry_out<B: DataPlane>(
+    action: &Action<Item>,
+    proxier: &mut Proxier<B>,
+    now: Instant,
+) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+    match action {
+        Action::Sync => proxier.handle([]),
+        Action::Retry(failed) => proxier.retry(failed),
+        Action::Drain => proxier.drain(now),
+        Action::Audit => proxier.audit(),
+    }
+}
+
+fn outcome<B: DataPlane>(
+    proxier: &mut Proxier<B>,
+    action: &Action<Item>,
+    is_error: bool,
+) -> Outcome<Item> {
+    let Attempt { tried, mut failed } = proxier.take_attempt();
+    if is_error {
+        failed.extend(match action {
+            _ if !proxier.is_known() => Some(Failed::Node),
+            // The next look is due soon anyway.
+            Action::Drain => None,
+            _ => Some(Failed::Audit),
+        });
+    }
+    Outcome {
+        tried,
+        failed,
+        is_auditing: proxier.is_auditing(),
+        is_draining: proxier.is_draining(),
+    }
+}
+
+/// Events that were waiting.
 #[derive(Default)]
 struct Received {
     changes: Option<Vec<Change>>,
     /// The last that came.
     settings: Option<Settings>,
+    drift: bool,
     inspect: bool,
 }
 
-/// Waits for events, and takes all that have piled up, so that their changes go out in one sync.
-/// `None` is the end.
-fn receive(events: &Receiver<Event>, until: Instant) -> Option<Received> {
+/// Waits for events until something is due, and takes those that have piled up, so that their
+/// changes go out in one sync. `None` is the end.
+fn receive(events: &Receiver<Event>, schedule: &Schedule<Item>) -> Option<Received> {
+    let now = Instant::now();
+    let wait = schedule.deadline(now).saturating_duration_since(now);
     let mut received = Received::default();
-    let mut next = match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+    let mut next = match events.recv_timeout(wait) {
         Ok(event) => Some(event),
         Err(RecvTimeoutError::Timeout) => None,
         Err(RecvTimeoutError::Disconnected) => return None,
@@ -240,16 +231,11 @@ fn receive(events: &Receiver<Event>, until: Instant) -> Option<Received> {
         match event {
             Event::Changes(more) => received.changes.get_or_insert_default().extend(more),
             Event::Settings(settings) => received.settings = Some(settings),
+            Event::Drift => received.drift = true,
             Event::Inspect => received.inspect = true,
             Event::Stop => return None,
         }
         next = events.try_recv().ok();
     }
     Some(received)
-}
-
-fn next_retry(last: Option<Duration>, intervals: Intervals) -> Duration {
-    last.map_or(intervals.first_retry, |last| {
-        (last * 2).min(intervals.last_retry)
-    })
 }

@@ -2,10 +2,10 @@
 
 use std::mem;
 
-use crate::mode::Failure;
 use crate::mode::iptables::IptablesBackend;
-use crate::mode::iptables::{Node, Plan, Refusals, limits, limits_of};
+use crate::mode::iptables::{Node, Plan, Refusals, Step, limits, limits_of};
 use crate::mode::{ApplyReport, BackendError, DataPlane, DesiredState, Problem, Scope};
+use crate::mode::{Failure, Failures};
 use crate::model::ObjectName;
 use crate::notice::Notice;
 
@@ -17,6 +17,8 @@ pub struct IptablesMemory {
     is_fresh: bool,
     /// What was carried out of the last plan, if somebody was left out.
     done: Option<Plan>,
+    /// The steps of the last plan that failed for nobody in particular.
+    failed: Vec<usize>,
 }
 
 impl IptablesMemory {
@@ -40,6 +42,7 @@ impl IptablesMemory {
         let refused = mem::take(&mut report.refused).into_iter();
         let (refused, new): (Vec<_>, Vec<_>) =
             refused.partition(|refused| self.is_fresh || self.refusals.is_retried(&refused.owner));
+        self.failed = report.failed_steps();
         let new = new.into_iter();
         report.failures.extend(new.map(|refused| Failure {
             step: refused.step,
@@ -49,6 +52,29 @@ impl IptablesMemory {
         report.refused = refused;
         self.done = done;
         report
+    }
+
+    /// Records what was carried out. Where iptables-restore failed for nobody in particular, it may
+    /// have changed some tables and not others.
+    pub(crate) fn record(
+        &mut self,
+        node: &mut Node,
+        plan: &Plan,
+        applied: &ApplyReport,
+    ) -> Failures {
+        let (failed, done) = (mem::take(&mut self.failed), self.done.take());
+        let is_restore = |place: &usize| matches!(plan.steps().get(*place), Some(Step::Restore(_)));
+        let is_unknown = failed.iter().any(is_restore);
+        match done {
+            _ if is_unknown => {}
+            Some(done) => node.record(&done, &[]),
+            None => node.record(plan, &failed),
+        }
+        Failures {
+            needs_audit: !applied.failures.is_empty(),
+            is_unknown,
+            ..Failures::default()
+        }
     }
 }
 
@@ -81,8 +107,13 @@ impl DataPlane for IptablesBackend {
         memory.take_in(report, done)
     }
 
-    fn record(node: &mut Node, plan: &Plan, memory: &mut IptablesMemory) {
-        node.record(memory.done.take().as_ref().unwrap_or(plan), &[]);
+    fn record(
+        node: &mut Node,
+        plan: &Plan,
+        applied: &ApplyReport,
+        memory: &mut IptablesMemory,
+    ) -> Failures {
+        memory.record(node, plan, applied)
     }
 
     fn limits(desired: &DesiredState, memory: &IptablesMemory) -> Vec<Problem> {

@@ -10,9 +10,10 @@ use ipvs::{Change, VirtualServerKey};
 use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::mode::ipvs::Backend;
 use crate::mode::ipvs::drain::{Draining, emptied};
+use crate::mode::ipvs::owed::{Owed, failures};
 use crate::mode::ipvs::plan::{Comment, Element, NodeState, Plan, Scope, Step};
 use crate::mode::{ApplyReport, BackendError};
-use crate::mode::{Carried, DataPlane, Servers};
+use crate::mode::{Carried, DataPlane, Failures, Servers};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 
@@ -26,6 +27,8 @@ pub struct IpvsMemory {
     unmarked: BTreeSet<FrontendKey>,
     /// Virtual servers of others that were found in the way.
     foreign: BTreeSet<VirtualServerKey>,
+    /// What failed and is to be read or done again.
+    owed: Owed,
 }
 
 /// So many foreign virtual servers are told of one by one. More at once are another service proxy's,
@@ -89,6 +92,7 @@ impl<B: Backend> DataPlane for B {
         let mut node = outline_of_ours(self, desired, before, memory)?;
         let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
         self.read_real_servers(&mut node, &keys)?;
+        memory.owed.have_been_read();
         memory.draining.note_node(&node);
         Ok(node)
     }
@@ -101,9 +105,9 @@ impl<B: Backend> DataPlane for B {
     ) -> Result<Vec<VirtualServerKey>, BackendError> {
         let mut now = outline_of_ours(self, desired, Some(node), memory)?;
         let keys: Vec<_> = now.virtual_servers.keys().copied().collect();
-        let (known, new): (Vec<_>, Vec<_>) = keys
-            .into_iter()
-            .partition(|key| node.virtual_servers.contains_key(key));
+        let (known, new): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| {
+            node.virtual_servers.contains_key(key) && !memory.owed.is_drifted(key)
+        });
         self.read_real_servers(&mut now, &new)?;
         for key in &known {
             let before = node.virtual_servers.remove(key);
@@ -111,6 +115,7 @@ impl<B: Backend> DataPlane for B {
                 now.real_servers = before.real_servers;
             }
         }
+        memory.owed.have_been_read();
         memory.draining.note_node(&now);
         *node = now;
         Ok(known)
@@ -142,6 +147,7 @@ impl<B: Backend> DataPlane for B {
     ) -> Plan {
         let mut plan = Plan::new(desired, node, scope);
         plan.restore(mem::take(&mut memory.lost));
+        plan.append(memory.owed.flows(scope));
         match scope {
             Scope::Full => memory.unmarked.clear(),
             Scope::Touched(touched) => {
@@ -168,8 +174,15 @@ impl<B: Backend> DataPlane for B {
         report
     }
 
-    fn record(node: &mut NodeState, plan: &Plan, _: &mut IpvsMemory) {
-        node.record(plan, &[]);
+    fn record(
+        node: &mut NodeState,
+        plan: &Plan,
+        applied: &ApplyReport,
+        memory: &mut IpvsMemory,
+    ) -> Failures {
+        node.record(plan, &applied.failed_steps());
+        memory.owed.record(plan, applied);
+        failures(node, plan, applied)
     }
 
     fn limits(desired: &DesiredState, memory: &IpvsMemory) -> Vec<Problem> {

@@ -48,6 +48,8 @@ struct State {
     node: NodeState,
     /// Errno of steps still to come, counted from the next one.
     faults: HashMap<usize, i32>,
+    /// Errno of all steps for these.
+    broken: HashMap<VirtualServerKey, i32>,
     observe_fault: Option<i32>,
 }
 
@@ -92,6 +94,16 @@ impl FakeNode {
     /// of this node takes, with 2 the one after it.
     pub fn fail_step(&self, nth: usize, errno: i32) {
         self.state().faults.insert(nth, errno);
+    }
+
+    /// Lets every step for a virtual server fail with this errno and without effect, until it is
+    /// called with none.
+    pub fn fail_virtual_server(&self, key: VirtualServerKey, errno: Option<i32>) {
+        let broken = &mut self.state().broken;
+        match errno {
+            Some(errno) => _ = broken.insert(key, errno),
+            None => _ = broken.remove(&key),
+        }
     }
 
     /// Lets the next observation fail with this errno.
@@ -139,7 +151,9 @@ impl FakeBackend {
 
     fn step(&mut self, step: &Step, report: &mut ApplyReport) -> Result<(), BackendError> {
         let state = &mut *self.node.state();
-        let fault = state.next_fault();
+        let broken = step.virtual_server().and_then(|key| state.broken.get(&key));
+        let broken = broken.copied();
+        let fault = state.next_fault().or(broken);
         let counts = &mut report.counts;
         let node = &mut state.node;
         match step {

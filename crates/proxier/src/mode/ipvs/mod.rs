@@ -11,6 +11,7 @@ mod drain;
 mod fake;
 #[cfg(feature = "ipvs")]
 pub(crate) mod kernel;
+mod owed;
 pub mod plan;
 #[cfg(feature = "ipvs")]
 mod probe;

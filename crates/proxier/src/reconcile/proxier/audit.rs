@@ -21,11 +21,11 @@ impl<B: DataPlane> Proxier<B> {
     /// Where that takes long it is done in slices: as long as [`is_auditing`](Self::is_auditing)
     /// says so, this is to be called again, and changes can be handled in between. `None` if a
     /// slice has found nothing and is not the last, and as long as not every kind of object has
-    /// been listed. After a failure the whole node is observed at once.
+    /// been listed. Its first slice compares everything, so it tries again all that failed.
     ///
     /// # Errors
     ///
-    /// As [`handle`](Self::handle). The audit has ended then.
+    /// If the node cannot be read. The audit has ended then, and what is known of the node stays.
     pub fn audit(&mut self) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
         if !self.take_in([]) {
             return Ok(None);
@@ -56,10 +56,12 @@ impl<B: DataPlane> Proxier<B> {
         match begun {
             Ok(unread) => self.unread = unread,
             Err(error) => {
-                self.before = Some(node);
+                // Nothing was learned; what was known stands.
+                self.node = Some(node);
                 return Err(error);
             }
         }
+        self.attempt.tried.extend(Scope::Full);
         self.touched = Touched::default();
         let plan = B::plan(desired, &node, Scope::Full, memory);
         let mut report = self.apply(SyncKind::Full, plan, node, Concerned::All);
@@ -84,7 +86,7 @@ impl<B: DataPlane> Proxier<B> {
                 self.sync()
             }
             Err(error) => {
-                self.look_again();
+                self.unread.clear();
                 Err(error)
             }
         }

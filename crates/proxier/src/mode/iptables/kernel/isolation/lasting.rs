@@ -8,6 +8,7 @@ use super::tests::{Kernel, backends};
 use crate::Proxier;
 use crate::desired::{Config, DesiredState, Problem};
 use crate::mode::DataPlane;
+use crate::mode::Failures;
 use crate::mode::iptables::IptablesMemory;
 use crate::mode::iptables::{Node, Plan, Rules, Step};
 use crate::mode::ipvs::plan::{Scope, Sysctl};
@@ -60,8 +61,13 @@ impl DataPlane for Plane {
         memory.take_in(report, self.done.clone())
     }
 
-    fn record(node: &mut Node, plan: &Plan, memory: &mut IptablesMemory) {
-        IptablesBackend::record(node, plan, memory);
+    fn record(
+        node: &mut Node,
+        plan: &Plan,
+        applied: &ApplyReport,
+        memory: &mut IptablesMemory,
+    ) -> Failures {
+        IptablesBackend::record(node, plan, applied, memory)
     }
 
     fn limits(desired: &DesiredState, memory: &IptablesMemory) -> Vec<Problem> {

@@ -1,0 +1,109 @@
+//! What failed steps leave to be done.
+
+use std::collections::BTreeSet;
+
+use ipvs::VirtualServerKey;
+
+use crate::desired::Need;
+use crate::mode::ipvs::plan::{Element, Flows, NodeState, Plan, Scope, Step};
+use crate::mode::{ApplyReport, BackendError, Failures, Item};
+
+/// What failed and does not show in a comparison of the desired state with the node's.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    /// Flows that connection tracking still has. Their backends are gone from the node, so no plan
+    /// would come to them again.
+    flows: BTreeSet<Flows>,
+    /// Virtual servers that are not as they were known to be.
+    drifted: BTreeSet<VirtualServerKey>,
+}
+
+/// So many flows are kept. More fail only where connection tracking cannot be changed at all.
+const MOST_FLOWS: usize = 10_000;
+
+impl Owed {
+    /// Takes in what became of a plan.
+    pub(super) fn record(&mut self, plan: &Plan, applied: &ApplyReport) {
+        if !self.flows.is_empty() {
+            for step in plan {
+                if let Step::DeleteFlows(flows) = step {
+                    self.flows.remove(flows);
+                }
+            }
+        }
+        for failure in &applied.failures {
+            match plan.steps().get(failure.step) {
+                Some(Step::DeleteFlows(flows)) if self.flows.len() < MOST_FLOWS => {
+                    self.flows.insert(*flows);
+                }
+                Some(step) if failure.error.is_drift() => {
+                    self.drifted.extend(step.virtual_server())
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The deletion of flows that failed before, as far as a plan looks at them.
+    pub(super) fn flows(&self, scope: Scope<'_>) -> Plan {
+        let flows = self.flows.iter().filter(|flows| match scope {
+            Scope::Full => true,
+            Scope::Touched(touched) => touched.frontends.contains(&flows.to),
+        });
+        flows.copied().map(Step::DeleteFlows).collect()
+    }
+
+    /// Whether a virtual server's real servers must be read before it can be compared.
+    pub(super) fn is_drifted(&self, key: &VirtualServerKey) -> bool {
+        self.drifted.contains(key)
+    }
+
+    /// All drifted ones have been read.
+    pub(super) fn have_been_read(&mut self) {
+        self.drifted.clear();
+    }
+}
+
+/// What the failures of a plan that was recorded call for.
+pub(super) fn failures(node: &NodeState, plan: &Plan, applied: &ApplyReport) -> Failures {
+    let mut failures = Failures::default();
+    for failure in &applied.failures {
+        let step = plan.steps().get(failure.step);
+        match (&failure.error, step.and_then(|step| item(node, step))) {
+            // Its virtual server's first failure counts.
+            (BackendError::NotTried, _) => {}
+            (error, _) if error.is_outcome_unknown() => failures.is_unknown = true,
+            (error, Some(item)) if !error.is_drift() => _ = failures.items.insert(item),
+            _ => failures.needs_audit = true,
+        }
+    }
+    failures
+}
+
+/// Whose a step is, if it is a single item's.
+fn item(node: &NodeState, step: &Step) -> Option<Item> {
+    match step {
+        Step::AddElement(element, _) | Step::DeleteElement(element) => match *element {
+            Element::Hairpin(address) => Some(Item::Need(Need::Hairpin(address))),
+            Element::CapturedAddress(address) => Some(Item::Need(Need::Capture(address))),
+            Element::ServiceCidr(prefix) => single(prefix),
+            _ => element.frontend().map(Item::Frontend),
+        },
+        Step::AddRoute(route) | Step::DeleteRoute(route) => single(route.prefix),
+        Step::AddPolicyRoute(route) | Step::DeletePolicyRoute(route) => {
+            Some(Item::Need(Need::Delivery(route.family)))
+        }
+        Step::Ipvs(change) => {
+            let key = change.virtual_server()?;
+            node.frontend_of(&key).map(Item::Frontend)
+        }
+        Step::DeleteFlows(flows) => Some(Item::Frontend(flows.to)),
+        Step::SetSysctl(..) | Step::InstallRuleset(_) => None,
+    }
+}
+
+/// A network of one address is a virtual IP's own; another is a Service CIDR.
+fn single(prefix: ipnet::IpNet) -> Option<Item> {
+    let is_single = prefix.prefix_len() == prefix.max_prefix_len();
+    is_single.then(|| Item::Need(Need::Route(prefix.addr())))
+}

@@ -1,0 +1,343 @@
+//! A proxier under its schedule, on a node in memory that fails, with a simulated clock.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+
+use ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+
+use super::*;
+use crate::mode::ApplyReport;
+use crate::mode::ipvs::plan::{NodeState, Plan, Step, Sysctl};
+use crate::mode::ipvs::{Backend, FakeBackend, FakeNode};
+use crate::model::{
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
+    ServicePort,
+};
+
+const ENOMEM: i32 = 12;
+
+/// A backend that counts what is read.
+#[derive(Debug)]
+struct Counting {
+    backend: FakeBackend,
+    outlines: usize,
+    lists: usize,
+}
+
+impl Backend for Counting {
+    fn outline(&mut self) -> Result<NodeState, BackendError> {
+        self.outlines += 1;
+        self.backend.outline()
+    }
+
+    fn real_servers(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+        self.lists += 1;
+        self.backend.real_servers(virtual_server)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        self.backend.apply(plan)
+    }
+
+    fn connections(
+        &mut self,
+        virtual_server: &VirtualServerKey,
+    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+        self.backend.connections(virtual_server)
+    }
+
+    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+        self.backend.remove_ruleset()
+    }
+}
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::new("default", text).unwrap()
+}
+
+fn key(n: u8, protocol: Protocol) -> VirtualServerKey {
+    VirtualServerKey::new(protocol, ([10, 96, 0, n], 80).into())
+}
+
+/// Service `n` with a backend.
+fn service(n: u8, protocol: Protocol, backend: [u8; 4]) -> Vec<Change> {
+    let name = name(&format!("s{n}"));
+    let mut service = Service::new(name.clone());
+    service.cluster_ips = [[10, 96, 0, n].into()].into();
+    let port = NonZeroU16::new(80).unwrap();
+    service.ports = [ServicePort::new(PortName::UNNAMED, protocol, port)].into();
+    let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
+    slice.ports = [EndpointPort::new(PortName::UNNAMED, protocol, port)].into();
+    slice.endpoints = [Endpoint::new(backend.into())].into();
+    vec![
+        Change::ServiceApplied(service),
+        Change::EndpointSliceApplied(slice),
+    ]
+}
+
+/// The loop with its clock in hand.
+struct Simulated {
+    node: FakeNode,
+    proxier: Proxier<Counting>,
+    schedule: Schedule<Item>,
+    start: Instant,
+    now: Instant,
+    /// What was done when, with the plan's steps.
+    done: Vec<(Duration, Action<Item>, Vec<Step>)>,
+}
+
+impl Simulated {
+    /// A node with Services 1 to 9 in force.
+    fn new() -> Self {
+        let node = FakeNode::default();
+        let backend = Counting {
+            backend: node.backend().unwrap(),
+            outlines: 0,
+            lists: 0,
+        };
+        let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
+        let start = Instant::now();
+        let intervals = Intervals {
+            audit: Duration::from_secs(3_600),
+            ..Intervals::default()
+        };
+        let mut simulated = Self {
+            node,
+            proxier: Proxier::new(Arc::new(config), backend),
+            schedule: Schedule::new(start, intervals, 1),
+            start,
+            now: start,
+            done: Vec::new(),
+        };
+        let lists = [
+            Change::ServicesReplaced(Vec::new()),
+            Change::EndpointSlicesReplaced(Vec::new()),
+        ];
+        let services = (1..10).flat_map(|n| service(n, Protocol::Tcp, [10, 244, 0, n]));
+        simulated.change(lists.into_iter().chain(services));
+        assert_eq!(simulated.reads(), (1, 0));
+        simulated
+    }
+
+    fn change(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.proxier.enqueue(changes);
+        self.schedule.changed();
+        self.act();
+    }
+
+    /// Does what is due.
+    fn act(&mut self) {
+        while let Some(action) = self.schedule.next(self.now) {
+            let result = carry_out(&action, &mut self.proxier, self.now);
+            let outcome = outcome(&mut self.proxier, &action, result.is_err());
+            self.schedule.finished(self.now, &action, outcome);
+            let steps = result.ok().flatten().map(|report| report.plan);
+            let steps = steps.iter().flat_map(Plan::steps).cloned().collect();
+            self.done.push((self.now - self.start, action, steps));
+        }
+    }
+
+    /// Lets time pass, with nothing but what falls due.
+    fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            self.now = self.schedule.deadline(self.now).min(until);
+            self.act();
+            if self.now == until {
+                return;
+            }
+        }
+    }
+
+    /// How often the node's outline was read, and how many lists of real servers.
+    fn reads(&mut self) -> (usize, usize) {
+        let backend = self.proxier.backend_mut();
+        (backend.outlines, backend.lists)
+    }
+
+    fn retries(&self) -> Vec<Duration> {
+        let retries = self.done.iter();
+        let retries = retries.filter(|(_, action, _)| matches!(action, Action::Retry(_)));
+        retries.map(|(at, ..)| *at).collect()
+    }
+
+    /// Whether a Service's virtual server has this backend alone.
+    fn serves(&self, n: u8, protocol: Protocol, backend: [u8; 4]) -> bool {
+        let entries = self.node.ipvs().client().unwrap();
+        let entries = { entries }.real_servers(&key(n, protocol));
+        let entries = entries.unwrap_or_default();
+        let takes = entries.iter().filter(|entry| entry.server.weight > 0);
+        let addresses: Vec<_> = takes.map(|entry| entry.server.key.address).collect();
+        addresses == [std::net::IpAddr::from(backend)]
+    }
+}
+
+const STEP: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_service_that_always_fails_costs_the_others_nothing() {
+    let mut simulated = Simulated::new();
+    simulated
+        .node
+        .fail_virtual_server(key(99, Protocol::Tcp), Some(ENOMEM));
+    let failed = simulated.now - simulated.start;
+    simulated.change(service(99, Protocol::Tcp, [10, 244, 1, 1]));
+    // Others change ten times a second.
+    for n in 0..400_u16 {
+        let [high, low] = n.to_be_bytes();
+        let backend = [10, 245, high, low];
+        simulated.change(service(1, Protocol::Tcp, backend));
+        assert!(simulated.serves(1, Protocol::Tcp, backend), "at once");
+        simulated.wait(STEP);
+    }
+    assert_eq!(simulated.reads(), (1, 0), "the node is not read again");
+    let retries = simulated.retries();
+    assert_eq!(retries.len(), 5, "{retries:?}");
+    let mut last = failed;
+    for (at, pause) in retries.iter().zip([1, 2, 4, 8, 16]) {
+        let (waited, pause) = (*at - last, Duration::from_secs(pause));
+        assert!(
+            waited > pause * 7 / 10 && waited <= pause + STEP,
+            "{waited:?}"
+        );
+        last = *at;
+    }
+    // Once the fault is gone it is healed by its retry.
+    simulated
+        .node
+        .fail_virtual_server(key(99, Protocol::Tcp), None);
+    assert!(!simulated.serves(99, Protocol::Tcp, [10, 244, 1, 1]));
+    simulated.wait(Duration::from_secs(30));
+    assert!(simulated.serves(99, Protocol::Tcp, [10, 244, 1, 1]));
+    assert_eq!(simulated.reads(), (1, 0));
+    simulated.wait(Duration::from_secs(600));
+    assert_eq!(
+        simulated.retries().len(),
+        6,
+        "there is nothing left to retry"
+    );
+}
+
+#[test]
+fn what_others_put_in_the_way_has_the_node_audited_and_itself_read_first() {
+    let mut simulated = Simulated::new();
+    let foreign = VirtualServer::new(key(99, Protocol::Tcp));
+    let mut client = simulated.node.ipvs().client().unwrap();
+    client.add_virtual_server(&foreign).unwrap();
+    simulated.change(service(99, Protocol::Tcp, [10, 244, 1, 1]));
+    assert_eq!(simulated.reads(), (1, 0));
+    simulated.wait(Duration::from_secs(1));
+    assert!(simulated.serves(99, Protocol::Tcp, [10, 244, 1, 1]));
+    // One outline, the lists of all ten.
+    assert_eq!(simulated.reads(), (2, 10));
+    // A real server that others have deleted is found so too, and its virtual server read first.
+    let gone = RealServerKey::new([10, 244, 0, 2].into(), 80);
+    client
+        .delete_real_server(&key(2, Protocol::Tcp), &gone)
+        .unwrap();
+    simulated.change(service(2, Protocol::Tcp, [10, 245, 0, 2]));
+    simulated.wait(Duration::from_secs(1));
+    assert!(simulated.serves(2, Protocol::Tcp, [10, 245, 0, 2]));
+    assert_eq!(simulated.reads().0, 3);
+}
+
+#[test]
+fn flows_that_could_not_be_deleted_are_deleted_later() {
+    let mut simulated = Simulated::new();
+    simulated.change(service(50, Protocol::Udp, [10, 244, 0, 50]));
+    let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
+    let changed = service(50, Protocol::Udp, [10, 245, 0, 50]);
+    let plan = {
+        // What the same change takes on a node that does not fail.
+        let mut other = Simulated::new();
+        other.change(service(50, Protocol::Udp, [10, 244, 0, 50]));
+        other.change(changed.clone());
+        other.done.pop().unwrap().2
+    };
+    let place = plan.iter().position(is_flows).unwrap();
+    simulated.node.fail_step(place + 1, ENOMEM);
+    simulated.change(changed);
+    assert!(simulated.serves(50, Protocol::Udp, [10, 245, 0, 50]));
+    simulated.wait(Duration::from_secs(1));
+    let (_, action, steps) = simulated.done.pop().unwrap();
+    assert!(matches!(action, Action::Retry(_)));
+    assert_eq!(steps, plan[place..=place]);
+    // Once is enough.
+    simulated.wait(Duration::from_secs(60));
+    assert!(simulated.retries().is_empty());
+    assert_eq!(simulated.reads(), (1, 0));
+}
+
+/// SCTP's associations would go on to a backend that is gone.
+#[test]
+fn flows_of_a_backend_that_had_no_more_time_are_cut() {
+    let mut simulated = Simulated::new();
+    simulated.change(service(60, Protocol::Sctp, [10, 244, 0, 60]));
+    let gone = RealServerKey::new([10, 244, 0, 60].into(), 80);
+    let connections = ipvs::Connections {
+        active: 1,
+        ..ipvs::Connections::default()
+    };
+    let server = key(60, Protocol::Sctp);
+    let kernel = simulated.node.ipvs().clone();
+    kernel.set_connections(&server, &gone, connections);
+    simulated.change(service(60, Protocol::Sctp, [10, 245, 0, 60]));
+    simulated.wait(Duration::from_secs(29));
+    simulated.done.clear();
+    assert!(simulated.proxier.is_draining());
+    simulated.wait(Duration::from_secs(3));
+    assert!(!simulated.proxier.is_draining());
+    let looks = simulated.done.iter().map(|(.., steps)| steps);
+    let steps: Vec<_> = looks.flatten().map(ToString::to_string).collect();
+    let [removed, flows] = &steps[..] else {
+        panic!("{steps:?}");
+    };
+    assert!(removed.contains("10.244.0.60"), "{removed}");
+    let expected = "delete flows sctp 10.96.0.60:80 answered by 10.244.0.60";
+    assert_eq!(flows, expected);
+}
+
+#[test]
+fn where_the_kernels_answer_is_lost_the_node_is_read_before_anything_else() {
+    let mut simulated = Simulated::new();
+    simulated.node.ipvs().lose_reply(1);
+    simulated.change(service(1, Protocol::Tcp, [10, 245, 0, 1]));
+    simulated.change(service(2, Protocol::Tcp, [10, 245, 0, 2]));
+    assert_eq!(simulated.reads(), (1, 0));
+    assert!(!simulated.serves(2, Protocol::Tcp, [10, 245, 0, 2]));
+    simulated.wait(Duration::from_secs(1));
+    assert!(simulated.serves(1, Protocol::Tcp, [10, 245, 0, 1]));
+    assert!(simulated.serves(2, Protocol::Tcp, [10, 245, 0, 2]));
+    assert_eq!(simulated.reads(), (2, 9));
+}
+
+#[test]
+fn what_is_no_ones_is_retried_by_reading_the_node_and_delays_nobody() {
+    let mut simulated = Simulated::new();
+    simulated.node.set_sysctl(Sysctl::IPV4_FORWARD, "0");
+    simulated.node.fail_step(1, ENOMEM);
+    simulated.schedule.drifted(simulated.now);
+    simulated.act();
+    assert!(simulated.proxier.is_known());
+    simulated.change(service(2, Protocol::Tcp, [10, 245, 0, 2]));
+    assert!(simulated.serves(2, Protocol::Tcp, [10, 245, 0, 2]));
+    let forwards = |simulated: &Simulated| {
+        let state = simulated.node.backend().unwrap().outline().unwrap();
+        state.sysctls[&Sysctl::IPV4_FORWARD] == "1"
+    };
+    assert!(!forwards(&simulated));
+    simulated.wait(Duration::from_secs(1));
+    assert!(forwards(&simulated));
+    assert_eq!(unfinished(&mut simulated), 0);
+}
+
+/// How many steps an audit finds necessary.
+fn unfinished(simulated: &mut Simulated) -> usize {
+    simulated.done.clear();
+    simulated.now += Duration::from_secs(3_600);
+    simulated.act();
+    simulated.done.iter().map(|(_, _, steps)| steps.len()).sum()
+}

@@ -1,0 +1,242 @@
+//! When the loop does what: a scheduler of work without I/O and without a clock.
+//!
+//! Events and the current time go in, the next [`Action`] and the next [deadline](Schedule::deadline)
+//! come out. ARCHITECTURE.md ("Scheduling of work") lists what holds of it; the tests check that.
+
+mod limits;
+mod retries;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+pub use limits::Intervals;
+pub(crate) use retries::Failed;
+
+use limits::Rate;
+use retries::Retries;
+
+/// What the loop is to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action<K> {
+    /// Bring the node in line with what changed.
+    Sync,
+    /// Try again what failed.
+    Retry(BTreeSet<Failed<K>>),
+    /// Look at the connections of draining real servers.
+    Drain,
+    /// Begin an audit, or take its next slice.
+    Audit,
+}
+
+/// What became of an [`Action`].
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome<K> {
+    /// What the action tried.
+    pub(crate) tried: Tried<K>,
+    /// What of it failed.
+    pub(crate) failed: BTreeSet<Failed<K>>,
+    /// Whether an audit has slices left.
+    pub(crate) is_auditing: bool,
+    /// Whether real servers drain.
+    pub(crate) is_draining: bool,
+}
+
+/// What an action tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tried<K> {
+    /// Everything: the node was compared in full.
+    All,
+    /// These objects.
+    Objects(BTreeSet<K>),
+}
+
+/// A kind of work. They take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Sync,
+    Retry,
+    Drain,
+    Audit,
+}
+
+impl Turn {
+    const fn next(self) -> Self {
+        match self {
+            Self::Sync => Self::Retry,
+            Self::Retry => Self::Drain,
+            Self::Drain => Self::Audit,
+            Self::Audit => Self::Sync,
+        }
+    }
+
+    /// All of them, this one last.
+    fn behind(self) -> [Self; 4] {
+        let first = self.next();
+        let second = first.next();
+        [first, second, second.next(), self]
+    }
+}
+
+/// The scheduler. `K` names the objects that can fail by themselves.
+#[derive(Debug)]
+pub(crate) struct Schedule<K> {
+    intervals: Intervals,
+    /// Whose turn was the last, and when it began.
+    last: Turn,
+    began: Instant,
+    /// When the next sync is due, if there is something to sync.
+    sync: Option<Pending>,
+    rate: Rate,
+    retries: Retries<K>,
+    /// When the next audit is due.
+    audit: Instant,
+    /// When the audit under way began.
+    auditing: Option<Instant>,
+    /// When somebody else's change last brought an audit forward.
+    drift: Option<Instant>,
+    /// When the next look at draining real servers is due, while there are any.
+    drain: Option<Instant>,
+}
+
+/// Something to sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pending {
+    /// As the rate allows.
+    Changes,
+    /// At once: somebody changed the settings, perhaps to end a failure.
+    Settings,
+}
+
+impl<K: Ord + Clone> Schedule<K> {
+    /// A schedule that begins now. The seed spreads the retries of many nodes.
+    pub(crate) fn new(now: Instant, intervals: Intervals, seed: u64) -> Self {
+        Self {
+            intervals,
+            last: Turn::Audit,
+            began: now,
+            sync: None,
+            rate: Rate::new(now),
+            retries: Retries::new(seed),
+            audit: now + intervals.audit,
+            auditing: None,
+            drift: None,
+            drain: None,
+        }
+    }
+
+    /// Changes came.
+    pub(crate) fn changed(&mut self) {
+        self.sync.get_or_insert(Pending::Changes);
+    }
+
+    /// The settings changed.
+    pub(crate) fn configured(&mut self, now: Instant, intervals: Intervals) {
+        if self.intervals.audit != intervals.audit && self.auditing.is_none() {
+            self.audit = now + intervals.audit;
+        }
+        self.intervals = intervals;
+        self.sync = Some(Pending::Settings);
+    }
+
+    /// Somebody else changed what svcproxy keeps on the node: an audit is due at once, but not more
+    /// often than [`Intervals::drift`] says.
+    pub(crate) fn drifted(&mut self, now: Instant) {
+        let earliest = self.drift.map_or(now, |last| last + self.intervals.drift);
+        let due = earliest.max(now);
+        if due < self.audit {
+            self.audit = due;
+            self.drift = Some(due);
+        }
+    }
+
+    /// Real servers drain since before the loop began.
+    pub(crate) fn drains(&mut self, now: Instant) {
+        self.drain.get_or_insert(now + self.intervals.drain);
+    }
+
+    /// What to do now, if anything is due. [`finished`](Self::finished) must follow before the next
+    /// call.
+    ///
+    /// The kinds of work take turns, so each that is due waits for at most one action of each other
+    /// kind, however many changes come.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Action<K>> {
+        let due = |turn: &Turn| self.due(*turn, now).is_some_and(|due| due <= now);
+        let turn = self.last.behind().into_iter().find(due)?;
+        (self.last, self.began) = (turn, now);
+        Some(match turn {
+            Turn::Sync => {
+                self.sync = None;
+                self.rate.spend(now, self.intervals);
+                Action::Sync
+            }
+            Turn::Retry if self.waits() => Action::Retry(BTreeSet::from([Failed::Node])),
+            Turn::Retry => Action::Retry(self.retries.due(now)),
+            Turn::Drain => Action::Drain,
+            Turn::Audit => {
+                if self.auditing.is_none() {
+                    self.auditing = Some(now);
+                    // At a steady rate, unless the loop cannot keep up.
+                    let next = self.audit + self.intervals.audit;
+                    self.audit = if next > now {
+                        next
+                    } else {
+                        now + self.intervals.audit
+                    };
+                }
+                Action::Audit
+            }
+        })
+    }
+
+    /// Takes in what became of the action that [`next`](Self::next) returned.
+    pub(crate) fn finished(&mut self, now: Instant, action: &Action<K>, outcome: Outcome<K>) {
+        self.retries.settle(
+            self.began,
+            now,
+            &outcome.tried,
+            outcome.failed,
+            self.intervals,
+        );
+        if outcome.is_auditing {
+            self.auditing.get_or_insert(now);
+        } else if let Some(began) = self.auditing.take() {
+            // Audits take at most half of the time.
+            self.audit = self.audit.max(now + now.saturating_duration_since(began));
+        }
+        self.drain = match self.drain {
+            Some(due) if outcome.is_draining && *action != Action::Drain => Some(due),
+            _ => outcome.is_draining.then(|| now + self.intervals.drain),
+        };
+    }
+
+    /// When [`next`](Self::next) has something to do, if nothing happens before.
+    pub(crate) fn deadline(&self, now: Instant) -> Instant {
+        let turns = Turn::Audit.behind();
+        let due = turns.into_iter().filter_map(|turn| self.due(turn, now));
+        due.min().unwrap_or(self.audit)
+    }
+
+    /// Whether the next sync or audit would read the whole node, which has failed before. It is read at
+    /// its retry alone.
+    fn waits(&self) -> bool {
+        self.retries.node().is_some()
+    }
+
+    fn due(&self, turn: Turn, now: Instant) -> Option<Instant> {
+        match turn {
+            Turn::Sync => match self.sync? {
+                Pending::Settings => Some(now),
+                Pending::Changes if self.waits() => None,
+                Pending::Changes => Some(self.rate.allows(self.intervals)),
+            },
+            Turn::Retry if self.waits() => self.retries.node(),
+            Turn::Retry => self.retries.next(),
+            Turn::Drain => self.drain,
+            Turn::Audit if self.waits() => None,
+            Turn::Audit if self.auditing.is_some() => Some(now),
+            Turn::Audit => Some(self.audit),
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! What holds of the scheduler, tried with a simulated clock and node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::retries::back_off;
+use super::*;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Change(u8),
+    Drift,
+    Settings,
+    /// From now on steps for the object fail, or no longer.
+    Fault(u8, bool),
+    /// From now on the node cannot be read, or can again; it must be read next.
+    Unreadable(bool),
+    /// Real servers begin to drain, or have drained.
+    Draining(bool),
+}
+
+/// A node of objects with versions, and the loop around the scheduler.
+struct World {
+    schedule: Schedule<u8>,
+    start: Instant,
+    now: Instant,
+    desired: BTreeMap<u8, u32>,
+    applied: BTreeMap<u8, u32>,
+    /// What changed since the last sync.
+    dirty: BTreeSet<u8>,
+    faults: BTreeSet<u8>,
+    is_unreadable: bool,
+    is_known: bool,
+    is_draining: bool,
+    /// How many slices an audit has, and the one under way has left.
+    slices: u32,
+    slices_left: u32,
+    cost: Duration,
+    /// When which action began.
+    done: Vec<(Duration, Action<u8>)>,
+    /// When audits ended.
+    audits: Vec<Duration>,
+    full_reads: u32,
+}
+
+impl World {
+    fn new(intervals: Intervals) -> Self {
+        let start = Instant::now();
+        Self {
+            schedule: Schedule::new(start, intervals, 7),
+            start,
+            now: start,
+            desired: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            faults: BTreeSet::new(),
+            is_unreadable: false,
+            is_known: true,
+            is_draining: false,
+            slices: 1,
+            slices_left: 0,
+            cost: ms(3),
+            done: Vec::new(),
+            audits: Vec::new(),
+            full_reads: 0,
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        match *event {
+            Event::Change(object) => {
+                *self.desired.entry(object).or_default() += 1;
+                self.dirty.insert(object);
+                self.schedule.changed();
+            }
+            Event::Drift => self.schedule.drifted(self.now),
+            Event::Settings => {
+                let intervals = self.schedule.intervals;
+                self.schedule.configured(self.now, intervals);
+            }
+            Event::Fault(object, true) => _ = self.faults.insert(object),
+            Event::Fault(object, false) => _ = self.faults.remove(&object),
+            Event::Unreadable(is_unreadable) => {
+                self.is_unreadable = is_unreadable;
+                self.is_known &= !is_unreadable;
+            }
+            Event::Draining(is_draining) => {
+                self.is_draining = is_draining;
+                if is_draining {
+                    self.schedule.drains(self.now);
+                }
+            }
+        }
+    }
+
+    /// Follows events, which are sorted, and goes on alone until a moment.
+    fn run(&mut self, events: impl IntoIterator<Item = (Duration, Event)>, until: Duration) {
+        let mut events = events.into_iter().peekable();
+        // How many actions each kind of work has waited for since it was due.
+        let mut waited = [0; 4];
+        loop {
+            while let Some((_, event)) = events.next_if(|(at, _)| self.start + *at <= self.now) {
+                self.take(&event);
+            }
+            if self.now >= self.start + until {
+                return;
+            }
+            let turns = Turn::Audit.behind();
+            let due = turns.map(|turn| self.schedule.due(turn, self.now));
+            let due = due.map(|due| due.is_some_and(|due| due <= self.now));
+            let Some(action) = self.schedule.next(self.now) else {
+                assert_eq!(due, [false; 4], "something is due, and nothing is done");
+                let next = self.schedule.deadline(self.now);
+                assert!(next > self.now, "it would spin");
+                let event = events.peek().map(|(at, _)| self.start + *at);
+                let next = event.map_or(next, |event| event.min(next));
+                self.now = next.min(self.start + until);
+                continue;
+            };
+            for ((turn, is_due), waited) in turns.into_iter().zip(due).zip(&mut waited) {
+                if turn == self.schedule.last {
+                    assert!(is_due, "{turn:?} was not due");
+                    *waited = 0;
+                } else if is_due {
+                    *waited += 1;
+                    assert!(*waited <= 3, "{turn:?} starves");
+                }
+            }
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action<u8>) {
+        let began = self.now.duration_since(self.start);
+        self.now += self.cost;
+        let mut tried = Tried::Objects(BTreeSet::new());
+        let mut failed = BTreeSet::new();
+        match &action {
+            _ if !self.is_known && action != Action::Drain => {
+                self.full_reads += 1;
+                if self.is_unreadable {
+                    failed.insert(Failed::Node);
+                } else {
+                    self.is_known = true;
+                    self.dirty.clear();
+                    (tried, failed) = self.apply_all();
+                }
+            }
+            Action::Sync => {
+                let dirty = std::mem::take(&mut self.dirty);
+                (tried, failed) = self.apply(dirty);
+            }
+            Action::Retry(items) if items.iter().all(|item| matches!(item, Failed::Object(_))) => {
+                let objects = items.iter().filter_map(|item| match item {
+                    Failed::Object(object) => Some(*object),
+                    _ => None,
+                });
+                (tried, failed) = self.apply(objects.collect());
+            }
+            Action::Retry(_) => (tried, failed) = self.apply_all(),
+            Action::Drain => {}
+            Action::Audit if self.slices_left > 0 => self.slices_left -= 1,
+            Action::Audit => {
+                self.slices_left = self.slices - 1;
+                (tried, failed) = self.apply_all();
+            }
+        }
+        if action == Action::Audit && self.slices_left == 0 {
+            self.audits.push(self.now.duration_since(self.start));
+        }
+        let outcome = Outcome {
+            tried,
+            failed,
+            is_auditing: self.slices_left > 0,
+            is_draining: self.is_draining,
+        };
+        self.schedule.finished(self.now, &action, outcome);
+        self.done.push((began, action));
+    }
+
+    fn apply_all(&mut self) -> (Tried<u8>, BTreeSet<Failed<u8>>) {
+        let all = self.desired.keys().copied().collect();
+        (Tried::All, self.apply(all).1)
+    }
+
+    fn apply(&mut self, objects: BTreeSet<u8>) -> (Tried<u8>, BTreeSet<Failed<u8>>) {
+        let mut failed = BTreeSet::new();
+        for object in &objects {
+            if self.faults.contains(object) {
+                failed.insert(Failed::Object(*object));
+            } else if let Some(version) = self.desired.get(object) {
+                self.applied.insert(*object, *version);
+            }
+        }
+        (Tried::Objects(objects), failed)
+    }
+
+    fn began(&self, of: impl Fn(&Action<u8>) -> bool) -> Vec<Duration> {
+        let done = self.done.iter().filter(|(_, action)| of(action));
+        done.map(|(at, _)| *at).collect()
+    }
+}
+
+fn is_retry(action: &Action<u8>) -> bool {
+    matches!(action, Action::Retry(_))
+}
+
+/// A change of an object each millisecond.
+fn storm(of: u8, from: u64, until: u64) -> impl Iterator<Item = (Duration, Event)> {
+    (from..until).map(move |at| (ms(at), Event::Change(of)))
+}
+
+/// Whether retries come as late as the back-off has it, each but for its jitter and one action of
+/// each kind.
+fn assert_backs_off(times: &[Duration], failed: Duration, intervals: Intervals) {
+    let mut last = failed;
+    for (at, failures) in times.iter().zip(1..) {
+        let pause = back_off(failures, intervals);
+        let waited = *at - last;
+        assert!(
+            waited >= pause * 3 / 4,
+            "{failures}: {waited:?} of {pause:?}"
+        );
+        assert!(
+            waited <= pause + ms(20),
+            "{failures}: {waited:?} of {pause:?}"
+        );
+        last = *at;
+    }
+}
+
+#[test]
+fn a_storm_of_changes_starves_neither_audits_nor_drains() {
+    let intervals = Intervals {
+        audit: ms(300),
+        drain: ms(100),
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    world.slices = 5;
+    let drains = [(ms(0), Event::Draining(true))];
+    world.run(drains.into_iter().chain(storm(1, 0, 3100)), ms(3100));
+    assert_eq!(world.audits.len(), 10, "{:?}", world.audits);
+    let looks = world.began(|action| *action == Action::Drain).len();
+    assert!((27..=31).contains(&looks), "{looks}");
+    // And the changes have most of the time.
+    let syncs = world.began(|action| *action == Action::Sync).len();
+    assert!(syncs > 900, "{syncs}");
+}
+
+#[test]
+fn one_object_that_always_fails_costs_its_retries_alone() {
+    let mut world = World::new(Intervals::default());
+    let first = [(ms(0), Event::Fault(9, true)), (ms(0), Event::Change(9))];
+    world.run(first.into_iter().chain(storm(1, 1, 40_000)), ms(40_000));
+    assert_eq!(world.full_reads, 0);
+    let retries = world.began(is_retry);
+    // After 1, 2, 4, 8 and 16 seconds, each a little less.
+    assert!((5..=6).contains(&retries.len()), "{retries:?}");
+    assert_backs_off(&retries, ms(0), Intervals::default());
+    // An audit tries it too, and the others' changes were never late.
+    assert!(world.applied[&1] + 10 >= world.desired[&1]);
+    world.take(&Event::Fault(9, false));
+    world.run([], ms(80_000));
+    assert_eq!(world.applied, world.desired);
+}
+
+#[test]
+fn its_own_changes_neither_bring_a_retry_forward_nor_put_it_off() {
+    let mut world = World::new(Intervals::default());
+    let fault = [(ms(0), Event::Fault(9, true))];
+    world.run(fault.into_iter().chain(storm(9, 0, 8_000)), ms(8_000));
+    let retries = world.began(is_retry);
+    assert!((2..=4).contains(&retries.len()), "{retries:?}");
+    assert_backs_off(&retries, ms(0), Intervals::default());
+    // A change that ends the failure is in force at once, and there is nothing left to retry.
+    world.run(
+        [
+            (ms(8_000), Event::Fault(9, false)),
+            (ms(8_000), Event::Change(9)),
+        ],
+        ms(8_010),
+    );
+    assert_eq!(world.applied, world.desired);
+    assert_eq!(world.schedule.retries.next(), None);
+}
+
+#[test]
+fn a_node_that_cannot_be_read_is_read_at_its_retries_alone() {
+    let mut world = World::new(Intervals::default());
+    let unreadable = [(ms(0), Event::Unreadable(true))];
+    world.run(
+        unreadable.into_iter().chain(storm(1, 0, 20_000)),
+        ms(20_000),
+    );
+    let retries = world.began(is_retry);
+    assert_backs_off(&retries, ms(0), Intervals::default());
+    assert_eq!(world.full_reads as usize, retries.len() + 1);
+    assert!((4..=5).contains(&retries.len()), "{retries:?}");
+    // Settings are somebody's way to mend it.
+    let mend = [Event::Unreadable(false), Event::Settings];
+    world.run(mend.map(|event| (ms(20_000), event)), ms(20_004));
+    assert_eq!(world.applied, world.desired);
+}
+
+#[test]
+fn pauses_double_up_to_the_limit() {
+    let pauses = (1..=7).map(|failures| back_off(failures, Intervals::default()).as_secs());
+    assert_eq!(pauses.collect::<Vec<_>>(), [1, 2, 4, 8, 16, 30, 30]);
+    assert_eq!(back_off(u32::MAX, Intervals::default()).as_secs(), 30);
+}
+
+#[test]
+fn nodes_that_fail_together_do_not_retry_together() {
+    let first = |seed| {
+        let now = Instant::now();
+        let mut schedule = Schedule::<u8>::new(now, Intervals::default(), seed);
+        schedule.changed();
+        let action = schedule.next(now).unwrap();
+        let outcome = Outcome {
+            tried: Tried::Objects(BTreeSet::from([1])),
+            failed: BTreeSet::from([Failed::Object(1)]),
+            is_auditing: false,
+            is_draining: false,
+        };
+        schedule.finished(now, &action, outcome);
+        schedule.deadline(now).duration_since(now)
+    };
+    let times: BTreeSet<_> = (0..100).map(first).collect();
+    assert!(times.len() > 20, "{times:?}");
+    assert!(
+        times
+            .iter()
+            .all(|time| *time >= ms(749) && *time <= ms(1000))
+    );
+}
+
+#[test]
+fn the_first_change_goes_at_once_and_a_storm_goes_out_at_the_rate() {
+    let intervals = Intervals {
+        min_sync: ms(100),
+        burst: 3,
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    world.run(storm(1, 500, 3_500), ms(4_000));
+    let syncs = world.began(|action| *action == Action::Sync);
+    // Three in a row, then one each 100 ms.
+    assert_eq!(syncs[..3], [ms(500), ms(503), ms(506)]);
+    assert!(
+        syncs.windows(4).all(|four| four[3] - four[0] >= ms(98)),
+        "{syncs:?}"
+    );
+    assert!((30..=34).contains(&syncs.len()), "{}", syncs.len());
+    assert_eq!(world.applied, world.desired);
+    // The quiet time has paid for others.
+    world.run(storm(1, 4_000, 4_007), ms(4_010));
+    let more = world.began(|action| *action == Action::Sync).len() - syncs.len();
+    assert_eq!(more, 3);
+}
+
+#[test]
+fn drift_brings_an_audit_forward_once_in_its_interval() {
+    let mut world = World::new(Intervals::default());
+    let drifts = (100..3_000).map(|at| (ms(at), Event::Drift));
+    world.run(drifts, ms(3_000));
+    let audits = world.began(|action| *action == Action::Audit);
+    assert_eq!(audits, [ms(100), ms(1_100), ms(2_100)]);
+    // The rest of the storm brings one more, and then it is quiet.
+    world.run([], ms(30_000));
+    assert_eq!(world.audits.len(), 4);
+}
+
+#[test]
+fn audits_take_at_most_half_of_the_time() {
+    let intervals = Intervals {
+        audit: ms(10),
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    world.slices = 10;
+    world.run([], ms(3_000));
+    let slices = world.began(|action| *action == Action::Audit).len();
+    assert!((400..=520).contains(&slices), "{slices}");
+}
+
+#[test]
+fn an_audit_that_is_set_to_be_earlier_is_earlier() {
+    let mut world = World::new(Intervals::default());
+    let sooner = Intervals {
+        audit: ms(200),
+        ..Intervals::default()
+    };
+    world.schedule.configured(world.now, sooner);
+    world.run([], ms(300));
+    assert_eq!(world.audits, [ms(203)]);
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => (0..8_u8).prop_map(Event::Change),
+        1 => Just(Event::Drift),
+        1 => Just(Event::Settings),
+        2 => (0..8_u8, any::<bool>()).prop_map(|(object, fails)| Event::Fault(object, fails)),
+        1 => any::<bool>().prop_map(Event::Unreadable),
+        1 => any::<bool>().prop_map(Event::Draining),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Vec<(Duration, Event)>> {
+    let events = prop::collection::vec((0..5_000_u64, event()), 0..300);
+    events.prop_map(|mut events| {
+        events.sort_by_key(|(at, _)| *at);
+        events
+            .into_iter()
+            .map(|(at, event)| (ms(at), event))
+            .collect()
+    })
+}
+
+fn intervals() -> impl Strategy<Value = Intervals> {
+    (
+        50..5_000_u64,
+        10..2_000_u64,
+        1..40_u64,
+        10..2_000_u64,
+        0..200_u64,
+        0..5_u32,
+    )
+        .prop_map(
+            |(audit, first_retry, factor, drain, min_sync, burst)| Intervals {
+                audit: ms(audit),
+                first_retry: ms(first_retry),
+                last_retry: ms(first_retry * factor),
+                drain: ms(drain),
+                min_sync: ms(min_sync),
+                burst,
+                ..Intervals::default()
+            },
+        )
+}
+
+/// All faults end, and so do drains.
+fn heal() -> impl Iterator<Item = Event> {
+    let faults = (0..8).map(|object| Event::Fault(object, false));
+    faults.chain([Event::Unreadable(false), Event::Draining(false)])
+}
+
+proptest! {
+    /// [`World::run`] checks that nothing due waits for more than one action of each other kind, that
+    /// nothing is done before it is due, and that it never spins.
+    #[test]
+    fn nothing_starves(
+        events in events(),
+        intervals in intervals(),
+        slices in 1..20_u32,
+        cost in 1..30_u64,
+    ) {
+        let mut world = World::new(intervals);
+        world.slices = slices;
+        world.cost = ms(cost);
+        world.run(events, ms(6_000));
+        let audits = world.began(|action| *action == Action::Audit);
+        prop_assert!(!audits.is_empty() || world.full_reads > 0);
+    }
+
+    /// Once faults have ended everything is in force within the longest back-off, whatever the
+    /// order of the events was, and only the audit is left to wait for.
+    #[test]
+    fn the_order_of_events_does_not_change_where_it_ends(
+        (events, shuffled) in events().prop_flat_map(|events| {
+            let shuffled = Just(events.clone()).prop_shuffle();
+            (Just(events), shuffled)
+        }),
+        intervals in intervals(),
+    ) {
+        let in_place = events.iter().zip(shuffled);
+        let shuffled: Vec<_> = in_place.map(|((at, _), (_, event))| (*at, event)).collect();
+        let ends = [events, shuffled].map(|events| {
+            let mut world = World::new(intervals);
+            world.run(events, ms(5_000));
+            heal().for_each(|event| world.take(&event));
+            // One retry, one look at drains that is due still, and what the rate holds back.
+            let longest = intervals.last_retry + intervals.drain + intervals.min_sync;
+            let until = world.now.duration_since(world.start) + longest;
+            world.run([], until + ms(1_000));
+            let schedule = &world.schedule;
+            assert_eq!(schedule.retries.next(), None);
+            assert_eq!((schedule.sync, schedule.drain), (None, None));
+            if schedule.auditing.is_none() {
+                assert_eq!(schedule.deadline(world.now), schedule.audit);
+            }
+            assert_eq!(world.applied, world.desired);
+            world.applied
+        });
+        prop_assert_eq!(&ends[0], &ends[1]);
+    }
+
+    /// What fails is tried again within its back-off and one action of each kind, and not before
+    /// three quarters of it, whatever else happens.
+    #[test]
+    fn each_failed_object_is_tried_again_within_its_back_off(
+        failing in prop::collection::btree_map(0..200_u8, 0..500_u64, 1..100),
+        mut intervals in intervals(),
+    ) {
+        // Audits try all of them too.
+        intervals.audit = Duration::from_secs(3_600);
+        intervals.min_sync = Duration::ZERO;
+        let mut world = World::new(intervals);
+        let mut events: Vec<_> = failing.iter().flat_map(|(object, at)| {
+            [(ms(0), Event::Fault(*object, true)), (ms(*at), Event::Change(*object))]
+        }).collect();
+        events.extend(storm(255, 0, 5_000));
+        events.sort_by_key(|(at, _)| *at);
+        world.run(events, ms(5_000));
+        let slices = failing.len().div_ceil(Retries::<u8>::SLICE);
+        // A slice of retries waits for a sync, and for the slices before it.
+        let late = ms(3) * 3 * u32::try_from(slices + 1).unwrap();
+        for (object, at) in failing {
+            let tries = |action: &Action<u8>| match action {
+                Action::Retry(items) => items.contains(&Failed::Object(object)),
+                _ => false,
+            };
+            let mut last = ms(at);
+            for (retry, failures) in world.began(tries).into_iter().zip(1..) {
+                let pause = back_off(failures, intervals);
+                prop_assert!(retry - last >= pause * 3 / 4);
+                prop_assert!(retry - last <= pause + late + ms(6), "{:?}", retry - last);
+                last = retry;
+            }
+            let next = back_off(1, intervals).max(intervals.last_retry);
+            prop_assert!(last + next + late + ms(6) >= ms(5_000), "{} was forgotten", object);
+        }
+    }
+}
