@@ -61,6 +61,8 @@ mod netlink;
 pub mod notice;
 #[cfg(feature = "health")]
 pub mod observe;
+#[cfg(feature = "iptables")]
+mod program;
 pub mod reconcile;
 #[cfg(feature = "health")]
 mod runtime;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::desired::Config;
-use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::iptables::{IptablesBackend, kill_programs};
 use proxier::mode::ipvs::IpvsBackend;
 use proxier::mode::{BackendError, Counts};
 use proxier::mode::{DataPlane, PlanSteps};
@@ -279,10 +279,15 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            let mut is_stopping = false;
             for signal in &mut signals {
-                if events.send(Event::Stop).is_err() {
+                let is_heard = events.send(Event::Stop).is_ok();
+                // The loop comes to it behind the sync under way, which may hang.
+                if is_stopping || !is_heard {
+                    kill_programs();
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
                 }
+                is_stopping = true;
             }
         })
         .context("cannot start the thread that waits for signals")?;

@@ -71,6 +71,8 @@ mod tree;
 #[cfg(feature = "iptables")]
 pub use data_plane::IptablesMemory;
 #[cfg(feature = "iptables")]
+pub use kernel::kill_programs;
+#[cfg(feature = "iptables")]
 pub use kernel::{Flavour, IptablesBackend, Refusal};
 pub use limits::{limits, limits_of};
 pub use name::{ForeignName, Name};

@@ -20,6 +20,14 @@ use program::{Program, Verb};
 #[cfg(feature = "ipvs")]
 pub(crate) use flavour::has_legacy_tables;
 
+/// Kills the iptables programs that run now, with what they have started.
+///
+/// For a process that is about to end without waiting for them: one that is left behind keeps the
+/// xtables lock, and may change rules later.
+pub fn kill_programs() {
+    crate::program::kill_all();
+}
+
 pub use flavour::Flavour;
 pub use refusal::Refusal;
 

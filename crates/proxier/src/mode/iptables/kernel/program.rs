@@ -1,14 +1,20 @@
 //! Running iptables' programs.
 
 use std::fmt::Display;
+use std::io;
 use std::io::{BufWriter, Write};
-use std::process::{ChildStdin, Command, Stdio};
-use std::{io, thread};
+use std::process::{ChildStdin, Command};
+use std::time::Duration;
 
 use ipvs::Family;
 
 use super::{Flavour, Refusal};
 use crate::mode::BackendError;
+use crate::program;
+
+/// How long a program may take: several times what legacy iptables takes for 10,000 Services on a
+/// slow machine.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +63,9 @@ impl Program {
             source,
         };
         let mut command = Command::new(&self.name);
-        let piped = command.args(self.arguments).stdin(Stdio::piped());
-        let piped = piped.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().map_err(cannot)?;
-        let stdin = child.stdin.take();
-        // It may print while it still has to read.
-        let output = thread::scope(|scope| {
-            // One that reads no further says why by its exit code.
-            scope.spawn(|| stdin.map(|stdin| write(stdin, input)));
-            child.wait_with_output()
+        let output = program::output(command.args(self.arguments), TIME_LIMIT, |stdin| {
+            // A program that reads no further says why by its exit code.
+            let _ = write(stdin, input);
         });
         let output = output.map_err(cannot)?;
         if output.status.success() {

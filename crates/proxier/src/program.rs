@@ -1,0 +1,136 @@
+//! External programs: bounded in time, and killed with whatever they have started.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// The process groups of programs that run now.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// A program in a process group of its own, until this is dropped.
+struct Group(Pid);
+
+impl Group {
+    fn of(child: &Child) -> io::Result<Self> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
+        running(|groups| groups.insert(pid.as_raw_nonzero().get()));
+        Ok(Self(pid))
+    }
+
+    fn kill(&self) {
+        // It may have ended by itself.
+        let _ = kill_process_group(self.0, Signal::KILL);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        running(|groups| groups.remove(&self.0.as_raw_nonzero().get()));
+    }
+}
+
+fn running<T>(f: impl FnOnce(&mut BTreeSet<i32>) -> T) -> T {
+    f(&mut RUNNING.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Kills every program that svcproxy is waiting for, with what they have started. For a process
+/// that is about to end at once: an `iptables-restore` left behind would keep the xtables lock.
+pub(crate) fn kill_all() {
+    let groups = running(|groups| groups.clone());
+    for pid in groups.into_iter().filter_map(Pid::from_raw) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+/// Runs a program to its end. `write` gives it its input, while it may print already.
+///
+/// # Errors
+///
+/// If it cannot be run, and [`io::ErrorKind::TimedOut`] if it has not ended in time; it is killed
+/// then, with its process group.
+pub(crate) fn output(
+    command: &mut Command,
+    limit: Duration,
+    write: impl FnOnce(ChildStdin) + Send,
+) -> io::Result<Output> {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).process_group(0).spawn()?;
+    let group = Group::of(&child)?;
+    let stdin = child.stdin.take();
+    let (ended, end) = mpsc::channel::<()>();
+    let (output, is_late) = thread::scope(|scope| {
+        // A program that reads no further says why by its exit code.
+        scope.spawn(|| stdin.map(write));
+        let group = &group;
+        let guard = scope.spawn(move || {
+            let is_late = end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if is_late {
+                group.kill();
+            }
+            is_late
+        });
+        // Its pipes close when all of the group has ended.
+        let output = child.wait_with_output();
+        drop(ended);
+        (output, guard.join().unwrap_or_default())
+    });
+    if is_late {
+        let message = format!("killed: not done after {limit:?}");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> io::Result<Output> {
+        let mut command = Command::new("sh");
+        output(command.args(["-c", script]), limit, |mut stdin| {
+            let _ = stdin.write_all(&[b'x'; 1 << 20]);
+        })
+    }
+
+    #[test]
+    fn what_hangs_is_killed_with_what_it_has_started() {
+        // The child has the pipes too: only its death closes them.
+        let hangs = shell("sleep 1000 & wait", Duration::from_millis(200));
+        assert_eq!(hangs.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn what_reads_nothing_and_ends_is_no_error() {
+        let output = shell("echo done; exit 3", Duration::from_secs(60)).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.stdout, b"done\n");
+    }
+
+    #[test]
+    fn a_program_is_known_for_as_long_as_it_runs() {
+        let (tell, told) = mpsc::channel();
+        let waits = thread::spawn(move || {
+            let mut command = Command::new("cat");
+            output(&mut command, Duration::from_secs(60), move |stdin| {
+                // cat runs until its input ends.
+                let _ = tell.send(stdin);
+            })
+        });
+        let stdin = told.recv().unwrap();
+        let before = running(|groups| groups.clone());
+        assert!(!before.is_empty());
+        drop(stdin);
+        assert!(waits.join().unwrap().unwrap().status.success());
+        assert_ne!(running(|groups| groups.clone()), before);
+    }
+}
