@@ -15,7 +15,6 @@ use ipvs::{
     Transport, VirtualServer, VirtualServerEntry, VirtualServerKey,
 };
 use netlink_packet_core::Emitable;
-use netlink_packet_generic::GenlFamily;
 
 fn virtual_server(index: u32) -> VirtualServerKey {
     let [_, _, high, low] = index.to_be_bytes();

@@ -5,7 +5,6 @@
 use fuzz::{allocated, emit};
 use ipvs::Message;
 use libfuzzer_sys::fuzz_target;
-use netlink_packet_generic::GenlFamily;
 
 #[global_allocator]
 static ALLOCATOR: allocated::Counting = allocated::Counting;

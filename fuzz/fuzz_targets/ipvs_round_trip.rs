@@ -5,7 +5,6 @@ use arbitrary::Unstructured;
 use fuzz::{emit, values};
 use ipvs::Message;
 use libfuzzer_sys::fuzz_target;
-use netlink_packet_generic::GenlFamily;
 
 fuzz_target!(|data: &[u8]| {
     let mut u = Unstructured::new(data);

@@ -19,21 +19,19 @@ pub fn message(u: Source) -> Result<Message> {
         5 => Message::SetRealServer(key(u)?, real_server_entry(u)?),
         6 => Message::DeleteRealServer(key(u)?, real_server_key(u)?),
         7 => Message::GetRealServers(key(u)?),
-        8 => Message::NewSyncDaemon(sync_daemon(u)?),
+        8 => Message::NewSyncDaemon(sync_daemon(u)?.into()),
         9 => Message::DeleteSyncDaemon(role(u)?),
         10 => Message::GetSyncDaemons,
-        11 => Message::SetTimeouts(timeouts(u)?),
+        11 => Message::SetTimeouts(timeouts(u)?.into()),
         12 => Message::GetTimeouts,
         13 => {
             let (major, minor, patch, connection_table_size) = u.arbitrary()?;
-            Message::Info(Info {
-                version: Version {
-                    major,
-                    minor,
-                    patch,
-                },
-                connection_table_size,
-            })
+            let version = Version {
+                major,
+                minor,
+                patch,
+            };
+            Message::Info(Info::new(version, connection_table_size))
         }
         14 => Message::GetInfo,
         15 => Message::ZeroStatistics(option(u, key)?),
@@ -147,21 +145,18 @@ pub fn real_server(u: Source) -> Result<RealServer> {
 
 fn statistics(u: Source) -> Result<Statistics> {
     let [c, ip, op, ib, ob, rc, rip, rop, rib, rob] = u.arbitrary()?;
-    let rates = Rates {
-        connections: rc,
-        incoming_packets: rip,
-        outgoing_packets: rop,
-        incoming_bytes: rib,
-        outgoing_bytes: rob,
-    };
-    Ok(Statistics {
-        connections: c,
-        incoming_packets: ip,
-        outgoing_packets: op,
-        incoming_bytes: ib,
-        outgoing_bytes: ob,
-        rates,
-    })
+    let mut stats = Statistics::default();
+    stats.connections = c;
+    stats.incoming_packets = ip;
+    stats.outgoing_packets = op;
+    stats.incoming_bytes = ib;
+    stats.outgoing_bytes = ob;
+    stats.rates.connections = rc;
+    stats.rates.incoming_packets = rip;
+    stats.rates.outgoing_packets = rop;
+    stats.rates.incoming_bytes = rib;
+    stats.rates.outgoing_bytes = rob;
+    Ok(stats)
 }
 
 /// Attributes that neither a virtual nor a real server has yet.
@@ -170,10 +165,7 @@ fn unknown(u: Source) -> Result<Vec<UnknownAttribute>> {
     let attribute = |_| {
         let kind = u.int_in_range(16..=0x3fff)?;
         let length = u.int_in_range(0..=40)?;
-        Ok(UnknownAttribute {
-            kind,
-            value: u.bytes(length)?.to_vec(),
-        })
+        Ok(UnknownAttribute::new(kind, u.bytes(length)?.to_vec()))
     };
     (0..count).map(attribute).collect()
 }
@@ -189,11 +181,7 @@ fn real_server_entry(u: Source) -> Result<RealServerEntry> {
     let mut entry = RealServerEntry::from(real_server(u)?);
     entry.connections = option(u, |u| {
         let (active, inactive, persistent) = u.arbitrary()?;
-        Ok(Connections {
-            active,
-            inactive,
-            persistent,
-        })
+        Ok(Connections::new(active, inactive, persistent))
     })?;
     entry.stats = option(u, statistics)?;
     entry.unknown = unknown(u)?;

@@ -1,4 +1,4 @@
-//! Adds a TCP virtual server with its real servers, reached by masquerade.
+//! Adds a TCP virtual server with real servers, by masquerade.
 //!
 //! `cargo run --example add -- 10.96.0.1:80 10.244.0.1:8080 10.244.0.2:8080`
 #![allow(clippy::print_stdout)]
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut client = Client::open()?;
     match client.add_virtual_server(&server) {
-        Err(error) if error.is_already_exists() => println!("{} is there already", server.key),
+        Err(error) if error.is_already_exists() => println!("{} already exists", server.key),
         added => added?,
     }
     for address in arguments {

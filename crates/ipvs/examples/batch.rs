@@ -1,6 +1,6 @@
-//! Makes many changes at once, and says what became of each that failed.
+//! Makes many changes in one batch, and prints those that failed.
 //!
-//! `cargo run --example batch`: 1,000 virtual servers in 10.96.0.0/12, all removed again.
+//! `cargo run --example batch`: adds 1,000 virtual servers and deletes them again.
 #![allow(clippy::print_stdout)]
 
 use ipvs::{Change, Client, VirtualServer, VirtualServerKey};

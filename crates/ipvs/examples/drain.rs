@@ -1,4 +1,4 @@
-//! Drains a real server: no new connections, then, when none is active or time is up, away with it.
+//! Drains a real server: stops new connections, and deletes it when none is active or after a minute.
 //!
 //! `cargo run --example drain -- 10.96.0.1:80 10.244.0.1:8080`
 #![allow(clippy::print_stdout)]
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ipvs::{Client, RealServerKey, VirtualServerKey};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = args().skip(1);
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let real_server: RealServerKey = argument()?.parse()?;
 
     let mut client = Client::open()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIME_LIMIT;
     let mut drained = false;
     loop {
         let entries = client.real_servers(&virtual_server)?;

@@ -1,4 +1,4 @@
-//! Lists the table as `ipvsadm -Sn` does, with the connections of each real server.
+//! Lists the table like `ipvsadm -Sn`, with the connections of each real server.
 //!
 //! `cargo run --example list`
 #![allow(clippy::print_stdout)]

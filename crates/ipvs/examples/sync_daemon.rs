@@ -1,4 +1,4 @@
-//! Starts the daemon that sends this machine's connections to a stand-by, or that receives them.
+//! Starts a sync daemon, which sends connections to a standby director or receives them.
 //!
 //! `cargo run --example sync_daemon -- master eth0 7`
 #![allow(clippy::print_stdout)]
@@ -24,11 +24,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut client = Client::open()?;
     match client.start_sync_daemon(&daemon) {
-        Err(error) if error.is_already_exists() => println!("a {role} runs already"),
+        Err(error) if error.is_already_exists() => println!("a {role} is already running"),
         started => started?,
     }
-    for daemon in client.sync_daemons()? {
-        println!("{daemon:?}");
+    for entry in client.sync_daemons()? {
+        println!("{:?}", entry.daemon);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Prints each virtual server's connections, packets and bytes as they change, once a second.
+//! Prints the connections, packets and bytes of each virtual server when they change, once a second.
 //!
 //! `cargo run --example watch_statistics`
 #![allow(clippy::print_stdout)]

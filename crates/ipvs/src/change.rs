@@ -7,42 +7,42 @@ use crate::{
     VirtualServer, VirtualServerKey,
 };
 
-/// A change to the kernel's table. [`Client::apply`](crate::Client::apply) carries out any
-/// number of them.
+/// A change to the kernel's table, for [`Client::apply`](crate::Client::apply).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Change {
-    /// Add a virtual server; fails if it exists.
+    /// Add a virtual server. Fails if it exists.
     AddVirtualServer(VirtualServer),
-    /// Set scheduler, flags, persistence and engine of a virtual server; fails if it is not
-    /// there. Changing the scheduler waits for an RCU period, some 10 ms.
+    /// Set scheduler, flags, persistence, engine and tag of a virtual server. Fails if it does not
+    /// exist. A new scheduler waits for an RCU grace period, about 10 ms (`ip_vs_edit_service`).
     UpdateVirtualServer(VirtualServer),
-    /// Delete a virtual server with its real servers.
+    /// Delete a virtual server and its real servers.
     DeleteVirtualServer(VirtualServerKey),
-    /// Add a real server; fails if it exists.
+    /// Add a real server. Fails if it exists.
     AddRealServer {
-        /// The virtual server it is for.
+        /// Its virtual server.
         virtual_server: VirtualServerKey,
         /// The real server.
         real_server: RealServer,
     },
-    /// Set forwarding, weight and thresholds of a real server; fails if it is not there.
+    /// Set forwarding, weight and thresholds of a real server. Fails if it does not exist.
     UpdateRealServer {
-        /// The virtual server it is of.
+        /// Its virtual server.
         virtual_server: VirtualServerKey,
         /// The real server.
         real_server: RealServer,
     },
-    /// Delete a real server. Its connections are cut unless it is added again soon.
+    /// Delete a real server. Its connections are cut, unless it is added again within two minutes.
     DeleteRealServer {
-        /// The virtual server it is of.
+        /// Its virtual server.
         virtual_server: VirtualServerKey,
         /// The real server.
         real_server: RealServerKey,
     },
-    /// Set the statistics of a virtual server and of its real servers to zero, or all there are.
+    /// Zero the statistics of a virtual server and its real servers; `None`: of all.
     ZeroStatistics(Option<VirtualServerKey>),
-    /// Delete every virtual server of the network namespace, whoever made it.
+    /// Delete every virtual server of the network namespace, including those of other programs.
     Flush,
     /// Set connection timeouts.
     SetTimeouts(Timeouts),
@@ -53,7 +53,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// What it does.
+    /// The operation.
     pub const fn operation(&self) -> Operation {
         match self {
             Self::AddVirtualServer(_) => Operation::AddVirtualServer,
@@ -70,7 +70,7 @@ impl Change {
         }
     }
 
-    /// What it does it to.
+    /// The object of the operation.
     pub const fn object(&self) -> Object {
         match *self {
             Self::AddVirtualServer(ref server) | Self::UpdateVirtualServer(ref server) => {
@@ -102,7 +102,7 @@ impl Change {
         }
     }
 
-    /// Refuses what the kernel would take without complaint and then not carry out.
+    /// Rejects what the kernel would accept but not do.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         match self {
             Self::AddVirtualServer(server) | Self::UpdateVirtualServer(server) => server.check(),
@@ -113,10 +113,9 @@ impl Change {
     }
 }
 
-/// `add real server 10.244.1.7:8080 of tcp 10.96.0.1:80`.
 impl Change {
-    /// The virtual server that is changed, or whose real server is; `None` for what is not about
-    /// one.
+    /// The virtual server that the change is for, also for a change to a real server. `None` if it
+    /// is for the whole table or a sync daemon.
     pub const fn virtual_server(&self) -> Option<VirtualServerKey> {
         match self {
             Self::AddVirtualServer(server) | Self::UpdateVirtualServer(server) => Some(server.key),
@@ -130,6 +129,7 @@ impl Change {
     }
 }
 
+/// `add real server 10.244.1.7:8080 of tcp 10.96.0.1:80`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.operation(), self.object())

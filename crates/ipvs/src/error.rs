@@ -1,4 +1,4 @@
-//! Errors: which operation, on which object, what went wrong, and what to do about it.
+//! Errors: the operation, the object, what went wrong, and what to do.
 
 use std::{fmt, io};
 
@@ -9,9 +9,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// An operation that failed.
 ///
-/// `Display` says operation, object and kind, with the kernel's own words where it has any. The
-/// operating system's error, if there is one, is the [`source`](std::error::Error::source).
-// Boxed: a batch holds a `Result` for each change, and most are `Ok`.
+/// `Display` writes operation, object and kind, and the kernel's message if there is one. The
+/// operating system's error, if any, is the [`source`](std::error::Error::source).
+// Boxed, since a batch holds a `Result` for each change and most are `Ok`.
 pub struct Error(Box<Details>);
 
 struct Details {
@@ -33,7 +33,7 @@ impl Error {
         }))
     }
 
-    /// The kernel's answer to a request: an errno, and sometimes a text.
+    /// The kernel's reply to a request: an errno, and sometimes a text.
     pub(crate) fn from_kernel(
         operation: Operation,
         object: Object,
@@ -71,12 +71,12 @@ impl Error {
         self
     }
 
-    /// What failed.
+    /// The operation that failed.
     pub fn operation(&self) -> Operation {
         self.0.operation
     }
 
-    /// What it failed on.
+    /// The object of the operation.
     pub fn object(&self) -> &Object {
         &self.0.object
     }
@@ -86,12 +86,12 @@ impl Error {
         &self.0.kind
     }
 
-    /// The kernel's errno, if it answered with one.
+    /// The errno, if the kernel or the socket returned one.
     pub fn errno(&self) -> Option<i32> {
         self.0.source.as_ref().and_then(io::Error::raw_os_error)
     }
 
-    /// The kernel's own words (extended ack), if it had any.
+    /// The kernel's message (extended acknowledgement), if there was one.
     pub fn kernel_message(&self) -> Option<&str> {
         self.0.message.as_deref()
     }
@@ -101,7 +101,7 @@ impl Error {
         self.0.kind == ErrorKind::NotFound
     }
 
-    /// Whether what was to be added exists.
+    /// Whether the object to add already exists.
     pub fn is_already_exists(&self) -> bool {
         self.0.kind == ErrorKind::AlreadyExists
     }
@@ -116,7 +116,7 @@ impl Error {
         self.0.kind == ErrorKind::PermissionDenied
     }
 
-    /// Whether the change may have been made although it is reported as failed.
+    /// Whether the change may have been made, or may still be, although this is an error.
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self.0.kind, ErrorKind::NoReply | ErrorKind::TimedOut)
     }
@@ -160,48 +160,50 @@ impl std::error::Error for Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The kernel has no IPVS, or its module is not loaded and cannot be.
+    /// The kernel has no IPVS, or cannot load its module.
     #[error(
         "the kernel has no IPVS; load it with `modprobe ip_vs`, or install the module: package \
          linux-modules-extra-$(uname -r) on Ubuntu, kernel-modules on Fedora and RHEL, \
          linux-image-amd64 instead of -cloud-amd64 on Debian"
     )]
     Unsupported,
-    /// The process lacks CAP_NET_ADMIN in the initial user namespace. IPVS asks for it even to
-    /// read; root of a user namespace does not have it.
-    #[error("permission denied; it takes CAP_NET_ADMIN in the initial user namespace")]
+    /// The process lacks CAP_NET_ADMIN in the initial user namespace, which IPVS requires even for
+    /// reading. Root in a user namespace does not have it.
+    #[error("permission denied; CAP_NET_ADMIN in the initial user namespace is required")]
     PermissionDenied,
     /// The virtual server, real server or sync daemon does not exist. For a change to a real
-    /// server, [`Error::errno`] tells which: ESRCH the virtual server, ENOENT the real server.
+    /// server, [`Error::errno`] is ESRCH if its virtual server does not exist, and ENOENT if it
+    /// does not.
     #[error("it does not exist")]
     NotFound,
-    /// It exists already.
-    #[error("it exists already")]
+    /// The object already exists.
+    #[error("it already exists")]
     AlreadyExists,
     /// The kernel has no such scheduler or persistence engine.
     #[error("the kernel has no such scheduler or persistence engine")]
     UnknownScheduler,
-    /// The kernel was built without IPv6, or it is switched off.
-    #[error("the kernel does not take this address family")]
+    /// The kernel was built without IPv6, or IPv6 is disabled.
+    #[error("the kernel does not support this address family")]
     AddressFamily,
     /// The weight is above `i32::MAX`, or the lower threshold above the upper one.
     #[error("the weight is above 2147483647, or the lower threshold above the upper one")]
     OutOfRange,
-    /// The kernel found the request invalid. For a real server: its address is not unicast, or
-    /// `lo` of the network namespace is down, or it is of the other family and not tunnelled.
-    #[error("the kernel refused it as invalid")]
+    /// The kernel rejected the request. For a real server: its address is not unicast, `lo` of the
+    /// network namespace is down, it has the other address family and no tunnel, or its upper
+    /// threshold is above `i32::MAX`.
+    #[error("the kernel rejected it as invalid")]
     Rejected,
-    /// This crate refused it, since the kernel would take it and not carry it out.
+    /// This crate rejected it: the kernel would accept it but not do it.
     #[error("{0}")]
     Invalid(Invalid),
-    /// The table changed while it was listed, time and again.
+    /// The table changed during every attempt to list it.
     #[error("the table kept changing while it was read")]
     Interrupted,
-    /// The kernel's answer makes no sense.
+    /// The kernel's reply cannot be decoded.
     #[error("malformed reply: {0}")]
     Malformed(DecodeError),
-    /// The kernel's answer did not arrive. A change may have been made all the same.
-    #[error("the kernel's answer was lost; whether the change was made is unknown")]
+    /// The kernel's reply was lost. A change may have been made.
+    #[error("the kernel's reply was lost; whether the change was made is unknown")]
     NoReply,
     /// The call was not executed: the time limit passed, or the queue was full, while it waited
     /// for earlier calls of an `AsyncClient`.
@@ -235,14 +237,14 @@ impl ErrorKind {
     }
 }
 
-/// Why this crate refused a change.
+/// Why this crate rejected a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Invalid {
-    /// A protocol that IPVS does not carry.
+    /// IPVS does not forward this protocol.
     #[error("the protocol is not TCP, UDP or SCTP")]
     Protocol,
-    /// Port 0, which is every port, works with persistence only.
+    /// Port 0, which stands for all ports, requires persistence.
     #[error("port 0 needs persistence")]
     PortZero,
     /// The persistence netmask is 0, too long, or of the other family.
@@ -251,8 +253,8 @@ pub enum Invalid {
     /// The persistence timeout is 0 or too long.
     #[error("the persistence timeout is not within 1 second and 31 days")]
     PersistenceTimeout,
-    /// A virtual server with persistence has no room for a tag.
-    #[error("with persistence there is no room for a tag")]
+    /// A virtual server with persistence cannot have a tag.
+    #[error("a virtual server with persistence cannot have a tag")]
     Tag,
     /// A timeout is 0 or too long.
     #[error("a timeout is not within 1 second and 31 days")]
@@ -262,7 +264,7 @@ pub enum Invalid {
     SyncId,
 }
 
-/// What a [`Client`](crate::Client) can do.
+/// An operation of a [`Client`](crate::Client).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each is the name of a method")]
@@ -316,7 +318,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// What an operation is on.
+/// The object of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Object {
@@ -326,7 +328,7 @@ pub enum Object {
     VirtualServer(VirtualServerKey),
     /// A real server.
     RealServer {
-        /// The virtual server it is of.
+        /// Its virtual server.
         virtual_server: VirtualServerKey,
         /// The real server.
         real_server: RealServerKey,
@@ -335,7 +337,7 @@ pub enum Object {
     SyncDaemon(SyncRole),
 }
 
-/// With a space before it, to follow an operation; nothing for the whole table.
+/// Begins with a space, to follow an operation. Empty for the whole table.
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -352,7 +354,7 @@ impl fmt::Display for Object {
     }
 }
 
-/// A text that is not what it should be.
+/// A text that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid {what}")]
 pub struct ParseError {
@@ -369,7 +371,7 @@ impl ParseError {
     }
 }
 
-/// Linux's error numbers, for builds without an operating-system crate.
+/// Linux's error numbers, for builds without a crate for system calls.
 pub(crate) mod errno {
     pub(crate) const EPERM: i32 = 1;
     pub(crate) const ENOENT: i32 = 2;
@@ -394,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_operation_object_kind_and_leaves_the_source_out() {
+    fn has_operation_object_and_kind_but_not_the_source() {
         let object = Object::RealServer {
             virtual_server: "tcp 10.96.0.1:80".parse().unwrap(),
             real_server: "10.244.0.1:8080".parse().unwrap(),
@@ -405,12 +407,12 @@ mod tests {
         let text = error.to_string();
         assert_eq!(
             text,
-            "add real server 10.244.0.1:8080 of tcp 10.96.0.1:80: it exists already"
+            "add real server 10.244.0.1:8080 of tcp 10.96.0.1:80: it already exists"
         );
         let source = error.source().unwrap().to_string();
         assert!(!source.is_empty() && !text.contains(&source));
-        let told = Error::from_kernel(Operation::Flush, Object::Table, 5, Some("no"));
-        assert_eq!(told.to_string(), "flush: failed (kernel: no)");
+        let flush = Error::from_kernel(Operation::Flush, Object::Table, 5, Some("no"));
+        assert_eq!(flush.to_string(), "flush: failed (kernel: no)");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What names a virtual server and a real server.
+//! The keys of virtual servers and real servers.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use crate::{Family, ParseError, Protocol};
 
-/// What names a virtual server: protocol, address and port, or a firewall mark.
+/// The key of a virtual server: protocol, address and port, or a firewall mark.
 ///
-/// Ordered by protocol, address and port, then firewall marks.
+/// Ordered by protocol, address and port; firewall marks last.
 ///
 /// ```
 /// use ipvs::VirtualServerKey;
@@ -28,10 +28,10 @@ pub enum VirtualServerKey {
         protocol: Protocol,
         /// The virtual IP address.
         address: IpAddr,
-        /// The port; 0 is every port, for persistent virtual servers.
+        /// The port. 0 stands for all ports and requires persistence.
         port: u16,
     },
-    /// Packets that carry this firewall mark. The kernel looks these up first.
+    /// Packets with this firewall mark. The kernel looks these up first (`ip_vs_service_find`).
     FirewallMark {
         /// The whole mark.
         mark: NonZeroU32,
@@ -70,7 +70,7 @@ impl VirtualServerKey {
         Self::FirewallMark { mark, family }
     }
 
-    /// The address family of the packets it catches.
+    /// The address family of its packets.
     pub const fn family(&self) -> Family {
         match self {
             Self::Address { address, .. } => Family::of(address),
@@ -78,7 +78,7 @@ impl VirtualServerKey {
         }
     }
 
-    /// The protocol, unless it is a firewall mark.
+    /// The protocol; `None` for a firewall mark.
     pub const fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Address { protocol, .. } => Some(*protocol),
@@ -86,7 +86,7 @@ impl VirtualServerKey {
         }
     }
 
-    /// Address and port, unless it is a firewall mark.
+    /// Address and port; `None` for a firewall mark.
     pub const fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Address { address, port, .. } => Some(SocketAddr::new(*address, *port)),
@@ -111,7 +111,7 @@ impl fmt::Display for VirtualServerKey {
     }
 }
 
-/// Reads what [`Display`](fmt::Display) writes.
+/// Parses what [`Display`](fmt::Display) writes.
 impl FromStr for VirtualServerKey {
     type Err = ParseError;
 
@@ -131,12 +131,12 @@ impl FromStr for VirtualServerKey {
     }
 }
 
-/// What names a real server within its virtual server: address and port.
+/// The key of a real server within its virtual server: address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerKey {
-    /// The address that packets are sent to.
+    /// The address to which packets are sent.
     pub address: IpAddr,
-    /// The port. 0 under a virtual server with port 0 or a firewall mark: the packet's own.
+    /// The port. 0 keeps the packet's port, for virtual servers with port 0 or a firewall mark.
     pub port: u16,
 }
 
@@ -169,7 +169,7 @@ impl FromStr for RealServerKey {
     }
 }
 
-/// Like `SocketAddr`'s own parser, but a scope id is an error and not dropped later.
+/// Like `SocketAddr`'s parser, but rejects a scope id, which a key cannot hold.
 fn socket_address(text: &str) -> Option<SocketAddr> {
     if text.contains('%') {
         None

@@ -1,13 +1,17 @@
 //! Transport protocols and address families.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::ParseError;
 
-/// The transport protocol of a virtual server, with its IANA number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The transport protocol of a virtual server.
+///
+/// Compared and ordered by its IANA number: `Other(6)` equals `Tcp`.
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Protocol {
     /// TCP, 6.
@@ -16,9 +20,35 @@ pub enum Protocol {
     Udp,
     /// SCTP, 132.
     Sctp,
-    /// Any other number. The kernel takes such a virtual server and then carries no packet for
-    /// it, so the crate lists and deletes them but refuses to add one.
+    /// Any other number. The kernel accepts such a virtual server but forwards no packet for it,
+    /// so the crate lists and deletes them but refuses to add one.
     Other(u16),
+}
+
+impl PartialEq for Protocol {
+    fn eq(&self, other: &Self) -> bool {
+        self.number() == other.number()
+    }
+}
+
+impl Eq for Protocol {}
+
+impl PartialOrd for Protocol {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Protocol {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+impl Hash for Protocol {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number().hash(state);
+    }
 }
 
 impl Protocol {
@@ -46,7 +76,7 @@ impl Protocol {
 /// `tcp`, `udp`, `sctp`, or the number.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match Self::from_number(self.number()) {
             Self::Tcp => f.write_str("tcp"),
             Self::Udp => f.write_str("udp"),
             Self::Sctp => f.write_str("sctp"),
@@ -71,7 +101,7 @@ impl FromStr for Protocol {
     }
 }
 
-/// An address family: IPv4 or IPv6. IPVS knows no other.
+/// An address family. IPVS has no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
@@ -124,5 +154,8 @@ mod tests {
             assert_eq!(protocol.to_string().parse(), Ok(protocol));
         }
         assert!("TCP".parse::<Protocol>().is_err());
+        assert_eq!(Protocol::Other(6), Protocol::Tcp);
+        assert_eq!(Protocol::Other(6).to_string(), "tcp");
+        assert!(Protocol::Tcp < Protocol::Other(8));
     }
 }

@@ -1,8 +1,13 @@
 //! The configuration of a real server.
 
-use crate::RealServerKey;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
 
-/// The configuration of a real server: what `ipvsadm -a` sets.
+use crate::wire::{forwarding_fields, forwarding_from, tunnel_fields, tunnel_from};
+use crate::{ParseError, RealServerKey};
+
+/// The configuration of a real server, as in `ipvsadm -a`.
 ///
 /// ```
 /// use ipvs::{Forwarding, RealServer};
@@ -13,19 +18,36 @@ use crate::RealServerKey;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct RealServer {
-    /// What names it within its virtual server.
+    /// Its key within the virtual server.
     pub key: RealServerKey,
     /// How packets reach it.
+    #[cfg_attr(feature = "serde", serde(default = "default_forwarding"))]
     pub forwarding: Forwarding,
-    /// Its share of new connections, up to `i32::MAX`. With 0 it keeps the connections it has
-    /// and gets no new one: it drains.
+    /// Its share of new connections, up to `i32::MAX`. With 0 it keeps its connections and gets no
+    /// new ones: it drains.
+    #[cfg_attr(feature = "serde", serde(default = "default_weight"))]
     pub weight: u32,
-    /// At this many active connections it gets no new one; 0: no limit.
+    /// At this many active connections it gets no new ones; 0: no limit. Kernels of 2026 reject
+    /// more than `i32::MAX`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub upper_threshold: u32,
-    /// Below this many it gets new ones again; 0: three quarters of the upper threshold. Not
-    /// above the upper threshold.
+    /// Below this many it gets new ones again; 0: three quarters of the upper threshold. At most
+    /// the upper threshold.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub lower_threshold: u32,
+}
+
+#[cfg(feature = "serde")]
+fn default_forwarding() -> Forwarding {
+    Forwarding::Masquerade
+}
+
+#[cfg(feature = "serde")]
+fn default_weight() -> u32 {
+    1
 }
 
 impl RealServer {
@@ -40,19 +62,19 @@ impl RealServer {
         }
     }
 
-    /// With this forwarding method.
+    /// Sets the forwarding method.
     #[must_use]
     pub const fn with_forwarding(self, forwarding: Forwarding) -> Self {
         Self { forwarding, ..self }
     }
 
-    /// With this weight.
+    /// Sets the weight.
     #[must_use]
     pub const fn with_weight(self, weight: u32) -> Self {
         Self { weight, ..self }
     }
 
-    /// With these connection thresholds.
+    /// Sets the connection thresholds.
     #[must_use]
     pub const fn with_thresholds(self, lower: u32, upper: u32) -> Self {
         Self {
@@ -64,44 +86,94 @@ impl RealServer {
 }
 
 /// How packets reach a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Compared as the kernel stores it: `Other(0)` equals `Masquerade`.
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Forwarding {
-    /// The destination address (NAT) is rewritten, and back in the answer. ipvsadm's `-m`.
+    /// The destination address is rewritten (NAT), and the source address of replies. ipvsadm's `-m`.
     Masquerade,
-    /// The real server is this machine. The kernel treats a local address so by itself,
-    /// whatever the method says.
+    /// The real server is this machine. The kernel delivers to local addresses itself, whatever the
+    /// method.
     LocalNode,
-    /// Wrapped in another packet; the only method to a server of the other address family.
-    /// ipvsadm's `-i`.
+    /// Encapsulated; the only method for a server of the other address family. ipvsadm's `-i`.
     Tunnel(Tunnel),
     /// Direct routing: the frame is sent to the real server unchanged. ipvsadm's `-g`.
     DirectRouting,
-    /// Past IPVS to the packet's own destination. The kernel's own; it cannot be asked for.
+    /// Past IPVS to the packet's own destination. For the kernel's own use.
     Bypass,
-    /// A method this crate does not know: 5 to 7.
+    /// A method this crate does not know: 5 to 7. The kernel uses the lowest three bits.
     Other(u8),
 }
 
-/// How a tunnelled packet is wrapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// `masquerade`, `local`, `tunnel ipip`, `direct`, `bypass`, or the method's number.
+impl fmt::Display for Forwarding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match forwarding_from(forwarding_fields(*self)) {
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::LocalNode => f.write_str("local"),
+            Self::Tunnel(tunnel) => write!(f, "tunnel {tunnel}"),
+            Self::DirectRouting => f.write_str("direct"),
+            Self::Bypass => f.write_str("bypass"),
+            Self::Other(method) => write!(f, "{method}"),
+        }
+    }
+}
+
+/// Parses what [`Display`](fmt::Display) writes.
+impl FromStr for Forwarding {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "masquerade" => Ok(Self::Masquerade),
+            "local" => Ok(Self::LocalNode),
+            "direct" => Ok(Self::DirectRouting),
+            "bypass" => Ok(Self::Bypass),
+            _ => match (text.strip_prefix("tunnel "), text.parse()) {
+                (Some(tunnel), _) => tunnel.parse().map(Self::Tunnel),
+                (None, Ok(method @ 0..=7)) => Ok(forwarding_from((method, (0, 0, 0)))),
+                _ => Err(ParseError::new("forwarding method", text)),
+            },
+        }
+    }
+}
+
+impl PartialEq for Forwarding {
+    fn eq(&self, other: &Self) -> bool {
+        forwarding_fields(*self) == forwarding_fields(*other)
+    }
+}
+
+impl Eq for Forwarding {}
+
+impl Hash for Forwarding {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        forwarding_fields(*self).hash(state);
+    }
+}
+
+/// How a tunnelled packet is encapsulated.
+///
+/// Compared as the kernel stores it: `Other` with the numbers of GRE equals `Gre`.
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Tunnel {
     /// IP in IP.
     Ipip,
-    /// Generic UDP encapsulation. Linux 5.3; an older kernel ignores it and uses IP in IP.
+    /// Generic UDP encapsulation. Linux 5.3; older kernels ignore the type and use IP in IP.
     Gue {
         /// The UDP port; not 0.
         port: u16,
-        /// How it is checksummed.
+        /// The checksum.
         checksum: TunnelChecksum,
     },
-    /// Generic routing encapsulation. Linux 5.3; an older kernel ignores it and uses IP in IP.
+    /// Generic routing encapsulation. Linux 5.3; older kernels ignore the type and use IP in IP.
     Gre {
-        /// How it is checksummed.
+        /// The checksum.
         checksum: TunnelChecksum,
     },
-    /// A type this crate does not know, or flags or a port it has no meaning for.
+    /// A type that this crate does not know, or a combination of fields without a meaning.
     Other {
         /// The type's number.
         kind: u8,
@@ -112,6 +184,66 @@ pub enum Tunnel {
     },
 }
 
+/// `ipip`, `gue 6080 none`, `gre full`, or type, port and flags: `other 3 0 0`.
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match tunnel_from(tunnel_fields(*self)) {
+            Self::Ipip => f.write_str("ipip"),
+            Self::Gue { port, checksum } => write!(f, "gue {port} {checksum}"),
+            Self::Gre { checksum } => write!(f, "gre {checksum}"),
+            Self::Other { kind, port, flags } => write!(f, "other {kind} {port} {flags}"),
+        }
+    }
+}
+
+/// Parses what [`Display`](fmt::Display) writes. A checksum can be left out: `none`.
+impl FromStr for Tunnel {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let error = || ParseError::new("tunnel", text);
+        let words: Vec<&str> = text.split(' ').collect();
+        let port = |text: &str| text.parse().map_err(|_| error());
+        match words[..] {
+            ["ipip"] => Ok(Self::Ipip),
+            ["gue", number] => Ok(Self::Gue {
+                port: port(number)?,
+                checksum: TunnelChecksum::None,
+            }),
+            ["gue", number, checksum] => Ok(Self::Gue {
+                port: port(number)?,
+                checksum: checksum.parse()?,
+            }),
+            ["gre"] => Ok(Self::Gre {
+                checksum: TunnelChecksum::None,
+            }),
+            ["gre", checksum] => Ok(Self::Gre {
+                checksum: checksum.parse()?,
+            }),
+            ["other", kind, number, flags] => Ok(tunnel_from((
+                kind.parse().map_err(|_| error())?,
+                port(number)?,
+                flags.parse().map_err(|_| error())?,
+            ))),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl PartialEq for Tunnel {
+    fn eq(&self, other: &Self) -> bool {
+        tunnel_fields(*self) == tunnel_fields(*other)
+    }
+}
+
+impl Eq for Tunnel {}
+
+impl Hash for Tunnel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        tunnel_fields(*self).hash(state);
+    }
+}
+
 /// Checksums of a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -119,10 +251,34 @@ pub enum TunnelChecksum {
     /// None.
     #[default]
     None,
-    /// The tunnel's own.
+    /// The checksum of the tunnel header.
     Full,
-    /// Remote checksum offload: the inner checksum alone is computed. GUE only.
+    /// Remote checksum offload: only the inner checksum is computed. GUE only.
     Remote,
+}
+
+/// `none`, `full` or `remote`.
+impl fmt::Display for TunnelChecksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Full => "full",
+            Self::Remote => "remote",
+        })
+    }
+}
+
+impl FromStr for TunnelChecksum {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "none" => Ok(Self::None),
+            "full" => Ok(Self::Full),
+            "remote" => Ok(Self::Remote),
+            _ => Err(ParseError::new("tunnel checksum", text)),
+        }
+    }
 }
 
 #[cfg(test)]

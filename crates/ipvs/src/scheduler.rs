@@ -1,15 +1,15 @@
-//! Schedulers and persistence engines, each a kernel module with a name.
+//! Schedulers and persistence engines: kernel modules with a name.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Name, ParseError};
 
-/// How a virtual server chooses the real server of a new connection.
+/// How a virtual server chooses the real server for a new connection.
 ///
-/// Each is a kernel module `ip_vs_NAME`, loaded when first used; a kernel built without it
-/// answers with [`ErrorKind::UnknownScheduler`](crate::ErrorKind::UnknownScheduler). Better load
-/// it beforehand: see [what may surprise](crate#what-the-kernel-does-that-may-surprise).
+/// Each is a kernel module `ip_vs_NAME`, loaded on first use. A kernel built without it replies
+/// with [`ErrorKind::UnknownScheduler`](crate::ErrorKind::UnknownScheduler). Load the modules
+/// beforehand: see [kernel behaviour to know](crate#kernel-behaviour-to-know).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Scheduler {
@@ -19,11 +19,11 @@ pub enum Scheduler {
     WeightedRoundRobin,
     /// `lc`: fewest connections.
     LeastConnection,
-    /// `wlc`: fewest connections for its weight. ipvsadm's default.
+    /// `wlc`: fewest connections in proportion to the weight. ipvsadm's default.
     WeightedLeastConnection,
-    /// `lblc`: by destination address, the least loaded at first sight.
+    /// `lblc`: by destination address; a new address gets the least loaded real server.
     LocalityBasedLeastConnection,
-    /// `lblcr`: as `lblc`, with a set of servers for each destination address.
+    /// `lblcr`: like `lblc`, with a set of real servers for each destination address.
     LocalityBasedLeastConnectionWithReplication,
     /// `dh`: hash of the destination address.
     DestinationHash,
@@ -33,16 +33,16 @@ pub enum Scheduler {
     MaglevHash,
     /// `sed`: shortest expected delay.
     ShortestExpectedDelay,
-    /// `nq`: an idle server if there is one, else as `sed`.
+    /// `nq`: an idle real server if there is one, otherwise like `sed`.
     NeverQueue,
-    /// `fo`: the server of the highest weight that is available.
+    /// `fo`: the available real server with the highest weight.
     WeightedFailover,
-    /// `ovf`: the server of the highest weight until it has as many connections as its weight.
+    /// `ovf`: the real server with the highest weight, until it has as many connections as its
+    /// weight.
     WeightedOverflow,
     /// `twos`: the less loaded of two chosen at random by weight. Linux 5.12.
     RandomTwosChoice,
-    /// `none`: no scheduler; a virtual server that only holds what the sync daemon or a
-    /// persistence engine tells it.
+    /// `none`: no scheduler, for virtual servers that get their connections from a sync daemon.
     NoScheduler,
     /// A scheduler this crate does not know, by name. Made by [`FromStr`].
     Other(Name<15>),
@@ -75,6 +75,22 @@ impl Scheduler {
         SCHEDULERS.iter().map(|&(scheduler, _)| scheduler)
     }
 
+    /// A name from the kernel; `None` if it is empty or too long.
+    pub(crate) fn from_bytes(name: &[u8]) -> Option<Self> {
+        let mut known = SCHEDULERS.iter();
+        match known.find(|(_, known)| known.as_bytes() == name) {
+            Some(&(scheduler, _)) => Some(scheduler),
+            None => Name::from_bytes(name).map(Self::Other),
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Other(name) => name.as_bytes(),
+            known => known.as_str().as_bytes(),
+        }
+    }
+
     /// The kernel's name.
     pub fn as_str(&self) -> &str {
         if let Self::Other(name) = self {
@@ -87,7 +103,10 @@ impl Scheduler {
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::Other(name) => name.fmt(f),
+            known => f.write_str(known.as_str()),
+        }
     }
 }
 
@@ -96,14 +115,13 @@ impl FromStr for Scheduler {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        match SCHEDULERS.iter().find(|&&(_, name)| name == text) {
-            Some(&(scheduler, _)) => Ok(scheduler),
-            None => Name::new("scheduler name", text).map(Self::Other),
-        }
+        let name: Name<15> = Name::new("scheduler name", text)?;
+        let known = Self::from_bytes(name.as_bytes());
+        Ok(known.unwrap_or(Self::Other(name)))
     }
 }
 
-/// A module that recognises a client by more than its address.
+/// A module that identifies a client by more than its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum PersistenceEngine {
@@ -114,6 +132,21 @@ pub enum PersistenceEngine {
 }
 
 impl PersistenceEngine {
+    /// A name from the kernel; `None` if it is empty or too long.
+    pub(crate) fn from_bytes(name: &[u8]) -> Option<Self> {
+        match name {
+            b"sip" => Some(Self::Sip),
+            other => Name::from_bytes(other).map(Self::Other),
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Sip => b"sip",
+            Self::Other(name) => name.as_bytes(),
+        }
+    }
+
     /// The kernel's name.
     pub fn as_str(&self) -> &str {
         match self {
@@ -125,7 +158,10 @@ impl PersistenceEngine {
 
 impl fmt::Display for PersistenceEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::Sip => f.write_str("sip"),
+            Self::Other(name) => name.fmt(f),
+        }
     }
 }
 
@@ -133,10 +169,9 @@ impl FromStr for PersistenceEngine {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        match text {
-            "sip" => Ok(Self::Sip),
-            other => Name::new("persistence engine name", other).map(Self::Other),
-        }
+        let name: Name<16> = Name::new("persistence engine name", text)?;
+        let known = Self::from_bytes(name.as_bytes());
+        Ok(known.unwrap_or(Self::Other(name)))
     }
 }
 

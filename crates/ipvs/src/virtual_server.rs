@@ -1,12 +1,16 @@
 //! The configuration of a virtual server.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::ops::BitOr;
+use std::str::FromStr;
 
-use crate::{Family, Invalid, PersistenceEngine, Protocol, Scheduler, VirtualServerKey};
+use crate::{
+    Family, Invalid, ParseError, PersistenceEngine, Protocol, Scheduler, VirtualServerKey,
+};
 
-/// The configuration of a virtual server: what `ipvsadm -A` sets.
+/// The configuration of a virtual server, as in `ipvsadm -A`.
 ///
 /// ```
 /// use ipvs::{Persistence, Scheduler, VirtualServer, VirtualServerKey};
@@ -22,22 +26,35 @@ use crate::{Family, Invalid, PersistenceEngine, Protocol, Scheduler, VirtualServ
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct VirtualServer {
-    /// What names it.
+    /// Its key.
     pub key: VirtualServerKey,
-    /// How the real server of a new connection is chosen.
+    /// How the real server for a new connection is chosen.
+    #[cfg_attr(feature = "serde", serde(default = "default_scheduler"))]
     pub scheduler: Scheduler,
-    /// One-packet scheduling and the scheduler's own flags.
+    /// One-packet scheduling and flags of the scheduler.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub flags: Flags,
-    /// Whether, and how long, a client stays with its real server.
+    /// Whether and for how long a client stays with its real server.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub persistence: Option<Persistence>,
-    /// What recognises a client, where its address does not do.
+    /// Identifies a client by more than its address.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub engine: Option<PersistenceEngine>,
-    /// A number of one's own, to know the virtual server again by; 0 for none. The kernel keeps it
-    /// and makes nothing of it: it is the time that persistence would last, where there is none
-    /// (`ip_vs_add_service`, `ip_vs_sched_persist`). ipvsadm does not show it. With persistence
-    /// there is no room for one.
+    /// A number of the caller's choice by which to recognise the virtual server; 0 for none.
+    ///
+    /// It is stored as the persistence timeout, which the kernel keeps but does not use without
+    /// persistence (`ip_vs_add_service`, `ip_vs_sched_persist`). So a virtual server with
+    /// persistence cannot have one. ipvsadm does not show it.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub tag: u16,
+}
+
+#[cfg(feature = "serde")]
+fn default_scheduler() -> Scheduler {
+    Scheduler::RoundRobin
 }
 
 impl VirtualServer {
@@ -53,19 +70,19 @@ impl VirtualServer {
         }
     }
 
-    /// With this scheduler.
+    /// Sets the scheduler.
     #[must_use]
     pub const fn with_scheduler(self, scheduler: Scheduler) -> Self {
         Self { scheduler, ..self }
     }
 
-    /// With exactly these flags.
+    /// Sets the flags to exactly these.
     #[must_use]
     pub const fn with_flags(self, flags: Flags) -> Self {
         Self { flags, ..self }
     }
 
-    /// With persistence.
+    /// Sets persistence.
     #[must_use]
     pub const fn with_persistence(self, persistence: Persistence) -> Self {
         Self {
@@ -74,7 +91,7 @@ impl VirtualServer {
         }
     }
 
-    /// With a persistence engine.
+    /// Sets the persistence engine.
     #[must_use]
     pub const fn with_engine(self, engine: PersistenceEngine) -> Self {
         Self {
@@ -83,16 +100,16 @@ impl VirtualServer {
         }
     }
 
-    /// With a [tag](Self::tag).
+    /// Sets the [tag](Self::tag).
     #[must_use]
     pub const fn with_tag(self, tag: u16) -> Self {
         Self { tag, ..self }
     }
 
-    /// Refuses what the kernel would take without complaint and then not carry out.
+    /// Rejects what the kernel would accept but not do.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         if let VirtualServerKey::Address { protocol, port, .. } = self.key {
-            if matches!(protocol, Protocol::Other(_)) {
+            if ![Protocol::Tcp, Protocol::Udp, Protocol::Sctp].contains(&protocol) {
                 return Err(Invalid::Protocol);
             }
             if port == 0 && self.persistence.is_none() {
@@ -109,16 +126,16 @@ impl VirtualServer {
 
 /// Flags of a virtual server.
 ///
-/// Persistence is not among them, it is [`VirtualServer::persistence`]; neither is the flag by
-/// which the kernel says that the virtual server is in its table. Bits this crate has no name
-/// for are kept.
+/// Without persistence, which is [`VirtualServer::persistence`], and without the flag `HASHED`, which
+/// the kernel sets itself. Unknown bits are kept.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Flags(u32);
 
 impl Flags {
     /// No flag.
     pub const NONE: Self = Self(0);
-    /// Each packet is scheduled by itself. For UDP; without effect on TCP and SCTP.
+    /// Schedule each packet by itself. UDP only: no effect on TCP and SCTP.
     pub const ONE_PACKET: Self = Self(0x04);
     /// The scheduler's first flag.
     pub const SCHEDULER_1: Self = Self(0x08);
@@ -126,24 +143,24 @@ impl Flags {
     pub const SCHEDULER_2: Self = Self(0x10);
     /// The scheduler's third flag.
     pub const SCHEDULER_3: Self = Self(0x20);
-    /// For [`Scheduler::SourceHash`]: another server if the chosen one is not available.
+    /// For [`Scheduler::SourceHash`]: use another server if the chosen one is not available.
     pub const SH_FALLBACK: Self = Self::SCHEDULER_1;
     /// For [`Scheduler::SourceHash`]: hash the source port too.
     pub const SH_PORT: Self = Self::SCHEDULER_2;
-    /// For [`Scheduler::MaglevHash`]: another server if the chosen one is not available.
+    /// For [`Scheduler::MaglevHash`]: use another server if the chosen one is not available.
     pub const MH_FALLBACK: Self = Self::SCHEDULER_1;
     /// For [`Scheduler::MaglevHash`]: hash the source port too.
     pub const MH_PORT: Self = Self::SCHEDULER_2;
 
-    /// Bits that say something else than a flag: persistent, in the table.
+    /// `PERSISTENT` and `HASHED`.
     const NOT_FLAGS: u32 = 0x03;
 
-    /// The bits, as the kernel has them.
+    /// The kernel's bits.
     pub const fn bits(self) -> u32 {
         self.0
     }
 
-    /// The flags among these bits.
+    /// The flags with these bits, without `PERSISTENT` and `HASHED`.
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits & !Self::NOT_FLAGS)
     }
@@ -153,7 +170,7 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
-    /// Whether none is set.
+    /// Whether no flag is set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -173,22 +190,42 @@ impl fmt::Debug for Flags {
     }
 }
 
-/// Persistence: how long, and how finely told apart, clients stay with their real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Persistence: a client stays with its real server for some time.
+///
+/// Compared by effect: a netmask of all ones is the same as none, and the kernel reports it as
+/// none.
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Persistence {
     /// Seconds after a client's last connection: 1 to [`Persistence::MAX_TIMEOUT`].
     pub timeout: u32,
-    /// Which clients count as one; `None`: each address for itself.
+    /// The clients that count as one; `None`: each address is a client.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub netmask: Option<Netmask>,
 }
 
+impl PartialEq for Persistence {
+    fn eq(&self, other: &Self) -> bool {
+        self.in_effect() == other.in_effect()
+    }
+}
+
+impl Eq for Persistence {}
+
+impl Hash for Persistence {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.in_effect().hash(state);
+    }
+}
+
 impl Persistence {
-    /// The longest timeout in seconds, 31 days, as in ipvsadm: the kernel multiplies by its
-    /// clock rate without a check.
+    /// The longest timeout in seconds, 31 days, as in ipvsadm. The kernel multiplies it by its
+    /// tick rate without checking for overflow (`ip_vs_add_service`).
     pub const MAX_TIMEOUT: u32 = 31 * 24 * 3600;
 
-    /// Persistence by client address, for this many seconds.
+    /// Persistence by client address, for `timeout` seconds.
     pub const fn new(timeout: u32) -> Self {
         Self {
             timeout,
@@ -196,13 +233,17 @@ impl Persistence {
         }
     }
 
-    /// With clients of one network counted as one.
+    /// Counts all clients of one network as one.
     #[must_use]
     pub const fn with_netmask(self, netmask: Netmask) -> Self {
         Self {
             netmask: Some(netmask),
             ..self
         }
+    }
+
+    fn in_effect(self) -> (u32, Option<Netmask>) {
+        (self.timeout, self.netmask.and_then(Netmask::unless_host))
     }
 
     fn check(self, family: Family) -> Result<(), Invalid> {
@@ -218,7 +259,7 @@ impl Persistence {
     }
 }
 
-/// Which clients persistence counts as one.
+/// The clients that persistence counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Netmask {
     /// The mask of an IPv4 virtual server; not 0.0.0.0.
@@ -227,9 +268,31 @@ pub enum Netmask {
     V6(u8),
 }
 
+/// `255.255.255.0` for IPv4, `64` for IPv6, as in ipvsadm.
+impl fmt::Display for Netmask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(mask) => mask.fmt(f),
+            Self::V6(length) => length.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Netmask {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let v6 = || text.parse().map(Self::V6);
+        let parsed = text.parse().map(Self::V4).or_else(|_| v6());
+        parsed.map_err(|_| ParseError::new("netmask", text))
+    }
+}
+
 impl Netmask {
-    /// The mask with this prefix length; `None` above the family's 32 or 128, and for 0, which
-    /// would count all clients as one and which the kernel refuses (IPv6) or confuses (IPv4).
+    /// The mask with this prefix length.
+    ///
+    /// `None` above the family's 32 or 128, and for 0: all clients would count as one, which the
+    /// kernel rejects for IPv6 and confuses with no netmask for IPv4.
     pub const fn from_prefix(family: Family, length: u8) -> Option<Self> {
         match (family, length) {
             (Family::V4, 1..=32) => Some(Self::V4(Ipv4Addr::from_bits(
@@ -240,7 +303,7 @@ impl Netmask {
         }
     }
 
-    /// The mask, or `None` if it tells every address apart.
+    /// The mask, or `None` if every address is a client.
     pub(crate) fn unless_host(self) -> Option<Self> {
         let host = match self {
             Self::V4(mask) => mask == Ipv4Addr::BROADCAST,
@@ -259,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn check_refuses_what_the_kernel_takes_in_silence() {
+    fn check_rejects_what_the_kernel_accepts_in_silence() {
         let day = Persistence::new(86_400);
         let v4 = server("tcp 10.0.0.1:80");
         let v6 = server("tcp [fd00::1]:80");
@@ -304,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_leave_out_what_is_no_flag() {
+    fn flags_exclude_persistent_and_hashed() {
         assert_eq!(
             Flags::from_bits(0x1f),
             Flags::ONE_PACKET | Flags::SH_FALLBACK | Flags::SH_PORT

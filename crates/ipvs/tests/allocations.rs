@@ -127,7 +127,6 @@ fn one_change_allocates_nothing() {
 #[test]
 fn decoding_allocates_nothing_for_what_it_knows() {
     use netlink_packet_core::Emitable;
-    use netlink_packet_generic::GenlFamily;
     for change in changes(1) {
         let message = Message::from(change);
         let mut bytes = vec![0; message.buffer_len()];

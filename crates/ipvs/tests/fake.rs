@@ -63,7 +63,7 @@ fn a_lost_reply_leaves_outcomes_unknown_never_wrong() {
 }
 
 #[test]
-fn an_interrupted_listing_is_begun_anew_and_given_up_at_last() {
+fn an_interrupted_listing_is_repeated_a_limited_number_of_times() {
     let kernel = FakeKernel::new();
     let mut client = kernel.client().unwrap();
     client
@@ -101,16 +101,10 @@ fn statistics_and_connections_can_be_given() {
     let (web, one) = (key("tcp 10.0.0.1:80"), real("10.1.0.1:80"));
     client.add_virtual_server(&VirtualServer::new(web)).unwrap();
     client.add_real_server(&web, &one).unwrap();
-    let connections = Connections {
-        active: 3,
-        inactive: 2,
-        persistent: 1,
-    };
+    let connections = Connections::new(3, 2, 1);
     kernel.set_connections(&web, &one.key, connections);
-    let stats = Statistics {
-        connections: u64::MAX,
-        ..Statistics::default()
-    };
+    let mut stats = Statistics::default();
+    stats.connections = u64::MAX;
     kernel.set_statistics(&web, stats);
     assert_eq!(
         client.real_servers(&web).unwrap()[0].connections,

@@ -126,7 +126,7 @@ fn a_doubled_entry_is_a_sign_of_a_changed_table() {
 }
 
 #[test]
-fn a_listing_with_lost_replies_is_begun_anew() {
+fn a_listing_with_lost_replies_is_repeated() {
     let mut bench = Bench::new(128);
     bench.client.apply(adds(40)).into_result().unwrap();
     bench.set(Some(Fault::Overrun));

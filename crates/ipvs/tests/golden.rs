@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use ipvs::*;
 use netlink_packet_core::{Emitable, ParseableParametrized};
-use netlink_packet_generic::{GenlFamily, GenlHeader};
+use netlink_packet_generic::GenlHeader;
 
 /// Requests and replies of one command line, in their order.
 #[derive(Default)]
@@ -241,20 +241,21 @@ fn requests() -> Vec<(&'static str, Same, Message)> {
                 Timeouts::default()
                     .with_tcp(900)
                     .with_tcp_fin(120)
-                    .with_udp(300),
+                    .with_udp(300)
+                    .into(),
             ),
         ),
         ("-l --timeout", Same::Bytes, Message::GetTimeouts),
         (
             "--start-daemon master --mcast-interface lo --syncid 7",
             Same::Bytes,
-            Message::NewSyncDaemon(SyncDaemon::new(SyncRole::Master, lo, 7)),
+            Message::NewSyncDaemon(SyncDaemon::new(SyncRole::Master, lo, 7).into()),
         ),
         (
             "--start-daemon backup --mcast-interface lo --syncid 8 --sync-maxlen 1400 \
              --mcast-group 224.0.0.82 --mcast-port 9000 --mcast-ttl 3",
             Same::Bytes,
-            Message::NewSyncDaemon(backup_daemon()),
+            Message::NewSyncDaemon(backup_daemon().into()),
         ),
         ("-l --daemon", Same::Bytes, Message::GetSyncDaemons),
         (
@@ -301,8 +302,12 @@ fn requests_are_those_of_ipvsadm() {
             Same::Bytes => assert_eq!(emitted, attributes, "{command}"),
             Same::RealServer => {
                 let length = |bytes: &[u8]| usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
-                let (ours, theirs) = (length(&emitted), length(attributes));
-                assert_eq!(emitted[ours..], attributes[theirs..], "{command}");
+                let (emitted_key, captured_key) = (length(&emitted), length(attributes));
+                assert_eq!(
+                    emitted[emitted_key..],
+                    attributes[captured_key..],
+                    "{command}"
+                );
             }
             Same::Meaning => {}
         }
@@ -399,7 +404,7 @@ fn other_replies() {
         .with_udp(300);
     assert_eq!(
         replies("-l --timeout").next(),
-        Some(Message::SetTimeouts(timeouts))
+        Some(Message::SetTimeouts(timeouts.into()))
     );
     let master = SyncDaemon::new(SyncRole::Master, "lo".parse().unwrap(), 7)
         .with_max_length(1472)
@@ -408,6 +413,6 @@ fn other_replies() {
     let daemons: Vec<Message> = replies("-l --daemon").collect();
     assert_eq!(
         daemons,
-        [master, backup_daemon()].map(Message::NewSyncDaemon)
+        [master, backup_daemon()].map(|daemon| Message::NewSyncDaemon(daemon.into()))
     );
 }

@@ -379,11 +379,7 @@ fn traffic_is_counted() {
     );
     assert!(stats.incoming_bytes > 120, "{stats:?}");
     let entry = &client.real_servers(&web).unwrap()[0];
-    let connections = Connections {
-        active: 1,
-        inactive: 0,
-        persistent: 0,
-    };
+    let connections = Connections::new(1, 0, 0);
     assert_eq!(entry.connections, Some(connections));
 
     client.zero_statistics(Some(&web)).unwrap();

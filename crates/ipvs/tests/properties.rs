@@ -89,6 +89,15 @@ proptest! {
     }
 
     #[test]
+    fn interface_names_are_their_text(bytes in proptest::collection::vec(1u8.., 1..=15)) {
+        let name = InterfaceName::from_bytes(&bytes).unwrap();
+        prop_assert_eq!(name.as_bytes(), &bytes[..]);
+        if !bytes.contains(&b'/') {
+            prop_assert_eq!(name.to_string().parse(), Ok(name));
+        }
+    }
+
+    #[test]
     fn a_rule_is_one_line(server in virtual_server(), real in real_server()) {
         let rules = [
             ipvsadm::virtual_server(&server).to_string(),

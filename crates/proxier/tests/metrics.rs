@@ -434,11 +434,9 @@ fn traffic_is_told_of_services_that_ask_for_it_and_of_so_many_only() {
     proxy.send(lists(services, slices));
     proxy.scrape_until(synced);
     let key = VirtualServerKey::tcp(([10, 96, 0, 2], 80).into());
-    let statistics = Statistics {
-        connections: 7,
-        outgoing_bytes: 9,
-        ..Statistics::default()
-    };
+    let mut statistics = Statistics::default();
+    statistics.connections = 7;
+    statistics.outgoing_bytes = 9;
     proxy.node.ipvs().set_statistics(&key, statistics);
     let of_s02 = "svcproxy_service_connections_total{namespace=\"default\",service=\"s02\"}";
     let scrape = proxy.scrape_until(|scrape| scrape.value(of_s02) > 0.0);

@@ -165,10 +165,7 @@ fn draining(node: &FakeNode) -> Proxier<FakeBackend> {
 }
 
 fn set_connections(node: &FakeNode, active: u32) {
-    let connections = Connections {
-        active,
-        ..Connections::default()
-    };
+    let connections = Connections::new(active, 0, 0);
     node.ipvs()
         .set_connections(&A.parse().unwrap(), &GONE.parse().unwrap(), connections);
 }

@@ -294,10 +294,7 @@ impl<'a> Player<'a> {
     }
 
     fn connect(&self, address: std::net::IpAddr, active: u32) {
-        let connections = Connections {
-            active,
-            ..Connections::default()
-        };
+        let connections = Connections::new(active, 0, 0);
         for (key, state) in self.virtual_servers() {
             for real_server in state
                 .real_servers

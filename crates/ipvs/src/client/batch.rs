@@ -1,4 +1,4 @@
-//! Many changes, many a datagram, each with an outcome of its own.
+//! Batches: many changes in a datagram, each with its own outcome.
 
 use std::borrow::Borrow;
 use std::io;
@@ -9,11 +9,11 @@ use crate::error::errno;
 use crate::wire::{Body, Header, put_change, put_packet};
 use crate::{Change, Error, ErrorKind, Result};
 
-/// The most changes in one datagram. Larger ones are no faster, and a socket's default receive
-/// buffer holds 237 replies; those above it are lost.
+/// The most changes in one datagram. More are no faster, and the default receive buffer of a socket
+/// holds 237 replies: the kernel drops the rest, although it made the changes.
 const MAX_BATCH: usize = 128;
 
-/// What became of each change of a batch, in their order.
+/// The outcome of each change of a batch, in order.
 #[derive(Debug)]
 #[must_use = "a change may have failed"]
 pub struct Outcomes(Vec<Result<()>>);
@@ -24,23 +24,23 @@ impl Outcomes {
         Self(results)
     }
 
-    /// Whether every change was made.
+    /// Whether all changes were made.
     pub fn all_ok(&self) -> bool {
         self.0.iter().all(Result::is_ok)
     }
 
-    /// The changes that failed, by their place in the batch.
+    /// The errors, with the index of their change in the batch.
     pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
         let outcomes = self.0.iter().enumerate();
         outcomes.filter_map(|(place, outcome)| outcome.as_ref().err().map(|error| (place, error)))
     }
 
-    /// One for each change.
+    /// The outcome of each change.
     pub fn as_slice(&self) -> &[Result<()>] {
         &self.0
     }
 
-    /// The first error, if there is one.
+    /// The first error, if any.
     pub fn into_result(self) -> Result<()> {
         self.0.into_iter().collect()
     }
@@ -65,12 +65,11 @@ impl<'a> IntoIterator for &'a Outcomes {
 }
 
 impl<T: Transport> Client<T> {
-    /// Carries out changes in their order, up to 128 in one datagram.
+    /// Makes changes in order, up to 128 in one datagram.
     ///
-    /// It is no transaction: the kernel makes each change or refuses it, and goes on to the next.
-    /// Every change has its own outcome; if the socket fails, those that were not sent have its
-    /// error. Memory is one word a change besides what the caller holds, and one allocation an
-    /// error.
+    /// This is not a transaction: the kernel makes or rejects each change and continues with the
+    /// next. Every change has its own outcome; if the socket fails, changes that were not sent have
+    /// its error. Uses one word of memory for each change, and one allocation for each error.
     ///
     /// ```no_run
     /// # let mut client = ipvs::Client::open()?;
@@ -108,7 +107,7 @@ impl<T: Transport> Client<T> {
         outcomes: &mut [Result<()>],
     ) {
         self.send_batch(changes, outcomes, |outcome| outcome.is_ok());
-        // ENOENT may also mean that the family's number has changed: the module was loaded anew.
+        // ENOENT can also mean that the family number has changed because the module was reloaded.
         let missing = |outcome: &Result<()>| {
             outcome
                 .as_ref()
@@ -119,8 +118,7 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    /// Sends the changes whose outcome is `selected` in one datagram, and collects what became
-    /// of them.
+    /// Sends the changes whose outcome is `selected` in one datagram, and collects their outcomes.
     fn send_batch<C: Borrow<Change>>(
         &mut self,
         changes: &[C],
@@ -150,7 +148,7 @@ impl<T: Transport> Client<T> {
         let Some((position, last, last_change)) = last else {
             return;
         };
-        // Errors come unasked. The acknowledgement of the last says that there are no more.
+        // The kernel always reports errors. The acknowledgement of the last change marks the end.
         request_ack(&mut exchange.send_buffer, position);
         exchange.counters.sends += 1;
         let mut failure = exchange
@@ -177,7 +175,8 @@ impl<T: Transport> Client<T> {
             });
             match received {
                 Ok(end) => ended = end,
-                // The kernel stops a daemon that has not run yet, and then does not answer (EINTR).
+                // If a daemon's thread has not run yet, `kthread_stop` returns EINTR and the kernel
+                // stops the daemon but does not reply.
                 Err(Failure::NoReply) if matches!(last_change, Change::StopSyncDaemon(_)) => {
                     ended = true;
                 }
@@ -185,7 +184,7 @@ impl<T: Transport> Client<T> {
                     failure.get_or_insert(fatal);
                     ended = true;
                 }
-                // Go on to the last reply: it must not be taken for one to a later request.
+                // Read on to the last reply, so that none is left for a later request.
                 Err(other) => {
                     failure.get_or_insert(other);
                 }
@@ -209,7 +208,7 @@ pub(super) fn check(change: &Change) -> Result<()> {
     })
 }
 
-/// Marks the packet at `position` as one to be acknowledged.
+/// Requests an acknowledgement of the packet at `position`.
 fn request_ack(buffer: &mut [u8], position: usize) {
     let flags = (Header::REQUEST | Header::ACK).to_ne_bytes();
     let start = position + Header::FLAGS_OFFSET;
@@ -218,7 +217,7 @@ fn request_ack(buffer: &mut [u8], position: usize) {
     }
 }
 
-/// The error of a change that has no reply of its own.
+/// The error of a change without a reply.
 fn lost(change: &Change, failure: &Failure, sent: bool) -> Error {
     let (operation, object) = (change.operation(), change.object());
     let source = match failure {

@@ -1,12 +1,13 @@
-//! The client: operations, each a request to the kernel and its reply.
+//! The client: each operation is a request to the kernel and its reply.
 
 mod batch;
 mod exchange;
+mod probe;
 #[cfg(feature = "client")]
 mod socket;
+mod table;
 #[cfg(feature = "tokio")]
 mod tokio;
-mod trial;
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -23,20 +24,20 @@ use crate::error::errno;
 use crate::wire::{DecodeError, Header, Message};
 use crate::{
     Change, Error, ErrorKind, Info, Object, Operation, RealServer, RealServerEntry, RealServerKey,
-    SyncDaemon, SyncRole, Timeouts, VirtualServer, VirtualServerEntry, VirtualServerKey,
+    SyncDaemon, SyncDaemonEntry, SyncRole, Timeouts, TimeoutsEntry, VirtualServer,
+    VirtualServerEntry, VirtualServerKey,
 };
 use exchange::{Exchange, Failure};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How often a listing is begun anew when the table changed under it.
+/// How often a listing is tried when the table changes during it.
 const LISTING_ATTEMPTS: u32 = 8;
 
 /// A connection to the IPVS of one network namespace.
 ///
-/// One request is under way at a time, and the kernel carries it out before a method returns.
-/// Listings are several steps for the kernel: what other programs change meanwhile may be
-/// missing from them, so a table has one writer at best.
+/// The kernel executes each request before the method returns. It reads a listing in several steps:
+/// changes by other programs meanwhile can make it incomplete, so a table should have one writer.
 ///
 /// ```no_run
 /// use ipvs::{Client, RealServer, Scheduler, VirtualServer, VirtualServerKey};
@@ -55,7 +56,7 @@ pub struct Client<T = Socket> {
 
 /// A connection to the IPVS of one network namespace.
 ///
-/// One request is under way at a time, and the kernel carries it out before a method returns.
+/// The kernel executes each request before the method returns.
 #[cfg(not(feature = "client"))]
 #[derive(Debug)]
 pub struct Client<T> {
@@ -63,7 +64,7 @@ pub struct Client<T> {
 }
 
 impl<T: Transport> Client<T> {
-    /// A client over a transport of one's own.
+    /// A client over any transport.
     ///
     /// # Errors
     ///
@@ -111,14 +112,14 @@ impl<T: Transport> Client<T> {
         )
     }
 
-    /// Every virtual server, by address and by firewall mark, in no particular order.
+    /// All virtual servers, by address and by firewall mark, in no particular order.
     ///
-    /// One may be missing if another was deleted meanwhile, by whomever, in whichever network
-    /// namespace: see [what may surprise](crate#what-the-kernel-does-that-may-surprise).
+    /// One can be missing if another one was deleted meanwhile, by any program, on old kernels in
+    /// any network namespace: see [kernel behaviour to know](crate#kernel-behaviour-to-know).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Interrupted`] if the table changed time and again while it was read.
+    /// [`ErrorKind::Interrupted`] if the table changed during every attempt.
     pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServerEntry>> {
         let request = Message::GetVirtualServer(None);
         let take = |message| match message {
@@ -159,7 +160,7 @@ impl<T: Transport> Client<T> {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if the virtual server does not exist; [`ErrorKind::Interrupted`]
-    /// if its real servers changed time and again while they were read.
+    /// if its real servers changed during every attempt.
     pub fn real_servers(&mut self, key: &VirtualServerKey) -> Result<Vec<RealServerEntry>> {
         let operation = Operation::ListRealServers;
         let object = Object::VirtualServer(*key);
@@ -176,30 +177,31 @@ impl<T: Transport> Client<T> {
             name,
         )?;
         if entries.is_empty() {
-            // The kernel gives an empty list for a virtual server that does not exist, too.
+            // For a virtual server that does not exist the kernel returns an empty list too
+            // (`ip_vs_genl_dump_dests`).
             self.virtual_server(key)?;
         }
         Ok(entries)
     }
 
-    /// How long connections without traffic are remembered.
-    pub fn timeouts(&mut self) -> Result<Timeouts> {
+    /// How long connections without traffic are kept.
+    pub fn timeouts(&mut self) -> Result<TimeoutsEntry> {
         let (operation, request) = (Operation::GetTimeouts, Message::GetTimeouts);
         self.get(
             operation,
             Object::Table,
             &request,
             |message| match message {
-                Message::SetTimeouts(timeouts) => Some(timeouts),
+                Message::SetTimeouts(entry) => Some(entry),
                 _ => None,
             },
         )
     }
 
-    /// The sync daemons that run: none, one, or one of each role.
-    pub fn sync_daemons(&mut self) -> Result<Vec<SyncDaemon>> {
+    /// The running sync daemons: at most one of each role.
+    pub fn sync_daemons(&mut self) -> Result<Vec<SyncDaemonEntry>> {
         let take = |message| match message {
-            Message::NewSyncDaemon(daemon) => Some(daemon),
+            Message::NewSyncDaemon(entry) => Some(entry),
             _ => None,
         };
         let request = Message::GetSyncDaemons;
@@ -208,7 +210,7 @@ impl<T: Transport> Client<T> {
             Object::Table,
             &request,
             take,
-            |daemon| daemon.role,
+            |entry| entry.daemon.role,
         )
     }
 
@@ -221,10 +223,10 @@ impl<T: Transport> Client<T> {
         self.change(Change::AddVirtualServer(*server))
     }
 
-    /// Sets scheduler, flags, persistence and engine of a virtual server, all at once.
+    /// Sets scheduler, flags, persistence, engine and tag of a virtual server, all at once.
     ///
-    /// Its key cannot be changed. Connections stay; a shorter persistence timeout is for clients
-    /// that come, not for those that are there.
+    /// The key cannot be changed. Connections stay. A new persistence timeout applies to new
+    /// clients only.
     ///
     /// # Errors
     ///
@@ -262,7 +264,7 @@ impl<T: Transport> Client<T> {
 
     /// Sets forwarding, weight and thresholds of a real server, all at once.
     ///
-    /// Its key cannot be changed. A new forwarding method is for new connections.
+    /// The key cannot be changed. A new forwarding method applies to new connections.
     ///
     /// # Errors
     ///
@@ -280,7 +282,7 @@ impl<T: Transport> Client<T> {
         })
     }
 
-    /// Deletes a real server. To let its connections end first, set its weight to 0 and wait.
+    /// Deletes a real server. To drain its connections first, set its weight to 0 and wait.
     ///
     /// # Errors
     ///
@@ -297,7 +299,7 @@ impl<T: Transport> Client<T> {
         })
     }
 
-    /// Sets the statistics of a virtual server and its real servers to zero; `None`: of all.
+    /// Zeroes the statistics of a virtual server and its real servers; `None`: of all.
     ///
     /// # Errors
     ///
@@ -306,16 +308,16 @@ impl<T: Transport> Client<T> {
         self.change(Change::ZeroStatistics(key.copied()))
     }
 
-    /// Deletes every virtual server of the network namespace, whoever made it.
+    /// Deletes every virtual server of the network namespace, including those of other programs.
     pub fn flush(&mut self) -> Result<()> {
         self.change(Change::Flush)
     }
 
-    /// Sets the timeouts that are given, and leaves the others.
+    /// Sets the timeouts that are `Some`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for 0, which the kernel takes for "leave it".
+    /// [`ErrorKind::Invalid`] for 0, which would leave the value unchanged in the kernel.
     pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
         self.change(Change::SetTimeouts(*timeouts))
     }
@@ -324,7 +326,7 @@ impl<T: Transport> Client<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] if one of this role runs; [`ErrorKind::Rejected`] for a
+    /// [`ErrorKind::AlreadyExists`] if one of this role is running; [`ErrorKind::Rejected`] for a
     /// group that is not multicast, or if a virtual server has real servers of the other
     /// address family; [`ErrorKind::Io`] with `ENODEV` for an interface that does not exist.
     pub fn start_sync_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
@@ -335,19 +337,19 @@ impl<T: Transport> Client<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if none of this role runs.
+    /// [`ErrorKind::NotFound`] if none of this role is running.
     pub fn stop_sync_daemon(&mut self, role: SyncRole) -> Result<()> {
         self.change(Change::StopSyncDaemon(role))
     }
 
-    /// Carries out one change.
+    /// Makes one change.
     pub fn change(&mut self, change: Change) -> Result<()> {
         let mut outcome = batch::check(&change);
         self.apply_batch(slice::from_ref(&change), slice::from_mut(&mut outcome));
         outcome
     }
 
-    /// Asks for one thing.
+    /// Requests one object.
     fn get<R>(
         &mut self,
         operation: Operation,
@@ -365,7 +367,8 @@ impl<T: Transport> Client<T> {
         found.ok_or_else(|| Error::new(operation, object, ErrorKind::NoReply))
     }
 
-    /// Asks for a list. The kernel leaves one trace of a change in between: a doubled entry.
+    /// Requests a list. The only trace of an addition during a dump is a duplicate: the kernel
+    /// continues at an index and does not set `NLM_F_DUMP_INTR`.
     fn list<R, K: Eq + Hash>(
         &mut self,
         operation: Operation,
@@ -398,12 +401,12 @@ impl<T: Transport> Client<T> {
 }
 
 fn expected<R>(message: Message, take: fn(Message) -> Option<R>) -> Result<R, DecodeError> {
-    let command = message.command_number();
+    let command = message.command();
     take(message).ok_or(DecodeError::Command(command))
 }
 
 fn all_distinct<R, K: Eq + Hash>(entries: &[R], key: fn(&R) -> K) -> bool {
-    // Most lists are those of a few real servers: not worth a set.
+    // Most lists have a few real servers, for which a set costs more.
     if entries.len() <= 8 {
         let mut rest = entries.iter();
         return std::iter::from_fn(|| rest.next().map(|entry| (entry, rest.clone())))

@@ -5,12 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::{Client, Transport};
+use crate::{Error, Object, Operation, Result, in_namespace};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_GENERIC;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use super::{Client, Transport};
-use crate::{Error, Object, Operation, Result};
 
 /// `MSG_DONTWAIT | MSG_TRUNC`: replies are ready when `sendmsg` returns, and a datagram that does
 /// not fit must be noticed.
@@ -68,17 +66,9 @@ impl Socket {
     }
 
     fn open_inside(namespace: Arc<OwnedFd>) -> io::Result<Self> {
-        // A socket stays in the namespace it was opened in, whichever thread uses it. Only a
-        // short-lived thread changes its namespace, so the caller's cannot be left in the wrong one.
-        std::thread::scope(|scope| {
-            let opened = scope.spawn(|| {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Self::open_here(Some(namespace))
-            });
-            opened
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the opening thread panicked")))
-        })
+        // A socket stays in the namespace it was opened in, whichever thread uses it.
+        let kept = Some(Arc::clone(&namespace));
+        in_namespace(namespace.as_fd(), || Self::open_here(kept))?
     }
 }
 

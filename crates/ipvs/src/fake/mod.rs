@@ -1,8 +1,8 @@
-//! The kernel's IPVS in memory, for tests that have no kernel with IPVS and no privileges.
+//! The kernel's IPVS in memory, for tests without IPVS and without privileges.
 //!
-//! A [`FakeKernel`] speaks netlink: a client over it runs all of this crate's own code but the
-//! socket. It answers as Linux does, and one test suite runs on both, so that they do not drift
-//! apart.
+//! A [`FakeKernel`] speaks netlink, so a client over it runs all code of this crate but the socket.
+//! It replies like Linux in a network namespace with only `lo`, which is up. Two tests keep it so:
+//! the conformance checks run on both, and `tests/differential.rs` makes random changes to both.
 
 mod socket;
 mod table;
@@ -18,7 +18,7 @@ use table::Table;
 /// A client of a [`FakeKernel`].
 pub type FakeClient = Client<FakeSocket>;
 
-/// The kernel's IPVS in memory. Clones are the same kernel.
+/// The kernel's IPVS in memory. Clones share one state.
 ///
 /// ```
 /// use ipvs::{FakeKernel, VirtualServer};
@@ -39,11 +39,11 @@ pub struct FakeKernel(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     table: Table,
-    /// The family's number; `None` without IPVS.
+    /// The family number; `None` without IPVS.
     family: Option<u16>,
-    /// What is to go wrong with the next requests, one by one.
+    /// The faults of the next requests, in order.
     faults: VecDeque<Option<Fault>>,
-    /// How many listings are still to be told that the table changed under them.
+    /// How many of the next listings report that the table has changed.
     interruptions: u32,
 }
 
@@ -51,7 +51,7 @@ struct State {
 enum Fault {
     /// It fails.
     Errno(i32),
-    /// It is carried out, and the reply is lost.
+    /// It is executed, but the reply is lost.
     LostReply,
 }
 
@@ -82,37 +82,38 @@ impl FakeKernel {
         kernel
     }
 
-    /// A client of it.
+    /// Opens a client.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it is one without IPVS.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a kernel without IPVS.
     pub fn client(&self) -> Result<FakeClient> {
         Client::with_transport(self.socket())
     }
 
-    /// A socket connected to it, for a transport of one's own around it.
+    /// Opens a socket, for a custom [`Transport`](crate::Transport) around it.
     pub fn socket(&self) -> FakeSocket {
         FakeSocket::new(self.clone())
     }
 
-    /// Lets a request fail with this errno: with 1 the next one that any client sends, with 2
-    /// the one after it. Each change of a batch is a request.
+    /// Makes the `nth` request from now on fail with `errno`: 1 is the next request of any client.
+    /// Each change of a batch is a request.
     pub fn fail_request(&self, nth: usize, errno: i32) {
         self.fault(nth, Fault::Errno(errno));
     }
 
-    /// Carries a request out and loses the reply to it and to what follows in its datagram.
+    /// Executes the `nth` request from now on, but drops its reply and those of the requests after
+    /// it in the same datagram.
     pub fn lose_reply(&self, nth: usize) {
         self.fault(nth, Fault::LostReply);
     }
 
-    /// Tells the next listings that the table changed under them.
+    /// Makes the next `count` listings report that the table has changed.
     pub fn interrupt_listings(&self, count: u32) {
         self.state().interruptions = count;
     }
 
-    /// Unloads the module and loads it again: an empty table, another family number.
+    /// Reloads the module: the table is empty and the family number is another.
     pub fn reload(&self) {
         let mut state = self.state();
         state.table = Table::default();
@@ -124,7 +125,7 @@ impl FakeKernel {
         self.state().table.schedulers.insert(scheduler);
     }
 
-    /// Says how many connections a real server has. Without effect if it does not exist.
+    /// Sets the connections of a real server. Does nothing if it does not exist.
     pub fn set_connections(
         &self,
         virtual_server: &VirtualServerKey,
@@ -140,7 +141,7 @@ impl FakeKernel {
         }
     }
 
-    /// Says what a virtual server has carried. Without effect if it does not exist.
+    /// Sets the statistics of a virtual server. Does nothing if it does not exist.
     pub fn set_statistics(&self, virtual_server: &VirtualServerKey, stats: Statistics) {
         if let Some(server) = self.state().table.servers.get_mut(virtual_server) {
             server.entry.stats = Some(stats);
@@ -158,7 +159,7 @@ impl FakeKernel {
         }
     }
 
-    /// A test that panicked elsewhere says enough by itself.
+    /// Ignores poisoning: the panic that caused it fails its own test.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

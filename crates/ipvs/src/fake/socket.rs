@@ -11,7 +11,7 @@ use crate::wire::{
     put_message, put_packet,
 };
 
-/// How many messages of a listing go into one datagram.
+/// The number of messages of a listing in one datagram.
 const MESSAGES_A_DATAGRAM: usize = 16;
 
 /// A socket connected to a [`FakeKernel`].
@@ -56,7 +56,7 @@ impl Transport for FakeSocket {
     }
 }
 
-/// Answers one request. Tells whether replies still arrive.
+/// Answers one request. Returns whether replies still arrive.
 fn answer(state: &mut State, packet: Packet<'_>, replies: &mut VecDeque<Vec<u8>>) -> bool {
     let Packet { header, body, .. } = packet;
     let Body::Message {

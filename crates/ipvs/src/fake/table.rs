@@ -1,17 +1,18 @@
-//! What the kernel does with each request, after `ip_vs_ctl.c`.
+//! What the kernel does with each request, as in `ip_vs_ctl.c` and `ip_vs_sync.c`. The order of
+//! the checks decides which error a request with several faults gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::error::errno::{EEXIST, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, ERANGE, ESRCH};
-use crate::wire::Message;
+use crate::wire::{IP_VS_CONN_F_TUNNEL_TYPE_GUE, Message, forwarding_fields};
 use crate::{
     Connections, Family, Forwarding, Info, PersistenceEngine, RealServer, RealServerEntry,
-    RealServerKey, Scheduler, Statistics, SyncDaemon, SyncRole, Timeouts, Tunnel, Version,
-    VirtualServer, VirtualServerEntry, VirtualServerKey,
+    RealServerKey, Scheduler, Statistics, SyncDaemon, SyncRole, Timeouts, Version, VirtualServer,
+    VirtualServerEntry, VirtualServerKey,
 };
 
-/// What the kernel answers: messages, or an errno.
+/// The reply: messages, or an errno.
 type Answer = Result<Vec<Message>, i32>;
 
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Carries out a request that changes, or reads one thing.
+    /// Executes a request that changes something or reads one object.
     pub(super) fn execute(&mut self, request: Message) -> Answer {
         let done = |()| Vec::new();
         match request {
@@ -75,32 +76,29 @@ impl Table {
                 Ok(Vec::new())
             }
             Message::SetTimeouts(timeouts) => {
-                self.set_timeouts(timeouts);
+                self.set_timeouts(timeouts.timeouts);
                 Ok(Vec::new())
             }
-            Message::GetTimeouts => Ok(vec![Message::SetTimeouts(self.timeouts)]),
+            Message::GetTimeouts => Ok(vec![Message::SetTimeouts(self.timeouts.into())]),
             Message::GetInfo => {
                 let version = Version {
                     major: 1,
                     minor: 2,
                     patch: 1,
                 };
-                Ok(vec![Message::Info(Info {
-                    version,
-                    connection_table_size: 4096,
-                })])
+                Ok(vec![Message::Info(Info::new(version, 4096))])
             }
-            Message::NewSyncDaemon(daemon) => self.start_sync_daemon(daemon).map(done),
+            Message::NewSyncDaemon(entry) => self.start_sync_daemon(entry.daemon).map(done),
             Message::DeleteSyncDaemon(role) => {
                 self.daemons.remove(&role).map(|_| Vec::new()).ok_or(ESRCH)
             }
-            // These have no meaning but as a dump.
+            // Dumps only.
             Message::GetRealServers(_) | Message::GetSyncDaemons => Err(EOPNOTSUPP),
             _ => Err(EINVAL),
         }
     }
 
-    /// Carries out a request with the flag for a dump.
+    /// Executes a request with the flag for a dump.
     pub(super) fn dump(&self, request: &Message) -> Answer {
         match request {
             Message::GetVirtualServer(_) => {
@@ -119,7 +117,7 @@ impl Table {
                 .daemons
                 .values()
                 .copied()
-                .map(Message::NewSyncDaemon)
+                .map(|daemon| Message::NewSyncDaemon(daemon.into()))
                 .collect()),
             _ => Err(EOPNOTSUPP),
         }
@@ -179,8 +177,12 @@ impl Table {
         {
             return Err(ERANGE);
         }
-        match server.forwarding {
-            Forwarding::Tunnel(Tunnel::Gue { port: 0, .. }) => Err(EINVAL),
+        // Linux of 2026; older ones accept it.
+        if i32::try_from(server.upper_threshold).is_err() {
+            return Err(EINVAL);
+        }
+        match forwarding_fields(server.forwarding) {
+            (_, (IP_VS_CONN_F_TUNNEL_TYPE_GUE, 0, _)) => Err(EINVAL),
             _ => Ok(()),
         }
     }
@@ -222,7 +224,7 @@ impl Table {
     }
 
     fn set_timeouts(&mut self, wanted: Timeouts) {
-        // 0 is "leave it".
+        // 0 leaves the value unchanged (`ip_vs_set_timeout`).
         let set = |wanted: Option<u32>, present| wanted.filter(|&seconds| seconds != 0).or(present);
         self.timeouts = Timeouts {
             tcp: set(wanted.tcp, self.timeouts.tcp),
@@ -235,13 +237,13 @@ impl Table {
         if daemon.group.is_some_and(|group| !group.is_multicast()) || self.has_mixed_families() {
             return Err(EINVAL);
         }
+        if daemon.interface.as_bytes() != b"lo" {
+            return Err(ENODEV);
+        }
         if self.daemons.contains_key(&daemon.role) {
             return Err(EEXIST);
         }
-        if daemon.interface.as_str() != "lo" {
-            return Err(ENODEV);
-        }
-        self.daemons.insert(daemon.role, with_defaults(daemon));
+        self.daemons.insert(daemon.role, in_effect(daemon));
         Ok(())
     }
 
@@ -271,13 +273,14 @@ impl Server {
     }
 }
 
-/// `inet_addr_type` and `ipv6_addr_type`, in a namespace where `lo` is up and has the only
-/// addresses.
+/// What `ip_vs_new_dest` asks of `inet_addr_type` and `ipv6_addr_type`, in a namespace where `lo`
+/// is up and has the only addresses.
 fn is_unicast(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            let [first, ..] = v4.octets();
-            first != 0 && !v4.is_broadcast() && !v4.is_multicast()
+            // Within 0.0.0.0/8 only the first one is special since Linux 5.3 (`ipv4_is_zeronet`).
+            let of_lo = Ipv4Addr::new(127, 255, 255, 255);
+            !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_multicast() && *v4 != of_lo
         }
         IpAddr::V6(v6) => {
             let mapped = v6.to_ipv4_mapped().is_some();
@@ -286,21 +289,16 @@ fn is_unicast(address: &IpAddr) -> bool {
     }
 }
 
-/// Interface `lo`, its MTU of 65536 cut to 1500 for a master.
-fn with_defaults(daemon: SyncDaemon) -> SyncDaemon {
-    let group = daemon
-        .group
-        .unwrap_or(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 81)));
-    let headers = if group.is_ipv4() { 28 } else { 48 };
-    let mtu = match daemon.role {
-        SyncRole::Master => 1500,
-        SyncRole::Backup => u16::MAX,
+/// On interface `lo`, whose MTU of 65536 is cut to 65535.
+fn in_effect(daemon: SyncDaemon) -> SyncDaemon {
+    let daemon = daemon.in_effect();
+    let headers = if daemon.group.is_some_and(|group| group.is_ipv6()) {
+        48
+    } else {
+        28
     };
     SyncDaemon {
-        max_length: Some(daemon.max_length.unwrap_or(mtu - headers)),
-        group: Some(group),
-        port: Some(daemon.port.unwrap_or(8848)),
-        ttl: Some(daemon.ttl.unwrap_or(1)),
+        max_length: daemon.max_length.or(Some(u16::MAX - headers)),
         ..daemon
     }
 }

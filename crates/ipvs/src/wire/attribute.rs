@@ -1,40 +1,40 @@
-//! Netlink attributes: a checked reader, and a writer that needs no memory of its own.
+//! Netlink attributes: a checked reader, and a writer that allocates nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Family;
 
-/// Bytes that are no message of the kernel's.
+/// A message that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// It ends in the middle.
+    /// It ends in the middle of this part.
     #[error("{0} is cut off")]
     Truncated(&'static str),
     /// An attribute has the wrong length.
-    #[error("{attribute} has {length} bytes")]
+    #[error("{attribute} has the wrong length of {length} bytes")]
     Length {
-        /// Which.
+        /// The attribute.
         attribute: &'static str,
-        /// How many bytes it has.
+        /// Its length in bytes.
         length: usize,
     },
     /// An attribute is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// An attribute has a value that means nothing.
-    #[error("{attribute} has the value {value}")]
+    /// An attribute has a value without a meaning.
+    #[error("{attribute} has the invalid value {value}")]
     Value {
-        /// Which.
+        /// The attribute.
         attribute: &'static str,
         /// Its value.
         value: u32,
     },
-    /// A text is not a name.
-    #[error("{0} is not a name")]
+    /// A text is not a valid name.
+    #[error("{0} is not a valid name")]
     Text(&'static str),
-    /// The message has a command that is not expected here.
-    #[error("command {0} is not expected here")]
+    /// The message has an unexpected command.
+    #[error("unexpected command {0}")]
     Command(u8),
 }
 
@@ -44,12 +44,12 @@ const HEADER: usize = 4;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLA_F_NESTED: u16 = 0x8000;
 
-/// The bytes that follow to the next boundary.
+/// The number of bytes up to the next multiple of 4.
 const fn padding(length: usize) -> usize {
     length.wrapping_neg() % 4
 }
 
-/// One attribute, as read.
+/// One attribute.
 #[derive(Clone, Copy)]
 pub(super) struct Attribute<'a> {
     pub(super) kind: u16,
@@ -89,7 +89,14 @@ impl<'a> Attribute<'a> {
         }
     }
 
-    /// A C string, with or without its NUL.
+    /// A C string, up to its NUL if it has one.
+    pub(super) fn c_string(&self) -> &'a [u8] {
+        let length = self.value.iter().position(|&byte| byte == 0);
+        let length = length.unwrap_or(self.value.len());
+        self.value.get(..length).unwrap_or_default()
+    }
+
+    /// A C string that must be UTF-8, with or without its NUL.
     pub(super) fn text(&self, attribute: &'static str) -> Decoded<&'a str> {
         let bytes = self.value.strip_suffix(&[0]).unwrap_or(self.value);
         str::from_utf8(bytes).map_err(|_| DecodeError::Text(attribute))
@@ -120,7 +127,7 @@ impl<'a> Attribute<'a> {
     }
 }
 
-/// Reads attributes one after another; a malformed one is an error and ends it.
+/// Iterates over attributes. A malformed one is an error and the last item.
 pub(super) struct Attributes<'a> {
     rest: &'a [u8],
     name: &'static str,
@@ -162,13 +169,13 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// Where bytes are written to.
+/// A destination of bytes.
 pub(crate) trait Sink {
-    /// How many bytes there are.
+    /// The number of bytes so far.
     fn position(&self) -> usize;
     /// Appends bytes.
     fn put(&mut self, bytes: &[u8]);
-    /// Overwrites bytes written before.
+    /// Overwrites earlier bytes.
     fn patch(&mut self, position: usize, bytes: &[u8]);
 }
 
@@ -188,12 +195,14 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// A given slice. What goes beyond its end is left out: [`Length`] tells how long it must be.
+/// A given slice. Bytes beyond its end are dropped: [`Length`] says how long it must be.
+#[cfg(any(feature = "netlink-packet", test))]
 pub(super) struct Slice<'a> {
     pub(super) buffer: &'a mut [u8],
     pub(super) position: usize,
 }
 
+#[cfg(any(feature = "netlink-packet", test))]
 impl Sink for Slice<'_> {
     fn position(&self) -> usize {
         self.position
@@ -211,9 +220,11 @@ impl Sink for Slice<'_> {
     }
 }
 
-/// Nowhere: counts the bytes.
+/// Counts the bytes.
+#[cfg(any(feature = "netlink-packet", test))]
 pub(super) struct Length(pub(super) usize);
 
+#[cfg(any(feature = "netlink-packet", test))]
 impl Sink for Length {
     fn position(&self) -> usize {
         self.0
@@ -229,7 +240,7 @@ impl Sink for Length {
 /// The longest value that [`put_fixed`] takes: an address.
 const LONGEST_FIXED: usize = 16;
 
-/// Writes an attribute whose length is known beforehand, in one piece.
+/// Writes an attribute of known length in one piece.
 #[inline]
 pub(super) fn put_fixed<S: Sink, const N: usize>(sink: &mut S, kind: u16, value: [u8; N]) {
     const { assert!(N <= LONGEST_FIXED) };
@@ -251,14 +262,14 @@ pub(super) fn put<S: Sink>(sink: &mut S, kind: u16, value: &[u8]) {
 }
 
 /// Writes a C string.
-pub(super) fn put_text<S: Sink>(sink: &mut S, kind: u16, text: &str) {
+pub(super) fn put_text<S: Sink>(sink: &mut S, kind: u16, text: &[u8]) {
     let start = open(sink, kind);
-    sink.put(text.as_bytes());
+    sink.put(text);
     sink.put(&[0]);
     close(sink, start);
 }
 
-/// Writes an address as the kernel does, in 16 bytes.
+/// Writes an address as the kernel does: 16 bytes.
 pub(super) fn put_address<S: Sink>(sink: &mut S, kind: u16, address: IpAddr) {
     let octets = match address {
         IpAddr::V4(address) => {
@@ -284,8 +295,8 @@ fn open<S: Sink>(sink: &mut S, kind: u16) -> usize {
     start
 }
 
-/// Fills the length in and pads. An attribute holds at most 64 KiB; ours have a few hundred
-/// bytes, and unknown ones come out of an attribute.
+/// Sets the length and pads. An attribute holds at most 64 KiB: this crate's have a few hundred
+/// bytes, and unknown ones were read from an attribute.
 fn close<S: Sink>(sink: &mut S, start: usize) {
     let length = sink.position() - start;
     let field = u16::try_from(length).unwrap_or(u16::MAX);
@@ -293,6 +304,7 @@ fn close<S: Sink>(sink: &mut S, start: usize) {
     sink.put([0; 4].get(..padding(length)).unwrap_or_default());
 }
 
+#[cfg(feature = "netlink-packet")]
 impl From<DecodeError> for netlink_packet_core::DecodeError {
     fn from(error: DecodeError) -> Self {
         Self::from(error.to_string())
@@ -306,7 +318,7 @@ mod tests {
     #[test]
     fn reads_what_it_writes() {
         let mut bytes = Vec::new();
-        put_text(&mut bytes, 7, "wrr");
+        put_text(&mut bytes, 7, b"wrr");
         put_nested(&mut bytes, 9, |sink| put(sink, 1, &[1, 2, 3]));
         let all: Vec<_> = Attributes::new(&bytes, "test")
             .map(Result::unwrap)
@@ -332,11 +344,11 @@ mod tests {
 
     #[test]
     fn every_sink_agrees() {
-        let write = |sink: &mut Vec<u8>| put_text(sink, 3, "abcd");
+        let write = |sink: &mut Vec<u8>| put_text(sink, 3, b"abcd");
         let mut vec = Vec::new();
         write(&mut vec);
         let mut length = Length(0);
-        put_text(&mut length, 3, "abcd");
+        put_text(&mut length, 3, b"abcd");
         let mut buffer = [0xff; 12];
         put_text(
             &mut Slice {
@@ -344,7 +356,7 @@ mod tests {
                 position: 0,
             },
             3,
-            "abcd",
+            b"abcd",
         );
         assert_eq!((vec.as_slice(), vec.len()), (&buffer[..], length.0));
     }

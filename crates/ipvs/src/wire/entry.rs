@@ -1,4 +1,4 @@
-//! Attributes of a newer kernel: kept, and written back as they came.
+//! Attributes of newer kernels: kept, and written as they were received.
 
 use super::attribute::{Attribute, Sink, put};
 use crate::UnknownAttribute;

@@ -1,6 +1,7 @@
-//! Asking the generic netlink controller for the family's number.
+//! The generic netlink controller, which resolves the family number.
 //!
-//! By hand: the parser of netlink-packet-generic 0.5.0's controller panics on malformed input.
+//! Written here because the controller parser of netlink-packet-generic 0.5.0 panics on malformed
+//! input.
 
 use super::attribute::{Attributes, DecodeError, Sink, put_text};
 #[cfg(any(feature = "testing", test))]
@@ -21,7 +22,7 @@ const CTRL_VERSION: u8 = 1;
 /// Writes the request, generic header included.
 pub(crate) fn put_family_request<S: Sink>(sink: &mut S, name: &str) {
     sink.put(&[CTRL_CMD_GETFAMILY, CTRL_VERSION, 0, 0]);
-    put_text(sink, CTRL_ATTR_FAMILY_NAME, name);
+    put_text(sink, CTRL_ATTR_FAMILY_NAME, name.as_bytes());
 }
 
 /// Writes the reply.

@@ -1,4 +1,4 @@
-//! The attributes that name a virtual server.
+//! The attributes that identify a virtual server.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -57,7 +57,7 @@ pub(super) fn put_key<S: Sink>(sink: &mut S, key: &VirtualServerKey) {
     }
 }
 
-/// Collects the naming attributes; the family may come after the address it is of.
+/// Collects the identifying attributes. The family can come after the address.
 #[derive(Default)]
 pub(super) struct KeyParser<'a> {
     family: Option<Family>,
@@ -68,7 +68,7 @@ pub(super) struct KeyParser<'a> {
 }
 
 impl<'a> KeyParser<'a> {
-    /// Takes the attribute if it is one of its own.
+    /// Takes the attribute if it identifies a virtual server. Returns whether it did.
     pub(super) fn take(&mut self, attribute: Attribute<'a>) -> Decoded<bool> {
         match attribute.kind {
             IPVS_SVC_ATTR_AF => {

@@ -1,23 +1,20 @@
 //! One message of the family: a command and what it carries.
 
-use netlink_packet_core::{Emitable, ParseableParametrized};
-use netlink_packet_generic::{GenlFamily, GenlHeader};
-
-use super::attribute::{
-    Attribute, Attributes, DecodeError, Decoded, Length, Sink, Slice, put_nested,
-};
+use super::attribute::{Attribute, Attributes, DecodeError, Decoded, Sink, put_nested};
 use super::real_server::{
     parse_real_server, parse_real_server_key, put_real_server, put_real_server_entry,
     put_real_server_key,
 };
-use super::settings::{parse_info, parse_timeouts, put_info, put_timeouts};
-use super::sync_daemon::{parse_role, parse_sync_daemon, put_role, put_sync_daemon};
+use super::settings::{parse_info, parse_timeouts, put_info, put_timeouts, put_timeouts_entry};
+use super::sync_daemon::{
+    parse_role, parse_sync_daemon, put_role, put_sync_daemon, put_sync_daemon_entry,
+};
 use super::virtual_server::{
     parse_key, parse_virtual_server, put_virtual_server, put_virtual_server_entry,
 };
 use super::{key::put_key, *};
 use crate::{
-    Change, Family, Info, RealServerEntry, RealServerKey, SyncDaemon, SyncRole, Timeouts,
+    Change, Family, Info, RealServerEntry, RealServerKey, SyncDaemonEntry, SyncRole, TimeoutsEntry,
     VirtualServerEntry, VirtualServerKey,
 };
 
@@ -26,52 +23,60 @@ const FAMILY_VERSION: u8 = 1;
 
 /// A message of the generic netlink family `IPVS`, request or reply.
 ///
-/// The kernel answers a `Get…` with the `New…` or `Set…` of the same thing, so one type serves
-/// both ways. It implements the traits of the rust-netlink crates ([`GenlFamily`], [`Emitable`],
-/// [`ParseableParametrized`]) and so goes over a connection of one's own, with
-/// `GenlMessage::from_payload`.
+/// The kernel answers a `Get…` with the `New…` or `Set…` of the same object, so one type serves
+/// both directions. For a netlink connection of your own: [`command`](Self::command) and
+/// [`encode`](Self::encode) write a request, [`parse`](Self::parse) reads a reply.
+///
+/// With feature `netlink-packet` it implements the traits of the rust-netlink crates
+/// (`GenlFamily`, `Emitable`, `ParseableParametrized`), for `GenlMessage::from_payload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message {
-    /// Add a virtual server; or one that was asked for.
+    /// Add a virtual server; or the reply to a request for one.
     NewVirtualServer(VirtualServerEntry),
     /// Change a virtual server.
     SetVirtualServer(VirtualServerEntry),
     /// Delete a virtual server.
     DeleteVirtualServer(VirtualServerKey),
-    /// Ask for one virtual server, or (with `NLM_F_DUMP`) for all.
+    /// Request one virtual server, or all with `NLM_F_DUMP`.
     GetVirtualServer(Option<VirtualServerKey>),
-    /// Add a real server; or one that was asked for, which does not say whose it is.
+    /// Add a real server; or the reply to a request for one, without its virtual server.
     NewRealServer(Option<VirtualServerKey>, RealServerEntry),
     /// Change a real server.
     SetRealServer(VirtualServerKey, RealServerEntry),
     /// Delete a real server.
     DeleteRealServer(VirtualServerKey, RealServerKey),
-    /// Ask (with `NLM_F_DUMP`) for the real servers of a virtual server.
+    /// Request the real servers of a virtual server, with `NLM_F_DUMP`.
     GetRealServers(VirtualServerKey),
-    /// Start a sync daemon; or one that was asked for.
-    NewSyncDaemon(SyncDaemon),
+    /// Start a sync daemon; or the reply to a request for one.
+    NewSyncDaemon(SyncDaemonEntry),
     /// Stop a sync daemon.
     DeleteSyncDaemon(SyncRole),
-    /// Ask (with `NLM_F_DUMP`) for the sync daemons.
+    /// Request the sync daemons, with `NLM_F_DUMP`.
     GetSyncDaemons,
-    /// Set timeouts; or those that were asked for.
-    SetTimeouts(Timeouts),
-    /// Ask for the timeouts.
+    /// Set timeouts; or the reply to a request for them.
+    SetTimeouts(TimeoutsEntry),
+    /// Request the timeouts.
     GetTimeouts,
-    /// The version that was asked for.
+    /// The reply to a request for the version.
     Info(Info),
-    /// Ask for the version.
+    /// Request the version.
     GetInfo,
-    /// Set the statistics of one virtual server, or of all, to zero.
+    /// Zero the statistics of one virtual server, or of all.
     ZeroStatistics(Option<VirtualServerKey>),
     /// Delete everything.
     Flush,
 }
 
 impl Message {
-    /// The command's number.
-    pub(crate) const fn command_number(&self) -> u8 {
+    /// The name of the family, which the controller resolves to a number.
+    pub const FAMILY: &'static str = FAMILY_NAME;
+
+    /// The version of the family, for the generic netlink header.
+    pub const VERSION: u8 = FAMILY_VERSION;
+
+    /// The command's number, for the generic netlink header.
+    pub const fn command(&self) -> u8 {
         match self {
             Self::NewVirtualServer(_) => IPVS_CMD_NEW_SERVICE,
             Self::SetVirtualServer(_) => IPVS_CMD_SET_SERVICE,
@@ -125,15 +130,15 @@ impl Message {
                     put_real_server_key(sink, real_server)
                 });
             }
-            Self::NewSyncDaemon(daemon) => {
+            Self::NewSyncDaemon(entry) => {
                 put_nested(sink, IPVS_CMD_ATTR_DAEMON, |sink| {
-                    put_sync_daemon(sink, daemon)
+                    put_sync_daemon_entry(sink, entry)
                 });
             }
             Self::DeleteSyncDaemon(role) => {
                 put_nested(sink, IPVS_CMD_ATTR_DAEMON, |sink| put_role(sink, *role));
             }
-            Self::SetTimeouts(timeouts) => put_timeouts(sink, timeouts),
+            Self::SetTimeouts(entry) => put_timeouts_entry(sink, entry),
             Self::Info(info) => put_info(sink, info),
             Self::GetVirtualServer(None)
             | Self::GetSyncDaemons
@@ -144,18 +149,33 @@ impl Message {
         }
     }
 
-    /// Reads the attributes of a command.
+    /// The attributes, which follow the generic netlink header.
+    ///
+    /// ```
+    /// use ipvs::Message;
+    ///
+    /// let message = Message::DeleteVirtualServer("tcp 10.96.0.1:80".parse()?);
+    /// assert_eq!(Message::parse(message.command(), &message.encode())?, message);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes);
+        bytes
+    }
+
+    /// Parses the attributes of a command.
     ///
     /// # Errors
     ///
-    /// If they are malformed, or one that the command cannot do without is missing.
+    /// If they are malformed, or one that the command requires is missing.
     pub fn parse(command: u8, bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::parse_for(command, bytes, None)
     }
 
     /// `family` is the virtual server's, for real servers that do not say theirs.
     pub(crate) fn parse_for(command: u8, bytes: &[u8], family: Option<Family>) -> Decoded<Self> {
-        // Their attributes have the numbers of others.
+        // The attributes of these two have the numbers of others.
         match command {
             IPVS_CMD_SET_INFO => return parse_info(bytes).map(Self::Info),
             IPVS_CMD_SET_CONFIG => return parse_timeouts(bytes).map(Self::SetTimeouts),
@@ -187,7 +207,7 @@ fn put_service<S: Sink>(sink: &mut S, key: &VirtualServerKey) {
     put_nested(sink, IPVS_CMD_ATTR_SERVICE, |sink| put_key(sink, key));
 }
 
-/// The attributes of the first level.
+/// The top-level attributes.
 struct Parts<'a> {
     service: Option<Attribute<'a>>,
     dest: Option<Attribute<'a>>,
@@ -249,8 +269,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Writes a change as a request, generic header included: what `Message::from(change)` would
-/// write. A message has room for all that a reply may say, and copying it is half of the work.
+/// Writes a change as a request with its generic header: the same bytes as `Message::from(change)`.
+/// A message has room for everything in a reply, and copying that would be half of the work.
 pub(crate) fn put_change<S: Sink>(sink: &mut S, change: &Change) {
     let command = match change {
         Change::AddVirtualServer(_) => IPVS_CMD_NEW_SERVICE,
@@ -310,9 +330,9 @@ pub(crate) fn put_change<S: Sink>(sink: &mut S, change: &Change) {
     }
 }
 
-/// Writes a message, generic header included.
+/// Writes a message with its generic header.
 pub(crate) fn put_message<S: Sink>(sink: &mut S, message: &Message) {
-    put_generic_header(sink, message.command_number());
+    put_generic_header(sink, message.command());
     message.put(sink);
 }
 
@@ -340,47 +360,53 @@ impl From<Change> for Message {
             } => Self::DeleteRealServer(virtual_server, real_server),
             Change::ZeroStatistics(key) => Self::ZeroStatistics(key),
             Change::Flush => Self::Flush,
-            Change::SetTimeouts(timeouts) => Self::SetTimeouts(timeouts),
-            Change::StartSyncDaemon(daemon) => Self::NewSyncDaemon(daemon),
+            Change::SetTimeouts(timeouts) => Self::SetTimeouts(timeouts.into()),
+            Change::StartSyncDaemon(daemon) => Self::NewSyncDaemon(daemon.into()),
             Change::StopSyncDaemon(role) => Self::DeleteSyncDaemon(role),
         }
     }
 }
 
-impl GenlFamily for Message {
-    fn family_name() -> &'static str {
-        FAMILY_NAME
+#[cfg(feature = "netlink-packet")]
+mod netlink_packet {
+    use netlink_packet_core::{DecodeError, Emitable, ParseableParametrized};
+    use netlink_packet_generic::{GenlFamily, GenlHeader};
+
+    use super::super::attribute::{Length, Slice};
+    use super::Message;
+
+    impl GenlFamily for Message {
+        fn family_name() -> &'static str {
+            Self::FAMILY
+        }
+
+        fn command(&self) -> u8 {
+            self.command()
+        }
+
+        fn version(&self) -> u8 {
+            Self::VERSION
+        }
     }
 
-    fn command(&self) -> u8 {
-        self.command_number()
+    impl Emitable for Message {
+        fn buffer_len(&self) -> usize {
+            let mut length = Length(0);
+            self.put(&mut length);
+            length.0
+        }
+
+        fn emit(&self, buffer: &mut [u8]) {
+            self.put(&mut Slice {
+                buffer,
+                position: 0,
+            });
+        }
     }
 
-    fn version(&self) -> u8 {
-        FAMILY_VERSION
-    }
-}
-
-impl Emitable for Message {
-    fn buffer_len(&self) -> usize {
-        let mut length = Length(0);
-        self.put(&mut length);
-        length.0
-    }
-
-    fn emit(&self, buffer: &mut [u8]) {
-        self.put(&mut Slice {
-            buffer,
-            position: 0,
-        });
-    }
-}
-
-impl ParseableParametrized<[u8], GenlHeader> for Message {
-    fn parse_with_param(
-        bytes: &[u8],
-        header: GenlHeader,
-    ) -> Result<Self, netlink_packet_core::DecodeError> {
-        Ok(Self::parse(header.cmd, bytes)?)
+    impl ParseableParametrized<[u8], GenlHeader> for Message {
+        fn parse_with_param(bytes: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
+            Ok(Self::parse(header.cmd, bytes)?)
+        }
     }
 }

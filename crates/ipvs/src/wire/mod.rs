@@ -1,7 +1,7 @@
 //! The generic netlink ABI: `include/uapi/linux/ip_vs.h` and `ip_vs_ctl.c` of Linux.
 //!
-//! The one place where the kernel's own spelling is used: its service is a virtual server, its
-//! destination a real server.
+//! Only this module uses the kernel's terms: its service is a virtual server, its destination a
+//! real server.
 
 mod attribute;
 mod entry;
@@ -21,10 +21,12 @@ pub use message::Message;
 pub(crate) use family::{CONTROLLER, parse_family_id, put_family_request};
 pub(crate) use message::{put_change, put_message};
 pub(crate) use netlink::{Body, Header, Packet, Packets, put_packet};
+pub(crate) use real_server::{forwarding_fields, forwarding_from, tunnel_fields, tunnel_from};
 #[cfg(any(feature = "testing", test))]
 pub(crate) use {
     family::put_family_reply,
     netlink::{put_done, put_error},
+    real_server::IP_VS_CONN_F_TUNNEL_TYPE_GUE,
 };
 
 /// The family's name.

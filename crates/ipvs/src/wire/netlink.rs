@@ -1,4 +1,4 @@
-//! Netlink packets: the header, and what the kernel sends besides the family's own messages.
+//! Netlink packets: the header, and the messages that do not belong to a family.
 
 use super::attribute::{Attributes, DecodeError, Sink};
 
@@ -37,7 +37,7 @@ pub(crate) fn put_packet<S: Sink>(sink: &mut S, header: Header, content: impl Fn
     let [k0, k1] = header.kind.to_ne_bytes();
     let [f0, f1] = header.flags.to_ne_bytes();
     let [s0, s1, s2, s3] = header.sequence.to_ne_bytes();
-    // The length is filled in below; the port number is 0, the kernel knows who sent it.
+    // The length is set below. Port number 0: the kernel knows the sender.
     sink.put(&[0, 0, 0, 0, k0, k1, f0, f1, s0, s1, s2, s3, 0, 0, 0, 0]);
     content(sink);
     let length = u32::try_from(sink.position() - start).unwrap_or(u32::MAX);
@@ -49,7 +49,7 @@ pub(crate) fn put_packet<S: Sink>(sink: &mut S, header: Header, content: impl Fn
 pub(crate) enum Body<'a> {
     /// A message of a generic netlink family.
     Message { command: u8, attributes: &'a [u8] },
-    /// The end of a request: an error, or 0 for an acknowledgement.
+    /// An error, or an acknowledgement (0).
     Status {
         errno: i32,
         message: Option<&'a str>,
@@ -66,12 +66,12 @@ pub(crate) enum Body<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Packet<'a> {
     pub(crate) header: Header,
-    /// The kernel says that what was dumped changed meanwhile.
+    /// The dumped objects have changed meanwhile (`NLM_F_DUMP_INTR`).
     pub(crate) interrupted: bool,
     pub(crate) body: Body<'a>,
 }
 
-/// Reads packets one after another; a malformed one is an error and ends it.
+/// Iterates over packets. A malformed one is an error and the last item.
 pub(crate) struct Packets<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Packets<'a> {
@@ -135,7 +135,7 @@ fn errno(bytes: &[u8; 4]) -> i32 {
     i32::from_ne_bytes(*bytes).wrapping_neg()
 }
 
-/// An errno, the request it is about (whole, or its header alone), and attributes.
+/// An errno, the request (whole, or only its header), and attributes.
 fn parse_status(flags: u16, payload: &[u8]) -> Result<Body<'_>, DecodeError> {
     const NAME: &str = "error";
     let (code, request) = payload
@@ -184,7 +184,7 @@ pub(crate) fn put_error<S: Sink>(sink: &mut S, request: Header, errno: i32, text
         sink.put(&errno.wrapping_neg().to_ne_bytes());
         put_packet(sink, request, |_| {});
         if let Some(text) = text {
-            super::attribute::put_text(sink, NLMSGERR_ATTR_MSG, text);
+            super::attribute::put_text(sink, NLMSGERR_ATTR_MSG, text.as_bytes());
         }
     });
 }

@@ -26,6 +26,7 @@ const IPVS_DEST_ATTR_TUN_PORT: u16 = 14;
 const IPVS_DEST_ATTR_TUN_FLAGS: u16 = 15;
 
 const IP_VS_CONN_F_FWD_MASK: u32 = 7;
+const IP_VS_CONN_F_FWD_MASK_BITS: u8 = 7;
 const IP_VS_CONN_F_MASQ: u8 = 0;
 const IP_VS_CONN_F_LOCALNODE: u8 = 1;
 const IP_VS_CONN_F_TUNNEL: u8 = 2;
@@ -33,7 +34,7 @@ const IP_VS_CONN_F_DROUTE: u8 = 3;
 const IP_VS_CONN_F_BYPASS: u8 = 4;
 
 const IP_VS_CONN_F_TUNNEL_TYPE_IPIP: u8 = 0;
-const IP_VS_CONN_F_TUNNEL_TYPE_GUE: u8 = 1;
+pub(crate) const IP_VS_CONN_F_TUNNEL_TYPE_GUE: u8 = 1;
 const IP_VS_CONN_F_TUNNEL_TYPE_GRE: u8 = 2;
 
 const IP_VS_TUNNEL_ENCAP_FLAG_NOCSUM: u16 = 0;
@@ -41,7 +42,7 @@ const IP_VS_TUNNEL_ENCAP_FLAG_CSUM: u16 = 1;
 const IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM: u16 = 2;
 
 /// Tunnel type, port and flags.
-type TunnelFields = (u8, u16, u16);
+pub(crate) type TunnelFields = (u8, u16, u16);
 
 pub(super) fn put_real_server_key<S: Sink>(sink: &mut S, key: &RealServerKey) {
     let family = family_number(Family::of(&key.address));
@@ -87,24 +88,27 @@ pub(super) fn put_real_server_entry<S: Sink>(sink: &mut S, entry: &RealServerEnt
     }
     if let Some(stats) = &entry.stats {
         put_nested(sink, IPVS_DEST_ATTR_STATS64, |sink| {
-            put_statistics64(sink, stats)
+            put_statistics64(sink, stats);
+            put_unknown(sink, &entry.unknown_counters);
         });
     }
     put_unknown(sink, &entry.unknown);
 }
 
-fn forwarding_fields(forwarding: Forwarding) -> (u8, TunnelFields) {
+pub(crate) fn forwarding_fields(forwarding: Forwarding) -> (u8, TunnelFields) {
     match forwarding {
         Forwarding::Masquerade => (IP_VS_CONN_F_MASQ, (0, 0, 0)),
         Forwarding::LocalNode => (IP_VS_CONN_F_LOCALNODE, (0, 0, 0)),
         Forwarding::Tunnel(tunnel) => (IP_VS_CONN_F_TUNNEL, tunnel_fields(tunnel)),
         Forwarding::DirectRouting => (IP_VS_CONN_F_DROUTE, (0, 0, 0)),
         Forwarding::Bypass => (IP_VS_CONN_F_BYPASS, (0, 0, 0)),
-        Forwarding::Other(method) => (method, (0, 0, 0)),
+        // A known method under another name is itself, a tunnel then IPIP; of an unknown one the
+        // kernel keeps three bits.
+        Forwarding::Other(method) => (method & IP_VS_CONN_F_FWD_MASK_BITS, (0, 0, 0)),
     }
 }
 
-fn forwarding_from(method: u8, tunnel: TunnelFields) -> Forwarding {
+pub(crate) fn forwarding_from((method, tunnel): (u8, TunnelFields)) -> Forwarding {
     match method {
         IP_VS_CONN_F_MASQ => Forwarding::Masquerade,
         IP_VS_CONN_F_LOCALNODE => Forwarding::LocalNode,
@@ -115,7 +119,7 @@ fn forwarding_from(method: u8, tunnel: TunnelFields) -> Forwarding {
     }
 }
 
-fn tunnel_fields(tunnel: Tunnel) -> TunnelFields {
+pub(crate) fn tunnel_fields(tunnel: Tunnel) -> TunnelFields {
     match tunnel {
         Tunnel::Ipip => (IP_VS_CONN_F_TUNNEL_TYPE_IPIP, 0, 0),
         Tunnel::Gue { port, checksum } => {
@@ -126,7 +130,7 @@ fn tunnel_fields(tunnel: Tunnel) -> TunnelFields {
     }
 }
 
-fn tunnel_from((kind, port, flags): TunnelFields) -> Tunnel {
+pub(crate) fn tunnel_from((kind, port, flags): TunnelFields) -> Tunnel {
     match (kind, port, checksum_from(flags)) {
         (IP_VS_CONN_F_TUNNEL_TYPE_IPIP, 0, Some(TunnelChecksum::None)) => Tunnel::Ipip,
         (IP_VS_CONN_F_TUNNEL_TYPE_GUE, port, Some(checksum)) => Tunnel::Gue { port, checksum },
@@ -152,7 +156,7 @@ const fn checksum_from(flags: u16) -> Option<TunnelChecksum> {
     }
 }
 
-/// Collects the naming attributes; the family comes after the address it is of.
+/// Collects the identifying attributes. The family comes after the address.
 #[derive(Default)]
 struct KeyParser<'a> {
     family: Option<Family>,
@@ -178,7 +182,7 @@ impl<'a> KeyParser<'a> {
         Ok(true)
     }
 
-    /// `virtual_server` is the family to fall back on: before Linux 3.18 there is no other.
+    /// `virtual_server` is the family if there is no other: Linux before 3.18 does not report it.
     fn finish(self, virtual_server: Option<Family>) -> Decoded<RealServerKey> {
         let family = self.family.or(virtual_server);
         let family = family.ok_or(DecodeError::Missing("real server's address family"))?;
@@ -239,7 +243,7 @@ pub(super) fn parse_real_server(
     let method = u8::try_from(method & IP_VS_CONN_F_FWD_MASK).unwrap_or_default();
     let server = RealServer {
         key: key.finish(virtual_server)?,
-        forwarding: forwarding_from(method, tunnel),
+        forwarding: forwarding_from((method, tunnel)),
         weight: weight.ok_or(DecodeError::Missing("weight"))?,
         upper_threshold: upper.ok_or(DecodeError::Missing("upper threshold"))?,
         lower_threshold: lower.ok_or(DecodeError::Missing("lower threshold"))?,
@@ -249,10 +253,12 @@ pub(super) fn parse_real_server(
         inactive: inactive.unwrap_or_default(),
         persistent: persistent.unwrap_or_default(),
     });
+    let (stats, unknown_counters) = stats.finish()?;
     Ok(RealServerEntry {
         server,
         connections,
-        stats: stats.finish()?,
+        stats,
         unknown,
+        unknown_counters,
     })
 }

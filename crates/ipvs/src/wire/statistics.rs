@@ -1,7 +1,8 @@
 //! The attributes of statistics, in 32 and in 64 bits.
 
 use super::attribute::{Attribute, Decoded, Sink, put_fixed};
-use crate::{Rates, Statistics};
+use super::entry::keep_unknown;
+use crate::{Rates, Statistics, UnknownAttribute};
 
 const IPVS_STATS_ATTR_CONNS: u16 = 1;
 const IPVS_STATS_ATTR_INPKTS: u16 = 2;
@@ -13,8 +14,10 @@ const IPVS_STATS_ATTR_INPPS: u16 = 7;
 const IPVS_STATS_ATTR_OUTPPS: u16 = 8;
 const IPVS_STATS_ATTR_INBPS: u16 = 9;
 const IPVS_STATS_ATTR_OUTBPS: u16 = 10;
+/// Aligns the 64-bit value after it.
+const IPVS_STATS_ATTR_PAD: u16 = 11;
 
-/// Statistics in 32 bits and, from Linux 4.1, in 64 too.
+/// Statistics in 32 bits and, from Linux 4.1, also in 64.
 #[derive(Default)]
 pub(super) struct StatisticsParser<'a> {
     pub(super) bits_32: Option<Attribute<'a>>,
@@ -22,13 +25,16 @@ pub(super) struct StatisticsParser<'a> {
 }
 
 impl StatisticsParser<'_> {
-    /// Reads the wider form of the two: they say the same.
-    pub(super) fn finish(self) -> Decoded<Option<Statistics>> {
-        self.bits_64.or(self.bits_32).map(parse).transpose()
+    /// Reads the wider of the two, which have the same counters, and those it does not know.
+    pub(super) fn finish(self) -> Decoded<(Option<Statistics>, Vec<UnknownAttribute>)> {
+        let mut unknown = Vec::new();
+        let stats = self.bits_64.or(self.bits_32);
+        let stats = stats.map(|attribute| parse(attribute, &mut unknown));
+        Ok((stats.transpose()?, unknown))
     }
 }
 
-fn parse(attribute: Attribute<'_>) -> Decoded<Statistics> {
+fn parse(attribute: Attribute<'_>, unknown: &mut Vec<UnknownAttribute>) -> Decoded<Statistics> {
     let mut stats = Statistics::default();
     for attribute in attribute.nested("statistics") {
         let attribute = attribute?;
@@ -44,8 +50,11 @@ fn parse(attribute: Attribute<'_>) -> Decoded<Statistics> {
             IPVS_STATS_ATTR_OUTPPS => &mut rates.outgoing_packets,
             IPVS_STATS_ATTR_INBPS => &mut rates.incoming_bytes,
             IPVS_STATS_ATTR_OUTBPS => &mut rates.outgoing_bytes,
-            // Padding (11) before a 64-bit value, or a counter of a newer kernel.
-            _ => continue,
+            IPVS_STATS_ATTR_PAD => continue,
+            _ => {
+                keep_unknown(unknown, attribute);
+                continue;
+            }
         };
         *counter = attribute.counter("counter")?;
     }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_fixed, put_text};
-use crate::{SyncDaemon, SyncRole};
+use super::entry::{keep_unknown, put_unknown};
+use crate::{InterfaceName, SyncDaemon, SyncDaemonEntry, SyncRole};
 
 const IPVS_DAEMON_ATTR_STATE: u16 = 1;
 const IPVS_DAEMON_ATTR_MCAST_IFN: u16 = 2;
@@ -25,7 +26,12 @@ pub(super) fn put_role<S: Sink>(sink: &mut S, role: SyncRole) {
     put_fixed(sink, IPVS_DAEMON_ATTR_STATE, state.to_ne_bytes());
 }
 
-/// The port is in the machine's order here, unlike any other.
+pub(super) fn put_sync_daemon_entry<S: Sink>(sink: &mut S, entry: &SyncDaemonEntry) {
+    put_sync_daemon(sink, &entry.daemon);
+    put_unknown(sink, &entry.unknown);
+}
+
+/// The port is in native byte order, unlike any other.
 pub(super) fn put_sync_daemon<S: Sink>(sink: &mut S, daemon: &SyncDaemon) {
     let SyncDaemon {
         role,
@@ -37,7 +43,7 @@ pub(super) fn put_sync_daemon<S: Sink>(sink: &mut S, daemon: &SyncDaemon) {
         ttl,
     } = daemon;
     put_role(sink, *role);
-    put_text(sink, IPVS_DAEMON_ATTR_MCAST_IFN, interface.as_str());
+    put_text(sink, IPVS_DAEMON_ATTR_MCAST_IFN, interface.as_bytes());
     put_fixed(sink, IPVS_DAEMON_ATTR_SYNC_ID, sync_id.to_ne_bytes());
     if let Some(bytes) = max_length {
         put_fixed(sink, IPVS_DAEMON_ATTR_SYNC_MAXLEN, bytes.to_ne_bytes());
@@ -66,7 +72,7 @@ fn parse_role_value(attribute: Attribute<'_>) -> Decoded<SyncRole> {
     }
 }
 
-/// Parses the role, and passes over the others.
+/// Parses the role and skips the others.
 pub(super) fn parse_role(attribute: Attribute<'_>) -> Decoded<SyncRole> {
     for attribute in attribute.nested("sync daemon") {
         let attribute = attribute?;
@@ -77,16 +83,17 @@ pub(super) fn parse_role(attribute: Attribute<'_>) -> Decoded<SyncRole> {
     Err(DecodeError::Missing("sync daemon's role"))
 }
 
-pub(super) fn parse_sync_daemon(attribute: Attribute<'_>) -> Decoded<SyncDaemon> {
+pub(super) fn parse_sync_daemon(attribute: Attribute<'_>) -> Decoded<SyncDaemonEntry> {
     let (mut role, mut interface, mut sync_id, mut max_length) = (None, None, None, None);
     let (mut group, mut port, mut ttl) = (None, None, None);
+    let mut unknown = Vec::new();
     for attribute in attribute.nested("sync daemon") {
         let attribute = attribute?;
         match attribute.kind {
             IPVS_DAEMON_ATTR_STATE => role = Some(parse_role_value(attribute)?),
             IPVS_DAEMON_ATTR_MCAST_IFN => {
-                let name = attribute.text("interface")?;
-                interface = Some(name.parse().map_err(|_| DecodeError::Text("interface"))?);
+                let name = InterfaceName::from_bytes(attribute.c_string());
+                interface = Some(name.ok_or(DecodeError::Text("interface"))?);
             }
             IPVS_DAEMON_ATTR_SYNC_ID => sync_id = Some(attribute.u32("sync id")?),
             IPVS_DAEMON_ATTR_SYNC_MAXLEN => max_length = Some(attribute.u16("maximum length")?),
@@ -98,10 +105,10 @@ pub(super) fn parse_sync_daemon(attribute: Attribute<'_>) -> Decoded<SyncDaemon>
             }
             IPVS_DAEMON_ATTR_MCAST_PORT => port = Some(attribute.u16("multicast port")?),
             IPVS_DAEMON_ATTR_MCAST_TTL => ttl = Some(attribute.u8("multicast TTL")?),
-            _ => {}
+            _ => keep_unknown(&mut unknown, attribute),
         }
     }
-    Ok(SyncDaemon {
+    let daemon = SyncDaemon {
         role: role.ok_or(DecodeError::Missing("sync daemon's role"))?,
         interface: interface.ok_or(DecodeError::Missing("interface"))?,
         sync_id: sync_id.ok_or(DecodeError::Missing("sync id"))?,
@@ -109,5 +116,6 @@ pub(super) fn parse_sync_daemon(attribute: Attribute<'_>) -> Decoded<SyncDaemon>
         group,
         port,
         ttl,
-    })
+    };
+    Ok(SyncDaemonEntry { daemon, unknown })
 }

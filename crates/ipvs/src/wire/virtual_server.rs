@@ -30,9 +30,9 @@ pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, server: &VirtualServer) 
         tag,
     } = server;
     put_key(sink, key);
-    put_text(sink, IPVS_SVC_ATTR_SCHED_NAME, scheduler.as_str());
+    put_text(sink, IPVS_SVC_ATTR_SCHED_NAME, scheduler.as_bytes());
     if let Some(engine) = engine {
-        put_text(sink, IPVS_SVC_ATTR_PE_NAME, engine.as_str());
+        put_text(sink, IPVS_SVC_ATTR_PE_NAME, engine.as_bytes());
     }
     let persistent = if persistence.is_some() {
         IP_VS_SVC_F_PERSISTENT
@@ -40,7 +40,7 @@ pub(super) fn put_virtual_server<S: Sink>(sink: &mut S, server: &VirtualServer) 
         0
     };
     let [f0, f1, f2, f3] = (flags.bits() | persistent).to_ne_bytes();
-    // The mask: every flag is meant as it stands.
+    // The mask: set every flag to its value.
     let flags = [f0, f1, f2, f3, 0xff, 0xff, 0xff, 0xff];
     put_fixed(sink, IPVS_SVC_ATTR_FLAGS, flags);
     let timeout = persistence.map_or((*tag).into(), |persistence| persistence.timeout);
@@ -57,13 +57,14 @@ pub(super) fn put_virtual_server_entry<S: Sink>(sink: &mut S, entry: &VirtualSer
     put_virtual_server(sink, &entry.server);
     if let Some(stats) = &entry.stats {
         put_nested(sink, IPVS_SVC_ATTR_STATS64, |sink| {
-            put_statistics64(sink, stats)
+            put_statistics64(sink, stats);
+            put_unknown(sink, &entry.unknown_counters);
         });
     }
     put_unknown(sink, &entry.unknown);
 }
 
-/// IPv4: a mask in network order. IPv6: a prefix length in the machine's order.
+/// IPv4: a mask in network byte order. IPv6: a prefix length in native byte order.
 fn netmask_bytes(netmask: Option<Netmask>, family: Family) -> [u8; 4] {
     match (netmask, family) {
         (Some(Netmask::V4(mask)), _) => mask.octets(),
@@ -89,21 +90,20 @@ fn parse_netmask(bytes: [u8; 4], family: Family) -> Decoded<Option<Netmask>> {
 }
 
 fn parse_scheduler(attribute: Attribute<'_>) -> Decoded<Scheduler> {
-    let name = attribute.text("scheduler")?;
-    name.parse().map_err(|_| DecodeError::Text("scheduler"))
+    let name = attribute.c_string();
+    Scheduler::from_bytes(name).ok_or(DecodeError::Text("scheduler"))
 }
 
 fn parse_engine(attribute: Attribute<'_>) -> Decoded<Option<PersistenceEngine>> {
-    match attribute.text("persistence engine")? {
-        "" => Ok(None),
-        name => name
-            .parse()
+    match attribute.c_string() {
+        [] => Ok(None),
+        name => PersistenceEngine::from_bytes(name)
             .map(Some)
-            .map_err(|_| DecodeError::Text("persistence engine")),
+            .ok_or(DecodeError::Text("persistence engine")),
     }
 }
 
-/// Parses the attributes that name a virtual server, and passes over the others.
+/// Parses the attributes that identify a virtual server and skips the others.
 pub(super) fn parse_key(attribute: Attribute<'_>) -> Decoded<VirtualServerKey> {
     let mut key = KeyParser::default();
     for attribute in attribute.nested("virtual server") {
@@ -152,15 +152,17 @@ pub(super) fn parse_virtual_server(attribute: Attribute<'_>) -> Decoded<VirtualS
         flags: Flags::from_bits(bits),
         persistence,
         engine,
-        // What does not fit is no tag that this crate has set.
+        // A larger value is not a tag: another program set it.
         tag: match persistence {
             None => u16::try_from(timeout).unwrap_or(0),
             Some(_) => 0,
         },
     };
+    let (stats, unknown_counters) = stats.finish()?;
     Ok(VirtualServerEntry {
         server,
-        stats: stats.finish()?,
+        stats,
         unknown,
+        unknown_counters,
     })
 }

@@ -20,10 +20,18 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         (virtual_server_key(), real_server_key())
             .prop_map(|(key, real_server)| Message::DeleteRealServer(key, real_server)),
         virtual_server_key().prop_map(Message::GetRealServers),
-        sync_daemon().prop_map(Message::NewSyncDaemon),
+        (sync_daemon(), unknown()).prop_map(|(daemon, unknown)| {
+            let mut entry = SyncDaemonEntry::from(daemon);
+            entry.unknown = unknown;
+            Message::NewSyncDaemon(entry)
+        }),
         sync_role().prop_map(Message::DeleteSyncDaemon),
         Just(Message::GetSyncDaemons),
-        timeouts().prop_map(Message::SetTimeouts),
+        (timeouts(), unknown()).prop_map(|(timeouts, unknown)| {
+            let mut entry = TimeoutsEntry::from(timeouts);
+            entry.unknown = unknown;
+            Message::SetTimeouts(entry)
+        }),
         Just(Message::GetTimeouts),
         info().prop_map(Message::Info),
         Just(Message::GetInfo),
@@ -65,7 +73,7 @@ fn protocol() -> impl Strategy<Value = Protocol> {
         Just(Protocol::Tcp),
         Just(Protocol::Udp),
         Just(Protocol::Sctp),
-        any::<u16>().prop_map(Protocol::from_number),
+        any::<u16>().prop_map(Protocol::Other),
     ]
 }
 
@@ -98,11 +106,10 @@ fn scheduler() -> impl Strategy<Value = Scheduler> {
 
 fn persistence(family: Family) -> impl Strategy<Value = Persistence> {
     let netmask = match family {
-        // A mask of all ones is none.
-        Family::V4 => (0..u32::MAX)
+        Family::V4 => any::<u32>()
             .prop_map(|bits| Netmask::V4(Ipv4Addr::from_bits(bits)))
             .boxed(),
-        Family::V6 => (0u8..128).prop_map(Netmask::V6).boxed(),
+        Family::V6 => (0u8..=128).prop_map(Netmask::V6).boxed(),
     };
     (any::<u32>(), option::of(netmask)).prop_map(|(timeout, netmask)| {
         let persistence = Persistence::new(timeout);
@@ -138,16 +145,14 @@ fn checksum() -> impl Strategy<Value = TunnelChecksum> {
 }
 
 fn forwarding() -> impl Strategy<Value = Forwarding> {
-    let tunnel = prop_oneof![
-        Just(Tunnel::Ipip),
-        (any::<u16>(), checksum()).prop_map(|(port, checksum)| Tunnel::Gue { port, checksum }),
-        checksum().prop_map(|checksum| Tunnel::Gre { checksum }),
-        (3u8.., any::<u16>(), any::<u16>()).prop_map(|(kind, port, flags)| Tunnel::Other {
-            kind,
-            port,
-            flags
-        }),
-    ];
+    let tunnel =
+        prop_oneof![
+            Just(Tunnel::Ipip),
+            (any::<u16>(), checksum()).prop_map(|(port, checksum)| Tunnel::Gue { port, checksum }),
+            checksum().prop_map(|checksum| Tunnel::Gre { checksum }),
+            (any::<u8>(), any::<u16>(), any::<u16>())
+                .prop_map(|(kind, port, flags)| Tunnel::Other { kind, port, flags }),
+        ];
     prop_oneof![
         proptest::sample::select(vec![
             Forwarding::Masquerade,
@@ -155,7 +160,9 @@ fn forwarding() -> impl Strategy<Value = Forwarding> {
             Forwarding::DirectRouting,
             Forwarding::Bypass,
         ]),
-        (5u8..8).prop_map(Forwarding::Other),
+        any::<u8>()
+            .prop_filter("a tunnel has fields of its own", |method| method & 7 != 2)
+            .prop_map(Forwarding::Other),
         tunnel.prop_map(Forwarding::Tunnel),
     ]
 }
@@ -172,19 +179,19 @@ pub(crate) fn real_server() -> impl Strategy<Value = RealServer> {
 }
 
 fn statistics() -> impl Strategy<Value = Statistics> {
-    any::<[u64; 10]>().prop_map(|[c, ip, op, ib, ob, rc, rip, rop, rib, rob]| Statistics {
-        connections: c,
-        incoming_packets: ip,
-        outgoing_packets: op,
-        incoming_bytes: ib,
-        outgoing_bytes: ob,
-        rates: Rates {
-            connections: rc,
-            incoming_packets: rip,
-            outgoing_packets: rop,
-            incoming_bytes: rib,
-            outgoing_bytes: rob,
-        },
+    any::<[u64; 10]>().prop_map(|[c, ip, op, ib, ob, rc, rip, rop, rib, rob]| {
+        let mut stats = Statistics::default();
+        stats.connections = c;
+        stats.incoming_packets = ip;
+        stats.outgoing_packets = op;
+        stats.incoming_bytes = ib;
+        stats.outgoing_bytes = ob;
+        stats.rates.connections = rc;
+        stats.rates.incoming_packets = rip;
+        stats.rates.outgoing_packets = rop;
+        stats.rates.incoming_bytes = rib;
+        stats.rates.outgoing_bytes = rob;
+        stats
     })
 }
 
@@ -192,37 +199,40 @@ fn statistics() -> impl Strategy<Value = Statistics> {
 fn unknown() -> impl Strategy<Value = Vec<UnknownAttribute>> {
     let attribute = (16u16..0x4000, vec(any::<u8>(), 0..20));
     vec(
-        attribute.prop_map(|(kind, value)| UnknownAttribute { kind, value }),
+        attribute.prop_map(|(kind, value)| UnknownAttribute::new(kind, value)),
         0..3,
     )
 }
 
 fn virtual_server_entry() -> impl Strategy<Value = VirtualServerEntry> {
-    (virtual_server(), option::of(statistics()), unknown()).prop_map(|(server, stats, unknown)| {
+    let parts = (
+        virtual_server(),
+        option::of((statistics(), unknown())),
+        unknown(),
+    );
+    parts.prop_map(|(server, stats, unknown)| {
         let mut entry = VirtualServerEntry::from(server);
-        entry.stats = stats;
+        entry.stats = stats.as_ref().map(|(stats, _)| *stats);
+        entry.unknown_counters = stats.map(|(_, unknown)| unknown).unwrap_or_default();
         entry.unknown = unknown;
         entry
     })
 }
 
 fn real_server_entry() -> impl Strategy<Value = RealServerEntry> {
-    let connections =
-        any::<(u32, u32, u32)>().prop_map(|(active, inactive, persistent)| Connections {
-            active,
-            inactive,
-            persistent,
-        });
+    let connections = any::<(u32, u32, u32)>()
+        .prop_map(|(active, inactive, persistent)| Connections::new(active, inactive, persistent));
     (
         real_server(),
         option::of(connections),
-        option::of(statistics()),
+        option::of((statistics(), unknown())),
         unknown(),
     )
         .prop_map(|(server, connections, stats, unknown)| {
             let mut entry = RealServerEntry::from(server);
             entry.connections = connections;
-            entry.stats = stats;
+            entry.stats = stats.as_ref().map(|(stats, _)| *stats);
+            entry.unknown_counters = stats.map(|(_, unknown)| unknown).unwrap_or_default();
             entry.unknown = unknown;
             entry
         })
@@ -234,9 +244,11 @@ fn sync_role() -> impl Strategy<Value = SyncRole> {
 
 fn sync_daemon() -> impl Strategy<Value = SyncDaemon> {
     let options = any::<(Option<u16>, Option<IpAddr>, Option<u16>, Option<u8>)>();
-    (sync_role(), name(15), any::<u32>(), options).prop_map(
+    let interface = vec(1u8.., 1..=15);
+    (sync_role(), interface, any::<u32>(), options).prop_map(
         |(role, interface, sync_id, (max_length, group, port, ttl))| {
-            let mut daemon = SyncDaemon::new(role, interface.parse().unwrap(), sync_id);
+            let interface = InterfaceName::from_bytes(&interface).unwrap();
+            let mut daemon = SyncDaemon::new(role, interface, sync_id);
             daemon.max_length = max_length;
             daemon.group = group;
             daemon.port = port;
@@ -257,12 +269,14 @@ fn timeouts() -> impl Strategy<Value = Timeouts> {
 }
 
 fn info() -> impl Strategy<Value = Info> {
-    any::<(u8, u8, u8, u32)>().prop_map(|(major, minor, patch, connection_table_size)| Info {
-        version: Version {
+    (any::<(u8, u8, u8, u32)>(), unknown()).prop_map(|((major, minor, patch, size), unknown)| {
+        let version = Version {
             major,
             minor,
             patch,
-        },
-        connection_table_size,
+        };
+        let mut info = Info::new(version, size);
+        info.unknown = unknown;
+        info
     })
 }

@@ -22,7 +22,7 @@ macro_rules! conformance {
             timeouts
             sync_daemons
             info
-            trial
+            probe
             flush
         }
     };
@@ -58,6 +58,8 @@ pub(crate) fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Resul
     let hour = Persistence::new(3600);
     let v4_net = Netmask::from_prefix(Family::V4, 24).unwrap();
     let v6_net = Netmask::from_prefix(Family::V6, 64).unwrap();
+    let v4_host = Netmask::from_prefix(Family::V4, 32).unwrap();
+    let v6_host = Netmask::from_prefix(Family::V6, 128).unwrap();
     let plain = |text: &str| VirtualServer::new(key(text));
     let servers = [
         plain("tcp 10.96.0.1:80"),
@@ -65,6 +67,9 @@ pub(crate) fn virtual_server_life<T: Transport>(client: &mut Client<T>) -> Resul
         plain("sctp 10.96.0.1:80").with_persistence(hour),
         plain("tcp 10.96.0.2:80").with_persistence(hour.with_netmask(v4_net)),
         plain("tcp 10.96.0.3:0").with_persistence(hour),
+        // A netmask of one address is reported as none, and equals it.
+        plain("tcp 10.96.0.8:80").with_persistence(hour.with_netmask(v4_host)),
+        plain("tcp [fd00::8]:80").with_persistence(hour.with_netmask(v6_host)),
         plain("tcp [fd00::1]:80"),
         plain("udp [fd00::1]:53").with_persistence(hour.with_netmask(v6_net)),
         plain("tcp 10.96.0.4:80")
@@ -171,21 +176,21 @@ pub(crate) fn virtual_server_errors<T: Transport>(client: &mut Client<T>) -> Res
     Ok(())
 }
 
-pub(crate) fn trial<T: Transport>(client: &mut Client<T>) -> Result<()> {
+pub(crate) fn probe<T: Transport>(client: &mut Client<T>) -> Result<()> {
     let web = VirtualServer::new(key("tcp 192.0.2.1:9")).with_scheduler(Scheduler::RoundRobin);
     let v6 = VirtualServer::new(key("tcp [2001:db8::1]:9"));
     for server in [web, v6] {
-        assert_eq!(client.try_virtual_server(&server)?.server, server);
+        assert_eq!(client.probe_virtual_server(&server)?.server, server);
     }
     let unknown = web.with_scheduler("nosuch".parse().unwrap());
-    let error = client.try_virtual_server(&unknown).unwrap_err();
+    let error = client.probe_virtual_server(&unknown).unwrap_err();
     assert_eq!(error.operation(), Operation::AddVirtualServer);
     assert_eq!(*error.kind(), ErrorKind::UnknownScheduler);
     assert_eq!(client.virtual_servers()?, []);
     // One that is there stays.
     client.add_virtual_server(&web)?;
     assert_eq!(
-        kind(client.try_virtual_server(&web)),
+        kind(client.probe_virtual_server(&web)),
         ErrorKind::AlreadyExists
     );
     assert_eq!(client.virtual_servers()?.len(), 1);
@@ -318,11 +323,23 @@ pub(crate) fn real_server_errors<T: Transport>(client: &mut Client<T>) -> Result
             ErrorKind::OutOfRange
         );
     }
+    // Linux of 2026: later than the order of the two, sooner than whether it exists.
+    let missing = real("10.244.0.9:80").with_thresholds(0, 1 << 31);
+    assert_eq!(
+        kind(client.update_real_server(&web, &missing)),
+        ErrorKind::Rejected
+    );
+    let crossed = missing.with_thresholds(u32::MAX, 1 << 31);
+    assert_eq!(
+        kind(client.update_real_server(&web, &crossed)),
+        ErrorKind::OutOfRange
+    );
     let v6 = key("tcp [fd00::1]:80");
     for (key, address) in [
         (web, "0.0.0.0:80"),
         (web, "224.0.0.1:80"),
         (web, "255.255.255.255:80"),
+        (web, "127.255.255.255:80"),
         (v6, "[::]:80"),
         (v6, "[ff02::1]:80"),
         (v6, "[fe80::1]:80"),
@@ -332,15 +349,27 @@ pub(crate) fn real_server_errors<T: Transport>(client: &mut Client<T>) -> Result
         let kind = added.map_err(|error| error.kind().clone());
         assert_eq!(kind, Err(ErrorKind::Rejected), "{address}");
     }
-    let no_port = Tunnel::Gue {
-        port: 0,
-        checksum: TunnelChecksum::None,
-    };
-    let tunnel = real("10.244.0.3:80").with_forwarding(Forwarding::Tunnel(no_port));
-    assert_eq!(
-        kind(client.add_real_server(&web, &tunnel)),
-        ErrorKind::Rejected
-    );
+    let checksum = TunnelChecksum::None;
+    let flags = 9;
+    for no_port in [
+        Tunnel::Gue { port: 0, checksum },
+        Tunnel::Other {
+            kind: 1,
+            port: 0,
+            flags,
+        },
+    ] {
+        let tunnel = real("10.244.0.3:80").with_forwarding(Forwarding::Tunnel(no_port));
+        let added = client.add_real_server(&web, &tunnel);
+        assert_eq!(kind(added), ErrorKind::Rejected);
+    }
+    // Unicast for the kernel.
+    for address in ["0.1.2.3:80", "127.0.0.1:80", "240.0.0.1:80"] {
+        client.add_real_server(&web, &real(address))?;
+    }
+    for address in ["[::1]:80", "[::10.0.0.1]:80", "[fec0::1]:80"] {
+        client.add_real_server(&v6, &real(address))?;
+    }
     Ok(())
 }
 
@@ -465,9 +494,9 @@ pub(crate) fn timeouts<T: Transport>(client: &mut Client<T>) -> Result<()> {
         .with_tcp_fin(90)
         .with_udp(70);
     client.set_timeouts(&wanted)?;
-    assert_eq!(client.timeouts()?, wanted);
+    assert_eq!(client.timeouts()?, wanted.into());
     client.set_timeouts(&Timeouts::default().with_udp(60))?;
-    assert_eq!(client.timeouts()?, wanted.with_udp(60));
+    assert_eq!(client.timeouts()?, wanted.with_udp(60).into());
     for seconds in [0, Timeouts::MAX + 1] {
         let error = kind(client.set_timeouts(&Timeouts::default().with_tcp(seconds)));
         assert_eq!(error, ErrorKind::Invalid(Invalid::Timeout));
@@ -517,17 +546,33 @@ pub(crate) fn sync_daemons<T: Transport>(client: &mut Client<T>) -> Result<()> {
         .with_max_length(1472)
         .with_group(group, 8848)
         .with_ttl(1);
-    assert_eq!(client.sync_daemons()?, [filled, backup]);
+    assert!(master.is_met_by(&filled) && backup.is_met_by(&backup));
+    assert_eq!(client.sync_daemons()?, [filled.into(), backup.into()]);
     client.stop_sync_daemon(SyncRole::Master)?;
-    assert_eq!(client.sync_daemons()?, [backup]);
+    assert_eq!(client.sync_daemons()?, [backup.into()]);
+    // A missing interface is noticed before a daemon that runs.
+    let mut nowhere = backup;
+    nowhere.interface = "nosuch".parse().unwrap();
+    let error = client.start_sync_daemon(&nowhere).unwrap_err();
+    assert_eq!(error.errno(), Some(19));
     client.stop_sync_daemon(SyncRole::Backup)?;
     let v6 = master.with_group("ff02::81".parse().unwrap(), 8848);
     client.start_sync_daemon(&v6)?;
     assert_eq!(
         client.sync_daemons()?,
-        [v6.with_max_length(1452).with_ttl(1)]
+        [v6.with_max_length(1452).with_ttl(1).into()]
     );
-    client.stop_sync_daemon(SyncRole::Master)
+    client.stop_sync_daemon(SyncRole::Master)?;
+    // Values that the kernel replaces.
+    let odd = backup.with_group(group, 0).with_ttl(0).with_max_length(100);
+    client.start_sync_daemon(&odd)?;
+    let mended = odd
+        .with_group(group, 8848)
+        .with_ttl(1)
+        .with_max_length(1024);
+    assert!(odd.is_met_by(&mended));
+    assert_eq!(client.sync_daemons()?, [mended.into()]);
+    client.stop_sync_daemon(SyncRole::Backup)
 }
 
 pub(crate) fn info<T: Transport>(client: &mut Client<T>) -> Result<()> {

@@ -136,10 +136,7 @@ fn a_change_between_slices_is_handled_at_once_and_is_no_drift() {
     let node = FakeNode::default();
     let (mut proxier, read) = many(&node);
     for n in 0..SERVICES {
-        let connections = Connections {
-            active: 1,
-            ..Connections::default()
-        };
+        let connections = Connections::new(1, 0, 0);
         let gone = GONE.parse().unwrap();
         node.ipvs().set_connections(&key(n), &gone, connections);
     }

@@ -310,7 +310,7 @@ impl Backend for FakeBackend {
             fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
             state.node.clone()
         };
-        node.timeouts = self.ipvs.timeouts()?;
+        node.timeouts = self.ipvs.timeouts()?.timeouts;
         node.virtual_servers = virtual_servers::outline(&mut self.ipvs)?;
         Ok(node)
     }

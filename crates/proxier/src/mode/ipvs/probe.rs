@@ -113,7 +113,7 @@ fn attempt(client: &mut Client, family: Family, scheduler: Scheduler) -> ipvs::R
         };
         let key = VirtualServerKey::tcp(SocketAddr::new(address, PORT));
         let server = VirtualServer::new(key).with_scheduler(scheduler);
-        client.try_virtual_server(&server).map(drop)
+        client.probe_virtual_server(&server).map(drop)
     };
     let is_taken = |tried: &ipvs::Result<()>| {
         let error = tried.as_ref().err();

@@ -196,14 +196,13 @@ mod tests {
     }
 
     fn reading(port: u16, service: &str, connections: u64) -> Carried {
+        let mut statistics = Statistics::default();
+        statistics.connections = connections;
+        statistics.incoming_bytes = connections * 100;
         Carried {
             key: key(port),
             service: name(service),
-            statistics: Statistics {
-                connections,
-                incoming_bytes: connections * 100,
-                ..Statistics::default()
-            },
+            statistics,
         }
     }
 

@@ -175,7 +175,7 @@ impl IpvsRemains {
 impl<T: Transport> Backend for IpvsBackend<T> {
     fn outline(&mut self) -> Result<NodeState, BackendError> {
         Ok(NodeState {
-            timeouts: self.ipvs.timeouts()?,
+            timeouts: self.ipvs.timeouts()?.timeouts,
             virtual_servers: virtual_servers::outline(&mut self.ipvs)?,
             ..self.around.observe()?
         })

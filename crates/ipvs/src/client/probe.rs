@@ -1,4 +1,4 @@
-//! Whether the kernel would take a virtual server.
+//! Whether the kernel accepts a virtual server.
 
 use super::batch::check;
 use super::exchange::{Failure, Transport};
@@ -10,7 +10,7 @@ use crate::{
     VirtualServerKey,
 };
 
-/// The requests of a trial, in their order.
+/// The requests of a probe, in order.
 const OPERATIONS: [Operation; 3] = [
     Operation::AddVirtualServer,
     Operation::GetVirtualServer,
@@ -18,25 +18,28 @@ const OPERATIONS: [Operation; 3] = [
 ];
 
 impl<T: Transport> Client<T> {
-    /// Adds a virtual server, reads it back and deletes it, all in one datagram: the kernel is
-    /// through with it before the process can be stopped or killed, so nothing is left behind.
+    /// Adds a virtual server, reads it back and deletes it: a test whether the kernel has the
+    /// scheduler, the persistence engine and the address family.
     ///
-    /// Choose a key that nobody has: what another program adds under it meanwhile is deleted.
+    /// All requests are in one datagram, which the kernel executes as a whole. The process cannot
+    /// be killed in between, so nothing is left behind.
+    ///
+    /// Choose a key that no other program uses: what it adds under this key meanwhile is deleted.
     ///
     /// ```no_run
     /// use ipvs::{Client, VirtualServer};
     ///
     /// let server = VirtualServer::new("tcp 192.0.2.1:9".parse()?);
-    /// let entry = Client::open()?.try_virtual_server(&server)?;
+    /// let entry = Client::open()?.probe_virtual_server(&server)?;
     /// assert_eq!(entry.server.scheduler, server.scheduler);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`], and then nothing was changed; else that of the first of the
-    /// three requests that failed.
-    pub fn try_virtual_server(&mut self, server: &VirtualServer) -> Result<VirtualServerEntry> {
+    /// [`ErrorKind::AlreadyExists`] if the key exists, and nothing was changed; otherwise the error
+    /// of the first of the three requests that failed.
+    pub fn probe_virtual_server(&mut self, server: &VirtualServer) -> Result<VirtualServerEntry> {
         check(&Change::AddVirtualServer(*server))?;
         match self.virtual_server(&server.key) {
             Err(error) if error.is_not_found() => {}
@@ -47,8 +50,8 @@ impl<T: Transport> Client<T> {
                 return Err(Error::new(Operation::AddVirtualServer, object, kind));
             }
         }
-        let mut replies = self.send_trial(server);
-        // ENOENT may also mean that the family's number has changed: the module was loaded anew.
+        let mut replies = self.send_probe(server);
+        // ENOENT can also mean that the family number has changed because the module was reloaded.
         if matches!(
             &replies.failed,
             Some((
@@ -60,12 +63,12 @@ impl<T: Transport> Client<T> {
             ))
         ) && matches!(self.exchange.resolve(), Ok(true))
         {
-            replies = self.send_trial(server);
+            replies = self.send_probe(server);
         }
         replies.into_result(server.key)
     }
 
-    fn send_trial(&mut self, server: &VirtualServer) -> Replies {
+    fn send_probe(&mut self, server: &VirtualServer) -> Replies {
         let exchange = &mut self.exchange;
         let first = exchange.reserve_sequence(3);
         let header = |place: u32, flags| Header {
@@ -128,7 +131,7 @@ impl<T: Transport> Client<T> {
     }
 }
 
-/// What the kernel said.
+/// The kernel's replies.
 #[derive(Debug, Default)]
 struct Replies {
     entry: Option<VirtualServerEntry>,

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use super::{Client, Counters, Outcomes, Socket, Transport};
 use crate::{
-    Change, Error, ErrorKind, Info, Object, Operation, RealServer, RealServerEntry, RealServerKey,
-    Result, SyncDaemon, SyncRole, Timeouts, VirtualServer, VirtualServerEntry, VirtualServerKey,
+    Change, Error, ErrorKind, Info, Object, Operation, Plan, RealServer, RealServerEntry,
+    RealServerKey, Result, SyncDaemon, SyncDaemonEntry, SyncRole, TableEntry, Timeouts,
+    TimeoutsEntry, VirtualServer, VirtualServerEntry, VirtualServerKey, Wanted,
 };
 use worker::{Lost, Worker};
 
@@ -224,14 +225,75 @@ impl<T: Transport + Send + 'static> AsyncClient<T> {
         self.run(operation, Object::VirtualServer(key), work).await
     }
 
+    /// See [`Client::table`].
+    pub async fn table(&self) -> Result<Vec<TableEntry>> {
+        let operation = Operation::ListVirtualServers;
+        self.run(operation, Object::Table, Client::table).await
+    }
+
+    /// See [`Client::plan`]. Runs as one step: no other call of this client comes between the
+    /// listings.
+    pub async fn plan(
+        &self,
+        wanted: Vec<Wanted>,
+        owned: impl FnMut(&VirtualServerEntry) -> bool + Send + 'static,
+    ) -> Result<Plan> {
+        let work = move |client: &mut Client<T>| client.plan(&wanted, owned);
+        self.run(Operation::ListVirtualServers, Object::Table, work)
+            .await
+    }
+
+    /// See [`Client::reconcile`]. Runs as one step: no other call of this client comes between
+    /// the listings and the changes.
+    pub async fn reconcile(
+        &self,
+        wanted: Vec<Wanted>,
+        owned: impl FnMut(&VirtualServerEntry) -> bool + Send + 'static,
+    ) -> Result<(Plan, Outcomes)> {
+        let work = move |client: &mut Client<T>| client.reconcile(&wanted, owned);
+        self.run(Operation::ListVirtualServers, Object::Table, work)
+            .await
+    }
+
+    /// See [`Client::add_or_update_virtual_server`].
+    pub async fn add_or_update_virtual_server(&self, server: &VirtualServer) -> Result<()> {
+        let (server, object) = (*server, Object::VirtualServer(server.key));
+        let work = move |client: &mut Client<T>| client.add_or_update_virtual_server(&server);
+        self.run(Operation::AddVirtualServer, object, work).await
+    }
+
+    /// See [`Client::add_or_update_real_server`].
+    pub async fn add_or_update_real_server(
+        &self,
+        virtual_server: &VirtualServerKey,
+        real_server: &RealServer,
+    ) -> Result<()> {
+        let (virtual_server, server) = (*virtual_server, *real_server);
+        let object = Object::RealServer {
+            virtual_server,
+            real_server: server.key,
+        };
+        let work = move |client: &mut Client<T>| {
+            client.add_or_update_real_server(&virtual_server, &server)
+        };
+        self.run(Operation::AddRealServer, object, work).await
+    }
+
+    /// See [`Client::probe_virtual_server`].
+    pub async fn probe_virtual_server(&self, server: &VirtualServer) -> Result<VirtualServerEntry> {
+        let (server, object) = (*server, Object::VirtualServer(server.key));
+        let work = move |client: &mut Client<T>| client.probe_virtual_server(&server);
+        self.run(Operation::AddVirtualServer, object, work).await
+    }
+
     /// See [`Client::timeouts`].
-    pub async fn timeouts(&self) -> Result<Timeouts> {
+    pub async fn timeouts(&self) -> Result<TimeoutsEntry> {
         self.run(Operation::GetTimeouts, Object::Table, Client::timeouts)
             .await
     }
 
     /// See [`Client::sync_daemons`].
-    pub async fn sync_daemons(&self) -> Result<Vec<SyncDaemon>> {
+    pub async fn sync_daemons(&self) -> Result<Vec<SyncDaemonEntry>> {
         let operation = Operation::ListSyncDaemons;
         self.run(operation, Object::Table, Client::sync_daemons)
             .await
