@@ -3,6 +3,7 @@
 //! Everything here is pure: no clock, no I/O, no randomness. The result says nothing of IPVS or
 //! iptables; [`plan`](crate::mode::ipvs::plan) turns it into steps for a data plane.
 
+mod absence;
 mod config;
 mod counter;
 mod endpoints;
@@ -15,6 +16,7 @@ mod need;
 mod service;
 mod state;
 
+pub use absence::NoEndpoints;
 pub use config::{Config, ConfigError, Conntrack, PodInterfaces};
 pub use follow_node::FollowNode;
 pub use frontend::{Backend, Frontend, FrontendKey, Kind, Place, ServicePortName, WithoutBackends};

@@ -8,9 +8,10 @@ use ipvs::{Family, Scheduler};
 
 use super::endpoints::{Endpoints, endpoints, ready_on_this_node};
 use super::{
-    Config, Frontend, FrontendKey, HealthCheck, Kind, Problem, ServicePortName, WithoutBackends,
+    Config, Frontend, FrontendKey, HealthCheck, Kind, NoEndpoints, Problem, ServicePortName,
+    WithoutBackends,
 };
-use crate::model::{Service, ServicePort, TrafficPolicy};
+use crate::model::{PortName, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::notice::Reason;
 use crate::store::ServiceView;
 
@@ -21,8 +22,22 @@ pub(super) struct Wishes {
     pub(super) frontends: Vec<Arc<Frontend>>,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) problems: Vec<Problem>,
+    /// Ports for which no endpoint answers, in a family.
+    pub(super) unanswered: Vec<Unanswered>,
     /// The one it chose for itself.
     pub(super) scheduler: Option<Scheduler>,
+}
+
+/// A port without endpoints, in a family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unanswered {
+    pub(super) port: PortName,
+    pub(super) protocol: Protocol,
+    pub(super) family: Family,
+    /// None if there are some under traffic policy `Cluster`.
+    pub(super) anywhere: Option<NoEndpoints>,
+    /// None if there are some on this node, or it does not matter.
+    pub(super) here: Option<NoEndpoints>,
 }
 
 /// An address of a Service.
@@ -49,6 +64,20 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
     for port in &service.ports {
         for family in families(service, config) {
             let endpoints = endpoints(view, port, family, uses_local, config);
+            let why = |none: bool, local| {
+                none.then(|| NoEndpoints::find(view, port, family, local, config))
+            };
+            let anywhere = why(endpoints.cluster.is_empty(), false);
+            let here = why(uses_local && endpoints.local.is_empty(), true);
+            if anywhere.is_some() || here.is_some() {
+                wishes.unanswered.push(Unanswered {
+                    port: port.name.clone(),
+                    protocol: port.protocol,
+                    family,
+                    anywhere,
+                    here,
+                });
+            }
             let of_family = vips.iter().filter(|vip| Family::of(&vip.address) == family);
             let at_vips = of_family.map(|vip| {
                 let key = FrontendKey {

@@ -10,8 +10,8 @@ use ipvs::Scheduler;
 
 use super::counter::Counter;
 use super::need::needs;
-use super::service::Wishes;
-use super::{Config, Frontend, FrontendKey, HealthCheck, Need, service};
+use super::service::{Unanswered, Wishes};
+use super::{Config, Frontend, FrontendKey, HealthCheck, Need, NoEndpoints, service};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::store::{ServiceView, Store};
@@ -31,6 +31,8 @@ pub struct DesiredState {
     health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// What Services ask for and this node cannot do, whatever the others ask for.
     problems: BTreeMap<ObjectName, Vec<Problem>>,
+    /// Ports without endpoints.
+    unanswered: BTreeMap<ObjectName, Vec<Unanswered>>,
     /// Those that Services chose for themselves.
     schedulers: BTreeMap<ObjectName, Scheduler>,
 }
@@ -155,6 +157,7 @@ impl DesiredState {
             needs: Counter::default(),
             health_checks: BTreeMap::new(),
             problems: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
             schedulers: BTreeMap::new(),
         }
     }
@@ -220,6 +223,21 @@ impl DesiredState {
     /// The scheduler, or the options of one, that a Service chose for itself.
     pub fn chosen_scheduler(&self, service: &ObjectName) -> Option<Scheduler> {
         self.schedulers.get(service).copied()
+    }
+
+    /// Why a frontend has no endpoints at all, or with `here` none on this node. None if it has
+    /// some.
+    pub fn why_no_endpoints(&self, frontend: &Frontend, here: bool) -> Option<&NoEndpoints> {
+        let ports = self.unanswered.get(&frontend.owner.service)?;
+        let (name, key) = (&frontend.owner.port, &frontend.key);
+        let port = ports.iter().find(|port| {
+            port.port == *name && port.protocol == key.protocol && port.family == key.family()
+        })?;
+        if here {
+            port.here.as_ref()
+        } else {
+            port.anywhere.as_ref()
+        }
     }
 
     /// The frontends that a Service has, or would have if they were not another's.
@@ -293,6 +311,7 @@ impl DesiredState {
             frontends: new,
             health_check,
             problems,
+            unanswered,
             scheduler,
         } = match view {
             Some(view) => service::wishes(view, &self.config),
@@ -303,6 +322,11 @@ impl DesiredState {
             &mut self.problems,
             name,
             Some(problems).filter(|p| !p.is_empty()),
+        );
+        put(
+            &mut self.unanswered,
+            name,
+            Some(unanswered).filter(|ports| !ports.is_empty()),
         );
         put(&mut self.schedulers, name, scheduler);
         let seniority = view.map_or(0, |view| service::seniority(view.service));

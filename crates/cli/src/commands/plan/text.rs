@@ -23,7 +23,7 @@ impl Display for Text<'_> {
         let Self(desired) = self;
         node(f, desired.config())?;
         for (owner, groups) in by_port(desired) {
-            service_port(f, &owner, &groups)?;
+            service_port(f, desired, &owner, &groups)?;
         }
         let mut checks: Vec<_> = desired.health_checks().collect();
         checks.sort_unstable_by_key(|check| (check.port, &check.service));
@@ -122,6 +122,7 @@ fn answers_alike(one: &Frontend, other: &Frontend) -> bool {
 
 fn service_port(
     f: &mut Formatter<'_>,
+    desired: &DesiredState,
     (owner, _): &Port,
     groups: &[Vec<&Frontend>],
 ) -> fmt::Result {
@@ -142,7 +143,7 @@ fn service_port(
             address(f, frontend)?;
         }
         if let Some(frontend) = group.first() {
-            answers(f, frontend)?;
+            answers(f, desired, frontend)?;
         }
     }
     Ok(())
@@ -170,15 +171,28 @@ fn keeps_clients(frontend: &Frontend) -> bool {
     frontend.session_affinity != SessionAffinity::None
 }
 
-fn answers(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
+fn answers(f: &mut Formatter<'_>, desired: &DesiredState, frontend: &Frontend) -> fmt::Result {
+    let why = |f: &mut Formatter<'_>, here| match desired.why_no_endpoints(frontend, here) {
+        Some(why) => writeln!(f, ": {why}"),
+        None => writeln!(f),
+    };
     match (&*frontend.backends, frontend.without_backends) {
-        ([], WithoutBackends::Refuse) => writeln!(f, "    refused: no endpoints")?,
-        ([], _) => writeln!(f, "    dropped: no endpoints on this node")?,
+        ([], WithoutBackends::Refuse) => {
+            f.write_str("    refused: no endpoints")?;
+            why(f, false)?;
+        }
+        ([], _) => {
+            f.write_str("    dropped: no endpoints on this node")?;
+            why(f, true)?;
+        }
         (all, _) => backends(f, "", all)?,
     }
     match frontend.external.as_deref() {
         None => Ok(()),
-        Some([]) => writeln!(f, "    from outside: dropped, no endpoints on this node"),
+        Some([]) => {
+            f.write_str("    from outside: dropped, no endpoints on this node")?;
+            why(f, true)
+        }
         Some(local) => {
             let how = match keeps_clients(frontend) {
                 true => " and by its hash",
