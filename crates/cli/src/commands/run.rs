@@ -29,6 +29,7 @@ use crate::mode::{Choice, Lookout};
 use crate::notices::{Notices, Standing};
 use crate::observe::configz::Configz;
 use crate::observe::health_checks::Health;
+use crate::observe::trail::{Causes, Trail};
 use crate::source::Source;
 use crate::takeover::other_mode;
 use crate::takeover::{OfKubeProxy, Predecessor, Predecessors};
@@ -143,6 +144,7 @@ impl<'a> Start<'a> {
         let mut following = Following {
             lookout: None,
             has_synced: false,
+            trail: Trail::new(Causes::default()),
             health: Health::new(runtime.clone(), config, monitor.clone()),
             standing: Standing::new(notices.clone()),
             args: &cli.run,
@@ -161,8 +163,10 @@ impl<'a> Start<'a> {
         let _settings = file.map(follow).transpose()?;
         let queue = monitor.clone();
         let mut diagnostics = DiagnosticLog::default();
+        let causes = following.trail.causes();
         let source = source.follow(move |reading| {
             diagnostics.log(&reading.diagnostics);
+            causes.read(&reading);
             queue.queued(&reading.changes);
             // The receiver is gone only when we are about to end.
             let _ = events.send(Event::Changes(reading.changes));
@@ -183,6 +187,7 @@ struct Following<'a> {
     /// While another mode serves than the one that was asked for.
     lookout: Option<Lookout>,
     has_synced: bool,
+    trail: Trail,
     notices: Notices,
     monitor: Monitor,
     health: Health,
@@ -214,6 +219,7 @@ impl Following<'_> {
             };
             match round.result {
                 Ok(report) => {
+                    self.trail.follow(proxier, report);
                     log_sync(report, !std::mem::replace(&mut self.has_synced, true));
                     self.standing.follow(proxier, report);
                     predecessors.follow(proxier, report);

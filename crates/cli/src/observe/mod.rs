@@ -2,6 +2,7 @@
 
 pub(crate) mod configz;
 pub(crate) mod health_checks;
+pub(crate) mod trail;
 
 use ipvs::Family;
 use proxier::Runtime;

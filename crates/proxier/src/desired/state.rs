@@ -241,7 +241,7 @@ impl DesiredState {
     }
 
     /// The frontends that a Service has, or would have if they were not another's.
-    pub(crate) fn frontends_of(
+    pub fn frontends_of(
         &self,
         service: &ObjectName,
     ) -> impl Iterator<Item = &Arc<Frontend>> + use<'_> {

@@ -21,4 +21,4 @@ pub mod watch;
 
 pub use connection::{ConnectionState, RequestOutcome};
 pub use diagnostic::{Diagnostic, Location, Severity};
-pub use reading::Reading;
+pub use reading::{Cause, Reading};

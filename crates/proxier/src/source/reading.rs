@@ -11,6 +11,31 @@ pub struct Reading {
     pub changes: Vec<Change>,
     /// Everything that is not used as written.
     pub diagnostics: Vec<Diagnostic>,
+    /// The versions of the objects that changed one by one, where they have versions.
+    pub causes: Vec<Cause>,
+}
+
+/// An object that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cause {
+    /// Its kind: `EndpointSlice`.
+    pub kind: &'static str,
+    /// Its name, with its namespace if it has one: `default/web-1`.
+    pub object: String,
+    /// Its `resourceVersion`.
+    pub version: String,
+}
+
+impl Cause {
+    /// A change to this version.
+    pub fn new(kind: &'static str, object: impl Into<String>, version: impl Into<String>) -> Self {
+        Self {
+            kind,
+            object: object.into(),
+            version: version.into(),
+        }
+    }
 }
 
 impl Reading {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::{Diagnostic, Reading};
+use super::super::{Cause, Diagnostic, Reading};
 use super::kind::{Kind, Metadata};
 use super::split::{LONGEST_OBJECT, Text};
 use super::wire::AnyObject;
@@ -175,6 +175,7 @@ impl<K: Kind> Follower<K> {
         Reading {
             changes,
             diagnostics: std::mem::take(&mut self.diagnostics),
+            ..Reading::default()
         }
     }
 
@@ -223,6 +224,8 @@ impl<K: Kind> Follower<K> {
             return Ok(reading);
         };
         let version = parse_any(object.version.as_deref());
+        let cause = object.version.as_ref();
+        let cause = cause.map(|version| Cause::new(K::NAME, name.to_string(), version));
         let is_next = self.is_next(version);
         match (self.known.get(&name), happened) {
             (Some(known), Happened::Applied) if !is_newer(version, *known) => {
@@ -252,6 +255,7 @@ impl<K: Kind> Follower<K> {
             }
         };
         reading.changes.extend(change);
+        reading.causes.extend(cause);
         Ok(reading)
     }
 }

@@ -1,6 +1,7 @@
 //! The kinds that are watched: where they are, and what their objects mean to the store.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ pub(super) trait Kind {
     /// What is kept of it.
     type Model;
     /// By which it is known among those of its kind.
-    type Name: Clone + Eq + Hash;
+    type Name: Clone + Eq + Hash + Display;
 
     const NAME: &'static str;
 

@@ -151,6 +151,7 @@ impl Manifests {
         Reading {
             changes,
             diagnostics,
+            ..Reading::default()
         }
     }
 

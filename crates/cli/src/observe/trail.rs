@@ -1,0 +1,379 @@
+//! The audit trail: at the level debug, one line a Service for what a sync changed, and what caused
+//! it. At other levels nothing is kept for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proxier::Proxier;
+use proxier::desired::{Backend, DesiredState, Frontend, FrontendKey};
+use proxier::mode::{DataPlane, PlanSteps};
+use proxier::model::ObjectName;
+use proxier::reconcile::{Concerned, SyncKind, SyncReport};
+use proxier::source::{Cause, Reading};
+use proxier::store::Change;
+
+/// Most Services whose causes are kept until the next sync.
+const MOST_CAUSES: usize = 10_000;
+
+fn is_on() -> bool {
+    tracing::enabled!(tracing::Level::DEBUG)
+}
+
+/// What changed the Services since the last sync. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Causes(Arc<Mutex<Pending>>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    of: BTreeMap<ObjectName, BTreeSet<String>>,
+    /// Which Service each slice is of: a deletion does not say.
+    owners: HashMap<ObjectName, ObjectName>,
+}
+
+impl Causes {
+    /// Takes in what a source has read.
+    pub(crate) fn read(&self, reading: &Reading) {
+        if is_on() {
+            let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            for change in &reading.changes {
+                pending.take_in(change, &reading.causes);
+            }
+        }
+    }
+
+    fn take(&self) -> BTreeMap<ObjectName, BTreeSet<String>> {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut pending.of)
+    }
+}
+
+impl Pending {
+    fn take_in(&mut self, change: &Change, causes: &[Cause]) {
+        match change {
+            Change::ServiceApplied(service) => {
+                self.add(&service.name, "Service", &service.name, "changed", causes);
+            }
+            Change::ServiceDeleted(name) => self.add(name, "Service", name, "deleted", causes),
+            Change::EndpointSliceApplied(slice) => {
+                self.owners
+                    .insert(slice.name.clone(), slice.service.clone());
+                let kind = "EndpointSlice";
+                self.add(&slice.service, kind, &slice.name, "changed", causes);
+            }
+            Change::EndpointSliceDeleted(name) => {
+                if let Some(owner) = self.owners.remove(name) {
+                    self.add(&owner, "EndpointSlice", name, "deleted", causes);
+                }
+            }
+            Change::EndpointSlicesReplaced(slices) => {
+                let owners = slices.iter();
+                let owners = owners.map(|slice| (slice.name.clone(), slice.service.clone()));
+                self.owners = owners.collect();
+            }
+            _ => {}
+        }
+    }
+
+    fn add(
+        &mut self,
+        service: &ObjectName,
+        kind: &str,
+        object: &ObjectName,
+        what: &str,
+        causes: &[Cause],
+    ) {
+        if self.of.len() >= MOST_CAUSES && !self.of.contains_key(service) {
+            return;
+        }
+        let mut text = format!("{kind} {object} {what}");
+        let of_object = |cause: &&Cause| cause.kind == kind && cause.object == object.to_string();
+        if let Some(cause) = causes.iter().find(of_object) {
+            let _ = write!(text, " (resourceVersion {})", cause.version);
+        }
+        self.of.entry(service.clone()).or_default().insert(text);
+    }
+}
+
+/// What Services had at the last sync.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    causes: Causes,
+    /// None before the first sync with the level debug.
+    before: Option<HashMap<ObjectName, Vec<Arc<Frontend>>>>,
+}
+
+impl Trail {
+    pub(crate) fn new(causes: Causes) -> Self {
+        Self {
+            causes,
+            before: None,
+        }
+    }
+
+    /// What it takes its causes from.
+    pub(crate) fn causes(&self) -> Causes {
+        self.causes.clone()
+    }
+
+    /// Logs what a sync did.
+    pub(crate) fn follow<B: DataPlane>(
+        &mut self,
+        proxier: &Proxier<B>,
+        report: &SyncReport<B::Plan>,
+    ) {
+        if !is_on() {
+            self.before = None;
+            return;
+        }
+        if report.kind == SyncKind::Drained {
+            for step in (0..report.plan.count()).filter_map(|at| report.plan.step(at)) {
+                tracing::debug!("drained: {step}");
+            }
+            return;
+        }
+        let desired = proxier.desired();
+        let causes = self.causes.take();
+        let Some(before) = &mut self.before else {
+            self.before = Some(all(desired));
+            return;
+        };
+        let names: BTreeSet<_> = match &report.concerned {
+            Concerned::Services(names) => names.clone(),
+            _ => {
+                let now = proxier.store().services();
+                let now = now.map(|view| view.service.name.clone());
+                now.chain(before.keys().cloned()).collect()
+            }
+        };
+        let draining = draining(&report.plan);
+        for name in names {
+            // A key that another Service has is not served for this one.
+            let is_served = |frontend: &&Arc<Frontend>| {
+                let holder = desired.frontend(&frontend.key);
+                holder.is_some_and(|holder| holder.owner.service == name)
+            };
+            let now = desired.frontends_of(&name).filter(is_served);
+            let now: Vec<_> = now.cloned().collect();
+            let old = if now.is_empty() {
+                before.remove(&name)
+            } else {
+                before.insert(name.clone(), now.clone())
+            };
+            let changes = changes(&old.unwrap_or_default(), &now, &draining);
+            if changes.is_empty() {
+                continue;
+            }
+            let causes = causes.get(&name).into_iter().flatten();
+            let cause = causes.cloned().collect::<Vec<_>>().join(", ");
+            let failed = report.applied.failures.len();
+            tracing::debug!(service = %name, cause, failed, "{}", changes.join("; "));
+        }
+    }
+}
+
+fn all(desired: &DesiredState) -> HashMap<ObjectName, Vec<Arc<Frontend>>> {
+    let mut all = HashMap::<_, Vec<_>>::new();
+    for frontend in desired.frontends() {
+        let service = frontend.owner.service.clone();
+        all.entry(service).or_default().push(Arc::clone(frontend));
+    }
+    all
+}
+
+/// The endpoints whose real servers a plan updates. One that has left is given the weight 0, so that
+/// it takes no new connections, where it is not deleted.
+fn draining(plan: &impl PlanSteps) -> BTreeSet<String> {
+    let steps = (0..plan.count()).filter_map(|at| plan.step(at));
+    let endpoint = |step: String| {
+        let (endpoint, _) = step
+            .strip_prefix("update real server ")?
+            .split_once(" of ")?;
+        Some(endpoint.to_owned())
+    };
+    steps.filter_map(endpoint).collect()
+}
+
+/// What became of each virtual IP, one text each.
+fn changes(
+    old: &[Arc<Frontend>],
+    new: &[Arc<Frontend>],
+    draining: &BTreeSet<String>,
+) -> Vec<String> {
+    let by_key = |frontends: &[Arc<Frontend>]| -> BTreeMap<FrontendKey, Arc<Frontend>> {
+        let frontends = frontends.iter();
+        frontends
+            .map(|frontend| (frontend.key, Arc::clone(frontend)))
+            .collect()
+    };
+    let (old, new) = (by_key(old), by_key(new));
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let change = |key: &FrontendKey| {
+        let text = match (old.get(key), new.get(key)) {
+            (None, Some(new)) => format!("{key}: new, {}", part("added", &endpoints(new))),
+            (Some(old), None) => {
+                let (drains, gone) = split(endpoints(old), draining);
+                format!(
+                    "{key}: gone{}{}",
+                    more("draining", &drains),
+                    more("removed", &gone)
+                )
+            }
+            (Some(old), Some(new)) if old != new => {
+                let (before, now) = (endpoints(old), endpoints(new));
+                let added: BTreeSet<_> = now.difference(&before).cloned().collect();
+                let left: BTreeSet<_> = before.difference(&now).cloned().collect();
+                if added.is_empty() && left.is_empty() {
+                    return Some(format!("{key}: settings changed"));
+                }
+                let (drains, gone) = split(left, draining);
+                let text = format!(
+                    "{key}{}{}{}",
+                    more("added", &added),
+                    more("draining", &drains),
+                    more("removed", &gone)
+                );
+                text.replacen(", ", ": ", 1)
+            }
+            _ => return None,
+        };
+        Some(text)
+    };
+    keys.into_iter().filter_map(change).collect()
+}
+
+fn endpoints(frontend: &Frontend) -> BTreeSet<String> {
+    let external = frontend
+        .external
+        .iter()
+        .flat_map(|backends| backends.iter());
+    let text = |backend: &Backend| SocketAddr::new(backend.address, backend.port.get()).to_string();
+    frontend.backends.iter().chain(external).map(text).collect()
+}
+
+/// Those that drain, and those that do not.
+fn split(
+    endpoints: BTreeSet<String>,
+    draining: &BTreeSet<String>,
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    endpoints
+        .into_iter()
+        .partition(|endpoint| draining.contains(endpoint))
+}
+
+fn part(what: &str, endpoints: &BTreeSet<String>) -> String {
+    if endpoints.is_empty() {
+        return "without endpoints".to_owned();
+    }
+    let endpoints: Vec<_> = endpoints.iter().map(String::as_str).collect();
+    format!("{what} {}", endpoints.join(" "))
+}
+
+fn more(what: &str, endpoints: &BTreeSet<String>) -> String {
+    if endpoints.is_empty() {
+        return String::new();
+    }
+    format!(", {}", part(what, endpoints))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proxier::desired::Config;
+    use proxier::mode::ipvs::{FakeBackend, FakeNode};
+    use proxier::source::manifest;
+    use tracing::subscriber::with_default;
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::testing::Lines;
+
+    fn manifest(endpoints: &str) -> Reading {
+        let text = format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{clusterIP: 10.96.0.80, ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints: [{{addresses: [{endpoints}]}}]
+"
+        );
+        manifest::parse("web.yaml".as_ref(), &text)
+    }
+
+    /// The change of the slice, as an API server sends it.
+    fn slice(endpoint: &str, version: &str) -> Reading {
+        let mut reading = manifest(endpoint);
+        let slices = reading.changes.drain(..).find_map(|change| match change {
+            Change::EndpointSlicesReplaced(slices) => Some(slices),
+            _ => None,
+        });
+        let changes = slices
+            .unwrap()
+            .into_iter()
+            .map(Change::EndpointSliceApplied);
+        reading.changes = changes.collect();
+        reading
+            .causes
+            .push(Cause::new("EndpointSlice", "default/web-1", version));
+        reading
+    }
+
+    #[test]
+    fn a_change_of_a_service_is_one_line_with_its_cause() {
+        let lines = Lines::default();
+        let subscriber = tracing_subscriber::registry()
+            .with(lines.layer())
+            .with(LevelFilter::DEBUG);
+        with_default(subscriber, || {
+            let causes = Causes::default();
+            let mut trail = Trail::new(causes.clone());
+            let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+            config.drain_timeout = Duration::from_secs(30);
+            let backend: FakeBackend = FakeNode::default().backend().unwrap();
+            let mut proxier = Proxier::new(Arc::new(config), backend);
+            let mut sync = |reading: Reading| {
+                causes.read(&reading);
+                lines.take();
+                let report = proxier.handle(reading.changes).unwrap().unwrap();
+                trail.follow(&proxier, &report);
+                let lines = lines.take();
+                lines
+                    .into_iter()
+                    .filter(|line| line.contains("service="))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(sync(manifest("10.244.1.10")), [""; 0]);
+            assert_eq!(
+                sync(slice("10.244.1.11", "1234")),
+                [
+                    "DEBUG tcp 10.96.0.80:80: added 10.244.1.11:8080, draining 10.244.1.10:8080 \
+                     service=default/web cause=\"EndpointSlice default/web-1 changed \
+                     (resourceVersion 1234)\" failed=0"
+                ]
+            );
+            assert_eq!(sync(slice("10.244.1.11", "1235")), [""; 0]);
+            let name = ObjectName::new("default", "web").unwrap();
+            let mut gone = Reading::default();
+            gone.changes.push(Change::ServiceDeleted(name));
+            let line = sync(gone).join("\n");
+            assert!(
+                line.starts_with("DEBUG tcp 10.96.0.80:80: gone, "),
+                "{line}"
+            );
+            assert!(
+                line.contains("cause=\"Service default/web deleted\""),
+                "{line}"
+            );
+        });
+    }
+}
