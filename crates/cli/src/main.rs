@@ -24,7 +24,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use args::{Cli, Command};
-use clap::CommandFactory;
 use component_config::Note;
 
 /// How a command ended, as its exit code says.
@@ -89,7 +88,8 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
             commands::cleanup(&args.lock, Duration::from_secs(args.drain_timeout))
         }
         Some(Command::Completion { shell }) => {
-            clap_complete::generate(*shell, &mut Cli::command(), "svcproxy", &mut io::stdout());
+            let mut command = args::visible(&args::command());
+            clap_complete::generate(*shell, &mut command, "svcproxy", &mut io::stdout());
             Ok(Ending::Done)
         }
         None if cli.run.cleanup => commands::cleanup(

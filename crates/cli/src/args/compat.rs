@@ -1,4 +1,4 @@
-//! kube-proxy's flags that are not ours as well.
+//! kube-proxy's flags that svcproxy has only for its sake.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -52,8 +52,8 @@ pub(crate) struct KubeProxyArgs {
     #[command(flatten)]
     given: Given,
 
-    /// kube-proxy's configuration file (KubeProxyConfiguration); flags that it covers are then
-    /// ignored, as kube-proxy does
+    /// kube-proxy's configuration file (KubeProxyConfiguration); flags that it covers are ignored, as
+    /// in kube-proxy
     #[arg(long, value_name = "FILE", help_heading = KUBE_PROXY)]
     pub(crate) config: Option<PathBuf>,
 

@@ -35,11 +35,11 @@ use ipvs::Family;
 
 use crate::logging::Waits;
 
-/// Makes Kubernetes Services work on this node, with the kernel's IPVS.
+/// Kubernetes service proxy for this node, over the kernel's IPVS or iptables
 ///
-/// Reads Services and their endpoints from the cluster's API server or from manifests, programs
-/// IPVS, a packet filter table of its own and local routes, and follows the changes until it is
-/// told to stop. The data plane stays when it stops, and the next start adopts it.
+/// Reads Services and their endpoints from the API server or from manifests, programs IPVS, an
+/// nftables table and local routes, and follows changes until it gets SIGTERM. The data plane stays
+/// in place when svcproxy stops; the next start adopts it.
 #[derive(Debug, Parser)]
 #[command(
     name = "svcproxy",
@@ -54,9 +54,9 @@ use crate::logging::Waits;
         svcproxy check\n  \
         svcproxy plan --manifests examples/ -o ipvsadm\n  \
         svcproxy status\n\n\
-        Exit codes: 0 done, 1 failed, 2 wrong usage or invalid manifests.\n\
-        Environment: SVCPROXY_LOG sets what is logged (info, debug, proxier=trace, ...); \
-        NO_COLOR turns colour off."
+        Exit codes: 0 success, 1 failure, 2 wrong usage or invalid manifests.\n\
+        Environment: SVCPROXY_LOG filters the log by level and module (info, debug, \
+        proxier=trace, ...), but never hides errors; NO_COLOR turns colour off."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -72,32 +72,32 @@ pub(crate) struct Cli {
 /// What to do instead of running.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what the node should have, or the steps that lead there
+    /// Print the state this node should have, or the steps that lead to it
     ///
     /// Needs neither privileges nor IPVS, except with --against kernel.
     Plan(Box<PlanArgs>),
-    /// Show whether this node has what a mode needs, and what to do about what is missing
+    /// Check whether this node has what a mode needs, and print a remedy for what is missing
     ///
-    /// Tries what mode ipvs and mode iptables need with the settings given, and changes nothing.
-    /// Exits with 1 where the chosen mode cannot run, also if svcproxy would fall back.
+    /// Tries what modes ipvs and iptables need with the given settings, and changes nothing. Exits
+    /// with 1 if the chosen mode cannot run, even where svcproxy would fall back to the other one.
     #[command(after_help = "Examples:\n  \
         svcproxy check\n  \
         svcproxy check --mode iptables\n  \
         svcproxy check --config /var/lib/kube-proxy/config.conf -o json")]
     Check(Box<CheckArgs>),
-    /// Show what this node carries: Services, VIPs, real servers, connections
+    /// Show what this node serves: Services, VIPs, real servers, connections
     ///
     /// Reads the kernel, whether svcproxy is running or not.
     Status(StatusArgs),
     /// Remove everything svcproxy made on this node, and nothing else
     ///
-    /// Removes its virtual servers, routes, packet filter table and iptables chains. Sysctls stay
-    /// as they are, since others may rely on them by now. Where kube-proxy is at work again, what it
-    /// has taken over stays.
+    /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Sysctls stay as
+    /// they are, since other software may rely on them. If kube-proxy runs again, what it has taken
+    /// over stays.
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
     Completion {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
 }
@@ -108,11 +108,11 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) mode: ModeArgs,
 
-    /// Bring the node in line with what there is now, and exit
+    /// Sync the node once and exit
     #[arg(long)]
     pub(crate) once: bool,
 
-    /// The command cleanup, as kube-proxy has it
+    /// Same as the command cleanup
     #[arg(
         long,
         num_args = 0..=1,
@@ -199,18 +199,18 @@ impl Cli {
 /// `svcproxy plan`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Data plane [default: ipvs, or what --config says]
+    /// Data plane [default: ipvs, or the mode in --config]
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
 
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 
-    /// Show the steps that would be taken now from what is there
+    /// Print the steps from this state to the desired one, instead of the desired state
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) against: Option<Against>,
 
-    /// Form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub(crate) output: PlanFormat,
 }
@@ -218,16 +218,16 @@ pub(crate) struct PlanArgs {
 /// What a plan is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Against {
-    /// What this node's kernel has now
+    /// The current state of this node's kernel
     Kernel,
 }
 
 /// Forms of `svcproxy plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PlanFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
     /// As `ipvsadm -Sn` prints and `ipvsadm -R` reads
     Ipvsadm,
@@ -242,7 +242,7 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 
-    /// Form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = CheckFormat::Text)]
     pub(crate) output: CheckFormat,
 }
@@ -257,9 +257,9 @@ impl CheckArgs {
 /// Forms of `svcproxy check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CheckFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
 }
 
@@ -269,8 +269,7 @@ pub(crate) struct CleanupArgs {
     #[command(flatten)]
     pub(crate) lock: LockArgs,
 
-    /// Where kube-proxy carries the traffic by now, how long connections may last that go through
-    /// what is removed
+    /// Seconds that connections over what is removed may last, where kube-proxy has taken over
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain_timeout: u64,
 }
@@ -278,11 +277,11 @@ pub(crate) struct CleanupArgs {
 /// `svcproxy status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Data plane [default: iptables where it has rules of svcproxy's, else ipvs]
+    /// Data plane to read [default: iptables if svcproxy has rules there, else ipvs]
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
 
-    /// Form of the output
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]
     pub(crate) output: StatusFormat,
 }
@@ -290,20 +289,20 @@ pub(crate) struct StatusArgs {
 /// Forms of `svcproxy status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatusFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
 }
 
 /// How to log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// Form of the log, which goes to standard error [default: text]
+    /// Log format; the log goes to standard error [default: text]
     #[arg(long, alias = "logging-format", value_enum, global = true)]
     pub(crate) log_format: Option<LogFormat>,
 
-    /// Log more: 4 for what is done and why, 6 for all; SVCPROXY_LOG goes before it
+    /// Log verbosity: 4 for what is done and why, 6 for everything; SVCPROXY_LOG takes precedence
     #[arg(short, long = "v", value_name = "LEVEL", global = true)]
     pub(crate) verbosity: Option<u32>,
 }
@@ -311,17 +310,56 @@ pub(crate) struct LogArgs {
 /// Forms of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Text for people
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
+}
+
+/// Flags that neither plan nor check uses, though they share them with the main command.
+const RUNNING_ONLY: [&str; 7] = [
+    "metrics_bind_address",
+    "healthz_bind_address",
+    "service_metrics",
+    "service_metrics_limit",
+    "audit_interval",
+    "ipvs_min_sync_period",
+    "iptables_min_sync_period",
+];
+/// Flags of a source: check reads none.
+const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
+
+/// The command line. Subcommands accept all flags of the node, and show those they use.
+pub(crate) fn command() -> clap::Command {
+    let hide = |command: clap::Command, ids: &[&'static str]| {
+        let ids = ids.iter();
+        ids.fold(command, |command, id| {
+            command.mut_arg(*id, |arg| arg.hide(true))
+        })
+    };
+    Cli::command()
+        .mut_subcommand("plan", |plan| hide(plan, &RUNNING_ONLY))
+        .mut_subcommand("check", |check| hide(hide(check, &RUNNING_ONLY), &SOURCE))
+}
+
+/// The command line without what help does not show: for completion.
+pub(crate) fn visible(command: &clap::Command) -> clap::Command {
+    let args = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let subcommands = command.get_subcommands();
+    // clap wants names that live as long as the process; the command completion ends with it.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let mut visible = clap::Command::new(name)
+        .args(args.cloned())
+        .subcommands(subcommands.map(visible));
+    if let Some(about) = command.get_about() {
+        visible = visible.about(about.clone());
+    }
+    visible
 }
 
 /// Ends the program as clap does when an argument is wrong.
 pub(crate) fn usage_error(message: &str) -> ! {
-    Cli::command()
-        .error(ErrorKind::ArgumentConflict, message)
-        .exit()
+    command().error(ErrorKind::ArgumentConflict, message).exit()
 }
 
 /// Reads the command line of this process, and ends it if the command line is wrong.
@@ -336,7 +374,7 @@ pub(crate) fn parse() -> Cli {
 /// If it is wrong. A flag of the main command before a subcommand is an error too, where clap
 /// alone would ignore it.
 pub(crate) fn try_parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
-    let mut command = Cli::command();
+    let mut command = command();
     let words = pflag::rewrite(&mut command, words)?;
     let matches = command.try_get_matches_from_mut(words)?;
     if matches.subcommand_name().is_some() {
@@ -383,6 +421,25 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+        visible(&command()).debug_assert();
+    }
+
+    #[test]
+    fn completion_offers_what_help_shows() {
+        let mut script = Vec::new();
+        let shell = clap_complete::Shell::Bash;
+        clap_complete::generate(shell, &mut visible(&command()), "svcproxy", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for (flag, is_offered) in [
+            ("--cluster-cidr", true),
+            ("--config", true),
+            ("--kube-api-qps", false),
+            ("--logtostderr", false),
+            ("--proxy-mode", false),
+        ] {
+            let mut words = script.split_whitespace();
+            assert_eq!(words.any(|word| word == flag), is_offered, "{flag}");
+        }
     }
 }

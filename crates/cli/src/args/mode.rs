@@ -8,16 +8,16 @@ use proxier::mode::probe;
 /// The data plane, and what to do where it cannot run.
 #[derive(Debug, Args)]
 pub(crate) struct ModeArgs {
-    /// Data plane [default: ipvs, or what --config says]
+    /// Data plane [default: ipvs, or the mode in --config]
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
 
-    /// What to do where mode ipvs cannot run; svcproxy check tells whether it can
+    /// What to do if mode ipvs cannot run on this node; 'svcproxy check' prints whether it can
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Fallback::Auto)]
     pub(crate) fallback: Fallback,
 
-    /// Where sysctls are: in a container, /proc/sys is read-only, and the node's is mounted
-    /// elsewhere
+    /// Directory of the sysctls; change it in a container whose /proc/sys is read-only and that has
+    /// the node's mounted elsewhere
     #[arg(long, value_name = "DIRECTORY", default_value = "/proc/sys")]
     pub(crate) proc_sys: PathBuf,
 }
@@ -48,10 +48,10 @@ impl Mode {
 /// What to do where mode ipvs cannot run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fallback {
-    /// Fail, and say what to load or install
+    /// Fail, and print what to load or install
     Never,
-    /// Serve by iptables, with a warning, until a restart finds that mode ipvs can run
+    /// Use iptables, with a warning, until a restart finds that mode ipvs can run
     Auto,
-    /// The same, and switch to IPVS once it can run, without a restart
+    /// Use iptables, and switch to IPVS without a restart once it can run
     AutoUpgrade,
 }

@@ -1,4 +1,4 @@
-//! Flags about what is told over HTTP.
+//! Flags about metrics and health over HTTP.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const MONITORING: &str = "Monitoring";
 /// Metrics and health.
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
-    /// Where to serve /metrics, /proxyMode, /configz and /version; empty: nowhere
+    /// Address to serve /metrics, /proxyMode, /configz and /version on; empty turns the server off
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -25,7 +25,7 @@ pub(crate) struct MonitorArgs {
     )]
     pub(crate) metrics_bind_address: BindAddress,
 
-    /// Where to serve /healthz, /livez and /readyz; empty: nowhere
+    /// Address to serve /healthz, /livez and /readyz on; empty turns the server off
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -35,7 +35,7 @@ pub(crate) struct MonitorArgs {
     )]
     pub(crate) healthz_bind_address: BindAddress,
 
-    /// Of which Services the metrics tell connections, packets and bytes
+    /// Services to export traffic metrics for: connections, packets and bytes
     #[arg(
         long,
         value_enum,
@@ -45,17 +45,17 @@ pub(crate) struct MonitorArgs {
     )]
     pub(crate) service_metrics: ServiceMetrics,
 
-    /// Of how many Services at most
+    /// Maximum number of Services to export traffic metrics for
     #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = MONITORING)]
     pub(crate) service_metrics_limit: usize,
 }
 
-/// The Services whose traffic is told.
+/// The Services whose traffic is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ServiceMetrics {
-    /// Those with the label svcproxy.io/metrics=true
+    /// Services with the label svcproxy.io/metrics=true
     Labeled,
-    /// All
+    /// All Services
     All,
 }
 

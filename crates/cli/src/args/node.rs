@@ -1,4 +1,4 @@
-//! Flags that say what the node is and how it is to serve.
+//! Flags about this node and how it serves.
 
 use std::net::IpAddr;
 
@@ -29,7 +29,7 @@ pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 
-    /// This node's name, by which endpoints on it are known [default: the host's name]
+    /// Name of this node, by which its endpoints are found [default: the host name]
     #[arg(
         long,
         alias = "hostname-override",
@@ -39,19 +39,18 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) node_name: Option<String>,
 
-    /// This node's address, once a family; the source of its own connections to VIPs [default:
+    /// Addresses of this node, one per family; the source of its own connections to VIPs [default:
     /// those of its Node object, or the first of each family that is neither loopback nor
     /// link-local]
     #[arg(long = "node-ip", value_name = "IP", value_delimiter = ',', help_heading = NODE)]
     pub(crate) node_ips: Vec<IpAddr>,
 
-    /// The zone this node is in, for endpoints that are meant for one [default: that of its Node
-    /// object]
+    /// Zone of this node, for endpoints with zone hints [default: that of its Node object]
     #[arg(long, value_name = "ZONE", help_heading = NODE)]
     pub(crate) zone: Option<String>,
 
-    /// Make this node answer ARP for the addresses of the interface alone that is asked
-    /// (arp_ignore 1, arp_announce 2)
+    /// Answer ARP requests only for addresses of the interface that receives them (arp_ignore 1,
+    /// arp_announce 2); load balancers that announce VIPs by ARP need it
     #[arg(
         long,
         alias = "ipvs-strict-arp",
@@ -68,7 +67,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) strict_arp: bool,
 
-    /// How pods are told from others
+    /// How to detect pod traffic
     #[arg(
         long,
         value_enum,
@@ -79,12 +78,11 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) detect_local_mode: DetectLocal,
 
-    /// Where pods live, once or several times: connections to cluster IPs from elsewhere are
-    /// masqueraded
+    /// Pod networks, one per family; connections to cluster IPs from anywhere else are masqueraded
     #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',', help_heading = PODS)]
     pub(crate) cluster_cidrs: Vec<IpNet>,
 
-    /// The bridge that pods are attached to, for --detect-local-mode BridgeInterface
+    /// Bridge that pods are attached to, for --detect-local-mode BridgeInterface
     #[arg(
         long,
         value_name = "NAME",
@@ -93,8 +91,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) pod_bridge_interface: Option<InterfaceName>,
 
-    /// What the names of pods' interfaces begin with, for --detect-local-mode
-    /// InterfaceNamePrefix
+    /// Prefix of the names of pod interfaces, for --detect-local-mode InterfaceNamePrefix
     #[arg(
         long,
         value_name = "PREFIX",
@@ -103,7 +100,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) pod_interface_name_prefix: Option<InterfaceName>,
 
-    /// Masquerade all connections to cluster IPs, those of pods too
+    /// Masquerade all connections to cluster IPs, also those from pods
     #[arg(
         long,
         num_args = 0..=1,
@@ -119,7 +116,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) masquerade_all: bool,
 
-    /// Bit of packet marks, 0 to 31, that says a connection is to be masqueraded
+    /// Bit of the packet mark, 0 to 31, for connections to masquerade; change it if other software
+    /// uses this bit
     #[arg(
         long,
         value_name = "BIT",
@@ -130,8 +128,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) masquerade_bit: u8,
 
-    /// Bits of packet marks that are free for svcproxy: the lowest marks packets for this node,
-    /// the others number virtual servers
+    /// Bits of the packet mark that svcproxy may use: the lowest marks packets for this node, the
+    /// others number virtual servers; change it if other software uses these bits
     #[arg(
         long,
         value_name = "MASK",
@@ -152,8 +150,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) service_cidrs: Vec<IpNet>,
 
-    /// Networks whose addresses on this node serve node ports, or "primary" for the node's own
-    /// address [default: all addresses but loopback]
+    /// Networks whose addresses on this node serve node ports, or "primary" for this node's own
+    /// address [default: all addresses except loopback]
     #[arg(
         long,
         value_name = "CIDR",
@@ -163,7 +161,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) nodeport_addresses: Vec<NodePortAddresses>,
 
-    /// Networks whose VIPs are left to others
+    /// Networks whose VIPs svcproxy leaves to other software
     #[arg(
         long = "exclude-cidrs",
         alias = "ipvs-exclude-cidrs",
@@ -173,8 +171,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) exclude_cidrs: Vec<IpNet>,
 
-    /// How virtual servers choose a real server, where the Service does not say (annotation
-    /// svcproxy.io/scheduler): rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf
+    /// Scheduler of virtual servers whose Service does not choose one by the annotation
+    /// svcproxy.io/scheduler: rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf
     #[arg(
         long,
         value_name = "NAME",
@@ -184,7 +182,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) ipvs_scheduler: Scheduler,
 
-    /// How long idle TCP connections are remembered (30s, 15m, 2h); 0 leaves the kernel's value
+    /// Timeout of idle TCP connections in IPVS (30s, 15m, 2h); 0 keeps the kernel's value
     #[arg(
         long,
         value_name = "DURATION",
@@ -194,7 +192,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) ipvs_tcp_timeout: Timeout,
 
-    /// How long TCP connections are remembered after a FIN; 0 leaves the kernel's value
+    /// Timeout of TCP connections in IPVS after a FIN; 0 keeps the kernel's value
     #[arg(
         long,
         value_name = "DURATION",
@@ -204,7 +202,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) ipvs_tcpfin_timeout: Timeout,
 
-    /// How long UDP flows are remembered; 0 leaves the kernel's value
+    /// Timeout of UDP flows in IPVS; 0 keeps the kernel's value
     #[arg(
         long,
         value_name = "DURATION",
@@ -214,8 +212,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) ipvs_udp_timeout: Timeout,
 
-    /// How long the connections of an endpoint that has gone may last; with 0, and with --once,
-    /// they are cut at once
+    /// Seconds that connections to a removed endpoint may last; 0 cuts them at once, and so does
+    /// --once
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = IPVS)]
     pub(crate) drain_timeout: u64,
 
@@ -223,13 +221,13 @@ pub(crate) struct NodeArgs {
     pub(crate) sync: SyncArgs,
 }
 
-/// How pods are told from others.
+/// How to detect pod traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DetectLocal {
     /// By --cluster-cidr
     #[value(name = "ClusterCIDR")]
     ClusterCidr,
-    /// By the pod CIDRs of this node's Node object; those of --cluster-cidr until it is there
+    /// By the pod CIDRs of this node's Node object; by --cluster-cidr until it is known
     #[value(name = "NodeCIDR")]
     NodeCidr,
     /// By --pod-bridge-interface
@@ -253,7 +251,7 @@ pub(crate) enum NodePortAddresses {
     In(IpNet),
 }
 
-/// A timeout of IPVS in whole seconds; none leaves it as it is.
+/// A timeout of IPVS in whole seconds; none keeps the kernel's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timeout(pub(crate) Option<u32>);
 
