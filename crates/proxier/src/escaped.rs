@@ -1,8 +1,9 @@
-//! Text of others, made fit to be shown.
+//! Escaping of text from outside.
 
 use std::fmt::{self, Write};
 
-/// Text in one line: what comes from outside may hold line breaks or a terminal's controls.
+/// Displays text in one line: text from outside may contain line breaks or terminal control
+/// characters.
 pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Escaped<'_> {

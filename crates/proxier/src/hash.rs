@@ -1,4 +1,4 @@
-//! A hash that is the same on every machine and in every version.
+//! A hash that is the same on every machine and in every version of svcproxy.
 
 const FNV_OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
@@ -9,8 +9,9 @@ pub(crate) fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(FNV_OFFSET_BASIS, step)
 }
 
-/// Makes every bit of a hash depend on all of it. In FNV-1a the last bytes move the upper bits, and
-/// with them the order of hashes, hardly at all. The finalizer of MurmurHash3 (`fmix64`).
+/// Makes every bit of a hash depend on all other bits, with the finalizer of MurmurHash3
+/// (`fmix64`). In FNV-1a, the last bytes hardly change the upper bits, and so hardly change the
+/// order of hashes.
 pub(crate) const fn spread(hash: u64) -> u64 {
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -1,27 +1,27 @@
-//! What an operator must know.
+//! Notices: what an operator must know.
 //!
-//! A [`Notice`] is something that is not as it was asked for, or has changed for all of the node. It
-//! is worth a line of the log, and where there is an API server an Event of the object it is about.
+//! A [`Notice`] reports a request that is not met, or a change that affects the whole node. It
+//! becomes a log line and, with an API server, an Event of its object.
 
 use std::fmt;
 
 use crate::escaped::Escaped;
 use crate::model::ObjectName;
 
-/// Something an operator must know.
+/// A report for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Notice {
-    /// What it is about.
+    /// The object.
     pub about: Subject,
-    /// Of which kind it is.
+    /// The kind of notice.
     pub reason: Reason,
-    /// What is the matter, and what can be done. It may quote what others wrote:
-    /// [`text`](Self::text) is fit to be shown.
+    /// What is wrong, and what to do. It may quote text from outside, unescaped; display
+    /// [`text`](Self::text) instead.
     pub message: String,
 }
 
-/// What a [`Notice`] is about.
+/// The object of a [`Notice`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Subject {
@@ -31,39 +31,40 @@ pub enum Subject {
     Service(ObjectName),
 }
 
-/// Of which kind a [`Notice`] is: the `reason` of a Kubernetes Event.
+/// The kind of a [`Notice`]: the `reason` of a Kubernetes Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The data plane that was asked for cannot work here, and another serves.
+    /// The requested mode cannot run on this node; the other mode runs.
     ModeFallback,
-    /// IPVS, which was asked for and was not there, could serve now.
+    /// IPVS was requested and missing, and could run now.
     IpvsAvailable,
-    /// What the Node or the ServiceCIDRs say cannot work; the settings stay as they were.
+    /// The Node or the ServiceCIDRs have invalid settings; the previous ones stay in effect.
     NodeRefused,
-    /// An address family is not served, since the node has no address of it.
+    /// An address family is not served, because the node has no address of it.
     FamilyLeftOut,
     /// An address of a Service is not served.
     AddressRefused,
-    /// An address and port of a Service belong to another Service.
+    /// Another Service has an address and port of the Service.
     AddressConflict,
-    /// An annotation asks for a scheduler, or for flags of one, that there are not.
+    /// An annotation names a scheduler, or scheduler flags, that do not exist.
     UnknownScheduler,
-    /// A scheduler that a Service asks for is not followed.
+    /// A Service's choice of scheduler has no effect in this mode.
     SchedulerIgnored,
-    /// There was a virtual server of someone else's at a Service's address and port.
+    /// A virtual server that svcproxy did not create was at a Service's address and port, and is
+    /// taken over.
     ForeignVirtualServer,
-    /// No packet mark is left for a virtual server.
+    /// There is no free firewall mark for a virtual server.
     NoMarkLeft,
-    /// iptables refuses the rules of a Service.
+    /// iptables rejects the rules of a Service.
     RulesRefused,
-    /// iptables takes the rules of a Service that it refused before.
+    /// iptables accepts the rules of a Service that it rejected before.
     RulesAccepted,
-    /// What served this node before is gone: its rules, sets and servers.
+    /// The rules, sets and virtual servers of the previous service proxy are removed.
     PredecessorRemoved,
-    /// Something of what served this node before could not be removed.
+    /// Some of them could not be removed.
     PredecessorLeft,
-    /// There was more to tell than is told.
+    /// Notices were suppressed.
     NoticesLeftOut,
 }
 
@@ -87,7 +88,7 @@ impl Reason {
         Self::NoticesLeftOut,
     ];
 
-    /// As an Event's `reason`.
+    /// The `reason` of an Event.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ModeFallback => "ModeFallback",
@@ -108,7 +109,7 @@ impl Reason {
         }
     }
 
-    /// Whether something is not as it should be, rather than just so.
+    /// Whether it is a warning, not only information.
     pub const fn is_warning(self) -> bool {
         !matches!(
             self,
@@ -127,8 +128,8 @@ impl fmt::Display for Reason {
 }
 
 impl Notice {
-    /// The message on one line, without a terminal's controls, and no longer than an Event's note
-    /// may be.
+    /// The message in one line, without terminal control characters, cut to the maximum length of
+    /// an Event's note.
     pub fn text(&self) -> String {
         let mut text = Escaped(&self.message).to_string();
         if text.len() > LONGEST {

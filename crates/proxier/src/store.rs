@@ -1,8 +1,8 @@
-//! The Services and endpoint slices this node knows of.
+//! The known Services and endpoint slices.
 //!
-//! One writer applies [`Change`]s; the stages after it read. The store remembers which Services a
-//! change touched, so that one change costs work for that Service alone. Nothing is handed on
-//! before every kind has been listed in full once: half a list would look like deletions.
+//! One writer applies [`Change`]s; later stages read. The store records which Services a change
+//! touched, so one change costs work for that Service alone. It is not ready before every kind has
+//! been listed in full: the objects missing from an incomplete list would look deleted.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -13,29 +13,29 @@ use ipnet::IpNet;
 
 use crate::model::{EndpointSlice, Family, Node, ObjectName, Service, Timestamp};
 
-/// One change of the API objects, as a source reports it.
+/// A change of the API objects, as a source reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// A Service is new or different.
+    /// A Service was added or changed.
     ServiceApplied(Service),
-    /// A Service is gone.
+    /// A Service was deleted.
     ServiceDeleted(ObjectName),
-    /// All Services there are: what is not among them is gone.
+    /// The complete list of Services. All others are deleted.
     ServicesReplaced(Vec<Service>),
-    /// An endpoint slice is new or different.
+    /// An endpoint slice was added or changed.
     EndpointSliceApplied(EndpointSlice),
-    /// An endpoint slice is gone.
+    /// An endpoint slice was deleted.
     EndpointSliceDeleted(ObjectName),
-    /// All endpoint slices there are: what is not among them is gone.
+    /// The complete list of endpoint slices. All others are deleted.
     EndpointSlicesReplaced(Vec<EndpointSlice>),
-    /// This node's object is new or different, or, with `None`, gone.
+    /// This node's Node was added or changed; `None` if it was deleted.
     NodeReplaced(Option<Node>),
-    /// Where cluster IPs live, all there are, without overlaps.
+    /// The complete list of Service CIDRs, without overlaps.
     ServiceCidrsReplaced(Vec<IpNet>),
 }
 
-/// The change of a pod or a Service that led to a change of an endpoint slice.
+/// The change of a pod or Service that led to a change of an endpoint slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trigger {
@@ -63,7 +63,7 @@ impl<'a> ServiceView<'a> {
 #[derive(Debug, Default)]
 struct Entry {
     service: Option<Arc<Service>>,
-    /// Slices may come before their Service, and stay for a while after it.
+    /// Slices can arrive before their Service, and outlive it for a while.
     slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
 }
 
@@ -91,14 +91,14 @@ pub struct Store {
     triggers: Vec<Trigger>,
     node: Option<Node>,
     service_cidrs: Vec<IpNet>,
-    /// Whether those two are as they were when last taken in.
+    /// Whether `node` and `service_cidrs` are unchanged since they were last read.
     surroundings_seen: bool,
     services_listed: bool,
     slices_listed: bool,
 }
 
 impl Store {
-    /// Takes one change in. What equals what is known touches nothing.
+    /// Applies a change. An object that equals the stored one does not touch its Service.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::ServiceApplied(service) => self.put_service(service),
@@ -132,35 +132,34 @@ impl Store {
         }
     }
 
-    /// Whether every kind has been listed in full once.
+    /// Whether Services and endpoint slices have each been listed in full.
     pub fn is_ready(&self) -> bool {
         self.services_listed && self.slices_listed
     }
 
-    /// This node's object, where there is one.
+    /// This node's Node, if there is one.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
 
-    /// Where cluster IPs live, as far as the API tells.
+    /// The Service CIDRs of the API; empty if it has none.
     pub fn service_cidrs(&self) -> &[IpNet] {
         &self.service_cidrs
     }
 
-    /// Whether this node's object or the Service CIDRs changed since the last call; at the first
-    /// one they did.
+    /// Whether the Node or the Service CIDRs changed since the last call. True on the first call.
     pub(crate) fn take_new_surroundings(&mut self) -> bool {
         !mem::replace(&mut self.surroundings_seen, true)
     }
 
-    /// The Services that changed, or whose slices did, since the last call; sorted.
+    /// The Services that changed, or whose slices changed, since the last call. Sorted.
     pub fn take_touched(&mut self) -> Vec<ObjectName> {
         let mut touched: Vec<_> = mem::take(&mut self.touched).into_iter().collect();
         touched.sort_unstable();
         touched
     }
 
-    /// What led to the changes of slices since the last call, each told once.
+    /// The triggers of the slices' changes since the last call. Each is returned once.
     pub fn take_triggers(&mut self) -> Vec<Trigger> {
         mem::take(&mut self.triggers)
     }
@@ -174,7 +173,7 @@ impl Store {
         })
     }
 
-    /// Every Service, in no particular order.
+    /// All Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = ServiceView<'_>> {
         self.entries.values().filter_map(|entry| {
             Some(ServiceView {
@@ -245,7 +244,7 @@ impl Store {
         }
     }
 
-    /// Those that are known and not among these.
+    /// The known Services that are not in this list.
     fn missing_services(&self, services: &[Service]) -> Vec<ObjectName> {
         let named: HashSet<_> = services.iter().map(|service| &service.name).collect();
         let known = self
@@ -259,7 +258,7 @@ impl Store {
             .collect()
     }
 
-    /// Those that are known and not among these.
+    /// The known slices that are not in this list.
     fn missing_slices(&self, slices: &[EndpointSlice]) -> Vec<ObjectName> {
         let named: HashSet<_> = slices.iter().map(|slice| &slice.name).collect();
         self.slice_owner
@@ -329,10 +328,10 @@ mod tests {
             seconds.collect::<Vec<_>>()
         };
         assert_eq!(seconds(&mut store), [1, 2]);
-        // A relist brings it again.
+        // A relist repeats it.
         store.apply(Change::EndpointSlicesReplaced(vec![at(2)]));
         assert_eq!(seconds(&mut store), [0; 0]);
-        // Another change of the slice, which no pod's change led to.
+        // The slice changes again, without a change of a pod.
         let mut other = at(2);
         other.endpoints = Box::default();
         store.apply(Change::EndpointSliceApplied(other));

@@ -1,4 +1,4 @@
-//! What the operator and the node itself say, beside the Services.
+//! Settings and facts of the node, apart from Services.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,82 +13,82 @@ use super::{FollowNode, InterfaceName, Marks};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The node's name, by which endpoints on it are known.
+    /// The node's name: endpoints with it are on this node.
     pub node_name: Arc<str>,
-    /// The node's own addresses, at most one a family: the source of its own connections to VIPs.
+    /// The node's own addresses, at most one per family: the source of its own connections to VIPs.
     pub node_ips: Vec<IpAddr>,
-    /// Where pods live: connections from elsewhere to a VIP are masqueraded. Empty: none are but
-    /// those of an endpoint to itself.
+    /// Networks of the pods. Connections from elsewhere to a VIP are masqueraded. If empty, only
+    /// those of an endpoint to itself are.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Where the Services' cluster IPs live. In them, what no Service answers is refused.
+    /// Networks of the cluster IPs. Packets to an address or port in them without a Service are
+    /// rejected.
     pub service_cidrs: Vec<IpNet>,
-    /// Service CIDRs of families that the node has no address of: what is of such a family is not
-    /// served. [`following`](Self::following) finds them.
+    /// Service CIDRs of families in which the node has no address. These families are not served.
+    /// [`following`](Self::following) sets them.
     pub left_out: Vec<IpNet>,
-    /// Scheduler of virtual servers whose Service does not choose one.
+    /// Default scheduler, for Services that choose none.
     pub scheduler: Scheduler,
-    /// How long a real server whose endpoint has gone keeps its connections; zero cuts them at
+    /// How long the real server of a removed endpoint keeps its connections; zero cuts them at
     /// once.
     pub drain_timeout: Duration,
-    /// The zone the node is in, for endpoints that are meant for one.
+    /// The node's zone, for endpoints with zone hints.
     pub zone: Option<Arc<str>>,
-    /// Where set, pods are known by the interface that their packets come in by, and not by
-    /// `cluster_cidrs`.
+    /// If set, the interface on which packets arrive identifies pods, not `cluster_cidrs`.
     pub pod_interfaces: Option<PodInterfaces>,
-    /// Masquerade all connections to cluster IPs, those of pods too.
+    /// Masquerade all connections to cluster IPs, also those of pods.
     pub masquerade_all: bool,
     /// Bits of packet marks.
     pub marks: Marks,
-    /// In which networks the node's addresses serve node ports; none means all of the node's
-    /// addresses. Loopback addresses never do.
+    /// The node's addresses in these networks serve node ports; empty means all addresses of the
+    /// node. Loopback addresses never do.
     pub node_port_addresses: Vec<IpNet>,
-    /// Serve node ports on `node_ips`, and on the others only if they are named.
+    /// Serve node ports on `node_ips`, and on other addresses only if they are in
+    /// `node_port_addresses`.
     pub primary_node_ports: bool,
-    /// VIPs in these networks are left to others.
+    /// VIPs in these networks are not served.
     pub exclude_cidrs: Vec<IpNet>,
-    /// Make the node answer ARP for addresses of the interface alone that is asked (`arp_ignore`
-    /// 1, `arp_announce` 2).
+    /// Make an interface answer ARP for its own addresses only (`arp_ignore` 1, `arp_announce` 2).
     pub strict_arp: bool,
-    /// IPVS's timeouts of connections.
+    /// IPVS connection timeouts.
     pub timeouts: Timeouts,
-    /// What connection tracking is given.
+    /// Connection tracking settings.
     pub conntrack: Conntrack,
-    /// What the API overrules here.
+    /// The settings that the API overrides.
     pub follow_node: FollowNode,
 }
 
-/// What connection tracking must have at least, as sysctls; what is none stays as it is, and so do
-/// larger values. In network namespaces of their own the kernel lets nobody change `max`.
+/// Minimum values of connection tracking's sysctls. `None` leaves a sysctl alone, and larger values
+/// stay. In a network namespace other than the host's, the kernel makes `max` read-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Conntrack {
-    /// Connections that can be tracked; the hash table gets a bucket for each four.
+    /// Maximum number of tracked connections. The hash table gets one bucket per four.
     pub max: Option<u32>,
-    /// Seconds that idle TCP connections are tracked.
+    /// Timeout of idle TCP connections, in seconds.
     pub tcp_established: Option<u32>,
-    /// Seconds that TCP connections in CLOSE_WAIT are tracked.
+    /// Timeout of TCP connections in CLOSE_WAIT, in seconds.
     pub tcp_close_wait: Option<u32>,
-    /// Whether TCP packets out of the window are let be.
+    /// Whether TCP packets outside the window are accepted.
     pub tcp_be_liberal: bool,
-    /// Seconds that UDP flows without an answer are tracked.
+    /// Timeout of UDP flows without an answer, in seconds.
     pub udp: Option<u32>,
-    /// Seconds that UDP flows with answers are tracked.
+    /// Timeout of UDP flows with answers, in seconds.
     pub udp_stream: Option<u32>,
 }
 
-/// By which interface pods' packets come in.
+/// The interfaces on which pods' packets arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PodInterfaces {
     /// A bridge that all pods of the node are attached to.
     Named(InterfaceName),
-    /// Interfaces whose names begin with this.
+    /// All interfaces whose names begin with this.
     Prefixed(InterfaceName),
 }
 
 impl Config {
-    /// A node with this name and these addresses, kubeadm's Service CIDR, round robin,
-    /// and half a minute to drain.
+    /// A node with this name and these addresses, kubeadm's Service CIDR, round robin and a drain
+    /// timeout of 30 seconds.
     ///
     /// ```
     /// use proxier::desired::Config;
@@ -132,8 +132,8 @@ impl Config {
         IpNet::aggregate(&networks.iter().map(IpNet::trunc).collect())
     }
 
-    /// Checks what types cannot: one node address a family, a Service CIDR of a family the node
-    /// has, no node address within a Service CIDR, no overlap between CIDRs.
+    /// Checks what types cannot: one node address per family, a Service CIDR of a family that the
+    /// node has, no node address in a Service CIDR, no overlap between CIDRs.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl Config {
             .find(|ip| Family::of(ip) == family)
     }
 
-    /// Whether an address lies in a Service CIDR.
+    /// Whether an address is in a Service CIDR.
     pub fn in_service_cidr(&self, address: IpAddr) -> bool {
         self.service_cidrs
             .iter()
@@ -194,16 +194,16 @@ impl Config {
     }
 }
 
-/// Settings that cannot work together.
+/// Settings that contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Two node addresses of one family.
     #[error("node IPs {first} and {second} are of one family: give at most one a family")]
     SeveralNodeIps {
-        /// The one given first.
+        /// The first one.
         first: IpAddr,
-        /// The one too many.
+        /// The second one.
         second: IpAddr,
     },
     /// A node's address would become a virtual IP.
@@ -222,10 +222,10 @@ pub enum ConfigError {
     Overlap {
         /// The Service CIDR.
         one: IpNet,
-        /// What shares addresses with it.
+        /// The CIDR that overlaps it.
         other: IpNet,
     },
-    /// Bits of packet marks that cannot serve.
+    /// Unusable bits of packet marks.
     #[error(
         "masquerade bit {masquerade_bit} and mark mask {mask:#010x}: the bit must be 0 to 31 and \
          not in the mask, which must have at least 9 bits"
@@ -236,7 +236,7 @@ pub enum ConfigError {
         /// The mask.
         mask: u32,
     },
-    /// Only Service CIDRs of families the node has no address of.
+    /// All Service CIDRs have families in which the node has no address.
     #[error("no node IP for the Service CIDR {cidr}: give a node IP of that family")]
     NoNodeIp {
         /// The Service CIDR.

@@ -1,4 +1,4 @@
-//! Things that several Services may ask for, and that stay until the last one does not.
+//! Reference counts of things that several Services can need.
 
 use std::hash::Hash;
 
@@ -14,14 +14,14 @@ impl<T> Default for Counter<T> {
 }
 
 impl<T: Eq + Hash> Counter<T> {
-    /// Counts one more; true if it is the first.
+    /// Adds a reference. True if it is the first one.
     pub(super) fn add(&mut self, item: T) -> bool {
         let count = self.0.entry(item).or_insert(0);
         *count += 1;
         *count == 1
     }
 
-    /// Counts one less; true if it was the last.
+    /// Removes a reference. True if it was the last one.
     pub(super) fn remove(&mut self, item: &T) -> bool {
         let Some(count) = self.0.get_mut(item) else {
             return false;

@@ -1,4 +1,4 @@
-//! A Service port's endpoints, merged from its slices, and which of them a node may use.
+//! The endpoints of a Service port, merged from its slices, and which of them this node may use.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::{Backend, Config, Place};
 use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort};
 use crate::store::ServiceView;
 
-/// Who answers at one port of a Service in one family, each list sorted and without doubles.
+/// The backends of one port of a Service in one family. Each list is sorted, without duplicates.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoints {
     /// Under traffic policy `Cluster`.
@@ -17,7 +17,7 @@ pub(super) struct Endpoints {
     pub(super) local: Arc<[Backend]>,
 }
 
-/// An endpoint's port with all that decides on its use.
+/// A port of an endpoint, with everything that decides whether it is used.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     backend: Backend,
@@ -27,15 +27,15 @@ struct Candidate {
     for_zone: Hint,
 }
 
-/// The better ones first.
+/// Preferred ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Ready,
-    /// Answers still, for want of one that is ready (KEP-1669).
+    /// Terminating but still serving: used if no endpoint is ready (KEP-1669).
     Terminating,
 }
 
-/// What an endpoint's hints say of this node or its zone.
+/// How an endpoint's hints match this node or its zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hint {
     Missing,
@@ -45,9 +45,9 @@ enum Hint {
 
 /// Merges the slices of a Service for one of its ports.
 ///
-/// A slice's own port number counts, so slices of one Service may differ in it. The lists are
-/// chosen independently (KEP-1669): under each policy the ready endpoints, or, if there are none,
-/// those that are terminating and still serve.
+/// The port number is that of each slice, so it may differ between slices of one Service. The lists
+/// are chosen independently (KEP-1669): per policy the ready endpoints, or, if there are none, the
+/// terminating ones that still serve.
 pub(super) fn endpoints(
     view: ServiceView<'_>,
     port: &ServicePort,
@@ -64,8 +64,8 @@ pub(super) fn endpoints(
             candidates.extend(of_slice.filter_map(|endpoint| candidate(endpoint, target, config)));
         }
     }
-    // An endpoint may stand in two slices for a moment while it moves between them. If they
-    // disagree the ready one counts, and then the one that is on this node.
+    // An endpoint can be in two slices for a moment while it moves between them. If they disagree,
+    // the ready one wins, then the one on this node.
     candidates.sort_unstable_by_key(|c| {
         let Backend {
             address,
@@ -86,8 +86,8 @@ pub(super) fn endpoints(
     Endpoints { cluster, local }
 }
 
-/// How many endpoints of a Service are ready on this node, whatever their ports: what its health
-/// check tells. kube-proxy counts addresses (`localReadyEndpoints` in its `endpoints.go`).
+/// The number of a Service's ready endpoints on this node, for its health check. It counts
+/// addresses, as kube-proxy does (`localReadyEndpoints` in its `endpoints.go`).
 pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usize {
     let of_slice = |slice: &'_ EndpointSlice| {
         let ready = slice.endpoints.iter().filter(|e| e.conditions.ready);
@@ -100,7 +100,7 @@ pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usiz
     addresses.len()
 }
 
-/// `None` for one that takes no connections at all.
+/// `None` for an endpoint that takes no connections at all.
 fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Option<Candidate> {
     let conditions = endpoint.conditions;
     let state = if conditions.ready {
@@ -135,8 +135,8 @@ fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Optio
     })
 }
 
-/// Which ready endpoints the hints leave. They count only if every ready endpoint has them and
-/// one is for this node or zone; nodes go before zones (KEP-3015, KEP-2433).
+/// The ready endpoints that the hints select. Hints count only if every ready endpoint has them and
+/// one matches this node or zone; nodes take precedence over zones (KEP-3015, KEP-2433).
 fn preference(candidates: &[Candidate]) -> impl Fn(&Candidate) -> bool + use<> {
     let counts = |hint: fn(&Candidate) -> Hint| {
         let ready = || candidates.iter().filter(|c| c.state == State::Ready);
@@ -147,7 +147,7 @@ fn preference(candidates: &[Candidate]) -> impl Fn(&Candidate) -> bool + use<> {
     move |c| (!by_node || c.for_node == Hint::Here) && (!by_zone || c.for_zone == Hint::Here)
 }
 
-/// The ready ones of those that may be used, or else the terminating ones.
+/// The ready endpoints, or the terminating ones if none is ready.
 fn usable(candidates: &[Candidate], may: impl Fn(&Candidate) -> bool) -> Arc<[Backend]> {
     let in_state = |state| {
         let fit = candidates.iter().filter(move |c| c.state == state);

@@ -1,4 +1,4 @@
-//! What the settings take from the API: the node's object and the ServiceCIDRs.
+//! Settings that come from the API: from the Node and the ServiceCIDRs.
 
 use ipnet::IpNet;
 use ipvs::Family;
@@ -7,40 +7,40 @@ use super::{Config, ConfigError};
 use crate::model::Node;
 use crate::notice::{Notice, Reason};
 
-/// What is taken from the API, where it says anything: from the node's object and ServiceCIDRs.
+/// The settings that the Node and the ServiceCIDRs override, if they have a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct FollowNode {
     /// `node_ips`.
     pub addresses: bool,
-    /// `cluster_cidrs`, which become the node's pod CIDRs.
+    /// `cluster_cidrs`: replaced by the Node's pod CIDRs.
     pub pod_cidrs: bool,
     /// `zone`.
     pub zone: bool,
-    /// `service_cidrs`, which become those of the API's ServiceCIDRs.
+    /// `service_cidrs`: replaced by the API's ServiceCIDRs.
     pub service_cidrs: bool,
 }
 
 impl FollowNode {
-    /// Whether to follow the node's addresses.
+    /// Sets whether to follow the Node's addresses.
     #[must_use]
     pub const fn with_addresses(self, addresses: bool) -> Self {
         Self { addresses, ..self }
     }
 
-    /// Whether to follow the node's pod CIDRs.
+    /// Sets whether to follow the Node's pod CIDRs.
     #[must_use]
     pub const fn with_pod_cidrs(self, pod_cidrs: bool) -> Self {
         Self { pod_cidrs, ..self }
     }
 
-    /// Whether to follow the node's zone.
+    /// Sets whether to follow the Node's zone.
     #[must_use]
     pub const fn with_zone(self, zone: bool) -> Self {
         Self { zone, ..self }
     }
 
-    /// Whether to follow the API's ServiceCIDRs.
+    /// Sets whether to follow the API's ServiceCIDRs.
     #[must_use]
     pub const fn with_service_cidrs(self, service_cidrs: bool) -> Self {
         Self {
@@ -51,11 +51,11 @@ impl FollowNode {
 }
 
 impl Config {
-    /// These settings with what they follow of the node's object and of the API's ServiceCIDRs,
-    /// checked. Of Service CIDRs, those count that are of a family the node has an address of.
+    /// These settings, with what they follow of the Node and the API's ServiceCIDRs. The result is
+    /// validated. Service CIDRs of families in which the node has no address are left out.
     ///
-    /// Where the node's object has no address of a family that the operator named a Service CIDR of,
-    /// the machine's own stays.
+    /// If the operator set a Service CIDR of a family in which the Node has no address, the
+    /// machine's own address of that family stays in effect.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Config {
         Ok(config)
     }
 
-    /// These settings as they are before anything is known of the API's objects.
+    /// These settings before any object of the API is known.
     pub(crate) fn before_api(&self) -> Self {
         let mut config = self.clone();
         let named: &[_] = match self.follow_node.service_cidrs {
@@ -105,8 +105,9 @@ impl Config {
         config
     }
 
-    /// Keeps the Service CIDRs of the families that the node has an address of: of those that
-    /// somebody named, if there are any, else of its own. Of the former, the others are told of.
+    /// Keeps the Service CIDRs of families in which the node has an address: those of `named`, or
+    /// of its own if there are none. The other named ones become `left_out`, which is reported;
+    /// defaults are not.
     fn leave_out(&mut self, named: &[IpNet]) {
         let is_spoken = |cidr: &IpNet| self.node_ip(Family::of(&cidr.addr())).is_some();
         let (spoken, left_out): (Vec<_>, Vec<_>) = named.iter().copied().partition(is_spoken);
@@ -118,12 +119,13 @@ impl Config {
         self.left_out = left_out;
     }
 
-    /// Whether a family is not served, though the cluster has it: a notice of the node tells.
+    /// Whether the cluster has this family and the node does not serve it.
+    /// [`notices`](Self::notices) reports it.
     pub fn leaves_out(&self, family: Family) -> bool {
         speaks(&self.left_out, family)
     }
 
-    /// What the node does not serve, and what can be done.
+    /// One notice per family that the node does not serve, with a remedy.
     pub fn notices(&self) -> impl Iterator<Item = Notice> {
         let families = [(Family::V4, "IPv4"), (Family::V6, "IPv6")].into_iter();
         let families = families.filter(|(family, _)| self.leaves_out(*family));
@@ -142,7 +144,7 @@ impl Config {
     }
 }
 
-/// Whether one of these is of this family.
+/// Whether one of these CIDRs has this family.
 fn speaks(cidrs: &[IpNet], family: Family) -> bool {
     cidrs.iter().any(|cidr| Family::of(&cidr.addr()) == family)
 }
@@ -187,12 +189,12 @@ mod tests {
         let both = with(&["192.0.2.7", "2001:db8::7"]);
         assert_eq!(texts(&both.service_cidrs), dual);
         assert_eq!(both.notices().count(), 0);
-        // The machine's own stands in for what the Node's object lacks.
+        // The machine's own address replaces one that the Node lacks.
         let six = with(&["2001:db8::7"]);
         assert_eq!(six.node_ips, ips(&["2001:db8::7", "192.0.2.1"]));
         assert_eq!(texts(&six.service_cidrs), dual);
 
-        // Of the API's, likewise; but there the Node's object alone says what is spoken.
+        // The same with the API's CIDRs, but there only the Node's addresses decide.
         let mut followed = config(&["192.0.2.1", "2001:db8::1"], &dual[..1]);
         followed.follow_node = follow.with_service_cidrs(true);
         let mut node = Node::new("node-a");
@@ -202,7 +204,7 @@ mod tests {
         assert_eq!(in_force.node_ips, ips(&["192.0.2.7"]));
         assert_eq!(texts(&in_force.service_cidrs), [dual[0]]);
         assert!(in_force.leaves_out(Family::V6));
-        // Of a default that nobody asked for nothing is told.
+        // Defaults are not reported.
         let mut alone = config(&["2001:db8::1"], &dual[..1]);
         alone.follow_node = follow.with_service_cidrs(true);
         let in_force = alone.following(None, &[]).unwrap();

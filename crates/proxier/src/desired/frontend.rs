@@ -1,4 +1,4 @@
-//! One virtual IP, protocol and port, and who answers there.
+//! One virtual IP, protocol and port, and its backends.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,8 +13,8 @@ use crate::model::{InvalidName, ObjectName, PortName, SessionAffinity};
 
 /// Address, protocol and port of a [`Frontend`].
 ///
-/// The unspecified address stands for a node port: all addresses of its family on which the node
-/// serves node ports.
+/// The unspecified address means a node port: all addresses of its family on which the node serves
+/// node ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     /// Transport protocol.
@@ -39,7 +39,7 @@ impl FrontendKey {
         }
     }
 
-    /// What a virtual server of an address is for; one of a mark does not say.
+    /// The frontend key of an address virtual server; `None` for a firewall mark.
     pub fn of(server: &VirtualServerKey) -> Option<Self> {
         match *server {
             VirtualServerKey::Address {
@@ -55,7 +55,7 @@ impl FrontendKey {
         }
     }
 
-    /// Whether this is a port of the node's own addresses.
+    /// Whether this is a node port.
     pub const fn is_node_port(&self) -> bool {
         self.address.is_unspecified()
     }
@@ -65,7 +65,7 @@ impl FrontendKey {
         Family::of(&self.address)
     }
 
-    /// The key of the virtual server of this address; a node port has none.
+    /// The key of the address virtual server; `None` for a node port.
     pub fn virtual_server(self) -> Option<VirtualServerKey> {
         let address = SocketAddr::new(self.address, self.port.get());
         (!self.is_node_port()).then(|| VirtualServerKey::new(self.protocol, address))
@@ -87,7 +87,7 @@ impl fmt::Display for FrontendKey {
     }
 }
 
-/// A port of a Service, shown as `namespace/name:port` or `namespace/name`.
+/// A port of a Service, displayed as `namespace/name:port` or `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
     /// The Service.
@@ -97,7 +97,7 @@ pub struct ServicePortName {
 }
 
 impl ServicePortName {
-    /// What it is displayed as, at less cost.
+    /// The displayed text, without a copy if the port has no name.
     pub(crate) fn to_text(&self) -> Arc<str> {
         if self.port.is_unnamed() {
             return self.service.to_text();
@@ -131,50 +131,50 @@ impl FromStr for ServicePortName {
     }
 }
 
-/// What a virtual IP's port does on this node.
+/// A port of a virtual IP or node, as this node should serve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Frontend {
-    /// Where it answers.
+    /// Address, protocol and port.
     pub key: FrontendKey,
-    /// For whom.
+    /// The Service port.
     pub owner: ServicePortName,
-    /// What kind of address it has.
+    /// The kind of its address.
     pub kind: Kind,
-    /// How a backend is chosen.
+    /// Scheduler.
     pub scheduler: Scheduler,
     /// Options of the scheduler.
     pub scheduler_flags: Flags,
-    /// For how long the choice holds.
+    /// Session affinity.
     pub session_affinity: SessionAffinity,
-    /// Who answers, sorted and without doubles: clients in the cluster, and all others too unless
-    /// `external` says who does.
+    /// Backends for clients in the cluster, and for clients from outside unless `external` is set.
+    /// Sorted, without duplicates.
     pub backends: Arc<[Backend]>,
-    /// What becomes of connections while there are no `backends`.
+    /// What happens to connections while `backends` is empty.
     pub without_backends: WithoutBackends,
-    /// Who answers clients from outside of the cluster, whose address they are to see: the
-    /// Service's external traffic policy is `Local`. Without any, connections are dropped, so that
-    /// load balancers notice.
+    /// Set if the Service's external traffic policy is `Local`: backends for clients from outside
+    /// the cluster, which keep their source address. If empty, their connections are dropped, so
+    /// that load balancers notice.
     pub external: Option<Arc<[Backend]>>,
-    /// The only networks it may be reached from, but for the node itself.
+    /// The only networks that may connect, apart from the node itself.
     pub source_ranges: Option<Arc<[IpNet]>>,
 }
 
 impl Frontend {
-    /// Whether the Service has endpoints, and none that the node may use under a traffic policy
+    /// Whether the Service has endpoints, but none that this node may use under traffic policy
     /// `Local`.
     pub fn lacks_local_backends(&self) -> bool {
         self.backends.is_empty() && self.without_backends == WithoutBackends::Drop
     }
 
-    /// Whether its packets are to be taken though the address may be another's.
+    /// Whether the node must capture its packets, because the address may be another node's.
     pub fn is_captured(&self) -> bool {
         matches!(self.kind, Kind::LoadBalancer | Kind::ExternalIp)
     }
 }
 
-/// What kind of address a [`Frontend`] has. Of two Services that claim one address and port, the
-/// one whose kind comes first has it.
+/// The kind of a [`Frontend`]'s address. If two Services claim one address and port, the kind that
+/// comes first here wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -189,7 +189,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Path of the field of a Service that asks for it.
+    /// Path of the Service's field for it.
     pub const fn field(self) -> &'static str {
         match self {
             Self::ClusterIp => "spec.clusterIPs",
@@ -211,13 +211,13 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What becomes of a connection for which there is no backend.
+/// What happens to a connection without a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum WithoutBackends {
-    /// The Service has no endpoint anywhere: the client is told at once.
+    /// The Service has no endpoint anywhere: the client gets an error at once.
     Refuse,
-    /// The Service has endpoints, and none that this node may use: nobody answers.
+    /// The Service has endpoints, but none that this node may use: the packets are dropped.
     Drop,
 }
 
@@ -228,27 +228,27 @@ pub struct Backend {
     pub address: IpAddr,
     /// Port.
     pub port: NonZeroU16,
-    /// Where it is.
+    /// Its place, seen from this node.
     pub place: Place,
 }
 
-/// Where a backend is, as seen from this node.
+/// The place of a backend, seen from this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Place {
-    /// It is the node: one of the node's own addresses.
+    /// The node itself: one of its own addresses.
     ThisNode,
     /// A pod on this node.
     OnThisNode,
-    /// Its endpoint names no node.
+    /// Unknown: the endpoint has no node name.
     Unknown,
     /// On another node.
     Elsewhere,
 }
 
 impl Backend {
-    /// Whether it may be a pod on this node, and so its own client. The node's own connections to
-    /// itself do not pass through another's network.
+    /// Whether it may be a pod on this node, and so a client of itself. The node's own
+    /// connections stay in its network namespace.
     pub const fn may_be_own_client(&self) -> bool {
         matches!(self.place, Place::OnThisNode | Place::Unknown)
     }

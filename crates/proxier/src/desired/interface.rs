@@ -3,18 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a network interface, or the beginning of some: 1 to 15 printable ASCII characters,
-/// none of them a quote, a space, `/`, `:`, `*` or `\\`.
+/// The name of a network interface, or a prefix of such names: 1 to 15 printable ASCII characters
+/// without quotes, spaces, `/`, `:`, `*` and `\\`.
 ///
-/// Narrower than the kernel's `dev_valid_name`, which takes all but spaces, `/` and `:`, so that
-/// it can stand in a rule as it is.
+/// Stricter than the kernel's `dev_valid_name`, which rejects only spaces, `/` and `:`, so that it
+/// needs no escaping in a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName {
     bytes: [u8; Self::MAX],
     length: u8,
 }
 
-/// A text that is no name of an interface.
+/// A text that is not a valid interface name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not an interface name: 1 to 15 letters, digits and punctuation, without quotes, spaces, '/', ':', '*', '\\'"

@@ -4,15 +4,15 @@ use std::num::NonZeroU32;
 
 use super::ConfigError;
 
-/// Which bits of a packet's mark are svcproxy's.
+/// The bits of a packet's mark that svcproxy uses.
 ///
-/// A mark is 32 bits that all who handle packets on a node share. Known uses by others: kube-proxy
-/// 0x4000 (masquerade) and 0x8000 (drop); Cilium 0x0f00 and, with identities, 0xffff0000; Calico
-/// 0xffff0000 by default (`iptablesMarkMask`), of which it takes what it needs, from the top or
-/// the bottom by version. What svcproxy sets in the numbers' bits is on a packet only from the
-/// input hook until IPVS has taken it, and nothing of Calico or Cilium looks in between; the
-/// lowest bit of the mask and the masquerade bit live from prerouting to postrouting and must not
-/// be others'.
+/// A mark has 32 bits, which all programs that handle packets on a node share. Known uses:
+/// kube-proxy 0x4000 (masquerade) and 0x8000 (drop); Cilium 0x0f00 and, with identities,
+/// 0xffff0000; Calico 0xffff0000 by default (`iptablesMarkMask`), of which it takes what it needs,
+/// from the top or the bottom by version. The bits of the numbers are set on a packet only from the
+/// input hook until IPVS, where neither Calico nor Cilium reads the mark. The lowest bit of the
+/// mask and the masquerade bit are set from prerouting to postrouting, so no other program may use
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Marks {
     masquerade: u32,
@@ -20,13 +20,12 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Checks which bit says that a connection is to be masqueraded, and which bits are free for
-    /// the rest: the lowest of them says that a packet is svcproxy's, the others number virtual
-    /// servers.
+    /// Marks with this masquerade bit and these free bits. The lowest free bit marks svcproxy's
+    /// packets; the others number virtual servers.
     ///
     /// # Errors
     ///
-    /// If the mask has the masquerade bit, or fewer than 9 bits.
+    /// If the mask contains the masquerade bit, or has fewer than 9 bits.
     pub fn new(masquerade_bit: u8, mask: u32) -> Result<Self, ConfigError> {
         let masquerade = 1u32.checked_shl(masquerade_bit.into());
         match masquerade {
@@ -40,28 +39,29 @@ impl Marks {
         }
     }
 
-    /// The bit of connections that are to be masqueraded.
+    /// The masquerade bit.
     pub const fn masquerade(self) -> u32 {
         self.masquerade
     }
 
-    /// The bits that are svcproxy's, but for that one.
+    /// svcproxy's bits, without the masquerade bit.
     pub const fn mask(self) -> u32 {
         self.mask
     }
 
-    /// The bit of packets that svcproxy delivers to this node or sends to a virtual server of a
-    /// mark.
+    /// The bit of packets that svcproxy delivers to this node or sends to a firewall-mark virtual
+    /// server.
     pub const fn ours(self) -> u32 {
         self.mask & self.mask.wrapping_neg()
     }
 
-    /// The mark of packets that are delivered to this node whoever's their address is.
+    /// The mark of packets that are delivered to this node although the address may be another
+    /// node's.
     pub const fn captured(self, masquerade: bool) -> u32 {
         self.ours() | if masquerade { self.masquerade } else { 0 }
     }
 
-    /// The `n`th mark for a virtual server, from 1; `None` behind the last.
+    /// The `n`th mark for a virtual server, from 1; `None` after the last one.
     pub fn number(self, n: u32, masquerade: bool) -> Option<NonZeroU32> {
         let bits = self.mask & !self.ours();
         let mut left = n;
@@ -78,7 +78,7 @@ impl Marks {
         NonZeroU32::new(mark).filter(|_| n > 0 && left == 0)
     }
 
-    /// Whether a mark is one that [`number`](Self::number) yields.
+    /// Whether [`number`](Self::number) can return this mark.
     pub const fn is_number(self, mark: NonZeroU32, masquerade: bool) -> bool {
         let mark = mark.get();
         let fixed = self.captured(masquerade);
@@ -88,7 +88,7 @@ impl Marks {
 }
 
 impl Default for Marks {
-    /// Masquerade 0x4000, as kube-proxy; mask 0xffff2000.
+    /// Masquerade bit 0x4000, as in kube-proxy; mask 0xffff2000.
     fn default() -> Self {
         Self {
             masquerade: 0x4000,

@@ -1,6 +1,6 @@
-//! What this node should have, from the Services and the node's facts.
+//! The desired state of this node, computed from Services and node settings.
 //!
-//! Everything here is pure: no clock, no I/O, no randomness. The result says nothing of IPVS or
+//! Everything here is pure: no clock, no I/O, no randomness. The result is independent of IPVS and
 //! iptables; [`plan`](crate::mode::ipvs::plan) turns it into steps for a data plane.
 
 mod absence;

@@ -1,4 +1,4 @@
-//! What frontends need beside themselves.
+//! What frontends need in addition, and may share.
 
 use std::net::IpAddr;
 
@@ -6,22 +6,22 @@ use ipvs::Family;
 
 use super::{Config, Frontend, Kind};
 
-/// Something that a frontend needs and may share with others: it is there as long as one of them
+/// Something that a frontend needs and may share with others. It exists as long as one of them
 /// needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Need {
-    /// A route of its own, for a cluster IP outside of every Service CIDR.
+    /// A separate route, for a cluster IP outside all Service CIDRs.
     Route(IpAddr),
-    /// Masquerading of what a backend sends to itself, since it may be on this node.
+    /// Masquerade of connections of a backend to itself; it may be on this node.
     Hairpin(IpAddr),
-    /// That Services' ports of an address are captured, whoever's the address is.
+    /// Capture of Services' ports of an address that may be another node's.
     Capture(IpAddr),
-    /// That what is captured in a family is delivered to this node.
+    /// Delivery of a family's captured packets to this node.
     Delivery(Family),
 }
 
-/// What one frontend needs; some of it perhaps twice.
+/// The needs of one frontend; may contain duplicates.
 pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item = Need> {
     let vip = frontend.key.address;
     let is_stray = frontend.kind == Kind::ClusterIp && !config.in_service_cidr(vip);

@@ -1,4 +1,4 @@
-//! From one Service and its slices to its frontends.
+//! Maps one Service and its slices to frontends.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::model::{PortName, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::notice::Reason;
 use crate::store::ServiceView;
 
-/// What one Service asks of the node, and what of it cannot be had.
+/// What one Service requests of the node, and what of it is impossible.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
-    /// Sorted by key, and no key twice.
+    /// Sorted by key, without duplicate keys.
     pub(super) frontends: Vec<Arc<Frontend>>,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) problems: Vec<Problem>,
     /// Ports for which no endpoint answers, in a family.
     pub(super) unanswered: Vec<Unanswered>,
-    /// The one it chose for itself.
+    /// The scheduler that the Service chose.
     pub(super) scheduler: Option<Scheduler>,
 }
 
@@ -100,7 +100,7 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
             wishes.frontends.extend(node_port.map(Arc::new));
         }
     }
-    // An address may be of several kinds: a load balancer's is often given as external too.
+    // An address can have several kinds: a load-balancer IP is often an external IP too.
     wishes
         .frontends
         .sort_by_key(|frontend| (frontend.key, frontend.kind));
@@ -135,7 +135,7 @@ fn frontend(
         (false, _, TrafficPolicy::Local) => (&endpoints.cluster, Some(&endpoints.local)),
         _ => (&endpoints.cluster, None),
     };
-    // Local ones may be terminating while others are ready, and the other way round.
+    // The local endpoints may be terminating while others are ready, or the other way round.
     let none_anywhere = endpoints.cluster.is_empty() && endpoints.local.is_empty();
     Frontend {
         key,
@@ -158,8 +158,8 @@ fn frontend(
     }
 }
 
-/// The addresses of a Service that this node can serve. As the API has it, a Service serves the
-/// families that it has a cluster IP of.
+/// The addresses of a Service that this node can serve. As the API defines, a Service has the
+/// families of its cluster IPs.
 fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<Vip> {
     let mut problem = |field: String, message: String| {
         problems.push(Problem {
@@ -169,7 +169,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             message,
         });
     };
-    // Of a family that is left out, that is told once, and not for each Service.
+    // A family that is left out is reported once, not for each Service.
     let all = |addresses: &[IpAddr]| {
         let addresses = addresses.iter().copied().enumerate();
         let wanted = addresses.filter(|(_, address)| !config.leaves_out(Family::of(address)));
@@ -226,7 +226,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
     vips
 }
 
-/// Why an address must not become a VIP on this node.
+/// Why an address cannot become a VIP on this node.
 fn unusable(address: IpAddr, config: &Config) -> Option<String> {
     if let Some(cidr) = config
         .exclude_cidrs
@@ -241,8 +241,8 @@ fn unusable(address: IpAddr, config: &Config) -> Option<String> {
     None
 }
 
-/// Who may reach a load balancer's address, without overlaps: `None` is everyone. If there are
-/// ranges, and none of this family, it is no one, where kube-proxy lets everyone in.
+/// The networks that may reach a load-balancer IP, without overlaps; `None` means everyone. If
+/// there are ranges, but none of this family, the result is empty; kube-proxy would allow everyone.
 fn source_ranges(service: &Service, family: Family) -> Option<Arc<[IpNet]>> {
     let all = &service.load_balancer_source_ranges;
     if all.is_empty() {
@@ -256,14 +256,14 @@ fn source_ranges(service: &Service, family: Family) -> Option<Arc<[IpNet]>> {
     (!everyone).then(|| ranges.into())
 }
 
-/// The families of a Service that the node speaks.
+/// The families of a Service in which the node has an address.
 fn families(service: &Service, config: &Config) -> impl Iterator<Item = Family> {
     let families = service.cluster_ips.iter().map(Family::of);
     families.filter(|family| config.node_ip(*family).is_some())
 }
 
-/// Of two Services that claim the same, the one with the lesser value has it: the older one, then
-/// the one whose age is known, then the first by name.
+/// The precedence of Services that claim the same key: the smallest value wins. Older Services
+/// first, then those of unknown age; ties are broken by name.
 pub(super) fn seniority(service: &Service) -> i64 {
     service.created.unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! All frontends of the node, kept up to date one Service at a time.
+//! All frontends of the node, updated one Service at a time.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +16,10 @@ use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::store::{ServiceView, Store};
 
-/// What this node should have.
+/// The desired state of this node.
 ///
-/// The state after a sequence of [`update`](Self::update)s is the one that
-/// [`from_store`](Self::from_store) would yield; each update costs work for its Service alone.
+/// A sequence of [`update`](Self::update)s leads to the same state as
+/// [`from_store`](Self::from_store). Each update costs work for its Service alone.
 #[derive(Debug)]
 pub struct DesiredState {
     config: Arc<Config>,
@@ -29,11 +29,11 @@ pub struct DesiredState {
     contested: BTreeSet<FrontendKey>,
     needs: Counter<Need>,
     health_checks: BTreeMap<ObjectName, HealthCheck>,
-    /// What Services ask for and this node cannot do, whatever the others ask for.
+    /// Requests that this node cannot serve, independent of other Services.
     problems: BTreeMap<ObjectName, Vec<Problem>>,
     /// Ports without endpoints.
     unanswered: BTreeMap<ObjectName, Vec<Unanswered>>,
-    /// Those that Services chose for themselves.
+    /// Schedulers that Services chose.
     schedulers: BTreeMap<ObjectName, Scheduler>,
 }
 
@@ -104,9 +104,9 @@ impl Claim {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Touched {
-    /// Frontends that came, went or differ.
+    /// Frontends that were added, removed or changed.
     pub frontends: BTreeSet<FrontendKey>,
-    /// What became or ceased to be needed.
+    /// Needs that were added or removed.
     pub needs: BTreeSet<Need>,
     /// Services that changed, or that got or lost a key because another did.
     pub services: BTreeSet<ObjectName>,
@@ -115,17 +115,17 @@ pub struct Touched {
     pub passed_on: BTreeSet<FrontendKey>,
 }
 
-/// Something a Service asks for that it does not get.
+/// Something that a Service requests and does not get.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Problem {
     /// The Service.
     pub service: ObjectName,
-    /// Path of the field that asks.
+    /// Path of the field that requests it.
     pub field: String,
-    /// Of which kind it is.
+    /// The kind of problem.
     pub reason: Reason,
-    /// Why it is not done.
+    /// Why it does not get it.
     pub message: String,
 }
 
@@ -162,7 +162,7 @@ impl DesiredState {
         }
     }
 
-    /// The desired state for all that a store holds.
+    /// The desired state for all objects of a store.
     pub fn from_store(config: Arc<Config>, store: &Store) -> Self {
         let mut state = Self::new(config);
         let services = store.services();
@@ -175,12 +175,12 @@ impl DesiredState {
         state
     }
 
-    /// Whether no Service has been taken in.
+    /// Whether it contains no Service.
     pub(crate) fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// The node's settings and facts.
+    /// The settings and facts of the node.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -199,28 +199,28 @@ impl DesiredState {
         self.claims.values().map(|claim| &claim.holder.frontend)
     }
 
-    /// Whether a frontend needs this.
+    /// Whether any frontend needs this.
     pub fn needs(&self, need: &Need) -> bool {
         self.needs.contains(need)
     }
 
-    /// All that frontends need, in no particular order.
+    /// The needs of all frontends, in no particular order.
     pub fn all_needs(&self) -> impl Iterator<Item = &Need> {
         self.needs.iter()
     }
 
-    /// What load balancers may ask the node, by Service.
+    /// The health checks, by Service.
     pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
         self.health_checks.values()
     }
 
-    /// The Services that chose a scheduler, or options of it, for themselves.
+    /// The Services that chose a scheduler or its flags.
     pub fn chosen_schedulers(&self) -> impl Iterator<Item = (&ObjectName, Scheduler)> {
         let chosen = self.schedulers.iter();
         chosen.map(|(service, scheduler)| (service, *scheduler))
     }
 
-    /// The scheduler, or the options of one, that a Service chose for itself.
+    /// The scheduler that a Service chose, by name or by flags.
     pub fn chosen_scheduler(&self, service: &ObjectName) -> Option<Scheduler> {
         self.schedulers.get(service).copied()
     }
@@ -240,7 +240,7 @@ impl DesiredState {
         }
     }
 
-    /// The frontends that a Service has, or would have if they were not another's.
+    /// The frontends that a Service claims, also those that another Service holds.
     pub fn frontends_of(
         &self,
         service: &ObjectName,
@@ -249,7 +249,7 @@ impl DesiredState {
         of.into_iter().flat_map(|of| &of.frontends)
     }
 
-    /// What Services ask for and do not get, sorted.
+    /// What Services request and do not get, sorted.
     pub fn problems(&self) -> Vec<Problem> {
         let own = self.problems.values().flatten().cloned();
         let contested = self.contested.iter().filter_map(|key| self.claims.get(key));
@@ -260,7 +260,7 @@ impl DesiredState {
         sorted(own.chain(lost))
     }
 
-    /// What one Service asks for and does not get, sorted.
+    /// What one Service requests and does not get, sorted.
     pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
         let own = self.problems.get(service).into_iter().flatten().cloned();
         let lost = self.frontends_of(service).filter_map(|frontend| {
@@ -281,7 +281,7 @@ impl DesiredState {
         services.chain(&touched.services).cloned().collect()
     }
 
-    /// Takes in one Service as it is now, `None` if it is gone, and notes what changed.
+    /// Updates one Service, or removes it if `None`, and records what changed in `touched`.
     pub fn update(
         &mut self,
         name: &ObjectName,
@@ -411,7 +411,7 @@ impl DesiredState {
         }
         let [before, wanted] = [&before, &after].map(|of| of.as_ref().map(|of| &of.frontend));
         if before != wanted {
-            // The new one first, so that what both need is not seen to go.
+            // Add the new needs first, so that what both need is not seen as removed.
             let came = wanted.into_iter().flat_map(|f| needs(f, &self.config));
             let came = came.filter(|need| self.needs.add(*need));
             note(&mut touched, came);
@@ -428,7 +428,7 @@ impl DesiredState {
     }
 }
 
-/// Goes through what became or ceased to be needed, and notes it where somebody wants to know.
+/// Records needs that were added or removed, if the caller wants them.
 fn note(touched: &mut Option<&mut Touched>, changed: impl Iterator<Item = Need>) {
     match touched {
         Some(touched) => touched.needs.extend(changed),
@@ -442,7 +442,7 @@ fn sorted(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
     problems
 }
 
-/// Sets what is known of a Service, or with `None` forgets it.
+/// Sets a Service's value, or removes it if `None`.
 fn put<T>(of_services: &mut BTreeMap<ObjectName, T>, name: &ObjectName, value: Option<T>) {
     match value {
         Some(value) => _ = of_services.insert(name.clone(), value),

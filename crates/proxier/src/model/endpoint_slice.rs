@@ -20,8 +20,8 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// `endpoints`.
     pub endpoints: Box<[Endpoint]>,
-    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when a pod or its Service
-    /// changed so that the slice did.
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the pod or Service
+    /// changed whose change led to this version of the slice.
     pub last_change: Option<Timestamp>,
 }
 
@@ -39,7 +39,7 @@ impl EndpointSlice {
     }
 }
 
-/// One port of a slice: the Service's port of the same name goes to this number.
+/// One port of a slice. The Service's port with the same name maps to this port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointPort {
@@ -66,21 +66,20 @@ impl EndpointPort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Endpoint {
-    /// Address: the API says of `addresses` that the first is the endpoint's and further ones
-    /// have no meaning.
+    /// The first of `addresses`. The API gives further ones no meaning.
     pub address: IpAddr,
     /// `conditions`.
     pub conditions: EndpointConditions,
-    /// `nodeName`, where known.
+    /// `nodeName`, if known.
     pub node: Option<Arc<str>>,
-    /// `zone`, where known.
+    /// `zone`, if known.
     pub zone: Option<Arc<str>>,
-    /// `hints`: for whom the endpoint is meant; `None` is for all.
+    /// `hints`: the clients that should use the endpoint; `None` means all.
     pub hints: Option<Box<Hints>>,
 }
 
 impl Endpoint {
-    /// A ready endpoint of which the node is not known.
+    /// A ready endpoint on an unknown node.
     pub fn new(address: IpAddr) -> Self {
         Self {
             address,
@@ -112,15 +111,15 @@ impl Hints {
     }
 }
 
-/// `endpoints[].conditions`, with the API's defaults for what is not set.
+/// `endpoints[].conditions`, with the API's defaults for unset fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointConditions {
-    /// Takes new connections; unset means yes.
+    /// Accepts new connections; unset means true.
     pub ready: bool,
-    /// Answers, terminating or not; unset means the same as `ready`.
+    /// Answers connections, even while it terminates; unset means the value of `ready`.
     pub serving: bool,
-    /// On its way out; unset means no.
+    /// Is being deleted; unset means false.
     pub terminating: bool,
 }
 

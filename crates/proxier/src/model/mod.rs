@@ -1,8 +1,8 @@
 //! The parts of the Kubernetes API objects that a service proxy needs, checked and compact.
 //!
-//! A source (manifests, an API server) converts what it reads into these types and refuses what
-//! the API server would refuse, so that no later stage meets a name, a port or an address that
-//! cannot exist. Fields that nothing uses are not kept: at 50,000 Services every byte counts.
+//! A source (manifests, an API server) converts what it reads into these types. It rejects what the
+//! API server would reject, so later stages meet no impossible name, port or address. Unused fields
+//! are not kept: at 50,000 Services every byte counts.
 
 mod endpoint_slice;
 mod name;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 /// Longest DNS label, RFC 1123.
 const MAX_LABEL: usize = 63;
-/// Longest DNS subdomain, the API server's bound on object names.
+/// Longest DNS subdomain: the API server's limit on object names.
 const MAX_SUBDOMAIN: usize = 253;
 
-/// A namespace and a name, shown as `namespace/name`.
+/// A namespace and a name, displayed as `namespace/name`.
 ///
-/// Both parts are DNS names in lower case, so an `ObjectName` holds no quote, space, slash or
-/// line break and may stand in a rule's comment or a log line as it is.
+/// Both parts are DNS names in lower case. They contain no quote, space, slash or line break, so an
+/// `ObjectName` needs no escaping in a rule's comment or a log line.
 ///
 /// ```
 /// use proxier::model::ObjectName;
@@ -23,7 +23,7 @@ const MAX_SUBDOMAIN: usize = 253;
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
-    /// `namespace/name` in one allocation: there are tens of thousands of these.
+    /// `namespace/name` in one allocation, because there are tens of thousands of names.
     text: Arc<str>,
 }
 
@@ -32,7 +32,7 @@ impl ObjectName {
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] if either part is not what the API server accepts in `metadata`.
+    /// [`InvalidName`] if the API server would reject either part in `metadata`.
     pub fn new(namespace: &str, name: &str) -> Result<Self, InvalidName> {
         check_label("metadata.namespace", namespace)?;
         check_subdomain("metadata.name", name)?;
@@ -41,7 +41,7 @@ impl ObjectName {
         })
     }
 
-    /// Like [`ObjectName::new`], for kinds whose name must be a single DNS label, as a Service's.
+    /// Like [`ObjectName::new`], for kinds whose name must be a single DNS label, such as Services.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl ObjectName {
         &self.text
     }
 
-    /// The same, shared.
+    /// `namespace/name`, without a copy of the text.
     pub(crate) fn to_text(&self) -> Arc<str> {
         Arc::clone(&self.text)
     }
@@ -86,12 +86,12 @@ impl fmt::Debug for ObjectName {
     }
 }
 
-/// The name of a port, empty for the only port of a Service or slice that names none.
+/// The name of a port. It is empty for the only port of a Service or slice without port names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PortName(Option<Arc<str>>);
 
 impl PortName {
-    /// The name of a port that has none.
+    /// The empty name.
     pub const UNNAMED: Self = Self(None);
 
     /// Checks a port's name: empty, or a DNS label.
@@ -130,16 +130,16 @@ impl fmt::Debug for PortName {
     }
 }
 
-/// A name that the API server would refuse.
+/// A name that the API server would reject.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {value:?} is not {expected}")]
 #[non_exhaustive]
 pub struct InvalidName {
-    /// Path of the field, from the object's root or, for a port, from the port.
+    /// Path of the field from the root of the object, or of the port for a port's name.
     pub field: &'static str,
-    /// What stood there.
+    /// Its value.
     pub value: String,
-    /// What may stand there.
+    /// What is valid there.
     pub expected: &'static str,
 }
 
@@ -154,7 +154,7 @@ fn check_label(field: &'static str, value: &str) -> Result<(), InvalidName> {
     })
 }
 
-/// That a text is a DNS subdomain, as the names of most kinds are.
+/// Checks that a text is a DNS subdomain, as the names of most kinds must be.
 pub(crate) fn check_subdomain(field: &'static str, value: &str) -> Result<(), InvalidName> {
     if value.len() <= MAX_SUBDOMAIN && value.split('.').all(is_dns_label) {
         return Ok(());

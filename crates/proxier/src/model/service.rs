@@ -9,25 +9,25 @@ use ipvs::{Flags, Scheduler};
 use super::{ObjectName, PortName, Protocol, Uid};
 use crate::notice::Reason;
 
-/// A Service: virtual IPs and the ports on which they answer.
+/// A Service: virtual IPs and their ports.
 ///
-/// Headless Services and those of type `ExternalName` have no [`cluster_ips`](Self::cluster_ips)
-/// and ask nothing of a node.
+/// Headless Services and those of type `ExternalName` have no [`cluster_ips`](Self::cluster_ips).
+/// They need nothing on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
-    /// `spec.clusterIPs`: at most one address a family; none for a headless Service. They say of
-    /// which families the Service is: all its other addresses and its node ports are of these.
+    /// `spec.clusterIPs`: at most one address per family; empty for a headless Service. They define
+    /// the Service's families, which all its other addresses and its node ports have too.
     pub cluster_ips: Box<[IpAddr]>,
-    /// `spec.externalIPs`; none of the cluster IPs.
+    /// `spec.externalIPs`, without cluster IPs.
     pub external_ips: Box<[IpAddr]>,
-    /// `status.loadBalancer.ingress[].ip`, but for those whose `ipMode` is `Proxy`: to reach the
-    /// Service by them, traffic must go through the load balancer. None of the cluster IPs.
+    /// `status.loadBalancer.ingress[].ip`, without cluster IPs and without addresses of `ipMode`
+    /// `Proxy`: traffic to those must go through the load balancer.
     pub load_balancer_ips: Box<[IpAddr]>,
-    /// `spec.loadBalancerSourceRanges`: who may use the load balancer's addresses, without overlaps.
-    /// Empty: anyone. Ranges of one family only: nobody of the other.
+    /// `spec.loadBalancerSourceRanges`: the clients that may use the load-balancer IPs, without
+    /// overlaps. Empty means everyone. If all ranges have one family, no client of the other may.
     pub load_balancer_source_ranges: Box<[IpNet]>,
     /// `spec.ports`.
     pub ports: Box<[ServicePort]>,
@@ -37,37 +37,37 @@ pub struct Service {
     pub internal_traffic_policy: TrafficPolicy,
     /// `spec.externalTrafficPolicy`.
     pub external_traffic_policy: TrafficPolicy,
-    /// `spec.healthCheckNodePort`, where the node is to say whether it has endpoints.
+    /// `spec.healthCheckNodePort`: the port on which the node reports whether it has endpoints.
     pub health_check_node_port: Option<NonZeroU16>,
     /// Annotation `svcproxy.io/scheduler`.
     pub scheduler: Option<Scheduler>,
-    /// Annotation `svcproxy.io/scheduler-flags`: flags of the scheduler, which is set then.
+    /// Annotation `svcproxy.io/scheduler-flags`. If set, [`scheduler`](Self::scheduler) is set too.
     pub scheduler_flags: Option<Flags>,
-    /// `metadata.creationTimestamp` in seconds since 1970, where known: of two Services that
-    /// claim one address and port, the older one has it.
+    /// `metadata.creationTimestamp` in seconds since 1970, if known. If two Services claim one
+    /// address and port, the older one gets it.
     pub created: Option<i64>,
-    /// Label `svcproxy.io/metrics: "true"`: metrics tell the Service's own traffic.
+    /// Label `svcproxy.io/metrics: "true"`: whether to export the Service's traffic as metrics.
     pub metrics: bool,
-    /// `metadata.uid`, where known.
+    /// `metadata.uid`, if known.
     pub uid: Option<Uid>,
-    /// What stands in the object and cannot be used.
+    /// Invalid parts of the object that were left out.
     pub unusable: Box<[Unusable]>,
 }
 
-/// Something in a Service that cannot be used, though the Service can.
+/// An invalid part of a Service that is left out; the rest of the Service works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unusable {
     /// Path of the field.
     pub field: String,
-    /// Of which kind it is.
+    /// The kind of problem.
     pub reason: Reason,
-    /// What is wrong with it.
+    /// What is wrong.
     pub message: String,
 }
 
 impl Unusable {
-    /// What stands in this field, for this reason.
+    /// An invalid part in this field.
     pub fn new(field: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -105,13 +105,13 @@ impl Service {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServicePort {
-    /// Name, by which the endpoint slices' ports are found.
+    /// Name: it maps to the ports of endpoint slices with the same name.
     pub name: PortName,
     /// Protocol.
     pub protocol: Protocol,
     /// Port on the virtual IP.
     pub port: NonZeroU16,
-    /// `nodePort`: port on the nodes' own addresses.
+    /// `nodePort`: the port on the addresses of the node.
     pub node_port: Option<NonZeroU16>,
 }
 
@@ -127,14 +127,14 @@ impl ServicePort {
     }
 }
 
-/// `spec.internalTrafficPolicy` and `spec.externalTrafficPolicy`: which endpoints answer.
+/// `spec.internalTrafficPolicy` and `spec.externalTrafficPolicy`: which endpoints get connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum TrafficPolicy {
-    /// Those of the whole cluster.
+    /// All endpoints in the cluster.
     #[default]
     Cluster,
-    /// Those on the node that gets the packets.
+    /// The endpoints on the node that receives the packets.
     Local,
 }
 
@@ -142,7 +142,7 @@ pub enum TrafficPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SessionAffinity {
-    /// Each connection goes where the scheduler says.
+    /// The scheduler chooses an endpoint for each connection.
     #[default]
     None,
     /// A client keeps its endpoint for this many seconds after its last connection

@@ -3,12 +3,12 @@
 use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A moment after 1970, to the nanosecond, in 8 bytes with or without `Option`.
+/// A time after 1970 in nanoseconds. It takes 8 bytes, also in an `Option`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(NonZeroU64);
 
 impl Timestamp {
-    /// `None` for a moment that is not after 1970, or in the year 2554 or later.
+    /// The time this long after 1970. `None` if it is zero, or too long for 64 bits (year 2554).
     ///
     /// ```
     /// use std::time::Duration;
@@ -23,7 +23,7 @@ impl Timestamp {
         NonZeroU64::new(nanoseconds).map(Self)
     }
 
-    /// How long after 1970 it is.
+    /// The duration since 1970.
     pub const fn since_epoch(self) -> Duration {
         Duration::from_nanos(self.0.get())
     }

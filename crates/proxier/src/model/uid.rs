@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// What tells an object from another one that had its name before: an RFC 4122 UUID, as API servers
-/// give.
+/// `metadata.uid`: distinguishes an object from an earlier one with the same name. It is an RFC
+/// 4122 UUID, as API servers create them.
 ///
 /// ```
 /// use proxier::model::Uid;
@@ -19,11 +19,11 @@ pub struct Uid([u8; 16]);
 const GROUPS: [usize; 5] = [4, 2, 2, 2, 6];
 
 impl Uid {
-    /// A UUID in lower case; none if the text is anything else.
+    /// Parses a UUID in lower case. `None` for any other text.
     pub fn new(text: &str) -> Option<Self> {
         let digits: String = text.split('-').collect();
         let bytes = u128::from_str_radix(&digits, 16).ok()?.to_be_bytes();
-        // What is not written as it is shown is none.
+        // Only the canonical form round-trips: hyphens in the right places, lower case, no sign.
         let uid = Self(bytes);
         (uid.to_string() == text).then_some(uid)
     }
