@@ -1,4 +1,4 @@
-//! What svcproxy serves about itself over HTTP: health checks, metrics, the proxy's own health.
+//! HTTP: metrics, the proxy's own health, and the health checks of Services.
 
 pub mod health;
 mod http;

@@ -1,4 +1,4 @@
-//! Health checks that cannot be answered.
+//! Errors of health checks.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,11 +6,11 @@ use std::num::NonZeroU16;
 
 use crate::model::ObjectName;
 
-/// A health check that is not answered, or not everywhere.
+/// A health check that is not served, or not on all addresses.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HealthError {
-    /// A port cannot be listened on.
+    /// Listening on a port failed.
     #[error(
         "Service {service}: spec.healthCheckNodePort: cannot listen on {address}{}",
         hint(source)
@@ -18,22 +18,22 @@ pub enum HealthError {
     Listen {
         /// The Service.
         service: ObjectName,
-        /// Where it was to be answered.
+        /// The address and port.
         address: SocketAddr,
         /// The kernel's error.
         source: io::Error,
     },
-    /// Another Service has the port.
+    /// Another Service uses the port.
     #[error("Service {service}: spec.healthCheckNodePort: {port} is that of Service {by} already")]
     PortTaken {
-        /// The Service that goes without.
+        /// The Service that is not served.
         service: ObjectName,
         /// The port.
         port: NonZeroU16,
-        /// The Service that has it.
+        /// The Service that uses it.
         by: ObjectName,
     },
-    /// The addresses to listen on are not known; new health checks are not answered.
+    /// The node's addresses could not be read; new health checks are not served.
     #[error("health checks: cannot list the node's addresses")]
     Addresses {
         /// The kernel's error.
@@ -42,7 +42,7 @@ pub enum HealthError {
 }
 
 impl HealthError {
-    /// The Service whose check it is, if it is that of one.
+    /// The Service of the check, if it is one Service's.
     pub fn service(&self) -> Option<&ObjectName> {
         match self {
             Self::Listen { service, .. } | Self::PortTaken { service, .. } => Some(service),
@@ -50,7 +50,7 @@ impl HealthError {
         }
     }
 
-    /// The kernel's errno, if it is the kernel that refused.
+    /// The kernel's errno, if the kernel returned one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Listen { source, .. } | Self::Addresses { source } => source.raw_os_error(),

@@ -1,9 +1,8 @@
-//! Answers to load balancers that ask whether this node has endpoints of a Service
-//! (`spec.healthCheckNodePort`), as kube-proxy gives them.
+//! Health checks of Services (`spec.healthCheckNodePort`): a load balancer asks whether this node
+//! has endpoints of a Service. The answers are kube-proxy's.
 //!
-//! Whatever the request's method and path, the answer is 200 if the node has endpoints and the
-//! proxy is healthy and 503 if not, with the count in the body and in
-//! `X-Load-Balancing-Endpoint-Weight`.
+//! For any method and path, the status is 200 if the node has endpoints and the proxy is healthy,
+//! else 503. The body and the header `X-Load-Balancing-Endpoint-Weight` contain the count.
 
 mod error;
 mod proxy;
@@ -57,7 +56,7 @@ pub struct ServiceHealth {
     server: Server,
 }
 
-/// A port that is asked at.
+/// An open port.
 #[derive(Debug)]
 struct Port {
     check: watch::Sender<HealthCheck>,
@@ -74,8 +73,8 @@ impl fmt::Debug for ServiceHealth {
 }
 
 impl ServiceHealth {
-    /// Will answer at the node's addresses in these networks, at all if none are given or one
-    /// covers its whole family. The proxy counts as healthy.
+    /// Health checks on the node's addresses in these networks; on all addresses if the list is
+    /// empty, or if a network covers its whole family. The proxy counts as healthy.
     pub fn new(runtime: Runtime, addresses: Vec<IpNet>) -> Self {
         Self {
             addresses,
@@ -85,18 +84,19 @@ impl ServiceHealth {
         }
     }
 
-    /// Says who is asked, with each answer, whether the proxy is healthy: `serviceProxyHealthy`.
+    /// Sets the function that decides, for each answer, whether the proxy is healthy
+    /// (`serviceProxyHealthy`).
     #[must_use]
     pub fn healthy_while(mut self, healthy: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.healthy = Arc::new(healthy);
         self
     }
 
-    /// Answers these checks and no others. What was open and still is wanted stays open, with its
-    /// connections; what could not be opened is tried again at the next call.
+    /// Serves these checks and no others. Ports that are still needed stay open, with their
+    /// connections; ports that could not be opened are retried at the next call.
     ///
-    /// Of two Services with one port the first by name has it. An error keeps no other check from
-    /// being answered.
+    /// If two Services have the same port, the first by name gets it. An error affects no other
+    /// check.
     pub fn sync(&mut self, checks: impl IntoIterator<Item = HealthCheck>) -> Vec<HealthError> {
         let mut errors = Vec::new();
         let wanted = by_port(checks, &mut errors);
@@ -123,7 +123,7 @@ impl ServiceHealth {
         let interfaces = if_addrs::get_if_addrs()?;
         let addresses = interfaces.iter().map(if_addrs::Interface::ip);
         let is_ours = |address: &IpAddr| self.addresses.iter().any(|n| n.contains(address));
-        // A link-local address is none without its interface.
+        // A link-local address is useless without its interface.
         let is_whole = |address: &IpAddr| match address {
             IpAddr::V4(_) => true,
             IpAddr::V6(address) => !address.is_unicast_link_local(),
@@ -133,8 +133,8 @@ impl ServiceHealth {
             .collect())
     }
 
-    /// Closes ports that are not wanted any more, and sockets on addresses that are gone if those
-    /// are known.
+    /// Closes ports that are no longer needed, and, if the node's addresses are known, sockets on
+    /// addresses that were removed.
     fn close(&mut self, wanted: &BTreeMap<NonZeroU16, HealthCheck>, hosts: Option<&[IpAddr]>) {
         self.ports.retain(|port, Port { sockets, .. }| {
             sockets.retain(|socket, _| hosts.is_none_or(|hosts| hosts.contains(&socket.ip())));
@@ -187,7 +187,7 @@ impl ServiceHealth {
     }
 }
 
-/// The check that has each port; those that have none are errors.
+/// The check for each port. Checks without a port are errors.
 fn by_port(
     checks: impl IntoIterator<Item = HealthCheck>,
     errors: &mut Vec<HealthError>,
@@ -217,7 +217,7 @@ fn answer(
     Arc::new(move |_| http::ready(answer_to(&check.borrow(), healthy())))
 }
 
-/// kube-proxy's answer, byte for byte but for the date. Names are such that they need no quoting.
+/// kube-proxy's answer, byte for byte except for the date. Names need no quoting.
 fn answer_to(check: &HealthCheck, healthy: bool) -> Response {
     let (namespace, name) = (check.service.namespace(), check.service.name());
     let endpoints = check.local_endpoints;

@@ -1,4 +1,4 @@
-//! Whether the proxy does its work, as kube-proxy tells it (kubernetes `pkg/proxy/healthcheck`,
+//! Whether the proxy is healthy, as kube-proxy defines it (kubernetes `pkg/proxy/healthcheck`,
 //! `proxy_health.go` of 1.34). Pure: the time is an argument.
 
 use std::collections::VecDeque;
@@ -12,28 +12,28 @@ use jiff::Timestamp;
 use crate::source::ConnectionState;
 use crate::store::Change;
 
-/// How many batches of changes are told apart while nothing is synced.
+/// Limit of separate batches of pending changes; more are merged.
 const BATCHES: usize = 64;
-/// What Go writes for a time that was never set.
+/// Go's text of an unset time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// A moment on both clocks: the one that never jumps, and the one that people read.
+/// A time on both clocks: monotonic and wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// To measure by.
+    /// Monotonic, for durations.
     pub instant: Instant,
-    /// To tell.
+    /// Wall clock, for output.
     pub wall: SystemTime,
 }
 
 impl Moment {
-    /// What the clock on the wall said at an earlier time.
+    /// The wall clock at an earlier time.
     pub fn wall_of(&self, earlier: Instant) -> SystemTime {
         let passed = self.instant.saturating_duration_since(earlier);
         self.wall.checked_sub(passed).unwrap_or(self.wall)
     }
 
-    /// This moment.
+    /// The current time.
     pub fn now() -> Self {
         Self {
             instant: Instant::now(),
@@ -42,7 +42,7 @@ impl Moment {
     }
 }
 
-/// Numbers of changes, by kind of object.
+/// Numbers of changes per kind of object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChangeCounts {
@@ -79,7 +79,7 @@ impl<'a> FromIterator<&'a Change> for ChangeCounts {
     }
 }
 
-/// Changes that were sent and are not in force yet.
+/// Changes that were sent and are not applied yet.
 #[derive(Debug, Clone, Copy)]
 struct Batch {
     first: Instant,
@@ -87,8 +87,8 @@ struct Batch {
     counts: ChangeCounts,
 }
 
-/// The proxy's health: it is healthy as long as no change waits for longer than the timeout to be
-/// in force, and while it starts up.
+/// The proxy's health. It is healthy while it starts up, and while no change has been pending for
+/// longer than the timeout.
 ///
 /// ```
 /// use std::time::Duration;
@@ -112,27 +112,27 @@ struct Batch {
 pub struct ProxyHealth {
     timeout: Duration,
     families: Vec<Family>,
-    /// The oldest first.
+    /// Oldest first.
     waiting: VecDeque<Batch>,
-    /// When all that was known was in force.
+    /// Time of the last complete sync.
     synced: Option<SystemTime>,
     node_eligible: bool,
     fallback: Option<Fallback>,
 }
 
-/// Another mode is in force than the one that was asked for.
+/// The mode in effect is not the requested one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fallback {
-    /// The mode in force.
+    /// The mode in effect.
     pub in_force: &'static str,
-    /// The mode that was asked for.
+    /// The requested mode.
     pub wanted: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
 impl ProxyHealth {
-    /// The health of a proxy that starts up and serves these families.
+    /// The health of a proxy for these families that starts up now.
     pub fn new(timeout: Duration, families: Vec<Family>) -> Self {
         Self {
             timeout,
@@ -144,12 +144,12 @@ impl ProxyHealth {
         }
     }
 
-    /// Sets how long a change may wait.
+    /// Sets how long a change may be pending.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
-    /// Takes note of changes, which are to be in force soon.
+    /// Records pending changes.
     pub fn queued(&mut self, counts: ChangeCounts, now: Instant) {
         let is_full = self.waiting.len() >= BATCHES;
         match self.waiting.back_mut() {
@@ -165,26 +165,24 @@ impl ProxyHealth {
         }
     }
 
-    /// Takes note of a sync that left nothing undone. Changes queued before it began are in
-    /// force.
+    /// Records a complete sync. Changes queued before it began are applied.
     pub fn synced(&mut self, began: Instant, now: Moment) {
         self.waiting.retain(|batch| batch.last > began);
         self.synced = Some(now.wall);
     }
 
-    /// Takes note of whether load balancers may send to this node:
+    /// Records whether load balancers may send to this node:
     /// [`Node::eligible`](crate::model::Node::eligible).
     pub fn set_node_eligible(&mut self, eligible: bool) {
         self.node_eligible = eligible;
     }
 
-    /// Takes note of whether another mode is in force than the one that was asked for. It is told,
-    /// and is no illness.
+    /// Records a fallback, or its end. It is reported, and does not make the proxy unhealthy.
     pub fn set_fallback(&mut self, fallback: Option<Fallback>) {
         self.fallback = fallback;
     }
 
-    /// How many changes are not in force yet.
+    /// The number of pending changes.
     pub fn pending(&self) -> ChangeCounts {
         let mut pending = ChangeCounts::default();
         self.waiting
@@ -193,7 +191,7 @@ impl ProxyHealth {
         pending
     }
 
-    /// The state at a moment.
+    /// The state at this time.
     pub fn report(&self, now: Moment) -> HealthReport<'_> {
         let late =
             |batch: &Batch| now.instant.saturating_duration_since(batch.first) >= self.timeout;
@@ -209,17 +207,17 @@ impl ProxyHealth {
     }
 }
 
-/// What [`ProxyHealth`] says at a moment.
+/// The state of a [`ProxyHealth`] at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthReport<'a> {
-    /// Whether changes come into force in time.
+    /// Whether changes are applied in time.
     pub healthy: bool,
-    /// When everything known was in force for the last time.
+    /// The last time at which no change was pending.
     pub synced: Option<SystemTime>,
     /// Whether load balancers may send to the node.
     pub node_eligible: bool,
-    /// The mode in force, if it is not the one that was asked for.
+    /// The fallback, if there is one.
     pub fallback: Option<&'a Fallback>,
     now: Moment,
     families: &'a [Family],
@@ -227,8 +225,8 @@ pub struct HealthReport<'a> {
 }
 
 impl<'a> HealthReport<'a> {
-    /// The same, with what is known of the source: it is told, and makes nothing unhealthy, since
-    /// what is in force stays so while a server is away.
+    /// Adds the state of the source. It is reported, and does not make the proxy unhealthy, because
+    /// the last known state stays in effect while a server is unreachable.
     #[must_use]
     pub fn with_source(self, source: &'a ConnectionState) -> Self {
         Self {
@@ -237,27 +235,27 @@ impl<'a> HealthReport<'a> {
         }
     }
 
-    /// Whether `/healthz` is answered with 200, and the body: healthy, and load balancers may
-    /// send to the node.
+    /// Whether `/healthz` returns 200, and its body. True if healthy, and load balancers may send
+    /// to the node.
     pub fn healthz(&self) -> (bool, String) {
         let ok = self.healthy && self.node_eligible;
         (ok, self.body(ok, Some(self.node_eligible)))
     }
 
-    /// Whether `/livez` is answered with 200, and the body: healthy, whatever becomes of the
-    /// node.
+    /// Whether `/livez` returns 200, and its body. True if healthy, also while the node is being
+    /// deleted.
     pub fn livez(&self) -> (bool, String) {
         (self.healthy, self.body(self.healthy, None))
     }
 
-    /// Whether `/readyz` is answered with 200, and the body: healthy, and everything was in force
-    /// once. kube-proxy has no such endpoint.
+    /// Whether `/readyz` returns 200, and its body. True if healthy, after the first complete sync.
+    /// kube-proxy has no such path.
     pub fn readyz(&self) -> (bool, String) {
         let ok = self.healthy && self.synced.is_some();
         (ok, self.body(ok, None))
     }
 
-    /// kube-proxy's: `lastUpdated` is now if all is well.
+    /// As in kube-proxy, `lastUpdated` is now if the proxy is healthy.
     fn body(&self, ok: bool, node_eligible: Option<bool>) -> String {
         let synced = self.synced.map_or_else(|| NEVER.to_owned(), rfc3339);
         let now = rfc3339(self.now.wall);
@@ -307,7 +305,7 @@ impl<'a> HealthReport<'a> {
     }
 }
 
-/// As the API writes a family.
+/// The API's name of a family.
 pub(crate) const fn ip_family(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
@@ -315,7 +313,7 @@ pub(crate) const fn ip_family(family: Family) -> &'static str {
     }
 }
 
-/// A text as JSON has it, with quotes.
+/// A JSON string, with quotes.
 fn json_string(text: &str) -> String {
     let escaped = text.chars().map(|c| match c {
         '"' | '\\' => format!("\\{c}"),
@@ -325,7 +323,7 @@ fn json_string(text: &str) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
-/// As Go writes a time: no more digits than it takes.
+/// A time in Go's format, without trailing zeros of the fraction.
 fn rfc3339(time: SystemTime) -> String {
     Timestamp::try_from(time).map_or_else(|_| NEVER.to_owned(), |time| time.to_string())
 }
@@ -341,7 +339,7 @@ mod tests {
     struct Clock(Instant);
 
     impl Clock {
-        /// Seconds after 2026-01-01, and half of one.
+        /// This many seconds and a half after 2026-01-01.
         fn at(&self, seconds: u64) -> Moment {
             let passed = Duration::from_secs(seconds);
             Moment {
@@ -452,7 +450,7 @@ mod tests {
         health.queued(one(), clock.at(50).instant);
         assert!(health.report(clock.at(69)).healthy);
         assert!(!health.report(clock.at(70)).healthy);
-        // A sync that began before the second came.
+        // A sync that began before the second change.
         health.synced(clock.at(49).instant, clock.at(71));
         assert_eq!(health.pending(), one());
         assert!(health.report(clock.at(109)).healthy);
@@ -479,7 +477,7 @@ mod tests {
         }
         assert_eq!(health.waiting.len(), BATCHES);
         assert_eq!(health.pending().services, 1000);
-        // The last batch is in force with its last change only.
+        // The merged batch counts as applied only after its last change.
         health.synced(clock.at(999).instant, clock.at(999));
         assert!(health.pending().services > 0);
         health.synced(clock.at(1000).instant, clock.at(1000));

@@ -1,8 +1,8 @@
-//! kube-proxy's metrics, by its names, labels, buckets and types (kubernetes `pkg/proxy/metrics`
+//! kube-proxy's metrics, with its names, labels, buckets and types (kubernetes `pkg/proxy/metrics`
 //! of 1.34).
 //!
-//! kube-proxy syncs each address family by itself, and so labels with `ip_family`. Here one sync
-//! is for all of the node's families, and counts for each of them.
+//! kube-proxy syncs each address family separately, hence the label `ip_family`. Here one sync
+//! covers all families of the node, and counts for each of them.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,7 +27,7 @@ pub(super) type Seconds = Gauge<f64, AtomicU64>;
 #[derive(Debug)]
 pub(super) struct KubeProxy {
     families: Vec<IpFamily>,
-    /// Changes of endpoints before are none of this process's.
+    /// Earlier changes of endpoints are not counted: another process applied them.
     start: SystemTime,
     sync: Histograms,
     full_sync: Histograms,
@@ -75,33 +75,33 @@ impl KubeProxy {
     fn register(&self, registry: &mut Registry) {
         registry.register(
             "sync_proxy_rules_duration_seconds",
-            "How long a sync took",
+            "Duration of a sync",
             self.sync.clone(),
         );
         registry.register(
             "sync_full_proxy_rules_duration_seconds",
-            "How long a sync took that observed the node and compared everything",
+            "Duration of a full sync, which reads the node and compares everything",
             self.full_sync.clone(),
         );
         registry.register(
             "sync_partial_proxy_rules_duration_seconds",
-            "How long a sync took of what had changed",
+            "Duration of a sync of changes only",
             self.partial_sync.clone(),
         );
         registry.register(
             "network_programming_duration_seconds",
-            "From the change of a pod or Service, by the control plane's clock, until it is in \
-             force here",
+            "Time from the change of a pod or Service, by the control plane's clock, until it is \
+             applied here",
             self.network_programming.clone(),
         );
         registry.register(
             "sync_proxy_rules_last_queued_timestamp_seconds",
-            "When a change came last",
+            "Time of the last change",
             self.last_queued.clone(),
         );
         registry.register(
             "sync_proxy_rules_last_timestamp_seconds",
-            "When a sync last succeeded",
+            "Time of the last successful sync",
             self.last_synced.clone(),
         );
         // The encoder adds `_total` to counters.
@@ -112,7 +112,7 @@ impl KubeProxy {
         );
         registry.register(
             "sync_proxy_rules_endpoint_changes_pending",
-            "Changes of endpoint slices that are not in force yet",
+            "Changes of endpoint slices that are not applied yet",
             self.endpoint_changes_pending.clone(),
         );
         registry.register(
@@ -122,22 +122,22 @@ impl KubeProxy {
         );
         registry.register(
             "sync_proxy_rules_service_changes_pending",
-            "Changes of Services that are not in force yet",
+            "Changes of Services that are not applied yet",
             self.service_changes_pending.clone(),
         );
         registry.register(
             "sync_proxy_rules_no_local_endpoints_total",
-            "Services of traffic policy Local that have endpoints, and none on this node",
+            "Services with traffic policy Local that have endpoints, but none on this node",
             self.no_local_endpoints.clone(),
         );
         registry.register(
             "conntrack_reconciler_sync_duration_seconds",
-            "How long it took to make connection tracking forget flows",
+            "Duration of the deletion of stale flows from connection tracking",
             self.conntrack_sync.clone(),
         );
         registry.register(
             "conntrack_reconciler_deleted_entries",
-            "Flows that connection tracking was made to forget",
+            "Stale flows deleted from connection tracking",
             self.conntrack_deleted.clone(),
         );
         registry.register("proxy_healthz", "Answers of /healthz", self.healthz.clone());
@@ -174,7 +174,7 @@ impl KubeProxy {
         let durations = match report.kind {
             SyncKind::Full => &self.full_sync,
             SyncKind::Changes => &self.partial_sync,
-            // Nothing had changed; an audit is told of when it ends.
+            // Nothing had changed. An audit counts when it ends.
             SyncKind::Drained | SyncKind::Slice => return,
         };
         let took = round.took.as_secs_f64();
@@ -187,11 +187,12 @@ impl KubeProxy {
         });
     }
 
-    /// What these led to is in force. Those before the start are left out, as in kube-proxy.
+    /// Records that the changes of these triggers are applied. Triggers before the start are left
+    /// out, as in kube-proxy.
     pub(super) fn programmed(&self, triggers: &[Trigger], now: SystemTime) {
         let new = triggers.iter().filter_map(|trigger| {
             let time = SystemTime::from(trigger.time);
-            // Clocks may differ.
+            // The control plane's clock may be ahead of this one.
             let waited = now.duration_since(time).unwrap_or(Duration::ZERO);
             (time > self.start).then(|| (of_family(trigger.family), waited))
         });
@@ -241,7 +242,7 @@ fn sync_buckets() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 15))
 }
 
-/// A quarter of a second to 5 minutes: to a minute by the second, to 2 by 5 seconds.
+/// 0.25 s to 5 minutes: in steps of 1 s up to one minute, of 5 s up to two.
 fn programming_buckets() -> Histogram {
     let seconds = (1..60)
         .chain((60..120).step_by(5))

@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// cost one.
 const SHARED: Duration = Duration::from_secs(1);
 
-/// The bound on triggers that are kept while syncs fail.
+/// Limit of triggers kept while syncs fail.
 const MOST_TRIGGERS: usize = 10_000;
 
 /// Labels of a metric and their values.
@@ -59,23 +59,24 @@ fn labels<const COUNT: usize>(pairs: [(&'static str, &'static str); COUNT]) -> L
     pairs.map(|(label, value)| (label, value.into()))
 }
 
-/// What a [`Monitor`] is to tell.
+/// Settings of a [`Monitor`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
     /// The families that the node serves.
     pub families: Vec<Family>,
-    /// How long a change may take to come into force before the proxy counts as unhealthy.
+    /// How long a change may be pending before the proxy is unhealthy.
     pub health_timeout: Duration,
-    /// Tell the traffic of all Services, and not only of those with the label
+    /// Export the traffic of all Services, not only of those with the label
     /// `svcproxy.io/metrics: "true"`.
     pub all_services: bool,
-    /// Of how many Services the traffic is told at most.
+    /// Limit of Services whose traffic is exported.
     pub service_limit: usize,
 }
 
 impl Options {
-    /// Labelled Services, at most 1000; two minutes, which is twice the time between audits.
+    /// Traffic of labelled Services, at most 1000; a health timeout of two minutes, which is twice
+    /// the default audit interval.
     pub fn new(families: Vec<Family>) -> Self {
         Self {
             families,
@@ -86,7 +87,7 @@ impl Options {
     }
 }
 
-/// Metrics and health of one proxy. Clones are the same.
+/// Metrics and health of one proxy. Clones share their state.
 ///
 /// ```
 /// use proxier::observe::metrics::{Monitor, Options};
@@ -111,10 +112,10 @@ struct Inner {
     health: Mutex<ProxyHealth>,
     traffic: Arc<Mutex<Traffic>>,
     source: SourceCollector,
-    /// Of changes that are not in force yet.
+    /// Triggers of changes that are not applied yet.
     triggers: Mutex<Vec<Trigger>>,
     mode: Mutex<&'static str>,
-    /// The loop, which alone reads the kernel.
+    /// The loop, the only one that reads the kernel.
     events: Mutex<Option<Sender<Event>>>,
     /// What the loop last read for scrapes.
     snapshot: watch::Sender<Snapshot>,
@@ -142,7 +143,7 @@ struct Text {
 }
 
 impl Monitor {
-    /// A monitor of a proxy that starts up now.
+    /// A monitor for a proxy that starts up now.
     pub fn new(options: Options) -> Self {
         let mut registry = Registry::default();
         let families = options.families.clone();
@@ -169,34 +170,34 @@ impl Monitor {
         }))
     }
 
-    /// Has the loop behind a channel look at the node for each scrape.
+    /// Makes the loop at the other end of this channel read the node for each scrape.
     pub fn inspect_by(&self, events: Sender<Event>) {
         *lock(&self.0.events) = Some(events);
     }
 
-    /// Has the state of the source asked for and told, by metrics and
-    /// beside the proxy's health. Only the first counts.
+    /// Reports the state of the source, as metrics and in the body of the health paths. Only the
+    /// first call counts.
     pub fn follow_source(&self, state: impl Fn() -> ConnectionState + Send + Sync + 'static) {
         self.0.source.ask(Box::new(state));
     }
 
-    /// Takes note of the mode in force and the one that was asked for.
+    /// Records the mode in effect and the requested one.
     pub fn set_mode(&self, in_force: &'static str, wanted: &'static str) {
         *lock(&self.0.mode) = in_force;
         self.0.own.set_mode(in_force, wanted);
     }
 
-    /// Sets [`Options::health_timeout`] anew.
+    /// Changes [`Options::health_timeout`].
     pub fn set_health_timeout(&self, timeout: Duration) {
         lock(&self.0.health).set_timeout(timeout);
     }
 
-    /// Takes note of why the mode in force is not the one that was asked for, if it is not.
+    /// Records a fallback, or its end.
     pub fn set_fallback(&self, fallback: Option<Fallback>) {
         lock(&self.0.health).set_fallback(fallback);
     }
 
-    /// Takes note of changes that are about to be sent to the loop.
+    /// Records changes. Call it before they are sent to the loop.
     pub fn queued(&self, changes: &[Change]) {
         let counts = ChangeCounts::from_iter(changes);
         let now = Moment::now();
@@ -204,7 +205,7 @@ impl Monitor {
         self.0.kube_proxy.queued(counts, now.wall);
     }
 
-    /// Takes note of what the loop tells its observer.
+    /// Records what the loop reports to its observer.
     pub fn observed<B: DataPlane>(
         &self,
         proxier: &mut Proxier<B>,
@@ -237,7 +238,7 @@ impl Monitor {
         }
     }
 
-    /// Reads what is read for scrapes alone.
+    /// Reads what only scrapes need.
     fn inspect<B: DataPlane>(&self, proxier: &mut Proxier<B>) {
         self.0.own.inspect(proxier);
         let counts = without_local_endpoints(proxier.desired());
@@ -257,7 +258,7 @@ impl Monitor {
         });
     }
 
-    /// The kernel is read only if a Service asks for it.
+    /// Reads the kernel only if a Service's traffic is exported.
     fn read_traffic<B: DataPlane>(&self, proxier: &mut Proxier<B>) {
         let Options {
             all_services,
@@ -277,7 +278,7 @@ impl Monitor {
         }
         match proxier.carried() {
             Ok(Some(carried)) => traffic.add(carried, |key| proxier.has_virtual_server(key)),
-            // After a failure: what was told last stands.
+            // After a failure, keep the previous values.
             Ok(None) => {}
             Err(error) => self.0.own.error(&error),
         }
@@ -288,7 +289,7 @@ impl Monitor {
         lock(&self.0.health).report(Moment::now()).healthy
     }
 
-    /// What `/healthz`, `/livez` or `/readyz` is answered with.
+    /// The answer of `/healthz`, `/livez` or `/readyz`.
     fn health<T>(&self, answer: impl FnOnce(&HealthReport<'_>) -> T) -> T {
         let source = self.0.source.state();
         let health = lock(&self.0.health);
@@ -299,8 +300,8 @@ impl Monitor {
         })
     }
 
-    /// All metrics in Prometheus's text format, version 0.0.4, as of the last snapshot. Has the loop
-    /// read the node for the next one.
+    /// All metrics in Prometheus's text format, version 0.0.4, as of the last snapshot. Has the
+    /// loop read the node for the next one.
     pub fn scrape(&self) -> String {
         self.ask_loop();
         self.encode()
@@ -364,7 +365,7 @@ impl Monitor {
     }
 }
 
-/// Services under traffic policy `Local` that have endpoints, and none on this node.
+/// Services with traffic policy `Local` that have endpoints, but none on this node.
 fn without_local_endpoints(
     desired: &DesiredState,
 ) -> BTreeMap<(Family, &'static str), BTreeSet<&ObjectName>> {
@@ -383,8 +384,8 @@ fn without_local_endpoints(
     services
 }
 
-/// The encoder writes OpenMetrics, in which a counter's metadata go without `_total`. Scrapers of
-/// kube-proxy may know the older format only.
+/// The encoder writes OpenMetrics, in which a counter's metadata lack `_total`. Scrapers of
+/// kube-proxy may know only the older format.
 fn classic(text: &str) -> String {
     let mut classic = String::with_capacity(text.len());
     let mut lines = text.lines().peekable();
@@ -410,7 +411,7 @@ fn is_counter(line: &str, name: &str) -> bool {
     of_name == Some(" counter")
 }
 
-/// What panicked elsewhere left a number behind at worst.
+/// Ignores poisoning: after a panic elsewhere, a number is wrong at worst.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

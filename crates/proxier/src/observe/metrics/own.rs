@@ -38,50 +38,50 @@ impl Own {
     }
 
     fn register(&self, registry: &mut Registry) {
-        registry.register("proxy_mode", "1 for the mode in force", self.mode.clone());
+        registry.register("proxy_mode", "1 for the mode in effect", self.mode.clone());
         registry.register(
             "proxy_mode_wanted",
-            "1 for the mode that was asked for",
+            "1 for the requested mode",
             self.mode_wanted.clone(),
         );
         registry.register(
             "sync_failures",
-            "Syncs that left something undone",
+            "Syncs that failed in part or in whole and are retried",
             self.sync_failures.clone(),
         );
         registry.register(
             "kernel_errors",
-            "Operations that the kernel refused",
+            "Operations that the kernel rejected",
             self.kernel_errors.clone(),
         );
         registry.register(
             "audits",
-            "Looks at the whole node while nothing was to be done",
+            "Completed audits: full comparisons of the node with the desired state",
             self.audits.clone(),
         );
         registry.register(
             "drift_steps",
-            "Steps that audits found necessary: others had changed the node",
+            "Steps with which audits repaired drift: others had changed the node",
             self.drift.clone(),
         );
         registry.register(
             "virtual_servers",
-            "Virtual servers of ours on this node",
+            "svcproxy's virtual servers on this node",
             self.virtual_servers.clone(),
         );
         registry.register(
             "real_servers",
-            "Real servers of ours on this node; draining ones wait for the end of their connections",
+            "svcproxy's real servers on this node; draining ones wait for their connections to end",
             self.real_servers.clone(),
         );
         registry.register(
             "problems",
-            "What Services ask for and do not get",
+            "Conditions: what Services request and do not get",
             self.problems.clone(),
         );
         registry.register(
             "service_metrics_left_out",
-            "Services that ask for metrics of their own beyond the limit",
+            "Services over the limit that request traffic metrics and do not get them",
             self.services_left_out.clone(),
         );
         registry.register(
@@ -109,7 +109,7 @@ impl Own {
         match round.result {
             Ok(report) => {
                 if round.cause == Cause::Audit {
-                    // What is refused is planned again each time.
+                    // Rejected steps are planned again each time, so they are no drift.
                     let steps = report.plan.count() - report.applied.in_vain;
                     self.drift.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));
                 }
@@ -141,7 +141,7 @@ impl Own {
     pub(super) fn inspect<B: DataPlane>(&self, proxier: &Proxier<B>) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.problems.set(gauge(proxier.problems().len()));
-        // After a failure nothing is known: what was told last stands.
+        // After a failure the node's state is unknown: keep the previous values.
         let Some(servers) = proxier.servers() else {
             return;
         };

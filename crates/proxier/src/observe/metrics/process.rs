@@ -1,4 +1,4 @@
-//! What the kernel says of this process, under the names of Prometheus's client libraries.
+//! Metrics of this process, with the names of Prometheus's client libraries.
 
 use std::fmt;
 use std::fs;
@@ -9,15 +9,14 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// The kernel's clock as `/proc` shows it (`USER_HZ`, proc(5)): 100 a second on all architectures
-/// that this runs on.
+/// Ticks per second in `/proc` (`USER_HZ`, proc(5)): 100 on all supported architectures.
 const TICKS: f64 = 100.0;
 
 /// Reads `/proc` at each scrape.
 #[derive(Debug)]
 pub(super) struct ProcessCollector;
 
-/// What there is to tell. What cannot be read is left out.
+/// The values. Those that cannot be read are left out.
 #[derive(Debug, Default, PartialEq)]
 struct Process {
     cpu_seconds: Option<f64>,
@@ -32,7 +31,7 @@ impl Process {
     fn read() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let fds = fs::read_dir("/proc/self/fd").ok().map(|entries| {
-            // The one that reads is not counted.
+            // Do not count the descriptor that reads the directory.
             count(entries.count().saturating_sub(1))
         });
         Self {
@@ -46,9 +45,9 @@ impl Process {
         }
     }
 
-    /// Of the texts that proc(5) describes.
+    /// Parses the files that proc(5) describes.
     fn parse(stat: &str, of_system: &str, status: &str, limits: &str) -> Self {
-        // The second field, the program's name, may hold anything.
+        // The second field, the program's name, may contain any character.
         let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
         let ticks = |number: usize| -> Option<f64> {
             let field = fields.split(' ').nth(number - 3)?;
@@ -67,7 +66,7 @@ impl Process {
     }
 }
 
-/// The number behind a line's beginning.
+/// The number after the prefix of a line.
 fn number(text: &str, begins: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(begins))?;
     line.split_ascii_whitespace().next()?.parse().ok()
@@ -83,7 +82,7 @@ impl Collector for ProcessCollector {
         if let Some(seconds) = process.cpu_seconds {
             ConstCounter::new(seconds).encode(encoder.encode_descriptor(
                 "process_cpu_seconds",
-                "Processor time of this process, of user and system",
+                "User and system CPU time of this process",
                 None,
                 MetricType::Counter,
             )?)?;
@@ -91,25 +90,29 @@ impl Collector for ProcessCollector {
         let gauges = [
             (
                 "process_start_time_seconds",
-                "When this process was started",
+                "Start time of this process",
                 process.start_time,
             ),
             (
                 "process_resident_memory_bytes",
-                "Memory that is in use",
+                "Resident memory",
                 process.resident_bytes,
             ),
             (
                 "process_virtual_memory_bytes",
-                "Memory that is mapped",
+                "Mapped memory",
                 process.virtual_bytes,
             ),
             (
                 "process_open_fds",
-                "File descriptors in use",
+                "Open file descriptors",
                 process.open_fds,
             ),
-            ("process_max_fds", "Most file descriptors", process.max_fds),
+            (
+                "process_max_fds",
+                "Limit of open file descriptors",
+                process.max_fds,
+            ),
         ];
         for (name, help, value) in gauges {
             if let Some(value) = value {
@@ -125,7 +128,7 @@ impl Collector for ProcessCollector {
 mod tests {
     use super::*;
 
-    /// Lines of a Linux 6.1, but for the name.
+    /// Lines of Linux 6.1, with another name.
     #[test]
     fn what_proc_says_is_read_whatever_the_name() {
         let stat = "4242 (a ) R (b) S 1 4242 4242 0 -1 4194560 1043 0 3 0 120 30 0 0 20 0 9 0 \

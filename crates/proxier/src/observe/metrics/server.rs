@@ -16,7 +16,7 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Documents that the metrics server shows beside the metrics.
+/// Documents that the metrics server serves in addition to the metrics.
 #[derive(Clone)]
 pub struct Pages {
     configz: Arc<dyn Fn() -> String + Send + Sync>,
@@ -24,8 +24,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// These documents: `/configz`, the settings in force, which may change, and `/version`. Both as
-    /// JSON.
+    /// JSON documents: `/configz`, the settings in effect, which may change, and `/version`.
     pub fn new(configz: impl Fn() -> String + Send + Sync + 'static, version: String) -> Self {
         Self {
             configz: Arc::new(configz),
@@ -56,9 +55,8 @@ impl fmt::Debug for ProxyServer {
 }
 
 impl ProxyServer {
-    /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (which says no more
-    /// than that the server is there), as kube-proxy's metrics address does. Profiles are not
-    /// served.
+    /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (200 if the server
+    /// runs), as kube-proxy's metrics address does. Profiles are not served.
     ///
     /// # Errors
     ///
@@ -123,7 +121,7 @@ impl ProxyServer {
         answer: Answer,
     ) -> io::Result<Self> {
         let server = Server::new(runtime.clone());
-        // As in Go, where 0.0.0.0 stands for both families.
+        // As in Go, where 0.0.0.0 means both families.
         let any = matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified());
         let host = if any { listen::ANY } else { address.ip() };
         let address = SocketAddr::new(host, address.port());

@@ -1,4 +1,4 @@
-//! What is known of the server that is followed, if one is.
+//! Metrics of the connection to an API server, if there is one.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,14 +13,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use crate::observe::health::Moment;
 use crate::source::ConnectionState;
 
-/// Asks for the state of the connection. Clones ask the same.
+/// A function that returns the state of the connection. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct SourceCollector(Arc<OnceLock<Ask>>);
 
 type Ask = Box<dyn Fn() -> ConnectionState + Send + Sync>;
 
 impl SourceCollector {
-    /// Only the first counts.
+    /// Sets the function. Only the first call counts.
     pub(super) fn ask(&self, ask: Ask) {
         let _ = self.0.set(ask);
     }
@@ -46,7 +46,7 @@ impl Collector for SourceCollector {
         let up = ConstGauge::new(i64::from(state.connected_since.is_some()));
         up.encode(encoder.encode_descriptor(
             "svcproxy_source_up",
-            "1 while every kind of object is followed",
+            "1 while every kind of object is watched",
             None,
             MetricType::Gauge,
         )?)?;
@@ -57,7 +57,7 @@ impl Collector for SourceCollector {
         if let Some(heard) = heard {
             ConstGauge::new(heard.as_secs_f64()).encode(encoder.encode_descriptor(
                 "svcproxy_source_last_heard_timestamp_seconds",
-                "When the API server last said something",
+                "Time of the last answer of the API server",
                 None,
                 MetricType::Gauge,
             )?)?;

@@ -1,7 +1,7 @@
-//! What Services carry, from the kernel's counters of their virtual servers.
+//! Traffic of Services, from the kernel's counters of their virtual servers.
 //!
-//! A virtual server's counters begin anew with the virtual server; a Service's must never fall.
-//! So what each reading adds is summed up. Pure.
+//! A virtual server's counters start at zero when it is created again, but a Service's counters
+//! must never decrease. So this module sums up the increase of each reading. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use crate::mode::Carried;
 use crate::model::ObjectName;
 
-/// What a Service has carried since it is counted.
+/// The traffic of a Service since it is counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) connections: u64,
@@ -55,7 +55,7 @@ impl Totals {
         })
     }
 
-    /// What came since a former reading; all of it if the counters began anew.
+    /// The increase since an earlier reading; the whole value if the counters were reset.
     fn since(self, former: Self) -> Self {
         self.zip(former, u64::checked_sub).unwrap_or(self)
     }
@@ -70,14 +70,14 @@ impl Totals {
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     services: BTreeMap<ObjectName, Totals>,
-    /// The last reading of each virtual server of theirs.
+    /// The last reading of each of their virtual servers.
     servers: HashMap<VirtualServerKey, (ObjectName, Totals)>,
     left_out: usize,
 }
 
 impl Traffic {
-    /// Counts these Services and no others, at most so many; those that are counted already go
-    /// first.
+    /// Counts these Services and no others, up to a limit. Services that are already counted keep
+    /// their place.
     pub(super) fn choose(&mut self, mut wanted: BTreeSet<ObjectName>, limit: usize) {
         let all = wanted.len();
         self.services.retain(|service, _| wanted.remove(service));
@@ -94,8 +94,8 @@ impl Traffic {
             .retain(|_, (service, _)| services.contains_key(service));
     }
 
-    /// Adds what the readings show. A listing may miss a virtual server: its last reading is kept
-    /// for as long as it exists.
+    /// Adds the increase of these readings. A kernel listing can miss a virtual server, so its last
+    /// reading is kept as long as it exists.
     pub(super) fn add(
         &mut self,
         readings: impl IntoIterator<Item = Carried>,
@@ -123,11 +123,11 @@ impl Traffic {
     }
 }
 
-/// The metrics of [`Traffic`], told under a lock so that no scrape sees half a reading.
+/// The metrics of [`Traffic`]. A lock prevents a scrape from seeing half a reading.
 #[derive(Debug)]
 pub(super) struct TrafficCollector(pub(super) std::sync::Arc<std::sync::Mutex<Traffic>>);
 
-/// A value of the label `direction`, if the metric has it, and what is told under it.
+/// A value of the label `direction`, if the metric has it, and the value to export.
 type Series = (Option<&'static str>, fn(&Totals) -> u64);
 /// Name, help, and series of each Service.
 type Metric = (&'static str, &'static str, &'static [Series]);
@@ -218,13 +218,13 @@ mod tests {
         assert_eq!(connections(&traffic, "web"), 12);
         traffic.add([reading(80, "web", 6), reading(443, "web", 7)], |_| true);
         assert_eq!(connections(&traffic, "web"), 13);
-        // One was made anew, the listing missed the other.
+        // One was created again; the listing missed the other.
         traffic.add([reading(80, "web", 2)], |_| true);
         assert_eq!(connections(&traffic, "web"), 15);
         traffic.add([reading(443, "web", 8)], |_| true);
         assert_eq!(connections(&traffic, "web"), 16);
         assert_eq!(traffic.services[&name("web")].incoming_bytes, 1600);
-        // It is gone, and comes again.
+        // It is deleted, and created again.
         traffic.add([], |_| false);
         traffic.add([reading(443, "web", 9)], |_| true);
         assert_eq!(connections(&traffic, "web"), 25);
@@ -253,7 +253,7 @@ mod tests {
             assert_eq!((traffic.services.len(), traffic.left_out), (10, 40));
             assert!(traffic.servers.len() <= 10);
         }
-        // Who is counted stays so.
+        // Counted Services keep their place.
         traffic.choose(names(&["a", "s99-09", "z"]), 2);
         assert_eq!(traffic.left_out, 1);
         assert_eq!(connections(&traffic, "s99-09"), 1);
