@@ -1,48 +1,48 @@
 //! The rules of iptables mode, as values.
 //!
 //! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the [`Node`] that
-//! was observed or applied. The result is the text that iptables-restore(8) is told, for each
-//! family at most one [`Transaction`].
+//! was observed or applied. The result is the input of iptables-restore(8), at most one
+//! [`Transaction`] per family.
 //!
-//! # The way of a packet
+//! # A packet's way
 //!
 //! The first packet of a connection passes table nat, in prerouting or in output:
 //!
-//! - `SVCPROXY-SERVICES` looks for its destination in the tree of virtual IPs, `SVCPROXY-VIPS`,
-//!   and if that has none and it is for an address of the node, in that of the node ports,
-//!   `SVCPROXY-NODE-PORTS`. Trees, whose branches are `SVCPROXY-B-…`, since iptables tries rules
-//!   one after another;
-//! - `SVCPROXY-R-…`, where a load balancer's source ranges restrict it, lets only those on that
-//!   are in one, and the node;
-//! - `SVCPROXY-X-…`, where the external traffic policy is `Local`, sends pods and the node to
-//!   the next, and chooses for all others among the backends of this node;
-//! - `SVCPROXY-S-…` chooses among the backends, each with the same chance, and translates the
-//!   destination. Session affinity is a list of clients for each backend, `SVCPROXY-C-…`. A
-//!   connection that is to be masqueraded gets a bit of the mark first; for a cluster IP
-//!   `SVCPROXY-OUTSIDE` tells whether it is.
+//! - `SVCPROXY-SERVICES` looks for its destination in the tree of virtual IPs, `SVCPROXY-VIPS`. If
+//!   it is not there, but is an address of the node, it looks in the tree of node ports,
+//!   `SVCPROXY-NODE-PORTS`. They are trees, with branches `SVCPROXY-B-…`, because iptables tries
+//!   rules one after another.
+//! - `SVCPROXY-R-…` exists for a load-balancer IP with source ranges. It lets only clients in the
+//!   ranges and the node pass.
+//! - `SVCPROXY-X-…` exists for external traffic policy `Local`. It sends pods and the node to the
+//!   next chain, and chooses one of this node's backends for all other clients.
+//! - `SVCPROXY-S-…` chooses a backend, each with the same probability, and translates the
+//!   destination. Session affinity is a list of clients per backend, `SVCPROXY-C-…`. A connection
+//!   that must be masqueraded gets a mark bit first; for a cluster IP, `SVCPROXY-OUTSIDE` decides.
 //!
-//! Connection tracking does the same for all later packets, also if the rules change: so
-//! connections drain. In postrouting `SVCPROXY-POSTROUTING` masquerades what has the bit, and
-//! what a backend sends to itself, which `SVCPROXY-HAIRPIN` knows.
+//! Connection tracking translates all later packets in the same way, also if the rules change: so
+//! connections drain. In postrouting, `SVCPROXY-POSTROUTING` masquerades packets with the bit, and
+//! packets of a backend to itself, which `SVCPROXY-HAIRPIN` finds.
 //!
-//! What was not translated comes to `SVCPROXY-UNDELIVERED` in table filter. There it is refused if
-//! its Service has no endpoint, or dropped if the Service has some, but none for this client; and
-//! refused if it is for a Service CIDR at all.
+//! Packets that were not translated reach `SVCPROXY-UNDELIVERED` in table filter. It rejects them
+//! if their Service has no endpoint, and drops them if it has some, but none for this client. It
+//! rejects everything else for a Service CIDR.
 //!
-//! # Which rules are ours
+//! # Ownership
 //!
-//! Chains whose names begin with `SVCPROXY-`, and the rules in the kernel's own chains that lead
-//! to them. All others are never touched. A change rewrites the chains of the frontends that
-//! changed and the branches that lead there, at most sixteen rules each but for the root's, and
-//! the last's: of an address, all its ports.
+//! svcproxy owns the chains whose names begin with `SVCPROXY-`, and the rules in built-in chains
+//! that jump to them. It touches no others. A change rewrites the chains of the changed frontends
+//! and the branches that lead there. A branch has at most sixteen rules, except the root and the
+//! last one, which has all ports of an address.
 //!
-//! # What iptables cannot do
+//! # Limits of iptables
 //!
-//! It chooses at random, so it has no schedulers: [`limits`] says which Services ask for one. The
-//! kernel remembers at most 100 clients of a backend for session affinity, unless the module
-//! `xt_recent` is loaded with a greater `ip_list_tot`. Virtual IPs do not answer to ping. What the
-//! node itself sends to a Service without endpoints is refused before it leaves, so that send(2)
-//! of a datagram fails with EPERM.
+//! - It chooses at random, so it has no schedulers; [`limits`] lists the Services that request one.
+//! - For session affinity, the kernel remembers at most 100 clients of a backend, unless the module
+//!   `xt_recent` is loaded with a larger `ip_list_tot`.
+//! - Virtual IPs do not answer to ping.
+//! - Packets of the node itself to a Service without endpoints are rejected before they leave, so
+//!   send(2) of a datagram fails with EPERM.
 
 mod base;
 #[cfg(feature = "iptables")]

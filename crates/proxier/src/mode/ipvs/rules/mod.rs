@@ -1,131 +1,127 @@
-//! The packet-filter rules that IPVS mode needs, as a value.
+//! The packet-filter rules of IPVS mode, as a value.
 //!
-//! All of them are in one nftables table, `inet svcproxy`. They are written once: Services come
-//! and go as elements of its [`Set`]s. [`Ruleset`]'s `Display` is the text that `nft -f` takes.
+//! All rules are in one nftables table, `inet svcproxy`. svcproxy writes them once; Services are
+//! elements of its [`Set`]s. [`Ruleset`]'s `Display` is the text that `nft -f` reads.
 //!
-//! # The way of a packet
+//! # A packet's way
 //!
 //! | chain | hook, priority | what it does |
 //! | --- | --- | --- |
-//! | `nat-prerouting`, `nat-output` | -100 | marks what is to be masqueraded |
-//! | `capture` | prerouting, -90 | marks what this node shall have whoever's the address is |
-//! | `filter-input` | input, 20 | refuses, drops, and chooses a virtual server by mark |
-//! | IPVS | input, 98; output, -98 | |
-//! | `after-ipvs` | output, -500 | takes those marks off what IPVS sends on |
-//! | `filter-output` | output, -99 | `filter-input` for what the node itself sends |
-//! | `answers-in`, `answers-out` | input, postrouting, 99 | gives answers their source |
+//! | `nat-prerouting`, `nat-output` | -100 | set the masquerade bit |
+//! | `capture` | prerouting, -90 | marks packets for load-balancer and external IPs |
+//! | `filter-input` | input, 20 | rejects, drops, and chooses a virtual server by mark |
+//! | IPVS | input, 98 and 99; output, -99 and -98 | chooses a real server |
+//! | `after-ipvs` | output, -500 | clears the marks on packets that IPVS sends |
+//! | `filter-output` | output, -99 | as `filter-input`, for packets of the node itself |
+//! | `answers-in`, `answers-out` | input, postrouting, 99 | correct the source of answers |
 //! | `nat-postrouting` | postrouting, 100 | masquerades |
 //!
-//! Each family has chains of its own below the two filters. Connection tracking (-200) comes
-//! before all but `after-ipvs`, and has put fragments together by then.
+//! `filter-input` and `filter-output` jump to separate chains per family. Connection tracking
+//! (-200) runs before all chains except `after-ipvs`, and has reassembled fragments by then.
 //!
-//! An established connection to something that is no Service's meets three lookups on its way in:
-//! `captured`, `virtual-servers` and `service-cidrs`; then one of its destination among the node's
-//! addresses and in `node-ports`. What the node sends out meets none, what it forwards and what
-//! answers the node's own the first. What goes back to who opened the connection meets two more, of
-//! its source in `virtual-servers` and among the node's addresses.
+//! Cost for a packet of an established connection that is not to a Service: three lookups on its
+//! way in (`captured`, `virtual-servers`, `service-cidrs`), then one of its destination among the
+//! node's addresses and one in `node-ports`. Packets that the node sends meet none. Forwarded
+//! packets, and answers to the node's own connections, meet the first. Answers to the client meet
+//! two more: their source in `virtual-servers` and among the node's addresses.
 //!
-//! # Whose address it is
+//! # Addresses
 //!
-//! - A cluster IP is local to the node as the whole Service CIDR is, by a route.
-//! - An external or load balancer's address is somebody else's, another node's perhaps. Chain
-//!   `capture` marks just the address's port, and a policy route delivers what is marked; the
-//!   mark comes off again in `filter-input`, or whatever is routed once more would come back.
-//!   ICMP errors about a connection that was captured are captured too. Whoever else may have
-//!   marked such a packet before is overruled, but what was translated by then is no more for the
-//!   address: as long as kube-proxy's rules are there beside ours, before they are removed or
-//!   when it takes over, its connections go their way.
-//! - A node port is any address of the node in `node-port-addresses`, but for loopback ones:
-//!   elsewhere a route would be needed that leads to 127.0.0.1. The addresses of the Service CIDRs
-//!   are local too (`fib daddr type local`), and are no node's: what is for them has been decided
-//!   on before. Connections of the node's own that somebody else has translated get no mark: IPVS
-//!   looks at a packet behind that translation, and would take one that opens a connection and is
-//!   sent again, when there has been an answer, for its own.
+//! - A cluster IP is local to the node, because a route makes the whole Service CIDR local.
+//! - An external or load-balancer IP may belong to another node. Chain `capture` marks only the
+//!   Service's port of it, and a policy route delivers marked packets. `filter-input` clears the
+//!   mark again; otherwise a packet that is routed once more would return. ICMP errors about
+//!   captured connections are captured too. `capture` overwrites marks of other programs. It does
+//!   not see packets that other rules have translated already: while kube-proxy's rules exist too
+//!   (before svcproxy removes them, or when kube-proxy takes over), its connections go their way.
+//! - A node port works on any address of the node in `node-port-addresses`, except loopback
+//!   addresses: from another host, a route to 127.0.0.1 would be needed. Addresses of the Service
+//!   CIDRs are local too (`fib daddr type local`), but earlier rules have decided on them. The
+//!   node's own connections that another program has translated get no mark: IPVS sees a packet
+//!   after that translation, and would take over a connection whose first packet is sent again
+//!   after an answer.
 //!
-//! An address's virtual server goes before a node port of the same number.
+//! An address virtual server takes precedence over a node port with the same number.
 //!
-//! # Which virtual server
+//! # Virtual servers
 //!
-//! IPVS takes a packet for the virtual server of its whole mark, if there is one, and of its
-//! address if not. Marks serve where an address does not do: for node ports, which have no one
-//! address, and for clients from outside of the cluster where those in it have other backends (the
-//! Service's external traffic policy is `Local`). Only what opens a connection needs the mark, but
-//! every packet gets it: IPVS and connection tracking need not agree on what is new.
+//! IPVS looks for a virtual server of the packet's whole mark first, then of its address. svcproxy
+//! uses marks where an address is not enough: for node ports, which have no single address, and for
+//! clients outside the cluster if clients inside have other backends (external traffic policy
+//! `Local`). Only the first packet of a connection needs the mark, but every packet gets it,
+//! because IPVS and connection tracking may disagree on which packet is the first.
 //!
-//! Numbers have the bit [`Marks::ours`](crate::desired::Marks::ours), so no mark of another's can
-//! be one of them. It also tells `after-ipvs` what to take off. There an IPVS packet is on its
-//! second way through the output hook, and a mark that is not its own would have it rerouted; the
-//! masquerade bit stays for `nat-postrouting` on the first packet of a connection, and goes from
-//! the others, whose tunnel might be masqueraded for it.
+//! All numbers have the bit [`Marks::ours`](crate::desired::Marks::ours), so no mark of another
+//! program equals one of them. `after-ipvs` recognises svcproxy's marks by the same bit. There, a
+//! packet passes the output hook for the second time, and a changed mark would make the kernel
+//! route it again. The masquerade bit stays for `nat-postrouting` on the first packet of a
+//! connection. It is cleared on later ones, whose tunnel might be masqueraded otherwise.
 //!
-//! # What is refused
+//! # Rejected packets
 //!
-//! A Service CIDR is local to the node as a whole, so a packet for an address or port in it that
-//! no virtual server takes would reach whatever listens on the node's `0.0.0.0`. Chain
-//! `filter-input` stands before IPVS, for packets that come in, those of the node itself too, over
-//! `lo`:
+//! A Service CIDR is local as a whole, so a packet for an unused address or port in it would reach
+//! programs that listen on the node's `0.0.0.0`. Chain `filter-input` handles incoming packets
+//! before IPVS, and the node's own packets over `lo`:
 //!
-//! - what is new and from none of the networks that may reach it is dropped. The node itself is
-//!   never locked out: IPVS takes what it sends in the output hook;
-//! - what is new and for a Service without endpoints is refused, before IPVS can log that it has
-//!   no destination; where there are some, and none that this node may use, it is dropped.
-//!   Connections that are there go on to IPVS as long as it has the virtual server, so that they
-//!   can be drained;
-//! - what answers a connection of the node itself goes on: under kube-proxy such a connection to
-//!   a VIP has the VIP for its source too, and outlives it;
-//! - what is for a virtual server is let through;
-//! - all else for a Service CIDR is refused: TCP with a reset, any other protocol with the ICMP
-//!   error "port unreachable". Only ICMP itself passes, so VIPs answer to ping, and errors about
+//! - New connections from outside the source ranges are dropped. The node itself is never locked
+//!   out: IPVS handles its packets in the output hook.
+//! - New connections to a Service without endpoints are rejected, before IPVS can log that it has
+//!   no destination. If the Service has endpoints, but none that this node may use, they are
+//!   dropped. Existing connections go on to IPVS as long as it has the virtual server, so that they
+//!   can drain.
+//! - Answers to the node's own connections pass. Under kube-proxy, such a connection to a VIP has
+//!   the VIP as its source too, and outlives kube-proxy.
+//! - Packets for a virtual server pass.
+//! - Everything else for a Service CIDR is rejected: TCP with a reset, other protocols with the
+//!   ICMP error "port unreachable". ICMP itself passes, so VIPs answer to ping, and errors about
 //!   the path reach IPVS.
 //!
-//! What comes in from elsewhere for a Service without endpoints meets that fate in chain `capture`
-//! already. Linux sends no ICMP error from an address that is no node's own, so an external
-//! address could not refuse in the input hook; before routing the error comes from the node's
-//! address. Not so over `lo`: until 6.17 the kernel lost a reference there for each packet
-//! refused.
+//! Packets from other hosts for a Service without endpoints are handled in chain `capture` already.
+//! Linux sends no ICMP error from an address that is not the node's, so for an external IP the
+//! input hook could not reject. Before routing, the error comes from the node's address. This is
+//! not done over `lo`, because until 6.17 the kernel leaked a reference there per rejected packet.
 //!
-//! Chain `filter-input` has priority 20: after IPVS's connection tracking and after the usual
-//! host firewalls (0, and 10 for firewalld), which so have the first word, as it only ever
-//! refuses; before IPVS at 98 (`ip_vs_core.c`). What the node sends IPVS takes earlier, where there
-//! is a virtual server: chain `filter-output` refuses that, at -99: after connection tracking
-//! (-200) and address translation (-100), before IPVS (-98). So what others translate stays theirs:
-//! with the mark of a node port IPVS would take it all the same, for the translated address, and
-//! later connections of that source port with it. The chain also refuses what would leave the node.
+//! The order of the hooks matters. `filter-input` has priority 20: after connection tracking and
+//! after the usual host firewalls (0, and 10 for firewalld), which thus decide first; before IPVS
+//! at 98 (`ip_vs_core.c`). For the node's own packets, `filter-output` has -99: after connection
+//! tracking (-200) and address translation (-100), before IPVS (-98). So it leaves alone what other
+//! programs translate: with a node port's mark, IPVS would take the packet for the translated
+//! address, and later connections of that source port with it. The chain also rejects packets that
+//! would leave the node.
 //!
-//! # Who is outside
+//! # Clients outside the cluster
 //!
-//! Whoever's source is in no cluster CIDR, or, with
-//! [`Config::pod_interfaces`](crate::desired::Config::pod_interfaces), whose packets come in by
-//! no interface of pods. The node itself is not, but is masqueraded as if it were: its address is
-//! in no cluster CIDR, and on an overlay network a pod elsewhere may know no way back to it.
-//! Without either setting all but the node are outside, and nobody is masqueraded for that.
+//! A client is outside if its source is in no cluster CIDR, or, with
+//! [`Config::pod_interfaces`](crate::desired::Config::pod_interfaces), if its packets arrive on no
+//! pod interface. The node itself is not outside, but is masqueraded as if it were: its address is
+//! in no cluster CIDR, and on an overlay network a pod on another node may have no route to it.
+//! Without either setting, every client except the node is outside, and none is masqueraded for it.
 //!
-//! # From whom answers come
+//! # The source of answers
 //!
-//! IPVS knows whose a real server's answer is by the client's address and port and the real
-//! server's (`ip_vs_conn_out_get`), and that may be of several connections: a client's system uses
-//! a source port again for another destination, and two virtual servers may have one real server.
-//! IPVS gives an answer the address of the one it met last, and the other connections hang.
-//! Connection tracking does not mix them up: where the real server would, it has changed the
-//! source port. So chain `answer-from` makes the source what the connection's first packet was
-//! for, in what goes back from a virtual server's address or, as node ports need it, from one of
-//! the node's own. Mostly that is what it has already. SCTP is left out, since older kernels cannot
-//! mend its checksum, and so are UDP packets without one.
+//! IPVS finds the connection of an answer by the addresses and ports of the client and the real
+//! server (`ip_vs_conn_out_get`). These can match several connections: a client reuses a source
+//! port for another destination, and two virtual servers can have the same real server. IPVS then
+//! gives an answer the virtual IP of the latest connection, and the others hang. Connection
+//! tracking can tell them apart: where the real server could not, it has changed the source port.
+//! So chain `answer-from` sets the source to the original destination of the connection, in answers
+//! from a virtual server's address or, for node ports, from an address of the node. Usually it is
+//! correct already. SCTP is excluded, because older kernels cannot correct its checksum, and so are
+//! UDP packets without a checksum.
 //!
-//! # What is masqueraded
+//! # Masquerade
 //!
-//! A backend answers to the source address it sees. If the client is no pod, the answer might
-//! take a way that does not lead through this node, so the first packet of a connection to a
-//! virtual server from outside gets a mark bit before IPVS, and chain `nat-postrouting`
-//! masquerades what has it. What is captured has or lacks the bit from there on, and what is for
-//! a node port gets it with the number: whoever the client is, it is masqueraded, but from
-//! outside to backends of this node alone, who are to see it. A pod that reaches itself through a
-//! VIP is masqueraded in any case: it would take the packet's source, its own address, for a
-//! forgery.
+//! A backend answers to the source address that it sees. If the client is not a pod, the answer
+//! might bypass this node. So the first packet of a connection to a virtual server from outside
+//! gets a mark bit before IPVS, and chain `nat-postrouting` masquerades packets with the bit.
+//! Captured packets get the bit or not in `capture`. Packets for a node port get it with the
+//! number, for every client; the exception is clients outside with backends on this node only,
+//! which must see the client's address. A pod that reaches itself through a VIP is always
+//! masqueraded: it would reject a packet with its own address as source.
 //!
-//! Chains of type nat see the first packet of a connection only, and connection tracking does
-//! the rest; IPVS leaves its connections to that if `net.ipv4.vs.conntrack` is on. IPVS rewrites
-//! the destination between the two chains.
+//! Chains of type nat see only the first packet of a connection, and connection tracking handles
+//! the rest. IPVS takes part in it if `net.ipv4.vs.conntrack` is 1, and rewrites the destination
+//! between the two chains.
 
 mod chain;
 mod fingerprint;
