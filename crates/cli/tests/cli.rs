@@ -8,7 +8,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testbed::{ApiServer, Behaviour, Fault, Resource, Verb};
+use testbed::{
+    ApiServer, Authority, Behaviour, Clients, Fault, ForwardProxy, Https, Resource, Verb,
+};
 
 /// The node of the examples: the one that has the pods in `10.244.1.0/24`.
 const NODE: [&str; 6] = [
@@ -502,12 +504,15 @@ fn wrong_usage_is_told() {
 fn without_manifests_and_out_of_a_pod_there_is_no_server() {
     let (_, log, code) = run(svcproxy(&["plan"]).args(NODE));
     assert_eq!(code, 1, "{log}");
-    assert!(log.contains("no kubeconfig or server is given"), "{log}");
+    assert!(
+        log.contains("no kubeconfig and no server are given"),
+        "{log}"
+    );
     let arguments = ["plan", "--kubeconfig", "nothing.conf"];
     let (_, log, code) = run(svcproxy(&arguments).args(NODE));
     assert_eq!(code, 1, "{log}");
     assert!(
-        log.contains("cannot use the kubeconfig nothing.conf"),
+        log.contains("cannot read the kubeconfig nothing.conf: No such file or directory"),
         "{log}"
     );
 }
@@ -574,11 +579,84 @@ fn a_server_that_refuses_is_quoted_when_waiting_ends() {
         server.fail(Resource::Nodes, verb, vec![unavailable.clone(); 1000]);
     }
     let said = plan_in_vain(&server.url(), "5s");
-    assert!(said.contains("Node (the API server says: 503 "), "{said}");
+    assert!(
+        said.contains("Node (the API server answers: 503 "),
+        "{said}"
+    );
     assert!(
         said.contains("EndpointSlice, ") && said.contains(", Service"),
         "{said}"
     );
+}
+
+/// kubeadm copies the proxy variables of its own environment into kube-proxy's DaemonSet
+/// (kubernetes/kubernetes#84559).
+#[test]
+fn proxy_variables_lead_through_the_proxy_and_no_proxy_around_it() {
+    let server = ApiServer::start(Behaviour::default()).unwrap();
+    let authority = Authority::new().unwrap();
+    let host = "api.svcproxy.invalid";
+    let front = Https::in_front_of(server.address(), &authority, host, Clients::All).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("ca.crt"), authority.certificate()).unwrap();
+    let kubeconfig = directory.path().join("config");
+    let text = format!(
+        "{{current-context: a, contexts: [{{name: a, context: {{cluster: a}}}}], clusters: [{{name: a, \
+         cluster: {{server: 'https://{host}:6443', certificate-authority: ca.crt}}}}]}}"
+    );
+    fs::write(&kubeconfig, text).unwrap();
+    let plan = |variables: &[(&str, String)]| {
+        let mut command = svcproxy(&["plan", "--timeout=30s", "--kubeconfig"]);
+        command.arg(&kubeconfig).args(NODE);
+        for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        let variables = variables.iter().map(|(name, value)| (name, value));
+        run(command.envs(variables))
+    };
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        let proxy = ForwardProxy::start(front.address(), None).unwrap();
+        let address = proxy.address().to_string();
+        let no_proxy = "10.0.0.0/8,.cluster.local,svcproxy.invalid:443,127.0.0.1".to_owned();
+        let (_, log, code) = plan(&[(name, address), ("NO_PROXY", no_proxy)]);
+        assert_eq!(code, 0, "{name}: {log}");
+        let asks = proxy.asks();
+        assert!(
+            asks[0].starts_with(&format!("CONNECT {host}:6443 ")),
+            "{asks:?}"
+        );
+    }
+    let proxy = ForwardProxy::start(front.address(), None).unwrap();
+    let address = proxy.address().to_string();
+    for no_proxy in ["*", "svcproxy.invalid", ".svcproxy.invalid:6443"] {
+        let mut command = svcproxy(&["plan", "--timeout=5s", "--kubeconfig"]);
+        command.arg(&kubeconfig).args(NODE);
+        command
+            .env("HTTPS_PROXY", &address)
+            .env("NO_PROXY", no_proxy);
+        let (_, log, code) = run(&mut command);
+        assert_eq!(code, 1, "{log}");
+        assert_eq!(proxy.asks(), [""; 0], "{no_proxy}");
+    }
+}
+
+/// A plugin that hangs defeats neither the time limit nor a signal.
+#[test]
+fn plan_ends_in_time_though_an_exec_plugin_hangs() {
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("config");
+    fs::write(
+        &kubeconfig,
+        "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], \
+         clusters: [{name: a, cluster: {server: 'http://192.0.2.1'}}], \
+         users: [{name: a, user: {exec: {command: sleep, args: ['100000'], \
+         apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}]}",
+    )
+    .unwrap();
+    let mut command = svcproxy(&["plan", "--timeout=1s", "--kubeconfig"]);
+    let (_, log, code) = run(command.arg(&kubeconfig).args(NODE));
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains("within 1s (--timeout)"), "{log}");
 }
 
 #[test]

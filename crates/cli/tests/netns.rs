@@ -77,7 +77,10 @@ fn once_gives_up_where_no_api_server_answers() {
         last.contains("within 5s (--timeout); not listed: EndpointSlice, Node ("),
         "{log}"
     );
-    assert!(last.contains("cannot be reached: "), "{log}");
+    assert!(
+        last.contains("cannot reach the API server http://127.0.0.1:9: "),
+        "{log}"
+    );
     let saved = node.run(["iptables-save"]).unwrap();
     assert!(!saved.contains("SVCPROXY"), "{saved}");
 }

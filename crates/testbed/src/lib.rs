@@ -40,7 +40,8 @@ mod wait;
 use nix::sys::socket::{setsockopt, sockopt};
 
 pub use api_server::{
-    ApiServer, Ask, Authority, Behaviour, Cut, Fault, Https, Identity, Resource, Verb,
+    ApiServer, Ask, Authority, Behaviour, Clients, Cut, Fault, ForwardProxy, Https, Identity,
+    Resource, Verb,
 };
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};

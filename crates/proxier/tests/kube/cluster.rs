@@ -1,6 +1,9 @@
 //! A stand-in server and a node that follows it.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -49,6 +52,28 @@ pub(crate) fn access(server: &ApiServer) -> Access {
     let mut access = Access::default();
     access.server = Some(server.url());
     access
+}
+
+/// Writes a kubeconfig into a directory. `cluster` and `user` are YAML.
+pub(crate) fn kubeconfig(directory: &Path, cluster: &str, user: &str) -> Access {
+    let path = directory.join("config");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: here\n\
+         contexts: [{{name: here, context: {{cluster: here, user: me}}}}]\n\
+         clusters: [{{name: here, cluster: {{{cluster}}}}}]\n\
+         users: [{{name: me, user: {{{user}}}}}]\n"
+    );
+    replace(&path, &text);
+    let mut access = Access::default();
+    access.kubeconfig = Some(path);
+    access
+}
+
+/// Replaces a file at once.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
 }
 
 pub(crate) struct Cluster {
@@ -174,6 +199,20 @@ impl Cluster {
             }
         });
     }
+}
+
+/// Waits until a kind is not followed for this reason, and returns all that is said of it.
+pub(crate) fn fails(cluster: &mut Cluster, kind: &str, why: &str) -> String {
+    let failure = |cluster: &Cluster| cluster.source.state().failures.get(kind).cloned();
+    let said = RefCell::new(String::new());
+    cluster.until(why, |cluster| match failure(cluster) {
+        Some(failure) if failure.contains(why) => {
+            said.replace(failure);
+            Ok(())
+        }
+        other => Err(other),
+    });
+    said.into_inner()
 }
 
 /// What the node serves at first.

@@ -1,46 +1,22 @@
 //! Who we are to the server, and what if that changes.
 
-use std::fs;
-use std::path::Path;
-
 use proxier::source::kube::{Access, AccessError, KubeSource, StartError};
-use testbed::{Ask, Behaviour, Cut, Resource, Verb};
+use testbed::{ApiServer, Ask, Behaviour, Cut, Fault, Resource, Verb};
 
-use crate::cluster::{Cluster, NODE, START, populated, service, timing};
-
-fn write_kubeconfig(path: &Path, server: &str, user: &str) {
-    let text = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: here\n\
-         contexts: [{{name: here, context: {{cluster: here, user: me}}}}]\n\
-         clusters: [{{name: here, cluster: {{server: {server:?}}}}}]\n\
-         users: [{{name: me, user: {user}}}]\n"
-    );
-    replace(path, &text);
-}
-
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
-}
-
-fn kubeconfig(path: &Path) -> Access {
-    let mut access = Access::default();
-    access.kubeconfig = Some(path.to_owned());
-    access
-}
+use crate::cluster::{
+    Cluster, NODE, START, access, fails, kubeconfig, populated, replace, service, timing,
+};
 
 #[test]
 fn a_token_that_changes() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("config");
     let server = populated(Behaviour::default());
     server.require_token("old");
     // As an editor leaves it.
     replace(&directory.path().join("token"), "old\n");
     // Relative to the kubeconfig.
-    write_kubeconfig(&path, &server.url(), "{tokenFile: token}");
-    let mut cluster = Cluster::follow(server, kubeconfig(&path), timing());
+    let access = kubeconfig(directory.path(), &at(&server), "tokenFile: token");
+    let mut cluster = Cluster::follow(server, access, timing());
     cluster.becomes(&START);
     cluster.server.require_token("new");
     cluster.server.cut(Resource::Services, Cut::End);
@@ -80,8 +56,8 @@ fn a_kubeconfig_that_changes() {
         populated(Behaviour::default()),
         populated(Behaviour::default()),
     );
-    write_kubeconfig(&path, &one.url(), "{token: secret}");
-    let mut cluster = Cluster::follow(one, kubeconfig(&path), timing());
+    let access = kubeconfig(directory.path(), &at(&one), "token: secret");
+    let mut cluster = Cluster::follow(one, access, timing());
     cluster.becomes(&START);
     let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
     assert_eq!(ask.authorization.as_deref(), Some("Bearer secret"));
@@ -89,7 +65,7 @@ fn a_kubeconfig_that_changes() {
     replace(&path, "apiVersion: [");
     cluster.server.cut(Resource::Services, Cut::End);
     cluster.asked(Resource::Services, Verb::Watch, 2);
-    write_kubeconfig(&path, &other.url(), "{}");
+    kubeconfig(directory.path(), &at(&other), "");
     other.compact();
     other.put(Resource::Services, service("e", "10.96.0.5"));
     cluster.server.go_away();
@@ -99,10 +75,9 @@ fn a_kubeconfig_that_changes() {
 #[test]
 fn a_given_server_is_asked_and_not_the_kubeconfigs() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("config");
-    write_kubeconfig(&path, "http://192.0.2.1:1", "{token: secret}");
+    let nowhere = "server: 'http://192.0.2.1:1'";
     let server = populated(Behaviour::default());
-    let mut access = kubeconfig(&path);
+    let mut access = kubeconfig(directory.path(), nowhere, "token: secret");
     access.server = Some(server.url());
     let mut cluster = Cluster::follow(server, access, timing());
     cluster.becomes(&START);
@@ -111,26 +86,36 @@ fn a_given_server_is_asked_and_not_the_kubeconfigs() {
 }
 
 #[test]
-fn what_cannot_work_is_told_at_the_start() {
+fn what_cannot_work_is_reported_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("config");
+    let path = directory.path();
     let start = |access| KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
-    let error = start(kubeconfig(&path));
+    let mut missing = Access::default();
+    missing.kubeconfig = Some(path.join("none"));
+    let error = start(missing);
     assert!(
-        matches!(error, StartError::Access(AccessError::Kubeconfig { .. })),
+        matches!(
+            error,
+            StartError::Access(AccessError::Read {
+                what: "kubeconfig",
+                ..
+            })
+        ),
         "{error}"
     );
-    replace(&directory.path().join("token"), " \n");
-    write_kubeconfig(&path, "http://192.0.2.1:1", "{tokenFile: token}");
-    let error = start(kubeconfig(&path));
+    let nowhere = "server: 'http://192.0.2.1:1'";
+    replace(&path.join("token"), " \n");
+    let error = start(kubeconfig(path, nowhere, "tokenFile: token"));
     assert!(
         matches!(error, StartError::Access(AccessError::NoToken(_))),
         "{error}"
     );
-    write_kubeconfig(&path, "http://192.0.2.1:1", "{tokenFile: none}");
-    let error = start(kubeconfig(&path));
+    let error = start(kubeconfig(path, nowhere, "tokenFile: none"));
     assert!(
-        matches!(error, StartError::Access(AccessError::Token { .. })),
+        matches!(
+            error,
+            StartError::Access(AccessError::Read { what: "token", .. })
+        ),
         "{error}"
     );
     let mut access = Access::default();
@@ -145,5 +130,116 @@ fn what_cannot_work_is_told_at_the_start() {
     assert!(
         matches!(error, StartError::Access(AccessError::NotInCluster(_))),
         "{error}"
+    );
+}
+
+fn at(server: &ApiServer) -> String {
+    format!("server: {:?}", server.url())
+}
+
+/// One sentence each, that names the file, and what to do.
+#[test]
+fn kubeconfigs_that_cannot_be_used() {
+    let server = "server: 'https://192.0.2.1:6443'";
+    let cases = [
+        (
+            server,
+            "auth-provider: {name: gcp, config: {expiry: x}}",
+            "user \"me\" has an auth-provider \"gcp\", which Kubernetes has replaced by exec \
+             plugins; give the user an exec plugin: gke-gcloud-auth-plugin",
+        ),
+        ("", "", "the cluster of its current context has no server"),
+        (
+            "server: 'https://a', insecure-skip-tls-verify: true, certificate-authority-data: aGk=",
+            "",
+            "insecure-skip-tls-verify and certificate-authority exclude each other; remove one of \
+             them",
+        ),
+        (
+            server,
+            "client-certificate-data: aGk=",
+            "user \"me\" has a client-certificate and no client-key",
+        ),
+        (
+            "server: 'https://a', certificate-authority-data: '~'",
+            "",
+            "certificate-authority-data is not base64: Invalid symbol 126, offset 0.",
+        ),
+        (
+            server,
+            "exec: {command: x, apiVersion: client.authentication.k8s.io/v1alpha1}",
+            "the exec plugin of user \"me\" has apiVersion \
+             \"client.authentication.k8s.io/v1alpha1\"; use client.authentication.k8s.io/v1 or \
+             v1beta1, and a version of \"x\" that has it",
+        ),
+        (
+            server,
+            "exec: {command: x, apiVersion: client.authentication.k8s.io/v1}",
+            "the exec plugin of user \"me\" has no interactiveMode; set it to Never or IfAvailable",
+        ),
+        (
+            server,
+            "exec: {command: x, apiVersion: client.authentication.k8s.io/v1, \
+             interactiveMode: Always}",
+            "the exec plugin of user \"me\" has interactiveMode Always, and svcproxy has no terminal \
+             for it; use credentials that need nobody to answer",
+        ),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    for (cluster, user, problem) in cases {
+        let access = kubeconfig(directory.path(), cluster, user);
+        let path = access.kubeconfig.clone().unwrap();
+        let error = KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
+        let expected = format!("cannot use the kubeconfig {}: {problem}", path.display());
+        assert_eq!(error.to_string(), expected);
+    }
+    for (text, problem) in [
+        ("{}", "it has no current-context"),
+        (
+            "current-context: a",
+            "its current-context \"a\" is not defined",
+        ),
+        (
+            "{current-context: a, contexts: [{name: a, context: {cluster: b, user: c}}], users: null}",
+            "the cluster \"b\" of context \"a\" is not defined",
+        ),
+    ] {
+        let path = directory.path().join("config");
+        replace(&path, text);
+        let mut access = Access::default();
+        access.kubeconfig = Some(path);
+        let error = KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
+        assert!(error.to_string().ends_with(problem), "{error}");
+    }
+}
+
+#[test]
+fn a_source_within_a_tokio_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut cluster = Cluster::new(Behaviour::default());
+        cluster.stays(&START);
+        drop(cluster);
+        let error = KubeSource::start(Access::default(), timing(), NODE, |_| {});
+        assert!(matches!(error, Err(StartError::Access(_))), "{error:?}");
+    });
+}
+
+/// What a server says cannot forge lines of the log, or command the terminal.
+#[test]
+fn what_a_server_says_is_escaped() {
+    let server = populated(Behaviour::default());
+    server.say("one\u{1b}[2Jtwo\rthree\u{202e}");
+    let refusal = Fault::Status {
+        code: 500,
+        retry_after: None,
+    };
+    server.fail(Resource::Nodes, Verb::Watch, vec![refusal; 1000]);
+    let access = access(&server);
+    let mut cluster = Cluster::follow(server, access, timing());
+    let said = fails(&mut cluster, "Node", "500");
+    assert_eq!(
+        said,
+        r"the API server answers: 500 one\u{1b}[2Jtwo\rthree\u{202e}"
     );
 }

@@ -10,8 +10,10 @@
 
 mod bounds;
 mod cluster;
+mod connection;
 mod credentials;
 mod events;
+mod exec;
 mod failures;
 #[cfg(feature = "metrics")]
 mod health;

@@ -6,7 +6,10 @@ use std::net::TcpStream;
 use super::{Ask, Resource, Verb};
 
 /// The next request; none at the end of the connection, or if it asks for nothing there is.
-pub(super) fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Result<Ask, ()>>> {
+pub(super) fn read(
+    stream: &mut BufReader<TcpStream>,
+    prefix: impl FnOnce() -> String,
+) -> io::Result<Option<Result<Ask, ()>>> {
     let mut head = Vec::new();
     loop {
         let mut line = String::new();
@@ -23,6 +26,11 @@ pub(super) fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Resul
     let method = words.next().unwrap_or_default();
     let target = words.next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // A client of a proxy sends the whole URL (RFC 9112, 3.2.2).
+    let path = path.strip_prefix("http://").map_or(path, |path| {
+        path.find('/').and_then(|at| path.get(at..)).unwrap_or("/")
+    });
+    let prefix = prefix();
     let query: Vec<_> = query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
@@ -46,7 +54,7 @@ pub(super) fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Resul
         "POST" => Some(Verb::Create),
         _ => None,
     };
-    let ask = verb.zip(Resource::of_path(path));
+    let ask = verb.zip(path.strip_prefix(&*prefix).and_then(Resource::of_path));
     let ask = ask.map(|(verb, (resource, namespace))| Ask {
         resource,
         verb,

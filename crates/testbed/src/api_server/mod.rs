@@ -7,6 +7,7 @@
 mod events;
 mod http;
 mod objects;
+mod proxy;
 mod refusal;
 mod serve;
 mod tls;
@@ -19,7 +20,8 @@ use std::thread;
 use serde_json::Value;
 
 use self::objects::Objects;
-pub use self::tls::{Authority, Https, Identity};
+pub use self::proxy::ForwardProxy;
+pub use self::tls::{Authority, Clients, Https, Identity};
 
 /// The kinds there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,6 +216,10 @@ struct State {
     token: Option<String>,
     /// The kinds that nobody may ask for.
     forbidden: Vec<Resource>,
+    /// What all paths begin with.
+    prefix: String,
+    /// The message of errors that it is told to fail with.
+    message: String,
     stops: bool,
 }
 
@@ -247,6 +253,8 @@ impl ApiServer {
             is_away: false,
             token: None,
             forbidden: Vec::new(),
+            prefix: String::new(),
+            message: "told to fail".to_owned(),
             stops: false,
         };
         let shared = Arc::new(Shared {
@@ -261,6 +269,23 @@ impl ApiServer {
     /// Where it is.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves below this path alone, as behind a Rancher server.
+    pub fn require_prefix(&self, prefix: &str) {
+        self.shared
+            .change(|state| prefix.clone_into(&mut state.prefix));
+    }
+
+    /// Says this where it is told to [fail](Self::fail) with a status.
+    pub fn say(&self, message: &str) {
+        self.shared
+            .change(|state| message.clone_into(&mut state.message));
     }
 
     /// Creates or replaces an object.

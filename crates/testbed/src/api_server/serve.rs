@@ -23,7 +23,7 @@ pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut requests = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
-    while let Some(ask) = http::read(&mut requests)? {
+    while let Some(ask) = http::read(&mut requests, || shared.lock().prefix.clone())? {
         let Ok(ask) = ask else {
             refuse(&mut stream, &NOT_FOUND)?;
             continue;
@@ -57,11 +57,13 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
         }
         Some(Fault::Status { code, retry_after }) => {
             let header = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n"));
+            let mut message = shared.lock().message.clone();
+            message.push('\n');
             http::write(
                 stream,
                 *code,
                 &header.unwrap_or_default(),
-                b"told to fail\n",
+                message.as_bytes(),
             )?;
             return Ok(true);
         }

@@ -1,4 +1,4 @@
-//! The same server over HTTPS: a front that asks for client certificates and passes bytes on.
+//! TLS before a server: a front that asks for client certificates and passes bytes on.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,9 +11,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::crypto::verify_tls13_signature_with_raw_key;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime,
+};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use tokio_rustls::rustls::{
+    self, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 
 use super::ApiServer;
 
@@ -78,6 +87,22 @@ pub struct Https {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Whom a front lets in.
+#[derive(Debug, Clone)]
+pub enum Clients {
+    /// Who shows a certificate of the authority.
+    OfAuthority,
+    /// Everyone.
+    All,
+    /// Who shows this certificate, whatever is in it, and has its key.
+    Only {
+        /// As PEM.
+        certificate: String,
+        /// As PEM.
+        public_key: String,
+    },
+}
+
 impl ApiServer {
     /// Serves HTTPS too, with a certificate of an authority, to those alone who show one of it.
     ///
@@ -85,12 +110,27 @@ impl ApiServer {
     ///
     /// If there is no port to listen on.
     pub fn serve_https(&self, authority: &Authority) -> io::Result<Https> {
-        let acceptor = TlsAcceptor::from(Arc::new(config(authority)?));
+        Https::in_front_of(self.address, authority, "127.0.0.1", Clients::OfAuthority)
+    }
+}
+
+impl Https {
+    /// A front for the server at an address, with a certificate for `host`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no port to listen on, or a certificate cannot be used.
+    pub fn in_front_of(
+        behind: SocketAddr,
+        authority: &Authority,
+        host: &str,
+        clients: Clients,
+    ) -> io::Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(config(authority, host, clients)?));
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let behind = self.address;
         let thread = thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -99,15 +139,18 @@ impl ApiServer {
                 }
             });
         });
-        Ok(Https {
+        Ok(Self {
             address,
             stop: Some(stop),
             thread: Some(thread),
         })
     }
-}
 
-impl Https {
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
@@ -123,18 +166,82 @@ impl Drop for Https {
     }
 }
 
-fn config(authority: &Authority) -> io::Result<ServerConfig> {
-    let of_authority = authority.0.der().clone();
-    let mut roots = RootCertStore::empty();
-    roots.add(of_authority).map_err(io::Error::other)?;
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
-    let verifier = verifier.map_err(io::Error::other)?;
-    let (key, certificate) = authority.signed("127.0.0.1").map_err(io::Error::other)?;
+fn config(authority: &Authority, host: &str, clients: Clients) -> io::Result<ServerConfig> {
+    let verifier = match clients {
+        Clients::All => WebPkiClientVerifier::no_client_auth(),
+        Clients::OfAuthority => {
+            let mut roots = RootCertStore::empty();
+            let of_authority = authority.0.der().clone();
+            roots.add(of_authority).map_err(io::Error::other)?;
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
+            verifier.map_err(io::Error::other)?
+        }
+        Clients::Only {
+            certificate,
+            public_key,
+        } => Arc::new(Only {
+            certificate: CertificateDer::from_pem_slice(certificate.as_bytes())
+                .map_err(io::Error::other)?,
+            public_key: SubjectPublicKeyInfoDer::from_pem_slice(public_key.as_bytes())
+                .map_err(io::Error::other)?,
+        }),
+    };
+    let (key, certificate) = authority.signed(host).map_err(io::Error::other)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(io::Error::other)?;
     ServerConfig::builder()
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![certificate.der().clone()], key)
         .map_err(io::Error::other)
+}
+
+/// Knows one client by its certificate and key, and nothing of what is in the certificate.
+#[derive(Debug)]
+struct Only {
+    certificate: CertificateDer<'static>,
+    public_key: SubjectPublicKeyInfoDer<'static>,
+}
+
+impl ClientCertVerifier for Only {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if *end_entity == self.certificate {
+            Ok(ClientCertVerified::assertion())
+        } else {
+            Err(rustls::Error::General("another certificate".to_owned()))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 alone".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        _: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = default_provider().signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &self.public_key, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = default_provider().signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
 }
 
 async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, behind: SocketAddr) {

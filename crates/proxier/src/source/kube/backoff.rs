@@ -15,6 +15,8 @@ pub struct Timing {
     pub forgive: Duration,
     /// How long a server may take to answer, and to go on with an answer.
     pub answer: Duration,
+    /// How long a kubeconfig's exec plugin may take.
+    pub plugin: Duration,
     /// How long a list may take, with all its pages.
     pub list: Duration,
     /// How long a watch may be silent if the server sends bookmarks: at least this, at most twice.
@@ -31,13 +33,15 @@ pub struct Timing {
 
 impl Default for Timing {
     /// Retries after 0.8 to 30 seconds, forgotten after two minutes, and watches of 5 to 10 minutes
-    /// as kube-proxy's (client-go); a minute for an answer, ten for a list.
+    /// as kube-proxy's (client-go); a minute for an answer and for an
+    /// exec plugin, ten for a list.
     fn default() -> Self {
         Self {
             first_retry: Duration::from_millis(800),
             last_retry: Duration::from_secs(30),
             forgive: Duration::from_secs(120),
             answer: Duration::from_secs(60),
+            plugin: Duration::from_secs(60),
             list: Duration::from_secs(600),
             silence: Duration::from_secs(120),
             watch: Duration::from_secs(300),
@@ -119,6 +123,7 @@ mod tests {
         last_retry: Duration::from_secs(30),
         forgive: Duration::from_secs(120),
         answer: Duration::from_secs(60),
+        plugin: Duration::from_secs(60),
         list: Duration::from_secs(600),
         silence: Duration::from_secs(120),
         watch: Duration::from_secs(300),

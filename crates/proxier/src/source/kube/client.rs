@@ -1,149 +1,197 @@
-//! Connections to the API server, made anew when credentials have changed.
+//! Requests to the API server, with the credentials as they are now.
 
 use std::cell::RefCell;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, fs};
+use std::{error, fmt};
 
-use http::Request;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as Connections;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
-use tower::BoxError;
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::Mutex;
 
 use super::super::RequestOutcome;
-use super::error::AccessError;
+use super::access::{Access, AccessError, Credential, Files, Proxy, Secret, Target};
+use super::connect::{ConnectError, Connector};
+use super::error::Failure;
 use super::state::States;
+use crate::escaped::Chain;
 
-/// How long a connection may be silent before the kernel asks whether the other end is there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How often it asks, and how many times.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
-/// How long what was sent may stay unacknowledged.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// What stands for itself in a query.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
-/// Where the API server is and who we are to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Access {
-    /// A kubeconfig, of which the current context counts. Without one and without a server, the
-    /// service account of the pod we run in.
-    pub kubeconfig: Option<PathBuf>,
-    /// URL of the API server, in the place of the kubeconfig's.
-    ///
-    /// The address that a pod is given is a Service's: it answers only where a service proxy
-    /// already works. A service proxy in a pod that must start first wants the server's own.
-    pub server: Option<String>,
+/// What to ask a server for.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    method: Method,
+    /// Path and query, below the server's own path.
+    path: String,
+    body: Bytes,
 }
 
-/// A configuration, and the files it was read from.
-struct Loaded {
-    config: Config,
-    files: Vec<PathBuf>,
-}
-
-impl Access {
-    /// Whether there is a way to ask the API server, as far as can be told without asking.
-    pub(super) async fn check(&self) -> Result<(), AccessError> {
-        client(&self.load().await?.config, &States::new(&[])).map(drop)
+impl Ask {
+    pub(super) fn get(path: &str, query: &[(&str, &str)]) -> Self {
+        let query = query
+            .iter()
+            .map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, QUERY)));
+        let query = query.collect::<Vec<_>>().join("&");
+        Self {
+            method: Method::GET,
+            path: format!("{path}?{query}"),
+            body: Bytes::new(),
+        }
     }
 
-    async fn load(&self) -> Result<Loaded, AccessError> {
-        let server = self.server.as_deref().map(|url| {
-            url.parse().map_err(|source| AccessError::Server {
-                url: url.to_owned(),
-                source,
-            })
-        });
-        let server: Option<http::Uri> = server.transpose()?;
-        let mut loaded = match (&self.kubeconfig, &server) {
-            (Some(path), _) => from_kubeconfig(path).await?,
-            (None, Some(server)) => Loaded {
-                config: Config::new(server.clone()),
-                files: Vec::new(),
-            },
-            (None, None) => {
-                let config = Config::incluster()
-                    .map_err(|source| AccessError::NotInCluster(Box::new(source)))?;
-                let files = config.root_cert_file.iter().cloned().collect();
-                Loaded { config, files }
-            }
-        };
-        if let Some(server) = server {
-            loaded.config.cluster_url = server;
+    pub(super) fn post(path: String, body: Vec<u8>) -> Self {
+        Self {
+            method: Method::POST,
+            path,
+            body: body.into(),
         }
-        let user = &mut loaded.config.auth_info;
-        let files = [&user.client_certificate, &user.client_key, &user.token_file];
-        let files = files.into_iter().flatten().map(PathBuf::from);
-        loaded.files.extend(files);
-        // Read here, since kube's own reader takes the end of the line for a part of the token.
-        if let Some(path) = user.token_file.take() {
-            user.token = Some(token(path.into())?.into());
-        }
-        Ok(loaded)
     }
 }
 
-async fn from_kubeconfig(path: &Path) -> Result<Loaded, AccessError> {
-    let failed = |source| AccessError::Kubeconfig {
-        path: path.to_owned(),
-        source: Box::new(source),
+/// A server, with one version of the credentials.
+#[derive(Clone)]
+pub(super) struct Client(Arc<Inner>);
+
+struct Inner {
+    connections: Connections<Connector, Full<Bytes>>,
+    server: Uri,
+    headers: HeaderMap,
+    /// Where requests are counted.
+    states: States,
+}
+
+impl Client {
+    fn new(
+        target: &Target,
+        credential: Option<&Credential>,
+        states: States,
+    ) -> Result<Self, AccessError> {
+        let connector = Connector::new(target, credential)?;
+        let headers = headers(target, credential, &connector)?;
+        Ok(Self(Arc::new(Inner {
+            connections: Connections::builder(TokioExecutor::new()).build(connector),
+            server: target.server.clone(),
+            headers,
+            states,
+        })))
+    }
+
+    /// Asks, and waits for the answer to begin.
+    pub(super) async fn send(&self, ask: Ask) -> Result<Response<Incoming>, Failure> {
+        let Inner {
+            connections,
+            server,
+            headers,
+            states,
+        } = &*self.0;
+        let url = format!("{}{}", server.to_string().trim_end_matches('/'), ask.path);
+        let uri: Uri = url.parse().map_err(|_| Failure::NotAUrl(url))?;
+        let mut request = Request::new(Full::new(ask.body));
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers.clone();
+        let answer = connections.request(request).await;
+        let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        let host = server.authority().map(ToString::to_string);
+        states.asked(RequestOutcome::new(
+            code,
+            host.unwrap_or_default(),
+            ask.method.as_str(),
+        ));
+        answer.map_err(|error| Failure::Unreachable {
+            server: self.server(),
+            problem: problem(&error),
+        })
+    }
+
+    /// URL of the server, for people.
+    pub(super) fn server(&self) -> String {
+        self.0.server.to_string().trim_end_matches('/').to_owned()
+    }
+}
+
+/// What stands behind hyper's words.
+fn problem(error: &(dyn error::Error + 'static)) -> String {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<ConnectError>() {
+            return error.to_string();
+        }
+        next = error.source();
+    }
+    Chain(error).to_string()
+}
+
+fn headers(
+    target: &Target,
+    credential: Option<&Credential>,
+    connector: &Connector,
+) -> Result<HeaderMap, AccessError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("svcproxy/", env!("CARGO_PKG_VERSION"))),
+    );
+    let of_plugin = credential.and_then(|credential| credential.token.as_ref());
+    let authorization = match (of_plugin, &target.secret) {
+        (Some(token), _) => Some(format!("Bearer {token}")),
+        (None, secret) => secret.as_ref().map(Secret::header),
     };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-    let clusters = kubeconfig.clusters.iter().flat_map(|named| &named.cluster);
-    let authorities = clusters.flat_map(|cluster| &cluster.certificate_authority);
-    let mut files: Vec<_> = authorities.map(PathBuf::from).collect();
-    files.push(path.to_owned());
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    Ok(Loaded {
-        config: config.map_err(failed)?,
-        files,
-    })
-}
-
-fn token(path: PathBuf) -> Result<String, AccessError> {
-    let text = fs::read_to_string(&path).map_err(|source| {
-        let path = path.clone();
-        AccessError::Token { path, source }
-    })?;
-    match text.trim() {
-        "" => Err(AccessError::NoToken(path)),
-        token => Ok(token.to_owned()),
+    let secret = |value: &str| {
+        let mut value = HeaderValue::try_from(value).map_err(|_| AccessError::NotAHeader)?;
+        value.set_sensitive(true);
+        Ok(value)
+    };
+    if let Some(authorization) = authorization {
+        headers.insert(header::AUTHORIZATION, secret(&authorization)?);
     }
-}
-
-/// What tells one version of a file from another: a volume of credentials swaps links, others
-/// write in place.
-type Stamp = Option<(u64, i64, i64, u64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    let metadata = fs::metadata(path).ok()?;
-    Some((
-        metadata.ino(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        metadata.len(),
-    ))
+    let is_told_each_time = !target.is_tls();
+    let proxy = connector.proxy().filter(|_| is_told_each_time);
+    if let Some(authorization) = proxy.and_then(Proxy::authorization) {
+        headers.insert(header::PROXY_AUTHORIZATION, secret(&authorization)?);
+    }
+    for (name, value) in &target.impersonation {
+        let name = HeaderName::try_from(name).map_err(|_| AccessError::NotAHeader)?;
+        headers.append(name, secret(value)?);
+    }
+    Ok(headers)
 }
 
 /// The client of the moment.
 #[derive(Debug)]
 pub(super) struct Clients {
     access: Access,
-    /// Where requests are counted.
     states: States,
+    /// How long an exec plugin may take.
+    plugin_limit: Duration,
     current: RefCell<Option<Current>>,
+    /// Held while the next one is made, so that an exec plugin runs once and not for each kind.
+    making: Mutex<()>,
 }
 
 struct Current {
     client: Client,
-    files: Vec<(PathBuf, Stamp)>,
+    files: Files,
+    /// Whether it is of an exec plugin, and when that says that it ends.
+    of_plugin: bool,
+    expires: Option<Timestamp>,
     /// Whether the server has refused it.
     is_refused: bool,
 }
@@ -158,27 +206,41 @@ impl fmt::Debug for Current {
 
 impl Current {
     fn is_fresh(&self) -> bool {
-        !self.is_refused && self.files.iter().all(|(path, then)| stamp(path) == *then)
+        !self.is_refused
+            && self
+                .expires
+                .is_none_or(|expires| Timestamp::now() < expires)
+            && !self.files.have_changed()
     }
 }
 
 impl Clients {
-    pub(super) fn new(access: Access, states: States) -> Self {
+    pub(super) fn new(access: Access, plugin_limit: Duration, states: States) -> Self {
         Self {
             access,
             states,
+            plugin_limit,
             current: RefCell::new(None),
+            making: Mutex::new(()),
         }
     }
 
-    /// A client with the credentials as they are now. While they cannot be read, the last.
+    fn fresh(&self) -> Option<Client> {
+        let current = self.current.borrow();
+        let fresh = current.as_ref().filter(|current| current.is_fresh());
+        fresh.map(|current| current.client.clone())
+    }
+
+    /// A client with the credentials as they are now. While files cannot be read, the last.
     pub(super) async fn get(&self) -> Result<Client, AccessError> {
-        if let Some(current) = &*self.current.borrow()
-            && current.is_fresh()
-        {
-            return Ok(current.client.clone());
+        if let Some(client) = self.fresh() {
+            return Ok(client);
         }
-        // Nothing is borrowed while this waits.
+        let _making = self.making.lock().await;
+        // Somebody else may have made one meanwhile.
+        if let Some(client) = self.fresh() {
+            return Ok(client);
+        }
         let connected = self.connect().await;
         let mut last = self.current.borrow_mut();
         match (connected, &*last) {
@@ -188,78 +250,38 @@ impl Clients {
                 }
                 Ok(last.insert(current).client.clone())
             }
-            (Err(error), Some(before)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "new credentials for the API server are not used yet"
-                );
+            (Err(error), Some(before)) if !before.of_plugin => {
+                let error = Chain(&error);
+                tracing::warn!(%error, "new credentials for the API server are not used yet");
                 Ok(before.client.clone())
             }
-            (Err(error), None) => Err(error),
+            (Err(error), _) => Err(error),
         }
     }
 
-    /// The server does not know us: what we have is out of date, however it looks.
+    /// The server has answered 401: the credentials are out of date even if no file has changed.
     pub(super) fn forget(&self) {
         if let Some(current) = &mut *self.current.borrow_mut() {
-            // The client stays for as long as there is no better.
+            // The client stays until there is another.
             current.is_refused = true;
         }
     }
 
     async fn connect(&self) -> Result<Current, AccessError> {
-        let Loaded { config, files } = self.access.load().await?;
-        // Before they are read again for the connections: a change between the two is noticed.
-        let files = files.into_iter().map(|path| {
-            let stamp = stamp(&path);
-            (path, stamp)
-        });
-        let files = files.collect();
+        let target = self.access.load()?;
+        if let (None, Some(proxy)) = (&*self.current.borrow(), target.proxy()?) {
+            tracing::info!(server = %target.server, %proxy, "connecting through a proxy");
+        }
+        let credential = match &target.plugin {
+            Some(plugin) => Some(plugin.run(self.plugin_limit).await?),
+            None => None,
+        };
         Ok(Current {
-            client: client(&config, &self.states)?,
-            files,
+            client: Client::new(&target, credential.as_ref(), self.states.clone())?,
+            of_plugin: target.plugin.is_some(),
+            files: target.files,
+            expires: credential.and_then(|credential| credential.expires),
             is_refused: false,
         })
     }
-}
-
-/// As kube's own, but for connections of which the kernel notices when the other end has gone, and
-/// without its retries: a list or a watch has its own.
-fn client(config: &Config, states: &States) -> Result<Client, AccessError> {
-    if config.proxy_url.is_some() {
-        return Err(AccessError::Proxy);
-    }
-    let failed = |source| AccessError::Credentials(Box::new(source));
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(config.connect_timeout);
-    connector.set_keepalive(Some(KEEPALIVE));
-    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
-    connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let connector = config
-        .rustls_https_connector_with_connector(connector)
-        .map_err(failed)?;
-    let connections: Connections<_, Body> =
-        Connections::builder(TokioExecutor::new()).build(connector);
-    let states = states.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let (states, method) = (states.clone(), request.method().to_string());
-        let host = request.uri().authority().map(ToString::to_string);
-        let answer = connections.request(request);
-        async move {
-            let answer = answer.await;
-            let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
-            states.asked(RequestOutcome::new(code, host.unwrap_or_default(), method));
-            answer.map_err(BoxError::from)
-        }
-    });
-    let builder = ClientBuilder::new(service, &config.default_namespace)
-        .with_layer(&config.base_uri_layer())
-        .with_layer(&config.extra_headers_layer().map_err(failed)?);
-    Ok(match config.auth_layer().map_err(failed)? {
-        Some(layer) => builder.with_layer(&layer).build(),
-        None => builder.build(),
-    })
 }

@@ -8,18 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
-use kube::core::params::PostParams;
-use kube::core::request::Request;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::backoff::{Backoff, Timing};
-use super::client::Clients;
+use super::client::{Ask, Clients};
 use super::error::Failure;
 use super::wire::Answer;
+use crate::escaped::Chain;
 use crate::model::Uid;
 use crate::notice::{Notice, Subject};
 
@@ -89,6 +86,12 @@ impl EventSender {
     }
 }
 
+/// An Event, and where it is created.
+struct Event {
+    path: String,
+    body: Value,
+}
+
 /// Posts what comes out of a queue.
 pub(super) struct Poster<'a> {
     pub(super) clients: &'a Clients,
@@ -108,11 +111,11 @@ impl Poster<'_> {
             let event = posting.event(self.node, last_name);
             let posted = self.post(&event).await;
             if let Err(failure) = &posted {
-                let error = failure as &dyn std::error::Error;
+                let error = Chain(failure);
                 if is_refused {
-                    tracing::debug!(error, "an Event is not posted");
+                    tracing::debug!(%error, "cannot post an Event");
                 } else {
-                    tracing::warn!(error, "an Event is not posted; others may not be either");
+                    tracing::warn!(%error, "cannot post an Event; others may fail too");
                 }
             }
             is_refused = posted.is_err();
@@ -142,7 +145,7 @@ impl Poster<'_> {
                     retry_after,
                     ..
                 } => *retry_after,
-                Failure::Refused { .. } | Failure::Request(_) => return Err(failure),
+                Failure::Refused { .. } | Failure::NotAUrl(_) => return Err(failure),
                 _ => None,
             };
             if tries == TRIES {
@@ -155,13 +158,9 @@ impl Poster<'_> {
     }
 
     async fn try_to_post(&self, event: &Event) -> Result<(), Failure> {
-        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
-        let text = serde_json::to_vec(event).map_err(Failure::Garbled)?;
-        let request = Request::new(path).create(&PostParams::default(), text);
-        let request = request.map_err(Failure::Request)?;
+        let ask = Ask::post(event.path.clone(), event.body.to_string().into_bytes());
         let client = self.clients.get().await?;
-        let answer = Answer::to(request, &client, self.timing.answer).await?;
+        let answer = Answer::to(ask, &client, self.timing.answer).await?;
         answer.short(self.timing.answer).await.map(drop)
     }
 }
@@ -183,30 +182,32 @@ impl Posting {
         } else {
             "Normal"
         };
+        let namespace_of_event = namespace.unwrap_or(DEFAULT_NAMESPACE);
+        let instance = format!("{REPORTER}-{node}");
         Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{}.{name:x}", cut(object, LONGEST_NAME))),
-                namespace: Some(namespace.unwrap_or(DEFAULT_NAMESPACE).to_owned()),
-                ..ObjectMeta::default()
-            },
-            action: Some(ACTION.to_owned()),
-            event_time: Some(MicroTime(*time)),
-            note: Some(notice.text()),
-            reason: Some(notice.reason.to_string()),
-            regarding: Some(ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some(kind.to_owned()),
-                name: Some(object.to_owned()),
-                namespace: namespace.map(str::to_owned),
-                uid,
-                ..ObjectReference::default()
+            path: format!("/apis/events.k8s.io/v1/namespaces/{namespace_of_event}/events"),
+            body: json!({
+                "apiVersion": "events.k8s.io/v1",
+                "kind": "Event",
+                "metadata": {
+                    "name": format!("{}.{name:x}", cut(object, LONGEST_NAME)),
+                    "namespace": namespace_of_event,
+                },
+                "action": ACTION,
+                "eventTime": format!("{time:.6}"),
+                "note": notice.text(),
+                "reason": notice.reason.to_string(),
+                "regarding": {
+                    "apiVersion": "v1",
+                    "kind": kind,
+                    "name": object,
+                    "namespace": namespace,
+                    "uid": uid,
+                },
+                "reportingController": REPORTER,
+                "reportingInstance": cut(&instance, LONGEST_INSTANCE),
+                "type": kind_of_event,
             }),
-            reporting_controller: Some(REPORTER.to_owned()),
-            reporting_instance: Some(
-                cut(&format!("{REPORTER}-{node}"), LONGEST_INSTANCE).to_owned(),
-            ),
-            type_: Some(kind_of_event.to_owned()),
-            ..Event::default()
         }
     }
 }
@@ -233,15 +234,16 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
         };
         let event = posting.event(&node, i128::from(i64::MAX));
-        let name = event.metadata.name.unwrap();
+        let name = event.body["metadata"]["name"].as_str().unwrap();
         assert!(
-            crate::model::check_subdomain("name", &name).is_ok(),
+            crate::model::check_subdomain("name", name).is_ok(),
             "{name}"
         );
-        let instance = event.reporting_instance.unwrap();
+        let instance = event.body["reportingInstance"].as_str().unwrap();
         assert!(instance.len() <= LONGEST_INSTANCE, "{instance}");
-        assert_eq!(event.regarding.unwrap().name.as_deref(), Some(&*node));
-        assert_eq!(event.type_.as_deref(), Some("Normal"));
+        assert_eq!(event.body["regarding"]["name"], node);
+        assert_eq!(event.body["type"], "Normal");
+        assert_eq!(event.body["eventTime"], "1970-01-01T00:00:00.000000Z");
     }
 
     #[test]

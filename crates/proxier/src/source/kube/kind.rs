@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::api;
 use super::super::convert::{self, Converted};
+use super::client::Ask;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
 
@@ -28,6 +29,19 @@ pub(super) struct Selection {
     pub(super) fields_optional: bool,
     /// Whether a server may do without this kind.
     pub(super) kind_optional: bool,
+}
+
+impl Selection {
+    /// Asks for what is selected, with those of the parameters that are there.
+    pub(super) fn ask(&self, parameters: &[(&str, Option<&str>)]) -> Ask {
+        let selectors = [
+            ("labelSelector", self.labels),
+            ("fieldSelector", self.fields.as_deref()),
+        ];
+        let all = parameters.iter().copied().chain(selectors);
+        let query: Vec<_> = all.filter_map(|(key, value)| Some((key, value?))).collect();
+        Ask::get(self.path, &query)
+    }
 }
 
 /// What is read of an object's `metadata` beside what is converted.

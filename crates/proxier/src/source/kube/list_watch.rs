@@ -8,24 +8,22 @@ use std::convert::Infallible;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use kube::core::Status;
-use kube::core::params::{ListParams, WatchParams};
-use kube::core::request::Request;
 use tokio::sync::oneshot;
 
 use super::super::Reading;
 use super::backoff::{Backoff, Timing};
-use super::client::Clients;
+use super::client::{Ask, Clients};
 use super::error::Failure;
 use super::follower::{EventError, Follower, Happened};
 use super::kind::{Kind, Selection};
 use super::progress::Progress;
 use super::split::{LONGEST_OBJECT, Page, Text};
 use super::state::States;
-use super::wire::{Answer, Bookmark, Frame, List, Outline};
+use super::wire::{Answer, Bookmark, Frame, List, Outline, Status};
+use crate::escaped::Chain;
 
 /// Objects of one page of a list.
-const PAGE: u32 = 250;
+const PAGE: &str = "250";
 /// A watch that ends earlier without a word has failed.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -117,12 +115,12 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 }
                 Cure::Wait(asked) => {
                     let pause = backoff.pause(timing, asked, Instant::now());
-                    let error = &failure as &dyn std::error::Error;
+                    let error = Chain(&failure);
                     tracing::warn!(
                         kind = K::NAME,
-                        error,
+                        %error,
                         ?pause,
-                        "not following the API server"
+                        "cannot follow the API server; trying again after the pause"
                     );
                     self.shared.states.failed(K::NAME, &failure);
                     pause
@@ -157,7 +155,12 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 self.streams = false;
                 return Cure::AskOtherwise;
             }
-            Failure::Unfinished | Failure::Silent(_) | Failure::Slow { .. } if lists => {
+            Failure::Unfinished
+            | Failure::NoAnswer { .. }
+            | Failure::Silent(_)
+            | Failure::Slow { .. }
+                if lists =>
+            {
                 self.streams = false;
             }
             Failure::Refused { code: 404, .. } if self.selection.kind_optional => {
@@ -187,16 +190,13 @@ impl<'a, K: Kind> ListWatch<'a, K> {
 
     async fn list(&mut self) -> Result<(), Failure> {
         self.follower.begin_list();
-        let mut parameters = ListParams {
-            label_selector: self.selection.labels.map(str::to_owned),
-            field_selector: self.selection.fields.clone(),
-            limit: Some(PAGE),
-            ..ListParams::default()
-        };
+        let mut next: Option<String> = None;
         let mut progress = Progress::of_list(self.shared.timing, Instant::now());
         loop {
-            let request = Request::new(self.selection.path).list(&parameters);
-            let mut answer = self.ask(request).await?;
+            let ask = self
+                .selection
+                .ask(&[("limit", Some(PAGE)), ("continue", next.as_deref())]);
+            let mut answer = self.ask(ask).await?;
             progress.next_page(Instant::now())?;
             let mut page = Page::default();
             while let Some(piece) = answer.piece(&mut progress).await? {
@@ -205,8 +205,8 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 })?;
             }
             let list: List = serde_json::from_slice(page.envelope()).map_err(Failure::Garbled)?;
-            parameters.continue_token = list.metadata.next.filter(|next| !next.is_empty());
-            if parameters.continue_token.is_none() {
+            next = list.metadata.next.filter(|next| !next.is_empty());
+            if next.is_none() {
                 self.end_list(&list.metadata.resource_version);
                 return Ok(());
             }
@@ -218,19 +218,19 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let seconds = timing.watch_seconds();
         let lasts = Duration::from_secs(seconds.into()) + timing.grace;
         let mut lists = self.follower.position().is_none();
-        let parameters = WatchParams {
-            label_selector: self.selection.labels.map(str::to_owned),
-            field_selector: self.selection.fields.clone(),
-            timeout: Some(seconds),
-            bookmarks: true,
-            send_initial_events: lists,
-        };
         // Without a version the server answers with what it has committed last: never with less
         // than what is known already.
         let from = self.follower.position().unwrap_or_default();
-        let request = Request::new(self.selection.path).watch(&parameters, from);
+        let ask = self.selection.ask(&[
+            ("watch", Some("true")),
+            ("timeoutSeconds", Some(&seconds.to_string())),
+            ("allowWatchBookmarks", Some("true")),
+            ("resourceVersion", Some(from)),
+            ("sendInitialEvents", lists.then_some("true")),
+            ("resourceVersionMatch", lists.then_some("NotOlderThan")),
+        ]);
         let begun = Instant::now();
-        let mut answer = self.ask(request).await?;
+        let mut answer = self.ask(ask).await?;
         if lists {
             self.follower.begin_list();
         } else {
@@ -349,14 +349,10 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         Ok(lists)
     }
 
-    async fn ask(
-        &mut self,
-        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
-    ) -> Result<Answer, Failure> {
-        let request = request.map_err(Failure::Request)?;
+    async fn ask(&mut self, ask: Ask) -> Result<Answer, Failure> {
         let client = self.shared.clients.get().await?;
         self.is_known = self.shared.states.any_connected();
-        Answer::to(request, &client, self.shared.timing.answer).await
+        Answer::to(ask, &client, self.shared.timing.answer).await
     }
 
     fn end_list(&mut self, version: &str) {

@@ -1,26 +1,26 @@
 //! Services from a cluster's API server.
 //!
-//! Services, EndpointSlices, this node's Node and, where they are served, ServiceCIDRs are listed
-//! and watched. What belongs to headless Services and to other service proxies is left out at the
-//! server. Each object is converted as it comes, and only what a service proxy needs of it is kept,
-//! by the store: the source knows names and versions alone.
+//! Lists and watches Services, EndpointSlices, this node's Node and, where they are served,
+//! ServiceCIDRs. Selectors exclude at the server what belongs to headless Services and to other
+//! service proxies. Each object is converted as it arrives; the source itself keeps only names and
+//! versions.
 //!
-//! - Services and EndpointSlices are asked for when the other two have been listed; with the
-//!   [store](crate::store)'s own rule, nothing is programmed before every kind has been listed in
-//!   full.
-//! - While the server is gone, what is in force stays so. A list that must be made again is
-//!   delivered as one reading: what is not in it is gone, at once with all that is new.
-//! - An object with an error is refused whole, and its last good version stays in force.
-//! - Events that come twice or out of order are told by their versions; where these cannot tell, the
-//!   kind is listed again.
-//! - Attempts are made again for ever, after pauses that grow to a bound, differ by chance, and heed
+//! - Services and EndpointSlices are requested after the other two have been listed. Together with
+//!   the [store](crate::store)'s own rule, nothing is programmed before every kind is listed in full.
+//! - While the server is unreachable, the last state stays in effect. A new list is delivered as one
+//!   reading: objects that are not in it are removed together with the changes that it brings.
+//! - An object with an error is rejected as a whole, and its last good version stays in effect.
+//! - Duplicate and reordered events are recognised by their versions. Where versions cannot decide,
+//!   the kind is listed again.
+//! - Failed requests are retried for ever. The back-off is bounded, has jitter, and heeds
 //!   `Retry-After`.
-//! - Credentials are read again when their files change, and when the server refuses them.
+//! - Credentials are read again when their files change and when the server answers 401.
+//! - Sizes and times of what a server sends are bounded.
 //!
 //! ```no_run
 //! use proxier::source::kube::{Access, KubeSource, Timing};
 //!
-//! let access = Access::default(); // of the pod we run in
+//! let access = Access::default(); // this pod's service account
 //! let source = KubeSource::start(access, Timing::default(), "node-a", |reading| {
 //!     println!("{} changes", reading.changes.len());
 //! })?;
@@ -28,8 +28,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 mod backoff;
 mod client;
+mod connect;
 mod error;
 mod events;
 mod follower;
@@ -42,6 +44,7 @@ mod wire;
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use futures_util::future::{self, Either};
@@ -55,13 +58,12 @@ use self::list_watch::{ListWatch, Shared};
 use self::state::States;
 use super::Reading;
 
+pub use self::access::{Access, AccessError};
 pub use self::backoff::Timing;
-pub use self::client::Access;
-pub use self::error::AccessError;
 pub use self::events::{EventQueue, EventSender, event_queue};
 pub use super::ConnectionState;
 
-/// Follows an API server from a thread of its own, until it is dropped.
+/// Follows an API server in its own thread until it is dropped.
 #[derive(Debug)]
 pub struct KubeSource {
     states: States,
@@ -73,11 +75,11 @@ pub struct KubeSource {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// There is no way to ask it.
+    /// The kubeconfig, a credential or the proxy cannot be used.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// No thread, or nothing to wait for events with.
-    #[error("no thread to follow the API server with")]
+    /// No thread or no runtime.
+    #[error("cannot start the thread that follows the API server")]
     Thread(#[source] io::Error),
 }
 
@@ -85,10 +87,14 @@ impl KubeSource {
     /// Follows the API server for the node of this name. `deliver` is called from the source's
     /// thread, with all that a list or an event changes; it holds the source up while it runs.
     ///
+    /// It may be called in the context of a tokio runtime: the source has a thread and a runtime of
+    /// its own. `deliver` runs within that runtime and so must not block on another; let it send
+    /// to a channel. Files are read before this returns; nothing else is waited for.
+    ///
     /// # Errors
     ///
-    /// [`StartError`] if the credentials cannot be read. A server that does not answer is no error:
-    /// [`state`](Self::state) tells.
+    /// [`StartError`] if the credentials cannot be read. An unreachable server is not an error here;
+    /// see [`state`](Self::state).
     pub fn start(
         access: Access,
         timing: Timing,
@@ -99,11 +105,11 @@ impl KubeSource {
         Self::start_with_events(access, timing, node, nothing, deliver)
     }
 
-    /// The same, and posts Events.
+    /// As [`start`](Self::start), and posts Events.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start). Events that cannot be posted are no error but logged.
+    /// As [`start`](Self::start). Events that cannot be posted are logged.
     pub fn start_with_events(
         access: Access,
         timing: Timing,
@@ -111,9 +117,7 @@ impl KubeSource {
         events: EventQueue,
         deliver: impl FnMut(Reading) + Send + 'static,
     ) -> Result<Self, StartError> {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(StartError::Thread)?;
-        runtime.block_on(access.check())?;
+        access.check()?;
         let states = States::new(&[
             Services::NAME,
             EndpointSlices::NAME,
@@ -121,18 +125,32 @@ impl KubeSource {
             ServiceCidrs::NAME,
         ]);
         let (stop, stopped) = oneshot::channel();
+        let (started, starts) = mpsc::sync_channel(1);
         let (node, told) = (node.to_owned(), states.clone());
         let thread = thread::Builder::new()
             .name("kube".to_owned())
             .spawn(move || {
+                // Made here: a runtime can be neither used nor dropped in the context of another, which
+                // the caller may be in.
+                let runtime = match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                let _ = started.send(Ok(()));
                 let follow = Box::pin(follow(access, timing, &node, events, &told, deliver));
                 runtime.block_on(async {
                     if let Either::Left((never, _)) = future::select(follow, stopped).await {
                         match never {}
                     }
                 });
-            })
-            .map_err(StartError::Thread)?;
+                // Does not wait for a lookup of a name that hangs.
+                runtime.shutdown_background();
+            });
+        let thread = thread.map_err(StartError::Thread)?;
+        let started = starts
+            .recv()
+            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        started.map_err(StartError::Thread)?;
         Ok(Self {
             states,
             stop: Some(stop),
@@ -140,12 +158,12 @@ impl KubeSource {
         })
     }
 
-    /// How it stands with the connection.
+    /// State of the connection.
     pub fn state(&self) -> ConnectionState {
         self.states.get()
     }
 
-    /// Tells [`state`](Self::state), also when the source is gone.
+    /// A function that returns [`state`](Self::state), even after the source is dropped.
     pub fn watch_state(&self) -> impl Fn() -> ConnectionState + Send + Sync + 'static {
         let states = self.states.clone();
         move || states.get()
@@ -153,7 +171,8 @@ impl KubeSource {
 }
 
 impl Drop for KubeSource {
-    /// Waits for the thread, so that nothing is delivered afterwards.
+    /// Waits for the thread, so that nothing is delivered afterwards. The thread ends as soon as
+    /// `deliver` returns; an exec plugin that runs is killed with its process group.
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -173,7 +192,7 @@ async fn follow(
     deliver: impl FnMut(Reading),
 ) -> std::convert::Infallible {
     let deliver = RefCell::new(deliver);
-    let clients = Clients::new(access, states.clone());
+    let clients = Clients::new(access, timing.plugin, states.clone());
     let shared = Shared {
         clients: &clients,
         timing: &timing,

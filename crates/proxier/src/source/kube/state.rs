@@ -1,12 +1,12 @@
 //! What is known of the connection, for those who ask after its health.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::super::{ConnectionState, RequestOutcome};
 use super::error::Failure;
+use crate::escaped::Chain;
 
 #[derive(Debug, Default)]
 struct Kinds {
@@ -80,7 +80,7 @@ impl States {
     pub(super) fn failed(&self, kind: &'static str, failure: &Failure) {
         self.with(|kinds| {
             kinds.since.insert(kind, None);
-            kinds.failures.insert(kind, chain(failure));
+            kinds.failures.insert(kind, Chain(failure).to_string());
         });
     }
 
@@ -91,18 +91,4 @@ impl States {
     fn with<T>(&self, f: impl FnOnce(&mut Kinds) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// An error and its causes, but for those that the one before has said already, as `kube`'s do.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        next = error.source();
-        let cause = error.to_string();
-        if !text.ends_with(&cause) {
-            text = text + ": " + &cause;
-        }
-    }
-    text
 }

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::header;
 use http_body_util::BodyExt;
-use kube::Client;
-use kube::client::Body;
-use kube::core::Status;
+use hyper::body::Incoming;
 use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::client::{Ask, Client};
 use super::error::Failure;
 use super::kind::Metadata;
 use super::progress::Progress;
@@ -59,6 +58,21 @@ pub(super) struct AnyObject {
     pub(super) metadata: Metadata,
 }
 
+/// An error that a server sends in the place of objects.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) code: u16,
+    pub(super) message: String,
+    pub(super) details: Option<StatusDetails>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct StatusDetails {
+    pub(super) retry_after_seconds: u32,
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct Bookmark {
     pub(super) metadata: BookmarkMetadata,
@@ -82,7 +96,7 @@ impl Bookmark {
 
 /// An answer that is coming in.
 pub(super) struct Answer {
-    body: Body,
+    body: Incoming,
     /// What has arrived and was not taken yet.
     piece: Bytes,
     /// The line whose end has not arrived.
@@ -91,19 +105,12 @@ pub(super) struct Answer {
 
 impl Answer {
     /// Asks, and waits for the answer to begin.
-    pub(super) async fn to(
-        request: Request<Vec<u8>>,
-        client: &Client,
-        patience: Duration,
-    ) -> Result<Self, Failure> {
-        let mut request = request.map(Body::from);
-        let json = header::HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::ACCEPT, json);
-        let answer = client.send(request);
-        let answer = tokio::time::timeout(patience, answer).await;
-        let answer = answer
-            .map_err(|_| Failure::Silent(patience))?
-            .map_err(|error| Failure::Unreachable(Box::new(error)))?;
+    pub(super) async fn to(ask: Ask, client: &Client, patience: Duration) -> Result<Self, Failure> {
+        let answer = tokio::time::timeout(patience, client.send(ask)).await;
+        let answer = answer.map_err(|_| Failure::NoAnswer {
+            server: client.server(),
+            time: patience,
+        })??;
         let (head, body) = answer.into_parts();
         let answer = Self {
             body,
@@ -119,9 +126,15 @@ impl Answer {
         // Whatever stands in the way of the server need not know its form.
         let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&text);
-            Status::failure(text.lines().next().unwrap_or_default(), "")
+            Status {
+                message: text.lines().next().unwrap_or_default().to_owned(),
+                ..Status::default()
+            }
         });
-        let status = status.with_code(head.status.as_u16());
+        let status = Status {
+            code: head.status.as_u16(),
+            ..status
+        };
         Err(Failure::of(status, retry_after.map(Duration::from_secs)))
     }
 
@@ -173,7 +186,7 @@ impl Answer {
                     continue;
                 }
                 Ok(None) => return Ok(None),
-                Ok(Some(frame)) => frame.map_err(|error| Failure::Cut(Box::new(error)))?,
+                Ok(Some(frame)) => frame.map_err(Failure::Cut)?,
             };
             if let Ok(piece) = frame.into_data() {
                 progress.arrived(piece.len(), Instant::now())?;
