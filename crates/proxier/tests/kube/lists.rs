@@ -3,7 +3,7 @@
 use serde_json::json;
 use testbed::{Behaviour, Fault, Resource, Verb};
 
-use crate::cluster::{Cluster, START, access, populated, service, slice, timing};
+use crate::cluster::{Cluster, START, access, both, fails, populated, service, slice, timing};
 
 /// A server before streamed lists, ServiceCIDRs and field selectors of Services.
 const OLD: Behaviour = Behaviour {
@@ -30,9 +30,55 @@ fn lists_are_streamed_where_they_can_be() {
             "one connection for the list and what follows"
         );
         assert_eq!(asks[0].parameter("sendInitialEvents"), Some("true"));
-        // Not "0", which would be answered with what a cache holds, however old.
-        assert_eq!(asks[0].parameter("resourceVersion"), Some(""));
+        // Any: answered from the server's cache.
+        assert_eq!(asks[0].parameter("resourceVersion"), Some("0"));
         assert_eq!(asks[0].parameter("allowWatchBookmarks"), Some("true"));
+    }
+}
+
+/// A quorum read for every node of a fleet at once brings a control plane down
+/// (kubernetes/kubernetes#85342).
+#[test]
+fn lists_come_from_the_cache_and_never_go_back() {
+    for behaviour in both() {
+        let mut cluster = Cluster::new(behaviour);
+        cluster
+            .server
+            .put(Resource::Services, service("d", "10.96.0.4"));
+        let four = [START[0], START[1], START[2], "10.96.0.4:80 → "];
+        cluster.becomes(&four);
+        cluster.server.go_away();
+        fails(&mut cluster, "Service", "cannot reach the API server");
+        cluster
+            .server
+            .put(Resource::Services, service("e", "10.96.0.5"));
+        cluster.server.compact();
+        cluster.server.come_back();
+        cluster.becomes(&[four[0], four[1], four[2], four[3], "10.96.0.5:80 → "]);
+        let asks = cluster.server.asks();
+        let lists = asks.iter().filter(|ask| {
+            let streams = ask.parameter("sendInitialEvents").is_some();
+            ask.resource == Resource::Services
+                && ask.parameter("continue").is_none()
+                && (if behaviour.streams_lists {
+                    streams
+                } else {
+                    ask.verb == Verb::List
+                })
+        });
+        let versions: Vec<_> = lists
+            .map(|ask| {
+                let rule = ask.parameter("resourceVersionMatch");
+                (ask.parameter("resourceVersion").unwrap(), rule)
+            })
+            .collect();
+        let [first, second] = &versions[..] else {
+            panic!("{versions:?}")
+        };
+        assert_eq!(first.0, "0");
+        let newest: u64 = second.0.parse().unwrap();
+        assert!(newest > 0, "{versions:?}");
+        assert_eq!(second.1, Some("NotOlderThan"));
     }
 }
 

@@ -15,6 +15,12 @@ pub(super) const GONE: Refusal = Refusal {
     message: "too old resource version",
 };
 
+pub(super) const TOO_LARGE: Refusal = Refusal {
+    code: 504,
+    reason: "Timeout",
+    message: "Too large resource version",
+};
+
 pub(super) const FORBIDDEN: Refusal = Refusal {
     code: 403,
     reason: "Forbidden",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::objects::{Selector, line};
-use super::refusal::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal};
+use super::refusal::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal, TOO_LARGE};
 use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 
 /// How often a watch looks up though nothing has changed.
@@ -132,6 +132,13 @@ impl State {
                 message: "sendInitialEvents is forbidden for watch unless the WatchList feature \
                           gate is enabled",
             });
+        }
+        // Of a watch that goes on somewhere, the version may be to come.
+        let lists = ask.verb == Verb::List || ask.parameter("sendInitialEvents").is_some();
+        let version = ask.parameter("resourceVersion");
+        let version = version.and_then(|version| version.parse().ok());
+        if lists && version.is_some_and(|version: u64| version > self.objects.version()) {
+            return Some(TOO_LARGE);
         }
         selector(ask).is_none().then_some(Refusal {
             code: 400,
@@ -314,7 +321,8 @@ impl<'a> Watch<'a> {
             .ask
             .parameter("resourceVersion")
             .and_then(|text| text.parse().ok());
-        let first = match version.filter(|version| *version != 0) {
+        let lists = self.ask.parameter("sendInitialEvents").is_some();
+        let first = match version.filter(|version| *version != 0 && !lists) {
             Some(version) => match self.resume(version) {
                 Ok(()) => Vec::new(),
                 Err(refusal) => return self.refuse(&refusal),

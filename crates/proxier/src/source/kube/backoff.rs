@@ -11,6 +11,9 @@ pub struct Timing {
     pub first_retry: Duration,
     /// The most it grows to, and the most that a server can ask for.
     pub last_retry: Duration,
+    /// How long a list waits at most that the server asks for, since it has forgotten a version: it
+    /// has done so for a whole fleet.
+    pub relist: Duration,
     /// How long all must be well for the next failure to be a first one again.
     pub forgive: Duration,
     /// How long a server may take to answer, and to go on with an answer.
@@ -39,6 +42,7 @@ impl Default for Timing {
         Self {
             first_retry: Duration::from_millis(800),
             last_retry: Duration::from_secs(30),
+            relist: Duration::from_secs(3),
             forgive: Duration::from_secs(120),
             answer: Duration::from_secs(60),
             plugin: Duration::from_secs(60),
@@ -61,6 +65,11 @@ impl Timing {
         // At most `least`.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         least.saturating_add(more as u32)
+    }
+
+    /// How long this list waits.
+    pub(super) fn relist(&self) -> Duration {
+        self.relist.mul_f64(random())
     }
 
     /// How long this watch may be silent if the server sends bookmarks.
@@ -121,6 +130,7 @@ mod tests {
     const TIMING: Timing = Timing {
         first_retry: Duration::from_secs(1),
         last_retry: Duration::from_secs(30),
+        relist: Duration::from_secs(3),
         forgive: Duration::from_secs(120),
         answer: Duration::from_secs(60),
         plugin: Duration::from_secs(60),

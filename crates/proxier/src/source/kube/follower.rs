@@ -37,6 +37,8 @@ pub(super) struct Follower<K: Kind> {
     /// The newest version that was heard of, from which on there is more to hear. None if there
     /// must be a list first.
     position: Option<String>,
+    /// The newest version that was heard of, also once there must be a list.
+    newest: Option<String>,
     was_listed: bool,
     /// The list that is under way.
     list: HashMap<K::Name, Item<K::Model>>,
@@ -64,6 +66,7 @@ impl<K: Kind> Follower<K> {
             kind,
             known: HashMap::new(),
             position: None,
+            newest: None,
             was_listed: false,
             list: HashMap::new(),
             diagnostics: Vec::new(),
@@ -73,6 +76,11 @@ impl<K: Kind> Follower<K> {
     /// From which version on there is more to hear. None if there must be a list first.
     pub(super) fn position(&self) -> Option<&str> {
         self.position.as_deref()
+    }
+
+    /// The newest version that was heard of. A list older than this would undo what is in force.
+    pub(super) fn newest(&self) -> Option<&str> {
+        self.newest.as_deref()
     }
 
     /// Whether there was a list ever.
@@ -88,8 +96,13 @@ impl<K: Kind> Follower<K> {
     /// Nothing else has happened up to this version.
     pub(super) fn bookmark(&mut self, version: &str) {
         if self.is_next(parse(version)) {
-            self.position = Some(version.to_owned());
+            self.goes_on(version.to_owned());
         }
+    }
+
+    fn goes_on(&mut self, version: String) {
+        self.newest = Some(version.clone());
+        self.position = Some(version);
     }
 
     fn is_next(&self, version: Version) -> bool {
@@ -149,7 +162,7 @@ impl<K: Kind> Follower<K> {
             .collect();
         let mut gone = std::mem::replace(&mut self.known, known);
         // A server whose data were put back starts again from a lower version.
-        self.position = Some(version.to_owned());
+        self.goes_on(version.to_owned());
         let mut models = Vec::with_capacity(list.len());
         for (name, item) in list {
             match item.outcome {
@@ -237,8 +250,8 @@ impl<K: Kind> Follower<K> {
             (None, Happened::Applied) if !is_next => return Err(EventError::OutOfOrder),
             _ => {}
         }
-        if is_next && object.version.is_some() {
-            self.position = object.version;
+        if let Some(version) = object.version.filter(|_| is_next) {
+            self.goes_on(version);
         }
         let change = match happened {
             Happened::Applied => {

@@ -53,6 +53,9 @@ pub(super) struct ListWatch<'a, K: Kind> {
     selection: Selection,
     /// Whether the server is asked to begin a watch with all objects there are.
     streams: bool,
+    /// Whether the next list must be of what the server has committed last: it does not know the
+    /// newest version that was heard of, as when its data were put back.
+    asks_for_latest: bool,
     /// Whether the server sends bookmarks, so that a watch without any has died.
     sends_bookmarks: bool,
     /// When something of this kind was heard last.
@@ -77,6 +80,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             selection: kind.selection(),
             follower: Follower::new(kind),
             streams: true,
+            asks_for_latest: false,
             sends_bookmarks: false,
             heard: Instant::now(),
             listed,
@@ -101,7 +105,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 Cure::ListAgain => {
                     tracing::info!(kind = K::NAME, %failure, "listing again");
                     backoff = Backoff::new(timing);
-                    backoff.pause(timing, None, Instant::now())
+                    timing.relist()
                 }
                 Cure::DoWithout => {
                     tracing::warn!(
@@ -141,6 +145,18 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     /// What a failure means for the next attempt.
     fn cure(&mut self, failure: &Failure) -> Cure {
         let lists = self.follower.position().is_none();
+        if lists
+            && matches!(
+                failure,
+                Failure::Refused {
+                    code: 410 | 500 | 504,
+                    ..
+                }
+            )
+        {
+            // "Too large resource version", or a version that is gone.
+            self.asks_for_latest = self.follower.newest().is_some() && !self.asks_for_latest;
+        }
         match failure {
             Failure::Refused { code: 400, .. }
                 if self.selection.fields_optional && self.selection.fields.is_some() =>
@@ -193,9 +209,17 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let mut next: Option<String> = None;
         let mut progress = Progress::of_list(self.shared.timing, Instant::now());
         loop {
-            let ask = self
-                .selection
-                .ask(&[("limit", Some(PAGE)), ("continue", next.as_deref())]);
+            // The token of a page holds the version.
+            let (version, rule) = match next {
+                None => self.list_version(),
+                Some(_) => (None, None),
+            };
+            let ask = self.selection.ask(&[
+                ("limit", Some(PAGE)),
+                ("continue", next.as_deref()),
+                ("resourceVersion", version),
+                ("resourceVersionMatch", rule),
+            ]);
             let mut answer = self.ask(ask).await?;
             progress.next_page(Instant::now())?;
             let mut page = Page::default();
@@ -218,16 +242,18 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let seconds = timing.watch_seconds();
         let lasts = Duration::from_secs(seconds.into()) + timing.grace;
         let mut lists = self.follower.position().is_none();
-        // Without a version the server answers with what it has committed last: never with less
-        // than what is known already.
-        let from = self.follower.position().unwrap_or_default();
+        let (from, rule) = match self.follower.position() {
+            Some(position) => (Some(position), None),
+            // A streamed list must have both.
+            None => (self.list_version().0.or(Some("")), Some("NotOlderThan")),
+        };
         let ask = self.selection.ask(&[
             ("watch", Some("true")),
             ("timeoutSeconds", Some(&seconds.to_string())),
             ("allowWatchBookmarks", Some("true")),
-            ("resourceVersion", Some(from)),
+            ("resourceVersion", from),
             ("sendInitialEvents", lists.then_some("true")),
-            ("resourceVersionMatch", lists.then_some("NotOlderThan")),
+            ("resourceVersionMatch", rule),
         ]);
         let begun = Instant::now();
         let mut answer = self.ask(ask).await?;
@@ -349,6 +375,19 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         Ok(lists)
     }
 
+    /// Of which version a list must be, and whether it may be newer.
+    ///
+    /// A list of any version, or of one not older than is known, comes from the API server's watch
+    /// cache. One without a version costs a quorum read of all objects from etcd, for each node of a
+    /// fleet at once (kubernetes/kubernetes#85342).
+    fn list_version(&self) -> (Option<&str>, Option<&'static str>) {
+        match self.follower.newest() {
+            _ if self.asks_for_latest => (None, None),
+            None => (Some("0"), None),
+            Some(newest) => (Some(newest), Some("NotOlderThan")),
+        }
+    }
+
     async fn ask(&mut self, ask: Ask) -> Result<Answer, Failure> {
         let client = self.shared.clients.get().await?;
         self.is_known = self.shared.states.any_connected();
@@ -357,6 +396,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
 
     fn end_list(&mut self, version: &str) {
         let reading = self.follower.end_list(version);
+        self.asks_for_latest = false;
         self.shared.states.connected(K::NAME);
         self.deliver(reading);
         self.tell_listed();
