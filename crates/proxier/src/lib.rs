@@ -56,8 +56,6 @@ mod escaped;
 mod hash;
 pub mod mode;
 pub mod model;
-#[cfg(any(feature = "ipvs", feature = "iptables"))]
-mod netlink;
 pub mod notice;
 #[cfg(feature = "health")]
 pub mod observe;

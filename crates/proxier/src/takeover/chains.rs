@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use ipvs::Family;
+use netlink::{Socket, tables};
 
 use crate::mode::BackendError;
+use crate::mode::conntrack::netlink_family;
 use crate::mode::iptables::kernel::{Flavour, has_legacy_tables, kernel_speaks, restore, save};
 use crate::mode::iptables::{Table, Transaction};
-use crate::netlink::socket::Socket;
 use crate::takeover::leftovers::{Chains, chain};
 
-use super::{Removal, nftables, packet_filter};
+use super::{Removal, packet_filter};
 
 /// Removes the chains, and the rules of the built-in ones that lead to them. Nothing is run where
 /// the kernel has none: it says so itself of iptables-nft, and of legacy iptables whether it is
@@ -45,10 +46,11 @@ pub(super) fn are_there(netfilter: &mut Socket) -> Result<bool, BackendError> {
 }
 
 fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
-    let chains = nftables::chains(netfilter, family).map_err(packet_filter("list chains"))?;
-    let tables = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);
+    let chains = tables::chains(netfilter, netlink_family(family));
+    let chains = chains.map_err(packet_filter("list chains"))?;
+    let table_of = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);
     let mut names = chains.iter();
-    Ok(names.any(|(of, name)| tables(of).is_some_and(|table| chain(table, name).is_some())))
+    Ok(names.any(|(of, name)| table_of(of).is_some_and(|table| chain(table, name).is_some())))
 }
 
 fn of_flavour(flavour: Flavour, family: Family, removal: &mut Removal) {

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
-use crate::netlink::rtnetlink::{Rtnetlink, io_error};
+use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::takeover::leftovers::DEVICE;
 
 /// A device with its addresses.

@@ -2,9 +2,7 @@
 
 mod chains;
 mod device;
-mod ipset;
 pub(crate) mod leftovers;
-mod nftables;
 mod report;
 mod servers;
 mod sockets;
@@ -20,9 +18,9 @@ use ipvs::{Protocol, VirtualServerKey};
 
 use crate::desired::FrontendKey;
 use crate::mode::BackendError;
-use crate::netlink::rtnetlink::Rtnetlink;
-use crate::netlink::socket::Socket;
-use crate::takeover::leftovers::{Record, SetOf, is_set, set_of};
+use crate::mode::ipvs::kernel::rtnetlink::Rtnetlink;
+use crate::takeover::leftovers::{NFTABLES_TABLE, Record, SetOf, is_set, set_of};
+use netlink::{Socket, ipset, tables};
 
 use device::Device;
 
@@ -223,7 +221,7 @@ impl KubeProxy {
         if device.is_some() {
             return Ok(Presence::Servers(Servers(record)));
         }
-        let tables = nftables::tables(&mut self.netfilter);
+        let tables = tables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let has_tables = !tables.map_err(packet_filter("list tables"))?.is_empty();
         Ok(if has_tables || chains::are_there(&mut self.netfilter)? {
             Presence::Rules
@@ -233,10 +231,10 @@ impl KubeProxy {
     }
 
     fn remove_tables(&mut self) -> Result<usize, BackendError> {
-        let families = nftables::tables(&mut self.netfilter);
+        let families = tables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let families = families.map_err(packet_filter("list tables"))?;
         if !families.is_empty() {
-            nftables::delete_tables(&mut self.netfilter, &families)
+            tables::delete(&mut self.netfilter, NFTABLES_TABLE, &families)
                 .map_err(packet_filter("delete kube-proxy's tables"))?;
         }
         Ok(families.len())
@@ -259,7 +257,9 @@ impl KubeProxy {
                         record.node_ports.insert((protocol, family, entry.port));
                     }
                     SetOf::Entries => {
-                        let protocol = entry.protocol.unwrap_or(Protocol::Tcp);
+                        let protocol = entry.protocol.map_or(Protocol::Tcp, |number| {
+                            Protocol::from_number(u16::from(number))
+                        });
                         let address = entry.address.map(|a| (protocol, a, entry.port));
                         record.entries.extend(address);
                     }

@@ -1,7 +1,5 @@
 //! Making connection tracking forget flows, over ctnetlink.
 
-mod entry;
-
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
@@ -13,11 +11,9 @@ use ipvs::{Family, Protocol};
 use crate::desired::FrontendKey;
 use crate::mode::ipvs::plan::{Flows, Step};
 use crate::mode::{ApplyReport, BackendError};
-use crate::netlink::error::again;
-use crate::netlink::socket::{Refusal, Socket};
-use crate::netlink::wire::Writer;
-use crate::netlink::wire::uapi::NLM_F_ACK;
-use entry::{Entry, EntryName, Extent};
+use netlink::conntrack::{self, Entry, EntryName, Extent};
+use netlink::uapi::NLM_F_ACK;
+use netlink::{Refusal, Socket, Writer, again};
 
 /// How many entries are deleted in one send. A socket's receive buffer holds 237 refusals.
 const BATCH: usize = 128;
@@ -42,7 +38,7 @@ impl Conntrack {
         let mut socket = Self::open()?.socket;
         let first = socket.reserve(2);
         let mut writer = Writer::default();
-        entry::write_statistics(&mut writer, first.wrapping_add(1));
+        conntrack::write_statistics(&mut writer, first.wrapping_add(1));
         let answered = socket.commit(&writer, first, 1);
         answered.map_err(|refusal| error(STATISTICS)(refusal.into_error().into()))
     }
@@ -61,15 +57,12 @@ impl Conntrack {
         let mut failures = BTreeMap::new();
         let node = node_addresses(&unwanted, &mut failures);
         for ((family, protocol), unwanted) in unwanted {
-            let port = unwanted.only_port();
-            let extent = Extent {
-                family,
-                protocol,
-                port,
-            };
+            let extent = extent(family, protocol, unwanted.only_port());
             let began = Instant::now();
             let mut deleted = 0;
-            match self.list(extent, |entry| unwanted.step_for(entry, &node)) {
+            let found = extent
+                .and_then(|extent| self.list(extent, |entry| unwanted.step_for(entry, &node)));
+            match found {
                 Ok(found) => deleted = self.delete(&found, &mut failures),
                 Err(source) => unwanted
                     .0
@@ -148,6 +141,24 @@ impl Conntrack {
     }
 }
 
+/// What of the table to list for flows of a family and protocol.
+fn extent(family: Family, protocol: Protocol, port: Option<u16>) -> io::Result<Extent> {
+    let protocol = u8::try_from(protocol.number());
+    let protocol = protocol.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Ok(Extent {
+        family: netlink_family(family),
+        protocol,
+        port,
+    })
+}
+
+pub(crate) const fn netlink_family(family: Family) -> netlink::Family {
+    match family {
+        Family::V4 => netlink::Family::V4,
+        Family::V6 => netlink::Family::V6,
+    }
+}
+
 /// An entry that is to go.
 #[derive(Debug)]
 struct Found {
@@ -163,7 +174,8 @@ struct Unwanted(HashMap<Flows, usize>);
 impl Unwanted {
     /// The place of the step that an entry is to go for.
     fn step_for(&self, entry: &Entry<'_>, node: &HashSet<IpAddr>) -> Option<usize> {
-        let (protocol, address) = (entry.protocol, entry.to.ip());
+        let protocol = Protocol::from_number(u16::from(entry.protocol));
+        let address = entry.to.ip();
         let port = NonZeroU16::new(entry.to.port())?;
         let virtual_ip = Flows::to(FrontendKey {
             protocol,

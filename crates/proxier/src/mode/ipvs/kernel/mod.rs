@@ -2,6 +2,7 @@
 
 mod nft;
 mod routes;
+pub(crate) mod rtnetlink;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -9,8 +9,8 @@ use ipvs::{Family, Protocol};
 use crate::desired::FrontendKey;
 use crate::mode::ipvs::plan::{Audience, Comment, Element, Purpose};
 use crate::mode::ipvs::rules::{Field, Set};
-use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Malformed, Writer, user_data};
+use netlink::uapi::*;
+use netlink::{Attributes, Malformed, Writer, user_data};
 
 /// The longest comment that fits.
 pub(super) const MAX_COMMENT: usize = user_data::MAX - 1;

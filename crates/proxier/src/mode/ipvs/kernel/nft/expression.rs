@@ -3,8 +3,9 @@
 use ipvs::Family;
 
 use crate::mode::ipvs::rules::Field;
-use crate::netlink::wire::Writer;
-use crate::netlink::wire::uapi::*;
+use netlink::Writer;
+use netlink::expression::{expression, load_meta};
+use netlink::uapi::*;
 
 /// How a field of a packet gets into a register.
 pub(super) enum Load {
@@ -103,50 +104,5 @@ pub(super) fn store_field(w: &mut Writer, field: Field, family: Family, checksum
         w.number(NFTA_PAYLOAD_CSUM_TYPE, kind);
         w.number(NFTA_PAYLOAD_CSUM_OFFSET, checksums.own.unwrap_or(0));
         w.number(NFTA_PAYLOAD_CSUM_FLAGS, flags);
-    });
-}
-
-pub(super) fn load_meta(w: &mut Writer, key: u32, register: u32) {
-    expression(w, "meta", |w| {
-        w.number(NFTA_META_KEY, key);
-        w.number(NFTA_META_DREG, register);
-    });
-}
-
-/// Compares register 1.
-pub(super) fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
-    expression(w, "cmp", |w| {
-        w.number(NFTA_CMP_SREG, NFT_REG_1);
-        w.number(NFTA_CMP_OP, operator);
-        w.nested(NFTA_CMP_DATA, |w| w.put(NFTA_DATA_VALUE, value));
-    });
-}
-
-/// Register 1 becomes itself & mask ^ xor.
-pub(super) fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
-    expression(w, "bitwise", |w| {
-        w.number(NFTA_BITWISE_SREG, NFT_REG_1);
-        w.number(NFTA_BITWISE_DREG, NFT_REG_1);
-        w.number(
-            NFTA_BITWISE_LEN,
-            u32::try_from(mask.len()).unwrap_or(u32::MAX),
-        );
-        w.nested(NFTA_BITWISE_MASK, |w| w.put(NFTA_DATA_VALUE, mask));
-        w.nested(NFTA_BITWISE_XOR, |w| w.put(NFTA_DATA_VALUE, xor));
-    });
-}
-
-pub(super) fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
-    w.nested(NFTA_LIST_ELEM, |w| {
-        w.text(NFTA_EXPR_NAME, name);
-        w.nested(NFTA_EXPR_DATA, data);
-    });
-}
-
-/// Register 1 becomes the packet's mark.
-pub(super) fn store_mark(w: &mut Writer) {
-    expression(w, "meta", |w| {
-        w.number(NFTA_META_KEY, NFT_META_MARK);
-        w.number(NFTA_META_SREG, NFT_REG_1);
     });
 }

@@ -7,10 +7,9 @@ use super::rule::RuleTag;
 use super::set::SetDefinition;
 use crate::mode::ipvs::plan::Elements;
 use crate::mode::ipvs::rules::{Fingerprint, Set, TABLE};
-use crate::netlink::error::{Error, Malformed};
-use crate::netlink::socket::Socket;
-use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Writer, user_data};
+use netlink::uapi::*;
+use netlink::{Attributes, Writer, user_data};
+use netlink::{Error, Malformed, Socket};
 
 /// What there is of our table, but for its elements.
 #[derive(Debug, Default)]

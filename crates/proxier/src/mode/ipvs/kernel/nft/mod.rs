@@ -12,12 +12,10 @@ use std::io;
 use crate::mode::ipvs::plan::{Elements, Step};
 use crate::mode::ipvs::rules::{Fingerprint, Ruleset, TABLE};
 use crate::mode::{ApplyReport, BackendError};
-use crate::netlink::error::again;
-use crate::netlink::socket::Socket;
-use crate::netlink::wire::Writer;
-use crate::netlink::wire::uapi::*;
 use element::is_valid_comment;
 use list::TableShape;
+use netlink::uapi::*;
+use netlink::{Socket, Writer, again};
 use transaction::{Packing, Refused, Transaction};
 
 /// Our table in the packet filter of one network namespace.

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ipvs::Family;
 
-use super::expression::{
-    Checksums, Load, compare, expression, load_meta, mask, store_field, store_mark,
-};
+use netlink::expression::{compare, expression, load_meta, mask, store_mark};
+use netlink::uapi::*;
+use netlink::{Writer, user_data};
+
+use super::expression::{Checksums, Load, store_field};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::rules::{
     Chain, Field, Fingerprint, HookPoint, Rule, Set, State, Statement, TABLE, TransportProtocol,
 };
-use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Writer, user_data};
 
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
 const LOOPBACK: u32 = 1;

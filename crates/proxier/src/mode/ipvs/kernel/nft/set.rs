@@ -4,8 +4,8 @@ use ipvs::Family;
 
 use super::expression::Load;
 use crate::mode::ipvs::rules::{Field, Set, TABLE};
-use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attributes, Malformed, Writer, user_data};
+use netlink::uapi::*;
+use netlink::{Attributes, Malformed, Writer, user_data};
 
 /// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
 /// these numbers for nft's use.

@@ -8,9 +8,8 @@ use super::rule::{RuleTag, put_chain, put_rule};
 use super::set::put_set;
 use crate::mode::ipvs::plan::{Element, Step};
 use crate::mode::ipvs::rules::{Ruleset, Set, TABLE};
-use crate::netlink::socket::{Refusal, Socket};
-use crate::netlink::wire::Writer;
-use crate::netlink::wire::uapi::*;
+use netlink::uapi::*;
+use netlink::{Refusal, Socket, Writer};
 
 /// Room in an attribute, whose length has 16 bits, for one element more.
 const LIST_LIMIT: usize = 60 * 1024;

@@ -10,8 +10,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::Handle;
 
 use super::{EEXIST, ESRCH, LOOPBACK, builder, in_table};
+use crate::mode::ipvs::kernel::rtnetlink::io_error;
 use crate::mode::ipvs::plan::LocalRoute;
-use crate::netlink::rtnetlink::io_error;
 
 /// RT_TABLE_LOCAL.
 const TABLE: u32 = 255;

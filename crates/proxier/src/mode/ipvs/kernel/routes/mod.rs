@@ -14,9 +14,9 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use ipvs::Family;
 
+use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, PolicyRoute, Step};
 use crate::mode::{ApplyReport, BackendError};
-use crate::netlink::rtnetlink::{Rtnetlink, io_error};
 
 /// The protocol number of our routes, by which they are told from those of others: free in
 /// iproute2's `rt_protos` and not used by FRR, BIRD, Calico (80), OVN (84) or Open/R (99).

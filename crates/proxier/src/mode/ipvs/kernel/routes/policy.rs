@@ -19,8 +19,8 @@ use rtnetlink::{Handle, IpVersion};
 use super::{
     EEXIST, ENOENT, LOOPBACK, PROTOCOL, ROUTE_PROTOCOL, address_family, builder, in_table,
 };
+use crate::mode::ipvs::kernel::rtnetlink::io_error;
 use crate::mode::ipvs::plan::PolicyRoute;
-use crate::netlink::rtnetlink::io_error;
 
 /// The table's number, free in iproute2's `rt_tables` as in those of Cilium (2004 and on), Calico
 /// and kube-router (77 to 79).

@@ -67,7 +67,7 @@ fn an_entry_tells_where_to_and_who_answered() {
     ] {
         let bytes = bytes(hex);
         let entry = parse(&bytes).unwrap().unwrap();
-        assert_eq!(entry.protocol, Protocol::Udp);
+        assert_eq!(entry.protocol, 17);
         assert_eq!(entry.to, address(to));
         assert_eq!(entry.answered_from, address(answered_from));
     }
@@ -120,7 +120,7 @@ fn no_part_of_an_entry_is_taken_for_a_whole_one() {
 fn a_list_is_chosen_by_protocol_and_port() {
     let extent = Extent {
         family: Family::V6,
-        protocol: Protocol::Udp,
+        protocol: 17,
         port: Some(53),
     };
     let mut writer = Writer::default();

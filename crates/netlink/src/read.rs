@@ -4,35 +4,39 @@
 //! stopped there in silence would take half a list for the whole of it, and svcproxy would
 //! "repair" rules that are in place.
 
-use super::error::{Flaw, Malformed, Place};
+use crate::error::{Flaw, Malformed, Place};
 
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const NLMSG_HEADER: usize = 16;
 const NLA_HEADER: usize = 4;
-pub(super) const NFGEN_HEADER: usize = 4;
-pub(super) const ALIGN: usize = 4;
+pub(crate) const NFGEN_HEADER: usize = 4;
+pub(crate) const ALIGN: usize = 4;
 
 /// A message.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Message<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
+pub struct Message<'a> {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// `nlmsg_flags`.
+    pub flags: u16,
+    /// `nlmsg_seq`.
+    pub sequence: u32,
     /// What comes after the header.
-    pub(crate) payload: &'a [u8],
+    pub payload: &'a [u8],
     /// Of the payload.
     place: Place,
 }
 
 /// The messages of a datagram. Nothing follows the first that is malformed.
 #[derive(Debug, Clone)]
-pub(crate) struct Messages<'a> {
+pub struct Messages<'a> {
     rest: &'a [u8],
     offset: usize,
 }
 
 impl<'a> Messages<'a> {
-    pub(crate) const fn new(datagram: &'a [u8]) -> Self {
+    /// The messages of a datagram.
+    pub const fn new(datagram: &'a [u8]) -> Self {
         let offset = 0;
         Self {
             rest: datagram,
@@ -90,14 +94,22 @@ impl<'a> Iterator for Messages<'a> {
 
 impl<'a> Message<'a> {
     /// The errno of an `NLMSG_ERROR` or `NLMSG_DONE`; 0 is success.
-    pub(crate) fn errno(&self) -> Result<i32, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If the payload is too short.
+    pub fn errno(&self) -> Result<i32, Malformed> {
         let number = self.payload.first_chunk::<4>();
         let number = number.ok_or_else(|| self.too_short(4))?;
         Ok(i32::from_ne_bytes(*number).wrapping_neg())
     }
 
     /// The attributes of a message of netfilter, which follow its `struct nfgenmsg`.
-    pub(crate) fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If one of them is malformed.
+    pub fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
         let attributes = self.payload.get(NFGEN_HEADER..);
         let attributes = attributes.ok_or_else(|| self.too_short(NFGEN_HEADER))?;
         Attributes::checked(attributes, self.place.at(self.place.offset + NFGEN_HEADER))
@@ -114,23 +126,29 @@ impl<'a> Message<'a> {
 
 /// Attributes of one level, the headers of which were all found to be well-formed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Attributes<'a> {
+pub struct Attributes<'a> {
     bytes: &'a [u8],
     place: Place,
 }
 
 /// An attribute.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Attribute<'a> {
-    pub(crate) kind: u16,
-    pub(crate) value: &'a [u8],
+pub struct Attribute<'a> {
+    /// `nla_type`, without flags.
+    pub kind: u16,
+    /// What comes after the header.
+    pub value: &'a [u8],
     /// Of the value.
     place: Place,
 }
 
 impl<'a> Attributes<'a> {
     /// Attributes that are not in a message, as a value that was set aside.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If one of them is malformed.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         Self::checked(bytes, Place::default())
     }
 
@@ -162,62 +180,89 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    pub(crate) fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
+    /// The attributes of this level.
+    pub fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
         // Checked when it was made.
         self.walk().filter_map(Result::ok)
     }
 
     /// The bytes, with the headers.
-    pub(crate) const fn bytes(self) -> &'a [u8] {
+    pub const fn bytes(self) -> &'a [u8] {
         self.bytes
     }
 
     /// The first attribute of a kind.
-    pub(crate) fn get(self, kind: u16) -> Option<Attribute<'a>> {
+    pub fn get(self, kind: u16) -> Option<Attribute<'a>> {
         self.iter().find(|attribute| attribute.kind == kind)
     }
 
     /// The first attribute of a kind, which must be there.
-    pub(crate) fn require(self, kind: u16) -> Result<Attribute<'a>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If it is not there.
+    pub fn require(self, kind: u16) -> Result<Attribute<'a>, Malformed> {
         self.get(kind).ok_or(Malformed {
             place: self.place,
             flaw: Flaw::Missing { kind },
         })
     }
 
-    pub(crate) fn value(self, kind: u16) -> Option<&'a [u8]> {
+    /// The value of the first attribute of a kind.
+    pub fn value(self, kind: u16) -> Option<&'a [u8]> {
         self.get(kind).map(|attribute| attribute.value)
     }
 
-    pub(crate) fn nested(self, kind: u16) -> Result<Option<Self>, Malformed> {
+    /// The attributes that the first of a kind is made of.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is malformed.
+    pub fn nested(self, kind: u16) -> Result<Option<Self>, Malformed> {
         self.get(kind).map(Attribute::attributes).transpose()
     }
 
     /// The attributes that one of a kind is made of; none if it is not there.
-    pub(crate) fn list(self, kind: u16) -> Result<impl Iterator<Item = Attribute<'a>>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If one of them is malformed.
+    pub fn list(self, kind: u16) -> Result<impl Iterator<Item = Attribute<'a>>, Malformed> {
         let list = self.nested(kind)?;
         Ok(list.into_iter().flat_map(Self::iter))
     }
 
     /// A big-endian number, as nf_tables has them.
-    pub(crate) fn number(self, kind: u16) -> Result<Option<u32>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If it has not four bytes.
+    pub fn number(self, kind: u16) -> Result<Option<u32>, Malformed> {
         self.get(kind).map(Attribute::number).transpose()
     }
 
     /// A C string. `None` also for one that is not UTF-8.
-    pub(crate) fn text(self, kind: u16) -> Option<&'a str> {
+    pub fn text(self, kind: u16) -> Option<&'a str> {
         self.get(kind)?.text()
     }
 }
 
 impl<'a> Attribute<'a> {
     /// The attributes that this one is made of.
-    pub(crate) fn attributes(self) -> Result<Attributes<'a>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If one of them is malformed.
+    pub fn attributes(self) -> Result<Attributes<'a>, Malformed> {
         Attributes::checked(self.value, self.place)
     }
 
     /// A value of as many bytes.
-    pub(crate) fn array<const N: usize>(self) -> Result<[u8; N], Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If it has more or less.
+    pub fn array<const N: usize>(self) -> Result<[u8; N], Malformed> {
         self.value.try_into().map_err(|_| Malformed {
             place: self.place,
             flaw: Flaw::Value {
@@ -228,12 +273,16 @@ impl<'a> Attribute<'a> {
     }
 
     /// A big-endian number, as nf_tables has them.
-    pub(crate) fn number(self) -> Result<u32, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If it has not four bytes.
+    pub fn number(self) -> Result<u32, Malformed> {
         self.array().map(u32::from_be_bytes)
     }
 
     /// A C string; `None` if it is not UTF-8.
-    pub(crate) fn text(self) -> Option<&'a str> {
+    pub fn text(self) -> Option<&'a str> {
         let value = self.value;
         str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
     }
@@ -263,7 +312,7 @@ fn split(bytes: &[u8], place: Place) -> Result<Attribute<'_>, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::wire::Writer;
+    use crate::Writer;
 
     /// A message of type 0x0a0d with a nested list of two numbers, and one behind it.
     fn datagram() -> Vec<u8> {

@@ -8,7 +8,7 @@ const DEPTH: usize = 6;
 
 /// A netlink exchange that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// The kernel, or the socket, reported an errno.
     #[error(transparent)]
     Kernel(#[from] io::Error),
@@ -50,47 +50,93 @@ impl From<Error> for io::Error {
 /// What is malformed in a datagram from the kernel, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed netlink message: {flaw} {place}")]
-pub(crate) struct Malformed {
-    pub(crate) place: Place,
-    pub(crate) flaw: Flaw,
+pub struct Malformed {
+    /// Where.
+    pub place: Place,
+    /// What is wrong there.
+    pub flaw: Flaw,
 }
 
 /// What is wrong with a message or an attribute. Lengths are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Flaw {
+pub enum Flaw {
+    /// Too little for a header.
     #[error("{left} bytes where a message header takes 16")]
-    MessageHeader { left: usize },
+    MessageHeader {
+        /// What is left of the datagram.
+        left: usize,
+    },
+    /// A length that does not hold the header.
     #[error("message length {length} is less than its header")]
-    MessageTooShort { length: usize },
+    MessageTooShort {
+        /// `nlmsg_len`.
+        length: usize,
+    },
+    /// A length beyond the end of the datagram.
     #[error("message length {length}, and {left} bytes left")]
-    MessageTooLong { length: usize, left: usize },
+    MessageTooLong {
+        /// `nlmsg_len`.
+        length: usize,
+        /// What is left of the datagram.
+        left: usize,
+    },
+    /// Too little after the header.
     #[error("payload of {length} bytes where at least {needed} are needed")]
-    Payload { length: usize, needed: usize },
+    Payload {
+        /// What is there.
+        length: usize,
+        /// What is needed.
+        needed: usize,
+    },
+    /// Too little for a header.
     #[error("{left} bytes where an attribute header takes 4")]
-    AttributeHeader { left: usize },
+    AttributeHeader {
+        /// What is left of the enclosing attribute or message.
+        left: usize,
+    },
+    /// A length that does not hold the header.
     #[error("attribute length {length} is less than its header")]
-    AttributeTooShort { length: usize },
+    AttributeTooShort {
+        /// `nla_len`.
+        length: usize,
+    },
+    /// A length beyond the end of the enclosing attribute or message.
     #[error("attribute length {length}, and {left} bytes left")]
-    AttributeTooLong { length: usize, left: usize },
+    AttributeTooLong {
+        /// `nla_len`.
+        length: usize,
+        /// What is left of it.
+        left: usize,
+    },
+    /// A value of another length.
     #[error("value of {length} bytes where {expected} are expected")]
-    Value { length: usize, expected: usize },
+    Value {
+        /// What is there.
+        length: usize,
+        /// What is expected.
+        expected: usize,
+    },
+    /// A mandatory attribute is not there.
     #[error("attribute {kind} is missing")]
-    Missing { kind: u16 },
+    Missing {
+        /// `nla_type`.
+        kind: u16,
+    },
 }
 
 /// A place in a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Place {
+pub struct Place {
     /// `nlmsg_type`; `None` if the header was not whole.
-    pub(crate) message_type: Option<u16>,
+    pub message_type: Option<u16>,
     /// In bytes from the beginning of the datagram.
-    pub(crate) offset: usize,
+    pub offset: usize,
     path: [u16; DEPTH],
     depth: usize,
 }
 
 impl Place {
-    pub(super) const fn message(message_type: Option<u16>, offset: usize) -> Self {
+    pub(crate) const fn message(message_type: Option<u16>, offset: usize) -> Self {
         Self {
             message_type,
             offset,
@@ -99,12 +145,12 @@ impl Place {
         }
     }
 
-    pub(super) const fn at(self, offset: usize) -> Self {
+    pub(crate) const fn at(self, offset: usize) -> Self {
         Self { offset, ..self }
     }
 
     /// The place within an attribute.
-    pub(super) fn within(mut self, kind: u16) -> Self {
+    pub(crate) fn within(mut self, kind: u16) -> Self {
         if let Some(place) = self.path.get_mut(self.depth) {
             *place = kind;
             self.depth += 1;
@@ -113,7 +159,7 @@ impl Place {
     }
 
     /// The kinds of the attributes that lead there, from the outermost.
-    pub(crate) fn path(&self) -> &[u16] {
+    pub fn path(&self) -> &[u16] {
         self.path.get(..self.depth).unwrap_or_default()
     }
 }
@@ -134,7 +180,7 @@ impl fmt::Display for Place {
 }
 
 /// The same error once more, for another step that failed by it.
-pub(crate) fn again(error: &io::Error) -> io::Error {
+pub fn again(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),
         None => io::Error::new(error.kind(), error.to_string()),

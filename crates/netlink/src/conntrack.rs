@@ -5,15 +5,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipvs::{Family, Protocol};
-
-use crate::netlink::wire::uapi::*;
-use crate::netlink::wire::{Attribute, Attributes, Malformed, Writer};
+use crate::uapi::*;
+use crate::{Attribute, Attributes, Family, Malformed, Writer};
 
 /// Numbers of include/uapi/linux/netfilter/nfnetlink_conntrack.h, in the kernel's spelling; the
 /// bits of the filter's flags are in net/netfilter/nf_internals.h.
 #[rustfmt::skip]
-mod uapi {
+mod numbers {
     pub(super) const NFNL_SUBSYS_CTNETLINK: u8 = 1;
     pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
     pub(super) const IPCTNL_MSG_CT_DELETE: u8 = 2;
@@ -40,15 +38,17 @@ mod uapi {
     pub(super) const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
 }
 
-use uapi::*;
+use numbers::*;
 
 /// What of the table is to be listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) family: Family,
-    pub(super) protocol: Protocol,
+pub struct Extent {
+    /// Of its addresses.
+    pub family: Family,
+    /// Its number.
+    pub protocol: u8,
     /// The only port that flows are to, if there is one.
-    pub(super) port: Option<u16>,
+    pub port: Option<u16>,
 }
 
 impl Extent {
@@ -57,7 +57,7 @@ impl Extent {
     ///
     /// Addresses are not chosen by: Linux's comparison of IPv6 ones is the wrong way round
     /// (`ctnetlink_filter_match_tuple`).
-    pub(super) fn write_list(self, writer: &mut Writer, sequence: u32, filtered: bool) {
+    pub fn write_list(self, writer: &mut Writer, sequence: u32, filtered: bool) {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
         message(
             writer,
@@ -66,14 +66,13 @@ impl Extent {
             sequence,
             self.family,
             |w| {
-                let protocol = u8::try_from(self.protocol.number());
-                let Some(protocol) = protocol.ok().filter(|_| filtered) else {
+                if !filtered {
                     return;
-                };
+                }
                 let mut chosen_by = CTA_FILTER_F_CTA_PROTO_NUM;
                 w.nested(CTA_TUPLE_ORIG, |w| {
                     w.nested(CTA_TUPLE_PROTO, |w| {
-                        w.put(CTA_PROTO_NUM, &[protocol]);
+                        w.put(CTA_PROTO_NUM, &[self.protocol]);
                         if let Some(port) = self.port {
                             chosen_by |= CTA_FILTER_F_CTA_PROTO_DST_PORT;
                             w.put(CTA_PROTO_DST_PORT, &port.to_be_bytes());
@@ -91,13 +90,14 @@ impl Extent {
 
 /// An entry, as far as it matters here.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
-    pub(super) protocol: Protocol,
+pub struct Entry<'a> {
+    /// Its number.
+    pub protocol: u8,
     /// Where the client sent to.
-    pub(super) to: SocketAddr,
+    pub to: SocketAddr,
     /// Where answers come from. IPVS in masquerade mode puts the real server here when it makes
     /// the entry (`ip_vs_update_conntrack`, with `net.ipv4.vs.conntrack` 1).
-    pub(super) answered_from: SocketAddr,
+    pub answered_from: SocketAddr,
     original: &'a [u8],
     id: [u8; 4],
     zone: Option<[u8; 2]>,
@@ -105,7 +105,11 @@ pub(super) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// `None` for an entry of a protocol without ports.
-    pub(super) fn parse(attributes: Attributes<'a>) -> Result<Option<Self>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// If it is malformed.
+    pub fn parse(attributes: Attributes<'a>) -> Result<Option<Self>, Malformed> {
         let tuple = attributes.require(CTA_TUPLE_ORIG)?.attributes()?;
         let reply = attributes.require(CTA_TUPLE_REPLY)?.attributes()?;
         let protocol = tuple.require(CTA_TUPLE_PROTO)?.attributes()?;
@@ -117,7 +121,7 @@ impl<'a> Entry<'a> {
         };
         let zone = attributes.get(CTA_ZONE).map(Attribute::array);
         Ok(Some(Self {
-            protocol: Protocol::from_number(u16::from(protocol)),
+            protocol,
             to,
             answered_from,
             original: tuple.bytes(),
@@ -126,10 +130,11 @@ impl<'a> Entry<'a> {
         }))
     }
 
-    #[cfg(test)]
-    pub(super) fn example(to: SocketAddr, answered_from: SocketAddr) -> Self {
+    /// An entry of UDP that no kernel has listed, for tests.
+    #[doc(hidden)]
+    pub fn example(to: SocketAddr, answered_from: SocketAddr) -> Self {
         Self {
-            protocol: Protocol::Udp,
+            protocol: 17,
             to,
             answered_from,
             original: &[],
@@ -139,7 +144,7 @@ impl<'a> Entry<'a> {
     }
 
     /// What names this entry and no other, not even a later one of the same flow.
-    pub(super) fn name(&self) -> EntryName {
+    pub fn name(&self) -> EntryName {
         EntryName {
             family: Family::of(&self.to.ip()),
             original: self.original.into(),
@@ -152,7 +157,7 @@ impl<'a> Entry<'a> {
 /// What names an entry. Only one that was listed has one: a delete that names none would empty
 /// the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct EntryName {
+pub struct EntryName {
     family: Family,
     /// The attributes of the original tuple, which may include a zone of its own.
     original: Box<[u8]>,
@@ -162,7 +167,7 @@ pub(super) struct EntryName {
 
 impl EntryName {
     /// A request to delete the entry.
-    pub(super) fn write_delete(&self, writer: &mut Writer, flags: u16, sequence: u32) {
+    pub fn write_delete(&self, writer: &mut Writer, flags: u16, sequence: u32) {
         let flags = NLM_F_REQUEST | flags;
         message(
             writer,
@@ -182,7 +187,7 @@ impl EntryName {
 }
 
 /// A request for the table's statistics, which takes no time.
-pub(super) fn write_statistics(writer: &mut Writer, sequence: u32) {
+pub fn write_statistics(writer: &mut Writer, sequence: u32) {
     let flags = NLM_F_REQUEST | NLM_F_ACK;
     message(
         writer,
@@ -203,11 +208,7 @@ fn message(
     content: impl FnOnce(&mut Writer),
 ) {
     let kind = u16::from_be_bytes([NFNL_SUBSYS_CTNETLINK, kind]);
-    let family = match family {
-        Family::V4 => NFPROTO_IPV4,
-        Family::V6 => NFPROTO_IPV6,
-    };
-    writer.packet(kind, flags, sequence, [family, 0, 0, 0], content);
+    writer.packet(kind, flags, sequence, family.header(), content);
 }
 
 /// One end of a tuple; the kinds are of its address in each family and of its port.

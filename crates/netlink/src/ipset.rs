@@ -4,15 +4,13 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipvs::Protocol;
-
-use crate::netlink::socket::{Refusal, Socket};
-use crate::netlink::wire::uapi::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use crate::netlink::wire::{Attribute, Attributes, Malformed, Writer};
+use crate::socket::{Refusal, Socket};
+use crate::uapi::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use crate::{Attribute, Attributes, Malformed, Writer};
 
 /// Numbers in the kernel's spelling.
 #[rustfmt::skip]
-mod uapi {
+mod numbers {
     pub(super) const NFNL_SUBSYS_IPSET: u8 = 6;
     pub(super) const IPSET_PROTOCOL: u8 = 6;
     pub(super) const IPSET_CMD_DESTROY: u8 = 3;
@@ -30,18 +28,25 @@ mod uapi {
     pub(super) const IPSET_ERR_BUSY: i32 = 4100;
 }
 
-use uapi::*;
+use numbers::*;
 
 /// An entry of a set of addresses, protocols and ports, or of one of ports alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) address: Option<IpAddr>,
-    pub(super) protocol: Option<Protocol>,
-    pub(super) port: u16,
+pub struct Entry {
+    /// Its address, in a set that has one.
+    pub address: Option<IpAddr>,
+    /// The number of its protocol, in a set that has one.
+    pub protocol: Option<u8>,
+    /// Its port.
+    pub port: u16,
 }
 
 /// The names of all sets.
-pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
     // Asking a kernel that has none would load the module.
     if !fs::exists("/sys/module/ip_set").unwrap_or(true) {
         return Ok(Vec::new());
@@ -72,7 +77,11 @@ pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
 }
 
 /// The entries of a set that have a port.
-pub(super) fn entries(socket: &mut Socket, name: &str) -> io::Result<Vec<Entry>> {
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn entries(socket: &mut Socket, name: &str) -> io::Result<Vec<Entry>> {
     let listed = socket.list_with(
         |writer, sequence| {
             message(writer, IPSET_CMD_LIST, NLM_F_DUMP, sequence, |w| {
@@ -103,7 +112,7 @@ impl Entry {
         let protocol = protocol.transpose()?;
         Ok(Some(Self {
             address,
-            protocol: protocol.map(|[number]| Protocol::from_number(u16::from(number))),
+            protocol: protocol.map(|[number]| number),
             port: u16::from_be_bytes(port.array()?),
         }))
     }
@@ -120,7 +129,11 @@ fn parse_address(address: Attributes<'_>) -> Result<Option<IpAddr>, Malformed> {
 }
 
 /// Destroys a set; whether it was not in use. One that is gone is no error.
-pub(super) fn destroy(socket: &mut Socket, name: &str) -> io::Result<bool> {
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn destroy(socket: &mut Socket, name: &str) -> io::Result<bool> {
     const ENOENT: i32 = 2;
     let first = socket.reserve(2);
     let mut writer = Writer::default();

@@ -5,10 +5,10 @@ use std::io;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::error::{Error, Malformed};
-use super::read::Messages;
-use super::wire::uapi::*;
-use super::wire::{Attributes, Writer};
+use crate::Writer;
+use crate::error::{Error, Malformed};
+use crate::read::{Attributes, Messages};
+use crate::uapi::*;
 
 /// `MSG_DONTWAIT | MSG_TRUNC`. The kernel carries a request out before `send` returns and makes
 /// the next part of a list in `recv`, so a reply never has to be waited for. `MSG_TRUNC` shows
@@ -24,7 +24,7 @@ const DISCARDED: u32 = 100_000;
 
 /// A socket to the packet filter of one network namespace.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -32,7 +32,7 @@ pub(crate) struct Socket {
 
 /// Why a transaction was not carried out.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// Messages with these places were refused, each with its errno.
     Messages(Vec<(usize, i32)>),
     /// It failed as a whole.
@@ -41,7 +41,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// The first error, where it does not matter which message it is about.
-    pub(crate) fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         match self {
             Self::Whole(error) => error,
             Self::Messages(errors) => {
@@ -54,7 +54,11 @@ impl Refusal {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open() -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Those of socket(2).
+    pub fn open() -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         // Connected, it takes messages of the kernel alone.
@@ -69,7 +73,7 @@ impl Socket {
     }
 
     /// The first of `count` sequence numbers in a row.
-    pub(crate) fn reserve(&mut self, count: usize) -> u32 {
+    pub fn reserve(&mut self, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let first = match self.sequence.checked_add(count) {
             Some(_) => self.sequence + 1,
@@ -81,7 +85,11 @@ impl Socket {
 
     /// Sends a transaction: a begin with the sequence number `first`, `messages` messages with
     /// those that follow, the last of which asks for an acknowledgement, and an end.
-    pub(crate) fn commit(
+    ///
+    /// # Errors
+    ///
+    /// Which messages were refused, or why it failed as a whole.
+    pub fn commit(
         &mut self,
         transaction: &Writer,
         first: u32,
@@ -98,7 +106,11 @@ impl Socket {
     }
 
     /// Asks for a list of what is in `inet` tables, as [`Socket::list_with`].
-    pub(crate) fn list<T>(
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::list_with`].
+    pub fn list<T>(
         &mut self,
         kind: u8,
         content: impl Fn(&mut Writer),
@@ -116,7 +128,11 @@ impl Socket {
     /// Sends a request for a list, which `request` writes with a sequence number, and hands each
     /// message's attributes to `take`. If the content changes meanwhile the list is read again,
     /// and made into another `T`.
-    pub(crate) fn list_with<T>(
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno, and whatever makes the list incomplete.
+    pub fn list_with<T>(
         &mut self,
         request: impl Fn(&mut Writer, u32),
         mut take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,

@@ -1,0 +1,59 @@
+//! Netlink as svcproxy needs it, without a word of Services.
+//!
+//! - [`Writer`], [`Messages`] and [`Attributes`] write and read netlink's format. Reading is
+//!   strict: what is malformed is an error that says where.
+//! - [`Socket`] sends transactions and lists to netfilter. A request is carried out before `send`
+//!   returns, so nothing here waits.
+//! - [`uapi`] has the kernel's numbers, [`expression`] and [`tables`] speak nftables,
+//!   [`conntrack`] connection tracking, [`ipset`] ipsets.
+//!
+//! This crate is internal to svcproxy: its interface changes with svcproxy's needs.
+#![forbid(unsafe_code)]
+
+pub mod conntrack;
+mod error;
+pub mod expression;
+pub mod ipset;
+mod read;
+mod socket;
+pub mod tables;
+#[allow(missing_docs, reason = "the kernel's headers document these numbers")]
+#[rustfmt::skip]
+pub mod uapi;
+pub mod user_data;
+mod write;
+
+pub use error::{Error, Flaw, Malformed, Place, again};
+pub use read::{Attribute, Attributes, Message, Messages};
+pub use socket::{Refusal, Socket};
+pub use write::Writer;
+
+use std::net::IpAddr;
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The `struct nfgenmsg` of a message about this family.
+    pub const fn header(self) -> [u8; 4] {
+        let family = match self {
+            Self::V4 => uapi::NFPROTO_IPV4,
+            Self::V6 => uapi::NFPROTO_IPV6,
+        };
+        [family, 0, 0, 0]
+    }
+}

@@ -1,0 +1,82 @@
+//! nftables' tables and chains of one address family, by name.
+
+use std::io;
+
+use crate::socket::Socket;
+use crate::uapi::*;
+use crate::{Attributes, Family, Malformed, Writer};
+
+/// The families that have a table of this name.
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn families_with(socket: &mut Socket, table: &str) -> io::Result<Vec<Family>> {
+    let mut found = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let is_there = list(socket, NFT_MSG_GETTABLE, family, |is_there, listed| {
+            *is_there |= listed.text(NFTA_TABLE_NAME) == Some(table);
+            Ok(())
+        })?;
+        if is_there {
+            found.push(family);
+        }
+    }
+    Ok(found)
+}
+
+/// The tables and names of all chains of a family.
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn chains(socket: &mut Socket, family: Family) -> io::Result<Vec<(String, String)>> {
+    list(
+        socket,
+        NFT_MSG_GETCHAIN,
+        family,
+        |chains: &mut Vec<_>, chain| {
+            let (table, name) = (chain.text(NFTA_CHAIN_TABLE), chain.text(NFTA_CHAIN_NAME));
+            chains.extend(table.zip(name).map(|(t, n)| (t.to_owned(), n.to_owned())));
+            Ok(())
+        },
+    )
+}
+
+/// Deletes the tables of this name in these families, in one transaction.
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn delete(socket: &mut Socket, table: &str, families: &[Family]) -> io::Result<()> {
+    let first = socket.reserve(families.len() + 1);
+    let mut writer = Writer::default();
+    writer.batch(NFNL_MSG_BATCH_BEGIN, first);
+    let mut sequence = first;
+    for (at, family) in families.iter().enumerate() {
+        let is_last = at + 1 == families.len();
+        let flags = NLM_F_REQUEST | if is_last { NLM_F_ACK } else { 0 };
+        sequence += 1;
+        let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, NFT_MSG_DELTABLE]);
+        writer.packet(kind, flags, sequence, family.header(), |w| {
+            w.text(NFTA_TABLE_NAME, table);
+        });
+    }
+    writer.batch(NFNL_MSG_BATCH_END, sequence + 1);
+    let deleted = socket.commit(&writer, first, families.len());
+    deleted.map_err(|refusal| refusal.into_error().into())
+}
+
+fn list<T: Default>(
+    socket: &mut Socket,
+    kind: u8,
+    family: Family,
+    take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
+) -> io::Result<T> {
+    let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
+    let request = |writer: &mut Writer, sequence| {
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        writer.packet(kind, flags, sequence, family.header(), |_| {});
+    };
+    Ok(socket.list_with(request, take)?)
+}
