@@ -215,6 +215,13 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             "insert rule inet svcproxy filter-input accept",
             "add chain inet svcproxy filter-input { policy drop; }",
             "add chain inet svcproxy other; add rule inet svcproxy other accept",
+            // Unhooks every chain and leaves all of them as they are.
+            "add table inet svcproxy { flags dormant; }",
+            "add chain inet svcproxy other",
+            "add chain inet svcproxy other { type filter hook input priority 0; }",
+            "add set inet svcproxy other { type ipv4_addr; }",
+            "add map inet svcproxy other { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump refused }; }",
+            "add counter inet svcproxy other",
         ] {
             namespace.run(["nft", change]).unwrap();
             let node = backend.observe().unwrap();

@@ -1,40 +1,73 @@
-//! Reading our table.
+//! Reading svcproxy's table.
 
 use std::io;
 
+use super::chain::ChainDefinition;
 use super::element::{Part, is_network_set, networks};
 use super::rule::RuleTag;
 use super::set::SetDefinition;
+use crate::desired::Config;
 use crate::mode::ipvs::plan::Elements;
-use crate::mode::ipvs::rules::{Fingerprint, Set, TABLE};
+use crate::mode::ipvs::rules::{Fingerprint, Ruleset, Set, TABLE};
 use netlink::uapi::*;
 use netlink::{Attributes, Writer, user_data};
 use netlink::{Error, Malformed, Socket};
 
-/// What there is of our table, but for its elements.
+/// What there is of svcproxy's table, but for its elements.
 #[derive(Debug, Default)]
 pub(super) struct TableShape {
-    pub(super) chains: Vec<String>,
-    /// Sets that are as we declare them.
+    /// `NFTA_TABLE_FLAGS`.
+    pub(super) flags: u32,
+    pub(super) chains: Vec<ChainDefinition>,
+    /// Sets that are as svcproxy declares them.
     pub(super) sets: Vec<Set>,
-    /// Others; an older version's perhaps.
+    /// Other sets; an older version's perhaps.
     pub(super) foreign_sets: Vec<String>,
+    /// Counters, quotas and other named objects, of which svcproxy has none, with their type.
+    pub(super) objects: Vec<(u32, String)>,
+    /// Flowtables, of which svcproxy has none.
+    pub(super) flowtables: Vec<String>,
     /// The ruleset that the rules are of, if every one is there and no other.
     rules: Option<Fingerprint>,
-    policies_accept: bool,
 }
 
 impl TableShape {
-    /// The ruleset that is there, if it is whole.
+    /// The ruleset that is there, if it is whole, in effect, and nothing else is in the table.
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
-        let complete = self.policies_accept && self.sets.len() == Set::ALL.len();
-        self.rules.filter(|_| complete)
+        let has_all = self.sets.len() == Set::ALL.len() && self.has_all_chains();
+        let has_others = !(self.foreign_sets.is_empty()
+            && self.objects.is_empty()
+            && self.flowtables.is_empty());
+        self.rules
+            .filter(|_| has_all && !has_others && self.flags == 0)
+    }
+
+    /// Whether the kernel has taken all chains off their hooks.
+    pub(super) const fn is_dormant(&self) -> bool {
+        self.flags & NFT_TABLE_F_DORMANT != 0
+    }
+
+    /// Whether there is each chain of a ruleset, with its type, hook, priority and policy, and no
+    /// other.
+    fn has_all_chains(&self) -> bool {
+        // Settings change rules alone.
+        let ruleset = Ruleset::new(&Config::new("", Vec::new()));
+        let mut wanted: Vec<_> = ruleset.chains().iter().map(ChainDefinition::of).collect();
+        let mut there = self.chains.clone();
+        wanted.sort_unstable();
+        there.sort_unstable();
+        wanted == there
     }
 }
 
 pub(super) fn shape(socket: &mut Socket) -> io::Result<TableShape> {
-    let mut shape = TableShape::default();
-    chains(socket, &mut shape)?;
+    let mut shape = TableShape {
+        flags: flags(socket)?,
+        chains: chains(socket)?,
+        objects: objects(socket)?,
+        flowtables: flowtables(socket)?,
+        ..TableShape::default()
+    };
     sets(socket, &mut shape)?;
     let tags = socket.list(
         NFT_MSG_GETRULE,
@@ -60,27 +93,65 @@ fn complete(tags: Vec<Option<RuleTag>>) -> Option<Fingerprint> {
     tags.into_iter().eq(expected).then_some(first.fingerprint)
 }
 
+fn flags(socket: &mut Socket) -> io::Result<u32> {
+    let flags = socket.list(
+        NFT_MSG_GETTABLE,
+        |_| {},
+        |flags: &mut u32, table| {
+            if table.text(NFTA_TABLE_NAME) == Some(TABLE) {
+                *flags = table.number(NFTA_TABLE_FLAGS)?.unwrap_or(0);
+            }
+            Ok(())
+        },
+    );
+    absent_is_empty(flags)
+}
+
 /// The kernel lists the chains of every table.
-fn chains(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
+fn chains(socket: &mut Socket) -> io::Result<Vec<ChainDefinition>> {
     let chains = socket.list(
         NFT_MSG_GETCHAIN,
         |w| w.text(NFTA_CHAIN_TABLE, TABLE),
         |chains: &mut Vec<_>, chain| {
             let name = chain.text(NFTA_CHAIN_NAME);
             if let (Some(TABLE), Some(name)) = (chain.text(NFTA_CHAIN_TABLE), name) {
-                let policy = chain.number(NFTA_CHAIN_POLICY)?;
-                chains.push((
-                    name.to_owned(),
-                    policy.is_none_or(|policy| policy == NF_ACCEPT),
-                ));
+                chains.push(ChainDefinition::parse(name, chain)?);
             }
             Ok(())
         },
     );
-    let chains = absent_is_empty(chains)?;
-    shape.policies_accept = chains.iter().all(|(_, accepts)| *accepts);
-    shape.chains = chains.into_iter().map(|(name, _)| name).collect();
-    Ok(())
+    absent_is_empty(chains)
+}
+
+fn objects(socket: &mut Socket) -> io::Result<Vec<(u32, String)>> {
+    let objects = socket.list(
+        NFT_MSG_GETOBJ,
+        |w| w.text(NFTA_OBJ_TABLE, TABLE),
+        |objects: &mut Vec<_>, object| {
+            let name = object.text(NFTA_OBJ_NAME);
+            if let (Some(TABLE), Some(name)) = (object.text(NFTA_OBJ_TABLE), name) {
+                let kind = object.require(NFTA_OBJ_TYPE)?.number()?;
+                objects.push((kind, name.to_owned()));
+            }
+            Ok(())
+        },
+    );
+    unknown_is_empty(objects)
+}
+
+fn flowtables(socket: &mut Socket) -> io::Result<Vec<String>> {
+    let flowtables = socket.list(
+        NFT_MSG_GETFLOWTABLE,
+        |w| w.text(NFTA_FLOWTABLE_TABLE, TABLE),
+        |flowtables: &mut Vec<_>, flowtable| {
+            let name = flowtable.text(NFTA_FLOWTABLE_NAME);
+            if let (Some(TABLE), Some(name)) = (flowtable.text(NFTA_FLOWTABLE_TABLE), name) {
+                flowtables.push(name.to_owned());
+            }
+            Ok(())
+        },
+    );
+    unknown_is_empty(flowtables)
 }
 
 fn sets(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
@@ -156,11 +227,17 @@ fn absent_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
     }
 }
 
+/// A kernel that does not know such objects (before 4.10, flowtables before 4.16) has none.
+fn unknown_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
+    match absent_is_empty(listed) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(T::default()),
+        listed => listed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::Config;
-    use crate::mode::ipvs::rules::Ruleset;
 
     #[test]
     fn a_ruleset_is_there_if_each_of_its_rules_is_there_once() {

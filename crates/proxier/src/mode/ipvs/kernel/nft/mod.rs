@@ -1,5 +1,6 @@
 //! The packet filter: our nftables table, over netlink.
 
+mod chain;
 mod element;
 mod expression;
 mod list;
@@ -31,7 +32,7 @@ impl Nft {
         Ok(Self { socket })
     }
 
-    /// Which rules there are, if they are as we write them, and the elements of the sets.
+    /// Which rules there are, if the table is as svcproxy writes it, and the elements of the sets.
     pub(crate) fn observe(&mut self) -> Result<(Option<Fingerprint>, Elements), BackendError> {
         let shape = list::shape(&mut self.socket).map_err(error("list the table"))?;
         let elements = list::elements(&mut self.socket, &shape);
@@ -60,6 +61,19 @@ impl Nft {
         }
         // If it cannot be read, the kernel will say what is in the way.
         let shape = self.shape_for(&sound).unwrap_or_default();
+        if shape.is_dormant()
+            && let Err(source) = self.wake(&shape)
+        {
+            let is_install = |step: &&Step| matches!(step, Step::InstallRuleset(_));
+            if let Some(at) = sound.iter().position(is_install) {
+                sound.remove(at);
+                let operation = "wake the dormant table inet svcproxy";
+                report.fail(
+                    places.remove(at),
+                    BackendError::PacketFilter { operation, source },
+                );
+            }
+        }
         let (mut steps, mut places) = (sound.as_slice(), places.as_slice());
         while !steps.is_empty() {
             let (transaction, taken) =
@@ -87,6 +101,23 @@ impl Nft {
         } else {
             Ok(TableShape::default())
         }
+    }
+
+    /// Takes the flag `dormant` off the table, which hooks its chains up again as they are. In a
+    /// transaction of its own: the kernel refuses chains that are made in one with a change of
+    /// flags (`nf_tables_addchain`, since 6.9).
+    fn wake(&mut self, shape: &TableShape) -> io::Result<()> {
+        let first = self.socket.reserve(2);
+        let mut writer = Writer::default();
+        writer.batch(NFNL_MSG_BATCH_BEGIN, first);
+        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK;
+        writer.message(NFT_MSG_NEWTABLE, flags, first + 1, |w| {
+            w.text(NFTA_TABLE_NAME, TABLE);
+            w.number(NFTA_TABLE_FLAGS, shape.flags & !NFT_TABLE_F_DORMANT);
+        });
+        writer.batch(NFNL_MSG_BATCH_END, first + 2);
+        let woken = self.socket.commit(&writer, first, 1);
+        woken.map_err(|refusal| refusal.into_error().into())
     }
 
     /// Carries out steps with a message for each, and again without those that were refused.

@@ -1,4 +1,4 @@
-//! Chains and rules, written for the kernel.
+//! Rules, written for the kernel.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use netlink::{Writer, user_data};
 use super::expression::{Checksums, Load, store_field};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::rules::{
-    Chain, Field, Fingerprint, HookPoint, Rule, Set, State, Statement, TABLE, TransportProtocol,
+    Chain, Field, Fingerprint, Rule, Set, State, Statement, TABLE, TransportProtocol,
 };
 
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
@@ -53,31 +53,6 @@ impl RuleTag {
             index: u16::from_be_bytes([i0, i1]),
             count: u16::from_be_bytes([c0, c1]),
         })
-    }
-}
-
-pub(super) fn put_chain(writer: &mut Writer, sequence: u32, chain: &Chain) {
-    let flags = NLM_F_REQUEST | NLM_F_CREATE;
-    writer.message(NFT_MSG_NEWCHAIN, flags, sequence, |w| {
-        w.text(NFTA_CHAIN_TABLE, TABLE);
-        w.text(NFTA_CHAIN_NAME, chain.name);
-        if let Some(hook) = chain.hook {
-            w.text(NFTA_CHAIN_TYPE, hook.kind.name());
-            w.number(NFTA_CHAIN_POLICY, NF_ACCEPT);
-            w.nested(NFTA_CHAIN_HOOK, |w| {
-                w.number(NFTA_HOOK_HOOKNUM, hook_number(hook.point));
-                w.put(NFTA_HOOK_PRIORITY, &hook.priority.to_be_bytes());
-            });
-        }
-    });
-}
-
-const fn hook_number(point: HookPoint) -> u32 {
-    match point {
-        HookPoint::Prerouting => 0,
-        HookPoint::Input => 1,
-        HookPoint::Output => 3,
-        HookPoint::Postrouting => 4,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::chain::put_chain;
 use super::element::{put_element, set_of};
 use super::list::TableShape;
-use super::rule::{RuleTag, put_chain, put_rule};
+use super::rule::{RuleTag, put_rule};
 use super::set::put_set;
 use crate::mode::ipvs::plan::{Element, Step};
 use crate::mode::ipvs::rules::{Ruleset, Set, TABLE};
@@ -130,7 +131,7 @@ impl<'a> Transaction<'a> {
         end
     }
 
-    /// The table anew, but for its sets, which are the same in every ruleset.
+    /// Replaces everything in the table but its sets, which are the same in every ruleset.
     fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset) {
         let step = step..step + 1;
         let fingerprint = ruleset.fingerprint();
@@ -150,11 +151,26 @@ impl<'a> Transaction<'a> {
                 w.text(NFTA_RULE_TABLE, TABLE);
             });
         });
-        for chain in &shape.chains {
-            self.delete(step.clone(), NFT_MSG_DELCHAIN, NFTA_CHAIN_NAME, chain);
-        }
+        // Before the chains: a map's element may lead to one.
         for set in &shape.foreign_sets {
             self.delete(step.clone(), NFT_MSG_DELSET, NFTA_SET_NAME, set);
+        }
+        for chain in &shape.chains {
+            let name = chain.name();
+            self.delete(step.clone(), NFT_MSG_DELCHAIN, NFTA_CHAIN_NAME, name);
+        }
+        for (kind, name) in &shape.objects {
+            self.message(step.clone(), |w, sequence| {
+                w.message(NFT_MSG_DELOBJ, NLM_F_REQUEST, sequence, |w| {
+                    w.text(NFTA_OBJ_TABLE, TABLE);
+                    w.text(NFTA_OBJ_NAME, name);
+                    w.number(NFTA_OBJ_TYPE, *kind);
+                });
+            });
+        }
+        for name in &shape.flowtables {
+            let kind = NFT_MSG_DELFLOWTABLE;
+            self.delete(step.clone(), kind, NFTA_FLOWTABLE_NAME, name);
         }
         for set in Set::ALL {
             self.message(step.clone(), |w, sequence| put_set(w, sequence, *set));
@@ -182,7 +198,7 @@ impl<'a> Transaction<'a> {
     fn delete(&mut self, step: Range<usize>, kind: u8, name_attribute: u16, name: &str) {
         self.message(step, |w, sequence| {
             w.message(kind, NLM_F_REQUEST, sequence, |w| {
-                // NFTA_CHAIN_TABLE and NFTA_SET_TABLE are one number.
+                // NFTA_CHAIN_TABLE, NFTA_SET_TABLE and NFTA_FLOWTABLE_TABLE are one number.
                 w.text(NFTA_SET_TABLE, TABLE);
                 w.text(name_attribute, name);
             });
