@@ -6,6 +6,7 @@
 //!   returns, so nothing here waits.
 //! - [`uapi`] has the kernel's numbers, [`expression`] and [`tables`] speak nftables,
 //!   [`conntrack`] connection tracking, [`ipset`] ipsets.
+//! - [`Watch`] reports what other processes change.
 //!
 //! This crate is internal to svcproxy: its interface changes with svcproxy's needs.
 #![forbid(unsafe_code)]
@@ -21,11 +22,13 @@ pub mod tables;
 #[rustfmt::skip]
 pub mod uapi;
 pub mod user_data;
+mod watch;
 mod write;
 
 pub use error::{Error, Flaw, Malformed, Place, again};
 pub use read::{Attribute, Attributes, Message, Messages};
 pub use socket::{Refusal, Socket};
+pub use watch::{Listener, Own, Watch};
 pub use write::Writer;
 
 use std::net::IpAddr;

@@ -21,6 +21,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// `nlmsg_seq`.
     pub sequence: u32,
+    /// `nlmsg_pid`: the port of the socket that this is an answer to, or whose change it is about.
+    pub port: u32,
     /// What comes after the header.
     pub payload: &'a [u8],
     /// Of the payload.
@@ -53,7 +55,8 @@ impl<'a> Messages<'a> {
         let Some(header) = self.rest.first_chunk::<NLMSG_HEADER>() else {
             return Err(malformed(None, Flaw::MessageHeader { left }));
         };
-        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, rest @ ..] = *header;
+        let [s0, s1, s2, s3, p0, p1, p2, p3] = rest;
         let kind = u16::from_ne_bytes([k0, k1]);
         let length = u32::from_ne_bytes([l0, l1, l2, l3]);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -71,6 +74,7 @@ impl<'a> Messages<'a> {
             kind,
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port: u32::from_ne_bytes([p0, p1, p2, p3]),
             payload,
             place,
         })
@@ -110,9 +114,18 @@ impl<'a> Message<'a> {
     ///
     /// If one of them is malformed.
     pub fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
-        let attributes = self.payload.get(NFGEN_HEADER..);
-        let attributes = attributes.ok_or_else(|| self.too_short(NFGEN_HEADER))?;
-        Attributes::checked(attributes, self.place.at(self.place.offset + NFGEN_HEADER))
+        self.attributes_behind(NFGEN_HEADER)
+    }
+
+    /// The attributes behind a header of this length.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is malformed.
+    pub fn attributes_behind(&self, header: usize) -> Result<Attributes<'a>, Malformed> {
+        let attributes = self.payload.get(header..);
+        let attributes = attributes.ok_or_else(|| self.too_short(header))?;
+        Attributes::checked(attributes, self.place.at(self.place.offset + header))
     }
 
     const fn too_short(&self, needed: usize) -> Malformed {

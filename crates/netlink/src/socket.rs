@@ -9,6 +9,7 @@ use crate::Writer;
 use crate::error::{Error, Malformed};
 use crate::read::{Attributes, Messages};
 use crate::uapi::*;
+use crate::watch::Own;
 
 /// `MSG_DONTWAIT | MSG_TRUNC`. The kernel carries a request out before `send` returns and makes
 /// the next part of a list in `recv`, so a reply never has to be waited for. `MSG_TRUNC` shows
@@ -26,6 +27,8 @@ const DISCARDED: u32 = 100_000;
 #[derive(Debug)]
 pub struct Socket {
     socket: netlink_sys::Socket,
+    /// What it changes is not reported to this process.
+    _own: Own,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -60,13 +63,14 @@ impl Socket {
     /// Those of socket(2).
     pub fn open() -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         // Connected, it takes messages of the kernel alone.
         socket.connect(&SocketAddr::new(0, 0))?;
         // An error would repeat the message it is about.
         socket.set_cap_ack(true)?;
         Ok(Self {
             socket,
+            _own: Own::new(NETLINK_NETFILTER, port),
             sequence: 0,
             buffer: Vec::with_capacity(RECEIVE_BUFFER),
         })

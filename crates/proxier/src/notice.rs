@@ -54,6 +54,8 @@ pub enum Reason {
     /// A virtual server that svcproxy did not create was at a Service's address and port, and is
     /// taken over.
     ForeignVirtualServer,
+    /// Rules, routes or servers were not as svcproxy left them, and were repaired.
+    DriftRepaired,
     /// There is no free firewall mark for a virtual server.
     NoMarkLeft,
     /// iptables rejects the rules of a Service.
@@ -70,7 +72,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -80,6 +82,7 @@ impl Reason {
         Self::UnknownScheduler,
         Self::SchedulerIgnored,
         Self::ForeignVirtualServer,
+        Self::DriftRepaired,
         Self::NoMarkLeft,
         Self::RulesRefused,
         Self::RulesAccepted,
@@ -100,6 +103,7 @@ impl Reason {
             Self::UnknownScheduler => "UnknownScheduler",
             Self::SchedulerIgnored => "SchedulerIgnored",
             Self::ForeignVirtualServer => "ForeignVirtualServer",
+            Self::DriftRepaired => "DriftRepaired",
             Self::NoMarkLeft => "NoMarkLeft",
             Self::RulesRefused => "RulesRefused",
             Self::RulesAccepted => "RulesAccepted",

@@ -16,6 +16,8 @@ mod paths;
 mod routes;
 #[path = "netns_backend/transactions.rs"]
 mod transactions;
+#[path = "netns_backend/watch.rs"]
+mod watch;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -28,7 +30,7 @@ use proxier::mode::ipvs::plan::{
     Audience, Comment, Element, Elements, LocalRoute, Plan, PolicyRoute, Purpose, Step,
 };
 use proxier::mode::ipvs::rules::Ruleset;
-use proxier::mode::ipvs::{Backend, IpvsBackend, ROUTE_PROTOCOL, cleanup};
+use proxier::mode::ipvs::{Backend, IpvsBackend, ROUTE_PROTOCOL, cleanup, watch};
 use proxier::mode::{ApplyReport, BackendError, Counts};
 use testbed::Namespace;
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use proxier::desired::Config;
 use proxier::mode::iptables::{IptablesBackend, kill_programs};
-use proxier::mode::ipvs::IpvsBackend;
+use proxier::mode::ipvs::{self, IpvsBackend, Watching};
 use proxier::mode::{BackendError, Counts};
 use proxier::mode::{DataPlane, PlanSteps};
+use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
 use proxier::reconcile::{Cause, Event, Intervals, Observed};
 use proxier::reconcile::{SyncKind, SyncReport};
@@ -60,11 +61,12 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let config = Arc::new(config);
     match start.choice.in_force {
         Mode::Ipvs => {
-            let proxier = Proxier::new(config, ipvs(args)?);
+            let proxier = Proxier::new(config, open_ipvs(args)?);
             if args.once {
                 return start.once(proxier);
             }
             start.follow(proxier, |following, mut proxier| {
+                let _watching = following.watch();
                 let _ = following.serve(&mut proxier);
             })
         }
@@ -80,7 +82,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     }
 }
 
-fn ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
+fn open_ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
     Ok(IpvsBackend::open()?.proc_sys(&args.mode.proc_sys))
 }
 
@@ -221,6 +223,9 @@ impl Following<'_> {
                 Ok(report) => {
                     self.trail.follow(proxier, report);
                     log_sync(report, !std::mem::replace(&mut self.has_synced, true));
+                    if round.cause == Cause::Audit {
+                        report_drift(report, &self.notices);
+                    }
                     self.standing.follow(proxier, report);
                     predecessors.follow(proxier, report);
                 }
@@ -241,15 +246,30 @@ impl Following<'_> {
         })
     }
 
+    /// Has the loop audit the node at once when others change IPVS mode's rules and routes.
+    fn watch(&self) -> Option<Watching> {
+        let events = self.events.clone();
+        let watching = ipvs::watch(move || {
+            // The receiver is gone only when svcproxy is about to end.
+            let _ = events.send(Event::Drift);
+        });
+        let warn = |error: &BackendError| {
+            let error = chain(error);
+            tracing::warn!("changes by others are noticed by the next audit only: {error}");
+        };
+        watching.inspect_err(warn).ok()
+    }
+
     /// Serves by iptables and, once it can and may, by IPVS.
     fn serve_until_ipvs(&mut self, mut proxier: Proxier<IptablesBackend>) {
         while self.serve(&mut proxier).is_break() {
-            match ipvs(self.args) {
+            match open_ipvs(self.args) {
                 Ok(backend) => {
                     let mut proxier = proxier.with_backend(backend);
                     self.serve_by(self.choice.upgraded());
                     // Has it sync at once.
                     let _ = self.events.send(Event::Changes(Vec::new()));
+                    let _watching = self.watch();
                     let _ = self.serve(&mut proxier);
                     return;
                 }
@@ -298,6 +318,32 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
         })
         .context("cannot start the thread that waits for signals")?;
     Ok(())
+}
+
+/// Says what an audit found missing or foreign and repaired: a log line each, up to a limit, and
+/// one notice of the node.
+fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
+    const LINES: usize = 20;
+    const NAMED: usize = 3;
+    let count = report.plan.count();
+    if count == 0 {
+        return;
+    }
+    let steps = (0..count.min(LINES)).filter_map(|place| report.plan.step(place));
+    let steps: Vec<_> = steps.collect();
+    for step in &steps {
+        tracing::info!(%step, "repaired drift");
+    }
+    if count > LINES {
+        tracing::info!(left_out = count - LINES, "repaired drift");
+    }
+    let named: Vec<_> = steps.iter().take(NAMED).map(String::as_str).collect();
+    let more = if count > NAMED { "; …" } else { "" };
+    let message = format!(
+        "the node was not as svcproxy had left it; {count} repair steps: {}{more}",
+        named.join("; ")
+    );
+    notices.tell(&Notice::of_node(Reason::DriftRepaired, message));
 }
 
 /// Logs what was done; all but the first sync is routine.

@@ -25,7 +25,7 @@ pub use data_plane::IpvsMemory;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
 #[cfg(feature = "ipvs")]
-pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL};
+pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
 pub use retire::Retiring;

@@ -3,6 +3,7 @@
 mod nft;
 mod routes;
 pub(crate) mod rtnetlink;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use nft::Nft;
 use routes::Routes;
 
 pub use routes::ROUTE_PROTOCOL;
+pub use watch::{Watching, watch};
 
 /// The data plane over IPVS.
 ///

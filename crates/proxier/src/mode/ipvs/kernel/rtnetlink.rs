@@ -3,8 +3,12 @@
 use std::future::Future;
 use std::io;
 
+use netlink::Own;
+use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::runtime::{Builder, Runtime};
+
+const NETLINK_ROUTE: isize = 0;
 
 /// A socket to one network namespace's routes, links and addresses.
 #[derive(Debug)]
@@ -12,18 +16,27 @@ pub(crate) struct Rtnetlink {
     /// rtnetlink is asynchronous.
     runtime: Runtime,
     pub(crate) handle: Handle,
+    /// What it changes is not reported to this process.
+    _own: Own,
 }
 
 impl Rtnetlink {
     /// Opens a socket in the calling thread's network namespace.
     pub(crate) fn open() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
-        let (connection, handle, _) = {
+        let (mut connection, handle, _) = {
             let _guard = runtime.enter();
             new_connection_with_strict_check()?
         };
+        let mut address = SocketAddr::new(0, 0);
+        let socket = connection.socket_mut().socket_ref();
+        socket.get_address(&mut address)?;
         runtime.spawn(connection);
-        Ok(Self { runtime, handle })
+        Ok(Self {
+            runtime,
+            handle,
+            _own: Own::new(NETLINK_ROUTE, address.port_number()),
+        })
     }
 
     /// Waits for what is done with the handle.

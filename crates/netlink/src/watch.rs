@@ -1,0 +1,236 @@
+//! Notifications of changes that other processes make.
+//!
+//! nfnetlink and rtnetlink send a message for each change to whoever listens, with the port of
+//! the socket that asked for the change. Those of this process's own sockets are passed over.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use netlink_sys::SocketAddr;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::read::{Message, Messages};
+
+/// More than one notification takes: the kernel sends each in a datagram of its own.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// `MSG_DONTWAIT | MSG_TRUNC`.
+const RECEIVE_FLAGS: i32 = 0x40 | 0x20;
+/// Changes that come within this time after a report are reported together.
+const GAP: Duration = Duration::from_millis(200);
+/// Before the next attempt where the kernel has no memory for poll(2).
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The netlink sockets of this process that change something: protocol and port.
+static OWN: Mutex<BTreeSet<(isize, u32)>> = Mutex::new(BTreeSet::new());
+
+/// Marks a socket as one of this process, so that what it changes is not reported.
+///
+/// A notification that is read after this was dropped counts as somebody else's.
+#[derive(Debug)]
+pub struct Own(isize, u32);
+
+impl Own {
+    /// Marks the socket with this port, of a protocol of netlink (`NETLINK_…`).
+    pub fn new(protocol: isize, port: u32) -> Self {
+        own().insert((protocol, port));
+        Self(protocol, port)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        own().remove(&(self.0, self.1));
+    }
+}
+
+fn own() -> std::sync::MutexGuard<'static, BTreeSet<(isize, u32)>> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A socket that receives notifications.
+#[derive(Debug)]
+pub struct Listener {
+    socket: netlink_sys::Socket,
+    protocol: isize,
+    buffer: Vec<u8>,
+}
+
+impl Listener {
+    /// Listens to groups (`NFNLGRP_…`, `RTNLGRP_…`) of a protocol in the calling thread's network
+    /// namespace.
+    ///
+    /// # Errors
+    ///
+    /// Those of socket(2) and bind(2).
+    pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
+        let mut socket = netlink_sys::Socket::new(protocol)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in groups {
+            socket.add_membership(*group)?;
+        }
+        Ok(Self {
+            socket,
+            protocol,
+            buffer: Vec::with_capacity(RECEIVE_BUFFER),
+        })
+    }
+
+    /// Reads what has come; whether another process made a change that matters. What was lost
+    /// (`ENOBUFS`) or cannot be read may have been one.
+    fn read(&mut self, matters: &mut impl FnMut(&Message<'_>) -> bool) -> bool {
+        let mut changed = false;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, RECEIVE_FLAGS) {
+                Ok(length) => changed |= length > self.buffer.len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return changed,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.raw_os_error() == Some(ENOBUFS) => {
+                    changed = true;
+                    continue;
+                }
+                Err(_) => return true,
+            }
+            for message in Messages::new(&self.buffer) {
+                changed |= message.is_ok_and(|message| {
+                    !own().contains(&(self.protocol, message.port)) && matters(&message)
+                });
+            }
+        }
+    }
+}
+
+const ENOBUFS: i32 = 105;
+
+/// A thread that reports what other processes change, until this is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Calls `report` when `matters` says so of a notification, at once the first time and then at
+    /// most five times a second.
+    ///
+    /// # Errors
+    ///
+    /// If no thread or socket can be had.
+    pub fn start(
+        mut listeners: Vec<Listener>,
+        mut matters: impl FnMut(&Message<'_>) -> bool + Send + 'static,
+        mut report: impl FnMut() + Send + 'static,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = UnixStream::pair()?;
+        let thread = thread::Builder::new().name("netlink-watch".to_owned());
+        let thread = thread.spawn(move || {
+            let mut pace = Pace::default();
+            loop {
+                let sockets = listeners.iter().map(|listener| listener.socket.as_fd());
+                match wait(stopped.as_fd(), sockets, pace.timeout(Instant::now())) {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(_) => {
+                        thread::sleep(PAUSE);
+                        pace.changed(Instant::now());
+                    }
+                }
+                let mut changed = false;
+                for listener in &mut listeners {
+                    changed |= listener.read(&mut matters);
+                }
+                if changed {
+                    pace.changed(Instant::now());
+                }
+                if pace.is_due(Instant::now()) {
+                    report();
+                }
+            }
+        })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Its end wakes the thread.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until something can be read or the time is over; whether the thread is to end.
+fn wait<'a>(
+    stopped: BorrowedFd<'a>,
+    sockets: impl Iterator<Item = BorrowedFd<'a>>,
+    timeout: Option<Duration>,
+) -> rustix::io::Result<bool> {
+    let poll_fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+    let mut fds: Vec<_> = [stopped].into_iter().chain(sockets).map(poll_fd).collect();
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    poll(&mut fds, timeout.as_ref())?;
+    Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
+}
+
+/// When changes are reported.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Pace {
+    fn changed(&mut self, now: Instant) {
+        let earliest = self.last.map_or(now, |last| last + GAP);
+        self.due.get_or_insert(earliest.max(now));
+    }
+
+    /// How long to wait at most; for ever if nothing is to be reported.
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(now))
+    }
+
+    /// Whether a report is due; then it counts as made.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due.take_if(|due| *due <= now).is_some();
+        if is_due {
+            self.last = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_change_is_reported_at_once_and_a_storm_now_and_then() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        assert_eq!(pace.timeout(start), None);
+        let mut reports = 0;
+        // A change a millisecond for a second.
+        for millisecond in 0..1000 {
+            let now = start + Duration::from_millis(millisecond);
+            pace.changed(now);
+            reports += u32::from(pace.is_due(now));
+        }
+        assert_eq!(reports, 5);
+        // The last ones are not lost.
+        let end = start + Duration::from_secs(1);
+        assert!(pace.timeout(end).is_some_and(|left| left <= GAP));
+        assert!(pace.is_due(end + GAP));
+        assert_eq!(pace.timeout(end), None);
+    }
+}

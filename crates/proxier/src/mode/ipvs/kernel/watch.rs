@@ -1,0 +1,93 @@
+//! Noticing at once what others change of IPVS mode's table, routes and rules.
+//!
+//! IPVS itself has no notifications: its audit polls.
+
+use netlink::uapi::*;
+use netlink::{Listener, Message, Watch};
+
+use super::routes::ROUTE_PROTOCOL;
+use crate::mode::BackendError;
+use crate::mode::ipvs::rules::TABLE;
+
+const NETLINK_ROUTE: isize = 0;
+const NETLINK_NETFILTER: isize = 12;
+
+/// include/uapi/linux/netfilter/nfnetlink.h.
+const NFNLGRP_NFTABLES: u32 = 7;
+/// include/uapi/linux/rtnetlink.h: routes and rules of both families.
+const RTNLGRP: [u32; 4] = [7, 8, 11, 19];
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+/// `struct rtmsg` and `struct fib_rule_hdr` have this length.
+const RT_HEADER: usize = 12;
+const RT_TABLE_LOCAL: u8 = 255;
+/// `RTN_LOCAL` to `RTN_MULTICAST`: what the kernel puts into table `local` for addresses.
+const OF_ADDRESSES: std::ops::RangeInclusive<u8> = 2..=5;
+const FRA_PRIORITY: u16 = 6;
+const FRA_PROTOCOL: u16 = 21;
+
+/// Calls `report` soon after another process has changed svcproxy's nftables table, routes or
+/// routing rules, or what stands before them, in the calling thread's network namespace; until
+/// what this returns is dropped.
+///
+/// # Errors
+///
+/// If the kernel has no such notifications, or lack of privileges.
+pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, BackendError> {
+    let listen = |protocol, groups: &[u32]| Listener::open(protocol, groups);
+    let started = listen(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])
+        .and_then(|netfilter| Ok(vec![netfilter, listen(NETLINK_ROUTE, &RTNLGRP)?]))
+        .and_then(|listeners| Watch::start(listeners, matters, report));
+    let operation = "listen to changes of nftables and routes";
+    started
+        .map(Watching)
+        .map_err(|source| BackendError::Route { operation, source })
+}
+
+/// [`watch()`] goes on until this is dropped.
+#[derive(Debug)]
+pub struct Watching(#[expect(dead_code, reason = "its drop ends the thread")] Watch);
+
+fn matters(message: &Message<'_>) -> bool {
+    let [subsystem, _] = message.kind.to_be_bytes();
+    match message.kind {
+        _ if subsystem == NFNL_SUBSYS_NFTABLES => is_of_table(message),
+        RTM_NEWROUTE | RTM_DELROUTE => is_route_in_question(message.payload),
+        RTM_NEWRULE | RTM_DELRULE => is_rule_in_question(message),
+        _ => false,
+    }
+}
+
+/// Tables, chains, rules, sets, elements and objects all name their table in attribute 1. What
+/// cannot be read may be about svcproxy's.
+fn is_of_table(message: &Message<'_>) -> bool {
+    if message.payload.first() != Some(&NFPROTO_INET) {
+        return false;
+    }
+    let attributes = message.attributes();
+    attributes.map_or(true, |a| a.text(NFTA_TABLE_NAME) == Some(TABLE))
+}
+
+/// svcproxy's routes, those in its table, and those of table `local` that nobody's address made:
+/// they could stand before svcproxy's.
+fn is_route_in_question(payload: &[u8]) -> bool {
+    let Some([_, _, _, _, table, protocol, _, kind]) = payload.first_chunk::<8>() else {
+        return true;
+    };
+    [*table, *protocol].contains(&ROUTE_PROTOCOL)
+        || *table == RT_TABLE_LOCAL && !OF_ADDRESSES.contains(kind)
+}
+
+/// svcproxy's rules and those before them.
+fn is_rule_in_question(message: &Message<'_>) -> bool {
+    let Ok(attributes) = message.attributes_behind(RT_HEADER) else {
+        return true;
+    };
+    let priority = attributes.get(FRA_PRIORITY);
+    let priority = priority.and_then(|priority| priority.array().ok());
+    let priority = priority.map_or(0, u32::from_ne_bytes);
+    let is_own = attributes.value(FRA_PROTOCOL) == Some(&[ROUTE_PROTOCOL]);
+    is_own || priority <= u32::from(ROUTE_PROTOCOL)
+}
