@@ -40,6 +40,11 @@ impl Choice {
             return Ok(Self::as_wanted(wanted));
         }
         let missing = causes(&found, wanted);
+        anyhow::ensure!(
+            !found.is_undecided(wanted.probed()),
+            "cannot find out whether mode {} can run on this node: {missing}",
+            wanted.name()
+        );
         let in_force = Mode::Iptables;
         let (wanted_name, other) = (wanted.name(), in_force.name());
         anyhow::ensure!(

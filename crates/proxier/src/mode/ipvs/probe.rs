@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use ipvs::{Client, ErrorKind, Family, Scheduler, VirtualServer, VirtualServerKey};
 
@@ -10,17 +12,39 @@ use crate::mode::ipvs::kernel::{check_routes, check_ruleset};
 use crate::mode::ipvs::plan::base_sysctls;
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::probe::look::{connection_tracking, families, finding, sysctl};
-use crate::mode::probe::{Finding, Missing, Probe, Requirement};
+use crate::mode::probe::{Finding, Missing, Mode, Probe, Requirement};
 
 /// RFC 863, discard: nobody balances it.
 const PORT: u16 = 9;
 
+/// Before another look where the kernel is too busy to answer.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
 /// Looks for what IPVS mode needs with these settings, and changes nothing: but for the modules
 /// that the kernel loads when it is asked for what they bring.
+///
+/// Where the kernel is too busy to answer it looks again, up to four times in 3.4 seconds.
 ///
 /// The virtual servers that are tried are at addresses that are reserved for documentation
 /// (192.0.2.0/24, 2001:db8::/32); each is there for one datagram, through which no signal comes.
 pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
+    let mut probe = look(config, proc_sys);
+    for pause in PAUSES {
+        if !probe.is_undecided(Mode::Ipvs) {
+            break;
+        }
+        thread::sleep(pause);
+        probe = look(config, proc_sys);
+    }
+    probe
+}
+
+fn look(config: &Config, proc_sys: &Path) -> Probe {
     let mut findings = Vec::new();
     let opened = Client::open().and_then(|mut client| Ok((client.info()?, client)));
     let has_ipvs = opened.is_ok();

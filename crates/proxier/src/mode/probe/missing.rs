@@ -33,6 +33,9 @@ pub enum Reason {
     ReadOnly,
     /// A program is not installed.
     NotInstalled,
+    /// The kernel could not answer: it was out of memory or buffers, interrupted or busy. Nothing
+    /// is known of what was looked for.
+    Busy,
     /// It was refused for another reason.
     Refused,
     /// Something else has to be there first.
@@ -47,6 +50,7 @@ impl Reason {
             Self::Permission => "permission",
             Self::ReadOnly => "read-only",
             Self::NotInstalled => "not-installed",
+            Self::Busy => "busy",
             Self::Refused => "refused",
             Self::NotTried => "not-tried",
         }

@@ -111,6 +111,17 @@ impl Probe {
             && needed.all(|finding| finding.result.is_ok())
     }
 
+    /// Whether it is open if a mode can run: nothing that it needs is known to be missing, and the
+    /// kernel was too [busy](Reason::Busy) to answer for something.
+    pub fn is_undecided(&self, mode: Mode) -> bool {
+        let mut causes = self.missing(mode, Weight::Needed).peekable();
+        let is_busy = |finding: &Finding| {
+            let missing = finding.result.as_ref().err();
+            missing.is_some_and(|missing| missing.reason == Reason::Busy)
+        };
+        causes.peek().is_some() && causes.all(is_busy)
+    }
+
     /// What keeps a mode from running. What could not be tried for the lack of another is left
     /// out: the other is here.
     pub fn in_the_way_of(&self, mode: Mode) -> impl Iterator<Item = &Finding> {

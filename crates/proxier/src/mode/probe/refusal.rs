@@ -18,7 +18,11 @@ impl Missing {
         module: Option<&str>,
         file: impl FnOnce(&str) -> ModuleFile,
     ) -> Self {
-        let reason = match (kind(error), module) {
+        let kind = match error.errno() {
+            Some(errno) if BUSY.contains(&errno) => Reason::Busy,
+            _ => kind(error),
+        };
+        let reason = match (kind, module) {
             (Reason::NoModule { .. }, Some(module)) => Reason::NoModule {
                 module: module.into(),
                 file: file(module),
@@ -27,12 +31,15 @@ impl Missing {
             (reason, _) => reason,
         };
         Self {
-            reason,
+            message: message(error, &reason),
             errno: error.errno(),
-            message: message(error),
+            reason,
         }
     }
 }
+
+/// EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOBUFS: they say nothing of what the kernel has.
+const BUSY: [i32; 7] = [4, 11, 12, 16, 23, 24, 105];
 
 /// Which kind of reason an error is; the module is not known here.
 fn kind(error: &BackendError) -> Reason {
@@ -92,8 +99,19 @@ fn refused(message: &str, no_module: Reason) -> Reason {
     }
 }
 
-/// Without the hints of [`BackendError`], since there is a remedy.
-fn message(error: &BackendError) -> String {
+/// Without the hints of [`BackendError`], since there is a remedy; with the errno, unless the
+/// reason says what it means.
+fn message(error: &BackendError, reason: &Reason) -> String {
+    let words = words(error);
+    match (reason, error.errno()) {
+        (Reason::Busy | Reason::Refused, Some(errno)) if !words.contains("os error") => {
+            format!("{words}: {}", io::Error::from_raw_os_error(errno))
+        }
+        _ => words,
+    }
+}
+
+fn words(error: &BackendError) -> String {
     match error {
         BackendError::Ipvs(error) => match error.kind() {
             ErrorKind::Unsupported => "the kernel has no IPVS".to_owned(),
@@ -114,5 +132,31 @@ fn message(error: &BackendError) -> String {
             line.unwrap_or_default().trim().to_owned()
         }
         BackendError::NotTried => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(errno: i32) -> Missing {
+        let source = io::Error::from_raw_os_error(errno);
+        let operation = "have the rules checked";
+        let error = BackendError::PacketFilter { operation, source };
+        Missing::of(&error, Some("nf_tables"), |_| ModuleFile::Absent)
+    }
+
+    #[test]
+    fn errors_that_pass_say_nothing_of_what_the_kernel_has() {
+        for errno in BUSY {
+            let missing = missing(errno);
+            assert_eq!(missing.reason, Reason::Busy, "{errno}");
+            assert!(missing.message.contains(&format!("os error {errno}")));
+        }
+        let absent = |errno| matches!(missing(errno).reason, Reason::NoModule { .. });
+        // ENOENT, EPROTONOSUPPORT, EOPNOTSUPP, EAFNOSUPPORT.
+        assert!([2, 93, 95, 97].into_iter().all(absent));
+        assert_eq!(missing(1).reason, Reason::Permission);
+        assert_eq!(missing(22).reason, Reason::Refused);
     }
 }

@@ -25,6 +25,9 @@ pub(super) fn remedy(requirement: &Requirement, missing: &Missing) -> Option<Str
         Reason::NotInstalled => {
             "install iptables: package iptables, or iptables-nft on RHEL".to_owned()
         }
+        Reason::Busy => {
+            "try again when the node has memory and file descriptors to spare".to_owned()
+        }
         Reason::Refused if missing.message.contains(LOCK) => {
             format!("make the node's {LOCK} writable here")
         }

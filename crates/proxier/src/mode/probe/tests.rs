@@ -79,6 +79,20 @@ fn causes_are_told_and_what_follows_from_them_is_not() {
 }
 
 #[test]
+fn a_busy_kernel_leaves_it_open_and_an_absent_part_does_not() {
+    let busy = || missing(Requirement::Nftables, Reason::Busy);
+    let untried = missing(Requirement::VirtualServers(Family::V4), Reason::NotTried);
+    let probe: Probe = [missing(Requirement::Ipvs, Reason::Busy), untried, busy()]
+        .into_iter()
+        .collect();
+    assert!(probe.is_undecided(Mode::Ipvs) && !probe.can_run(Mode::Ipvs));
+    let absent = missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Absent));
+    let probe: Probe = [absent, busy()].into_iter().collect();
+    assert!(!probe.is_undecided(Mode::Ipvs));
+    assert!(!all_of_ipvs().is_undecided(Mode::Ipvs));
+}
+
+#[test]
 fn two_looks_are_one_and_nothing_is_told_twice() {
     let both = [Requirement::Iptables, Requirement::ConnectionTracking].map(found);
     let probe = all_of_ipvs().and(both.into_iter().collect());
