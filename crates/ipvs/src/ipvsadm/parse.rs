@@ -336,11 +336,11 @@ impl<'a> Given<'a> {
                 number(text).map(|seconds| Some(seconds).filter(|&seconds| seconds != 0))
             });
             let mut next = || seconds.next().transpose().map(Option::flatten);
-            let mut timeouts = Timeouts::default();
-            timeouts.tcp = next()?;
-            timeouts.tcp_fin = next()?;
-            timeouts.udp = next()?;
-            Ok(Change::SetTimeouts(timeouts))
+            Ok(Change::SetTimeouts(Timeouts {
+                tcp: next()?,
+                tcp_fin: next()?,
+                udp: next()?,
+            }))
         } else if let Some(role) = self.text("--start-daemon") {
             Ok(Change::StartSyncDaemon(self.sync_daemon(role)?))
         } else if let Some(role) = self.text("--stop-daemon") {
