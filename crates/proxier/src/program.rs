@@ -1,7 +1,7 @@
 //! External programs: bounded in time, and killed with whatever they have started.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -65,10 +65,13 @@ pub(crate) fn output(
     let mut child = piped.stderr(Stdio::piped()).process_group(0).spawn()?;
     let group = Group::of(&child)?;
     let stdin = child.stdin.take();
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (ended, end) = mpsc::channel::<()>();
     let (output, is_late) = thread::scope(|scope| {
         // A program that reads no further says why by its exit code.
         scope.spawn(|| stdin.map(write));
+        // `Child::wait_with_output` waits for both by poll(2), and panics if that fails (ENOMEM).
+        let errors = scope.spawn(move || read(stderr));
         let group = &group;
         let guard = scope.spawn(move || {
             let is_late = end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
@@ -78,8 +81,17 @@ pub(crate) fn output(
             is_late
         });
         // Its pipes close when all of the group has ended.
-        let output = child.wait_with_output();
+        let stdout = read(stdout);
+        let stderr = errors.join().unwrap_or_else(|_| Ok(Vec::new()));
+        let status = child.wait();
         drop(ended);
+        let output = status.and_then(|status| {
+            Ok(Output {
+                status,
+                stdout: stdout?,
+                stderr: stderr?,
+            })
+        });
         (output, guard.join().unwrap_or_default())
     });
     if is_late {
@@ -87,6 +99,14 @@ pub(crate) fn output(
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     }
     output
+}
+
+fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -114,6 +134,16 @@ mod tests {
         let output = shell("echo done; exit 3", Duration::from_secs(60)).unwrap();
         assert_eq!(output.status.code(), Some(3));
         assert_eq!(output.stdout, b"done\n");
+    }
+
+    #[test]
+    fn much_on_both_outputs_is_read_whole() {
+        let script = "cat >/dev/null; head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero";
+        let output = shell(script, Duration::from_secs(60)).unwrap();
+        assert_eq!(
+            (output.stdout.len(), output.stderr.len()),
+            (300_000, 300_000)
+        );
     }
 
     #[test]
