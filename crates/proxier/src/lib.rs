@@ -1,22 +1,22 @@
 //! Kubernetes Services on a Linux node.
 //!
-//! Turns Services and their endpoint slices into the node's data plane: IPVS virtual servers,
-//! packet-filter sets and local routes. Data goes one way:
+//! Programs the node's data plane from Services and their endpoint slices: IPVS virtual servers,
+//! nftables sets and local routes, or iptables rules. Data flows in one direction:
 //!
 //! ```text
 //! source ──Change──▶ store ──▶ desired ──▶ plan ──▶ backend ──▶ report
 //! ```
 //!
-//! - [`source`] yields checked changes of the API objects in [`model`];
-//! - [`store`] keeps them, and knows which Services a change touched;
-//! - [`desired`] says what this node should have. Pure;
-//! - a [`mode`] plans the steps that lead there from what the node has, carries them out, and
-//!   reads back what the node has.
+//! - [`source`] yields checked changes of the API objects in [`model`].
+//! - [`store`] keeps the objects, and records which Services a change touched.
+//! - [`desired`] computes the desired state of this node. Pure.
+//! - A [`mode`] plans the steps from the observed to the desired state, executes them, and reads
+//!   the node.
 //!
-//! [`Proxier`] puts the stages together, and [`reconcile::run`] is a loop around it. A change to one Service
-//! costs work for that Service alone at every stage, however many there are.
+//! [`Proxier`] connects the stages; [`reconcile::run`] is the loop around it. A change to one
+//! Service costs work for that Service alone at every stage, however many Services there are.
 //!
-//! An agent with a source of its own feeds a [`Proxier`] with [`store::Change`]s:
+//! An agent with its own source sends [`store::Change`]s to a [`Proxier`]:
 //!
 //! ```no_run
 //! # #[cfg(feature = "ipvs")] {
@@ -40,15 +40,15 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `manifest` (default) | Services from YAML manifests |
+//! | `manifest` (default) | Services from YAML and JSON manifests |
 //! | `kube` | Services from a cluster's API server |
 //! | `ipvs` (default) | the IPVS backend |
 //! | `iptables` (default) | the iptables backend |
-//! | `health` (default) | answers to load balancers' health checks |
-//! | `metrics` (default) | metrics and the proxy's own health, over HTTP |
+//! | `health` (default) | health checks of load balancers |
+//! | `metrics` (default) | metrics and the proxy's own health over HTTP |
 //! | `testing` | an in-memory backend with the kernel's semantics |
 //!
-//! With none of them the crate does no I/O at all.
+//! Without features, the crate does no I/O at all.
 #![forbid(unsafe_code)]
 
 pub mod desired;

@@ -31,8 +31,8 @@ pub use proxy::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
 
 const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
-/// The health checks of all Services. Dropping it closes all of them; answers that have begun are
-/// finished before.
+/// The health checks of all Services. Dropping it finishes the current answers and closes all
+/// ports.
 ///
 /// ```no_run
 /// use proxier::desired::HealthCheck;
@@ -51,7 +51,7 @@ const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-en
 pub struct ServiceHealth {
     addresses: Vec<IpNet>,
     healthy: Arc<dyn Fn() -> bool + Send + Sync>,
-    // Before the server, which waits for their connections to end.
+    // Dropped before the server, which waits for their connections to end.
     ports: BTreeMap<NonZeroU16, Port>,
     server: Server,
 }

@@ -1,4 +1,4 @@
-//! The bound on open connections, and who has to go when it is reached.
+//! The limit of open connections, and which one is closed at the limit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// How many connections there may be.
+/// Maximum number of connections.
 const LIMIT: usize = 256;
 
 /// The open connections of a server.
@@ -21,7 +21,7 @@ pub(crate) struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// By number, so the oldest first.
+    /// By number: oldest first.
     clients: BTreeMap<u64, Client>,
 }
 
@@ -29,11 +29,11 @@ struct Open {
 struct Client {
     peer: IpAddr,
     requests: Arc<AtomicU32>,
-    /// `None` until its task is known, which is right behind its admission.
+    /// `None` until its task is known, right after admission.
     task: Option<AbortHandle>,
 }
 
-/// How many requests a connection has sent. Dropping it says that the connection has ended.
+/// The number of requests on a connection. Dropping it reports the end of the connection.
 #[derive(Debug)]
 pub(crate) struct Requests {
     number: u64,
@@ -60,7 +60,7 @@ impl Connections {
         f(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes a connection in, and has another cut off if there are too many.
+    /// Admits a connection, and closes another one at the limit.
     pub(crate) fn admit(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -99,7 +99,7 @@ impl Connections {
         });
     }
 
-    /// Waits for all connections to end, so long at most.
+    /// Waits up to this long for all connections to end.
     pub(crate) fn wait_until_none(&self, limit: Duration) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = self
@@ -109,9 +109,9 @@ impl Connections {
 }
 
 impl Open {
-    /// Who goes for the newcomer: of the peer with the most connections one that has sent no
-    /// second request, the oldest. So a crowd from one address costs its own connections, and a
-    /// scraper that comes again and again keeps the one it has.
+    /// The connection to close for a new one: of the peer with the most connections, the oldest one
+    /// without a second request. So many connections from one address cost that address its own,
+    /// and a scraper that sends request after request keeps its connection.
     fn victim(&self, newcomer: u64) -> Option<u64> {
         let mut counts = HashMap::<IpAddr, usize>::new();
         for client in self.clients.values() {
@@ -130,7 +130,7 @@ impl Open {
     }
 }
 
-/// What counts as one peer: in IPv6 a /64, of which one host has all addresses.
+/// What counts as one peer: in IPv6 a /64, because one host can use all its addresses.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
@@ -157,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_crowd_from_one_address_costs_its_own_connections() {
-        // Prometheus (1) came first, then the crowd (2), then one more client (3).
+        // Prometheus (1) connects first, then a peer with many connections (2), then another (3).
         let crowd = open([(1, 1), (2, 1), (2, 0), (2, 0), (3, 0)]);
         assert_eq!(crowd.victim(4), Some(1));
-        // A newcomer of the crowd does not cost anyone else a connection either.
+        // A new connection of peer 2 costs no other peer a connection either.
         let crowd = open([(1, 1), (2, 1), (2, 0)]);
         assert_eq!(crowd.victim(2), Some(1));
     }

@@ -5,15 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Socket, Type};
 
-/// Stands for all addresses of both families.
+/// All addresses of both families.
 pub(crate) const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// How many connections may wait to be accepted.
+/// Backlog: how many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
 const EAFNOSUPPORT: i32 = 97;
 
-/// Listens on an address; on [`ANY`] for IPv4 alone if the kernel has no IPv6.
+/// Listens on an address. [`ANY`] is IPv4 only if the kernel has no IPv6.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match listen_on(address) {
         Err(error) if address.ip() == ANY && error.raw_os_error() == Some(EAFNOSUPPORT) => {
@@ -28,7 +28,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(address.ip() != ANY)?;
     }
-    // Connections of the last run may linger.
+    // Connections of the previous process may be in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

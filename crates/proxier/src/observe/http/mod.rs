@@ -1,4 +1,4 @@
-//! A small HTTP server on hyper: bounded in connections, in memory and in time.
+//! A small HTTP server on hyper, with limits on connections, memory and time.
 
 mod connections;
 pub(crate) mod listen;
@@ -28,45 +28,45 @@ use tokio_io_timeout::TimeoutStream;
 use crate::Runtime;
 use connections::Connections;
 
-/// How long a client may take to send a request, and leave a connection unused.
+/// How long a client may take to send a request, and keep a connection idle.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a client may read nothing of its answer.
+/// How long a client may take without reading any of its answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// After so long a connection ends behind its next answer: a client that reads a byte now and then
-/// does not stay for ever.
+/// Maximum age of a connection, which ends after its next answer. Otherwise a client that reads one
+/// byte at a time could stay forever.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// The most of a request that is read at once, and so the longest header.
+/// The size of the read buffer, and so of the longest header.
 const REQUEST_SIZE: usize = 16 * 1024;
 const HEADERS: usize = 64;
-/// How long answers that have begun may take once the server ends.
+/// How long current answers may take after the server began to stop.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long to wait when the process has no file descriptor left for a connection.
+/// How long to wait if the process has no free file descriptor for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long to wait before an address that was taken is tried again, as in kube-proxy.
+/// How long to wait before retrying an address in use, as in kube-proxy.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// An answer. Its body can be shared, so that many clients that do not read it cost one copy.
+/// An answer. Clients can share its body, so many clients that do not read it cost one copy.
 pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
-/// An answer to come.
+/// A future answer.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// Answers a request for a path, whatever its method.
+/// Answers a request for a path, for any method.
 pub(crate) type Answer = Arc<dyn Fn(&str) -> Answering + Send + Sync>;
 
-/// Serves any number of addresses. All of them share one bound on connections.
+/// Serves any number of addresses. They share one limit of connections.
 #[derive(Debug)]
 pub(crate) struct Server {
     runtime: Runtime,
     connections: Arc<Connections>,
 }
 
-/// An address that is served. Dropping it closes the listener, so that the port can be taken by
-/// the time the drop returns; its connections end behind the answer that they are at.
+/// A served address. Dropping it closes the listener: the port is free when the drop returns. Its
+/// connections end after their current answer.
 #[derive(Debug)]
 pub(crate) struct Site {
     accepting: JoinHandle<()>,
-    /// Disconnected once the listener is closed.
+    /// Disconnected when the listener is closed.
     closed: mpsc::Receiver<()>,
     _lease: watch::Sender<()>,
 }
@@ -74,7 +74,7 @@ pub(crate) struct Site {
 impl Drop for Site {
     fn drop(&mut self) {
         self.accepting.abort();
-        // The bound is for a runtime all of whose threads are blocked.
+        // The limit matters only if all threads of the runtime are blocked.
         let _ = self.closed.recv_timeout(GRACE);
     }
 }
@@ -87,22 +87,22 @@ impl Server {
         }
     }
 
-    /// Answers on a listener that does not block.
+    /// Serves a non-blocking listener.
     pub(crate) fn open(&self, listener: std::net::TcpListener, answer: Answer) -> io::Result<Site> {
         let _guard = self.runtime.handle()?.enter();
         let listener = TcpListener::from_std(listener)?;
         self.serve(std::future::ready(listener), answer)
     }
 
-    /// Answers at an address, or, if something else has it, as soon as it is free. Until then a
-    /// warning of the log names the address and `what` is missing there.
+    /// Serves an address, or, if it is in use, as soon as it is free. Meanwhile a warning in the
+    /// log names the address and `what` is not served.
     pub(crate) fn open_later(
         &self,
         address: SocketAddr,
         what: &'static str,
         answer: Answer,
     ) -> io::Result<Site> {
-        // The first try is made here, in the network namespace of the caller.
+        // The first try runs here, in the caller's network namespace.
         let first = listen::listen(address);
         self.serve(listen_later(first, address, what), answer)
     }
@@ -116,7 +116,7 @@ impl Server {
         let (open, closed) = mpsc::channel::<()>();
         let connections = Arc::clone(&self.connections);
         let accepting = self.runtime.handle()?.spawn(async move {
-            // Dropped last, behind the listener.
+            // Dropped last, after the listener.
             let _open = open;
             let listener = listener.await;
             accept(&listener, &answer, &left, &connections).await;
@@ -130,13 +130,13 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Waits a moment for answers that have begun.
+    /// Waits a short time for current answers.
     fn drop(&mut self) {
         self.connections.wait_until_none(GRACE);
     }
 }
 
-/// Listens on an address as soon as it can be had.
+/// Listens on an address as soon as it is free.
 async fn listen_later(
     mut listener: io::Result<std::net::TcpListener>,
     address: SocketAddr,
@@ -176,13 +176,13 @@ async fn accept(
                     task::spawn(answer_all(stream, answer, lease, requests))
                 });
             }
-            // No file descriptor is left, or the client has gone again.
+            // No file descriptor is free, or the client has already closed the connection.
             Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
-/// Answers a client's requests, one after another, for as long as the lease is held.
+/// Answers a client's requests, one after another, while the lease is held.
 async fn answer_all(
     stream: TcpStream,
     answer: Answer,
@@ -205,7 +205,7 @@ async fn answer_all(
     let mut connection = pin!(connection);
     let leaves = async { while lease.changed().await.is_ok() {} };
     tokio::select! {
-        // What goes wrong with a client concerns nobody else.
+        // An error on one connection affects no other.
         _ = connection.as_mut() => return,
         () = leaves => {}
         () = sleep(LIFETIME) => {}
@@ -214,7 +214,7 @@ async fn answer_all(
     let _ = timeout(REQUEST_PATIENCE, connection).await;
 }
 
-/// An answer of a type, which clients are not to guess.
+/// An answer with a content type that clients must not guess.
 pub(crate) fn response(
     status: StatusCode,
     content_type: &'static str,
@@ -228,7 +228,7 @@ pub(crate) fn response(
     response
 }
 
-/// An answer that is there already.
+/// An answer that is ready.
 pub(crate) fn ready(response: Response) -> Answering {
     Box::pin(std::future::ready(response))
 }

@@ -1,7 +1,7 @@
 //! Metrics, health, version and settings of the proxy, over HTTP.
 //!
 //! The source and the loop report to a [`Monitor`]; clients read from it. A scrape is answered from
-//! the last snapshot, and never waits for the loop longer than a tenth of a second.
+//! the last snapshot, and waits for the loop at most 100 ms.
 //! `docs/metrics.md` describes each metric.
 
 mod kube_proxy;
@@ -41,12 +41,12 @@ use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};
 
-/// How long a scrape waits for the loop to read the node, which it does at once unless it is at
-/// work. Then the scrape is answered from the last snapshot.
+/// How long a scrape waits for the loop to read the node. An idle loop reads it at once. If the
+/// loop is busy, the scrape returns the last snapshot.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// For so long scrapes share one text, if the loop has read nothing since: many clients at once
-/// cost one.
+/// How long scrapes share one text if the loop has read nothing since: many simultaneous clients
+/// cost as much as one.
 const SHARED: Duration = Duration::from_secs(1);
 
 /// Limit of triggers kept while syncs fail.
@@ -123,14 +123,14 @@ struct Inner {
     text: Mutex<Option<Text>>,
 }
 
-/// The state of what the loop reads for scrapes alone.
+/// The state of the snapshots, which the loop reads only for scrapes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Snapshot {
-    /// How many there have been.
+    /// The number of snapshots so far.
     number: u64,
-    /// When this one was read; `None` before the first.
+    /// When the last one was read; `None` before the first.
     read: Option<Instant>,
-    /// Whether the loop was asked for another, and has not come to it yet.
+    /// Whether the loop was asked for another one and has not read it yet.
     is_asked_for: bool,
 }
 
@@ -284,7 +284,7 @@ impl Monitor {
         }
     }
 
-    /// Whether changes come into force in time.
+    /// Whether changes are applied in time.
     pub fn is_healthy(&self) -> bool {
         lock(&self.0.health).report(Moment::now()).healthy
     }
@@ -300,14 +300,14 @@ impl Monitor {
         })
     }
 
-    /// All metrics in Prometheus's text format, version 0.0.4, as of the last snapshot. Has the
-    /// loop read the node for the next one.
+    /// All metrics in Prometheus's text format, version 0.0.4, as of the last snapshot. Asks the
+    /// loop for the next one.
     pub fn scrape(&self) -> String {
         self.ask_loop();
         self.encode()
     }
 
-    /// The same for a server: lets the loop read the node first, if it comes to it at once.
+    /// As [`scrape`](Self::scrape), but first waits a short time for the loop to read the node.
     async fn scrape_fresh(&self) -> Bytes {
         let mut snapshots = self.0.snapshot.subscribe();
         if self.ask_loop() {
@@ -320,7 +320,7 @@ impl Monitor {
         self.shared_text()
     }
 
-    /// One text for all who scrape at the same time.
+    /// Returns one text to all simultaneous scrapes.
     fn shared_text(&self) -> Bytes {
         let mut last = lock(&self.0.text);
         let snapshot = self.0.snapshot.borrow().number;
@@ -349,7 +349,7 @@ impl Monitor {
         classic(&text)
     }
 
-    /// Asks the loop for a snapshot, once until it comes; whether there is a loop to ask.
+    /// Asks the loop for a snapshot, unless one is pending. False if there is no loop.
     fn ask_loop(&self) -> bool {
         let events = lock(&self.0.events);
         let Some(events) = &*events else {
@@ -358,7 +358,7 @@ impl Monitor {
         let mut is_new = false;
         self.0.snapshot.send_if_modified(|snapshot| {
             is_new = !std::mem::replace(&mut snapshot.is_asked_for, true);
-            // Only snapshots wake who waits, not questions.
+            // Only a new snapshot wakes the waiting scrapes.
             false
         });
         !is_new || events.send(Event::Inspect).is_ok()

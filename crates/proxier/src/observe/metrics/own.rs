@@ -86,7 +86,7 @@ impl Own {
         );
         registry.register(
             "snapshot_age_seconds",
-            "Age of the counts of virtual servers, real servers, problems and Services' traffic",
+            "Age of the last snapshot of virtual servers, real servers, problems and Services' traffic",
             self.snapshot_age.clone(),
         );
     }

@@ -39,11 +39,11 @@ impl fmt::Debug for Pages {
     }
 }
 
-/// A server at one address. Dropping it closes it.
+/// A server on one address. Dropping it closes it.
 ///
-/// An address that something else has is tried again until it is free.
+/// If the address is in use, the server retries until it is free.
 pub struct ProxyServer {
-    // Before the server, which waits for its connections to end.
+    // Dropped before the server, which waits for its connections to end.
     _site: Site,
     _server: Server,
 }
