@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use proxier::Proxier;
 use proxier::desired::DesiredState;
-use proxier::mode::iptables::{Flavour, IptablesBackend};
+use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
 use proxier::mode::iptables::{Plan, Step};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
@@ -81,7 +81,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
         }));
         first.alone.push(texts(flavour, &there, &plan.unwrap()));
 
-        let mut proxier = Proxier::new(config(), backend());
+        let mut proxier = Proxier::new(config(), Iptables::new(backend()));
         let changes = cluster.changes();
         restart.ours.push(timed(&here, || {
             let report = proxier.handle(changes).unwrap().unwrap();

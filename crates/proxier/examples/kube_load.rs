@@ -30,7 +30,7 @@ use ipvs::{RealServer, RealServerKey, VirtualServerKey};
 use proxier::Proxier;
 use proxier::desired::Config;
 use proxier::mode::ipvs::plan::{NodeState, Plan};
-use proxier::mode::ipvs::{Backend, FakeNode};
+use proxier::mode::ipvs::{Backend, FakeNode, Ipvs};
 use proxier::mode::{ApplyReport, BackendError};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing};
@@ -72,7 +72,7 @@ fn main() {
 fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64) {
     let mut config = Config::new("node-a", vec!["192.0.2.7".parse().unwrap()]);
     config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-    let mut proxier = Proxier::new(Arc::new(config), backend);
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
     let (deliver, readings) = channel();
     let mut access = Access::default();
     access.server = Some(server.url.clone());
@@ -125,7 +125,7 @@ fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64
 }
 
 /// Takes in what comes next; whether it was put in force.
-fn apply(proxier: &mut Proxier<impl Backend>, readings: &Receiver<Reading>) -> bool {
+fn apply(proxier: &mut Proxier<Ipvs<impl Backend>>, readings: &Receiver<Reading>) -> bool {
     let reading = readings.recv().unwrap();
     let report = proxier.handle(reading.changes).unwrap();
     report.is_some_and(|report| report.is_success())

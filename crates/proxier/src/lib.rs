@@ -23,13 +23,13 @@
 //! use std::sync::Arc;
 //!
 //! use proxier::Proxier;
-//! use proxier::mode::ipvs::IpvsBackend;
+//! use proxier::mode::ipvs::{Ipvs, IpvsBackend};
 //! use proxier::desired::Config;
 //! use proxier::model::{ObjectName, Service};
 //! use proxier::store::Change;
 //!
 //! let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
-//! let mut proxier = Proxier::new(config, IpvsBackend::open()?);
+//! let mut proxier = Proxier::new(config, Ipvs::new(IpvsBackend::open()?));
 //! let web = Service::new(ObjectName::new("default", "web")?);
 //! proxier.handle([Change::ServicesReplaced(vec![web]), Change::EndpointSlicesReplaced(vec![])])?;
 //! # }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipvs::{Statistics, VirtualServerKey};
 use proxier::desired::Config;
-use proxier::mode::ipvs::FakeNode;
+use proxier::mode::ipvs::{FakeNode, Ipvs};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort, Timestamp, TrafficPolicy,
@@ -43,7 +43,7 @@ impl Proxy {
     fn start(options: Options, mut intervals: Intervals) -> Self {
         let node = FakeNode::default();
         let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
-        let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+        let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
         let (events, received) = mpsc::channel();
         let monitor = Monitor::new(options);
         monitor.set_mode("ipvs", "ipvs");
@@ -505,7 +505,10 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
     options.health_timeout = Duration::from_millis(300);
     let monitor = Monitor::new(options);
     let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
-    let mut proxier = Proxier::new(Arc::new(config), FakeNode::default().backend().unwrap());
+    let mut proxier = Proxier::new(
+        Arc::new(config),
+        Ipvs::new(FakeNode::default().backend().unwrap()),
+    );
     let (events, received) = mpsc::channel();
     monitor.inspect_by(events.clone());
     let (stuck, observer) = (Arc::new(Barrier::new(2)), monitor.clone());

@@ -17,7 +17,7 @@ use proptest::test_runner::TestRunner;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::mode::BackendError;
-use proxier::mode::iptables::{Flavour, IptablesBackend};
+use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
 use proxier::mode::iptables::{Node, Plan, Step, Transaction};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
@@ -264,7 +264,7 @@ fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
     namespace().enter(|| {
         for flavour in FLAVOURS {
             random_services(3, |changes| {
-                let mut proxier = Proxier::new(config(0), backend(flavour));
+                let mut proxier = Proxier::new(config(0), Iptables::new(backend(flavour)));
                 let listed = [
                     Change::ServicesReplaced(vec![]),
                     Change::EndpointSlicesReplaced(vec![]),

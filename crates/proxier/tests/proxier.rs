@@ -13,7 +13,7 @@ use ipvs::{Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::desired::{Config, FollowNode};
 use proxier::mode::ipvs::plan::{Element, Step, Sysctl};
-use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, cleanup};
+use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs, cleanup};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -64,9 +64,9 @@ fn two_services() -> [Change; 2] {
     ]
 }
 
-fn proxier(node: &FakeNode) -> Proxier<FakeBackend> {
+fn proxier(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
     let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
-    Proxier::new(Arc::new(config), node.backend().unwrap())
+    Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()))
 }
 
 /// What a node's IPVS holds, in the words of ipvsadm.
@@ -147,7 +147,7 @@ fn a_change_sends_only_its_own_services_changes() {
 }
 
 /// A proxier of whose two endpoints one has gone, with connections left.
-fn draining(node: &FakeNode) -> Proxier<FakeBackend> {
+fn draining(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
     let mut proxier = proxier(node);
     proxier.handle(two_services()).unwrap();
     set_connections(node, 1);
@@ -288,7 +288,7 @@ fn a_service_removed_while_svcproxy_was_down_is_removed_by_the_next_run() {
 }
 
 /// A whole audit, in which nothing fails; how many steps it found necessary.
-fn audit<B: Backend>(proxier: &mut Proxier<B>) -> usize {
+fn audit<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
     let mut steps = 0;
     loop {
         if let Some(report) = proxier.audit().unwrap() {
@@ -364,7 +364,7 @@ fn connection_tracking_has_what_it_is_to_have_at_least() {
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     config.conntrack.max = Some(262_144);
     config.conntrack.tcp_established = Some(86_400);
-    let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
     let report = proxier.handle(two_services()).unwrap().unwrap();
     let steps = report.plan.steps().iter().filter_map(|step| match step {
         Step::SetSysctl(sysctl, value) if sysctl.name().contains("conntrack_") => {
@@ -619,7 +619,7 @@ fn another_data_plane_goes_on_with_what_is_known() {
     let (old, new) = (FakeNode::default(), FakeNode::default());
     let mut proxier = proxier(&old);
     proxier.handle(two_services()).unwrap();
-    let mut proxier = proxier.with_backend(new.backend().unwrap());
+    let mut proxier = proxier.with_data_plane(Ipvs::new(new.backend().unwrap()));
     let report = proxier.handle([]).unwrap().unwrap();
     assert_eq!((report.kind, report.is_success()), (SyncKind::Full, true));
     assert_eq!(table(&new), TWO_SERVICES);
@@ -636,7 +636,7 @@ fn a_family_comes_with_the_nodes_address_and_until_then_the_other_is_served() {
         .push("fd00:10:96::/112".parse().unwrap());
     config.follow_node = FollowNode::default().with_addresses(true);
     config.validate().unwrap();
-    let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
     let mut standing = Standing::default();
     let mut both = service("a", "10.96.0.1");
     both.cluster_ips = ["10.96.0.1", "fd00:10:96::1"]

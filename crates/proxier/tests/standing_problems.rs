@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use proxier::Proxier;
 use proxier::desired::{Config, Marks};
-use proxier::mode::ipvs::{FakeBackend, FakeNode};
+use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -58,7 +58,7 @@ fn refused(number: usize, external: &str) -> Service {
 }
 
 struct Node {
-    proxier: Proxier<FakeBackend>,
+    proxier: Proxier<Ipvs<FakeBackend>>,
     standing: Standing,
 }
 
@@ -67,7 +67,7 @@ impl Node {
         let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
         let backend = FakeNode::default().backend().unwrap();
         let mut node = Self {
-            proxier: Proxier::new(Arc::new(config), backend),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
             standing: Standing::default(),
         };
         let services = (0..services).map(|n| refused(n, "10.96.0.99"));
@@ -119,7 +119,7 @@ fn one_for_whom_no_mark_is_left_is_told_of() {
     // One bit for this node, the others for 255 virtual servers.
     config.marks = Marks::new(14, 0xff_8000).unwrap();
     let node = FakeNode::default();
-    let mut proxier = Proxier::new(Arc::new(config), node.backend().unwrap());
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
     let mut standing = Standing::default();
     let port = |number| NonZeroU16::new(number).unwrap();
     let applied = |number: usize| {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::desired::Config;
-use proxier::mode::iptables::{IptablesBackend, kill_programs};
-use proxier::mode::ipvs::{self, IpvsBackend, Watching};
+use proxier::mode::iptables::{Iptables, IptablesBackend, kill_programs};
+use proxier::mode::ipvs::{self, Ipvs, IpvsBackend, Watching};
 use proxier::mode::{BackendError, Counts};
 use proxier::mode::{DataPlane, PlanSteps};
 use proxier::notice::{Notice, Reason};
@@ -61,7 +61,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let config = Arc::new(config);
     match start.choice.in_force {
         Mode::Ipvs => {
-            let proxier = Proxier::new(config, open_ipvs(args)?);
+            let proxier = Proxier::new(config, Ipvs::new(open_ipvs(args)?));
             if args.once {
                 return start.once(proxier);
             }
@@ -73,7 +73,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Mode::Iptables => {
             let backend = IptablesBackend::open()?.proc_sys(&args.mode.proc_sys);
             tracing::info!("the data plane is {}", backend.flavour());
-            let proxier = Proxier::new(config, backend);
+            let proxier = Proxier::new(config, Iptables::new(backend));
             if args.once {
                 return start.once(proxier);
             }
@@ -261,11 +261,11 @@ impl Following<'_> {
     }
 
     /// Serves by iptables and, once it can and may, by IPVS.
-    fn serve_until_ipvs(&mut self, mut proxier: Proxier<IptablesBackend>) {
+    fn serve_until_ipvs(&mut self, mut proxier: Proxier<Iptables>) {
         while self.serve(&mut proxier).is_break() {
             match open_ipvs(self.args) {
                 Ok(backend) => {
-                    let mut proxier = proxier.with_backend(backend);
+                    let mut proxier = proxier.with_data_plane(Ipvs::new(backend));
                     self.serve_by(self.choice.upgraded());
                     // Has it sync at once.
                     let _ = self.events.send(Event::Changes(Vec::new()));

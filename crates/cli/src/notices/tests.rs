@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proxier::desired::Config;
-use proxier::mode::ipvs::{FakeBackend, FakeNode};
+use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const UID: &str = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
 
 struct Node {
     server: ApiServer,
-    proxier: Proxier<FakeBackend>,
+    proxier: Proxier<Ipvs<FakeBackend>>,
     standing: Standing,
     readings: Receiver<Reading>,
     _source: KubeSource,
@@ -44,7 +44,7 @@ impl Node {
         let backend = FakeNode::default().backend().unwrap();
         Self {
             server,
-            proxier: Proxier::new(Arc::new(config), backend),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
             standing: Standing::new(Notices::new("node-a", Some(sender))),
             readings,
             _source: source.unwrap(),
@@ -52,7 +52,7 @@ impl Node {
     }
 
     /// Takes in what comes until a Service is as it should be.
-    fn until(&mut self, done: impl Fn(&Proxier<FakeBackend>) -> bool) {
+    fn until(&mut self, done: impl Fn(&Proxier<Ipvs<FakeBackend>>) -> bool) {
         while !done(&self.proxier) {
             let reading = self.readings.recv_timeout(PATIENCE).unwrap();
             if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
@@ -138,7 +138,7 @@ fn each_problem_of_a_service_is_told_once() {
         annotations,
     );
     node.server.put(Resource::Services, changed);
-    let is_changed = |proxier: &Proxier<FakeBackend>| {
+    let is_changed = |proxier: &Proxier<Ipvs<FakeBackend>>| {
         proxier
             .problems()
             .iter()

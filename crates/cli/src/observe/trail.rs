@@ -282,7 +282,7 @@ mod tests {
     use std::time::Duration;
 
     use proxier::desired::Config;
-    use proxier::mode::ipvs::{FakeBackend, FakeNode};
+    use proxier::mode::ipvs::{FakeNode, Ipvs};
     use proxier::source::manifest;
     use tracing::subscriber::with_default;
     use tracing_subscriber::filter::LevelFilter;
@@ -339,7 +339,7 @@ endpoints: [{{addresses: [{endpoints}]}}]
             let mut trail = Trail::new(causes.clone());
             let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
             config.drain_timeout = Duration::from_secs(30);
-            let backend: FakeBackend = FakeNode::default().backend().unwrap();
+            let backend = Ipvs::new(FakeNode::default().backend().unwrap());
             let mut proxier = Proxier::new(Arc::new(config), backend);
             let mut sync = |reading: Reading| {
                 causes.read(&reading);

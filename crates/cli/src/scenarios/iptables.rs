@@ -4,7 +4,7 @@ use std::fs;
 
 use proxier::Proxier;
 use proxier::mode::PlanSteps;
-use proxier::mode::iptables::{Flavour, IptablesBackend};
+use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
 use proxier::source::manifest::Manifests;
 use testbed::Namespace;
 
@@ -21,7 +21,10 @@ fn play(script: &Script, flavour: Flavour) {
     let start = || {
         let backend = IptablesBackend::with_flavour(flavour).unwrap();
         let manifests = Manifests::new([&file]).for_node(&*config.node_name);
-        (Proxier::new(config.clone(), backend), manifests)
+        (
+            Proxier::new(config.clone(), Iptables::new(backend)),
+            manifests,
+        )
     };
     let (mut proxier, mut manifests) = start();
     for act in &script.acts {

@@ -12,7 +12,7 @@ use ipvs::{Change, Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState};
 use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step, VirtualServerState};
-use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, cleanup};
+use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs, cleanup};
 use proxier::notice::Subject;
 use proxier::reconcile::SyncReport;
 use proxier::source::Severity;
@@ -51,7 +51,7 @@ pub(super) struct Player<'a> {
     /// What the manifests hold, kept beside the proxier's own.
     store: Store,
     node: FakeNode,
-    proxier: Proxier<FakeBackend>,
+    proxier: Proxier<Ipvs<FakeBackend>>,
     foreign: BTreeMap<VirtualServerKey, VirtualServerState>,
     /// What was logged last of Services that do not get all they ask for.
     problems: Vec<String>,
@@ -66,7 +66,7 @@ impl<'a> Player<'a> {
         let node = FakeNode::default();
         let mut player = Self {
             script,
-            proxier: Proxier::new(Arc::clone(&config), node.backend().unwrap()),
+            proxier: Proxier::new(Arc::clone(&config), Ipvs::new(node.backend().unwrap())),
             manifests: Manifests::new([file]).for_node(&*config.node_name),
             config,
             directory,
@@ -168,7 +168,7 @@ impl<'a> Player<'a> {
 
     fn restart(&mut self) {
         let backend = self.node.backend().unwrap();
-        self.proxier = Proxier::new(Arc::clone(&self.config), backend);
+        self.proxier = Proxier::new(Arc::clone(&self.config), Ipvs::new(backend));
         let manifests = Manifests::new([self.directory.path()]);
         self.manifests = manifests.for_node(&*self.config.node_name);
     }

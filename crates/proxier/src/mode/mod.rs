@@ -23,150 +23,98 @@ use crate::notice::Notice;
 pub use error::BackendError;
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
 
-/// A way to bring a node in line with a [`DesiredState`]: IPVS, or iptables.
+/// A mode at work on one node: what the node has, what is known beyond that, and the way to change it.
 ///
-/// Each has its own idea of what a node has and of the steps that change it, and a
-/// [`Proxier`](crate::Proxier) does not look into either.
-pub trait DataPlane {
-    /// What a node has.
-    type Node: Debug;
-    /// What is to be done with it.
+/// [`Ipvs`](ipvs::Ipvs) and [`Iptables`](iptables::Iptables) are the modes. A
+/// [`Proxier`](crate::Proxier) reads, plans and carries out, in this order, and looks into neither the
+/// node nor the plan.
+pub trait DataPlane: sealed::Sealed {
+    /// What is to be done with the node.
     type Plan: PlanSteps;
-    /// What is known beyond a failure and an audit.
-    type Memory: Debug + Default;
 
-    /// Reads what the node has of ours; `before` is what it had when that was known last.
+    /// What is under way, and whether it is known what the node has.
+    fn status(&self) -> Status;
+
+    /// Has the node read in full before the next plan.
+    fn forget(&mut self);
+
+    /// Reads what the node has; the frontends that a slice has found not to be as they were known.
     ///
     /// # Errors
     ///
-    /// If some part cannot be read. Nothing is changed by then.
+    /// If some part cannot be read. What was known stays, and an audit under way has ended.
     fn read(
         &mut self,
+        what: Reading,
         desired: &DesiredState,
-        before: Option<&Self::Node>,
-        memory: &mut Self::Memory,
-    ) -> Result<Self::Node, BackendError>;
+    ) -> Result<Vec<FrontendKey>, BackendError>;
 
-    /// Begins to look whether a node is still as it is known to be: reads it, but for what is long
-    /// to read. That stays as it is known, and [`audit`](Self::audit) is to look at it: at these
-    /// virtual servers. None if all was read.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read). What is known stays then.
-    fn begin_audit(
-        &mut self,
-        desired: &DesiredState,
-        node: &mut Self::Node,
-        memory: &mut Self::Memory,
-    ) -> Result<Vec<VirtualServerKey>, BackendError> {
-        *node = self.read(desired, Some(node), memory)?;
-        Ok(Vec::new())
-    }
+    /// Compares what the node should have with what it has. Empty if that is not known.
+    fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Self::Plan;
 
-    /// Takes in what a node has now for some of the virtual servers that
-    /// [`begin_audit`](Self::begin_audit) left; the frontends of those that are not as they were
-    /// known to be.
-    ///
-    /// # Errors
-    ///
-    /// If some cannot be read.
-    fn audit(
-        &mut self,
-        _node: &mut Self::Node,
-        _virtual_servers: &[VirtualServerKey],
-        _memory: &mut Self::Memory,
-    ) -> Result<Vec<FrontendKey>, BackendError> {
-        Ok(Vec::new())
-    }
+    /// Carries a plan out and takes note of what it did. A step that fails does not keep the others
+    /// from being taken unless they rest on it.
+    fn carry_out(&mut self, plan: &Self::Plan) -> (ApplyReport, Failures);
 
-    /// Compares what the node should have with what it has.
-    fn plan(
-        desired: &DesiredState,
-        node: &Self::Node,
-        scope: Scope<'_>,
-        memory: &mut Self::Memory,
-    ) -> Self::Plan;
-
-    /// Carries a plan out. A step that fails does not keep the others from being taken unless
-    /// they rest on it.
-    fn carry_out(&mut self, plan: &Self::Plan, memory: &mut Self::Memory) -> ApplyReport;
-
-    /// Records what the last plan did, and says what of it failed.
-    fn record(
-        node: &mut Self::Node,
-        plan: &Self::Plan,
-        applied: &ApplyReport,
-        memory: &mut Self::Memory,
-    ) -> Failures;
-
-    /// What Services ask for that they do not get this way.
-    fn limits(_desired: &DesiredState, _memory: &Self::Memory) -> Vec<Problem> {
-        Vec::new()
-    }
-
-    /// Those of one Service.
-    fn limits_of(
-        _service: &ObjectName,
-        _desired: &DesiredState,
-        _memory: &Self::Memory,
-    ) -> Vec<Problem> {
-        Vec::new()
-    }
-
-    /// What an operator must know of the last reading of the node and the last plan, once.
-    fn found(_desired: &DesiredState, _memory: &mut Self::Memory) -> Vec<Notice> {
-        Vec::new()
-    }
-
-    /// Whether something waits for the end of connections.
-    fn is_draining(_memory: &Self::Memory) -> bool {
-        false
-    }
-
-    /// Removes what has waited for the end of its connections, or long enough. `None` if there is
-    /// nothing.
+    /// The removal of what has waited for the end of its connections, or long enough, and the
+    /// frontends that it leaves without real servers. `None` if there is nothing.
     ///
     /// # Errors
     ///
     /// If the connections cannot be read.
     fn drain(
         &mut self,
-        _node: &Self::Node,
-        _memory: &mut Self::Memory,
-        _timeout: Duration,
-        _now: Instant,
-    ) -> Result<Option<Self::Plan>, BackendError> {
-        Ok(None)
-    }
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Option<(Self::Plan, Vec<FrontendKey>)>, BackendError>;
 
-    /// How many servers a node has, if it is by them that it is served.
-    fn servers(_node: &Self::Node) -> Option<Servers> {
-        None
-    }
+    /// What Services ask for that they do not get in this mode; with a name, those of one Service.
+    fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem>;
 
-    /// Whether a node has a virtual server of ours.
-    fn has_virtual_server(_node: &Self::Node, _key: &VirtualServerKey) -> bool {
-        false
-    }
+    /// What an operator must know of the last reading of the node and the last plan.
+    fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice>;
 
-    /// What the Services' virtual servers have carried. Empty where nothing counts.
+    /// How many servers the node has. `None` if that is not known, or has no meaning.
+    fn servers(&self) -> Option<Servers>;
+
+    /// Whether the node has a virtual server of svcproxy's.
+    fn has_virtual_server(&self, key: &VirtualServerKey) -> bool;
+
+    /// What the Services' virtual servers have carried; empty where nothing counts. `None` if it is
+    /// not known what the node has.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
-    fn carried(
-        &mut self,
-        _node: &Self::Node,
-        _desired: &DesiredState,
-    ) -> Result<Vec<Carried>, BackendError> {
-        Ok(Vec::new())
-    }
+    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError>;
+}
 
-    /// The frontends that must be looked at after such a plan.
-    fn drained(_node: &Self::Node, _plan: &Self::Plan) -> Vec<FrontendKey> {
-        Vec::new()
-    }
+mod sealed {
+    /// A mode needs a take-over, a probe and a clean-up beside a [`DataPlane`](super::DataPlane), so
+    /// others cannot add one from outside.
+    pub trait Sealed {}
+}
+
+/// What to read of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it, at once.
+    Full,
+    /// What an audit begins with. What takes long to read stays as it is known until its slice.
+    Audit,
+    /// The next slice of the audit under way.
+    Slice,
+}
+
+/// The state of a [`DataPlane`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it is known what the node has.
+    pub is_known: bool,
+    /// Whether an audit has slices left.
+    pub is_auditing: bool,
+    /// Whether something waits for the end of its connections.
+    pub is_draining: bool,
 }
 
 /// Numbers of servers.
@@ -192,7 +140,7 @@ pub struct Carried {
 }
 
 /// Steps in an order.
-pub trait PlanSteps: Debug {
+pub trait PlanSteps: Debug + sealed::Sealed {
     /// How many there are.
     fn count(&self) -> usize;
 
@@ -202,6 +150,8 @@ pub trait PlanSteps: Debug {
     /// Takes the steps of another plan behind its own.
     fn append(&mut self, then: Self);
 }
+
+impl sealed::Sealed for Plan {}
 
 impl PlanSteps for Plan {
     fn count(&self) -> usize {
@@ -216,6 +166,8 @@ impl PlanSteps for Plan {
         self.append(then);
     }
 }
+
+impl sealed::Sealed for iptables::Plan {}
 
 impl PlanSteps for iptables::Plan {
     fn count(&self) -> usize {

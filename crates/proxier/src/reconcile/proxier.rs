@@ -13,7 +13,7 @@ use ipvs::VirtualServerKey;
 use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
 use crate::mode::BackendError;
 use crate::mode::ipvs::plan::Scope;
-use crate::mode::{Carried, DataPlane, Failures, Item, Servers};
+use crate::mode::{Carried, DataPlane, Failures, Item, Reading, Servers};
 use crate::model::ObjectName;
 use crate::reconcile::schedule::{Failed, Tried};
 use crate::store::{Change, Store};
@@ -28,12 +28,12 @@ pub use report::{Concerned, SyncKind, SyncReport};
 /// ```
 /// use std::sync::Arc;
 /// use proxier::Proxier;
-/// use proxier::mode::ipvs::FakeBackend;
+/// use proxier::mode::ipvs::{FakeBackend, Ipvs};
 /// use proxier::desired::Config;
 /// use proxier::store::Change;
 ///
 /// let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
-/// let mut proxier = Proxier::new(config, FakeBackend::default());
+/// let mut proxier = Proxier::new(config, Ipvs::new(FakeBackend::default()));
 /// let report = proxier.handle([
 ///     Change::ServicesReplaced(vec![]),
 ///     Change::EndpointSlicesReplaced(vec![]),
@@ -42,7 +42,7 @@ pub use report::{Concerned, SyncKind, SyncReport};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Proxier<B: DataPlane> {
+pub struct Proxier<D: DataPlane> {
     store: Store,
     /// As given, before the node's object is heard.
     settings: Arc<Config>,
@@ -51,19 +51,11 @@ pub struct Proxier<B: DataPlane> {
     /// Why the node's object is not heard.
     node_error: Option<ConfigError>,
     desired: DesiredState,
-    /// What the node has; `None` until it was observed, and again if the kernel's answer to a change
-    /// was lost.
-    node: Option<B::Node>,
-    /// What it had when that was known last.
-    before: Option<B::Node>,
     /// Changed since the last plan.
     touched: Touched,
-    /// The virtual servers that the audit under way has still to look at.
-    unread: Vec<VirtualServerKey>,
     /// What was tried since the loop asked last.
     attempt: Attempt,
-    memory: B::Memory,
-    backend: B,
+    data_plane: D,
 }
 
 /// What was tried, and what failed.
@@ -105,41 +97,32 @@ impl Tried<Item> {
     }
 }
 
-impl<B: DataPlane> Proxier<B> {
-    /// A proxier that knows of no Service yet and has not looked at the node.
-    pub fn new(config: Arc<Config>, backend: B) -> Self {
+impl<D: DataPlane> Proxier<D> {
+    /// A proxier that knows of no Service yet.
+    pub fn new(config: Arc<Config>, data_plane: D) -> Self {
         Self {
             store: Store::default(),
             desired: DesiredState::new(Arc::new(config.before_api())),
             settings: config,
             is_set_anew: false,
             node_error: None,
-            node: None,
-            before: None,
             touched: Touched::default(),
-            unread: Vec::new(),
             attempt: Attempt::default(),
-            memory: B::Memory::default(),
-            backend,
+            data_plane,
         }
     }
 
-    /// Goes on over another data plane with all that is known of the API's objects. Nothing is known
-    /// of the node then.
-    pub fn with_backend<C: DataPlane>(self, backend: C) -> Proxier<C> {
+    /// Goes on over another data plane with all that is known of the API's objects.
+    pub fn with_data_plane<E: DataPlane>(self, data_plane: E) -> Proxier<E> {
         Proxier {
             store: self.store,
             settings: self.settings,
             node_error: self.node_error,
             is_set_anew: self.is_set_anew,
             desired: self.desired,
-            node: None,
-            before: None,
             touched: Touched::default(),
-            unread: Vec::new(),
             attempt: Attempt::default(),
-            memory: C::Memory::default(),
-            backend,
+            data_plane,
         }
     }
 
@@ -157,7 +140,7 @@ impl<B: DataPlane> Proxier<B> {
     pub fn handle(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+    ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
         if self.take_in(changes) {
             self.sync().map(Some)
         } else {
@@ -184,7 +167,7 @@ impl<B: DataPlane> Proxier<B> {
         if is_new && self.follow_node() {
             return true;
         }
-        if self.node.is_none() && self.desired.is_empty() {
+        if !self.is_known() && self.desired.is_empty() {
             // Everything is new, and nobody needs to be told what.
             self.desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
             return true;
@@ -224,7 +207,7 @@ impl<B: DataPlane> Proxier<B> {
         }
         self.desired = DesiredState::from_store(Arc::new(config), &self.store);
         self.touched = Touched::default();
-        self.look_again();
+        self.data_plane.forget();
         true
     }
 
@@ -236,13 +219,12 @@ impl<B: DataPlane> Proxier<B> {
     /// How many servers the node has, where that has a meaning. `None` too while it is not known what
     /// the node has.
     pub fn servers(&self) -> Option<Servers> {
-        B::servers(self.node.as_ref()?)
+        self.data_plane.servers()
     }
 
     /// Whether the node has a virtual server of ours.
     pub fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
-        let node = self.node.as_ref();
-        node.is_some_and(|node| B::has_virtual_server(node, key))
+        self.data_plane.has_virtual_server(key)
     }
 
     /// What the Services' virtual servers have carried. `None` while it is not known what the node
@@ -252,9 +234,7 @@ impl<B: DataPlane> Proxier<B> {
     ///
     /// If it cannot be read.
     pub fn carried(&mut self) -> Result<Option<Vec<Carried>>, BackendError> {
-        let node = self.node.as_ref();
-        node.map(|node| self.backend.carried(node, &self.desired))
-            .transpose()
+        self.data_plane.carried(&self.desired)
     }
 
     /// The settings with what they follow of the API.
@@ -268,12 +248,6 @@ impl<B: DataPlane> Proxier<B> {
         self.node_error.as_ref()
     }
 
-    /// Has the next sync observe the node.
-    fn look_again(&mut self) {
-        self.before = self.node.take().or(self.before.take());
-        self.unread.clear();
-    }
-
     /// What [`handle`](Self::handle) would do now if nothing were known of the node.
     ///
     /// # Errors
@@ -282,19 +256,20 @@ impl<B: DataPlane> Proxier<B> {
     pub fn preview(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<B::Plan, BackendError> {
+    ) -> Result<D::Plan, BackendError> {
         self.enqueue(changes);
         let config = self.followed();
         let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
         let desired = DesiredState::from_store(config, &self.store);
-        let mut memory = B::Memory::default();
-        let node = self.backend.read(&desired, None, &mut memory)?;
-        Ok(B::plan(&desired, &node, Scope::Full, &mut memory))
+        self.data_plane.read(Reading::Full, &desired)?;
+        let plan = self.data_plane.plan(&desired, Scope::Full);
+        self.data_plane.forget();
+        Ok(plan)
     }
 
     #[cfg(test)]
-    pub(crate) const fn backend_mut(&mut self) -> &mut B {
-        &mut self.backend
+    pub(crate) const fn data_plane_mut(&mut self) -> &mut D {
+        &mut self.data_plane
     }
 
     /// What the node should have.
@@ -305,7 +280,7 @@ impl<B: DataPlane> Proxier<B> {
     /// What Services ask for and do not get.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.desired.problems();
-        problems.extend(B::limits(&self.desired, &self.memory));
+        problems.extend(self.data_plane.problems(&self.desired, None));
         problems
     }
 
@@ -313,54 +288,45 @@ impl<B: DataPlane> Proxier<B> {
     /// [says so](SyncReport::concerned).
     pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
         let mut problems = self.desired.problems_of(service);
-        problems.extend(B::limits_of(service, &self.desired, &self.memory));
+        problems.extend(self.data_plane.problems(&self.desired, Some(service)));
         problems
     }
 
-    fn sync(&mut self) -> Result<SyncReport<B::Plan>, BackendError> {
+    fn sync(&mut self) -> Result<SyncReport<D::Plan>, BackendError> {
+        if !self.is_known() {
+            self.data_plane.read(Reading::Full, &self.desired)?;
+            return Ok(self.sync_all());
+        }
         let touched = mem::take(&mut self.touched);
-        let (kind, node) = match self.node.take() {
-            Some(node) => (SyncKind::Changes, node),
-            None => {
-                let (before, memory) = (self.before.as_ref(), &mut self.memory);
-                let node = self.backend.read(&self.desired, before, memory)?;
-                self.before = None;
-                (SyncKind::Full, node)
-            }
-        };
-        let scope = match kind {
-            SyncKind::Full => Scope::Full,
-            _ => Scope::Touched(&touched),
-        };
-        let plan = B::plan(&self.desired, &node, scope, &mut self.memory);
+        let scope = Scope::Touched(&touched);
+        let plan = self.data_plane.plan(&self.desired, scope);
         self.attempt.tried.extend(scope);
-        let concerned = match kind {
-            SyncKind::Full => Concerned::All,
-            _ => Concerned::Services(self.desired.concerned(&touched)),
-        };
-        Ok(self.apply(kind, plan, node, concerned))
+        let concerned = Concerned::Services(self.desired.concerned(&touched));
+        Ok(self.apply(SyncKind::Changes, plan, concerned))
+    }
+
+    /// Compares all that was read.
+    fn sync_all(&mut self) -> SyncReport<D::Plan> {
+        self.touched = Touched::default();
+        let plan = self.data_plane.plan(&self.desired, Scope::Full);
+        self.attempt.tried.extend(Scope::Full);
+        self.apply(SyncKind::Full, plan, Concerned::All)
     }
 
     fn apply(
         &mut self,
         kind: SyncKind,
-        plan: B::Plan,
-        mut node: B::Node,
+        plan: D::Plan,
         concerned: Concerned,
-    ) -> SyncReport<B::Plan> {
-        let applied = self.backend.carry_out(&plan, &mut self.memory);
-        let failures = B::record(&mut node, &plan, &applied, &mut self.memory);
-        self.node = Some(node);
-        if failures.is_unknown {
-            self.look_again();
-        }
+    ) -> SyncReport<D::Plan> {
+        let (applied, failures) = self.data_plane.carry_out(&plan);
         self.attempt.failed.extend(failures.into_failed());
         SyncReport {
             kind,
             plan,
             applied,
             triggers: self.store.take_triggers(),
-            notices: B::found(&self.desired, &mut self.memory),
+            notices: self.data_plane.take_notices(&self.desired),
             concerned,
         }
     }
@@ -373,12 +339,11 @@ impl<B: DataPlane> Proxier<B> {
     pub(crate) fn retry(
         &mut self,
         failed: &BTreeSet<Failed<Item>>,
-    ) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+    ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
         if failed.contains(&Failed::Node) {
-            self.look_again();
+            self.data_plane.forget();
         } else if failed.contains(&Failed::Audit) {
-            self.unread.clear();
-            return self.audit();
+            return self.audit_from(Reading::Audit);
         }
         if !self.take_in([]) {
             return Ok(None);
@@ -399,8 +364,8 @@ impl<B: DataPlane> Proxier<B> {
     }
 
     /// Whether it is known what the node has.
-    pub(crate) const fn is_known(&self) -> bool {
-        self.node.is_some()
+    pub(crate) fn is_known(&self) -> bool {
+        self.data_plane.status().is_known
     }
 
     /// Has the next sync look at these frontends.
@@ -416,7 +381,7 @@ impl<B: DataPlane> Proxier<B> {
     /// Whether real servers wait for the end of their connections: then
     /// [`drain`](Self::drain) is to be called now and then.
     pub fn is_draining(&self) -> bool {
-        B::is_draining(&self.memory)
+        self.data_plane.status().is_draining
     }
 
     /// Removes the real servers whose endpoint has gone and whose connections have ended, or that
@@ -425,33 +390,22 @@ impl<B: DataPlane> Proxier<B> {
     /// # Errors
     ///
     /// If their connections cannot be read. Nothing was changed then.
-    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
         // What has changed by now goes out first, with what led to it.
         if !self.take_in([]) {
             return Ok(None);
         }
-        let Some(node) = self.node.take() else {
+        let timeout = self.desired.config().drain_timeout;
+        let Some((plan, emptied)) = self.data_plane.drain(timeout, now)? else {
             return Ok(None);
         };
-        let timeout = self.desired.config().drain_timeout;
-        let drained = self.backend.drain(&node, &mut self.memory, timeout, now);
-        match drained {
-            Ok(Some(plan)) => {
-                let nobody = Concerned::Services(BTreeSet::new());
-                let mut report = self.apply(SyncKind::Drained, plan, node, nobody);
-                let node = self.node.as_ref();
-                let left = node.map(|node| B::drained(node, &report.plan));
-                self.touch(left.into_iter().flatten());
-                // Those that have no real server left may go now.
-                if !self.touched.frontends.is_empty() {
-                    report.append(self.sync()?);
-                }
-                Ok(Some(report))
-            }
-            drained => {
-                self.node = Some(node);
-                drained.map(|_| None)
-            }
+        let nobody = Concerned::Services(BTreeSet::new());
+        let mut report = self.apply(SyncKind::Drained, plan, nobody);
+        self.touch(emptied);
+        // Those that have no real server left may go now.
+        if self.is_known() && !self.touched.frontends.is_empty() {
+            report.append(self.sync()?);
         }
+        Ok(Some(report))
     }
 }

@@ -6,7 +6,7 @@ use ipvs::Scheduler;
 use proptest::prelude::*;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, Marks};
-use proxier::mode::ipvs::FakeNode;
+use proxier::mode::ipvs::{FakeNode, Ipvs};
 use proxier::reconcile::SyncKind;
 use proxier::store::Change;
 
@@ -56,10 +56,10 @@ proptest! {
         changes.splice(0..0, empty);
         let node = FakeNode::default();
         let backend = || node.backend().unwrap();
-        let mut running = Proxier::new(first, backend());
+        let mut running = Proxier::new(first, Ipvs::new(backend()));
         prop_assert!(running.handle(changes.clone()).unwrap().unwrap().is_success());
         running.reconfigure(Arc::clone(&then));
-        let mut new = Proxier::new(Arc::clone(&then), backend());
+        let mut new = Proxier::new(Arc::clone(&then), Ipvs::new(backend()));
         let steps = new.preview(changes.clone()).unwrap();
 
         // No step more than a new start would take.
@@ -74,7 +74,7 @@ proptest! {
         prop_assert_eq!(frontends(running.desired()), frontends(&scratch));
         prop_assert_eq!(running.desired().problems(), scratch.problems());
 
-        let mut new = Proxier::new(then, backend());
+        let mut new = Proxier::new(then, Ipvs::new(backend()));
         let report = new.handle(changes).unwrap().unwrap();
         prop_assert!(report.plan.is_empty(), "left to do: {:?}", report.plan);
         prop_assert_eq!(running.desired().config(), new.desired().config());

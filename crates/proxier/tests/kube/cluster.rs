@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proxier::Proxier;
 use proxier::desired::{Config, FollowNode};
-use proxier::mode::ipvs::{FakeBackend, FakeNode};
+use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ pub(crate) fn replace(path: &Path, text: &str) {
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
     pub(crate) source: KubeSource,
-    pub(crate) proxier: Proxier<FakeBackend>,
+    pub(crate) proxier: Proxier<Ipvs<FakeBackend>>,
     /// What the source had to say of objects.
     pub(crate) told: Vec<String>,
     readings: Receiver<Reading>,
@@ -112,7 +112,7 @@ impl Cluster {
         Self {
             server,
             source: source.unwrap(),
-            proxier: Proxier::new(Arc::new(config), backend),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
             told: Vec::new(),
             readings,
             taken: 0,

@@ -8,7 +8,7 @@ use std::thread;
 
 use proxier::Proxier;
 use proxier::desired::Config;
-use proxier::mode::ipvs::FakeNode;
+use proxier::mode::ipvs::{FakeNode, Ipvs};
 use proxier::model::Family;
 use proxier::observe::metrics::{Monitor, Options, ProxyServer};
 use proxier::reconcile::{Event, Intervals, run};
@@ -48,7 +48,10 @@ fn a_proxy_is_ready_after_every_list_and_stays_so_without_its_server() {
     monitor.follow_source(source.watch_state());
     monitor.inspect_by(events.clone());
     let config = Config::new(NODE, vec!["192.0.2.1".parse().unwrap()]);
-    let mut proxier = Proxier::new(Arc::new(config), FakeNode::default().backend().unwrap());
+    let mut proxier = Proxier::new(
+        Arc::new(config),
+        Ipvs::new(FakeNode::default().backend().unwrap()),
+    );
     let observer = monitor.clone();
     let proxy = thread::spawn(move || {
         let _ = run(

@@ -90,7 +90,7 @@ fn datagrams_of_an_endpoint_that_goes_move_on() {
             Backend::start(pod, Protocol::Udp, address, pod.name()).unwrap()
         });
         let config = Arc::new(settings(&topology));
-        let mut proxier = Proxier::new(config, node.host.enter(|| backend(flavour)));
+        let mut proxier = Proxier::new(config, Iptables::new(node.host.enter(|| backend(flavour))));
         let mut sync = |changes: Vec<Change>| {
             let report = node
                 .host

@@ -11,7 +11,7 @@ use proxier::mode::{ApplyReport, BackendError};
 use super::*;
 
 /// Enough for some slices, the last of which is not full.
-const SERVICES: usize = 3 * Proxier::<FakeBackend>::AUDIT_SLICE + 5;
+const SERVICES: usize = 3 * Ipvs::<FakeBackend>::AUDIT_SLICE + 5;
 const SLICES: usize = 4;
 
 /// A backend that counts of how many virtual servers it reads the real servers.
@@ -64,14 +64,14 @@ fn endpoints(n: usize, addresses: &[&str]) -> Change {
 const BOTH: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
 
 /// A proxier of many Services with two endpoints each, and how many lists it has read.
-fn many(node: &FakeNode) -> (Proxier<Counting>, Rc<Cell<usize>>) {
+fn many(node: &FakeNode) -> (Proxier<Ipvs<Counting>>, Rc<Cell<usize>>) {
     let read = Rc::<Cell<usize>>::default();
     let backend = Counting {
         backend: node.backend().unwrap(),
         read: Rc::clone(&read),
     };
     let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
-    let mut proxier = Proxier::new(Arc::new(config), backend);
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
     let services = (0..SERVICES).map(|n| service(&format!("s{n}"), &vip(n)));
     let slices = (0..SERVICES).map(|n| slice(&format!("s{n}"), &BOTH));
     let lists = [
@@ -93,7 +93,7 @@ fn drift(node: &FakeNode, from: usize) {
 }
 
 /// Goes on with an audit to its end; how many steps it found necessary.
-fn finish<B: Backend>(proxier: &mut Proxier<B>) -> usize {
+fn finish<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
     let mut steps = 0;
     while proxier.is_auditing() {
         let report = proxier.audit().unwrap();
@@ -114,7 +114,7 @@ fn each_slice_reads_so_many_virtual_servers_and_mends_them() {
     let mut kinds = Vec::new();
     for slice in 1..=SLICES {
         let report = proxier.audit().unwrap().unwrap();
-        let so_far = SERVICES.min(slice * Proxier::<Counting>::AUDIT_SLICE);
+        let so_far = SERVICES.min(slice * Ipvs::<Counting>::AUDIT_SLICE);
         assert_eq!(read.get(), so_far);
         assert_eq!(table(&node).len(), 2 * SERVICES + so_far);
         kinds.push(report.kind);
@@ -174,7 +174,7 @@ fn what_others_do_between_slices_is_mended() {
     // All virtual servers with their real servers, of which the rest of the audit finds its own.
     node.ipvs().client().unwrap().flush().unwrap();
     assert!(finish(&mut proxier) > 0);
-    let unread = SERVICES - Proxier::<Counting>::AUDIT_SLICE;
+    let unread = SERVICES - Ipvs::<Counting>::AUDIT_SLICE;
     assert_eq!(table(&node).len(), 3 * unread);
     // The next one finds the others.
     proxier.audit().unwrap();

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use proxier::Proxier;
 use proxier::desired::{DesiredState, Problem};
 use proxier::mode::iptables;
-use proxier::mode::iptables::IptablesBackend;
-use proxier::mode::ipvs::IpvsBackend;
+use proxier::mode::iptables::{Iptables, IptablesBackend};
 use proxier::mode::ipvs::plan::Scope;
+use proxier::mode::ipvs::{Ipvs, IpvsBackend};
 use proxier::store::Store;
 
 use super::DiagnosticLog;
@@ -51,12 +51,13 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
 
     if args.against.is_some() {
         if mode == Mode::Iptables {
-            let mut proxier = Proxier::new(Arc::new(settings), IptablesBackend::open()?);
+            let mut proxier =
+                Proxier::new(Arc::new(settings), Iptables::new(IptablesBackend::open()?));
             let plan = proxier.preview(reading.changes)?;
             restores(&plan, None, args.output)?;
             return Ok(ending);
         }
-        let mut proxier = Proxier::new(Arc::new(settings), IpvsBackend::open()?);
+        let mut proxier = Proxier::new(Arc::new(settings), Ipvs::new(IpvsBackend::open()?));
         let plan = proxier.preview(reading.changes)?;
         match args.output {
             PlanFormat::Text => steps_text(&plan)?,

@@ -1,28 +1,111 @@
-//! The data plane over iptables.
+//! iptables mode as a [`DataPlane`].
 
-use std::mem;
+use std::time::{Duration, Instant};
 
-use crate::mode::iptables::IptablesBackend;
-use crate::mode::iptables::{Node, Plan, Refusals, Step, limits, limits_of};
-use crate::mode::{ApplyReport, BackendError, DataPlane, DesiredState, Problem, Scope};
-use crate::mode::{Failure, Failures};
+use ipvs::VirtualServerKey;
+
+use crate::desired::FrontendKey;
+use crate::mode::iptables::{IptablesBackend, Node, Plan, Refusals, Step, limits, limits_of};
+use crate::mode::sealed::Sealed;
+use crate::mode::{
+    ApplyReport, BackendError, Carried, DataPlane, DesiredState, Failure, Failures, Problem,
+    Reading, Scope, Servers, Status,
+};
 use crate::model::ObjectName;
 use crate::notice::Notice;
 
-/// What is known of a node with iptables beyond what was observed.
-#[derive(Debug, Default)]
-pub struct IptablesMemory {
+/// A node's tables.
+pub(crate) trait Tables {
+    /// Reads what they hold.
+    fn observe(&mut self) -> Result<Node, BackendError>;
+
+    /// Carries a plan out, but for what is refused; what was carried out if somebody was left out.
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>);
+}
+
+impl Tables for IptablesBackend {
+    fn observe(&mut self) -> Result<Node, BackendError> {
+        self.observe()
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>) {
+        self.carry_out(plan)
+    }
+}
+
+/// iptables mode on one node. Connections drain by themselves: connection tracking leads them where
+/// they went.
+#[derive(Debug)]
+pub struct Iptables<T = IptablesBackend> {
+    tables: T,
+    /// What the node has, as far as that is known.
+    node: Option<Node>,
     refusals: Refusals,
     /// Whether the last plan rests on what was read just then.
     is_fresh: bool,
-    /// What was carried out of the last plan, if somebody was left out.
-    done: Option<Plan>,
-    /// The steps of the last plan that failed for nobody in particular.
-    failed: Vec<usize>,
 }
 
-impl IptablesMemory {
-    pub(crate) fn plan(&mut self, desired: &DesiredState, node: &Node, scope: Scope<'_>) -> Plan {
+impl<T> Iptables<T> {
+    /// iptables mode over a node's tables, which it has not read yet.
+    pub fn new(tables: T) -> Self {
+        Self {
+            tables,
+            node: None,
+            refusals: Refusals::default(),
+            is_fresh: false,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn tables_mut(&mut self) -> &mut T {
+        &mut self.tables
+    }
+
+    /// Takes note of who was refused; the steps that failed for nobody in particular. Where others may
+    /// have changed the node since it was read, a refusal is a failure, and so a reason to read it
+    /// again, unless it was so before.
+    fn take_in(&mut self, report: &mut ApplyReport) -> Vec<usize> {
+        let refused = std::mem::take(&mut report.refused).into_iter();
+        let (refused, new): (Vec<_>, Vec<_>) =
+            refused.partition(|refused| self.is_fresh || self.refusals.is_retried(&refused.owner));
+        let failed = report.failed_steps();
+        let new = new.into_iter();
+        report.failures.extend(new.map(|refused| Failure {
+            step: refused.step,
+            error: refused.error,
+        }));
+        self.refusals.settle(&refused, report.failures.is_empty());
+        report.refused = refused;
+        failed
+    }
+}
+
+impl<T: Tables> Sealed for Iptables<T> {}
+
+impl<T: Tables> DataPlane for Iptables<T> {
+    type Plan = Plan;
+
+    fn status(&self) -> Status {
+        Status {
+            is_known: self.node.is_some(),
+            is_auditing: false,
+            is_draining: false,
+        }
+    }
+
+    fn forget(&mut self) {
+        self.node = None;
+    }
+
+    fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, BackendError> {
+        self.node = Some(self.tables.observe()?);
+        Ok(Vec::new())
+    }
+
+    fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Plan {
+        let Some(node) = &self.node else {
+            return Plan::default();
+        };
         self.is_fresh = matches!(scope, Scope::Full);
         match scope {
             Scope::Full => {
@@ -36,105 +119,63 @@ impl IptablesMemory {
         }
     }
 
-    /// Takes note of who was refused. Where others may have changed the node since it was read, that
-    /// is a failure, and so a reason to read it anew, unless it was so before.
-    pub(crate) fn take_in(&mut self, mut report: ApplyReport, done: Option<Plan>) -> ApplyReport {
-        let refused = mem::take(&mut report.refused).into_iter();
-        let (refused, new): (Vec<_>, Vec<_>) =
-            refused.partition(|refused| self.is_fresh || self.refusals.is_retried(&refused.owner));
-        self.failed = report.failed_steps();
-        let new = new.into_iter();
-        report.failures.extend(new.map(|refused| Failure {
-            step: refused.step,
-            error: refused.error,
-        }));
-        self.refusals.settle(&refused, report.failures.is_empty());
-        report.refused = refused;
-        self.done = done;
-        report
-    }
-
-    /// Records what was carried out. Where iptables-restore failed for nobody in particular, it may
-    /// have changed some tables and not others.
-    pub(crate) fn record(
-        &mut self,
-        node: &mut Node,
-        plan: &Plan,
-        applied: &ApplyReport,
-    ) -> Failures {
-        let (failed, done) = (mem::take(&mut self.failed), self.done.take());
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
+        let (mut report, done) = self.tables.carry_out(plan);
+        let failed = self.take_in(&mut report);
+        // Where iptables-restore failed for nobody in particular, it may have changed some tables and
+        // not others.
         let is_restore = |place: &usize| matches!(plan.steps().get(*place), Some(Step::Restore(_)));
         let is_unknown = failed.iter().any(is_restore);
-        match done {
-            _ if is_unknown => {}
-            Some(done) => node.record(&done, &[]),
-            None => node.record(plan, &failed),
+        match (&mut self.node, done) {
+            (_, _) if is_unknown => self.node = None,
+            (Some(node), Some(done)) => node.record(&done, &[]),
+            (Some(node), None) => node.record(plan, &failed),
+            (None, _) => {}
         }
-        Failures {
-            needs_audit: !applied.failures.is_empty(),
+        let failures = Failures {
+            needs_audit: !report.failures.is_empty(),
             is_unknown,
             ..Failures::default()
+        };
+        (report, failures)
+    }
+
+    fn drain(
+        &mut self,
+        _: Duration,
+        _: Instant,
+    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
+        Ok(None)
+    }
+
+    fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+        match of {
+            None => {
+                let mut problems = limits(desired);
+                problems.extend(self.refusals.problems());
+                problems
+            }
+            Some(service) => {
+                let refused = self.refusals.problem_of(service);
+                let limits = limits_of(service, desired).into_iter();
+                limits.chain(refused).collect()
+            }
         }
     }
-}
 
-/// Connections drain by themselves: connection tracking leads them where they went.
-impl DataPlane for IptablesBackend {
-    type Node = Node;
-    type Plan = Plan;
-    type Memory = IptablesMemory;
-
-    fn read(
-        &mut self,
-        _: &DesiredState,
-        _: Option<&Node>,
-        _: &mut IptablesMemory,
-    ) -> Result<Node, BackendError> {
-        self.observe()
+    fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice> {
+        self.refusals.take_accepted(desired)
     }
 
-    fn plan(
-        desired: &DesiredState,
-        node: &Node,
-        scope: Scope<'_>,
-        memory: &mut IptablesMemory,
-    ) -> Plan {
-        memory.plan(desired, node, scope)
+    fn servers(&self) -> Option<Servers> {
+        None
     }
 
-    fn carry_out(&mut self, plan: &Plan, memory: &mut IptablesMemory) -> ApplyReport {
-        let (report, done) = self.carry_out(plan);
-        memory.take_in(report, done)
+    fn has_virtual_server(&self, _: &VirtualServerKey) -> bool {
+        false
     }
 
-    fn record(
-        node: &mut Node,
-        plan: &Plan,
-        applied: &ApplyReport,
-        memory: &mut IptablesMemory,
-    ) -> Failures {
-        memory.record(node, plan, applied)
-    }
-
-    fn limits(desired: &DesiredState, memory: &IptablesMemory) -> Vec<Problem> {
-        let mut problems = limits(desired);
-        problems.extend(memory.refusals.problems());
-        problems
-    }
-
-    fn limits_of(
-        service: &ObjectName,
-        desired: &DesiredState,
-        memory: &IptablesMemory,
-    ) -> Vec<Problem> {
-        let refused = memory.refusals.problem_of(service);
-        limits_of(service, desired)
-            .into_iter()
-            .chain(refused)
-            .collect()
-    }
-
-    fn found(desired: &DesiredState, memory: &mut IptablesMemory) -> Vec<Notice> {
-        memory.refusals.take_accepted(desired)
+    fn carried(&mut self, _: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+        Ok(self.node.is_some().then(Vec::new))
     }
 }

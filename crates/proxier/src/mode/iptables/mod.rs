@@ -69,7 +69,9 @@ mod transaction;
 mod tree;
 
 #[cfg(feature = "iptables")]
-pub use data_plane::IptablesMemory;
+pub use data_plane::Iptables;
+#[cfg(all(test, feature = "iptables"))]
+pub(crate) use data_plane::Tables;
 #[cfg(feature = "iptables")]
 pub use kernel::kill_programs;
 #[cfg(feature = "iptables")]

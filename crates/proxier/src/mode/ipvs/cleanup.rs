@@ -2,10 +2,11 @@
 
 use std::iter;
 
-use ipvs::{Protocol, VirtualServerKey};
+use ipvs::VirtualServerKey;
 
 use super::Backend;
-use crate::mode::ipvs::plan::{NodeState, Plan};
+use super::retire::Busy;
+use crate::mode::ipvs::plan::Plan;
 use crate::mode::{ApplyReport, BackendError};
 
 /// What a [`cleanup`] did.
@@ -77,7 +78,8 @@ pub fn hand_over<B: Backend + ?Sized>(
         node.routes.clear();
         node.policy_routes.clear();
     }
-    while carries_connections(backend, &node)? && wait() {}
+    let mut busy = Busy::of(&node);
+    while busy.is_left(backend)? && wait() {}
     let rest = Plan::removal(&node);
     applied.append(backend.apply(&rest), plan.steps().len());
     plan.append(rest);
@@ -85,24 +87,4 @@ pub fn hand_over<B: Backend + ?Sized>(
         backend.remove_ruleset()?;
     }
     Ok(Cleanup { plan, applied })
-}
-
-/// Those of UDP end when nobody sends any more, which nobody can tell.
-fn carries_connections<B: Backend + ?Sized>(
-    backend: &mut B,
-    node: &NodeState,
-) -> Result<bool, BackendError> {
-    for key in node.virtual_servers.keys() {
-        let is_udp = matches!(
-            key,
-            VirtualServerKey::Address {
-                protocol: Protocol::Udp,
-                ..
-            }
-        );
-        if !is_udp && backend.connections(key)?.values().any(|count| *count > 0) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

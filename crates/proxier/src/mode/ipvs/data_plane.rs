@@ -1,4 +1,4 @@
-//! The data plane over IPVS.
+//! IPVS mode as a [`DataPlane`].
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -9,17 +9,27 @@ use ipvs::{Change, VirtualServerKey};
 
 use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::mode::ipvs::Backend;
-use crate::mode::ipvs::drain::{Draining, emptied};
-use crate::mode::ipvs::owed::{Owed, failures};
+use crate::mode::ipvs::drain::Draining;
+use crate::mode::ipvs::owed::{self, Owed};
 use crate::mode::ipvs::plan::{Comment, Element, NodeState, Plan, Scope, Step};
-use crate::mode::{ApplyReport, BackendError};
-use crate::mode::{Carried, DataPlane, Failures, Servers};
+use crate::mode::sealed::Sealed;
+use crate::mode::{
+    ApplyReport, BackendError, Carried, DataPlane, Failures, Reading, Servers, Status,
+};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 
-/// What is known of a node with IPVS beyond what was observed.
-#[derive(Debug, Default)]
-pub struct IpvsMemory {
+/// IPVS mode on one node.
+#[derive(Debug)]
+pub struct Ipvs<B> {
+    backend: B,
+    /// What the node has; `None` until it was read, and again if the kernel's answer to a change was
+    /// lost.
+    node: Option<NodeState>,
+    /// What it had when that was known last.
+    before: Option<NodeState>,
+    /// The virtual servers whose real servers the audit under way has still to read.
+    unread: Vec<VirtualServerKey>,
     draining: Draining,
     /// Records that someone has emptied the packet filter of, and that still hold.
     lost: Vec<(Element, Comment)>,
@@ -47,6 +57,20 @@ fn many_foreign(foreign: &BTreeSet<VirtualServerKey>) -> Notice {
     Notice::of_node(Reason::ForeignVirtualServer, message)
 }
 
+fn foreign_notice(key: &VirtualServerKey, desired: &DesiredState) -> Notice {
+    let message = format!(
+        "{key}: there was a virtual server that svcproxy has not made; it is taken over, with its \
+         real servers replaced. To leave an address to others, exclude it"
+    );
+    match FrontendKey::of(key).and_then(|key| desired.frontend(&key)) {
+        Some(frontend) => {
+            let service = frontend.owner.service.clone();
+            Notice::of_service(service, Reason::ForeignVirtualServer, message)
+        }
+        None => Notice::of_node(Reason::ForeignVirtualServer, message),
+    }
+}
+
 fn no_mark_left(frontend: &Frontend) -> Problem {
     let key = frontend.key;
     Problem {
@@ -57,112 +81,164 @@ fn no_mark_left(frontend: &Frontend) -> Problem {
     }
 }
 
-/// What a node has of ours, but for real servers.
-fn outline_of_ours<B: Backend>(
-    backend: &mut B,
-    desired: &DesiredState,
-    before: Option<&NodeState>,
-    memory: &mut IpvsMemory,
-) -> Result<NodeState, BackendError> {
-    let mut node = backend.outline()?;
-    let lost = before.map(|before| before.lost_marks(&node));
-    memory.lost = lost.unwrap_or_default();
-    node.elements.extend(memory.lost.iter().cloned());
-    node.retain_ours(desired);
-    let known = |key: &VirtualServerKey| {
-        before.is_some_and(|before| before.virtual_servers.contains_key(key))
-    };
-    let foreign = node.unrecorded().filter(|key| !known(key));
-    memory.foreign.extend(foreign);
-    Ok(node)
+impl<B> Ipvs<B> {
+    /// An audit reads the real servers of so many virtual servers in one go.
+    pub const AUDIT_SLICE: usize = 64;
+
+    /// IPVS mode on the node of a backend, which it has not read yet.
+    pub fn new(backend: B) -> Self {
+        Self {
+            backend,
+            node: None,
+            before: None,
+            unread: Vec::new(),
+            draining: Draining::default(),
+            lost: Vec::new(),
+            unmarked: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            owed: Owed::default(),
+        }
+    }
+
+    /// The backend.
+    pub const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
 }
 
-/// IPVS, or what is like it.
-impl<B: Backend> DataPlane for B {
-    type Node = NodeState;
-    type Plan = Plan;
-    type Memory = IpvsMemory;
-
-    fn read(
-        &mut self,
-        desired: &DesiredState,
-        before: Option<&NodeState>,
-        memory: &mut IpvsMemory,
-    ) -> Result<NodeState, BackendError> {
-        let mut node = outline_of_ours(self, desired, before, memory)?;
-        let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
-        self.read_real_servers(&mut node, &keys)?;
-        memory.owed.have_been_read();
-        memory.draining.note_node(&node);
+impl<B: Backend> Ipvs<B> {
+    /// What the node has of svcproxy's, but for real servers.
+    fn outline(&mut self, desired: &DesiredState) -> Result<NodeState, BackendError> {
+        let mut node = self.backend.outline()?;
+        let before = self.node.as_ref().or(self.before.as_ref());
+        let lost = before.map(|before| before.lost_marks(&node));
+        self.lost = lost.unwrap_or_default();
+        node.elements.extend(self.lost.iter().cloned());
+        node.retain_ours(desired);
+        let known = |key: &VirtualServerKey| {
+            before.is_some_and(|before| before.virtual_servers.contains_key(key))
+        };
+        let foreign = node.unrecorded().filter(|key| !known(key));
+        self.foreign.extend(foreign);
         Ok(node)
     }
 
-    fn begin_audit(
-        &mut self,
-        desired: &DesiredState,
-        node: &mut NodeState,
-        memory: &mut IpvsMemory,
-    ) -> Result<Vec<VirtualServerKey>, BackendError> {
-        let mut now = outline_of_ours(self, desired, Some(node), memory)?;
+    fn know(&mut self, node: NodeState) {
+        self.owed.have_been_read();
+        self.draining.note_node(&node);
+        self.node = Some(node);
+        self.before = None;
+    }
+
+    fn read_full(&mut self, desired: &DesiredState) -> Result<(), BackendError> {
+        let mut node = self.outline(desired)?;
+        let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
+        self.backend.read_real_servers(&mut node, &keys)?;
+        self.know(node);
+        Ok(())
+    }
+
+    /// Reads all but the real servers of virtual servers that are as they were known.
+    fn begin_audit(&mut self, desired: &DesiredState) -> Result<(), BackendError> {
+        let mut now = self.outline(desired)?;
+        let Some(mut before) = self.node.take() else {
+            return self.read_full(desired);
+        };
         let keys: Vec<_> = now.virtual_servers.keys().copied().collect();
         let (known, new): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| {
-            node.virtual_servers.contains_key(key) && !memory.owed.is_drifted(key)
+            before.virtual_servers.contains_key(key) && !self.owed.is_drifted(key)
         });
-        self.read_real_servers(&mut now, &new)?;
+        if let Err(error) = self.backend.read_real_servers(&mut now, &new) {
+            self.node = Some(before);
+            return Err(error);
+        }
         for key in &known {
-            let before = node.virtual_servers.remove(key);
+            let before = before.virtual_servers.remove(key);
             if let Some((now, before)) = now.virtual_servers.get_mut(key).zip(before) {
                 now.real_servers = before.real_servers;
             }
         }
-        memory.owed.have_been_read();
-        memory.draining.note_node(&now);
-        *node = now;
-        Ok(known)
+        self.unread = known;
+        self.know(now);
+        Ok(())
     }
 
-    fn audit(
-        &mut self,
-        node: &mut NodeState,
-        virtual_servers: &[VirtualServerKey],
-        memory: &mut IpvsMemory,
-    ) -> Result<Vec<FrontendKey>, BackendError> {
-        let changed = self.read_real_servers(node, virtual_servers)?;
+    fn audit_slice(&mut self) -> Result<Vec<FrontendKey>, BackendError> {
+        let rest = self.unread.len().saturating_sub(Self::AUDIT_SLICE);
+        let slice = self.unread.split_off(rest);
+        let Some(node) = &mut self.node else {
+            return Ok(Vec::new());
+        };
+        let changed = match self.backend.read_real_servers(node, &slice) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.unread.clear();
+                return Err(error);
+            }
+        };
         for key in &changed {
             if let Some(state) = node.virtual_servers.get(key) {
-                memory.draining.note_state(*key, state);
+                self.draining.note_state(*key, state);
             }
         }
-        Ok(changed
-            .iter()
-            .filter_map(|key| node.frontend_of(key))
-            .collect())
+        let changed = changed.iter();
+        Ok(changed.filter_map(|key| node.frontend_of(key)).collect())
+    }
+}
+
+impl<B: Backend> Sealed for Ipvs<B> {}
+
+impl<B: Backend> DataPlane for Ipvs<B> {
+    type Plan = Plan;
+
+    fn status(&self) -> Status {
+        Status {
+            is_known: self.node.is_some(),
+            is_auditing: !self.unread.is_empty(),
+            is_draining: !self.draining.is_empty(),
+        }
     }
 
-    fn plan(
+    fn forget(&mut self) {
+        self.before = self.node.take().or(self.before.take());
+        self.unread.clear();
+    }
+
+    fn read(
+        &mut self,
+        what: Reading,
         desired: &DesiredState,
-        node: &NodeState,
-        scope: Scope<'_>,
-        memory: &mut IpvsMemory,
-    ) -> Plan {
+    ) -> Result<Vec<FrontendKey>, BackendError> {
+        match what {
+            Reading::Full => self.read_full(desired).map(|()| Vec::new()),
+            Reading::Audit => {
+                self.unread.clear();
+                self.begin_audit(desired).map(|()| Vec::new())
+            }
+            Reading::Slice => self.audit_slice(),
+        }
+    }
+
+    fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Plan {
+        let Some(node) = &self.node else {
+            return Plan::default();
+        };
         let mut plan = Plan::new(desired, node, scope);
-        plan.restore(mem::take(&mut memory.lost));
-        plan.append(memory.owed.flows(scope));
+        plan.restore(mem::take(&mut self.lost));
+        plan.append(self.owed.flows(scope));
         match scope {
-            Scope::Full => memory.unmarked.clear(),
+            Scope::Full => self.unmarked.clear(),
             Scope::Touched(touched) => {
-                memory
-                    .unmarked
-                    .retain(|key| !touched.frontends.contains(key));
+                self.unmarked.retain(|key| !touched.frontends.contains(key));
             }
         }
-        memory.unmarked.extend(plan.unmarked());
+        self.unmarked.extend(plan.unmarked());
         plan
     }
 
-    fn carry_out(&mut self, plan: &Plan, memory: &mut IpvsMemory) -> ApplyReport {
-        let report = self.apply(plan);
-        memory.draining.note_plan(plan);
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
+        let report = self.backend.apply(plan);
+        self.draining.note_plan(plan);
         let in_the_way = report.failures.iter().filter(|failure| {
             matches!(&failure.error, BackendError::Ipvs(error) if error.is_already_exists())
         });
@@ -170,77 +246,55 @@ impl<B: Backend> DataPlane for B {
             Some(Step::Ipvs(Change::AddVirtualServer(server))) => Some(server.key),
             _ => None,
         });
-        memory.foreign.extend(added);
-        report
+        self.foreign.extend(added);
+        self.owed.record(plan, &report);
+        let mut failures = Failures::default();
+        if let Some(node) = &mut self.node {
+            node.record(plan, &report.failed_steps());
+            failures = owed::failures(node, plan, &report);
+        }
+        if failures.is_unknown {
+            self.forget();
+        }
+        (report, failures)
     }
 
-    fn record(
-        node: &mut NodeState,
-        plan: &Plan,
-        applied: &ApplyReport,
-        memory: &mut IpvsMemory,
-    ) -> Failures {
-        node.record(plan, &applied.failed_steps());
-        memory.owed.record(plan, applied);
-        failures(node, plan, applied)
+    fn drain(
+        &mut self,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
+        let Some(node) = &self.node else {
+            return Ok(None);
+        };
+        self.draining.ended(node, &mut self.backend, timeout, now)
     }
 
-    fn limits(desired: &DesiredState, memory: &IpvsMemory) -> Vec<Problem> {
-        let frontends = memory.unmarked.iter();
-        let frontends = frontends.filter_map(|key| desired.frontend(key));
-        frontends.map(|frontend| no_mark_left(frontend)).collect()
-    }
-
-    fn limits_of(
-        service: &ObjectName,
-        desired: &DesiredState,
-        memory: &IpvsMemory,
-    ) -> Vec<Problem> {
+    fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+        let Some(service) = of else {
+            let frontends = self.unmarked.iter();
+            let frontends = frontends.filter_map(|key| desired.frontend(key));
+            return frontends.map(|frontend| no_mark_left(frontend)).collect();
+        };
         let unmarked = |frontend: &&Arc<Frontend>| {
-            memory.unmarked.contains(&frontend.key)
+            self.unmarked.contains(&frontend.key)
                 && desired.frontend(&frontend.key) == Some(*frontend)
         };
         let frontends = desired.frontends_of(service).filter(unmarked);
         frontends.map(|frontend| no_mark_left(frontend)).collect()
     }
 
-    fn found(desired: &DesiredState, memory: &mut IpvsMemory) -> Vec<Notice> {
-        let foreign = mem::take(&mut memory.foreign);
+    fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice> {
+        let foreign = mem::take(&mut self.foreign);
         if foreign.len() > TOLD_EACH {
             return vec![many_foreign(&foreign)];
         }
-        let notices = foreign.iter().map(|key| {
-            let message = format!(
-                "{key}: there was a virtual server that svcproxy has not made; it is taken over, \
-                 with its real servers replaced. To leave an address to others, exclude it"
-            );
-            let frontend = FrontendKey::of(key).and_then(|key| desired.frontend(&key));
-            match frontend {
-                Some(frontend) => {
-                    let service = frontend.owner.service.clone();
-                    Notice::of_service(service, Reason::ForeignVirtualServer, message)
-                }
-                None => Notice::of_node(Reason::ForeignVirtualServer, message),
-            }
-        });
+        let notices = foreign.iter().map(|key| foreign_notice(key, desired));
         notices.collect()
     }
 
-    fn is_draining(memory: &IpvsMemory) -> bool {
-        !memory.draining.is_empty()
-    }
-
-    fn drain(
-        &mut self,
-        node: &NodeState,
-        memory: &mut IpvsMemory,
-        timeout: Duration,
-        now: Instant,
-    ) -> Result<Option<Plan>, BackendError> {
-        memory.draining.ended(node, self, timeout, now)
-    }
-
-    fn servers(node: &NodeState) -> Option<Servers> {
+    fn servers(&self) -> Option<Servers> {
+        let node = self.node.as_ref()?;
         let mut servers = Servers {
             virtual_servers: node.virtual_servers.len(),
             ..Servers::default()
@@ -255,16 +309,16 @@ impl<B: Backend> DataPlane for B {
         Some(servers)
     }
 
-    fn has_virtual_server(node: &NodeState, key: &VirtualServerKey) -> bool {
-        node.virtual_servers.contains_key(key)
+    fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| node.virtual_servers.contains_key(key))
     }
 
-    fn carried(
-        &mut self,
-        node: &NodeState,
-        desired: &DesiredState,
-    ) -> Result<Vec<Carried>, BackendError> {
-        let statistics = self.statistics()?.into_iter();
+    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+        let Some(node) = &self.node else {
+            return Ok(None);
+        };
+        let statistics = self.backend.statistics()?.into_iter();
         let ours = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
         let carried = ours.filter_map(|(key, statistics)| {
             let frontend = desired.frontend(&node.frontend_of(&key)?)?;
@@ -274,10 +328,6 @@ impl<B: Backend> DataPlane for B {
                 statistics,
             })
         });
-        Ok(carried.collect())
-    }
-
-    fn drained(node: &NodeState, plan: &Plan) -> Vec<FrontendKey> {
-        emptied(node, plan)
+        Ok(Some(carried.collect()))
     }
 }

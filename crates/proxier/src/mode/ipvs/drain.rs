@@ -55,14 +55,15 @@ impl Draining {
         }
     }
 
-    /// The removal of those that have no connections left, or no time.
+    /// The removal of those that have no connections left, or no time, and the frontends whose
+    /// virtual servers it leaves without real servers.
     pub(crate) fn ended<B: Backend>(
         &mut self,
         node: &NodeState,
         backend: &mut B,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Option<Plan>, BackendError> {
+    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
         // One that came back, or is gone with its virtual server, drains no more.
         self.since.retain(|(virtual_server, key), _| {
             let state = node.virtual_servers.get(virtual_server);
@@ -83,10 +84,27 @@ impl Draining {
             }
             connections = Some((*virtual_server, counts));
         }
-        let removals = ended.into_iter();
-        let removals =
-            removals.flat_map(|(virtual_server, ended)| removal(node, virtual_server, ended));
-        let removals: Vec<_> = removals.collect();
+        let (mut removals, mut emptied) = (Vec::new(), Vec::new());
+        for (virtual_server, ended) in ended {
+            let state = node.virtual_servers.get(&virtual_server);
+            let are_all = state.is_some_and(|state| state.real_servers.len() == ended.len());
+            match node.frontend_of(&virtual_server) {
+                // One that is for nothing any more goes with its last real server.
+                None if are_all => {
+                    removals.push(Change::DeleteVirtualServer(virtual_server));
+                    continue;
+                }
+                frontend => emptied.extend(frontend.filter(|_| are_all)),
+            }
+            removals.extend(
+                ended
+                    .into_iter()
+                    .map(|real_server| Change::DeleteRealServer {
+                        virtual_server,
+                        real_server,
+                    }),
+            );
+        }
         let flows: BTreeSet<_> = removals
             .iter()
             .filter_map(|change| flows_cut(node, change))
@@ -94,38 +112,8 @@ impl Draining {
         let flows = flows.into_iter().map(Step::DeleteFlows);
         let steps = removals.into_iter().map(Step::Ipvs).chain(flows);
         let plan: Plan = steps.collect();
-        Ok((!plan.is_empty()).then_some(plan))
+        Ok((!plan.is_empty()).then_some((plan, emptied)))
     }
-}
-
-/// How real servers of a virtual server are removed. One that is for nothing any more goes with
-/// the last of them.
-fn removal(
-    node: &NodeState,
-    virtual_server: VirtualServerKey,
-    ended: Vec<RealServerKey>,
-) -> Vec<Change> {
-    let state = node.virtual_servers.get(&virtual_server);
-    let are_all = state.is_some_and(|state| state.real_servers.len() == ended.len());
-    if are_all && node.frontend_of(&virtual_server).is_none() {
-        return vec![Change::DeleteVirtualServer(virtual_server)];
-    }
-    let delete = |real_server| Change::DeleteRealServer {
-        virtual_server,
-        real_server,
-    };
-    ended.into_iter().map(delete).collect()
-}
-
-/// The frontends whose virtual servers have no real server left after such a plan.
-pub(crate) fn emptied(node: &NodeState, plan: &Plan) -> Vec<FrontendKey> {
-    let servers = plan.into_iter().filter_map(Step::virtual_server);
-    let servers: BTreeSet<_> = servers.collect();
-    let empty = servers.into_iter().filter(|key| {
-        let state = node.virtual_servers.get(key);
-        state.is_some_and(|state| state.real_servers.is_empty())
-    });
-    empty.filter_map(|key| node.frontend_of(&key)).collect()
 }
 
 /// What connection tracking is to forget when a real server goes before its connections have

@@ -21,7 +21,7 @@ pub mod rules;
 pub(crate) mod virtual_servers;
 
 pub use cleanup::{Cleanup, Heir, cleanup, hand_over};
-pub use data_plane::IpvsMemory;
+pub use data_plane::Ipvs;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
 #[cfg(feature = "ipvs")]

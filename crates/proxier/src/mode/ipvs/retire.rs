@@ -34,8 +34,7 @@ use crate::mode::{ApplyReport, BackendError};
 /// ```
 #[derive(Debug)]
 pub struct Retiring {
-    /// Virtual servers that may have connections.
-    busy: Vec<VirtualServerKey>,
+    busy: Busy,
     began: Instant,
     timeout: Duration,
 }
@@ -60,14 +59,8 @@ impl Retiring {
         } else {
             backend.apply(&plan)
         };
-        let lasts = |key: &VirtualServerKey| {
-            let frontend = node.frontend_of(key);
-            // What is for nothing any more only has connections that last.
-            frontend.is_none_or(|frontend| frontend.protocol != Protocol::Udp)
-        };
-        let busy: BTreeSet<_> = node.virtual_servers.keys().copied().filter(lasts).collect();
         let retiring = Self {
-            busy: busy.into_iter().collect(),
+            busy: Busy::of(&node),
             began: now,
             timeout: config.drain_timeout,
         };
@@ -85,23 +78,45 @@ impl Retiring {
         now: Instant,
     ) -> Result<Option<Cleanup>, BackendError> {
         let has_time = now.saturating_duration_since(self.began) < self.timeout;
-        if has_time && self.has_connections(backend)? {
+        if has_time && self.busy.is_left(backend)? {
             return Ok(None);
         }
         cleanup(backend).map(Some)
     }
+}
 
-    /// None comes anew, so a virtual server that has none is looked at for the last time.
-    fn has_connections<B: Backend + ?Sized>(
+/// Virtual servers that take no new connections and may have some left.
+#[derive(Debug)]
+pub(super) struct Busy(Vec<VirtualServerKey>);
+
+impl Busy {
+    /// A node's, but for UDP's: its flows end when nobody sends any more, and nobody can tell when.
+    pub(super) fn of(node: &NodeState) -> Self {
+        let lasts = |key: &VirtualServerKey| {
+            let frontend = node.frontend_of(key);
+            // What is for no frontend only has connections that last.
+            frontend.is_none_or(|frontend| frontend.protocol != Protocol::Udp)
+        };
+        let servers = node.virtual_servers.keys().copied().filter(lasts);
+        let servers: BTreeSet<_> = servers.collect();
+        Self(servers.into_iter().collect())
+    }
+
+    /// Whether one has connections. No new ones come, so one that has none is not looked at again.
+    ///
+    /// # Errors
+    ///
+    /// If connections cannot be read.
+    pub(super) fn is_left<B: Backend + ?Sized>(
         &mut self,
         backend: &mut B,
     ) -> Result<bool, BackendError> {
-        while let Some(key) = self.busy.last() {
+        while let Some(key) = self.0.last() {
             let connections = backend.connections(key)?;
             if connections.values().any(|count| *count > 0) {
                 return Ok(true);
             }
-            self.busy.pop();
+            self.0.pop();
         }
         Ok(false)
     }
@@ -124,14 +139,14 @@ fn retirement(node: &NodeState, config: &Config) -> Plan {
 mod tests {
     use super::*;
     use crate::desired::Config;
-    use crate::mode::ipvs::FakeNode;
+    use crate::mode::ipvs::{FakeNode, Ipvs};
     use crate::reconcile::Proxier;
 
     #[test]
     fn without_connections_it_is_gone_at_once() {
         let config = Config::new("node-a", vec!["198.51.100.1".parse().unwrap()]);
         let node = FakeNode::default();
-        let mut proxier = Proxier::new(config.clone().into(), node.backend().unwrap());
+        let mut proxier = Proxier::new(config.clone().into(), Ipvs::new(node.backend().unwrap()));
         let lists = [
             crate::store::Change::ServicesReplaced(vec![]),
             crate::store::Change::EndpointSlicesReplaced(vec![]),

@@ -8,7 +8,7 @@ use ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use super::*;
 use crate::mode::ApplyReport;
 use crate::mode::ipvs::plan::{NodeState, Plan, Step, Sysctl};
-use crate::mode::ipvs::{Backend, FakeBackend, FakeNode};
+use crate::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -81,7 +81,7 @@ fn service(n: u8, protocol: Protocol, backend: [u8; 4]) -> Vec<Change> {
 /// The loop with its clock in hand.
 struct Simulated {
     node: FakeNode,
-    proxier: Proxier<Counting>,
+    proxier: Proxier<Ipvs<Counting>>,
     schedule: Schedule<Item>,
     start: Instant,
     now: Instant,
@@ -106,7 +106,7 @@ impl Simulated {
         };
         let mut simulated = Self {
             node,
-            proxier: Proxier::new(Arc::new(config), backend),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
             schedule: Schedule::new(start, intervals, 1),
             start,
             now: start,
@@ -154,7 +154,7 @@ impl Simulated {
 
     /// How often the node's outline was read, and how many lists of real servers.
     fn reads(&mut self) -> (usize, usize) {
-        let backend = self.proxier.backend_mut();
+        let backend = self.proxier.data_plane_mut().backend_mut();
         (backend.outlines, backend.lists)
     }
 

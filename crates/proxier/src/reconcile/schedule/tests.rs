@@ -378,6 +378,29 @@ fn drift_brings_an_audit_forward_once_in_its_interval() {
 }
 
 #[test]
+fn audits_that_begin_late_keep_their_rate() {
+    let intervals = Intervals {
+        audit: ms(100),
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    world.run(storm(1, 0, 6_100), ms(6_050));
+    assert_eq!(world.audits.len(), 60);
+}
+
+#[test]
+fn settings_that_do_not_wait_put_changes_off_by_no_more_than_an_interval() {
+    let intervals = Intervals {
+        min_sync: ms(100),
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    let settings = (0..50).map(|at| (ms(5 * at), Event::Settings));
+    world.run(settings.chain([(ms(250), Event::Change(1))]), ms(360));
+    assert_eq!(world.applied, world.desired);
+}
+
+#[test]
 fn audits_take_at_most_half_of_the_time() {
     let intervals = Intervals {
         audit: ms(10),

@@ -2,22 +2,18 @@
 
 use std::sync::Arc;
 
-use super::super::IptablesBackend;
 use super::restore_all;
 use super::tests::{Kernel, backends};
 use crate::Proxier;
-use crate::desired::{Config, DesiredState, Problem};
-use crate::mode::DataPlane;
-use crate::mode::Failures;
-use crate::mode::iptables::IptablesMemory;
-use crate::mode::iptables::{Node, Plan, Rules, Step};
-use crate::mode::ipvs::plan::{Scope, Sysctl};
+use crate::desired::Config;
+use crate::mode::iptables::{Iptables, Node, Plan, Rules, Step, Tables};
+use crate::mode::ipvs::plan::Sysctl;
 use crate::mode::{ApplyReport, BackendError};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
 };
-use crate::notice::{Notice, Reason};
+use crate::notice::Reason;
 use crate::reconcile::Standing;
 use crate::reconcile::{SyncKind, SyncReport};
 use crate::store::Change;
@@ -30,60 +26,17 @@ struct Plane {
     done: Option<Plan>,
 }
 
-impl DataPlane for Plane {
-    type Node = Node;
-    type Plan = Plan;
-    type Memory = IptablesMemory;
-
-    fn read(
-        &mut self,
-        _: &DesiredState,
-        _: Option<&Node>,
-        _: &mut IptablesMemory,
-    ) -> Result<Node, BackendError> {
+impl Tables for Plane {
+    fn observe(&mut self) -> Result<Node, BackendError> {
         let rules = self.kernel.rules.clone();
         let sysctls = [(Sysctl::IPV4_FORWARD, "1".to_owned())].into();
         Ok(Node::new(sysctls, rules, Rules::default()))
     }
 
-    fn plan(
-        desired: &DesiredState,
-        node: &Node,
-        scope: Scope<'_>,
-        memory: &mut IptablesMemory,
-    ) -> Plan {
-        IptablesBackend::plan(desired, node, scope, memory)
-    }
-
-    fn carry_out(&mut self, plan: &Plan, memory: &mut IptablesMemory) -> ApplyReport {
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>) {
         let mut report = ApplyReport::default();
         self.done = restore_all(plan, &mut report, &mut |some| self.kernel.restore(some));
-        memory.take_in(report, self.done.clone())
-    }
-
-    fn record(
-        node: &mut Node,
-        plan: &Plan,
-        applied: &ApplyReport,
-        memory: &mut IptablesMemory,
-    ) -> Failures {
-        IptablesBackend::record(node, plan, applied, memory)
-    }
-
-    fn limits(desired: &DesiredState, memory: &IptablesMemory) -> Vec<Problem> {
-        IptablesBackend::limits(desired, memory)
-    }
-
-    fn limits_of(
-        service: &ObjectName,
-        desired: &DesiredState,
-        memory: &IptablesMemory,
-    ) -> Vec<Problem> {
-        IptablesBackend::limits_of(service, desired, memory)
-    }
-
-    fn found(desired: &DesiredState, memory: &mut IptablesMemory) -> Vec<Notice> {
-        IptablesBackend::found(desired, memory)
+        (report, self.done.clone())
     }
 }
 
@@ -120,7 +73,7 @@ fn web(n: u8, protocol: Protocol, backend: &str) -> [Change; 2] {
 }
 
 struct Cluster {
-    proxier: Proxier<Plane>,
+    proxier: Proxier<Iptables<Plane>>,
     standing: Standing,
 }
 
@@ -135,7 +88,7 @@ impl Cluster {
         let plane = Plane { kernel, done: None };
         let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
         let mut cluster = Self {
-            proxier: Proxier::new(Arc::new(config), plane),
+            proxier: Proxier::new(Arc::new(config), Iptables::new(plane)),
             standing: Standing::default(),
         };
         let listed = [
@@ -171,7 +124,7 @@ impl Cluster {
     }
 
     fn kernel(&mut self) -> &mut Kernel {
-        &mut self.proxier.backend_mut().kernel
+        &mut self.proxier.data_plane_mut().tables_mut().kernel
     }
 
     /// Whether packets may go to this backend.
@@ -337,7 +290,13 @@ fn flows_are_not_cut_each_time_it_is_tried() {
     };
     let audit = cluster.audit();
     assert_eq!(flows(&audit.report.plan), 2);
-    let done = cluster.proxier.backend_mut().done.take().unwrap();
+    let done = cluster
+        .proxier
+        .data_plane_mut()
+        .tables_mut()
+        .done
+        .take()
+        .unwrap();
     assert_eq!(done.steps(), []);
     assert_eq!(
         audit.report.applied.in_vain,
@@ -355,7 +314,7 @@ fn metrics_count_each_refusal_and_neither_a_failure_nor_drift() {
 
     let (mut cluster, first) = Cluster::new(Protocol::Tcp, false, &["10.244.0.7:"]);
     let monitor = Monitor::new(Options::new(vec![Family::V4]));
-    let see = |cause, report: &SyncReport<Plan>, proxier: &mut Proxier<Plane>| {
+    let see = |cause, report: &SyncReport<Plan>, proxier: &mut Proxier<Iptables<Plane>>| {
         let round = Round {
             cause,
             result: Ok(report),
