@@ -8,7 +8,7 @@ use super::Config;
 use crate::model::{EndpointSlice, PortName, Protocol, ServicePort};
 use crate::store::ServiceView;
 
-/// Most names of ports that are listed.
+/// Maximum number of port names listed.
 const MAX_NAMES: usize = 5;
 
 /// Why a port of a Service has no endpoints that this node may use.
@@ -17,9 +17,9 @@ const MAX_NAMES: usize = 5;
 pub enum NoEndpoints {
     /// The Service has no endpoint slice.
     NoSlice,
-    /// All endpoint slices are of the other address family.
+    /// All endpoint slices have the other address family.
     OtherFamily,
-    /// The endpoint slices hold no endpoints.
+    /// The endpoint slices contain no endpoints.
     Empty,
     /// No slice has a port of this protocol with the name of the Service's port.
     NoSuchPort {
@@ -30,17 +30,17 @@ pub enum NoEndpoints {
         /// Names of the slices' ports of this protocol, at most five.
         found: Box<[PortName]>,
     },
-    /// So many endpoints are not ready.
+    /// This many endpoints exist, none of them ready.
     NotReady(usize),
-    /// Traffic policy `Local`: so many endpoints are on other nodes.
+    /// Traffic policy `Local`: this many endpoints are on other nodes.
     OnOtherNodes(usize),
-    /// Traffic policy `Local`: so many endpoints do not name their node.
+    /// Traffic policy `Local`: this many endpoints have no node name.
     NodeUnknown(usize),
 }
 
 impl NoEndpoints {
-    /// Why no endpoint in the slices of this family can be used. `local` is whether those on this
-    /// node alone may be.
+    /// Why no endpoint in the slices of this family can be used. `local` limits the search to
+    /// endpoints on this node.
     pub(super) fn find(
         view: ServiceView<'_>,
         port: &ServicePort,

@@ -22,7 +22,7 @@ pub(super) struct Wishes {
     pub(super) frontends: Vec<Arc<Frontend>>,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) problems: Vec<Problem>,
-    /// Ports for which no endpoint answers, in a family.
+    /// Ports without a usable endpoint in a family.
     pub(super) unanswered: Vec<Unanswered>,
     /// The scheduler that the Service chose.
     pub(super) scheduler: Option<Scheduler>,
@@ -34,9 +34,9 @@ pub(super) struct Unanswered {
     pub(super) port: PortName,
     pub(super) protocol: Protocol,
     pub(super) family: Family,
-    /// None if there are some under traffic policy `Cluster`.
+    /// `None` if there are endpoints under traffic policy `Cluster`.
     pub(super) anywhere: Option<NoEndpoints>,
-    /// None if there are some on this node, or it does not matter.
+    /// `None` if there are endpoints on this node, or if no traffic policy needs them.
     pub(super) here: Option<NoEndpoints>,
 }
 

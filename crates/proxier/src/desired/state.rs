@@ -43,15 +43,15 @@ struct OfService {
     frontends: Vec<Arc<Frontend>>,
 }
 
-/// The Services that want one key.
+/// The Services that claim one key.
 #[derive(Debug)]
 struct Claim {
     holder: Claimant,
-    /// Those that would have it after the holder, first to last.
+    /// The other claimants, by precedence.
     others: BTreeSet<Claimant>,
 }
 
-/// A Service that wants a key. The least has it.
+/// A Service that claims a key. The smallest claimant gets it.
 #[derive(Debug, Clone)]
 struct Claimant {
     seniority: i64,
@@ -88,7 +88,7 @@ impl PartialEq for Claimant {
 impl Eq for Claimant {}
 
 impl Claim {
-    /// The problem of a Service that does not hold it.
+    /// The problem of a Service that does not get the key.
     fn lost_by(&self, loser: &Frontend) -> Problem {
         let holder = &self.holder.frontend.owner.service;
         Problem {
@@ -108,10 +108,10 @@ pub struct Touched {
     pub frontends: BTreeSet<FrontendKey>,
     /// Needs that were added or removed.
     pub needs: BTreeSet<Need>,
-    /// Services that changed, or that got or lost a key because another did.
+    /// Services that changed, or that got or lost a key because another one changed.
     pub services: BTreeSet<ObjectName>,
-    /// Keys that went from one Service to another. All that claim them are
-    /// [concerned](DesiredState::concerned).
+    /// Keys that passed from one Service to another. They
+    /// [concern](DesiredState::concerned) all their claimants.
     pub passed_on: BTreeSet<FrontendKey>,
 }
 
@@ -270,9 +270,9 @@ impl DesiredState {
         sorted(own.chain(lost))
     }
 
-    /// The Services whose [problems](Self::problems_of) may be others after such changes.
+    /// The Services whose [problems](Self::problems_of) may differ after these changes.
     ///
-    /// Asked once for many changes: a key that many claim may pass on with each of them.
+    /// Call it once for many changes: a key with many claimants may pass on with each of them.
     pub fn concerned(&self, touched: &Touched) -> BTreeSet<ObjectName> {
         let claims = touched.passed_on.iter();
         let claims = claims.filter_map(|key| self.claims.get(key));
@@ -338,7 +338,7 @@ impl DesiredState {
             };
             self.services.insert(name.clone(), of);
         }
-        // Both are sorted by key.
+        // Both lists are sorted by key.
         old.reverse();
         for frontend in new {
             while let Some(gone) = old.pop_if(|old| old.frontend.key < frontend.key) {
@@ -358,7 +358,7 @@ impl DesiredState {
         }
     }
 
-    /// Puts one claim of a Service to a key in the place of another.
+    /// Replaces a Service's claim to a key.
     fn claim(
         &mut self,
         key: FrontendKey,
@@ -471,7 +471,7 @@ mod tests {
         ObjectName::new("default", &format!("s{number}")).unwrap()
     }
 
-    /// Service `number`, of that age, at an external address that all have in common.
+    /// A Service with this number and age. All have the same address.
     fn service(number: i64) -> Change {
         let mut service = Service::new(name(number));
         service.created = Some(number);
@@ -496,7 +496,8 @@ mod tests {
             Self { store, state }
         }
 
-        /// Takes changes in; how many comparisons of claims that takes, and whom it concerns.
+        /// Applies changes. Returns the number of comparisons of claims, and the Services
+        /// concerned.
         fn take(&mut self, changes: impl Iterator<Item = Change>) -> (u64, BTreeSet<ObjectName>) {
             let before = COMPARISONS.get();
             let mut touched = Touched::default();
@@ -512,7 +513,7 @@ mod tests {
         }
     }
 
-    /// However many claim one key, and in whatever order they come and go.
+    /// For any number of claimants, in any order.
     #[test]
     fn a_claim_costs_no_walk_through_the_others() {
         let orders: [fn(i64) -> Vec<i64>; 2] = [|n| (0..n).collect(), |n| (0..n).rev().collect()];
