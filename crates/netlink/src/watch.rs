@@ -3,21 +3,24 @@
 //! nfnetlink and rtnetlink send a message for each change to whoever listens, with the port of
 //! the socket that asked for the change. Those of this process's own sockets are passed over.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use netlink_sys::SocketAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use crate::read::{Message, Messages};
 
 /// More than one notification takes: the kernel sends each in a datagram of its own.
 const RECEIVE_BUFFER: usize = 64 * 1024;
+/// What the kernel may keep for a listener. The default of 208 KiB does not hold svcproxy's own
+/// ruleset, so that installing it would look like a change of others (`ENOBUFS`).
+const RECEIVE_MEMORY: usize = 8 * 1024 * 1024;
 /// `MSG_DONTWAIT | MSG_TRUNC`.
 const RECEIVE_FLAGS: i32 = 0x40 | 0x20;
 /// Changes that come within this time after a report are reported together.
@@ -25,8 +28,9 @@ const GAP: Duration = Duration::from_millis(200);
 /// Before the next attempt where the kernel has no memory for poll(2).
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The netlink sockets of this process that change something: protocol and port.
-static OWN: Mutex<BTreeSet<(isize, u32)>> = Mutex::new(BTreeSet::new());
+/// The netlink sockets of this process that change something: protocol and port. Sockets in
+/// different network namespaces may have the same port, so one may be there several times.
+static OWN: Mutex<Vec<(isize, u32)>> = Mutex::new(Vec::new());
 
 /// Marks a socket as one of this process, so that what it changes is not reported.
 ///
@@ -37,18 +41,21 @@ pub struct Own(isize, u32);
 impl Own {
     /// Marks the socket with this port, of a protocol of netlink (`NETLINK_…`).
     pub fn new(protocol: isize, port: u32) -> Self {
-        own().insert((protocol, port));
+        own().push((protocol, port));
         Self(protocol, port)
     }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        own().remove(&(self.0, self.1));
+        let mut own = own();
+        if let Some(at) = own.iter().position(|socket| *socket == (self.0, self.1)) {
+            own.swap_remove(at);
+        }
     }
 }
 
-fn own() -> std::sync::MutexGuard<'static, BTreeSet<(isize, u32)>> {
+fn own() -> MutexGuard<'static, Vec<(isize, u32)>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -69,6 +76,8 @@ impl Listener {
     /// Those of socket(2) and bind(2).
     pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(protocol)?;
+        // Without the privilege the socket keeps the default.
+        let _ = set_socket_recv_buffer_size_force(&socket, RECEIVE_MEMORY);
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in groups {
             socket.add_membership(*group)?;
@@ -214,6 +223,17 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_counts_until_the_last_socket_with_it_is_gone() {
+        const PROTOCOL: isize = -1;
+        let is_own = || own().contains(&(PROTOCOL, 7));
+        let (first, second) = (Own::new(PROTOCOL, 7), Own::new(PROTOCOL, 7));
+        drop(first);
+        assert!(is_own());
+        drop(second);
+        assert!(!is_own());
+    }
 
     #[test]
     fn the_first_change_is_reported_at_once_and_a_storm_now_and_then() {

@@ -26,7 +26,7 @@ fn changes_of_others_are_reported_and_svcproxys_own_are_not() {
     namespace.enter(|| {
         let mut backend = backend();
         let (report, reports) = mpsc::channel();
-        let watching = watch(move || drop(report.send(()))).unwrap();
+        let watching = watch(move || _ = report.send(())).unwrap();
         let steps = || {
             let steps = elements().0.into_iter();
             [install()].into_iter().chain(steps).chain([
