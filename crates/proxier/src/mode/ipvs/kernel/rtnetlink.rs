@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 
 use netlink::Own;
-use rtnetlink::sys::{AsyncSocket, SocketAddr};
+use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::runtime::{Builder, Runtime};
 
@@ -28,9 +28,8 @@ impl Rtnetlink {
             let _guard = runtime.enter();
             new_connection_with_strict_check()?
         };
-        let mut address = SocketAddr::new(0, 0);
-        let socket = connection.socket_mut().socket_ref();
-        socket.get_address(&mut address)?;
+        // Else the kernel gives it a port with the first request.
+        let address = connection.socket_mut().socket_mut().bind_auto()?;
         runtime.spawn(connection);
         Ok(Self {
             runtime,
