@@ -5,14 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use ipvs::Family;
 
-use super::Statement::{
+use super::pods::{Outside, Pods};
+use super::rule::Statement::{
     AnswerFrom, AnswerFromPort, ClearMark, DestinationNotIn, Drop, From, Goto, HasMark, In, Jump,
     LocalDestination, LocalSource, MarkFrom, Masquerade, NotFromLoopback, NotIn, NotProtocol,
     NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, ToLoopback, Translated,
     UdpChecksum,
 };
-use super::pods::{Outside, Pods};
-use super::{Rule, Set, State, Statement, TransportProtocol};
+use super::rule::{Rule, State, Statement, TransportProtocol};
+use super::set::Set;
 use crate::desired::Marks;
 
 const NEW: Statement = Statement::State(State::New);
