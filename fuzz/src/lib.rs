@@ -1,6 +1,5 @@
 //! What the fuzz targets have in common.
 
-pub mod allocated;
 pub mod values;
 
 use ipvs::Message;

@@ -1,8 +1,6 @@
 //! One change costs work for its Service, however many have a problem that stands: counted.
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -17,30 +15,6 @@ use proxier::notice::Reason;
 use proxier::reconcile::Concerned;
 use proxier::reconcile::Standing;
 use proxier::store::Change;
-
-/// Counts the calling thread's allocations: each problem that is looked at is made, and has texts.
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: each method hands its arguments to the system's allocator, unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: as for this method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as for this method.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn name(number: usize) -> ObjectName {
     ObjectName::new("default", &format!("s{number}")).unwrap()
@@ -82,19 +56,23 @@ impl Node {
         node
     }
 
-    /// Service 7 asks for another; how many allocations that takes, from the change to what is told.
-    fn change(&mut self, external: &str) -> usize {
+    /// Service 7 asks for another address: how many allocations that takes, from the change to the
+    /// new notices. Each problem that is looked at costs some, for its texts.
+    fn change(&mut self, external: &str) -> u64 {
         let service = refused(7, external);
-        let before = COUNT.get();
-        let report = self.proxier.handle([Change::ServiceApplied(service)]);
-        let report = report.unwrap().unwrap();
-        let new = self.standing.follow(&self.proxier, &report.concerned);
-        let count = COUNT.get() - before;
+        let mut result = None;
+        let info = allocation_counter::measure(|| {
+            let report = self.proxier.handle([Change::ServiceApplied(service)]);
+            let report = report.unwrap().unwrap();
+            let new = self.standing.follow(&self.proxier, &report.concerned);
+            result = Some((report, new));
+        });
+        let (report, new) = result.unwrap();
         assert_eq!(report.concerned, Concerned::Services([name(7)].into()));
         let reasons: Vec<_> = new.iter().map(|notice| notice.reason).collect();
         assert_eq!(reasons, [Reason::AddressRefused]);
         assert!(new.iter().all(|notice| notice.message.contains(external)));
-        count
+        info.count_total
     }
 }
 
