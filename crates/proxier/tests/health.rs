@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proxier::Runtime;
@@ -16,14 +16,9 @@ use proxier::observe::health::{HealthError, ServiceHealth};
 const PATIENCE: Duration = Duration::from_secs(20);
 const EADDRINUSE: i32 = 98;
 
-/// Ports that are free, below those that clients are given, each handed out once.
+/// Ports on which nothing else listens.
 fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Other runs of this program begin elsewhere.
-    let start = 20_000 + u16::try_from(std::process::id() % 16).unwrap() * 500;
-    let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed))
-        .filter(|port| TcpListener::bind(("::", *port)).is_ok());
-    std::array::from_fn(|_| ports.next().unwrap())
+    std::array::from_fn(|_| testbed::reserve_port().unwrap())
 }
 
 fn check(name: &str, port: u16, local_endpoints: usize) -> HealthCheck {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use notify::Watcher as _;
 use proxier::source::manifest::{Manifests, Reading, Watch};
 use proxier::store::Store;
 
@@ -139,13 +140,21 @@ fn what_changes_nothing_is_not_delivered() {
     let path = |name: &str| directory.path().join(name);
     fs::write(path("a.yaml"), service("a", "10.96.0.1")).unwrap();
     let mut watched = Watched::new(directory.path());
+    let (opened, events) = channel();
+    let mut observer = notify::recommended_watcher(opened).unwrap();
+    let mode = notify::RecursiveMode::NonRecursive;
+    observer.watch(directory.path(), mode).unwrap();
+    fs::write(path("notes.txt"), "not a manifest").unwrap();
     replace(
         &path("a.yaml"),
         &format!("# the same\n{}", service("a", "10.96.0.1")),
     );
-    fs::write(path("notes.txt"), "not a manifest").unwrap();
-    // Nothing to wait for but a change that is one.
-    std::thread::sleep(Duration::from_millis(300));
+    // The file gets its name when it is complete: whoever opens it under that name reads it.
+    let read = notify::EventKind::Access(notify::event::AccessKind::Open(
+        notify::event::AccessMode::Any,
+    ));
+    let is_read = |event: &notify::Event| event.kind == read && event.paths == [path("a.yaml")];
+    while !is_read(&events.recv_timeout(PATIENCE).unwrap().unwrap()) {}
     fs::write(path("b.yaml"), service("b", "10.96.0.2")).unwrap();
     while watched.addresses() != ["10.96.0.1", "10.96.0.2"] {
         assert_ne!(watched.next().changes, []);

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +27,7 @@ use proxier::reconcile::{Event, Intervals};
 use proxier::source::{ConnectionState, RequestOutcome};
 use proxier::store::Change;
 use proxier::{Proxier, Runtime};
+use testbed::{eventually, reserve_port};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ENOMEM: i32 = 12;
@@ -75,14 +76,16 @@ impl Proxy {
 
     /// The scrape at which `is_there` holds.
     fn scrape_until(&self, is_there: impl Fn(&Scrape) -> bool) -> Scrape {
-        for _ in 0..400 {
-            let scrape = Scrape::parse(&self.monitor.scrape());
+        let attempt = || {
+            let text = self.monitor.scrape();
+            let scrape = Scrape::parse(&text);
             if is_there(&scrape) {
-                return scrape;
+                Ok(scrape)
+            } else {
+                Err(text)
             }
-            thread::sleep(PATIENCE / 400);
-        }
-        panic!("not there: {}", self.monitor.scrape());
+        };
+        eventually(PATIENCE, attempt).unwrap_or_else(|text| panic!("not there: {text}"))
     }
 }
 
@@ -199,6 +202,26 @@ fn options() -> Options {
     Options::new(vec![Family::V4])
 }
 
+/// What this process logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn synced(scrape: &Scrape) -> bool {
     scrape.value("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 1.0
 }
@@ -207,27 +230,10 @@ fn since_1970(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// A port that is free, below those that clients are given.
-fn free_port() -> u16 {
-    let start = 24_000 + u16::try_from(std::process::id() % 100).unwrap() * 50;
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let ports =
-        std::iter::repeat_with(|| start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-    let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
-    ports.into_iter().find(is_free).unwrap()
-}
-
 /// Status, head and body.
 fn get(port: u16, path: &str) -> (u16, String, String) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let connect = || TcpStream::connect(address).ok();
-    let waits = std::iter::repeat_with(|| {
-        thread::sleep(PATIENCE / 400);
-        connect()
-    });
-    let mut stream = connect()
-        .or_else(|| waits.take(400).flatten().next())
-        .unwrap();
+    let mut stream = eventually(PATIENCE, || TcpStream::connect(address)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
@@ -261,7 +267,7 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
     let mut intervals = Intervals::default();
     intervals.audit = Duration::from_millis(50);
     let proxy = Proxy::start(options(), intervals);
-    let [metrics, health] = [free_port(), free_port()];
+    let [metrics, health] = [reserve_port().unwrap(), reserve_port().unwrap()];
     let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let pages = Pages::new(|| "{\"a\":1}".into(), "{\"gitVersion\":\"v0\"}".into());
     let _metrics =
@@ -375,11 +381,10 @@ fn metrics_tell_what_happened() {
         );
     }
 
-    // Some time after a pod changed its slice does.
+    // A slice that arrives 300 ms after its pod changed.
     let mut changed = slice("web", &[[10, 244, 0, 1]]);
     let now = since_1970(SystemTime::now());
-    changed.last_change = Timestamp::after_epoch(now);
-    thread::sleep(Duration::from_millis(300));
+    changed.last_change = Timestamp::after_epoch(now - Duration::from_millis(300));
     proxy.node.fail_step(1, ENOMEM);
     proxy.send(vec![Change::EndpointSliceApplied(changed)]);
     let failed = proxy.scrape_until(|scrape| scrape.value("svcproxy_sync_failures_total") >= 1.0);
@@ -461,7 +466,7 @@ fn traffic_is_told_of_services_that_ask_for_it_and_of_so_many_only() {
 #[test]
 fn a_node_that_is_to_go_fails_healthz_and_not_livez() {
     let proxy = Proxy::start(options(), Intervals::default());
-    let port = free_port();
+    let port = reserve_port().unwrap();
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let _health = ProxyServer::health(&runtime(), address, proxy.monitor.clone()).unwrap();
     let (status, _, body) = get(port, "/readyz");
@@ -487,12 +492,21 @@ fn a_node_that_is_to_go_fails_healthz_and_not_livez() {
 
 #[test]
 fn an_address_that_is_taken_is_had_when_it_is_free() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .init();
     let proxy = Proxy::start(options(), Intervals::default());
-    let port = free_port();
+    let port = reserve_port().unwrap();
     let taken = TcpListener::bind(("::", port)).unwrap();
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let server = ProxyServer::health(&runtime(), address, proxy.monitor.clone()).unwrap();
-    thread::sleep(Duration::from_millis(200));
+    eventually(PATIENCE, || match log.text().contains("cannot listen on") {
+        true => Ok(()),
+        false => Err(log.text()),
+    })
+    .unwrap();
     drop(taken);
     assert_eq!(get(port, "/livez").0, 200);
     drop(server);
@@ -531,15 +545,15 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
     stuck.wait();
     assert!(monitor.is_healthy());
     monitor.queued(&[Change::ServiceApplied(service("web", 80))]);
-    thread::sleep(Duration::from_millis(400));
-    assert!(!monitor.is_healthy());
+    let unhealthy = || (!monitor.is_healthy()).then_some(()).ok_or("healthy");
+    eventually(PATIENCE, unhealthy).unwrap();
     let scrape = Scrape::parse(&monitor.scrape());
     assert_eq!(
         scrape.value("kubeproxy_sync_proxy_rules_service_changes_pending"),
         1.0
     );
     // Over HTTP neither: each is answered from the last snapshot, however many come at once.
-    let port = free_port();
+    let port = reserve_port().unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let pages = Pages::new(String::new, "{}".into());
     let _metrics = ProxyServer::metrics(&runtime(), address, monitor.clone(), pages).unwrap();
@@ -562,7 +576,7 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
 #[test]
 fn clients_that_do_not_read_hold_up_nobody_and_are_bounded() {
     let proxy = Proxy::start(options(), Intervals::default());
-    let port = free_port();
+    let port = reserve_port().unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let pages = Pages::new(String::new, "{}".into());
     let _metrics = ProxyServer::metrics(&runtime(), address, proxy.monitor.clone(), pages).unwrap();

@@ -20,9 +20,9 @@ mod transactions;
 mod watch;
 
 use std::collections::BTreeSet;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
-use std::{io, thread};
 
 use ipvs::{FakeKernel, FakeSocket, Family, Protocol};
 use proxier::desired::{Config, FrontendKey, PodInterfaces};
@@ -398,20 +398,30 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
             testbed::ping(&namespace, vip.parse().unwrap()).unwrap();
         }
 
-        let established = TcpStream::connect("10.96.0.2:8080").unwrap();
+        let mut established = TcpStream::connect("10.96.0.2:8080").unwrap();
+        let port = established.local_addr().unwrap().port();
+        let mut accepted = listener.incoming().map(Result::unwrap);
+        // Connections of before may still wait there.
+        let mut accepted = accepted
+            .find(|stream| stream.peer_addr().unwrap().port() == port)
+            .unwrap();
+        for stream in [&established, &accepted] {
+            stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
+        }
         // No endpoints: what is new is refused, what is there goes on until IPVS has no more
         // of it.
         let refuse = [v4, v6].map(|vip| add(Element::NoEndpoints(key(Protocol::Tcp, vip, 8080))));
         succeed(&mut backend, refuse);
         assert_eq!(connect("10.96.0.2:8080"), REFUSED);
         assert_eq!(connect("[fd00:10:96::2]:8080"), REFUSED);
-        io::Write::write_all(&mut &established, b"still there").unwrap();
-        thread::sleep(Duration::from_millis(50));
-        assert!(established.take_error().unwrap().is_none());
+        established.write_all(b"still there").unwrap();
+        accepted.read_exact(&mut [0; 11]).unwrap();
         succeed(&mut backend, servers.map(Step::DeleteElement));
-        io::Write::write_all(&mut &established, b"no more").unwrap();
-        thread::sleep(Duration::from_millis(50));
-        assert!(io::Read::read(&mut &established, &mut [0]).is_err());
+        established.write_all(b"no more").unwrap();
+        let error = established.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         drop(listener);
     });
 }

@@ -33,6 +33,7 @@ mod command;
 mod kube_proxy;
 mod namespace;
 mod ping;
+mod port;
 mod topology;
 pub mod traffic;
 mod wait;
@@ -49,6 +50,7 @@ pub use command::Error;
 pub use kube_proxy::{KubeProxy, ServicePort};
 pub use namespace::Namespace;
 pub use ping::ping;
+pub use port::reserve_port;
 pub use topology::{
     EXTERNAL_CIDR_V4, EXTERNAL_CIDR_V6, Family, Host, Node, POD_CIDR_V4, POD_CIDR_V6,
     SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,

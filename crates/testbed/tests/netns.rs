@@ -196,12 +196,16 @@ fn eventually_sees_a_backend_come_up() {
     let namespace = Namespace::new("tb-wait").unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
     std::thread::scope(|scope| {
-        let late = scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(100));
-            Backend::start(&namespace, Protocol::Tcp, address, "late").unwrap()
+        let (failed, first_failure) = std::sync::mpsc::channel();
+        let namespace = &namespace;
+        let late = scope.spawn(move || {
+            first_failure.recv().unwrap();
+            Backend::start(namespace, Protocol::Tcp, address, "late").unwrap()
         });
         let answer = eventually(Duration::from_secs(5), || {
-            ask(&namespace, Protocol::Tcp, address)
+            ask(namespace, Protocol::Tcp, address).inspect_err(|_| {
+                let _ = failed.send(());
+            })
         })
         .unwrap();
         assert_eq!(answer.backend, "late");

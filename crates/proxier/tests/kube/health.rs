@@ -1,7 +1,7 @@
 //! What is told of a server that is slow to list, or goes away.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -64,9 +64,8 @@ fn a_proxy_is_ready_after_every_list_and_stays_so_without_its_server() {
             },
         );
     });
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let port = testbed::reserve_port().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let runtime = proxier::Runtime::start().unwrap();
     let _server = ProxyServer::health(&runtime, address, monitor.clone()).unwrap();
     let becomes = |status: &str, source: &str| {
