@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::paths;
 
-/// Builds the program `svcproxy` and tells where it is.
+/// Builds the program `svcproxy` and returns its path.
 pub(crate) fn svcproxy() -> Result<PathBuf> {
     let artifacts = artifacts(&["build", "--package", "svcproxy", "--bins"])?;
     let program = artifacts
@@ -17,7 +17,7 @@ pub(crate) fn svcproxy() -> Result<PathBuf> {
     Ok(text(program, "/executable")?.into())
 }
 
-/// What cargo says of everything that can be run.
+/// Cargo's messages about the executables that it built.
 pub(crate) fn artifacts(arguments: &[&str]) -> Result<Vec<Value>> {
     let output = Command::new("cargo")
         .args(arguments)

@@ -12,6 +12,7 @@ mod paths;
 mod process;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::process::ExitCode;
@@ -27,22 +28,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what the other commands need, so that they work without a network.
+    /// Install everything that the other commands need, so that they work offline.
     Setup,
-    /// Show svcproxy at work: Services from examples/ with real traffic.
+    /// Run the demo: Services from examples/ with real traffic.
     Demo(demo::DemoArgs),
-    /// Run every test: checks, unit tests, network namespaces, kernel VM.
+    /// Run everything that CI runs: checks, tests, network namespaces, kernel VM, fuzz targets.
     Test(test::TestArgs),
-    /// Run the benchmarks that need a kernel with IPVS, in the VM.
+    /// Run the benchmarks that need a kernel with IPVS in the VM.
     Bench(bench::BenchArgs),
-    /// A QEMU machine whose kernel has IPVS.
+    /// Use a QEMU machine whose kernel has IPVS.
     #[command(subcommand)]
     Vm(VmTask),
 }
 
 #[derive(Subcommand)]
 enum VmTask {
-    /// Run a command in the machine; it sees this machine's files, its changes are lost.
+    /// Run a command in the VM. It sees this machine's files; its changes are lost.
     Run(vm::RunArgs),
 }
 

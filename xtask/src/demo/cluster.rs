@@ -196,7 +196,7 @@ impl Cluster {
 pub(super) struct Running(Child);
 
 impl Running {
-    /// Kills it as the kernel would that ran out of memory.
+    /// Kills it with SIGKILL, as the kernel does when memory runs out.
     pub(super) fn kill(mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;

@@ -1,4 +1,4 @@
-//! The main job, to be watched: Services from manifests, with real traffic.
+//! The demo: Services from manifests, with real traffic.
 
 mod cluster;
 mod story;
@@ -14,7 +14,7 @@ use clap::Args;
 use crate::vm::{self, Job, Machine, MachineArgs, Series};
 use crate::{apt, cargo, setup};
 
-/// Where the program is that the demo shows; built here if unset.
+/// The path of the svcproxy to show; it is built if this is unset.
 const SVCPROXY_BIN: &str = "SVCPROXY_BIN";
 
 /// Arguments of `demo`.
@@ -45,7 +45,7 @@ pub(crate) fn run_command(args: &DemoArgs) -> Result<ExitCode> {
     in_the_vm(&svcproxy, args.kernel.unwrap_or_default())
 }
 
-/// Runs the demo once more, in a VM.
+/// Runs the demo in a VM.
 fn in_the_vm(svcproxy: &Path, series: Series) -> Result<ExitCode> {
     println!(
         "Booting an emulated machine with Debian's kernel {}, which has IPVS{} ...",
@@ -68,7 +68,7 @@ fn in_the_vm(svcproxy: &Path, series: Series) -> Result<ExitCode> {
 /// Whether this kernel has IPVS, loaded or as a module.
 fn has_ipvs() -> bool {
     let loaded = || fs::exists("/proc/net/ip_vs").unwrap_or(false);
-    // An error means that there is no such module; the next look tells.
+    // If it fails, there is no such module, and the file stays missing.
     let load = || Command::new("modprobe").args(["--quiet", "ip_vs"]).status();
     loaded() || (load().is_ok() && loaded())
 }

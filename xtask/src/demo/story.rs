@@ -38,7 +38,7 @@ const SHOWN: usize = 60;
 /// How long a change of the manifest may take to come through.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells the story; a failure if any request failed.
+/// Runs the demo; fails if any request failed.
 pub(super) fn tell(svcproxy: &Path) -> Result<ExitCode> {
     let mut total = Tally::default();
 
@@ -141,7 +141,7 @@ fn everyone_asks(cluster: &Cluster, vip: &VipPort) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What is no Service's port is refused, and the address answers a ping all the same.
+/// A port of no Service is refused; its address still answers a ping.
 fn nobody_answers(cluster: &Cluster, unused: SocketAddr) -> Result<()> {
     let client = &cluster.topology.client;
     match testbed::ask(client, Protocol::Tcp, unused) {

@@ -1,67 +1,97 @@
-//! What is checked without running the project's code.
+//! Checks other than tests: formatting, lints, documentation, dependencies, fuzz targets.
 
 use std::process::Command;
 
-use super::report::{Report, phase};
-use crate::{paths, process, setup};
+use super::report::Report;
+use crate::{paths, process, tools};
 
-/// Each is a test of its own: its name and the arguments of cargo.
-const CHECKS: [(&str, &str); 7] = [
-    ("rustfmt", "fmt --all --check"),
+/// Name, subcommand of cargo that may have to be installed, arguments of cargo.
+type Check = (&'static str, Option<&'static str>, &'static str);
+
+/// Each counts as one test.
+const BEFORE_THE_BUILD: [Check; 6] = [
+    ("rustfmt", None, "fmt --all --check"),
     (
         "rustfmt of fuzz",
+        None,
         "fmt --manifest-path fuzz/Cargo.toml --check",
+    ),
+    // Advisories need a database from outside: left to who can fetch it.
+    (
+        "cargo deny",
+        Some("deny"),
+        "deny --locked check licenses bans sources",
     ),
     (
         "clippy",
+        None,
         "clippy --locked --workspace --all-targets --all-features -- --deny warnings",
     ),
     (
-        "clippy ipvs without features",
-        "clippy --locked --package svcproxy-ipvs --no-default-features -- --deny warnings",
-    ),
-    (
-        "clippy proxier without features",
-        "clippy --locked --package svcproxy-proxier --no-default-features -- --deny warnings",
+        "clippy of each feature alone",
+        Some("hack"),
+        "hack clippy --locked --package svcproxy-ipvs --package svcproxy-proxier \
+         --each-feature --exclude-all-features -- --deny warnings",
     ),
     (
         "rustdoc",
+        None,
         "doc --locked --workspace --all-features --no-deps",
-    ),
-    // The bench profile would build all dependencies once more.
-    (
-        "benches compile",
-        "bench --locked --workspace --bench * --no-run --profile dev",
     ),
 ];
 
-pub(super) fn run(report: &mut Report) {
-    for (name, arguments) in CHECKS {
-        phase(name);
-        let mut cargo = cargo(arguments);
-        report.check(
-            name,
-            process::run(cargo.env("RUSTDOCFLAGS", "--deny warnings")),
-        );
-    }
-    // Its check of advisories needs a database from outside: left to who can fetch it.
-    phase("cargo deny: licenses, bans, sources");
-    let deny = setup::cargo_tool("deny")
-        .and_then(|()| process::run(&mut cargo("deny --locked check licenses bans sources")));
-    report.check("cargo deny", deny);
+/// What shares the tests' build: the same features, the same profile.
+const AFTER_THE_BUILD: [Check; 1] = [(
+    "benches compile",
+    None,
+    "bench --locked --workspace --all-features --bench * --no-run --profile dev",
+)];
+
+pub(super) fn before_the_build(report: &mut Report) {
+    run(&BEFORE_THE_BUILD, report);
+    module_graph(report);
 }
 
-/// Lets each fuzz target try some inputs: enough to show that it works and finds nothing soon.
+pub(super) fn after_the_build(report: &mut Report) {
+    run(&AFTER_THE_BUILD, report);
+}
+
+/// No module may need another that needs it, directly or through others.
+fn module_graph(report: &mut Report) {
+    report.phase("module graph");
+    let result = tools::ensure("cycles").and_then(|()| {
+        let mut cycles = Command::new("cargo-cycles");
+        cycles.env("PATH", tools::path());
+        process::run(cycles.current_dir(paths::workspace()))
+    });
+    report.check("module graph without cycles", result);
+}
+
+fn run(checks: &[Check], report: &mut Report) {
+    for &(name, tool, arguments) in checks {
+        report.phase(name);
+        let installed = tool.map_or(Ok(()), tools::ensure);
+        let mut cargo = cargo(arguments);
+        let result =
+            installed.and_then(|()| process::run(cargo.env("RUSTDOCFLAGS", "--deny warnings")));
+        report.check(name, result);
+    }
+}
+
+/// Gives each fuzz target some inputs: enough to show that it works and finds nothing soon.
 pub(super) fn fuzz(report: &mut Report) {
-    phase("fuzz targets");
-    let targets = setup::cargo_tool("fuzz").and_then(|()| process::output(&mut cargo("fuzz list")));
-    let targets = match targets {
+    report.phase("fuzz targets: build");
+    let built = tools::ensure("fuzz")
+        // Sanitizers need a nightly compiler.
+        .and_then(|()| process::run(&mut cargo("fuzz build --sanitizer none")))
+        .and_then(|()| process::output(&mut cargo("fuzz list")));
+    let targets = match built {
         Ok(targets) => String::from_utf8_lossy(&targets).into_owned(),
         Err(error) => return report.fail("fuzz", &format!("{error:#}")),
     };
+    report.phase("fuzz targets");
     for target in targets.lines() {
-        // Sanitizers need a nightly compiler.
-        let run = format!("fuzz run --sanitizer none {target} -- -runs=20000 -max_total_time=60");
+        let run = format!("fuzz run --sanitizer none {target} -- -runs=5000 -max_total_time=15");
         // Its output is long, and of interest only if it finds something.
         let found = process::output(&mut cargo(&run)).map(drop);
         report.check(&format!("fuzz {target}"), found);
@@ -69,9 +99,7 @@ pub(super) fn fuzz(report: &mut Report) {
 }
 
 fn cargo(arguments: &str) -> Command {
-    let mut cargo = Command::new("cargo");
-    cargo
-        .current_dir(paths::workspace())
-        .args(arguments.split(' '));
+    let mut cargo = tools::cargo();
+    cargo.args(arguments.split_whitespace());
     cargo
 }

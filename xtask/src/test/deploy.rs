@@ -1,4 +1,4 @@
-//! What `deploy/` holds, seen with the tools of those who will use it.
+//! Checks of `deploy/` with the tools of its users: Helm, Prometheus, systemd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::report::{Report, phase};
+use super::report::Report;
 use crate::apt::{self, Tool};
 use crate::{paths, process};
 
-/// What the chart does not do without.
+/// The values that the chart requires.
 const REQUIRED: &str = r#"{"apiServer": "https://control-plane.example:6443"}"#;
-/// Everything that is off by itself.
+/// Every optional part of the chart, switched on.
 const EVERYTHING: &str = r#"{
     "apiServer": "https://control-plane.example:6443",
     "imagePullSecrets": [{"name": "pull"}],
@@ -26,7 +26,7 @@ const EVERYTHING: &str = r#"{
 const HELM: &str = "helm-python-sdk==0.2.2";
 
 pub(super) fn run(svcproxy: &Path, report: &mut Report) {
-    phase("deployment");
+    report.phase("deployment");
     with_tool("helm", helm(), report, |packages| {
         let golden = paths::workspace().join("crates/cli/tests/golden/chart.yaml");
         let rendered = render(packages, REQUIRED)?;
@@ -35,7 +35,7 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
         }
         ensure!(
             fs::read(&golden)? == rendered,
-            "the chart yields something else than {}; UPDATE_CHART=1 writes it anew",
+            "the rendered chart differs from {}; UPDATE_CHART=1 rewrites the file",
             golden.display()
         );
         render(packages, EVERYTHING).map(drop)
@@ -54,7 +54,7 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
     });
 }
 
-/// A check with a tool; it is skipped if the tool cannot be had.
+/// Runs a check with a tool; counts it as skipped if the tool cannot be installed.
 fn with_tool(
     name: &str,
     tool: Result<PathBuf>,
@@ -88,10 +88,10 @@ fn render(packages: &Path, values: &str) -> Result<Vec<u8>> {
         .args(["-c", include_str!("helm.py")])
         .arg(paths::workspace().join("deploy/helm/svcproxy"))
         .arg(values);
-    process::output(&mut helm).context("the chart is not right")
+    process::output(&mut helm).context("cannot render the chart")
 }
 
-/// Out of Debian's package, which as such would start a server.
+/// Unpacked from Debian's package: installing that would start a server.
 fn promtool() -> Result<PathBuf> {
     let directory = paths::workspace().join("target/prometheus");
     let program = directory.join("usr/bin/promtool");
@@ -111,18 +111,20 @@ fn systemd_analyze() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// systemd wants the program to be there, and takes an unknown setting for no error.
+/// `systemd-analyze` requires the program to exist, and only warns about an unknown setting.
 fn verify_unit(systemd_analyze: &Path, svcproxy: &Path) -> Result<()> {
     let unit = fs::read_to_string(paths::workspace().join("deploy/systemd/svcproxy.service"))?;
     let scratch = tempfile::tempdir()?;
     let copy = scratch.path().join("svcproxy.service");
-    let svcproxy = svcproxy.to_str().context("a path that is not text")?;
+    let svcproxy = svcproxy
+        .to_str()
+        .context("the path of svcproxy is not valid UTF-8")?;
     fs::write(&copy, unit.replace("/usr/local/bin/svcproxy", svcproxy))?;
     let mut verify = Command::new(systemd_analyze);
     let verify = verify.args(["verify", "--man=no"]).arg(&copy).output()?;
     let said = String::from_utf8_lossy(&verify.stderr);
-    let is_ours = |line: &str| line.contains("svcproxy.service");
-    let is_fine = verify.status.success() && !said.lines().any(is_ours);
+    let is_about_the_unit = |line: &str| line.contains("svcproxy.service");
+    let is_fine = verify.status.success() && !said.lines().any(is_about_the_unit);
     ensure!(is_fine, "{}: {said}", verify.status);
     Ok(())
 }

@@ -1,11 +1,10 @@
-//! All that is tested, in one run with one summary.
+//! Everything that is tested, in one run with one summary.
 
-mod binaries;
 mod checks;
 mod deploy;
-mod libtest;
+mod load;
+mod nextest;
 mod report;
-mod runs;
 mod tiers;
 
 use std::process::ExitCode;
@@ -15,53 +14,79 @@ use clap::Args;
 
 use crate::vm::Series;
 use crate::{apt, setup};
+use load::Load;
+use nextest::Tests;
 use report::Report;
 use tiers::Tiers;
 
 /// Arguments of `test`.
 #[derive(Args)]
 pub(crate) struct TestArgs {
-    /// Kernel series to boot, one after the other.
+    /// Kernel series of the VM: one boot for each.
     #[arg(long = "kernel", value_enum, default_values_t = [Series::default()])]
     kernels: Vec<Series>,
-    /// Leave out the tests that need the kernel VM.
+    /// Skip the tests that need the kernel VM.
     #[arg(long)]
     no_vm: bool,
-    /// Only tests whose name contains this; formatting, lints and the like are left out.
+    /// Run each test N times, to find those that fail by chance; skips the other checks.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Keep all cores busy with stress-ng while the tests run; skips the other checks.
+    #[arg(long)]
+    under_load: bool,
+    /// Run only the tests whose name contains this; skips the other checks.
     filter: Option<String>,
+}
+
+impl TestArgs {
+    /// Whether formatting, lints, deployment and fuzz targets belong to the run.
+    fn everything(&self) -> bool {
+        self.filter.is_none() && self.repeat == 1 && !self.under_load
+    }
 }
 
 /// `cargo xtask test`.
 pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
-    apt::ensure(&setup::TOOLS)?;
     let mut report = Report::default();
-    if args.filter.is_none() {
-        checks::run(&mut report);
+    report.phase("installing what is missing");
+    apt::ensure(&setup::TOOLS)?;
+    if args.everything() {
+        checks::before_the_build(&mut report);
     }
-    report::phase("building the tests");
-    let tests = match binaries::build() {
+    report.phase("building the tests");
+    let tests = match Tests::build() {
         Ok(tests) => tests,
         Err(error) => {
             report.fail("build", &format!("{error:#}"));
             return Ok(report.finish());
         }
     };
-    if args.filter.is_none() {
+    if args.everything() {
+        checks::after_the_build(&mut report);
         deploy::run(&tests.svcproxy, &mut report);
     }
-    let mut tiers = Tiers::new(&tests, args.filter.as_deref(), &mut report);
+    let load = args.under_load.then(Load::start).transpose()?;
+    let mut tiers = Tiers {
+        tests: &tests,
+        filter: args.filter.as_deref(),
+        repeat: args.repeat,
+        report: &mut report,
+    };
+    tiers.nothing_left_out()?;
     tiers.host()?;
-    tiers.doc()?;
+    if args.repeat == 1 {
+        tiers.doc()?;
+    }
     tiers.netns()?;
     if args.no_vm {
-        tiers.skip_kernel();
+        tiers.skip_kernel()?;
     } else {
         args.kernels
             .iter()
             .try_for_each(|&series| tiers.kernel(series))?;
     }
-    tiers.skip_the_rest();
-    if args.filter.is_none() {
+    drop(load);
+    if args.everything() {
         checks::fuzz(&mut report);
     }
     Ok(report.finish())

@@ -1,183 +1,193 @@
-//! Tests by what they need: nothing, network namespaces, an IPVS kernel.
+//! Tests by what they need: nothing, network namespaces, a kernel with IPVS.
 //!
-//! A test says so by the reason for which it is ignored: `netns: …` or `kernel: …`.
+//! Each tier is a profile in `.config/nextest.toml`. A test that not every machine can run is
+//! ignored, with a reason that begins with its tier: `netns: …` or `kernel: …`.
 
-use std::collections::BTreeMap;
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::binaries::{Binary, Tests};
-use super::libtest::Output;
-use super::report::{Outcome, Report, phase};
-use super::runs::{Place, Run, by_line, execute};
+use super::nextest::{Results, Selection, TestName, Tests};
+use super::report::{Outcome, Report};
 use crate::vm::{MachineArgs, Series};
-use crate::{paths, process};
+use crate::{process, tools};
 
-const NETNS: &str = "netns:";
-const KERNEL: &str = "kernel:";
-
-pub(super) struct Tiers<'a> {
-    tests: &'a Tests,
-    filter: Option<&'a str>,
-    report: &'a mut Report,
-    /// The ignored tests of each program, and the reasons.
-    ignored: Vec<(&'a Binary, BTreeMap<String, String>)>,
+/// A profile of nextest.
+#[derive(Clone, Copy)]
+enum Tier {
+    Host,
+    Netns,
+    Kernel,
 }
 
-impl<'a> Tiers<'a> {
-    pub(super) fn new(tests: &'a Tests, filter: Option<&'a str>, report: &'a mut Report) -> Self {
-        Self {
-            tests,
-            filter,
-            report,
-            ignored: Vec::new(),
+pub(super) struct Tiers<'a> {
+    pub(super) tests: &'a Tests,
+    pub(super) filter: Option<&'a str>,
+    pub(super) repeat: u32,
+    pub(super) report: &'a mut Report,
+}
+
+impl Tiers<'_> {
+    fn selection(&self, tier: Tier) -> Selection<'_> {
+        let (profile, ignored) = match tier {
+            Tier::Host => ("default", false),
+            Tier::Netns => ("netns", true),
+            Tier::Kernel => ("kernel", true),
+        };
+        Selection {
+            profile,
+            ignored,
+            filter: self.filter,
+            repeat: self.repeat,
         }
     }
 
-    /// Tests that run anywhere. Comes first: it finds out what the others are.
+    /// Tests that run anywhere.
     pub(super) fn host(&mut self) -> Result<()> {
-        phase("tests");
-        let tests = self.tests;
-        let filter: Vec<_> = self.filter.into_iter().collect();
-        let mut runs = Vec::new();
-        for binary in &tests.binaries {
-            let ignored = list(binary, &[&["--ignored"], &filter[..]].concat())?;
-            let mut expected = list(binary, &filter)?;
-            expected.retain(|name| !ignored.contains(name));
-            let lost = || "its reason was lost in the output".to_owned();
-            self.ignored.push((
-                binary,
-                ignored.into_iter().map(|name| (name, lost())).collect(),
-            ));
-            runs.push(Run {
-                binary,
-                arguments: filter.clone(),
-                expected,
-            });
-        }
-        let results = execute(&runs, &tests.svcproxy, &Place::Here);
-        let mut ran = 0;
-        for ((run, outcomes), (_, ignored)) in runs.iter().zip(results?).zip(&mut self.ignored) {
-            for (name, outcome) in outcomes {
-                if let Outcome::Skipped(reason) = outcome {
-                    ignored.insert(name, reason);
-                } else {
-                    ran += 1;
-                    self.report
-                        .add(format!("{} {name}", run.binary.name), outcome);
-                }
-            }
-        }
-        self.expect_some("tests", ran);
-        Ok(())
-    }
-
-    /// The examples in the documentation.
-    pub(super) fn doc(&mut self) -> Result<()> {
-        phase("documentation examples");
-        let mut cargo = Command::new("cargo");
-        cargo
-            .args([
-                "test",
-                "--locked",
-                "--workspace",
-                "--all-features",
-                "--doc",
-                "--no-fail-fast",
-                "--",
-            ])
-            .args(self.filter)
-            .current_dir(paths::workspace());
-        let mut output = Output::default();
-        let success = by_line(&mut cargo, |line| output.show(line, "doc"))?;
-        let outcomes = output.outcomes(&[], success);
-        self.expect_some("documentation examples", outcomes.len());
-        if !success && !outcomes.values().any(|outcome| *outcome == Outcome::Failed) {
-            self.report
-                .fail("documentation examples", "cargo test --doc failed");
-        }
-        for (name, outcome) in outcomes {
-            self.report.add(format!("doc {name}"), outcome);
-        }
+        self.report.phase("tests");
+        let selection = self.selection(Tier::Host);
+        let expected = self.tests.list(&selection)?;
+        let results = self.tests.run_here(&selection);
+        self.count("tests", expected, results);
         Ok(())
     }
 
     /// Tests that need root and network namespaces.
     pub(super) fn netns(&mut self) -> Result<()> {
-        phase("tests in network namespaces");
-        let id = process::output(Command::new("id").arg("--user"))?;
+        self.report.phase("tests in network namespaces");
+        let id = process::output(std::process::Command::new("id").arg("--user"))?;
         if id != b"0\n" {
-            self.skip(NETNS, "only root can make network namespaces");
-            return Ok(());
+            return self.skip(Tier::Netns, "netns: only root can make network namespaces");
         }
-        self.run_ignored(NETNS, "netns", &Place::Here)
-    }
-
-    /// Tests that need an IPVS kernel, all in one machine.
-    pub(super) fn kernel(&mut self, series: Series) -> Result<()> {
-        phase(&format!("tests in a VM with kernel {}", series.name()));
-        let label = format!("kernel {}", series.name());
-        self.run_ignored(KERNEL, &label, &Place::Machine(MachineArgs::of(series)))
-    }
-
-    /// Counts the tests of the VM as skipped.
-    pub(super) fn skip_kernel(&mut self) {
-        self.skip(KERNEL, "left out by --no-vm");
-    }
-
-    /// Counts the ignored tests that are of no tier as skipped.
-    pub(super) fn skip_the_rest(&mut self) {
-        for (binary, ignored) in &self.ignored {
-            for (name, reason) in ignored {
-                if ![NETNS, KERNEL].iter().any(|tier| reason.starts_with(tier)) {
-                    let outcome = Outcome::Skipped(reason.clone());
-                    self.report.add(format!("{} {name}", binary.name), outcome);
-                }
-            }
-        }
-    }
-
-    /// Runs the ignored tests whose reason starts with `tier`.
-    fn run_ignored(&mut self, tier: &str, label: &str, place: &Place) -> Result<()> {
-        let runs: Vec<_> = self
-            .ignored
-            .iter()
-            .filter_map(|(binary, ignored)| {
-                let names: Vec<_> = of_tier(ignored, tier).cloned().collect();
-                let arguments = ["--ignored", "--exact"]
-                    .into_iter()
-                    .chain(of_tier(ignored, tier).map(String::as_str))
-                    .collect();
-                (!names.is_empty()).then_some(Run {
-                    binary,
-                    arguments,
-                    expected: names,
-                })
-            })
-            .collect();
-        let count = runs.iter().map(|run| run.expected.len()).sum();
-        let results = execute(&runs, &self.tests.svcproxy, place)?;
-        for (run, outcomes) in runs.iter().zip(results) {
-            for (name, outcome) in outcomes {
-                self.report
-                    .add(format!("{} {name} ({label})", run.binary.name), outcome);
-            }
-        }
-        self.expect_some(label, count);
+        let selection = self.selection(Tier::Netns);
+        let expected = self.tests.list(&selection)?;
+        let results = self.tests.run_here(&selection);
+        self.count("netns", expected, results);
         Ok(())
     }
 
-    fn skip(&mut self, tier: &str, why: &str) {
-        for (binary, ignored) in &self.ignored {
-            for name in of_tier(ignored, tier) {
-                let outcome = Outcome::Skipped(format!("{tier} {why}"));
-                self.report.add(format!("{} {name}", binary.name), outcome);
+    /// Tests that need a kernel with IPVS, all in one boot.
+    pub(super) fn kernel(&mut self, series: Series) -> Result<()> {
+        let label = format!("kernel {}", series.name());
+        self.report.phase(format!("tests in a VM with {label}"));
+        let selection = self.selection(Tier::Kernel);
+        let expected = self.tests.list(&selection)?;
+        // With few tests asked for, none may be of this tier.
+        let results = if expected.is_empty() {
+            Ok(Results::new())
+        } else {
+            self.tests.run_in_vm(&selection, &MachineArgs::of(series))
+        };
+        self.count(&label, expected, results);
+        Ok(())
+    }
+
+    /// Counts the tests of the VM as skipped.
+    pub(super) fn skip_kernel(&mut self) -> Result<()> {
+        self.skip(Tier::Kernel, "kernel: left out by --no-vm")
+    }
+
+    /// Fails for each ignored test that no tier runs: its result would never be seen.
+    pub(super) fn nothing_left_out(&mut self) -> Result<()> {
+        let of = |tier| -> Result<BTreeSet<TestName>> {
+            Ok(self
+                .tests
+                .list(&self.selection(tier))?
+                .into_iter()
+                .collect())
+        };
+        let in_tiers = &of(Tier::Netns)? | &of(Tier::Kernel)?;
+        let all = Selection {
+            ignored: true,
+            ..self.selection(Tier::Host)
+        };
+        for (binary, test) in self.tests.list(&all)? {
+            if !in_tiers.contains(&(binary.clone(), test.clone())) {
+                let why = "ignored, but in no profile of .config/nextest.toml";
+                self.report.fail(&format!("{binary} {test}"), why);
             }
+        }
+        Ok(())
+    }
+
+    /// The examples in the documentation, which nextest does not run.
+    pub(super) fn doc(&mut self) -> Result<()> {
+        self.report.phase("documentation examples");
+        let mut cargo = tools::cargo();
+        cargo.args(["test", "--locked", "--workspace", "--all-features"]);
+        cargo.args(["--doc", "--no-fail-fast", "--"]);
+        cargo.args(self.filter);
+        let mut child = cargo
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start cargo test")?;
+        let mut counts = DocCounts::default();
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                counts.line(&line);
+                println!("{line}");
+            }
+        }
+        let success = child.wait()?.success();
+        for _ in 0..counts.passed {
+            self.report.add("documentation example", Outcome::Passed);
+        }
+        for name in &counts.ignored {
+            let reason = "marked `ignore` in the documentation".to_owned();
+            self.report.add(name, Outcome::Skipped(reason));
+        }
+        for name in &counts.failed {
+            self.report.add(name, Outcome::Failed);
+        }
+        if !success && counts.failed.is_empty() {
+            let why = "cargo test --doc failed";
+            self.report.fail("documentation examples", why);
+        }
+        self.expect_some("documentation examples", counts.passed);
+        Ok(())
+    }
+
+    /// Adds the result of each test of `expected`; one that did not run has failed.
+    fn count(&mut self, label: &str, expected: Vec<TestName>, results: Result<Results>) {
+        let results = results.unwrap_or_else(|error| {
+            self.report.fail(label, &format!("{error:#}"));
+            Results::new()
+        });
+        self.expect_some(label, expected.len());
+        for name in expected {
+            let shown = format!("{} {} ({label})", name.0, name.1);
+            let Some(runs) = results.get(&name) else {
+                self.report.fail(&shown, "it did not run");
+                continue;
+            };
+            let failed = runs.iter().filter(|run| !run.passed).count();
+            if failed > 0 && runs.len() > 1 {
+                println!("{shown}: failed in {failed} of {} runs", runs.len());
+            }
+            let outcome = if failed > 0 || runs.len() < self.repeat as usize {
+                Outcome::Failed
+            } else {
+                Outcome::Passed
+            };
+            let longest = runs.iter().map(|run| run.duration).max();
+            self.report
+                .add_timed(shown, outcome, longest.unwrap_or_default());
         }
     }
 
-    /// A tier without tests is a mistake somewhere, unless few were asked for.
+    fn skip(&mut self, tier: Tier, why: &str) -> Result<()> {
+        for (binary, test) in self.tests.list(&self.selection(tier))? {
+            let outcome = Outcome::Skipped(why.to_owned());
+            self.report.add(format!("{binary} {test}"), outcome);
+        }
+        Ok(())
+    }
+
+    /// A tier without tests is a mistake, unless few were asked for.
     fn expect_some(&mut self, tier: &str, count: usize) {
         if count == 0 && self.filter.is_none() {
             self.report.fail(tier, "there was no test to run");
@@ -185,27 +195,48 @@ impl<'a> Tiers<'a> {
     }
 }
 
-fn of_tier<'a>(
-    ignored: &'a BTreeMap<String, String>,
-    tier: &'a str,
-) -> impl Iterator<Item = &'a String> {
-    ignored
-        .iter()
-        .filter(move |(_, reason)| reason.starts_with(tier))
-        .map(|(name, _)| name)
+/// Counts the results in the output of `cargo test --doc`.
+#[derive(Default)]
+struct DocCounts {
+    passed: usize,
+    failed: Vec<String>,
+    ignored: Vec<String>,
 }
 
-/// The names of the tests that `binary` would run with `arguments`.
-fn list(binary: &Binary, arguments: &[&str]) -> Result<Vec<String>> {
-    let output = process::output(
-        Command::new(&binary.executable)
-            .args(["--list", "--format=terse"])
-            .args(arguments)
-            .current_dir(&binary.directory),
-    )?;
-    let output = String::from_utf8_lossy(&output);
-    Ok(output
-        .lines()
-        .filter_map(|line| Some(line.strip_suffix(": test")?.to_owned()))
-        .collect())
+impl DocCounts {
+    fn line(&mut self, line: &str) {
+        // test crates/a/src/lib.rs - item (line 3) - compile ... ok
+        let result = line
+            .strip_prefix("test ")
+            .and_then(|line| line.rsplit_once(" ... "));
+        match result {
+            Some((_, "ok")) => self.passed += 1,
+            Some((name, "FAILED")) => self.failed.push(name.to_owned()),
+            Some((name, "ignored")) => self.ignored.push(name.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documentation_examples_are_counted() {
+        let output = "\
+running 4 tests
+test src/a.rs - a (line 3) ... ok
+test src/a.rs - b (line 9) - compile ... ok
+test src/a.rs - c (line 12) ... ignored
+test src/a.rs - d (line 20) ... FAILED
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out
+";
+        let mut counts = DocCounts::default();
+        output.lines().for_each(|line| counts.line(line));
+        assert_eq!(counts.passed, 2);
+        assert_eq!(counts.ignored, ["src/a.rs - c (line 12)"]);
+        assert_eq!(counts.failed, ["src/a.rs - d (line 20)"]);
+    }
 }

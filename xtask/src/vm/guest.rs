@@ -12,10 +12,10 @@ use super::{INSIDE, kernel::Kernel, out_dir};
 /// The initramfs' init.
 pub(super) const INIT: &str = include_str!("init.sh");
 
-/// Modules that nothing asks the kernel for by itself, or only after a test has looked for them.
+/// Modules that the kernel does not load on demand, or loads after a test has looked for them.
 ///
-/// The kernel can load the schedulers lblc and lblcr by itself, but hangs if a network namespace is being
-/// removed at that moment.
+/// The kernel loads the schedulers lblc and lblcr on demand, but hangs if a network namespace is
+/// being removed at that moment.
 const MODULES: &str = "ip_vs ip_vs_lblc ip_vs_lblcr sctp nf_conntrack nf_tables dummy veth";
 
 /// A command to run inside.
@@ -40,7 +40,7 @@ impl Job {
         self.environment.push((name.into(), value.into()));
     }
 
-    /// The script that PID 1 runs in the new root; `terminal` if it talks to a person.
+    /// The script that PID 1 runs in the new root; `terminal` if a person uses it.
     ///
     /// Bytes, since paths and arguments need not be UTF-8.
     pub(super) fn script(&self, kernel: &Kernel, terminal: bool) -> Vec<u8> {

@@ -1,8 +1,7 @@
 //! A QEMU machine with a Debian kernel that has IPVS, and this machine's files.
 //!
-//! The root file system is this machine's, read-only over 9p under a tmpfs overlay: what was
-//! built here runs there as it is, and nothing done there is left behind, except what is written
-//! to [`out_dir`].
+//! The root file system is this machine's, read-only over 9p under a tmpfs overlay: programs built
+//! here run there as they are. All changes are lost, except files in [`out_dir`].
 
 mod guest;
 mod initramfs;
@@ -49,10 +48,10 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
-/// In seconds: several times what all tests need where nothing else runs.
+/// In seconds: several times what all tests need on a machine that does nothing else.
 const TIMEOUT: u64 = 3600;
 
-/// What the machine is like.
+/// Settings of the machine.
 #[derive(Args, Clone)]
 pub(crate) struct MachineArgs {
     /// Series of the Debian kernel.
@@ -70,7 +69,7 @@ pub(crate) struct MachineArgs {
 }
 
 impl MachineArgs {
-    /// What `vm run` has by default, with another kernel.
+    /// The defaults of `vm run`, with another kernel.
     pub(crate) fn of(kernel: Series) -> Self {
         Self {
             kernel,
@@ -97,7 +96,8 @@ pub(crate) fn run_command(args: &RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
-/// Where what runs in the VM can leave files: the same path inside and outside.
+/// The directory in which a command in the VM can leave files; it has the same path inside and
+/// outside.
 pub(crate) fn out_dir() -> PathBuf {
     paths::vm().join("out")
 }

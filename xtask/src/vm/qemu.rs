@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
                 .filter(|limit| start.elapsed() > *limit)
             {
                 bail!(
-                    "no end after {} s: stopped{}",
+                    "the command did not end within {} s; the machine was stopped{}",
                     limit.as_secs(),
                     self.console_tail()
                 );
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
         Ok(code)
     }
 
-    /// The last words of the kernel, for an error message.
+    /// The end of the kernel's console output, for an error message.
     fn console_tail(&self) -> String {
         let text = fs::read(self.console()).unwrap_or_default();
         if text.is_empty() {
@@ -259,7 +259,7 @@ fn copy(listener: &UnixListener, to: &mut impl Write) {
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         let written = to.write_all(buffer.get(..length).unwrap_or_default());
         if written.and_then(|()| to.flush()).is_err() {
-            // Nobody reads any more: keep the machine's pipe from filling.
+            // The reader is gone: drain the pipe, or the machine would block.
             let _ = std::io::copy(&mut stream, &mut std::io::sink());
         }
     }

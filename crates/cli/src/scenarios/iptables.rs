@@ -56,12 +56,12 @@ fn every_text_is_taken(flavour: Flavour) {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn every_text_is_taken_by_nft() {
+fn netns_every_text_is_taken_by_nft() {
     every_text_is_taken(Flavour::Nft);
 }
 
 #[test]
 #[ignore = "netns: needs root"]
-fn every_text_is_taken_by_legacy() {
+fn netns_every_text_is_taken_by_legacy() {
     every_text_is_taken(Flavour::Legacy);
 }

@@ -66,13 +66,13 @@ fn whole_table_by_legacy() {
 
 #[test]
 #[ignore = "kernel: needs SCTP"]
-fn whole_table_of_sctp_by_nft() {
+fn kernel_whole_table_of_sctp_by_nft() {
     whole_table(Flavour::Nft, &[Protocol::Sctp]);
 }
 
 #[test]
 #[ignore = "kernel: needs SCTP"]
-fn whole_table_of_sctp_by_legacy() {
+fn kernel_whole_table_of_sctp_by_legacy() {
     whole_table(Flavour::Legacy, &[Protocol::Sctp]);
 }
 

@@ -233,7 +233,7 @@ fn what_is_no_refusal_of_a_line_is_not_tried_again() {
 /// 65535 packets of a client (XT_RECENT_MAX_NSTAMPS), and there is no such match.
 #[test]
 #[ignore = "netns: needs root"]
-fn one_refused_rule_keeps_no_other_service_from_being_served() {
+fn netns_one_refused_rule_keeps_no_other_service_from_being_served() {
     let hitcount = "-m recent --update --seconds 60 --hitcount 100000 --name X --rsource";
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         for refused in [hitcount, "-m nosuchmatch"] {
