@@ -112,7 +112,7 @@ mod tests {
         let pid = format!("process {}", std::process::id());
         assert!(refused.contains(&pid), "{refused}");
         drop(first);
-        WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap();
+        drop(WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap());
     }
 
     #[test]

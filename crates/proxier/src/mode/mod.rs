@@ -23,6 +23,9 @@ use crate::notice::Notice;
 pub use error::BackendError;
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
 
+/// The removal of what has drained, and the frontends that it leaves without real servers.
+pub type Drained<P> = (P, Vec<FrontendKey>);
+
 /// A mode at work on one node: what the node has, what is known beyond that, and the way to change it.
 ///
 /// [`Ipvs`](ipvs::Ipvs) and [`Iptables`](iptables::Iptables) are the modes. A
@@ -66,7 +69,7 @@ pub trait DataPlane: sealed::Sealed {
         &mut self,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Option<(Self::Plan, Vec<FrontendKey>)>, BackendError>;
+    ) -> Result<Option<Drained<Self::Plan>>, BackendError>;
 
     /// What Services ask for that they do not get in this mode; with a name, those of one Service.
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem>;

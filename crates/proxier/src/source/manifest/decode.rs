@@ -413,7 +413,7 @@ impl Decoder<'_> {
     ) {
         let object: T = match raw.decode() {
             Ok(object) => object,
-            Err(error) => return self.refused(id, vec![error]),
+            Err(error) => return self.refused(id, vec![*error]),
         };
         let converted = convert(object);
         let Some(key) = id.key.clone().filter(|_| !converted.is_refused()) else {

@@ -77,7 +77,7 @@ impl<'a> Raw<'a> {
     }
 
     /// Decodes the object. The error is about the field that cannot be decoded.
-    pub(super) fn decode<T: DeserializeOwned>(self) -> Result<T, Diagnostic> {
+    pub(super) fn decode<T: DeserializeOwned>(self) -> Result<T, Box<Diagnostic>> {
         match self {
             Raw::Value(value) => decode(value),
             Raw::Text(text) => {
@@ -86,7 +86,8 @@ impl<'a> Raw<'a> {
                 }
                 // Slower, with the path of the error, and with the last of several equal keys.
                 let value = serde_json::from_str(text);
-                let value: Value = value.map_err(|error| Diagnostic::error(message(&error)))?;
+                let value: Value =
+                    value.map_err(|error| Box::new(Diagnostic::error(message(&error))))?;
                 decode(&value)
             }
         }
@@ -118,9 +119,9 @@ struct List<'a> {
     items: Option<Vec<&'a RawValue>>,
 }
 
-fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, Diagnostic> {
+fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, Box<Diagnostic>> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
-        Diagnostic::error(error.into_inner()).with_field(field)
+        Box::new(Diagnostic::error(error.into_inner()).with_field(field))
     })
 }
