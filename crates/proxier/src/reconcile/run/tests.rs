@@ -277,8 +277,7 @@ fn flows_of_a_backend_that_had_no_more_time_are_cut() {
     let mut simulated = Simulated::new();
     simulated.change(service(60, Protocol::Sctp, [10, 244, 0, 60]));
     let gone = RealServerKey::new([10, 244, 0, 60].into(), 80);
-    let mut connections = ipvs::Connections::default();
-    connections.active = 1;
+    let connections = ipvs::Connections::new(1, 0, 0);
     let server = key(60, Protocol::Sctp);
     let kernel = simulated.node.ipvs().clone();
     kernel.set_connections(&server, &gone, connections);
