@@ -78,7 +78,8 @@ impl Tiers<'_> {
         let results = if expected.is_empty() {
             Ok(Results::new())
         } else {
-            self.tests.run_in_vm(&selection, &MachineArgs::of(series))
+            let args = MachineArgs::of(series);
+            self.tests.run_in_vm(&selection, &expected, &args)
         };
         self.count(&label, expected, results);
         Ok(())
