@@ -15,7 +15,7 @@ use crate::{paths, process};
 const REQUIREMENTS: &str = include_str!("../tools.txt");
 
 /// What the tests use: programs `cargo-NAME`.
-pub(crate) const NAMES: [&str; 5] = ["nextest", "deny", "fuzz", "hack", "cycles"];
+pub(crate) const NAMES: [&str; 4] = ["nextest", "deny", "fuzz", "hack"];
 
 /// `cargo` in the workspace's directory, able to find what [`ensure`] installed.
 pub(crate) fn cargo() -> Command {
