@@ -12,8 +12,7 @@ fn quiet(reports: &Receiver<()>) {
     loop {
         match reports.recv_timeout(QUIET) {
             Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => return,
-            Err(error) => panic!("{error}"),
+            Err(error) => return assert_eq!(error, RecvTimeoutError::Timeout),
         }
     }
 }
