@@ -115,7 +115,7 @@ impl<T: Transport + Send + 'static> AsyncClient<T> {
     /// # Panics
     ///
     /// Calls with a limit panic in a tokio runtime without its time driver
-    /// ([`enable_time`](tokio::runtime::Builder::enable_time)).
+    /// (`tokio::runtime::Builder::enable_time`).
     #[must_use]
     pub fn with_time_limit(self, limit: Duration) -> Self {
         Self {
