@@ -33,7 +33,8 @@ impl Watched {
             _watch: watch.unwrap(),
         };
         watched.next();
-        assert!(watched.store.is_ready());
+        // What cannot be read has not been listed.
+        assert_eq!(watched.store.is_ready(), path.exists());
         watched
     }
 

@@ -141,9 +141,6 @@ pub(crate) struct LockArgs {
         long,
         value_name = "DURATION",
         default_value = "0s",
-        default_missing_value = "1m",
-        num_args = 0..=1,
-        require_equals = true,
         value_parser = sync::not_negative
     )]
     pub(crate) wait_lock: Duration,
