@@ -44,12 +44,13 @@ impl<const N: usize> Name<N> {
     }
 }
 
-/// Bytes that are no printable UTF-8, spaces and backslashes are written as `\xNN`.
+/// Bytes that are no printable UTF-8, spaces, slashes and backslashes are written as `\xNN`, so that
+/// every name can be parsed back.
 impl<const N: usize> fmt::Display for Name<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.as_bytes().utf8_chunks() {
             for c in chunk.valid().chars() {
-                if c.is_whitespace() || c.is_control() || c == '\\' {
+                if c.is_whitespace() || c.is_control() || matches!(c, '\\' | '/') {
                     let mut bytes = [0; 4];
                     for byte in c.encode_utf8(&mut bytes).bytes() {
                         write!(f, "\\x{byte:02x}")?;

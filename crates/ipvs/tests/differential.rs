@@ -320,7 +320,7 @@ fn the_fake_answers_as_the_kernel() {
     assert!(schedulers.len() >= 13, "{schedulers:?}");
 
     let (count, seed) = (
-        setting("IPVS_CHANGES", 5000),
+        setting("IPVS_CHANGES", 1500),
         setting("IPVS_SEED", 0x1f5b_6d3a),
     );
     let mut random = Random(seed);

@@ -3,6 +3,7 @@
 //! What an API server, a manifest or a program says may hold line breaks, which would forge log
 //! lines, and a terminal's controls.
 
+#[cfg(feature = "kube")]
 use std::error::Error;
 use std::fmt::{self, Write};
 
@@ -23,8 +24,10 @@ impl fmt::Display for Escaped<'_> {
 
 /// An error and its causes in one sentence, without what an error repeats of its cause, and
 /// [escaped](Escaped).
+#[cfg(feature = "kube")]
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
+#[cfg(feature = "kube")]
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = self.0.to_string();

@@ -2,7 +2,7 @@
 //!
 //! Other fields are skipped without being kept. Null and a missing field mean the same. A single
 //! port, address or range of a wrong type does not make the object undecodable: it is kept as
-//! [`Loose::Wrong`], so that [`convert`](super::convert) can leave out that value alone and name it.
+//! `Loose::Wrong`, so that [`convert`](super::convert) can leave out that value alone and name it.
 
 use std::collections::BTreeMap;
 use std::fmt;

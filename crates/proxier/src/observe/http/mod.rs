@@ -6,6 +6,7 @@ pub(crate) mod listen;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+#[cfg(feature = "metrics")]
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, mpsc};
@@ -43,6 +44,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long to wait if the process has no free file descriptor for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait before retrying an address in use, as in kube-proxy.
+#[cfg(feature = "metrics")]
 const RETRY: Duration = Duration::from_secs(5);
 
 /// An answer. Clients can share its body, so many clients that do not read it cost one copy.
@@ -96,6 +98,7 @@ impl Server {
 
     /// Serves an address, or, if it is in use, as soon as it is free. Meanwhile a warning in the
     /// log names the address and `what` is not served.
+    #[cfg(feature = "metrics")]
     pub(crate) fn open_later(
         &self,
         address: SocketAddr,
@@ -137,6 +140,7 @@ impl Drop for Server {
 }
 
 /// Listens on an address as soon as it is free.
+#[cfg(feature = "metrics")]
 async fn listen_later(
     mut listener: io::Result<std::net::TcpListener>,
     address: SocketAddr,
