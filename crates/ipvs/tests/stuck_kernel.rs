@@ -26,11 +26,15 @@ fn a_stuck_kernel_costs_one_thread() {
         let gate = Gate::new();
         let client = gate.client().await;
         gate.close();
+        // One is sent before it is given up; the others are given up while it hangs.
+        let mut sent = Box::pin(client.flush());
+        poll_fn(|context| Poll::Ready(sent.as_mut().poll(context).is_ready())).await;
+        gate.wait_until_entered();
+        drop(sent);
         for _ in 0..600 {
             let mut call = Box::pin(client.flush());
             poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await;
         }
-        gate.wait_until_entered();
         assert_eq!(threads(), before + 1);
         // The one thread of the pool is free.
         assert_eq!(tokio::task::spawn_blocking(|| 7).await.unwrap(), 7);
