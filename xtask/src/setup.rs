@@ -10,7 +10,7 @@ use crate::vm::{Machine, MachineArgs, Series};
 use crate::{process, tools};
 
 /// Programs that the tests and the demo run, here or in the VM.
-pub(crate) const TOOLS: [Tool; 8] = [
+pub(crate) const TOOLS: [Tool; 9] = [
     Tool::new("cc", "gcc"),
     Tool::new("c++", "g++"),
     Tool::new("ip", "iproute2"),
@@ -19,6 +19,7 @@ pub(crate) const TOOLS: [Tool; 8] = [
     Tool::new("iptables-restore", "iptables"),
     Tool::new("ipvsadm", "ipvsadm"),
     Tool::new("strace", "strace"),
+    Tool::new("ipset", "ipset"),
 ];
 
 /// `cargo xtask setup`.

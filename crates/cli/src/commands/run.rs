@@ -1,5 +1,6 @@
 //! The main job: bring the node in line with the Services there are, and keep it so.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -325,12 +326,19 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
 fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
     const LINES: usize = 20;
     const NAMED: usize = 3;
-    let count = report.plan.count();
+    // What was refused or has failed is not repaired, and the former comes again at each audit.
+    let failed = report.applied.failures.iter().map(|failure| failure.step);
+    let refused = report.applied.refused.iter().map(|refused| refused.step);
+    let undone: BTreeSet<_> = failed.chain(refused).collect();
+    let repaired: Vec<_> = (0..report.plan.count())
+        .filter(|place| !undone.contains(place))
+        .collect();
+    let count = repaired.len();
     if count == 0 {
         return;
     }
-    let steps = (0..count.min(LINES)).filter_map(|place| report.plan.step(place));
-    let steps: Vec<_> = steps.collect();
+    let steps = repaired.into_iter().take(LINES);
+    let steps: Vec<_> = steps.filter_map(|place| report.plan.step(place)).collect();
     for step in &steps {
         tracing::info!(%step, "repaired drift");
     }

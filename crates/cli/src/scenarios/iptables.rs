@@ -33,7 +33,10 @@ fn play(script: &Script, flavour: Flavour) {
         }
         fs::write(&file, &act.documents).unwrap();
         let changes = manifests.read().changes;
-        let report = proxier.handle(changes).unwrap().unwrap();
+        let Some(report) = proxier.handle(changes).unwrap() else {
+            // Manifests that cannot be read at the start: nothing is changed.
+            continue;
+        };
         assert!(report.is_success(), "{:?}", report.applied.failures);
         let left = proxier.audit().unwrap().unwrap().plan;
         assert_eq!(left.count(), 0, "left to do: {left:?}");
