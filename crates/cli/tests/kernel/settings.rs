@@ -58,7 +58,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     write("ipvs: {scheduler: fastest}\n");
     svcproxy.wait(
         "an error",
-        says("ipvs.scheduler: no scheduler of that name"),
+        says("ipvs.scheduler: \"fastest\": no scheduler of that name"),
     );
     assert_eq!(connection.ask().unwrap(), first);
     changed().unwrap();
