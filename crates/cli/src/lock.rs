@@ -8,32 +8,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// The name of the lock. Abstract Unix socket names belong to a network namespace, as the virtual
-/// servers and rules do that the lock is for, and the kernel frees them when the process ends,
-/// however it ends. A file would belong to a mount namespace: a container and its host have
-/// different ones, and one network namespace.
+/// The name of the lock. An abstract Unix socket name belongs to a network namespace, like the
+/// virtual servers and rules that the lock protects, and the kernel frees it when the process ends,
+/// also after SIGKILL. A file belongs to a mount namespace: a container and its host may share a
+/// network namespace, but not the files.
 const NAME: &[u8] = b"svcproxy/writer";
 
 /// How often to try again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The right to change this network namespace, for as long as it is kept.
+/// The lock on this network namespace. Dropping it unlocks.
 #[derive(Debug)]
 #[must_use = "dropping it gives the lock up"]
 pub(crate) struct WriterLock(#[expect(dead_code, reason = "kept open")] Option<UnixListener>);
 
-/// Who has the lock.
+/// The process that has the lock.
 #[derive(Debug, PartialEq, Eq)]
 enum Holder {
-    /// A process of root's; its number, unless it is in another PID namespace.
+    /// A process of root; its PID, unless it is in another PID namespace.
     Root(Option<i32>),
-    /// A process without privileges, which cannot change the node: it has taken the name to keep
-    /// svcproxy from starting.
+    /// A process without privileges. It cannot change the node; it only took the name, so that
+    /// svcproxy would not start.
     Stranger { pid: i32, uid: u32 },
 }
 
 impl WriterLock {
-    /// Takes the lock, and waits for it so long at most.
+    /// Takes the lock, and waits for at most `wait`.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl WriterLock {
                         is_said = true;
                     }
                 }
-                // It has ended meanwhile.
+                // The other process has ended in the meantime: try again.
                 Err(_) => {}
             }
             thread::sleep(PAUSE);
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_writer_learns_who_the_first_is() {
+    fn the_error_of_a_second_writer_names_the_first() {
         let name = format!("svcproxy-test/{}", std::process::id());
         let first = WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap();
         let refused = WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap_err();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_gets_it_when_the_first_has_ended() {
+    fn a_waiting_writer_gets_the_lock_when_the_first_ends() {
         let name = format!("svcproxy-test-wait/{}", std::process::id());
         let first = WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap();
         let waits = thread::spawn(move || {

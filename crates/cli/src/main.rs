@@ -1,4 +1,5 @@
-//! `svcproxy`: a Kubernetes service proxy for IPVS. A thin layer over the crate `proxier`.
+//! `svcproxy`: a Kubernetes service proxy over IPVS or iptables. A thin layer over the crate
+//! `proxier`.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -26,14 +27,14 @@ use std::time::Duration;
 use args::{Cli, Command};
 use component_config::Note;
 
-/// How a command ended, as its exit code says.
+/// The result of a command: its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Everything was done.
+    /// Everything succeeded.
     Done,
-    /// Something could not be done.
+    /// Something failed.
     Failed,
-    /// The command line or a manifest is wrong; what was right in it was done.
+    /// The command line or a manifest has an error. The valid part was applied.
     InvalidInput,
 }
 
@@ -50,7 +51,7 @@ impl From<Ending> for ExitCode {
 fn main() -> ExitCode {
     let mut cli = args::parse();
     let notes = component_config::take_in(&mut cli);
-    // The file may set the log's form and level.
+    // After the configuration file: it may set the log's format and level.
     let _guard = match logging::init(&cli.log, cli.log_waits()) {
         Ok(guard) => guard,
         Err(error) => {
@@ -100,7 +101,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
     }
 }
 
-/// Whether the reader of our output has gone, as `| head` does.
+/// Whether the reader of standard output has gone, as `| head` does.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io_error = error.downcast_ref::<io::Error>();
     io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

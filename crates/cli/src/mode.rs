@@ -1,4 +1,4 @@
-//! Which data plane serves, and why not the one that was asked for.
+//! Chooses the mode, and falls back if the requested one cannot run.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ use proxier::observe::health;
 use crate::args::{Fallback, Mode, ModeArgs};
 use crate::notices::Notices;
 
-/// The data plane that serves.
+/// The chosen mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub(crate) in_force: Mode,
     pub(crate) wanted: Mode,
-    /// What is missing, if it is not the one that was asked for.
+    /// What the requested mode lacks, if another one was chosen.
     missing: Option<String>,
 }
 
@@ -29,7 +29,7 @@ impl Choice {
         }
     }
 
-    /// Looks at the node, and says what it finds. Falls back where that is allowed and possible.
+    /// Probes the node, and logs the findings. Falls back if that is allowed and possible.
     pub(crate) fn make(args: &ModeArgs, wanted: Mode, config: &Config) -> anyhow::Result<Self> {
         if wanted == Mode::Iptables {
             return Ok(Self::as_wanted(wanted));
@@ -65,7 +65,7 @@ impl Choice {
         })
     }
 
-    /// Says it loudly if another mode serves than the one that was asked for.
+    /// Warns of a fallback.
     pub(crate) fn tell(&self, notices: &Notices) {
         if let Some(missing) = &self.missing {
             let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
@@ -75,7 +75,7 @@ impl Choice {
         }
     }
 
-    /// The detail of the proxy's health.
+    /// The field `fallback` of the proxy's health.
     pub(crate) fn fallback(&self) -> Option<health::Fallback> {
         let reason = self.missing.clone()?;
         let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
@@ -86,7 +86,7 @@ impl Choice {
         })
     }
 
-    /// The mode that was asked for serves after all.
+    /// The choice after the switch to the requested mode.
     pub(crate) fn upgraded(&self) -> Self {
         Self::as_wanted(self.wanted)
     }
@@ -104,7 +104,7 @@ fn causes(probe: &Probe, mode: Mode) -> String {
     causes.join("; ")
 }
 
-/// Looks now and then whether IPVS mode could run, while another serves in its place.
+/// During a fallback, checks regularly whether IPVS mode can run now.
 #[derive(Debug)]
 pub(crate) struct Lookout {
     proc_sys: PathBuf,
@@ -113,7 +113,7 @@ pub(crate) struct Lookout {
 }
 
 impl Lookout {
-    /// None if the mode that was asked for serves.
+    /// None if the requested mode is in effect.
     pub(crate) fn new(args: &ModeArgs, choice: &Choice) -> Option<Self> {
         choice.missing.as_ref().map(|_| Self {
             proc_sys: args.proc_sys.clone(),
@@ -122,8 +122,8 @@ impl Lookout {
         })
     }
 
-    /// Looks, and tells once. Whether to switch now. Nothing is loaded for it: as long as the
-    /// kernel has no IPVS it is not asked for any.
+    /// Checks, and reports once that IPVS can run. Returns whether to switch now. Loads no module:
+    /// as long as the kernel has no IPVS, it sends no request to it.
     pub(crate) fn look(&mut self, config: &Config, notices: &Notices) -> bool {
         let can_run =
             ipvs::is_loaded() && ipvs::probe(config, &self.proc_sys).can_run(probe::Mode::Ipvs);

@@ -1,4 +1,4 @@
-//! This node's settings: the command line's, completed from what the machine says of itself.
+//! This node's settings: those of the command line, with defaults from the machine.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,12 +11,12 @@ use proxier::desired::{Config, FollowNode, Marks, PodInterfaces};
 
 use crate::args::{DetectLocal, NodeArgs, NodePortAddresses};
 
-/// The node's settings, checked.
+/// The node's settings, validated.
 pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
     config_on(args, own_addresses)
 }
 
-/// The settings on a machine with these addresses, the first of each family.
+/// The settings on a machine with these addresses; the first of each family counts.
 pub(crate) fn config_on(
     args: &NodeArgs,
     own_addresses: impl FnOnce() -> anyhow::Result<Vec<IpAddr>>,
@@ -89,7 +89,7 @@ fn timeouts(args: &NodeArgs) -> Timeouts {
     timeouts
 }
 
-/// How many this machine has, whatever this process may use of them.
+/// The number of the machine's processors, even if this process may not use all of them.
 fn processors() -> u32 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let processor = |line: &&str| {
@@ -99,7 +99,7 @@ fn processors() -> u32 {
     u32::try_from(stat.lines().filter(processor).count()).unwrap_or(u32::MAX)
 }
 
-/// The host's name in lower case, as the kubelet has it.
+/// The host's name in lower case, as the kubelet uses it.
 fn host_name() -> anyhow::Result<String> {
     let name = rustix::system::uname()
         .nodename()
@@ -108,7 +108,7 @@ fn host_name() -> anyhow::Result<String> {
     name.context("the host's name is not UTF-8: give --node-name")
 }
 
-/// The first address of each family that others can reach.
+/// The first address of each family that other machines can reach.
 fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
     let interfaces = if_addrs::get_if_addrs().context("cannot list this node's addresses")?;
     let mut addresses: Vec<_> = interfaces.iter().map(if_addrs::Interface::ip).collect();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_node_object_may_bring_is_waited_for() {
+    fn missing_addresses_may_come_from_the_node_object() {
         let dual = "--service-cidr=10.96.0.0/12,fd00:10:96::/112";
         for addresses in [&["192.0.2.1"][..], &["2001:db8::1"], &[]] {
             on_machine(addresses, &[dual]).unwrap();
@@ -151,7 +151,8 @@ mod tests {
         for addresses in [&["192.0.2.1"][..], &[]] {
             on_machine(addresses, &[dual, manifests]).unwrap();
         }
-        // What is said of the node stays so: then one of the families must be its own.
+        // Flags take precedence over the Node, so the node needs an address in one of the Service
+        // CIDRs' families.
         on_machine(&[], &[dual, "--node-ip=192.0.2.1"]).unwrap();
         let arguments = ["--service-cidr=fd00:10:96::/112", "--node-ip=192.0.2.1"];
         let error = on_machine(&[], &arguments).unwrap_err();

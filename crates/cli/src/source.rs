@@ -1,4 +1,4 @@
-//! Where Services come from: manifests, or an API server.
+//! The source of Services: manifests, or an API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver};
@@ -12,29 +12,29 @@ use proxier::store::Store;
 
 use crate::args::SourceArgs;
 
-/// A source that is not asked yet.
+/// A source that has not been read yet.
 pub(crate) enum Source {
     Manifests(Manifests),
     Kube {
         access: Access,
         node: String,
-        /// How long what there is is waited for, if not for ever.
+        /// How long to wait for the initial list; none waits without limit.
         timeout: Option<Duration>,
-        /// What is to be posted while it is followed.
+        /// The Events to post.
         events: EventQueue,
-        /// The other end, until it is asked for.
+        /// The sender of `events`, until it is taken.
         sender: Option<EventSender>,
     },
 }
 
-/// A source that is followed, until it is dropped.
+/// A source that is followed until this is dropped.
 pub(crate) enum Following {
     Manifests { _watch: Watch },
     Kube { source: KubeSource },
 }
 
 impl Source {
-    /// The source for the node of this name.
+    /// The source for the node with this name.
     pub(crate) fn new(args: &SourceArgs, node: &str) -> Self {
         if !args.manifests.is_empty() {
             return Self::Manifests(Manifests::new(&args.manifests).for_node(node));
@@ -52,7 +52,8 @@ impl Source {
         }
     }
 
-    /// Where Events go while it is followed, if it is an API server; the first time it is asked.
+    /// The sender of Events, if the source is an API server. The first call returns it, later ones
+    /// return none.
     pub(crate) fn events(&mut self) -> Option<EventSender> {
         match self {
             Self::Manifests(_) => None,
@@ -60,8 +61,7 @@ impl Source {
         }
     }
 
-    /// All there is now. An API server that does not answer is waited for, but not longer than was
-    /// said.
+    /// Reads the current state. Waits for an API server for at most `--timeout`.
     pub(crate) fn read(self) -> anyhow::Result<Reading> {
         match self {
             Self::Manifests(mut manifests) => Ok(manifests.read()),
@@ -76,7 +76,7 @@ impl Source {
         }
     }
 
-    /// All there is now and all that changes, from a thread of its own.
+    /// Delivers the current state and all changes, from a thread of its own.
     pub(crate) fn follow(
         self,
         deliver: impl FnMut(Reading) + Send + 'static,
@@ -99,7 +99,7 @@ impl Source {
     }
 }
 
-/// What is delivered until every kind has been listed, if that is in time.
+/// Collects readings until every kind has been listed, or the time is up.
 fn read_all(readings: &Receiver<Reading>, timeout: Option<Duration>) -> Option<Reading> {
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let (mut all, mut store) = (Reading::default(), Store::default());
@@ -119,7 +119,7 @@ fn read_all(readings: &Receiver<Reading>, timeout: Option<Duration>) -> Option<R
     Some(all)
 }
 
-/// The API server has not told all that there is.
+/// The API server has not sent the whole initial list.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the API server has not told all there is within {waited:?} (--timeout); not listed: {}",
@@ -128,7 +128,7 @@ fn read_all(readings: &Receiver<Reading>, timeout: Option<Duration>) -> Option<R
 pub(crate) struct NotListed {
     waited: Duration,
     unlisted: BTreeSet<&'static str>,
-    /// What was wrong last, by kind.
+    /// The last failure of each kind.
     failures: BTreeMap<&'static str, String>,
 }
 
@@ -147,7 +147,7 @@ fn kinds(unlisted: &BTreeSet<&str>, failures: &BTreeMap<&'static str, String>) -
 }
 
 impl Following {
-    /// Why not all was listed in time.
+    /// The error for an incomplete list.
     fn not_listed(&self, timeout: Option<Duration>) -> NotListed {
         let state = match self {
             Self::Kube { source } => source.state(),
@@ -160,7 +160,7 @@ impl Following {
         }
     }
 
-    /// Has what is known of the connection told, if there is one.
+    /// Reports the state of the connection in metrics and health, if there is one.
     pub(crate) fn tell(&self, monitor: &Monitor) {
         if let Self::Kube { source } = self {
             monitor.follow_source(source.watch_state());

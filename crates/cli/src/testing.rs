@@ -1,4 +1,4 @@
-//! What tests of several modules share.
+//! Helpers of the tests of several modules.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::logging::write_field;
 
-/// The lines of a log in the text form, without times.
+/// The lines of a log in the text format, without times.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -29,7 +29,7 @@ impl Lines {
             .fmt_fields(format::debug_fn(write_field).delimited(" "))
     }
 
-    /// Those since this was called last.
+    /// The lines since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
         let text = String::from_utf8(bytes).unwrap();

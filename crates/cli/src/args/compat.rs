@@ -1,4 +1,4 @@
-//! kube-proxy's flags that svcproxy has only for its sake.
+//! Flags that svcproxy accepts only for compatibility with kube-proxy.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use crate::component_config::{GoDuration, KubeProxyConfiguration, Takes, all_fla
 
 const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
 
-/// What `--config` covers, as argument and flag. Those of kube-proxy that win over it are not here
-/// (`Complete` in options.go), and neither are ours that kube-proxy does not have.
+/// The settings that `--config` covers, as argument and flag. Not in the list: kube-proxy's flags
+/// that take precedence over the file (`Complete` in options.go), and flags that only svcproxy has.
 pub(crate) const COVERED: &[(&str, &str)] = &[
     ("kubeconfig", "kubeconfig"),
     ("proxy_mode", "proxy-mode"),
@@ -46,7 +46,8 @@ pub(crate) const COVERED: &[(&str, &str)] = &[
     ("metrics_bind_address", "metrics-bind-address"),
 ];
 
-/// kube-proxy's flags, so that its manifests need another image and command only.
+/// kube-proxy's flags: to run svcproxy from kube-proxy's manifests, it is enough to change the
+/// image and the command.
 #[derive(Debug, Args)]
 pub(crate) struct KubeProxyArgs {
     #[command(flatten)]
@@ -57,7 +58,7 @@ pub(crate) struct KubeProxyArgs {
     #[arg(long, value_name = "FILE", help_heading = KUBE_PROXY)]
     pub(crate) config: Option<PathBuf>,
 
-    /// What it says.
+    /// The content of the file.
     #[arg(skip)]
     pub(crate) file: Option<Box<KubeProxyConfiguration>>,
 
@@ -75,7 +76,7 @@ pub(crate) struct KubeProxyArgs {
     #[arg(long, value_name = "IP", hide = true)]
     pub(crate) bind_address: Option<IpAddr>,
 
-    /// How unlikely the kernel is to end svcproxy when memory runs out, -1000 to 1000
+    /// OOM score adjustment of svcproxy, -1000 (never killed) to 1000 (killed first)
     #[arg(
         long,
         value_name = "NUMBER",
@@ -89,20 +90,20 @@ pub(crate) struct KubeProxyArgs {
 }
 
 impl KubeProxyArgs {
-    /// The flags on the command line that have no effect, or none with `--config`.
+    /// The given flags that have no effect, or no effect with `--config`.
     pub(crate) fn given(&self) -> &[&'static str] {
         &self.given.0
     }
 }
 
-/// What connection tracking is given; what is not stays as it is.
+/// Sysctls of connection tracking; absent ones stay unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct ConntrackArgs {
-    /// Connections to track for each processor; 0 leaves the kernel's
+    /// Maximum number of tracked connections per processor; 0 keeps the kernel's value
     #[arg(long = "conntrack-max-per-core", value_name = "NUMBER", value_parser = count, hide = true)]
     pub(crate) max_per_core: Option<u32>,
 
-    /// Connections to track at least, however few processors there are
+    /// Minimum of the limit of tracked connections, regardless of --conntrack-max-per-core
     #[arg(long = "conntrack-min", value_name = "NUMBER", value_parser = count, hide = true)]
     pub(crate) min: Option<u32>,
 
@@ -122,7 +123,7 @@ pub(crate) struct ConntrackArgs {
     )]
     pub(crate) tcp_close_wait: Option<GoDuration>,
 
-    /// Let TCP packets out of the window be
+    /// Accept TCP packets outside of the window
     #[arg(
         long = "conntrack-tcp-be-liberal",
         num_args = 0..=1,
@@ -135,11 +136,11 @@ pub(crate) struct ConntrackArgs {
     )]
     pub(crate) tcp_be_liberal: bool,
 
-    /// How long UDP flows without an answer are tracked
+    /// How long UDP flows without replies are tracked
     #[arg(long = "conntrack-udp-timeout", value_name = "DURATION", hide = true)]
     pub(crate) udp: Option<GoDuration>,
 
-    /// How long UDP flows with answers are tracked
+    /// How long UDP flows with replies are tracked
     #[arg(
         long = "conntrack-udp-timeout-stream",
         value_name = "DURATION",
@@ -158,8 +159,7 @@ fn count(text: &str) -> Result<u32, String> {
     u32::try_from(go_int(text)?).map_err(|_| "must not be negative".to_owned())
 }
 
-/// The flags that have no effect are known from their table; their values are checked all the
-/// same.
+/// The flags without effect come from a table; their values are checked anyway.
 #[derive(Debug)]
 struct Given(Vec<&'static str>);
 

@@ -69,17 +69,18 @@ pub(crate) struct Cli {
     pub(crate) log: LogArgs,
 }
 
-/// What to do instead of running.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the state this node should have, or the steps that lead to it
     ///
     /// Needs neither privileges nor IPVS, except with --against kernel.
     Plan(Box<PlanArgs>),
-    /// Check whether this node has what a mode needs, and print a remedy for what is missing
+    /// Check whether this node can run a mode, and print a remedy for everything that is missing
     ///
-    /// Tries what modes ipvs and iptables need with the given settings, and changes nothing. Exits
-    /// with 1 if the chosen mode cannot run, even where svcproxy would fall back to the other one.
+    /// Probes what the modes ipvs and iptables need with the given settings, and changes nothing.
+    /// Exits with 1 if the chosen mode cannot run, even if svcproxy would fall back to the other
+    /// one.
     #[command(after_help = "Examples:\n  \
         svcproxy check\n  \
         svcproxy check --mode iptables\n  \
@@ -89,11 +90,11 @@ pub(crate) enum Command {
     ///
     /// Reads the kernel, whether svcproxy is running or not.
     Status(StatusArgs),
-    /// Remove everything svcproxy made on this node, and nothing else
+    /// Remove everything that svcproxy created on this node, and nothing else
     ///
-    /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Sysctls stay as
-    /// they are, since other software may rely on them. If kube-proxy runs again, what it has taken
-    /// over stays.
+    /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
+    /// reset sysctls, because other software may rely on them. If kube-proxy runs again, what it
+    /// has taken over stays.
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
     Completion {
@@ -102,7 +103,7 @@ pub(crate) enum Command {
     },
 }
 
-/// The main job.
+/// The main command: run the proxy.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -132,7 +133,7 @@ pub(crate) struct RunArgs {
     pub(crate) node: NodeArgs,
 }
 
-/// One writer at a time.
+/// The lock that allows one writer per network namespace.
 #[derive(Debug, Args)]
 pub(crate) struct LockArgs {
     /// How long to wait for another svcproxy that manages this network namespace to end; by
@@ -147,12 +148,12 @@ pub(crate) struct LockArgs {
 }
 
 impl RunArgs {
-    /// The data plane that was chosen: by us, else by kube-proxy's word for it.
+    /// The chosen mode: from `--mode`, else from kube-proxy's `--proxy-mode`.
     pub(crate) fn mode(&self) -> Mode {
         chosen(self.mode.mode, &self.node)
     }
 
-    /// The periods of the mode that was chosen.
+    /// The periods of the chosen mode.
     pub(crate) fn periods(&self) -> Periods {
         self.node.sync.periods(self.mode())
     }
@@ -174,7 +175,7 @@ fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
 }
 
 impl Cli {
-    /// Whether a reader of the log that is slow may hold the command up.
+    /// Whether a slow reader of the log may block the command.
     pub(crate) fn log_waits(&self) -> Waits {
         match &self.command {
             None | Some(Command::Cleanup(_)) => Waits::Nobody,
@@ -182,7 +183,7 @@ impl Cli {
         }
     }
 
-    /// Those of the command that say what the node is and how it is to serve, if it has some.
+    /// The node settings of the command, if it has any.
     pub(crate) fn node_mut(&mut self) -> Option<&mut NodeArgs> {
         match &mut self.command {
             None => Some(&mut self.run.node),
@@ -212,14 +213,14 @@ pub(crate) struct PlanArgs {
     pub(crate) output: PlanFormat,
 }
 
-/// What a plan is compared with.
+/// The state that a plan is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Against {
     /// The current state of this node's kernel
     Kernel,
 }
 
-/// Forms of `svcproxy plan`.
+/// Output formats of `svcproxy plan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PlanFormat {
     /// Text for people
@@ -251,7 +252,7 @@ impl CheckArgs {
     }
 }
 
-/// Forms of `svcproxy check`.
+/// Output formats of `svcproxy check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CheckFormat {
     /// Text for people
@@ -266,7 +267,8 @@ pub(crate) struct CleanupArgs {
     #[command(flatten)]
     pub(crate) lock: LockArgs,
 
-    /// Seconds that connections over what is removed may last, where kube-proxy has taken over
+    /// Seconds to wait for connections through virtual servers that cleanup removes, if kube-proxy
+    /// has taken over
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain_timeout: u64,
 }
@@ -283,7 +285,7 @@ pub(crate) struct StatusArgs {
     pub(crate) output: StatusFormat,
 }
 
-/// Forms of `svcproxy status`.
+/// Output formats of `svcproxy status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatusFormat {
     /// Text for people
@@ -292,19 +294,20 @@ pub(crate) enum StatusFormat {
     Json,
 }
 
-/// How to log.
+/// Settings of the log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
     /// Log format; the log goes to standard error [default: text]
     #[arg(long, alias = "logging-format", value_enum, global = true)]
     pub(crate) log_format: Option<LogFormat>,
 
-    /// Log verbosity: 4 for what is done and why, 6 for everything; SVCPROXY_LOG takes precedence
+    /// Log verbosity: 4 logs each change of a Service and its cause, 6 everything; SVCPROXY_LOG
+    /// takes precedence
     #[arg(short, long = "v", value_name = "LEVEL", global = true)]
     pub(crate) verbosity: Option<u32>,
 }
 
-/// Forms of the log.
+/// Formats of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// Text for people
@@ -313,7 +316,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Flags that neither plan nor check uses, though they share them with the main command.
+/// Flags of the main command that plan and check accept but do not use.
 const RUNNING_ONLY: [&str; 7] = [
     "metrics_bind_address",
     "healthz_bind_address",
@@ -323,7 +326,7 @@ const RUNNING_ONLY: [&str; 7] = [
     "ipvs_min_sync_period",
     "iptables_min_sync_period",
 ];
-/// Flags of a source: check reads none.
+/// Flags of a source. `check` accepts but does not use them.
 const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
 
 /// The command line. Subcommands accept all flags of the node, and show those they use.
@@ -339,11 +342,11 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("check", |check| hide(hide(check, &RUNNING_ONLY), &SOURCE))
 }
 
-/// The command line without what help does not show: for completion.
+/// The command line without its hidden flags, for completion.
 pub(crate) fn visible(command: &clap::Command) -> clap::Command {
     let args = command.get_arguments().filter(|arg| !arg.is_hide_set());
     let subcommands = command.get_subcommands();
-    // clap wants names that live as long as the process; the command completion ends with it.
+    // clap needs `'static` names. The leak is harmless: the process ends after `completion`.
     let name: &'static str = command.get_name().to_owned().leak();
     let mut visible = clap::Command::new(name)
         .args(args.cloned())
@@ -354,12 +357,12 @@ pub(crate) fn visible(command: &clap::Command) -> clap::Command {
     visible
 }
 
-/// Ends the program as clap does when an argument is wrong.
+/// Prints the message and exits as clap does for a wrong argument.
 pub(crate) fn usage_error(message: &str) -> ! {
     command().error(ErrorKind::ArgumentConflict, message).exit()
 }
 
-/// Reads the command line of this process, and ends it if the command line is wrong.
+/// Reads the command line of this process; exits if it is wrong.
 pub(crate) fn parse() -> Cli {
     try_parse(env::args_os()).unwrap_or_else(|error| error.exit())
 }
@@ -393,8 +396,8 @@ pub(crate) fn try_parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli
     Ok(cli)
 }
 
-/// The networks of `--cluster-cidr`. In kube-proxy it is one text, of which the last counts; here
-/// one flag a family is allowed too, so a flag takes back what others said of its families.
+/// The networks of `--cluster-cidr`. kube-proxy has one value, and the last flag wins. svcproxy
+/// also accepts one flag per family, so a flag replaces the networks of its families only.
 fn cluster_cidrs(matches: &ArgMatches) -> Option<Vec<IpNet>> {
     let given = matches
         .try_get_occurrences::<IpNet>("cluster_cidrs")

@@ -1,11 +1,11 @@
-//! Flags that say which data plane serves.
+//! Flags that choose the mode.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use proxier::mode::probe;
 
-/// The data plane, and what to do where it cannot run.
+/// The mode, and what to do if it cannot run.
 #[derive(Debug, Args)]
 pub(crate) struct ModeArgs {
     /// Data plane [default: ipvs, or the mode in --config]
@@ -16,13 +16,13 @@ pub(crate) struct ModeArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Fallback::Auto)]
     pub(crate) fallback: Fallback,
 
-    /// Directory of the sysctls; change it in a container whose /proc/sys is read-only and that has
-    /// the node's mounted elsewhere
+    /// Directory of the sysctls; change it in a container whose /proc/sys is read-only, and mount
+    /// the node's /proc/sys there
     #[arg(long, value_name = "DIRECTORY", default_value = "/proc/sys")]
     pub(crate) proc_sys: PathBuf,
 }
 
-/// The data planes there are.
+/// The modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// The kernel's IPVS
@@ -32,7 +32,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// As kube-proxy spells it.
+    /// The name, as kube-proxy spells it.
     pub(crate) const fn name(self) -> &'static str {
         self.probed().as_str()
     }
@@ -45,7 +45,7 @@ impl Mode {
     }
 }
 
-/// What to do where mode ipvs cannot run.
+/// What to do if mode ipvs cannot run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fallback {
     /// Fail, and print what to load or install

@@ -1,4 +1,4 @@
-//! Flags about metrics and health over HTTP.
+//! Flags of the HTTP servers for metrics and health.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const MONITORING: &str = "Monitoring";
 /// Metrics and health.
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
-    /// Address to serve /metrics, /proxyMode, /configz and /version on; empty turns the server off
+    /// Address to serve /metrics, /proxyMode, /configz and /version on; empty disables the server
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -25,7 +25,7 @@ pub(crate) struct MonitorArgs {
     )]
     pub(crate) metrics_bind_address: BindAddress,
 
-    /// Address to serve /healthz, /livez and /readyz on; empty turns the server off
+    /// Address to serve /healthz, /livez and /readyz on; empty disables the server
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -70,7 +70,7 @@ impl BindAddress {
     }
 }
 
-/// As kube-proxy takes it: an address with a port, or without one, which is `DEFAULT` then.
+/// Reads an address as kube-proxy does: with a port, or without one for the port `DEFAULT`.
 fn bind_address<const DEFAULT: u16>(text: &str) -> Result<BindAddress, String> {
     if text.is_empty() {
         return Ok(BindAddress(None));

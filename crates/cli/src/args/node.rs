@@ -1,4 +1,4 @@
-//! Flags about this node and how it serves.
+//! Flags of this node and of its virtual IPs.
 
 use std::net::IpAddr;
 
@@ -18,8 +18,8 @@ const IPVS: &str = "IPVS";
 /// The Services and the node.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
-    // First: it wants to know which arguments were given, and clap forgets it of those it has
-    // filled in.
+    // Must be first: it asks which arguments were given, and clap forgets that for arguments that
+    // it has already parsed.
     #[command(flatten)]
     pub(crate) monitor: MonitorArgs,
 
@@ -29,7 +29,7 @@ pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 
-    /// Name of this node, by which its endpoints are found [default: the host name]
+    /// Name of this node; decides which endpoints are local [default: the host name]
     #[arg(
         long,
         alias = "hostname-override",
@@ -139,9 +139,9 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) mark_mask: u32,
 
-    /// Where cluster IPs live, once or several times: made local as a whole, and refused where no
-    /// Service answers. A family that the node has no address of is left out, with a warning
-    /// [default: those of the API's ServiceCIDRs, or 10.96.0.0/12]
+    /// Networks of cluster IPs; may be repeated. The node routes them to itself, and rejects
+    /// packets to addresses without a Service. A family in which the node has no address is left
+    /// out, with a warning [default: the API's ServiceCIDRs, or 10.96.0.0/12]
     #[arg(
         long = "service-cidr",
         value_name = "CIDR",
@@ -150,8 +150,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) service_cidrs: Vec<IpNet>,
 
-    /// Networks whose addresses on this node serve node ports, or "primary" for this node's own
-    /// address [default: all addresses except loopback]
+    /// Networks of the node's addresses that serve node ports, or "primary" for the node IP
+    /// [default: all addresses except loopback]
     #[arg(
         long,
         value_name = "CIDR",
@@ -161,7 +161,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) nodeport_addresses: Vec<NodePortAddresses>,
 
-    /// Networks whose VIPs svcproxy leaves to other software
+    /// Networks of VIPs that svcproxy leaves to other software
     #[arg(
         long = "exclude-cidrs",
         alias = "ipvs-exclude-cidrs",
@@ -171,8 +171,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) exclude_cidrs: Vec<IpNet>,
 
-    /// Scheduler of virtual servers whose Service does not choose one by the annotation
-    /// svcproxy.io/scheduler: rr, wrr, lc, wlc, lblc, lblcr, dh, sh, mh, sed, nq, fo, ovf
+    /// Scheduler of Services without the annotation svcproxy.io/scheduler: rr, wrr, lc, wlc, lblc,
+    /// lblcr, dh, sh, mh, sed, nq, fo, ovf
     #[arg(
         long,
         value_name = "NAME",
@@ -212,8 +212,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) ipvs_udp_timeout: Timeout,
 
-    /// Seconds that connections to a removed endpoint may last; 0 cuts them at once, and so does
-    /// --once
+    /// Seconds that connections to a removed endpoint may continue; 0 cuts them at once, and so
+    /// does --once
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = IPVS)]
     pub(crate) drain_timeout: u64,
 
@@ -243,11 +243,11 @@ pub(crate) enum DetectLocal {
 pub(crate) enum NodePortAddresses {
     /// The node's address of each family.
     Primary,
-    /// Those of loopback interfaces, which never do.
+    /// Addresses of loopback interfaces. They never serve node ports.
     Localhost,
     /// All.
     All,
-    /// All of the node's in a network.
+    /// The node's addresses in a network.
     In(IpNet),
 }
 
@@ -255,7 +255,7 @@ pub(crate) enum NodePortAddresses {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timeout(pub(crate) Option<u32>);
 
-/// As the kubelet has it.
+/// Normalises a node name as the kubelet does.
 pub(crate) fn node_name(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("a node has a name".to_owned()),
@@ -303,10 +303,10 @@ impl Timeout {
     }
 }
 
-/// Only names the kernel knows: it answers an unknown one by looking for a module of that name.
-/// Not "none", which leaves a virtual server without any.
+/// Accepts only names that the kernel knows: for an unknown name, the kernel tries to load a
+/// module. Rejects "none", which would leave a virtual server without a scheduler.
 pub(crate) fn scheduler(name: &str) -> Result<Scheduler, String> {
-    // kube-proxy's word for the default.
+    // kube-proxy's spelling of the default.
     if name.is_empty() {
         return Ok(Scheduler::RoundRobin);
     }

@@ -9,8 +9,8 @@ use std::num::ParseIntError;
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
-/// Arguments whose empty value is kept: it means no server, a mode that the log names, or a path
-/// that a script forgot to set, where the default would be another source of Services.
+/// Arguments that keep an empty value. Empty means: no server; a mode that the log names; or a path
+/// that a script forgot to set, which must not select another source of Services.
 const EMPTY_IS_A_VALUE: [&str; 4] = [
     "metrics_bind_address",
     "healthz_bind_address",
@@ -18,15 +18,14 @@ const EMPTY_IS_A_VALUE: [&str; 4] = [
     "manifests",
 ];
 
-/// Lists that are one text in kube-proxy, so that an empty value takes back what was said before.
+/// Lists that are one string in kube-proxy, so an empty value resets them.
 const TEXT_IN_KUBE_PROXY: [&str; 1] = ["cluster_cidrs"];
 
 /// Rewrites a command line so that clap reads it as pflag would.
 ///
 /// - `_` in a flag's name is `-`.
-/// - The word after a flag that needs a value is its value, also where it begins with a dash.
-/// - An empty value is the default: it takes back what was said before, but for lists, to which it
-///   adds nothing.
+/// - The word after a flag that needs a value is its value, even if it begins with a dash.
+/// - An empty value resets a flag to its default. For lists, it adds nothing.
 /// - A long flag with a single dash is an error.
 ///
 /// That the last of repeated flags counts is a setting of the clap command
@@ -65,7 +64,7 @@ pub(super) fn rewrite(
         let id = flag.arg.get_id().as_str();
         let takes = flag.arg.get_num_args().unwrap_or_default();
         is_value_of_list = flag.value.is_none() && takes.max_values() > 1;
-        // A value of its own, which may be left out (`--profiling`), only follows a `=`.
+        // An optional value (`--profiling`) must follow a `=`.
         let wants_next = flag.value.is_none() && takes.min_values() == 1 && !is_value_of_list;
         let is_next = |next: &OsString| next.to_str().is_some_and(|next| !next.starts_with("--"));
         let value = match flag.value {
@@ -88,12 +87,12 @@ pub(super) fn rewrite(
     Ok(rewritten.into_iter().map(|(_, word)| word).collect())
 }
 
-/// A flag of the command, as it was written.
+/// A flag of the command, as given.
 struct Flag<'c, 'w> {
     arg: &'c Arg,
-    /// With its dashes.
+    /// Includes the dashes.
     name: String,
-    /// What follows a `=`, or in a short flag its letter.
+    /// The text after `=`, or after the letter of a short flag.
     value: Option<&'w str>,
 }
 
@@ -136,7 +135,7 @@ fn long_arg<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     })
 }
 
-/// The long flag that was meant by a word such as `-proxy-mode=ipvs`.
+/// The long flag that a word such as `-proxy-mode=ipvs` probably means.
 fn single_dash(command: &Command, word: &str) -> Option<String> {
     let name = word.strip_prefix('-')?.split('=').next()?.replace('_', "-");
     (name.len() > 1 && long_arg(command, &name).is_some()).then_some(name)
@@ -167,7 +166,7 @@ pub(crate) fn go_int(text: &str) -> Result<i32, String> {
             Some(rest) if !rest.is_empty() => (8, rest),
             _ => (10, &*lower),
         });
-    // A second sign is none of Go's.
+    // Go rejects a second sign.
     let digits = if digits.starts_with(['+', '-']) {
         ""
     } else {
@@ -223,7 +222,7 @@ mod tests {
             ),
             ("--once -- --v=", "--once -- --v="),
             ("--unknown_flag=", "--unknown_flag="),
-            // What belongs to another subcommand is left to clap.
+            // clap rejects flags of another subcommand.
             ("status --kubeconfig=", "status --kubeconfig="),
         ];
         for (words, expected) in rows {
@@ -235,7 +234,7 @@ mod tests {
         assert!(error.contains("write '--masquerade-all'"), "{error}");
     }
 
-    /// Each flag that takes a value, whatever it is for.
+    /// Checks every flag that takes a value.
     #[test]
     fn an_empty_value_is_the_default_of_every_flag() {
         let parsed = |words: &[String]| {
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn booleans_and_numbers_are_gos() {
+    fn booleans_and_numbers_are_read_as_in_go() {
         for text in ["1", "t", "T", "true", "TRUE", "True"] {
             assert_eq!(go_bool(text), Ok(true), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Flags that say where Services come from.
+//! Flags that choose the source of Services.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Flags that say how often the node is synced and audited.
+//! Flags for the intervals of syncs and audits.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::Mode;
 use super::node::NODE;
 use crate::component_config::GoDuration;
 
-/// kube-proxy's iptables mode waits so long by default (`defaults.go`); its IPVS mode does not.
+/// kube-proxy's default in iptables mode (`defaults.go`); its IPVS mode has 0.
 const IPTABLES_MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
 
-/// Periods, by kube-proxy's mode where kube-proxy has one for each.
+/// The periods. kube-proxy has some of them once per mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
 pub(crate) struct SyncArgs {
     /// Time between audits, which compare the node with the desired state [default: 1m, or the
@@ -27,8 +27,8 @@ pub(crate) struct SyncArgs {
     #[arg(long, value_name = "DURATION", value_parser = positive, hide = true)]
     pub(crate) iptables_sync_period: Option<Duration>,
 
-    /// Shortest time between syncs in mode ipvs [default: 0s]; raise it where endpoints change all
-    /// the time and syncs take too much CPU
+    /// Shortest time between syncs in mode ipvs [default: 0s]; raise it if endpoints change all the
+    /// time and syncs take too much CPU
     #[arg(long, value_name = "DURATION", value_parser = not_negative, help_heading = NODE)]
     pub(crate) ipvs_min_sync_period: Option<Duration>,
 
@@ -37,12 +37,12 @@ pub(crate) struct SyncArgs {
     pub(crate) iptables_min_sync_period: Option<Duration>,
 }
 
-/// The periods of the mode in use.
+/// The periods of the mode in effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Periods {
     /// Between audits.
     pub(crate) audit: Duration,
-    /// Between syncs for changes, at least.
+    /// Shortest time between syncs of changes.
     pub(crate) min_sync: Duration,
 }
 
@@ -76,7 +76,7 @@ fn positive(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "must be more than 0".to_owned())
 }
 
-/// A duration as Go reads it, zero included.
+/// Reads a duration as Go does; zero is valid.
 pub(super) fn not_negative(text: &str) -> Result<Duration, String> {
     let duration: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
     let duration = duration.duration();

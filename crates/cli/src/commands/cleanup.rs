@@ -14,11 +14,11 @@ use crate::args::LockArgs;
 use crate::lock::WriterLock;
 use crate::takeover::other_mode::ipvs_mode;
 
-/// Between looks whether connections have ended.
+/// How often to check whether connections have ended.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Removes what svcproxy made on this node, in either mode. If kube-proxy is at work there,
-/// connections may take this long to end.
+/// Removes what svcproxy created on this node, in either mode. If kube-proxy runs there, waits for
+/// at most `drain_timeout` until connections have ended.
 pub(crate) fn cleanup(lock: &LockArgs, drain_timeout: Duration) -> anyhow::Result<Ending> {
     let _lock = WriterLock::take(lock.wait_lock)?;
     let ending = of_ipvs(drain_timeout)?;

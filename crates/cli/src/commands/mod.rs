@@ -1,4 +1,4 @@
-//! What the program does, a file a command.
+//! The commands, one file each.
 
 mod check;
 mod cleanup;
@@ -20,8 +20,8 @@ use proxier::mode::ApplyReport;
 use proxier::mode::PlanSteps;
 use proxier::source::{Diagnostic, Location, Severity};
 
-/// Logs what readings of a source report, that of manifests once for as long as it stands: each
-/// reading reports all of them.
+/// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each
+/// is logged once, until it is gone.
 #[derive(Debug, Default)]
 struct DiagnosticLog {
     standing: BTreeSet<Diagnostic>,
@@ -46,7 +46,8 @@ impl DiagnosticLog {
             match diagnostic.severity {
                 Severity::Error => tracing::error!("{diagnostic}"),
                 Severity::Warning => tracing::warn!("{diagnostic}"),
-                // Reported at each change of the object; what an operator must know is a notice.
+                // An API server's diagnostics come with each change of the object. Level debug is
+                // enough: notices report what an operator must know.
                 _ if diagnostic.location.is_none() => tracing::debug!("{diagnostic}"),
                 _ => tracing::info!("{diagnostic}"),
             }
@@ -55,7 +56,7 @@ impl DiagnosticLog {
     }
 }
 
-/// The diagnostic as it stays when other objects of its file come and go.
+/// The diagnostic without its position, which changes when other objects of the file come and go.
 fn without_position(diagnostic: &Diagnostic, location: &Location) -> Diagnostic {
     let mut fixed = Location::new(&location.file);
     if diagnostic.object.is_none() {
@@ -77,13 +78,13 @@ fn log_failures(plan: &impl PlanSteps, applied: &ApplyReport) {
             tracing::error!("{step}: {error}");
         }
     }
-    // What matters is a notice.
+    // Level debug is enough: the problem is also a notice.
     for refused in &applied.refused {
         tracing::debug!("left out: {}", chain(&refused.error));
     }
 }
 
-/// An error and its sources on one line.
+/// An error and its sources, on one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let errors = iter::successors(Some(error), |error| (*error).source());
     errors
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_is_logged_once_and_again_after_it_was_gone() {
+    fn a_diagnostic_is_logged_once_and_again_after_it_was_gone() {
         let lines = Lines::default();
         let subscriber = tracing_subscriber::registry().with(lines.layer());
         with_default(subscriber, || {
@@ -118,7 +119,7 @@ mod tests {
             let all: Vec<_> = (0..300).map(|n| note(n * 10, &n.to_string())).collect();
             log.log(&all);
             assert_eq!(lines.take().len(), 300);
-            // A document before them moves them all.
+            // A new document at the head of the file moves all positions.
             let moved: Vec<_> = (0..300)
                 .map(|n| note(n * 10 + 10, &n.to_string()))
                 .collect();

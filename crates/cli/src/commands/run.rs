@@ -1,4 +1,4 @@
-//! The main job: bring the node in line with the Services there are, and keep it so.
+//! The main command: sync the node with the Services, and keep it in sync.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -44,12 +44,12 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let mut config = node::config(&args.node)?;
     settings::set_oom_score(args.node.kube_proxy.oom_score_adj);
     if args.once {
-        // Nobody will be there to see the connections end.
+        // The process ends at once, so nothing would end the drain.
         config.drain_timeout = Duration::ZERO;
     }
     let choice = Choice::make(&args.mode, args.mode(), &config)?;
     let mut source = Source::new(&args.node.source, &config.node_name);
-    // Nobody posts Events in the little time that a single sync takes.
+    // The source's thread, which posts Events, does not live long enough.
     let events = if args.once { None } else { source.events() };
     let notices = Notices::new(&config.node_name, events);
     choice.tell(&notices);
@@ -87,14 +87,14 @@ fn open_ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
     Ok(IpvsBackend::open()?.proc_sys(&args.mode.proc_sys))
 }
 
-/// All that may have served this node before a mode with these settings.
+/// Everything that may have left state on this node: kube-proxy, and svcproxy's other mode.
 fn predecessors(mode: Mode, config: &Config, notices: Notices) -> Predecessors {
     let of_kube_proxy: Box<dyn Predecessor> = Box::<OfKubeProxy>::default();
     let of_other_mode = other_mode::predecessor(mode, config);
     Predecessors::new([of_kube_proxy, of_other_mode], notices)
 }
 
-/// What it takes to begin, over whichever data plane.
+/// The parts that every mode needs to start.
 struct Start<'a> {
     cli: &'a Cli,
     choice: Choice,
@@ -124,7 +124,7 @@ impl<'a> Start<'a> {
         })
     }
 
-    /// Has the proxier serve, until it is told to stop.
+    /// Runs the proxy until a signal stops it.
     fn follow<B: DataPlane>(
         self,
         proxier: Proxier<B>,
@@ -171,7 +171,7 @@ impl<'a> Start<'a> {
             diagnostics.log(&reading.diagnostics);
             causes.read(&reading);
             queue.queued(&reading.changes);
-            // The receiver is gone only when we are about to end.
+            // The receiver is gone only when svcproxy is about to end.
             let _ = events.send(Event::Changes(reading.changes));
         })?;
         source.tell(&monitor);
@@ -181,13 +181,13 @@ impl<'a> Start<'a> {
     }
 }
 
-/// A run until it is told to stop, over one data plane after another.
+/// A run until a signal stops it, in one mode after another.
 struct Following<'a> {
     args: &'a RunArgs,
     intervals: Intervals,
     configz: Configz,
     choice: Choice,
-    /// While another mode serves than the one that was asked for.
+    /// Some during a fallback.
     lookout: Option<Lookout>,
     has_synced: bool,
     trail: Trail,
@@ -200,7 +200,7 @@ struct Following<'a> {
 }
 
 impl Following<'_> {
-    /// Says everywhere which mode serves from now on.
+    /// Reports the mode in effect everywhere: log, metrics, health.
     fn serve_by(&mut self, choice: Choice) {
         self.monitor
             .set_mode(choice.in_force.name(), choice.wanted.name());
@@ -209,8 +209,7 @@ impl Following<'_> {
         self.choice = choice;
     }
 
-    /// Serves, until it is told to stop or, which is a break, until the mode that was asked for can
-    /// serve instead.
+    /// Runs the loop until a signal stops it. Breaks earlier if the requested mode can run now.
     fn serve<B: DataPlane>(&mut self, proxier: &mut Proxier<B>) -> ControlFlow<()> {
         let config = proxier.desired().config();
         let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
@@ -247,7 +246,7 @@ impl Following<'_> {
         })
     }
 
-    /// Has the loop audit the node at once when others change IPVS mode's rules and routes.
+    /// Starts an audit as soon as another program changes the rules or routes of IPVS mode.
     fn watch(&self) -> Option<Watching> {
         let events = self.events.clone();
         let watching = ipvs::watch(move || {
@@ -261,14 +260,14 @@ impl Following<'_> {
         watching.inspect_err(warn).ok()
     }
 
-    /// Serves by iptables and, once it can and may, by IPVS.
+    /// Runs mode iptables and, as soon as possible and allowed, mode ipvs.
     fn serve_until_ipvs(&mut self, mut proxier: Proxier<Iptables>) {
         while self.serve(&mut proxier).is_break() {
             match open_ipvs(self.args) {
                 Ok(backend) => {
                     let mut proxier = proxier.with_data_plane(Ipvs::new(backend));
                     self.serve_by(self.choice.upgraded());
-                    // Has it sync at once.
+                    // An empty change starts a sync at once.
                     let _ = self.events.send(Event::Changes(Vec::new()));
                     let _watching = self.watch();
                     let _ = self.serve(&mut proxier);
@@ -280,7 +279,7 @@ impl Following<'_> {
     }
 }
 
-/// Has changes of the configuration file applied, where there is one.
+/// Applies changes of the configuration file, if there is one.
 fn follow_settings(
     file: &Path,
     cli: &Cli,
@@ -309,7 +308,7 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
             let mut is_stopping = false;
             for signal in &mut signals {
                 let is_heard = events.send(Event::Stop).is_ok();
-                // The loop comes to it behind the sync under way, which may hang.
+                // The loop handles the first signal only after the current sync, which may hang.
                 if is_stopping || !is_heard {
                     kill_programs();
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
@@ -321,12 +320,12 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what an audit found missing or foreign and repaired: a log line each, up to a limit, and
-/// one notice of the node.
+/// Reports what an audit repaired: one log line for each step, up to a limit, and one notice of the
+/// Node.
 fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
     const LINES: usize = 20;
     const NAMED: usize = 3;
-    // What was refused or has failed is not repaired, and the former comes again at each audit.
+    // Rejected and failed steps repair nothing, and rejected ones return at each audit.
     let failed = report.applied.failures.iter().map(|failure| failure.step);
     let refused = report.applied.refused.iter().map(|refused| refused.step);
     let undone: BTreeSet<_> = failed.chain(refused).collect();
@@ -354,7 +353,7 @@ fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
     notices.tell(&Notice::of_node(Reason::DriftRepaired, message));
 }
 
-/// Logs what was done; all but the first sync is routine.
+/// Logs a sync. The first one is at level info, the others are routine.
 fn log_sync<P: PlanSteps>(report: &SyncReport<P>, is_first: bool) {
     log_failures(&report.plan, &report.applied);
     if report.kind == SyncKind::Drained {

@@ -1,5 +1,4 @@
-//! Fields that have an effect here, checked as kube-proxy checks them and put in place of our
-//! flags.
+//! Fields with an effect: checked as kube-proxy checks them, and put in place of svcproxy's flags.
 //!
 //! Checks and defaults: pkg/proxy/apis/config/validation `validation.go` and
 //! pkg/proxy/apis/config/v1alpha1 `defaults.go`.
@@ -18,11 +17,11 @@ use crate::args::{
     NodeArgs, NodePortAddresses, SyncArgs, Timeout, node_name, node_port_addresses, scheduler,
 };
 
-/// Connections that kube-proxy has tracked for each processor, and at least.
+/// kube-proxy's default limits of tracked connections: per processor, and the minimum.
 const MAX_PER_CORE: u32 = 32 * 1024;
 const MIN: u32 = 128 * 1024;
 
-/// Puts the settings in place of the flags.
+/// Replaces the flags by the settings of the file.
 pub(super) fn apply(
     config: &KubeProxyConfiguration,
     args: &mut NodeArgs,
@@ -47,7 +46,7 @@ pub(super) fn apply(
     Ok(fields.notes)
 }
 
-/// What each of kube-proxy's modes means today.
+/// Notes if svcproxy maps kube-proxy's mode to another one.
 pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
     match mode {
         "ipvs" | "iptables" => None,
@@ -76,7 +75,7 @@ struct Checker {
 }
 
 impl Checker {
-    /// The value, or an error kept.
+    /// The value. An error is recorded.
     fn check<T>(&mut self, path: &str, value: Result<T, impl Display>) -> Option<T> {
         value
             .map_err(|error| self.errors.push(FieldError::new(path, error)))
@@ -110,7 +109,7 @@ impl Checker {
     }
 
     fn node(&mut self, config: &KubeProxyConfiguration, args: &mut NodeArgs) {
-        // The flag wins, as kube-proxy's --hostname-override does.
+        // The flag takes precedence, as kube-proxy's --hostname-override does.
         if args.node_name.is_none() && !config.hostname_override.is_empty() {
             args.node_name = self.check("hostnameOverride", node_name(&config.hostname_override));
         }
@@ -184,7 +183,7 @@ impl Checker {
         if !config.cluster_cidr.is_empty() {
             args.cluster_cidrs = self.cluster_cidrs(&config.cluster_cidr);
         }
-        // The section of the mode that the file is for.
+        // The section of the file's mode.
         let (section, bit, all) = match &*config.mode {
             "nftables" => (
                 "nftables",
@@ -213,7 +212,7 @@ impl Checker {
         }
     }
 
-    /// One network, or one of each family.
+    /// One network, or one per family.
     fn cluster_cidrs(&mut self, text: &str) -> Vec<IpNet> {
         let texts: Vec<_> = text.split(',').map(str::to_owned).collect();
         let network = |text: &str| {
@@ -269,8 +268,8 @@ impl Checker {
         }
     }
 
-    /// Those of the mode that the file is for are checked, as in kube-proxy. They are for mode ipvs
-    /// too where that stands in for a mode that svcproxy does not have.
+    /// Checks the periods of the file's mode, as kube-proxy does. They also apply to mode ipvs, if
+    /// it replaces a mode that svcproxy does not have.
     fn periods(&mut self, config: &KubeProxyConfiguration, args: &mut SyncArgs) {
         let (ipvs, iptables, nftables) = (&config.ipvs, &config.iptables, &config.nftables);
         let ipvs = ("ipvs", ipvs.sync_period, ipvs.min_sync_period);
@@ -294,12 +293,12 @@ impl Checker {
             ipvs_min_sync_period: set(of_ipvs.2),
             iptables_sync_period: set(iptables.1),
             iptables_min_sync_period: set(iptables.2),
-            // It is svcproxy's own, and takes precedence.
+            // svcproxy's own flag, which takes precedence.
             audit_interval: args.audit_interval,
         };
     }
 
-    /// As in kube-proxy, what the file leaves out has defaults; 0 leaves the kernel's value.
+    /// As in kube-proxy, absent fields have defaults, and 0 keeps the kernel's value.
     fn conntrack(&mut self, config: &Conntrack, args: &mut ConntrackArgs) {
         let count = |fields: &mut Self, path, value: Option<i32>, default| {
             let checked = u32::try_from(value.unwrap_or_default());
@@ -334,7 +333,7 @@ impl Checker {
         }
     }
 
-    /// Flags win, as kube-proxy's do.
+    /// Flags take precedence, as in kube-proxy.
     fn logging(&mut self, config: &Logging, args: &mut LogArgs) {
         let format = match &*config.format {
             "" => Ok(None),
@@ -347,7 +346,7 @@ impl Checker {
         args.verbosity = args.verbosity.or(Some(config.verbosity));
     }
 
-    /// What has no effect is checked all the same.
+    /// Checks the fields without effect, too.
     fn unused(&mut self, config: &KubeProxyConfiguration) {
         self.not_negative("configSyncPeriod", config.config_sync_period);
         if config.client_connection.burst < 0 {
@@ -359,7 +358,7 @@ impl Checker {
 }
 
 impl ConntrackArgs {
-    /// What connection tracking must have on a node of so many processors.
+    /// The settings of connection tracking on a node with this number of processors.
     pub(crate) fn settings(&self, processors: u32) -> proxier::desired::Conntrack {
         let seconds = |timeout: Option<GoDuration>| {
             let seconds = timeout?.duration()?.as_secs();

@@ -1,4 +1,5 @@
-//! The ways in which clusters start kube-proxy: each is one in which svcproxy starts.
+//! Command lines and files with which clusters start kube-proxy. svcproxy must start with each of
+//! them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -9,8 +10,8 @@ use crate::{args, node};
 
 const CLUSTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kube-proxy/clusters");
 
-/// Starts as the command line in a file's first line says, with the file itself in place of
-/// `--config`'s, and returns what is reported as without effect, and what the file expects.
+/// Starts with the command line from a file's first line and the file itself as `--config`. Returns
+/// the settings that are reported as without effect, and those that the file expects.
 fn start(path: &Path) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
     let text = fs::read_to_string(path)?;
     let line = |begins: &str| {
@@ -19,7 +20,7 @@ fn start(path: &Path) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
     };
     let config = format!("--config={}", path.display());
     let words = line("#! kube-proxy ")?.split(' ').map(|word| {
-        // The shell takes the quotes away.
+        // The shell removes the quotes.
         let word = word.replace('"', "");
         let is_config = word.starts_with("--config=");
         OsString::from(if is_config { config.clone() } else { word })

@@ -1,8 +1,8 @@
 //! The fields of `KubeProxyConfiguration`, kubeproxy.config.k8s.io/v1alpha1.
 //!
 //! Names and types are those of k8s.io/kube-proxy/config/v1alpha1 `types.go`, as of Kubernetes
-//! 1.36; `logging` is k8s.io/component-base/logs/api/v1, `clientConnection` its config/v1alpha1.
-//! As in Go's JSON, what is absent or null is the type's zero value, and means the default.
+//! 1.36; `logging` is k8s.io/component-base/logs/api/v1, `clientConnection` its config/v1alpha1. As
+//! in Go's JSON, an absent or null field has the type's zero value, which means the default.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::GoDuration;
 
-/// A struct of the configuration, all of whose fields may be left out.
+/// A struct of the configuration. All of its fields are optional.
 macro_rules! fields {
     ($(#[$attribute:meta])* $name:ident { $($field:ident $(as $json:literal)?: $type:ty,)* }) => {
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -76,7 +76,7 @@ fields! {
 }
 
 fields! {
-    /// A level for some source files.
+    /// A log level for some source files.
     VModule {
         file_pattern: String,
         verbosity: u32,
@@ -178,7 +178,7 @@ impl<'de> Deserialize<'de> for FlushFrequency {
     }
 }
 
-/// A quantity as resource.Quantity has it: a number, or a text such as 64Ki.
+/// A quantity as in resource.Quantity: a number, or a text such as 64Ki.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Quantity(String);

@@ -1,6 +1,5 @@
-//! From a file's text to its fields, as kube-proxy decodes it: what strict decoding refuses
-//! (unknown fields, fields that are set twice) is reported and ignored (`loadConfig` in
-//! cmd/kube-proxy/app/options.go).
+//! Decodes a file as kube-proxy does: unknown fields and fields that are set twice, which strict
+//! decoding rejects, are reported and ignored (`loadConfig` in cmd/kube-proxy/app/options.go).
 
 use std::fmt;
 
@@ -20,7 +19,7 @@ pub(super) const KIND: &str = "KubeProxyConfiguration";
 pub(super) struct Decoded {
     pub(super) config: KubeProxyConfiguration,
     pub(super) fields: Fields,
-    /// What was ignored.
+    /// Notes on ignored parts.
     pub(super) notes: Vec<Note>,
 }
 
@@ -69,15 +68,15 @@ pub(super) fn decode(text: &str) -> Result<Decoded, Vec<FieldError>> {
     }
 }
 
-/// All fields, as they are when none is set. A list of structs has one of them.
+/// All fields with their zero values. A list of structs has one element.
 pub(super) fn schema() -> Value {
     let mut default = KubeProxyConfiguration::default();
     default.logging.vmodule.push(VModule::default());
     serde_json::to_value(default).unwrap_or_default()
 }
 
-/// The documents of a file that are not empty. A line that begins with `---` ends a document
-/// whatever it stands in.
+/// The non-empty documents of a file. A line that begins with `---` ends a document, even inside a
+/// block scalar.
 fn split(text: &str) -> Vec<&str> {
     let mut documents = Vec::new();
     let (mut start, mut end) = (0, 0);
@@ -100,7 +99,7 @@ fn split(text: &str) -> Vec<&str> {
     documents
 }
 
-/// What to do about all but the first document, which alone kube-proxy reads.
+/// A note on the other documents: kube-proxy reads the first one only.
 fn other_documents(documents: &[&str]) -> Option<Note> {
     let others = documents.get(1..).filter(|others| !others.is_empty())?;
     let kind = |document: &&str| {
@@ -118,7 +117,7 @@ fn other_documents(documents: &[&str]) -> Option<Note> {
     )))
 }
 
-/// A document as the values of JSON.
+/// A document as JSON values.
 #[derive(Debug)]
 struct Parsed {
     value: Value,
@@ -126,8 +125,8 @@ struct Parsed {
     twice: Vec<String>,
 }
 
-/// YAML, of which JSON is a part, with the booleans and octal numbers of YAML 1.1 that kube-proxy
-/// knows.
+/// Parses YAML, which includes JSON, with the booleans and octal numbers of YAML 1.1 that
+/// kube-proxy accepts.
 fn parse(text: &str) -> Result<Parsed, FieldError> {
     let options = options! {
         with_snippet: false,
@@ -149,7 +148,7 @@ fn parse(text: &str) -> Result<Parsed, FieldError> {
     }
 }
 
-/// Reads a value of any type, and notes which keys come more than once.
+/// Reads a value of any type, and records repeated keys.
 struct Node<'a> {
     path: String,
     twice: &'a mut Vec<String>,
@@ -226,7 +225,7 @@ fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// How a file differs from the schema.
+/// The differences between a file and the schema.
 #[derive(Default)]
 struct Compared {
     unknown: Vec<String>,
@@ -234,11 +233,11 @@ struct Compared {
 }
 
 impl Compared {
-    /// Finds fields that the schema does not have, and values that have no fields where some should
-    /// be: serde would take a list for a struct.
+    /// Finds fields that the schema does not have, and values that should be maps but are not:
+    /// serde accepts a list in place of a struct.
     fn compare(&mut self, path: &str, value: &Value, schema: &Value) {
         match (schema, value) {
-            // A map with keys of the user's is empty in the schema.
+            // A map with free keys is empty in the schema.
             (Value::Object(known), Value::Object(fields)) if !known.is_empty() => {
                 for (name, value) in fields {
                     let path = join(path, name);
@@ -272,7 +271,7 @@ pub(super) fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// Null is as good as absent in Go.
+/// Removes nulls: Go treats them as absent.
 fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

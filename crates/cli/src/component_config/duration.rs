@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A duration as Go has it: nanoseconds, which may be negative.
+/// A duration as in Go: nanoseconds, possibly negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct GoDuration(i64);
 
-/// A text that is no duration.
+/// The text is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a duration (30s, 1m30s, 2h)")]
 pub(crate) struct InvalidDuration;
 
-/// Nanoseconds of each unit; those that begin like another come before it.
+/// Nanoseconds of each unit. A longer unit precedes its prefix (`ms` before `m`).
 const UNITS: [(&str, u64); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -28,7 +28,7 @@ const UNITS: [(&str, u64); 8] = [
 ];
 
 impl GoDuration {
-    /// As the standard library has it; none if it is negative.
+    /// The same as a `std` duration; none if it is negative.
     pub(crate) fn duration(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)
     }
@@ -81,7 +81,7 @@ impl FromStr for GoDuration {
     }
 }
 
-/// A number and its unit, in nanoseconds, and what comes behind.
+/// A number with its unit, in nanoseconds, and the rest of the text.
 fn part(text: &str) -> Result<(u64, &str), InvalidDuration> {
     let (whole, rest) = digits(text);
     let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), digits);
@@ -106,7 +106,7 @@ fn digits(text: &str) -> (&str, &str) {
 
 /// Rounded down, digit by digit: Go computes with floats here, and may be a nanosecond off.
 fn nanos_of_fraction(digits: &str, unit: u64) -> u64 {
-    // No unit has more than 13 digits that count.
+    // More than 13 digits cannot change the result for any unit.
     let (value, scale) = digits
         .bytes()
         .take(18)

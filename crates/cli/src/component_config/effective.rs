@@ -1,4 +1,4 @@
-//! The settings in effect as a configuration file would say them.
+//! The settings in effect, in the form of a configuration file.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::args::{
     self, BindAddress, Cli, LogFormat, Mode, NodeArgs, NodePortAddresses, Periods, Timeout,
 };
 
-/// As kube-proxy has it where nothing else is said (pkg/proxy/apis/config/v1alpha1 `defaults.go`).
+/// kube-proxy's default (pkg/proxy/apis/config/v1alpha1 `defaults.go`).
 const BIND_ADDRESS: &str = "0.0.0.0";
 
-/// What is in effect, defaults filled in. Fields without an effect here are as the file has them.
+/// The settings in effect, with defaults. Fields without effect have the file's values.
 pub(crate) fn effective(cli: &Cli, config: &Config) -> KubeProxyConfiguration {
     let args = &cli.run.node;
     let theirs = &args.kube_proxy;
@@ -90,7 +90,7 @@ fn ipvs(effective: &mut KubeProxyConfiguration, args: &NodeArgs) {
     ipvs.udp_timeout = seconds(args.ipvs_udp_timeout);
 }
 
-/// kube-proxy has these once for each mode; here they are for all.
+/// kube-proxy has these settings once per mode; in svcproxy they apply to all modes.
 fn by_mode(effective: &mut KubeProxyConfiguration, cli: &Cli) {
     let args = &cli.run.node;
     let Periods { audit, min_sync } = cli.run.periods();
@@ -113,7 +113,7 @@ fn conntrack(args: &NodeArgs) -> Conntrack {
     let given = &args.kube_proxy.conntrack;
     let count = |count: Option<u32>| count.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
     Conntrack {
-        // 0 leaves the kernel's value.
+        // 0 keeps the kernel's value.
         max_per_core: count(given.max_per_core.or(given.min.is_none().then_some(0))),
         min: count(given.min),
         tcp_established_timeout: Some(given.tcp_established.unwrap_or_default()),

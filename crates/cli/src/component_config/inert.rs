@@ -1,4 +1,4 @@
-//! kube-proxy's settings that have no effect here, and why.
+//! kube-proxy's settings that have no effect in svcproxy, and the reasons.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ const KLOG: &str = "the log goes to standard error in one stream";
 const LIMIT: &str = "conntrack.maxPerCore and conntrack.min, or their flags, set the limit";
 const CLEANUP: &str = "--cleanup or the command cleanup removes svcproxy's rules";
 
-/// Fields, each a leaf of the configuration, or all of a map or a list.
+/// Fields: each is a leaf of the configuration, or a whole map or list.
 pub(super) const FIELDS: &[(&str, &str)] = &[
     ("featureGates", GATES),
     ("clientConnection.acceptContentTypes", WATCHES),
@@ -47,7 +47,7 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("windowsRunAsService", WINDOWS),
 ];
 
-/// Fields of former versions of kube-proxy, which the present one does not know either.
+/// Fields of earlier versions of kube-proxy, which current ones do not know either.
 pub(super) const OBSOLETE_FIELDS: &[(&str, &str)] = &[
     ("conntrack.max", LIMIT),
     ("resourceContainer", CGROUPS),
@@ -64,7 +64,7 @@ pub(super) fn unknown(path: &str) -> Note {
     }
 }
 
-/// What follows a flag.
+/// The value that a flag takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takes {
     /// Nothing, or `=true`, `=false`.
@@ -75,10 +75,10 @@ pub(crate) enum Takes {
     Text,
 }
 
-/// A flag of kube-proxy's.
+/// A flag of kube-proxy.
 #[derive(Debug)]
 pub(crate) struct Flag {
-    /// Without the dashes.
+    /// The name without dashes.
     pub(crate) name: &'static str,
     pub(crate) takes: Takes,
     why: &'static str,
@@ -113,8 +113,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("log-json-info-buffer-size", Takes::Text, LOG),
 ];
 
-/// Flags of former versions of kube-proxy: klog's until 1.25, and those that were removed with what
-/// they were for.
+/// Flags of earlier versions of kube-proxy: klog's until 1.25, and those of removed features.
 pub(crate) const OBSOLETE_FLAGS: &[Flag] = &[
     flag("add-dir-header", Takes::Switch, KLOG),
     flag("alsologtostderr", Takes::Switch, KLOG),
@@ -140,7 +139,7 @@ pub(crate) fn all_flags() -> impl Iterator<Item = &'static Flag> {
     FLAGS.iter().chain(OBSOLETE_FLAGS)
 }
 
-/// Notes of the flags that were given in vain.
+/// Notes on the given flags that have no effect.
 pub(super) fn flags(args: &NodeArgs) -> Vec<Note> {
     let given = args.kube_proxy.given();
     let inert = |name: &str| all_flags().find(|flag| flag.name == name);
@@ -157,7 +156,7 @@ pub(super) fn flags(args: &NodeArgs) -> Vec<Note> {
     notes
 }
 
-/// Notes of the fields that are set in vain.
+/// Notes on the fields that are set and have no effect.
 pub(super) fn fields(fields: &Fields) -> Vec<Note> {
     let mut notes = Vec::new();
     for (path, why) in FIELDS {

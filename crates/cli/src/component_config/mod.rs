@@ -1,4 +1,4 @@
-//! kube-proxy's configuration file, taken in as if its fields were flags of ours.
+//! kube-proxy's configuration file. Its fields replace svcproxy's flags.
 
 mod apply;
 mod config;
@@ -20,10 +20,10 @@ pub(crate) use inert::{Takes, all_flags};
 
 use crate::args::{Cli, LogArgs, NodeArgs};
 
-/// What an operator is to know of a setting.
+/// What an operator must know about a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
-    /// The node's traffic is not as this setting asks.
+    /// The node's traffic does not follow this setting.
     pub(crate) is_warning: bool,
     text: String,
 }
@@ -41,7 +41,7 @@ impl Note {
         Self { is_warning, text }
     }
 
-    /// Says it in the log.
+    /// Logs the note.
     pub(crate) fn log(&self) {
         if self.is_warning {
             tracing::warn!("{self}");
@@ -57,10 +57,10 @@ impl Display for Note {
     }
 }
 
-/// A field, and what is wrong with it.
+/// An invalid field, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FieldError {
-    /// From the root, as in `ipvs.syncPeriod`; empty for the file as a whole.
+    /// The path from the root (`ipvs.syncPeriod`); empty for the whole file.
     path: String,
     message: String,
 }
@@ -102,12 +102,12 @@ fn list(errors: &[FieldError]) -> String {
     errors.join("; ")
 }
 
-/// The fields that a file sets, nulls left out.
+/// The fields that a file sets, without nulls.
 #[derive(Debug)]
 struct Fields(Value);
 
 impl Fields {
-    /// The value of a field, if it is set to something.
+    /// The value of a field, if it is set.
     fn get(&self, path: &str) -> Option<&Value> {
         let value = path
             .split('.')
@@ -124,15 +124,15 @@ impl Fields {
     }
 }
 
-/// Takes the file of `--config` in, in place of the flags that it covers, and says which settings
-/// have no effect, or another one than in kube-proxy.
+/// Reads the file of `--config` into `cli`, in place of the flags that it covers. Returns notes on
+/// settings that have no effect, or a different one than in kube-proxy.
 ///
 /// # Errors
 ///
-/// If the file cannot be read, or kube-proxy would refuse it.
+/// If the file cannot be read, or kube-proxy would reject it.
 pub(crate) fn take_in(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
     if cli.run.cleanup {
-        // It wants to know nothing, and is to work whatever the file is like.
+        // `--cleanup` needs no settings, and must work even if the file is invalid.
         return Ok(Vec::new());
     }
     let mut log = cli.log.clone();

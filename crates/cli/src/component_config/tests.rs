@@ -9,10 +9,10 @@ use super::*;
 use crate::args::{self, COVERED, Command, ConntrackArgs};
 
 const TABLE: &str = include_str!("../../../../docs/kube-proxy.md");
-/// As kubeadm writes it, with mode ipvs.
+/// The file that kubeadm writes, with mode ipvs.
 const KUBEADM: &str = include_str!("../../tests/kube-proxy/kubeadm.conf");
 
-/// What the command line says without and with the file, and the notes.
+/// The command line with the file of this text, and the notes.
 fn read(text: &str) -> Result<(String, Vec<String>), Vec<String>> {
     let mut cli = cli(&[]);
     let mut log = cli.log.clone();
@@ -26,7 +26,7 @@ fn read(text: &str) -> Result<(String, Vec<String>), Vec<String>> {
         .iter()
         .map(ToString::to_string)
         .collect();
-    // What has no effect is kept to be shown.
+    // The file is kept for `/configz` only.
     args.kube_proxy.file = None;
     Ok((format!("{args:#?} {log:#?}"), notes))
 }
@@ -73,7 +73,7 @@ fn errors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_path() {
+fn errors_have_the_path_of_the_field() {
     let header = "kind: KubeProxyConfiguration\napiVersion: kubeproxy.config.k8s.io/v1alpha1\n";
     let cases = [
         (
@@ -203,7 +203,7 @@ fn what_is_wrong_is_told_with_its_path() {
     );
 }
 
-/// As kube-proxy decodes leniently what strict decoding refuses.
+/// As in kube-proxy, which decodes leniently if strict decoding fails.
 #[test]
 fn what_kube_proxy_ignores_is_named_and_ignored() {
     let header = "kind: KubeProxyConfiguration\napiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
@@ -270,7 +270,7 @@ fn what_kube_proxy_ignores_is_named_and_ignored() {
 }
 
 #[test]
-fn each_mode_of_kube_proxys_is_named_if_it_is_not_the_one_in_use() {
+fn a_mode_of_kube_proxy_is_noted_if_it_is_not_the_one_in_effect() {
     let note = |mode: &str| read(&file(&json!({ "mode": mode }))).unwrap().1;
     assert_eq!(note("ipvs"), [""; 0]);
     assert_eq!(note("iptables"), [""; 0]);
@@ -286,7 +286,7 @@ fn each_mode_of_kube_proxys_is_named_if_it_is_not_the_one_in_use() {
 }
 
 #[test]
-fn kubeadms_file_is_taken_as_it_is() {
+fn kubeadms_file_is_accepted_unchanged() {
     let (_, notes) = read(KUBEADM).unwrap();
     assert_eq!(notes, [""; 0]);
     // The file has all fields, but those that are left out where they are empty,
@@ -314,7 +314,7 @@ fn serde_yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap()
 }
 
-/// Paths of what holds no more fields.
+/// The paths of leaves.
 fn leaves(value: &Value) -> Vec<String> {
     fn walk(path: &str, value: &Value, leaves: &mut Vec<String>) {
         match value {
@@ -331,7 +331,7 @@ fn leaves(value: &Value) -> Vec<String> {
     leaves
 }
 
-/// A value of each field that differs from its default, and where it needs one the mode.
+/// A non-default value of each field, with the mode if it needs one.
 fn example(path: &str) -> Value {
     let value = match path {
         "featureGates" => json!({"A": true}),
@@ -379,7 +379,7 @@ fn example(path: &str) -> Value {
     fields
 }
 
-/// The rows of the tables of settings in the documentation: name, and what is said of it.
+/// The rows of the tables of settings in the documentation: name and status.
 fn rows(begins: fn(&str) -> bool) -> BTreeMap<&'static str, &'static str> {
     let row = |line: &'static str| {
         let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
@@ -410,7 +410,7 @@ fn every_field_is_in_the_table_and_does_what_it_says() {
             continue;
         }
         let with = example(path);
-        // The same without the field itself.
+        // The same file without the field.
         let mut without = with.clone();
         merge(&mut without, &at(path, Value::Null));
         let (before, _) = match path {
@@ -472,8 +472,8 @@ fn the_command_line_wins_where_kube_proxys_does() {
     assert_eq!(plan.node.node_name.as_deref(), Some("node-c"));
 }
 
-/// Of kube-proxy 1.36, `AddFlags` in cmd/kube-proxy/app/options.go and
-/// component-base/logs/api/v1/options.go; without those of Windows.
+/// The flags of kube-proxy 1.36, `AddFlags` in cmd/kube-proxy/app/options.go and
+/// component-base/logs/api/v1/options.go; without those for Windows.
 const KUBE_PROXY: &str = "bind-address bind-address-hard-fail cleanup cluster-cidr config \
     config-sync-period conntrack-max-per-core conntrack-min conntrack-tcp-be-liberal \
     conntrack-tcp-timeout-close-wait conntrack-tcp-timeout-established conntrack-udp-timeout \
@@ -488,7 +488,7 @@ const KUBE_PROXY: &str = "bind-address bind-address-hard-fail cleanup cluster-ci
     proxy-mode show-hidden-metrics-for-version v vmodule write-config-to";
 
 #[test]
-fn every_flag_of_kube_proxys_is_in_the_table_and_accepted_as_it_says() {
+fn every_flag_of_kube_proxy_is_in_the_table_and_accepted_as_stated() {
     let rows = rows(|name| name.starts_with("--"));
     let (obsolete, rows): (BTreeMap<_, _>, BTreeMap<_, _>) = rows
         .into_iter()
@@ -528,7 +528,7 @@ fn every_flag_of_kube_proxys_is_in_the_table_and_accepted_as_it_says() {
 }
 
 #[test]
-fn flags_without_effect_are_told_and_checked() {
+fn flags_without_effect_are_noted_and_checked() {
     let note = |flags: &[&str]| {
         let mut cli = cli(flags);
         let notes = take_in(&mut cli).unwrap();
@@ -600,7 +600,7 @@ fn connection_tracking_grows_with_the_processors() {
     );
 }
 
-/// Each that counts once in kube-proxy: pflag's `Var`, `StringVar`, `BoolVar` and so on.
+/// Every flag with a single value in kube-proxy: pflag's `Var`, `StringVar`, `BoolVar` and so on.
 #[test]
 fn the_last_of_repeated_flags_counts_and_lists_grow() {
     let settings = |flags: &[&str]| format!("{:?}", cli(flags));
@@ -639,11 +639,11 @@ fn the_last_of_repeated_flags_counts_and_lists_grow() {
     for (one, other) in rows {
         assert_eq!(settings(one), settings(other), "{one:?}");
     }
-    // All are checked, also those that do not count.
+    // All values are checked, also the overridden ones.
     assert!(try_cli(&["--v=x", "--v=2"]).is_err());
 }
 
-/// Every switch of kube-proxy's takes all of Go's words, and none.
+/// Every switch of kube-proxy accepts Go's booleans, and no value.
 #[test]
 fn switches_take_gos_booleans() {
     let mut count = 0;

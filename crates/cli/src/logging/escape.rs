@@ -1,5 +1,5 @@
-//! What comes from outside may hold line breaks, controls of a terminal, or characters that turn
-//! the direction of text around. All that is logged goes through here.
+//! Escapes everything that is logged: text from outside may contain line breaks, terminal control
+//! sequences, or characters that reverse the direction of text.
 
 use std::fmt::{self, Debug, Write};
 use std::io;
@@ -7,7 +7,7 @@ use std::io;
 use tracing::field::Field;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Whether a character would not be seen as what it is. Quotes and backslashes are.
+/// Whether a character would be invisible or misleading. Quotes and backslashes are not.
 fn is_hidden(c: char) -> bool {
     !c.is_ascii_graphic() && c != ' ' && c.escape_debug().next() == Some('\\')
 }
@@ -27,7 +27,7 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
-/// A field of an event, in the text form.
+/// Writes a field of an event, in the text format.
 pub(crate) fn write_field(
     writer: &mut Writer<'_>,
     field: &Field,
@@ -35,7 +35,7 @@ pub(crate) fn write_field(
 ) -> fmt::Result {
     match field.name() {
         "message" => {}
-        // Of the crate log's records: where they were made.
+        // The source position of records of the crate `log`.
         name if name.starts_with("log.") => return Ok(()),
         name if writer.has_ansi_escapes() => {
             write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?;
@@ -45,8 +45,8 @@ pub(crate) fn write_field(
     write!(Escaping(writer), "{value:?}")
 }
 
-/// A line of the JSON form. Only its strings can hold hidden characters, so that JSON's escapes may
-/// take their place.
+/// Writes a line of the JSON format. Only its strings can contain hidden characters, so JSON
+/// escapes can replace them.
 pub(super) fn write_json(out: &mut Vec<u8>, line: &[u8]) {
     let line = String::from_utf8_lossy(line);
     for c in line.chars() {
@@ -57,7 +57,7 @@ pub(super) fn write_json(out: &mut Vec<u8>, line: &[u8]) {
         }
         let mut units = [0; 2];
         for unit in c.encode_utf16(&mut units) {
-            // A vector takes all.
+            // Writing to a vector cannot fail.
             let _ = io::Write::write_fmt(out, format_args!("\\u{unit:04x}"));
         }
     }

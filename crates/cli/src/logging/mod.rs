@@ -1,7 +1,7 @@
 //! The log, on standard error.
 //!
-//! Nothing that happens to it is felt by the program: a reader that has gone, a full disk or a pipe
-//! that nobody reads costs lines, which are counted, and neither time nor the process.
+//! The log never blocks or ends the process. If the reader is gone, the disk is full or a pipe is
+//! not read, lines are dropped and counted.
 
 mod escape;
 mod queue;
@@ -27,21 +27,21 @@ use self::escape::write_json;
 use self::queue::Queue;
 use crate::args::{LogArgs, LogFormat};
 
-/// How long the end of the program waits for lines that are not written yet.
+/// How long the process waits at its end for lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
 const VARIABLE: &str = "SVCPROXY_LOG";
 
-/// Who waits for a reader that is slow.
+/// What happens if the reader of the log is slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waits {
-    /// The program: for commands that end by themselves.
+    /// The process waits; for commands that end by themselves.
     Program,
-    /// Nobody: what does not fit into a queue is lost, and counted.
+    /// Nothing waits: lines that do not fit into the queue are dropped and counted.
     Nobody,
 }
 
-/// A filter that cannot be used.
+/// The filter is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{VARIABLE}: {problem}: write a level (error, warn, info, debug, trace), or TARGET=LEVEL, \
@@ -51,7 +51,7 @@ pub(crate) struct FilterError {
     problem: String,
 }
 
-/// Writes what is left of the log when it is dropped, for a second at most.
+/// When dropped, writes the queued lines, for at most a second.
 #[derive(Debug)]
 pub(crate) struct Guard(Option<Queue>);
 
@@ -63,11 +63,11 @@ impl Drop for Guard {
     }
 }
 
-/// Sets up the log. Colour only on a terminal, and not where `NO_COLOR` is set.
+/// Sets up the log. Colours only on a terminal, and not if `NO_COLOR` is set.
 ///
 /// # Errors
 ///
-/// If `SVCPROXY_LOG` is no filter. The log then has the level that `args` say.
+/// If `SVCPROXY_LOG` is not a filter. The log then has the level from `args`.
 pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
     let level = level(args.verbosity);
     let given = env::var_os(VARIABLE).filter(|text| !text.is_empty());
@@ -79,12 +79,12 @@ pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
         Err(error) => (None, Some(error)),
     };
     let wanted = wanted.unwrap_or_else(|| EnvFilter::new(level));
-    // Whatever else is filtered, errors are shown.
+    // Errors are always logged, whatever the filter.
     let filter = wanted.or(LevelFilter::ERROR);
     let colour =
         io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let is_json = args.log_format == Some(LogFormat::Json);
-    // The error is all that will be logged.
+    // Only the error will be logged, so waiting is fine.
     let waits = if error.is_some() {
         Waits::Program
     } else {
@@ -95,7 +95,7 @@ pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
         .with_writer(output)
         .with_ansi(colour)
         .with_target(false)
-        // It would tell on standard error, and panic if that fails.
+        // Otherwise tracing reports them on standard error, and panics if that fails.
         .log_internal_errors(false);
     let layer = if is_json {
         layer.json().flatten_event(true).with_filter(filter).boxed()
@@ -107,7 +107,7 @@ pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
     error.map_or(Ok(Guard(queue)), Err)
 }
 
-/// Says why the program ends.
+/// Logs why the process ends.
 pub(crate) fn fatal(message: &str) {
     tracing::error!("{message}");
 }
@@ -121,8 +121,8 @@ fn level(verbosity: Option<u32>) -> &'static str {
     }
 }
 
-/// A filter of `SVCPROXY_LOG`. `EnvFilter` takes any single word for a target, so that a level with
-/// a typing error would hide nearly all.
+/// Parses `SVCPROXY_LOG`. `EnvFilter` takes any single word as a target, so a misspelt level would
+/// hide nearly everything.
 fn filter(text: &str) -> Result<EnvFilter, FilterError> {
     let directives: Vec<_> = text.split(',').map(str::trim).collect();
     for directive in directives.iter().filter(|_| !text.contains('[')) {
@@ -136,7 +136,7 @@ fn filter(text: &str) -> Result<EnvFilter, FilterError> {
     })
 }
 
-/// Where lines go.
+/// The output of the log.
 #[derive(Debug)]
 struct Output {
     to: To,
@@ -145,15 +145,15 @@ struct Output {
 
 #[derive(Debug)]
 enum To {
-    /// Without `std`'s lock, which a writer that blocks would hold.
+    /// Bypasses `std`'s lock, which a blocked writer would hold.
     File(Mutex<File>),
     Queue(Queue),
     Nowhere,
 }
 
 impl Output {
-    /// Standard error, and the queue before it where there is one. If neither can be had, lines go
-    /// nowhere.
+    /// Opens standard error, with a queue if `waits` asks for one. If neither works, lines are
+    /// discarded.
     fn open(waits: Waits, is_json: bool) -> (Self, Option<Queue>) {
         let file = io::stderr().as_fd().try_clone_to_owned().map(File::from);
         let to = file.and_then(|file| match waits {
@@ -169,7 +169,7 @@ impl Output {
     }
 }
 
-/// One event; the subscriber writes it in one piece.
+/// One event. The subscriber writes it in one call.
 struct Line<'a>(&'a Output);
 
 impl<'a> MakeWriter<'a> for Output {
@@ -192,7 +192,7 @@ impl Write for Line<'_> {
         match &self.0.to {
             To::File(file) => {
                 if let Ok(mut file) = file.lock() {
-                    // There is nobody to tell.
+                    // A failure to log cannot be logged.
                     let _ = file.write_all(text);
                 }
             }

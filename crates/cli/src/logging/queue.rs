@@ -1,4 +1,4 @@
-//! Lines that wait for whoever reads the log.
+//! The queue of log lines.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Most bytes that wait: some 20,000 lines.
+/// Maximum number of queued bytes: some 20,000 lines.
 const MOST: usize = 4 << 20;
 
-/// A bounded queue of lines with a thread that writes them. Clones are the same.
+/// A bounded queue of lines, and the thread that writes them. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Queue(Arc<Shared>);
 
@@ -28,12 +28,12 @@ struct State {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
     is_writing: bool,
-    /// Lines that found no room, or could not be written, since that was last reported.
+    /// Lines dropped since the last report, because the queue was full or a write failed.
     lost: u64,
 }
 
 impl Queue {
-    /// Starts the thread, which lives as long as the process.
+    /// Starts the thread. It runs until the process ends.
     pub(super) fn start(out: File) -> io::Result<Self> {
         let queue = Self(Arc::default());
         let writer = queue.clone();
@@ -42,7 +42,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Adds a line, or counts it as lost. Waits for nothing.
+    /// Adds a line, or counts it as dropped. Never blocks.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.bytes + line.len() > MOST {
@@ -54,7 +54,7 @@ impl Queue {
         self.0.changed.notify_all();
     }
 
-    /// Waits until all lines are written, but no longer than this.
+    /// Waits until all lines are written, for at most `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let end = Instant::now() + limit;
         let mut state = self.lock();
@@ -89,7 +89,7 @@ impl Queue {
             };
             drop(state);
             if lost > 0 {
-                // It becomes a line of the queue as any other.
+                // This is queued like any other line.
                 tracing::warn!(lines = lost, "log lines lost: standard error took no more");
             }
             self.0.changed.notify_all();
@@ -110,8 +110,8 @@ impl Queue {
     }
 }
 
-/// Writes a line, behind a line break if the one before was torn. Waits for room in a pipe that does
-/// not block.
+/// Writes a line; if the previous one was written in part, writes a line break first. Waits for
+/// room in a non-blocking pipe.
 fn write(out: &mut File, line: &[u8], is_torn: &mut bool) -> io::Result<()> {
     let mut left = line;
     if *is_torn {
@@ -156,10 +156,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reads_and_nobody_waits() {
+    fn a_log_without_a_reader_blocks_nothing() {
         let (reader, writer) = pipe().unwrap();
         let queue = queue(writer);
-        // More than the pipe and the queue hold.
+        // More than the capacity of the pipe and the queue.
         let line = [b'x'; 999];
         let line = [&line[..], b"\n"].concat();
         let count = 2 * MOST / line.len();
@@ -172,21 +172,21 @@ mod tests {
         };
         assert!(bytes <= MOST);
         assert!(lost > 0);
-        // It gives up.
+        // Returns at the limit.
         queue.flush(Duration::from_millis(1));
-        // Once somebody reads, all that was kept comes, in whole lines.
+        // Once the pipe is read, all kept lines arrive, and each is complete.
         let kept = count as u64 - lost;
         let lines = BufReader::new(reader)
             .lines()
             .take(usize::try_from(kept).unwrap());
         assert!(lines.map(Result::unwrap).all(|read| read.len() == 999));
         queue.flush(PATIENCE);
-        // With the line about them, which goes through this process's subscriber, if any.
+        // The report of dropped lines goes through this process's subscriber, if any.
         assert_eq!(queue.lock().lost, 0);
     }
 
     #[test]
-    fn what_cannot_be_written_is_counted() {
+    fn lines_that_cannot_be_written_are_counted() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let queue = queue(full);
         for _ in 0..3 {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_does_not_block_is_waited_for() {
+    fn a_full_non_blocking_pipe_is_waited_for() {
         let (reader, writer) = pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let queue = queue(writer);

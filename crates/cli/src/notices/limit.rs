@@ -1,26 +1,26 @@
-//! How much is told. Pure.
+//! Rate limits of notices. Pure.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use proxier::notice::Subject;
 
-/// Of one object: so many at once, and later one each time. client-go's recorder allows 25.
+/// For one object: the burst, then one per pause. client-go's recorder has a burst of 25.
 const OF_ONE: Rate = Rate {
     burst: 10,
     pause: Duration::from_secs(300),
 };
-/// Of all Services: every node of a cluster may have the same to tell of the same Services.
+/// For all Services together: every node of a cluster may report the same Services.
 const OF_ALL: Rate = Rate {
     burst: 30,
     pause: Duration::from_secs(10),
 };
-/// How often it is told how many were left out.
+/// For the notice that counts the suppressed ones.
 const OF_LEFT_OUT: Rate = Rate {
     burst: 1,
     pause: Duration::from_secs(60),
 };
-/// Above so many objects those are forgotten that could be told of as if for the first time.
+/// Above this number of objects, those with a full bucket are forgotten.
 const REMEMBERED: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +29,8 @@ struct Rate {
     pause: Duration,
 }
 
-/// Holds back what repeats itself, and floods. What is told of the node waits for nothing but
-/// itself.
+/// Limits repeated notices of one object, and floods. Notices of the Node have a limit of their
+/// own.
 #[derive(Debug)]
 pub(super) struct Limit {
     of: HashMap<Subject, Bucket>,
@@ -39,12 +39,12 @@ pub(super) struct Limit {
     of_left_out: Bucket,
 }
 
-/// What may be told at once; it fills by one each pause.
+/// A token bucket. It gains one token per pause.
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
     left: u32,
-    /// Up to when it has been filled.
+    /// The time of the last token.
     filled: Instant,
 }
 
@@ -87,7 +87,7 @@ impl Limit {
         }
     }
 
-    /// Whether something about this object is to be told now; it counts as told or left out.
+    /// Whether a notice of this object may be sent now. Counts it as sent or suppressed.
     pub(super) fn allows(&mut self, about: &Subject, now: Instant) -> bool {
         let is_of_node = *about == Subject::Node;
         if self.of.len() >= REMEMBERED {
@@ -110,7 +110,7 @@ impl Limit {
         true
     }
 
-    /// How many were left out since this was asked last, if that is to be told now.
+    /// The number of suppressed notices since the last call, if it may be reported now.
     pub(super) fn left_out(&mut self, now: Instant) -> Option<u64> {
         if self.left_out == 0 || !self.of_left_out.has_some(now) {
             return None;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_cut_and_what_was_cut_is_counted_now_and_then() {
+    fn a_flood_is_cut_and_suppressed_notices_are_counted() {
         let start = Instant::now();
         let mut limit = Limit::new(start);
         let told: u32 = (0..10_000)
@@ -160,12 +160,12 @@ mod tests {
         assert_eq!(limit.left_out(start), None);
         assert_eq!(limit.left_out(start + OF_LEFT_OUT.pause), Some(1));
         assert_eq!(limit.left_out(start + OF_LEFT_OUT.pause * 2), None);
-        // The node's own are not held up by it.
+        // Does not delay the Node's notices.
         assert_eq!(allowed(&mut limit, &Subject::Node, 1, start), 1);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn memory_is_bounded() {
         let mut now = Instant::now();
         let mut limit = Limit::new(now);
         for n in 0..5000 {

@@ -1,4 +1,4 @@
-//! What an operator must know, told in the log and as Events.
+//! Reports what an operator must know, in the log and as Events.
 
 mod limit;
 #[cfg(test)]
@@ -18,20 +18,20 @@ use proxier::store::Store;
 
 use self::limit::Limit;
 
-/// Tells notices, and holds back what repeats itself too often, and floods. Clones tell as one.
+/// Sends notices, and limits their rate. Clones share the limits.
 #[derive(Debug, Clone)]
 pub(crate) struct Notices(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     node: String,
-    /// Where there is an API server.
+    /// Some if there is an API server.
     events: Option<EventSender>,
     limit: Mutex<Limit>,
 }
 
 impl Notices {
-    /// Those of the node of this name.
+    /// Notices of the node with this name.
     pub(crate) fn new(node: &str, events: Option<EventSender>) -> Self {
         Self(Arc::new(Shared {
             node: node.to_owned(),
@@ -40,12 +40,13 @@ impl Notices {
         }))
     }
 
-    /// Tells one, each time it is called.
+    /// Sends a notice, without a limit.
     pub(crate) fn tell(&self, notice: &Notice) {
         self.tell_of(notice, None);
     }
 
-    /// Tells several of the Services in the store, and how many were left out, if any were.
+    /// Sends notices of Services in the store, within the limits, and the number of suppressed
+    /// ones.
     fn tell_all<'a>(&self, notices: impl IntoIterator<Item = &'a Notice>, store: &Store) {
         for notice in notices {
             match &notice.about {
@@ -99,7 +100,7 @@ impl Notices {
     }
 }
 
-/// What is the matter for a while, told when it comes to be.
+/// Conditions: problems that persist across syncs. Each is reported when it begins.
 #[derive(Debug)]
 pub(crate) struct Standing {
     notices: Notices,
@@ -114,7 +115,7 @@ impl Standing {
         }
     }
 
-    /// Tells what a sync came across and what is the matter since then.
+    /// Reports what a sync encountered, and new conditions.
     pub(crate) fn follow<B: DataPlane>(
         &mut self,
         proxier: &Proxier<B>,
@@ -125,7 +126,7 @@ impl Standing {
         self.notices.tell_all(all, proxier.store());
     }
 
-    /// Tells what is the matter though there was no sync, since the node could not be read.
+    /// Reports new conditions without a sync, because the node could not be read.
     pub(crate) fn follow_without_sync<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
         let new = self.told.follow(proxier, &Concerned::All);
         self.notices.tell_all(&new, proxier.store());

@@ -51,7 +51,7 @@ impl Node {
         }
     }
 
-    /// Takes in what comes until a Service is as it should be.
+    /// Applies readings of the source until `done`.
     fn until(&mut self, done: impl Fn(&Proxier<Ipvs<FakeBackend>>) -> bool) {
         while !done(&self.proxier) {
             let reading = self.readings.recv_timeout(PATIENCE).unwrap();
@@ -68,7 +68,7 @@ impl Node {
         });
     }
 
-    /// How many Events there are of each reason and object, once there are so many.
+    /// The number of Events for each reason and object, once there are `count`.
     fn events(&self, count: usize) -> BTreeMap<(String, String), usize> {
         let events = eventually(PATIENCE, || {
             let events = self.server.events();
@@ -108,7 +108,7 @@ fn counts(of: &[(&str, &str, usize)]) -> BTreeMap<(String, String), usize> {
 }
 
 #[test]
-fn each_problem_of_a_service_is_told_once() {
+fn each_problem_of_a_service_is_reported_once() {
     let annotations = json!({"svcproxy.io/scheduler": "fastest\n\u{1b}[31m"});
     let mut node = Node::follow([
         service(
@@ -130,7 +130,7 @@ fn each_problem_of_a_service_is_told_once() {
             .iter()
             .all(|event| !note(event).contains(char::is_control))
     );
-    // Another change of it, and what has not changed is not told again.
+    // After another change of the Service, unchanged problems are not reported again.
     let changed = service(
         "web",
         "10.96.0.1",
@@ -187,7 +187,7 @@ fn ten_thousand_problems_are_cut_and_counted() {
 }
 
 #[test]
-fn a_server_that_takes_no_events_gets_its_services_served() {
+fn services_work_if_the_server_rejects_events() {
     let mut node = Node::follow([service("web", "10.96.0.1", &["10.96.0.99"], json!({}))]);
     let forbidden = Fault::Status {
         code: 403,
@@ -209,7 +209,7 @@ fn a_server_that_takes_no_events_gets_its_services_served() {
     assert_eq!(node.server.events().len(), 0);
 }
 
-/// That `docs/events.md` has a row for each reason.
+/// `docs/events.md` has a row for each reason.
 #[test]
 fn reasons_are_documented() {
     let docs = include_str!("../../../../docs/events.md");

@@ -1,4 +1,4 @@
-//! `/configz`: the settings in force, as JSON.
+//! `/configz`: the settings in effect, as JSON.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use crate::args::Cli;
 use crate::component_config;
 use crate::settings;
 
-/// kube-proxy's name for its own (`kubeproxyconfig.GroupName`).
+/// The key of kube-proxy's settings (`kubeproxyconfig.GroupName`).
 const KUBE_PROXY: &str = "kubeproxy.config.k8s.io";
 
-/// The page, kept up to date. Clones are the same.
+/// The page, kept up to date. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Configz(Arc<Mutex<Parts>>);
 
@@ -27,11 +27,11 @@ impl Configz {
     pub(crate) fn new(cli: &Cli, config: &Config) -> Self {
         Self(Arc::new(Mutex::new(Parts {
             kube_proxy: document(cli, config),
-            ours: ours(config),
+            ours: own_settings(config),
         })))
     }
 
-    /// Takes new settings in. What takes a restart stays as it was.
+    /// Updates the page with new settings. Those that need a restart stay unchanged.
     pub(crate) fn reconfigure(&self, cli: &Cli, config: &Config) {
         let mut new = document(cli, config);
         self.with(|parts| {
@@ -46,9 +46,9 @@ impl Configz {
         });
     }
 
-    /// Takes in what is in force, with all that is followed of the API.
+    /// Updates the page with the settings in effect, including those from the API.
     pub(crate) fn follow(&self, config: &Config) {
-        self.with(|parts| parts.ours = ours(config));
+        self.with(|parts| parts.ours = own_settings(config));
     }
 
     pub(crate) fn text(&self) -> String {
@@ -66,8 +66,8 @@ fn document(cli: &Cli, config: &Config) -> Value {
     serde_json::to_value(component_config::effective(cli, config)).unwrap_or_default()
 }
 
-/// What kube-proxy has no fields for, and what is followed of the API.
-fn ours(config: &Config) -> Value {
+/// Settings without a field in kube-proxy's configuration, and those from the API.
+fn own_settings(config: &Config) -> Value {
     let list =
         |networks: &[IpNet]| -> Vec<String> { networks.iter().map(ToString::to_string).collect() };
     json!({

@@ -1,4 +1,4 @@
-//! Load balancers' health checks, kept in line with the Services.
+//! Health check node ports, kept in sync with the Services.
 
 use ipnet::IpNet;
 use proxier::Runtime;
@@ -8,14 +8,14 @@ use proxier::observe::metrics::Monitor;
 
 use crate::commands::chain;
 
-/// What answers them, and what it was last told.
+/// The server, and the checks that it serves.
 pub(crate) struct Health {
     runtime: Runtime,
     monitor: Monitor,
-    /// Where they are answered.
+    /// The networks of the addresses that it listens on.
     networks: Vec<IpNet>,
     server: ServiceHealth,
-    /// What is answered; `None` if not all of it could be.
+    /// The checks in effect; `None` if a port could not be opened.
     checks: Option<Vec<HealthCheck>>,
 }
 
@@ -31,7 +31,7 @@ impl Health {
         }
     }
 
-    /// Takes in what is to be answered now. Ports that could not be opened are tried again.
+    /// Updates the checks. Ports that could not be opened are tried again.
     pub(crate) fn follow(&mut self, desired: &DesiredState) {
         let networks = desired.config().node_port_networks();
         if networks != self.networks {

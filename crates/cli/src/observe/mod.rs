@@ -1,4 +1,4 @@
-//! Metrics and health of the running proxy, and where they are served.
+//! Metrics and health of the running proxy, and their HTTP servers.
 
 pub(crate) mod configz;
 pub(crate) mod health_checks;
@@ -14,17 +14,17 @@ use crate::args::{MonitorArgs, RunArgs, ServiceMetrics};
 use crate::observe::configz::Configz;
 use crate::settings;
 
-/// The servers, for as long as they are to serve.
+/// The servers. Dropping this stops them.
 pub(crate) struct Servers {
     _metrics: Option<ProxyServer>,
     _health: Option<ProxyServer>,
 }
 
-/// What is told, of a node with these settings.
+/// The metrics of a node with these settings.
 pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
     let mut families: Vec<_> = config.node_ips.iter().map(Family::of).collect();
     if families.is_empty() {
-        // The Node will tell.
+        // The Node object will decide the families.
         families.extend([Family::V4, Family::V6]);
     }
     let mut options = Options::new(families);
@@ -34,7 +34,8 @@ pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
     Monitor::new(options)
 }
 
-/// Serves it where the flags say. Nothing that fails here keeps the proxy from its work.
+/// Starts the servers at the addresses of the flags. A failure is logged and does not stop the
+/// proxy.
 pub(crate) fn serve(
     args: &MonitorArgs,
     runtime: &Runtime,

@@ -1,5 +1,5 @@
-//! The audit trail: at the level debug, one line a Service for what a sync changed, and what caused
-//! it. At other levels nothing is kept for it.
+//! The audit trail: at level debug, one line for each VIP that a sync changed, with the cause. At
+//! other levels it keeps nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -14,26 +14,26 @@ use proxier::reconcile::{Concerned, SyncKind, SyncReport};
 use proxier::source::{Cause, Reading};
 use proxier::store::Change;
 
-/// Most Services whose causes are kept until the next sync.
+/// Maximum number of Services whose causes are kept until the next sync.
 const MOST_CAUSES: usize = 10_000;
 
 fn is_on() -> bool {
     tracing::enabled!(tracing::Level::DEBUG)
 }
 
-/// What changed the Services since the last sync. Clones are the same.
+/// The causes of the changes since the last sync. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Causes(Arc<Mutex<Pending>>);
 
 #[derive(Debug, Default)]
 struct Pending {
     of: BTreeMap<ObjectName, BTreeSet<String>>,
-    /// Which Service each slice is of: a deletion does not say.
+    /// The Service of each slice, because a deletion does not name it.
     owners: HashMap<ObjectName, ObjectName>,
 }
 
 impl Causes {
-    /// Takes in what a source has read.
+    /// Records the causes in a reading of the source.
     pub(crate) fn read(&self, reading: &Reading) {
         if is_on() {
             let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,11 +96,11 @@ impl Pending {
     }
 }
 
-/// What Services had at the last sync.
+/// The frontends of the last sync, to compare with.
 #[derive(Debug)]
 pub(crate) struct Trail {
     causes: Causes,
-    /// None before the first sync with the level debug.
+    /// None before the first sync at level debug.
     before: Option<HashMap<ObjectName, Vec<Arc<Frontend>>>>,
 }
 
@@ -112,12 +112,12 @@ impl Trail {
         }
     }
 
-    /// What it takes its causes from.
+    /// The causes, to record readings in.
     pub(crate) fn causes(&self) -> Causes {
         self.causes.clone()
     }
 
-    /// Logs what a sync did.
+    /// Logs the changes of a sync.
     pub(crate) fn follow<B: DataPlane>(
         &mut self,
         proxier: &Proxier<B>,
@@ -149,7 +149,7 @@ impl Trail {
         };
         let draining = draining(&report.plan);
         for name in names {
-            // A key that another Service has is not served for this one.
+            // A conflicting key is served for another Service, not for this one.
             let is_served = |frontend: &&Arc<Frontend>| {
                 let holder = desired.frontend(&frontend.key);
                 holder.is_some_and(|holder| holder.owner.service == name)
@@ -182,8 +182,8 @@ fn all(desired: &DesiredState) -> HashMap<ObjectName, Vec<Arc<Frontend>>> {
     all
 }
 
-/// The endpoints whose real servers a plan updates. One that has left is given the weight 0, so that
-/// it takes no new connections, where it is not deleted.
+/// The endpoints whose real servers a plan updates. A removed endpoint gets weight 0 if it drains;
+/// otherwise its real server is deleted.
 fn draining(plan: &impl PlanSteps) -> BTreeSet<String> {
     let steps = (0..plan.count()).filter_map(|at| plan.step(at));
     let endpoint = |step: String| {
@@ -195,7 +195,7 @@ fn draining(plan: &impl PlanSteps) -> BTreeSet<String> {
     steps.filter_map(endpoint).collect()
 }
 
-/// What became of each virtual IP, one text each.
+/// The change of each virtual IP, one text each.
 fn changes(
     old: &[Arc<Frontend>],
     new: &[Arc<Frontend>],
@@ -252,7 +252,7 @@ fn endpoints(frontend: &Frontend) -> BTreeSet<String> {
     frontend.backends.iter().chain(external).map(text).collect()
 }
 
-/// Those that drain, and those that do not.
+/// Splits endpoints into draining and others.
 fn split(
     endpoints: BTreeSet<String>,
     draining: &BTreeSet<String>,
@@ -310,7 +310,7 @@ endpoints: [{{addresses: [{endpoints}]}}]
         manifest::parse("web.yaml".as_ref(), &text)
     }
 
-    /// The change of the slice, as an API server sends it.
+    /// A change of the slice, as an API server sends it.
     fn slice(endpoint: &str, version: &str) -> Reading {
         let mut reading = manifest(endpoint);
         let slices = reading.changes.drain(..).find_map(|change| match change {

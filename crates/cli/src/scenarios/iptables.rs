@@ -1,4 +1,4 @@
-//! The scenarios over iptables: it takes every text that they lead to.
+//! The scenarios in mode iptables: both iptables accept the rules of every scenario.
 
 use std::fs;
 
@@ -12,8 +12,8 @@ use super::play::config;
 use super::script::Script;
 use super::{names, script};
 
-/// Carries a scenario out, and checks of every act that all of its rules are taken and that nothing
-/// is left to do after them; and at the end that none of them stay.
+/// Plays a scenario. After every act, checks that iptables accepted all rules and that nothing is
+/// left to do; at the end, that cleanup removes all of them.
 fn play(script: &Script, flavour: Flavour) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(&script.file);
@@ -34,7 +34,7 @@ fn play(script: &Script, flavour: Flavour) {
         fs::write(&file, &act.documents).unwrap();
         let changes = manifests.read().changes;
         let Some(report) = proxier.handle(changes).unwrap() else {
-            // Manifests that cannot be read at the start: nothing is changed.
+            // If manifests cannot be read at the start, nothing is changed.
             continue;
         };
         assert!(report.is_success(), "{:?}", report.applied.failures);
@@ -47,7 +47,7 @@ fn play(script: &Script, flavour: Flavour) {
     assert!(node.v4.is_empty() && node.v6.is_empty());
 }
 
-fn every_text_is_taken(flavour: Flavour) {
+fn every_text_is_accepted(flavour: Flavour) {
     let names = names();
     assert!(names.len() >= 60, "the scenarios are gone");
     for name in names {
@@ -59,12 +59,12 @@ fn every_text_is_taken(flavour: Flavour) {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn netns_every_text_is_taken_by_nft() {
-    every_text_is_taken(Flavour::Nft);
+fn netns_every_text_is_accepted_by_nft() {
+    every_text_is_accepted(Flavour::Nft);
 }
 
 #[test]
 #[ignore = "netns: needs root"]
-fn netns_every_text_is_taken_by_legacy() {
-    every_text_is_taken(Flavour::Legacy);
+fn netns_every_text_is_accepted_by_legacy() {
+    every_text_is_accepted(Flavour::Legacy);
 }

@@ -1,10 +1,9 @@
-//! Scenarios: manifests in, what an operator reads out.
+//! Scenarios: manifests in, the texts that an operator reads out.
 //!
-//! Each `tests/scenarios/TOPIC/NAME.yaml` begins with a comment that says what it shows, and has
-//! beside it a `NAME.txt`: the text of `svcproxy plan`, what is logged, and, where things change,
-//! the steps that are taken. They are carried out on a node in memory, and what every scenario
-//! must fulfil is checked there (see [`play`]). `UPDATE_SCENARIOS=1` writes the texts; read them
-//! before they are committed.
+//! Each `tests/scenarios/TOPIC/NAME.yaml` begins with a comment about its purpose. The `NAME.txt`
+//! beside it has the text of `svcproxy plan`, the log, and the steps of each change. Each scenario
+//! runs on a node in memory, which also checks invariants (see [`play`]). `UPDATE_SCENARIOS=1`
+//! rewrites the texts; read them before you commit them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod iptables;
@@ -27,7 +26,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios")
 }
 
-/// The scenarios' paths without extension, from the root.
+/// The scenarios' paths from the root, without extension.
 fn names() -> BTreeSet<PathBuf> {
     let entries = |path: &Path| {
         fs::read_dir(path)
@@ -47,7 +46,7 @@ fn script(name: &Path) -> Script {
 }
 
 #[test]
-fn texts_are_as_they_were() {
+fn texts_match_the_golden_files() {
     let update = env::var_os("UPDATE_SCENARIOS").is_some();
     let names = names();
     assert!(names.len() >= 60, "the scenarios are gone");
@@ -119,9 +118,9 @@ fn a_huge_service_changes_nothing_for_the_others() {
     assert_eq!((web.len(), &web), (2, &service(&alone, "default/web")));
 }
 
-/// Marks are few: what there is none left for is told, and all else is served.
+/// If the marks run out, node ports without one are reported and everything else works.
 #[test]
-fn services_beyond_the_last_mark_are_told_and_keep_their_cluster_ips() {
+fn services_without_a_mark_are_reported_and_keep_their_cluster_ips() {
     let mut text = String::from("# Many node ports.\n#! flags: --mark-mask=0x1ff\n");
     for n in 0..300 {
         writeln!(

@@ -1,4 +1,4 @@
-//! A scenario carried out on a node in memory.
+//! Plays a scenario on a node in memory.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,12 +25,12 @@ use crate::args::{Cli, Command};
 use crate::commands::plan::{Steps, Text};
 use crate::node;
 
-/// Carries a scenario out, and tells what an operator sees of it.
+/// Plays a scenario, and returns what an operator sees.
 ///
-/// Of every act it checks that all steps succeed, that nothing is left to do after them, that the
-/// desired state is the one that would be made from scratch, that the rules are installed once,
-/// and that nothing foreign is touched; and at the end, that a restart finds nothing to do and that
-/// cleanup leaves nothing but what is foreign.
+/// After every act it checks that all steps succeeded, that nothing is left to do, that the desired
+/// state equals a computation from scratch, that the rules were installed once, and that foreign
+/// state is unchanged. At the end it checks that a restart finds nothing to do, and that cleanup
+/// leaves only foreign state.
 pub(super) fn play(script: &Script) -> String {
     let mut player = Player::new(script);
     let (first, others) = script.acts.split_first().unwrap();
@@ -48,12 +48,12 @@ pub(super) struct Player<'a> {
     config: Arc<Config>,
     directory: TempDir,
     manifests: Manifests,
-    /// What the manifests hold, kept beside the proxier's own.
+    /// The manifests' objects, separate from the proxier's own store.
     store: Store,
     node: FakeNode,
     proxier: Proxier<Ipvs<FakeBackend>>,
     foreign: BTreeMap<VirtualServerKey, VirtualServerState>,
-    /// What was logged last of Services that do not get all they ask for.
+    /// The problems of Services that were logged last.
     problems: Vec<String>,
     start: Instant,
 }
@@ -96,7 +96,7 @@ impl<'a> Player<'a> {
         assert_eq!(self.foreign.len(), self.script.foreign.len());
     }
 
-    /// The first act: what the node should have.
+    /// Plays the first act, and returns the desired state.
     pub(super) fn first(&mut self, act: &Act) -> String {
         let reading = self.read(&act.documents);
         let report = self.proxier.handle(reading.changes.clone()).unwrap();
@@ -127,7 +127,7 @@ impl<'a> Player<'a> {
         text
     }
 
-    /// A later act: what is done.
+    /// Plays a later act, and returns its steps.
     fn act(&mut self, act: &Act) -> String {
         if act.flush {
             self.node.flush_ruleset();
@@ -138,7 +138,7 @@ impl<'a> Player<'a> {
         let reading = self.read(&act.documents);
         let changes = reading.changes.clone();
         let mut report = self.proxier.handle(changes).unwrap().unwrap();
-        // A start looks by itself.
+        // A restart reads the node anyway.
         if act.flush && !act.restart {
             report = self.proxier.audit().unwrap().unwrap();
         }
@@ -176,7 +176,7 @@ impl<'a> Player<'a> {
     fn finish(mut self) {
         self.restart();
         let reading = self.manifests.read();
-        // Nothing is done either while not all could be read.
+        // Nothing is changed either while some manifest cannot be read.
         if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
             let plan = report.plan;
             assert!(plan.is_empty(), "after a restart:\n{}", Steps(&plan));
@@ -201,7 +201,7 @@ impl<'a> Player<'a> {
         reading
     }
 
-    /// What is logged of a reading.
+    /// The log of a reading.
     fn log_reading(&self, reading: &Reading) -> String {
         let mut log = String::new();
         for diagnostic in &reading.diagnostics {
@@ -216,7 +216,7 @@ impl<'a> Player<'a> {
         log.replace(&directory, "")
     }
 
-    /// What is logged of a reading and what became of it.
+    /// The log of a reading and of its sync.
     fn log(&mut self, reading: &Reading, report: &SyncReport) -> String {
         let mut log = self.log_reading(reading);
         if let Some(error) = self.proxier.node_error() {
@@ -270,7 +270,7 @@ impl<'a> Player<'a> {
         }
     }
 
-    /// That the virtual servers of a new node are those that `plan -o ipvsadm` prints.
+    /// Checks that an empty node gets the virtual servers that `plan -o ipvsadm` prints.
     fn check_virtual_servers(&self) {
         let mut there = self.virtual_servers();
         there.retain(|key, _| !self.foreign.contains_key(key));
@@ -309,7 +309,7 @@ impl<'a> Player<'a> {
     }
 }
 
-/// A scenario's settings, with its manifests in this file.
+/// A scenario's settings, with `file` as its manifests.
 pub(super) fn config(script: &Script, file: &Path) -> Arc<Config> {
     let command = ["svcproxy", "plan", "--manifests", file.to_str().unwrap()];
     let flags = script.flags.iter().map(String::as_str);
@@ -321,7 +321,7 @@ pub(super) fn config(script: &Script, file: &Path) -> Arc<Config> {
     Arc::new(node::config_on(&args.node, host).unwrap())
 }
 
-/// The rules that a plan installs and a node that knows nothing of pods would not have.
+/// The rules that a plan installs beyond those of a node without settings.
 fn own_rules(plan: &Plan) -> String {
     let rules = |plan: &Plan| {
         let ruleset = plan.into_iter().find_map(|step| match step {

@@ -1,11 +1,11 @@
-//! A scenario's file: manifests, and lines `#! WORD: ...` that say what is done with them.
+//! A scenario's file: manifests, and directives `#! WORD: ...`.
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use ipvs::{RealServerKey, VirtualServerKey};
 
-/// The node of the examples: the one that has the pods in `10.244.1.0/24`.
+/// The node of the examples, with the pods in `10.244.1.0/24`.
 const NODE: [&str; 4] = [
     "--node-name=node-a",
     "--node-ip=172.18.0.1,fd00:172:18::1",
@@ -17,32 +17,32 @@ const NODE: [&str; 4] = [
 pub(super) struct Script {
     /// Name of the manifest.
     pub(super) file: String,
-    /// `flags: ...` beside those of the node that they do not replace; `only flags: ...`.
+    /// `flags: ...` in addition to those of the node, or in their place; `only flags: ...`.
     pub(super) flags: Vec<String>,
-    /// `steps: shown`: those of the first act too.
+    /// `steps: shown`: show the steps of the first act too.
     pub(super) steps: bool,
-    /// `rules: shown`: those of the packet filter that come from the flags.
+    /// `rules: shown`: show the nftables rules that come from the flags.
     pub(super) rules: bool,
-    /// `foreign: VIRTUAL SERVER -> REAL SERVER`: there before svcproxy.
+    /// `foreign: VIRTUAL SERVER -> REAL SERVER`: exists before svcproxy starts.
     pub(super) foreign: Vec<(VirtualServerKey, RealServerKey)>,
-    /// `connections: ADDRESS has N`: of this backend, once it is there.
+    /// `connections: ADDRESS has N`: connections of this backend, once it exists.
     pub(super) connections: Vec<(IpAddr, u32)>,
-    /// The first, and one for each `then: TITLE`.
+    /// The first act, and one for each `then: TITLE`.
     pub(super) acts: Vec<Act>,
 }
 
-/// What happens at a time, in the order of the fields.
+/// One act. The fields take effect in their order.
 #[derive(Debug, Default)]
 pub(super) struct Act {
     pub(super) title: String,
-    /// `flush rules`: someone empties the packet filter.
+    /// `flush rules`: another program flushes nftables.
     pub(super) flush: bool,
-    /// `restart`: of svcproxy.
+    /// `restart`: svcproxy restarts.
     pub(super) restart: bool,
-    /// All manifests, as they are now: those of the act before, of which the act's own replace
-    /// those of the same kind and name, without what the lines `delete: KIND NAME` name.
+    /// All manifests of this act: those of the previous act, with the act's own added or replacing
+    /// the same kind and name, and without the objects in `delete: KIND NAME`.
     pub(super) documents: String,
-    /// `wait: SECONDS` since the beginning.
+    /// `wait: SECONDS`: time since the beginning.
     pub(super) wait: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ impl Script {
                 continue;
             }
             if script.acts.len() == 1 {
-                // The lines of the file are those of the manifest.
+                // Keeps the line numbers of the file.
                 lines += "#\n";
             }
             let (word, rest) = order.split_once(": ").unwrap_or((order, ""));
@@ -123,7 +123,8 @@ impl Script {
         }
     }
 
-    /// The documents of the last act: its own lines, and what stays of the act before.
+    /// Finishes the documents of the last act: its own, and those that remain from the previous
+    /// act.
     fn finish(&mut self, lines: &mut String, deleted: &mut Vec<String>) {
         let own = std::mem::take(lines);
         let (act, before) = self.acts.split_last_mut().unwrap();

@@ -1,4 +1,4 @@
-//! The settings that a configuration file says, as they are in effect.
+//! The settings of a configuration file, as they are in effect.
 
 use std::fmt::Display;
 
@@ -10,9 +10,9 @@ use crate::args::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Field {
     pub(super) name: &'static str,
-    /// For people.
+    /// The value as text.
     pub(super) value: String,
-    /// Whether a change does nothing until the next start.
+    /// Whether a change needs a restart.
     pub(super) wants_restart: bool,
 }
 
@@ -31,8 +31,8 @@ fn at_start(name: &'static str, value: impl Display) -> Field {
     }
 }
 
-/// All of them, always in the same order. What the command line alone can say is left out.
-/// `mode` is the one in use, whatever the command line and the file say now.
+/// All settings, always in the same order, without those that exist on the command line only.
+/// `mode` is the mode in effect, which may differ from the current file.
 pub(super) fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
     let NodeArgs {
         monitor,

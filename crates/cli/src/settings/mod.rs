@@ -1,4 +1,4 @@
-//! The file of `--config`, taken in again when it changes.
+//! Follows changes of the `--config` file.
 
 mod fields;
 #[cfg(test)]
@@ -19,17 +19,16 @@ use crate::commands::chain;
 use crate::component_config::{self, Note};
 use crate::node;
 
-/// Shortest time after which a proxy that has got stuck counts as unhealthy: kube-proxy's, which is
-/// twice its usual syncPeriod.
+/// Shortest health timeout: kube-proxy's, which is twice its default syncPeriod.
 const LEAST_HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a change may take to come into force before the proxy counts as unhealthy: as in
-/// kube-proxy twice the time between full syncs.
+/// How long a change may be pending before the proxy counts as unhealthy: as in kube-proxy, twice
+/// the time between full syncs.
 pub(crate) fn health_timeout(audit_interval: Duration) -> Duration {
     LEAST_HEALTH_TIMEOUT.max(audit_interval.saturating_mul(2))
 }
 
-/// How often the loop acts by itself.
+/// The intervals of the loop.
 pub(crate) fn intervals(periods: Periods) -> Intervals {
     let mut intervals = Intervals::default();
     intervals.audit = periods.audit;
@@ -37,7 +36,7 @@ pub(crate) fn intervals(periods: Periods) -> Intervals {
     intervals
 }
 
-/// How unlikely the kernel is to end this process when memory runs out.
+/// Sets the OOM score adjustment of this process.
 pub(crate) fn set_oom_score(score: Option<i16>) {
     let write = |score: i16| fs::write("/proc/self/oom_score_adj", score.to_string());
     if let Some(Err(error)) = score.map(write) {
@@ -45,7 +44,7 @@ pub(crate) fn set_oom_score(score: Option<i16>) {
     }
 }
 
-/// Follows the file for as long as the watch lives. `apply` is given what is to be in force.
+/// Follows the file as long as the watch lives. Calls `apply` with the new settings.
 pub(crate) fn follow(
     file: &Path,
     cli: &Cli,
@@ -71,21 +70,21 @@ pub(crate) fn follow(
     Watch::start("configuration", vec![file.to_owned()], |_| false, read)
 }
 
-/// The names of the settings that do nothing until the next start.
+/// The names of the settings that need a restart.
 pub(crate) fn taking_a_restart(cli: &Cli) -> impl Iterator<Item = &'static str> {
     let all = fields(cli, cli.run.mode()).into_iter();
     all.filter(|field| field.wants_restart)
         .map(|field| field.name)
 }
 
-/// What was taken in last.
+/// The last valid settings.
 struct Reload {
     in_force: Vec<Field>,
     mode: Mode,
     node_name: Arc<str>,
-    /// None before the first reading, of which was told at the start.
+    /// None before the first reading, whose notes were logged at the start.
     notes: Option<Vec<Note>>,
-    /// Why the file as it is now is not used.
+    /// Why the current file is not used.
     error: Option<String>,
 }
 
@@ -100,7 +99,7 @@ impl Reload {
         }
     }
 
-    /// Takes a reading of the file in, and says what has changed. None if nothing is to be done.
+    /// Processes a reading of the file, and logs what changed. None if there is nothing to apply.
     fn take_in(
         &mut self,
         loaded: anyhow::Result<(Cli, Vec<Note>)>,
@@ -139,7 +138,7 @@ impl Reload {
                 *before = now;
             }
         }
-        // What is followed goes by it.
+        // The source filters by the node name, so it cannot change.
         config.node_name = Arc::clone(&self.node_name);
         let intervals = intervals(cli.run.node.sync.periods(self.mode));
         is_changed.then(|| (cli, Settings::new(Arc::new(config), intervals)))

@@ -29,8 +29,8 @@ fn cli(flags: &[&str], fields: &str) -> anyhow::Result<(Cli, Vec<Note>)> {
     Ok((cli, notes))
 }
 
-/// What a file that changes so does: the names of the settings that are to be in force then, and
-/// those that take a restart.
+/// The effect of a change of the file: the names of the settings that take effect, and of those
+/// that need a restart.
 fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) {
     let (before, _) = cli(&[], before).unwrap();
     let mut reload = Reload::new(&before, &"node-a".into());
@@ -54,7 +54,7 @@ fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) 
 }
 
 #[test]
-fn each_field_takes_effect_or_takes_a_restart() {
+fn each_field_takes_effect_or_needs_a_restart() {
     let rows: [(&str, &[&str], &[&str]); 15] = [
         ("", &[], &[]),
         ("ipvs: {scheduler: lc}", &["ipvs.scheduler"], &[]),
@@ -94,7 +94,7 @@ fn each_field_takes_effect_or_takes_a_restart() {
             &["ipvs.scheduler"],
             &["metricsBindAddress", "logging.verbosity"],
         ),
-        // What has no effect changes nothing.
+        // Fields without effect change nothing.
         (
             "featureGates: {A: true}\niptables: {minSyncPeriod: 2s}",
             &[],
@@ -131,7 +131,7 @@ fn settings_of_a_running_proxy_are_those_of_a_new_one() {
 }
 
 #[test]
-fn a_wrong_file_leaves_the_last_settings() {
+fn an_invalid_file_keeps_the_last_settings() {
     let (before, _) = cli(&[], "ipvs: {scheduler: lc}").unwrap();
     let mut reload = Reload::new(&before, &"node-a".into());
     let start = reload.in_force.clone();
@@ -142,7 +142,7 @@ fn a_wrong_file_leaves_the_last_settings() {
         ),
         ("ipvs: {scheduler: 5}", "ipvs.scheduler: invalid type"),
         ("ipvs: [", ""),
-        // Right for itself, and nothing that this node can do.
+        // A valid file, but invalid on this node.
         ("clusterCIDR: 10.96.0.0/16", "overlap"),
     ] {
         assert!(reload.take_in(cli(&[], wrong), config).is_none(), "{wrong}");
@@ -170,9 +170,9 @@ fn a_stuck_proxy_is_noticed_after_two_audits_and_not_too_soon() {
     assert_eq!(health_timeout(Duration::MAX), Duration::MAX);
 }
 
-/// That `docs/kube-proxy.md` names them.
+/// `docs/kube-proxy.md` names them.
 #[test]
-fn settings_that_take_a_restart_are_documented() {
+fn settings_that_need_a_restart_are_documented() {
     let docs = include_str!("../../../../docs/kube-proxy.md");
     let (_, rest) = docs.split_once("A restart is needed for these").unwrap();
     let (list, _) = rest.split_once(".\n\n").unwrap();
@@ -181,7 +181,7 @@ fn settings_that_take_a_restart_are_documented() {
     assert_eq!(named, taking_a_restart(&cli).collect::<Vec<_>>());
 }
 
-/// `/configz` is a file that says the same.
+/// `/configz`, read as a configuration file, has the same effect.
 #[test]
 fn configz_is_a_configuration_file_of_what_is_in_effect() {
     let kubeadm = include_str!("../../tests/kube-proxy/kubeadm.conf");

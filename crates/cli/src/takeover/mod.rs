@@ -1,5 +1,5 @@
-//! What served this node before, and has left something that must go once ours carries the
-//! traffic.
+//! Removes what an earlier proxy (kube-proxy, or svcproxy's other mode) left on this node, once the
+//! current mode is in effect.
 
 pub(crate) mod other_mode;
 
@@ -17,46 +17,46 @@ use proxier::takeover::{KubeProxy, Successor};
 use crate::commands::chain;
 use crate::notices::Notices;
 
-/// One that served this node before.
+/// A proxy that ran on this node before.
 pub(crate) trait Predecessor {
-    /// Its name for people.
+    /// The name, for messages.
     fn name(&self) -> &'static str;
 
-    /// Removes what it left. What cannot be removed now is tried again.
+    /// Removes what the proxy left. What cannot be removed now is tried again.
     ///
     /// # Errors
     ///
-    /// If it cannot be found out what there is.
+    /// If the node cannot be read.
     fn remove(&mut self, successor: &Successor<'_>) -> Result<Outcome, BackendError>;
 }
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// What is gone, in words.
+    /// What was removed, as text.
     pub(crate) removed: Option<String>,
-    /// What others use, and so stays for good.
+    /// What other programs use, and so stays.
     pub(crate) in_use: Vec<String>,
-    /// What is still there that is to go, with the reason.
+    /// What could not be removed yet, with the reason.
     pub(crate) left: Vec<String>,
-    /// It goes by itself after a while; nothing is to be told.
+    /// The removal continues by itself (a drain); nothing to report.
     pub(crate) goes_on: bool,
 }
 
-/// Those that may have left something.
+/// The proxies that may have left something.
 pub(crate) struct Predecessors {
     left: Vec<Left>,
     notices: Notices,
 }
 
-/// One, and what was told of it last.
+/// One proxy, and the last report about it.
 struct Left {
     predecessor: Box<dyn Predecessor>,
     told: Vec<Notice>,
 }
 
 impl Predecessors {
-    /// These.
+    /// Creates the list of these proxies.
     pub(crate) fn new(
         all: impl IntoIterator<Item = Box<dyn Predecessor>>,
         notices: Notices,
@@ -71,8 +71,8 @@ impl Predecessors {
         }
     }
 
-    /// Takes note of a sync. Once all was in force, what they left is removed; what cannot be is
-    /// tried again after the next audit.
+    /// Called after each sync. After the first complete sync, removes what the proxies left;
+    /// retries failures after the next audit.
     pub(crate) fn follow<B: DataPlane>(
         &mut self,
         proxier: &Proxier<B>,
@@ -85,7 +85,7 @@ impl Predecessors {
         let config = desired.config();
         let has_node_port = |key: &FrontendKey| desired.frontend(key).is_some();
         let has = |key: &VirtualServerKey| proxier.has_virtual_server(key);
-        // Where there are servers there are routes to them.
+        // Virtual servers exist only together with local routes.
         let local: &[_] = proxier.servers().map_or(&[], |_| &config.service_cidrs);
         let successor = Successor::new(&has, &has_node_port)
             .excluding(&config.exclude_cidrs)
@@ -95,14 +95,15 @@ impl Predecessors {
         self.left.retain_mut(|left| !left.go(&successor, notices));
     }
 
-    /// Whether nothing of anyone's is left.
+    /// Whether nothing is left of any of them.
     pub(crate) fn are_gone(&self) -> bool {
         self.left.is_empty()
     }
 }
 
 impl Left {
-    /// Removes it; whether nothing is left. What is the same as before is not told again.
+    /// Removes what one proxy left; returns whether nothing is left. An unchanged result is not
+    /// reported again.
     fn go(&mut self, successor: &Successor<'_>, notices: &Notices) -> bool {
         let name = self.predecessor.name();
         let outcome = self.predecessor.remove(successor);
@@ -132,7 +133,7 @@ impl Left {
     }
 }
 
-/// kube-proxy, in whichever of its modes.
+/// kube-proxy, in any of its modes.
 #[derive(Default)]
 pub(crate) struct OfKubeProxy(Option<KubeProxy>);
 

@@ -1,4 +1,4 @@
-//! What svcproxy itself left in its other mode.
+//! Removes the state of svcproxy's other mode.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -16,10 +16,10 @@ use crate::args::Mode;
 use crate::commands::chain;
 use crate::takeover::{Outcome, Predecessor};
 
-/// Between looks at the connections that IPVS still has.
+/// How often to check for connections that IPVS still has.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What removes the state of the mode that is not in force.
+/// Removes the state of the mode that is not in effect.
 pub(crate) fn predecessor(in_force: Mode, config: &Config) -> Box<dyn Predecessor> {
     match in_force {
         Mode::Ipvs => Box::new(OfIptablesMode),
@@ -30,7 +30,8 @@ pub(crate) fn predecessor(in_force: Mode, config: &Config) -> Box<dyn Predecesso
     }
 }
 
-/// What IPVS mode left, with IPVS or without; and without asking the kernel to load it.
+/// The backend for what IPVS mode left, with or without IPVS in the kernel. Does not make the
+/// kernel load IPVS.
 pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend + Send>, BackendError> {
     if ipvs::is_loaded() {
         Ok(Box::new(IpvsBackend::open()?))
@@ -39,8 +40,8 @@ pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend + Send>, BackendError> {
     }
 }
 
-/// Its rules act on new connections alone, and connection tracking leads the others on: so they
-/// go at once.
+/// The iptables rules act on new connections only, and connection tracking keeps translating
+/// existing ones. So the rules are removed at once.
 struct OfIptablesMode;
 
 impl Predecessor for OfIptablesMode {
@@ -57,7 +58,7 @@ impl Predecessor for OfIptablesMode {
     }
 }
 
-/// New connections are taken from IPVS at once, and it goes when the last one has ended.
+/// New connections bypass IPVS at once; IPVS's state is removed when the last connection has ended.
 struct OfIpvsMode {
     config: Config,
     draining: Option<Draining>,
@@ -98,7 +99,7 @@ impl Predecessor for OfIpvsMode {
     }
 }
 
-/// IPVS mode cannot have been here where the kernel cannot have nftables.
+/// Without nftables in the kernel, IPVS mode cannot have run here.
 fn is_without_nftables(error: &BackendError) -> bool {
     const EINVAL: i32 = 22;
     const EPROTONOSUPPORT: i32 = 93;
@@ -126,8 +127,8 @@ fn left(plan: &Plan, applied: &ApplyReport) -> Vec<String> {
     failures.collect()
 }
 
-/// A thread that waits for the end of connections. It ends when this is dropped; what is left
-/// then is left to the next start.
+/// A thread that waits until connections have ended. It stops when this is dropped; the next start
+/// continues.
 struct Draining {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<Result<Cleanup, BackendError>>>,
@@ -160,7 +161,7 @@ impl Draining {
 
     fn join(mut self) -> Result<Cleanup, BackendError> {
         let joined = self.thread.take().map(JoinHandle::join);
-        // It does not panic.
+        // The thread does not panic.
         joined
             .and_then(Result::ok)
             .unwrap_or(Err(BackendError::NotTried))

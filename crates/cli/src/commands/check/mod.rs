@@ -8,7 +8,7 @@ use crate::args::{CheckArgs, CheckFormat};
 use crate::{Ending, node};
 use print::{Verdict, check_json, check_text};
 
-/// Shows whether the chosen mode can run on this node, and what it lacks.
+/// Prints whether the chosen mode can run on this node, and what is missing.
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     let config = node::config(&args.node)?;
     let proc_sys = &args.mode.proc_sys;

@@ -1,4 +1,4 @@
-//! What a node has of what modes need.
+//! The output of `svcproxy check`.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::args::{Fallback, Mode};
 use crate::output::json;
 
-/// What follows from what was found.
+/// The findings, and the modes that can run.
 pub(crate) struct Verdict {
     mode: Mode,
     fallback: Fallback,
@@ -28,12 +28,12 @@ impl Verdict {
         }
     }
 
-    /// Whether the chosen mode can run, whatever else would.
+    /// Whether the chosen mode can run, regardless of a fallback.
     pub(crate) fn can_run(&self) -> bool {
         self.probe.can_run(self.mode.probed())
     }
 
-    /// The mode that would serve in the place of the chosen one.
+    /// The mode that svcproxy would fall back to.
     fn instead(&self) -> Option<Mode> {
         let other = Mode::Iptables;
         let falls_back = self.mode != other && self.fallback != Fallback::Never;
@@ -54,7 +54,7 @@ impl Verdict {
     }
 }
 
-/// One document.
+/// Prints one JSON document.
 pub(crate) fn check_json(verdict: &Verdict) -> anyhow::Result<()> {
     json(&Document::new(verdict))
 }
@@ -64,7 +64,7 @@ pub(crate) fn check_json(verdict: &Verdict) -> anyhow::Result<()> {
 struct Document<'a> {
     mode: &'static str,
     can_run: bool,
-    /// The mode that would serve instead.
+    /// The mode that svcproxy would fall back to.
     fallback: Option<&'static str>,
     findings: Vec<Row<'a>>,
 }
@@ -75,7 +75,7 @@ struct Row<'a> {
     name: String,
     what: String,
     result: &'static str,
-    /// How much each mode that has a use for it depends on it.
+    /// Whether each mode requires it or can run without it.
     modes: BTreeMap<&'static str, &'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     found: Option<&'a str>,
@@ -150,7 +150,7 @@ impl<'a> Lack<'a> {
     }
 }
 
-/// In a word.
+/// The finding in one word.
 fn result(finding: &Finding) -> &'static str {
     match &finding.result {
         Ok(_) => "ok",
@@ -162,7 +162,7 @@ fn result(finding: &Finding) -> &'static str {
     }
 }
 
-/// A table, a finding a line, and its remedy below it.
+/// Prints a table with one finding per line, and the remedy below it.
 pub(crate) fn check_text(verdict: &Verdict) -> anyhow::Result<()> {
     let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut out = io::stdout().lock();
@@ -228,7 +228,7 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// Those that have a use for it; in parentheses, which can do without.
+/// The modes that use it; in parentheses those that can run without it.
 fn modes(requirement: &Requirement) -> String {
     let modes = Probed::ALL.into_iter().filter_map(|mode| {
         requirement.weight(mode).map(|weight| match weight {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn table_with_a_remedy_a_row() {
+    fn table_has_a_remedy_below_each_missing_row() {
         let verdict = verdict(Fallback::Auto);
         let colour = false;
         insta::assert_snapshot!(Table {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_is_told_and_does_not_make_the_mode_run() {
+    fn a_fallback_is_reported_and_the_mode_still_cannot_run() {
         let told = verdict(Fallback::Auto);
         assert!(!told.can_run());
         assert_eq!(told.instead(), Some(Mode::Iptables));

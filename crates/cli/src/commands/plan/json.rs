@@ -1,4 +1,4 @@
-//! What a node should have, for programs.
+//! The desired state, as JSON.
 
 use std::net::IpAddr;
 
@@ -39,10 +39,10 @@ struct VipPortView {
     #[serde(skip_serializing_if = "Option::is_none")]
     source_ranges: Option<Vec<String>>,
     real_servers: Vec<RealServerView>,
-    /// What becomes of connections where there is no real server.
+    /// What happens to connections if there is no real server.
     #[serde(skip_serializing_if = "Option::is_none")]
     without_real_servers: Option<&'static str>,
-    /// Who answers clients from outside of the cluster, where that is not the same.
+    /// The real servers for clients outside of the cluster, if they differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     external_real_servers: Option<Vec<RealServerView>>,
 }
@@ -81,7 +81,7 @@ impl From<Problem> for ProblemView {
     }
 }
 
-/// For programs.
+/// Prints the desired state as JSON.
 pub(crate) fn desired_json(desired: &DesiredState) -> anyhow::Result<()> {
     let problems = desired.problems().into_iter().map(ProblemView::from);
     let mut frontends: Vec<_> = desired.frontends().map(AsRef::as_ref).collect();
@@ -124,7 +124,7 @@ fn vip_port(frontend: &Frontend) -> VipPortView {
     }
 }
 
-/// As the API's fields are called.
+/// The kind, named like the field of the API.
 fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::LoadBalancer => "loadBalancerIP",

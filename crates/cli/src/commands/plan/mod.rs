@@ -31,7 +31,7 @@ use steps::{steps_json, steps_text};
 #[cfg(test)]
 pub(crate) use text::Text;
 
-/// Shows what the node should have, or with `--against kernel` the steps that lead there.
+/// Prints the desired state of the node, or with `--against kernel` the steps that lead to it.
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if args.against.is_some() && args.output == PlanFormat::Ipvsadm {
         usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
@@ -62,7 +62,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         match args.output {
             PlanFormat::Text => steps_text(&plan)?,
             PlanFormat::Json => steps_json(&plan)?,
-            // Refused by the command line.
+            // The checks above reject this combination.
             PlanFormat::Ipvsadm => {}
         }
         return Ok(ending);
@@ -99,7 +99,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     Ok(ending)
 }
 
-/// What iptables-restore would be told.
+/// Prints the input for iptables-restore.
 fn restores(
     plan: &iptables::Plan,
     problems: Option<Vec<Problem>>,

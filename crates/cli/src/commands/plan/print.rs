@@ -1,4 +1,4 @@
-//! What a node should have, and the steps that lead there.
+//! Prints the desired state of a node, and the steps that lead to it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,12 +9,12 @@ use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step};
 
 use super::text::Text;
 
-/// What would be done on a node that has nothing yet.
+/// The plan for an empty node.
 pub(super) fn from_nothing(desired: &DesiredState) -> Plan {
     Plan::new(desired, &NodeState::default(), Scope::Full)
 }
 
-/// For people.
+/// Prints the desired state as text.
 pub(crate) fn desired_text(desired: &DesiredState) -> anyhow::Result<()> {
     write!(io::stdout().lock(), "{}", Text(desired))?;
     Ok(())
@@ -37,7 +37,7 @@ pub(crate) fn desired_ipvsadm(desired: &DesiredState) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The virtual servers of a node that had nothing, sorted, and the real servers of each.
+/// The virtual servers that the plan for an empty node creates, sorted, with their real servers.
 pub(crate) fn virtual_servers(desired: &DesiredState) -> Vec<(VirtualServer, Vec<RealServer>)> {
     let mut servers = BTreeMap::new();
     for step in &from_nothing(desired) {

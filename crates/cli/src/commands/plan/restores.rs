@@ -1,4 +1,4 @@
-//! What iptables-restore would be told.
+//! The input for iptables-restore.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::json::ProblemView;
 use crate::output::json as write_json;
 
-/// Texts that iptables-restore reads, which takes what else there is to do for comments.
+/// Prints the input for iptables-restore. All other steps are comments in it.
 pub(crate) fn restores_text(plan: &Plan) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if plan.is_empty() {
@@ -39,7 +39,7 @@ const fn program(family: Family) -> &'static str {
 struct RestoresView {
     steps: Vec<String>,
     restores: Vec<RestoreView>,
-    /// None if it was not asked what could not be had.
+    /// None with `--against kernel`, which does not ask for problems.
     #[serde(skip_serializing_if = "Option::is_none")]
     problems: Option<Vec<ProblemView>>,
 }
@@ -50,7 +50,7 @@ struct RestoreView {
     text: String,
 }
 
-/// The steps as JSON strings, and the texts.
+/// Prints the steps as JSON strings, with the input for iptables-restore.
 pub(crate) fn restores_json(plan: &Plan, problems: Option<Vec<Problem>>) -> anyhow::Result<()> {
     let restores = plan.steps().iter().filter_map(|step| match step {
         Step::Restore(transaction) => Some(RestoreView {

@@ -1,4 +1,4 @@
-//! The steps of a plan, one a line.
+//! Prints the steps of a plan, one per line.
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::text::List;
 use crate::output::json as write_json;
 
-/// The steps, one a line.
+/// The steps, one per line.
 pub(crate) struct Steps<'a>(pub(crate) &'a Plan);
 
-/// A step and what is set by it.
+/// A step with the values that it sets.
 struct Detailed<'a>(&'a Step);
 
 impl Display for Steps<'_> {
@@ -68,7 +68,7 @@ fn timeouts(f: &mut Formatter<'_>, change: &Timeouts) -> fmt::Result {
     write!(f, ": {}", List(&set.collect::<Vec<_>>()))
 }
 
-/// For people.
+/// Prints the steps as text.
 pub(crate) fn steps_text(plan: &Plan) -> anyhow::Result<()> {
     write!(io::stdout().lock(), "{}", Steps(plan))?;
     Ok(())
@@ -79,7 +79,7 @@ struct StepsView {
     steps: Vec<String>,
 }
 
-/// The steps as JSON strings.
+/// Prints the steps as JSON strings.
 pub(crate) fn steps_json(plan: &Plan) -> anyhow::Result<()> {
     let steps = plan.into_iter().map(|step| Detailed(step).to_string());
     write_json(&StepsView {

@@ -1,4 +1,4 @@
-//! What a node should have, for people.
+//! The desired state, as text.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -14,8 +14,8 @@ use proxier::model::{Protocol, SessionAffinity};
 
 use super::print::from_nothing;
 
-/// The node's facts, then by Service port its addresses with those who answer there, then health
-/// checks and routes.
+/// The node's settings, then each Service port with its addresses and endpoints, then health checks
+/// and routes.
 pub(crate) struct Text<'a>(pub(crate) &'a DesiredState);
 
 impl Display for Text<'_> {
@@ -41,7 +41,7 @@ impl Display for Text<'_> {
     }
 }
 
-/// Lines with an empty one before the first.
+/// Writes the lines, after an empty one.
 fn section<T>(
     f: &mut Formatter<'_>,
     items: &[T],
@@ -84,10 +84,10 @@ fn node(f: &mut Formatter<'_>, config: &Config) -> fmt::Result {
     Ok(())
 }
 
-/// A port of a Service: two may have no name, or one name, and differ in the protocol.
+/// A port of a Service. Two ports may have the same name, or none, and differ in the protocol.
 type Port = (ServicePortName, Protocol);
 
-/// Every port's frontends, those that do the same together.
+/// The frontends of each port; those with equal endpoints and settings are in one group.
 fn by_port(desired: &DesiredState) -> BTreeMap<Port, Vec<Vec<&Frontend>>> {
     let mut frontends: Vec<_> = desired.frontends().map(AsRef::as_ref).collect();
     frontends.sort_unstable_by_key(|frontend| (frontend.kind, frontend.key));
@@ -240,7 +240,7 @@ fn route(f: &mut Formatter<'_>, step: &Step, config: &Config) -> fmt::Result {
     }
 }
 
-/// Items with commas between.
+/// Items, separated by commas.
 pub(super) struct List<'a, T>(pub(super) &'a [T]);
 
 impl<T: Display> Display for List<'_, T> {

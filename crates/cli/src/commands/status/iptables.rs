@@ -1,4 +1,4 @@
-//! What the rules of iptables mode do.
+//! The status of iptables mode, from its rules.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -35,7 +35,7 @@ fn vip(served: Served) -> VipStatus {
             iptables::Clients::Outside => Clients::Outside,
             _ => Clients::All,
         },
-        // What IPVS calls a scheduler.
+        // The equivalent of a scheduler in IPVS.
         scheduler: (state == VipState::Served).then(|| "random".to_owned()),
         persistence_seconds: served.affinity.map(NonZeroU32::get),
         real_servers: sent.iter().map(RealServerStatus::from).collect(),

@@ -1,4 +1,4 @@
-//! What IPVS and the packet filter carry.
+//! The status of IPVS mode, from IPVS and nftables.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn collect(node: &NodeState, ipvs: &mut ipvs::Client) -> anyhow::Result<Status> 
             continue;
         };
         let port = comment.as_deref().unwrap_or("unknown");
-        // A Service's name holds no colon.
+        // A Service's name contains no colon.
         let (service, port) = port.split_once(':').unwrap_or((port, ""));
         let recorded = element.recorded();
         let server = recorded.and_then(|key| node.virtual_servers.get(&key));
@@ -44,7 +44,8 @@ fn collect(node: &NodeState, ipvs: &mut ipvs::Client) -> anyhow::Result<Status> 
     Ok(Status::new(services))
 }
 
-/// What an element says of whom; `None` for one that another says it for.
+/// The frontend that an element stands for, and its state. `None` if another element stands for the
+/// same frontend.
 fn entry(element: &Element, node: &NodeState) -> Option<(FrontendKey, VipState, Clients)> {
     let all_or_inside = |key| match node.elements.mark(key, Purpose::External) {
         Some(_) => Clients::Inside,
@@ -75,7 +76,7 @@ fn real_servers(
     key: VirtualServerKey,
 ) -> anyhow::Result<Vec<RealServerStatus>> {
     let entries = match ipvs.real_servers(&key) {
-        // Gone since it was listed.
+        // The virtual server was deleted after it was listed.
         Err(error) if error.is_not_found() => Vec::new(),
         entries => entries?,
     };

@@ -10,7 +10,7 @@ use crate::Ending;
 use crate::args::{Mode, StatusArgs, StatusFormat};
 use print::{Clients, RealServerStatus, Status, VipState, VipStatus, status_json, status_text};
 
-/// Shows what this node carries, as the kernel has it.
+/// Prints the state of this node's kernel.
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
     let status = match args.mode {
         Some(Mode::Ipvs) => ipvs::status()?,

@@ -1,4 +1,4 @@
-//! What a node carries.
+//! The output of `svcproxy status`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -40,7 +40,7 @@ pub(crate) struct VipStatus {
     pub(crate) real_servers: Vec<RealServerStatus>,
 }
 
-/// What becomes of new connections.
+/// What happens to new connections.
 #[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum VipState {
@@ -49,14 +49,14 @@ pub(crate) enum VipState {
     Dropped,
 }
 
-/// Whose connections.
+/// The clients that an entry applies to.
 #[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Clients {
     All,
-    /// Those in the cluster.
+    /// Clients in the cluster.
     Inside,
-    /// Those outside of the cluster.
+    /// Clients outside of the cluster.
     Outside,
 }
 
@@ -84,7 +84,7 @@ fn vip<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Erro
 pub(crate) struct RealServerStatus {
     address: IpAddr,
     port: u16,
-    /// IPVS's alone.
+    /// In IPVS mode only.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     scheduled: Option<Scheduled>,
     /// Since the real server was added, or its rule was written.
@@ -100,7 +100,7 @@ struct Scheduled {
     now: Now,
 }
 
-/// Connections that there are.
+/// The current connections.
 #[derive(Serialize, Clone, Copy, Default)]
 #[serde(rename_all = "camelCase")]
 struct Now {
@@ -148,7 +148,7 @@ impl From<&Sent> for RealServerStatus {
 }
 
 impl Status {
-    /// Sorts and counts.
+    /// Sorts the Services and counts their parts.
     pub(crate) fn new(mut services: BTreeMap<String, Vec<VipStatus>>) -> Self {
         for vip in services.values_mut().flatten() {
             vip.real_servers
@@ -181,7 +181,7 @@ impl Status {
     }
 }
 
-/// `None` if nobody counts them.
+/// `None` if the mode does not count them.
 fn sum(mut connections: impl Iterator<Item = Option<Now>>) -> Option<Now> {
     connections.try_fold(Now::default(), |sum, one| {
         let one = one?;
@@ -192,12 +192,12 @@ fn sum(mut connections: impl Iterator<Item = Option<Now>>) -> Option<Now> {
     })
 }
 
-/// For programs.
+/// Prints the status as JSON.
 pub(crate) fn status_json(status: &Status) -> anyhow::Result<()> {
     json(status)
 }
 
-/// For people.
+/// Prints the status as text.
 pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for ServiceStatus { service, vips } in &status.services {
