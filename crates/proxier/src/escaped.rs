@@ -1,13 +1,13 @@
-//! Text of others, made fit to be shown: the one place where that is done.
+//! Escapes text from outside. This is the only place that does it.
 //!
-//! What an API server, a manifest or a program says may hold line breaks, which would forge log
-//! lines, and a terminal's controls.
+//! Text from an API server, a manifest or a program may contain line breaks, which could forge log
+//! lines, and terminal control sequences.
 
 #[cfg(feature = "kube")]
 use std::error::Error;
 use std::fmt::{self, Write};
 
-/// Text in one line, without controls. Escaping what is escaped already changes nothing.
+/// Displays text on one line, without control characters. Escaping twice changes nothing more.
 pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -22,8 +22,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// An error and its causes in one sentence, without what an error repeats of its cause, and
-/// [escaped](Escaped).
+/// An error and its causes in one sentence, [escaped](Escaped), without repetitions.
 #[cfg(feature = "kube")]
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
@@ -57,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn chains_are_one_line_and_say_nothing_twice() {
+    fn chains_are_one_line_without_repetitions() {
         for repeats in [true, false] {
             let source = io::Error::other("line\nbreak");
             let chain = Chain(&Outer { repeats, source }).to_string();

@@ -1,4 +1,4 @@
-//! External programs: bounded in time, and killed with whatever they have started.
+//! External programs: each has a time limit, and is killed with all processes that it started.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// The process groups of programs that run now.
+/// The process groups of running programs.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// A program in a process group of its own, until this is dropped.
+/// A program in its own process group. Dropping this kills the group.
 struct Group(Pid);
 
 impl Group {
@@ -26,7 +26,7 @@ impl Group {
     }
 
     fn kill(&self) {
-        // It may have ended by itself.
+        // The group may have ended already.
         let _ = kill_process_group(self.0, Signal::KILL);
     }
 }
@@ -41,8 +41,8 @@ fn running<T>(f: impl FnOnce(&mut BTreeSet<i32>) -> T) -> T {
     f(&mut RUNNING.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Kills every program that svcproxy is waiting for, with what they have started. For a process
-/// that is about to end at once: an `iptables-restore` left behind would keep the xtables lock.
+/// Kills every program that svcproxy is waiting for, with its process group. Call it before the
+/// process exits: an orphaned `iptables-restore` would keep the xtables lock.
 pub(crate) fn kill_all() {
     let groups = running(|groups| groups.clone());
     for pid in groups.into_iter().filter_map(Pid::from_raw) {
@@ -50,12 +50,12 @@ pub(crate) fn kill_all() {
     }
 }
 
-/// Runs a program to its end. `write` gives it its input, while it may print already.
+/// Runs a program to its end. `write` writes the input, while the output is being read.
 ///
 /// # Errors
 ///
-/// If it cannot be run, and [`io::ErrorKind::TimedOut`] if it has not ended in time; it is killed
-/// then, with its process group.
+/// If the program cannot be run; [`io::ErrorKind::TimedOut`] if it has not ended in time, after it
+/// was killed with its process group.
 pub(crate) fn output(
     command: &mut Command,
     limit: Duration,
@@ -68,9 +68,10 @@ pub(crate) fn output(
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (ended, end) = mpsc::channel::<()>();
     let (output, is_late) = thread::scope(|scope| {
-        // A program that reads no further says why by its exit code.
+        // If the program stops reading, its exit code gives the reason.
         scope.spawn(|| stdin.map(write));
-        // `Child::wait_with_output` waits for both by poll(2), and panics if that fails (ENOMEM).
+        // Not `Child::wait_with_output`: it waits for both pipes with poll(2), and panics if that
+        // fails (ENOMEM).
         let errors = scope.spawn(move || read(stderr));
         let group = &group;
         let guard = scope.spawn(move || {
@@ -80,7 +81,7 @@ pub(crate) fn output(
             }
             is_late
         });
-        // Its pipes close when all of the group has ended.
+        // The pipes close when the whole group has ended.
         let stdout = read(stdout);
         let stderr = errors.join().unwrap_or_else(|_| Ok(Vec::new()));
         let status = child.wait();
@@ -123,21 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_is_killed_with_what_it_has_started() {
-        // The child has the pipes too: only its death closes them.
+    fn a_hanging_program_is_killed_with_its_children() {
+        // The child has the pipes too, so they close only when it dies.
         let hangs = shell("sleep 1000 & wait", Duration::from_millis(200));
         assert_eq!(hangs.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn what_reads_nothing_and_ends_is_no_error() {
+    fn a_program_may_end_without_reading_its_input() {
         let output = shell("echo done; exit 3", Duration::from_secs(60)).unwrap();
         assert_eq!(output.status.code(), Some(3));
         assert_eq!(output.stdout, b"done\n");
     }
 
     #[test]
-    fn much_on_both_outputs_is_read_whole() {
+    fn large_outputs_on_both_pipes_are_read_completely() {
         let script = "cat >/dev/null; head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero";
         let output = shell(script, Duration::from_secs(60)).unwrap();
         assert_eq!(
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_known_for_as_long_as_it_runs() {
+    fn a_program_is_registered_while_it_runs() {
         let (tell, told) = mpsc::channel();
         let waits = thread::spawn(move || {
             let mut command = Command::new("cat");

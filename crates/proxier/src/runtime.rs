@@ -1,6 +1,6 @@
-//! The threads that everything asynchronous shares: HTTP servers, the API server's client, Events.
+//! The threads for all asynchronous work: HTTP servers, the API client, Events.
 //!
-//! The kernel is not among it: netlink stays on the one thread that writes to the node.
+//! Not for the kernel: netlink stays on the one thread that writes to the node.
 
 use std::fmt;
 use std::io;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle};
 
-/// How many threads serve: one that is busy, with a large answer for instance, leaves another.
+/// Two threads: if one is busy, for instance with a large answer, the other one continues.
 const WORKERS: usize = 2;
 
-/// A pool of two threads for asynchronous work. Clones share it; dropping the last clone stops it,
-/// and what still runs on it is cut off.
+/// A pool of two threads for asynchronous work. Clones share it; dropping the last clone stops it
+/// and cancels its tasks.
 ///
-/// Its threads work in the network namespace of the thread that started it. It can be started and
-/// dropped inside another tokio runtime too.
+/// The threads run in the network namespace of the thread that started them. A runtime can also be
+/// started and dropped inside another tokio runtime.
 ///
 /// ```
 /// let runtime = proxier::Runtime::start()?;
@@ -31,7 +31,7 @@ struct Pool(Option<tokio::runtime::Runtime>);
 impl Drop for Pool {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // A plain drop waits for its threads, and panics inside another runtime.
+            // A plain drop waits for the threads, and panics inside another runtime.
             runtime.shutdown_background();
         }
     }
@@ -42,7 +42,7 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// If a thread or a file descriptor cannot be had.
+    /// If a thread or a file descriptor cannot be created.
     pub fn start() -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(WORKERS)
@@ -53,7 +53,7 @@ impl Runtime {
         Ok(Self(Arc::new(Pool(Some(runtime)))))
     }
 
-    /// `None` only while it is dropped, when nobody has it to ask.
+    /// `None` only during the drop, when no handle is left.
     pub(crate) fn handle(&self) -> io::Result<&Handle> {
         let gone = || io::Error::other("the runtime has stopped");
         self.0

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trigger_is_told_once() {
+    fn a_trigger_is_returned_once() {
         let at = |seconds| {
             let mut slice = slice("a-1", "a", "10.0.0.2");
             slice.last_change = Timestamp::after_epoch(std::time::Duration::from_secs(seconds));

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_work_are_refused() {
+    fn contradicting_settings_are_rejected() {
         let node = ["192.0.2.1", "2001:db8::1"];
         type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], &'a str);
         let cases: [Case<'_>; 7] = [

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_that_cannot_work_are_refused() {
+    fn unusable_marks_are_rejected() {
         assert!(Marks::new(14, 0xffff_4000).is_err(), "the masquerade bit");
         assert!(Marks::new(32, 0xffff_0000).is_err(), "no bit of 32");
         assert!(Marks::new(14, 0xff).is_err(), "too few");

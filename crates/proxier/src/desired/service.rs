@@ -226,7 +226,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
     vips
 }
 
-/// Why an address cannot become a VIP on this node.
+/// Why this node cannot serve an address as a VIP.
 fn unusable(address: IpAddr, config: &Config) -> Option<String> {
     if let Some(cidr) = config
         .exclude_cidrs

@@ -513,9 +513,9 @@ mod tests {
         }
     }
 
-    /// For any number of claimants, in any order.
+    /// Holds for any number of claimants, in any order.
     #[test]
-    fn a_claim_costs_no_walk_through_the_others() {
+    fn a_claim_is_not_compared_with_all_others() {
         let orders: [fn(i64) -> Vec<i64>; 2] = [|n| (0..n).collect(), |n| (0..n).rev().collect()];
         for order in orders {
             for count in [1_000, 4_000] {
@@ -523,13 +523,13 @@ mod tests {
                 let numbers = order(count);
                 let (comparisons, concerned) =
                     cluster.take(numbers.iter().map(|number| service(*number)));
-                // A tree of so many is some twelve levels of a binary search high; a walk through
-                // all is a thousand comparisons.
+                // A tree of this size has about twelve levels of binary searches. A walk through
+                // all claimants takes a thousand comparisons.
                 let most = 40 * count.unsigned_abs();
                 assert!(comparisons <= most, "{comparisons} for {count} that come");
                 assert_eq!(concerned.len(), numbers.len());
                 assert_eq!(cluster.state.problems().len(), numbers.len() - 1);
-                // Another holder each time.
+                // Each deletion passes the key on.
                 let gone = (0..count - 1).map(|number| Change::ServiceDeleted(name(number)));
                 let (comparisons, _) = cluster.take(gone);
                 assert!(comparisons <= most, "{comparisons} for {count} that go");
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_passes_on_concerns_all_who_claim_it() {
+    fn a_key_that_passes_on_concerns_all_its_claimants() {
         let mut cluster = Cluster::new();
         cluster.take([3, 1, 2].into_iter().map(service));
         let (_, concerned) = cluster.take([Change::ServiceDeleted(name(1))].into_iter());

@@ -1,4 +1,5 @@
-//! Keeping a node in line with its Services: the stages put together, and the loop around them.
+//! Keeps a node in sync with its Services: the [`Proxier`], which connects the stages, and the loop
+//! around it.
 
 mod proxier;
 mod run;

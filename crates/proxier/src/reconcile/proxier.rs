@@ -1,4 +1,4 @@
-//! The stages put together: changes in, a data plane that follows them out.
+//! Connects the stages: applies changes of the API to the node.
 
 mod audit;
 mod report;
@@ -20,10 +20,10 @@ use crate::store::{Change, Store};
 
 pub use report::{Concerned, SyncKind, SyncReport};
 
-/// Keeps one node's data plane as its Services ask.
+/// Keeps one node's data plane in sync with its Services.
 ///
-/// It has no clock and no thread: the caller says when. [`run`](crate::reconcile::run) is a loop that
-/// does.
+/// It has no clock and no thread; the caller decides when to sync. [`run`](crate::reconcile::run)
+/// is a loop that does this.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -44,21 +44,21 @@ pub use report::{Concerned, SyncKind, SyncReport};
 #[derive(Debug)]
 pub struct Proxier<D: DataPlane> {
     store: Store,
-    /// As given, before the node's object is heard.
+    /// The settings as given, before the Node object overrides some.
     settings: Arc<Config>,
-    /// Whether they were given since the last sync.
+    /// Whether they changed since the last sync.
     is_set_anew: bool,
-    /// Why the node's object is not heard.
+    /// Why the Node object is rejected.
     node_error: Option<ConfigError>,
     desired: DesiredState,
-    /// Changed since the last plan.
+    /// What changed since the last plan.
     touched: Touched,
-    /// What was tried since the loop asked last.
+    /// What was tried since the last [`take_attempt`](Self::take_attempt).
     attempt: Attempt,
     data_plane: D,
 }
 
-/// What was tried, and what failed.
+/// The items that were tried, and those that failed.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) tried: Tried<Item>,
@@ -75,7 +75,7 @@ impl Default for Attempt {
 }
 
 impl Failures {
-    /// What is to be tried again.
+    /// The items to retry.
     fn into_failed(self) -> impl Iterator<Item = Failed<Item>> {
         let objects = self.items.into_iter().map(Failed::Object);
         let audit = self.needs_audit.then_some(Failed::Audit);
@@ -85,7 +85,7 @@ impl Failures {
 }
 
 impl Tried<Item> {
-    /// Takes in what a plan looks at.
+    /// Adds the items in the scope of a plan.
     fn extend(&mut self, scope: Scope<'_>) {
         match (&mut *self, scope) {
             (Self::Objects(objects), Scope::Touched(touched)) => {
@@ -98,7 +98,7 @@ impl Tried<Item> {
 }
 
 impl<D: DataPlane> Proxier<D> {
-    /// A proxier that knows of no Service yet.
+    /// A proxier without Services.
     pub fn new(config: Arc<Config>, data_plane: D) -> Self {
         Self {
             store: Store::default(),
@@ -112,7 +112,7 @@ impl<D: DataPlane> Proxier<D> {
         }
     }
 
-    /// Goes on over another data plane with all that is known of the API's objects.
+    /// Continues with another data plane and the same store.
     pub fn with_data_plane<E: DataPlane>(self, data_plane: E) -> Proxier<E> {
         Proxier {
             store: self.store,
@@ -126,17 +126,16 @@ impl<D: DataPlane> Proxier<D> {
         }
     }
 
-    /// Takes changes in and brings the node in line with them. `None` as long as not every kind
-    /// of object has been listed.
+    /// Applies changes to the node. `None` until every kind of object has been listed.
     ///
-    /// The first time the node is observed and compared in full, and again if nobody knows what a
-    /// failure left; otherwise the work is that of the changed Services.
+    /// The first call reads the node and compares everything, and so does a call after a failure
+    /// that left the state of the node unknown. Other calls do work for the changed Services only.
     ///
     /// # Errors
     ///
-    /// If the node cannot be observed; nothing was changed then. Failed steps are not an error but
-    /// part of the report. [`audit`](Self::audit) tries them again, [`run`](crate::reconcile::run)
-    /// with a back-off for each object; changes to other Services do not.
+    /// If the node cannot be read; nothing is changed then. Failed steps are not an error but part
+    /// of the report. [`audit`](Self::audit) retries them, and [`run`](crate::reconcile::run)
+    /// retries each object with its own back-off. Changes of other Services do not retry them.
     pub fn handle(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
@@ -155,7 +154,7 @@ impl<D: DataPlane> Proxier<D> {
             .for_each(|change| self.store.apply(change));
     }
 
-    /// Takes changes into the desired state; whether every kind of object has been listed.
+    /// Updates the desired state. Returns whether every kind of object has been listed.
     fn take_in(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
         self.attempt = Attempt::default();
         self.enqueue(changes);
@@ -168,7 +167,7 @@ impl<D: DataPlane> Proxier<D> {
             return true;
         }
         if !self.is_known() && self.desired.is_empty() {
-            // Everything is new, and nobody needs to be told what.
+            // The first full sync compares everything, so the touched parts need no record.
             self.desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
             return true;
         }
@@ -179,20 +178,20 @@ impl<D: DataPlane> Proxier<D> {
         true
     }
 
-    /// Gives new settings in the place of those that there are. The next sync makes all anew that
-    /// rests on them, and sends what differs; connections to what stays the same go on. If they
-    /// cannot work with what the node's object says, those that are in force stay so, and
-    /// [`node_error`](Self::node_error) says why.
+    /// Replaces the settings. The next sync computes the desired state again and applies the
+    /// differences; connections to unchanged endpoints continue. If the settings contradict the
+    /// Node object, the previous ones stay in effect, and [`node_error`](Self::node_error) returns
+    /// the reason.
     ///
-    /// The node's name is to stay: the objects that were handed over are those for a node of this
-    /// name.
+    /// The node name must stay the same: the source sent the objects for this node.
     pub fn reconfigure(&mut self, settings: Arc<Config>) {
         self.settings = settings;
         self.is_set_anew = true;
     }
 
-    /// Takes in the settings and what the node's object says; whether that changed anything. Then
-    /// the desired state is made anew. What cannot work leaves the last settings in force.
+    /// Applies the settings and the Node object; computes the desired state again if they changed,
+    /// and returns whether they did. Invalid settings are rejected; the previous ones stay in
+    /// effect.
     fn follow_node(&mut self) -> bool {
         let config = match self.followed() {
             Ok(config) => config,
@@ -211,48 +210,49 @@ impl<D: DataPlane> Proxier<D> {
         true
     }
 
-    /// The Services and endpoint slices that are known.
+    /// The known Services and endpoint slices.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// How many servers the node has, where that has a meaning. `None` too while it is not known what
-    /// the node has.
+    /// The numbers of virtual and real servers. `None` in a mode without servers, and while the
+    /// state of the node is unknown.
     pub fn servers(&self) -> Option<Servers> {
         self.data_plane.servers()
     }
 
-    /// Whether the node has a virtual server of ours.
+    /// Whether the node has this virtual server and svcproxy owns it.
     pub fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
         self.data_plane.has_virtual_server(key)
     }
 
-    /// What the Services' virtual servers have carried. `None` while it is not known what the node
-    /// has.
+    /// The traffic counters of the Services' virtual servers. `None` while the state of the node is
+    /// unknown.
     ///
     /// # Errors
     ///
-    /// If it cannot be read.
+    /// If the counters cannot be read.
     pub fn carried(&mut self) -> Result<Option<Vec<Carried>>, BackendError> {
         self.data_plane.carried(&self.desired)
     }
 
-    /// The settings with what they follow of the API.
+    /// The settings, with the values from the API.
     fn followed(&self) -> Result<Config, ConfigError> {
         self.settings
             .following(self.store.node(), self.store.service_cidrs())
     }
 
-    /// Why what the node's object, or the API's ServiceCIDRs, say is not in force.
+    /// Why the Node object or the API's ServiceCIDRs are not in effect.
     pub fn node_error(&self) -> Option<&ConfigError> {
         self.node_error.as_ref()
     }
 
-    /// What [`handle`](Self::handle) would do now if nothing were known of the node.
+    /// The plan of [`handle`](Self::handle) after a fresh reading of the node, without executing
+    /// it.
     ///
     /// # Errors
     ///
-    /// If the node cannot be observed.
+    /// If the node cannot be read.
     pub fn preview(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
@@ -272,20 +272,20 @@ impl<D: DataPlane> Proxier<D> {
         &mut self.data_plane
     }
 
-    /// What the node should have.
+    /// The desired state of the node.
     pub fn desired(&self) -> &DesiredState {
         &self.desired
     }
 
-    /// What Services ask for and do not get.
+    /// What Services request and do not get.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.desired.problems();
         problems.extend(self.data_plane.problems(&self.desired, None));
         problems
     }
 
-    /// What one Service asks for and does not get. It may have changed since a sync only if that
-    /// [says so](SyncReport::concerned).
+    /// What one Service requests and does not get. A sync changes this only for the Services in
+    /// [`SyncReport::concerned`].
     pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
         let mut problems = self.desired.problems_of(service);
         problems.extend(self.data_plane.problems(&self.desired, Some(service)));
@@ -305,7 +305,7 @@ impl<D: DataPlane> Proxier<D> {
         Ok(self.apply(SyncKind::Changes, plan, concerned))
     }
 
-    /// Compares all that was read.
+    /// Compares everything with the last reading of the node.
     fn sync_all(&mut self) -> SyncReport<D::Plan> {
         self.touched = Touched::default();
         let plan = self.data_plane.plan(&self.desired, Scope::Full);
@@ -331,7 +331,7 @@ impl<D: DataPlane> Proxier<D> {
         }
     }
 
-    /// Tries again what failed, but for what has changed or was audited since.
+    /// Retries failed items, except those that changed or were audited in the meantime.
     ///
     /// # Errors
     ///
@@ -358,17 +358,17 @@ impl<D: DataPlane> Proxier<D> {
         self.sync().map(Some)
     }
 
-    /// What was tried since this was called last. Errors are not in it.
+    /// What was tried since the last call, without errors.
     pub(crate) fn take_attempt(&mut self) -> Attempt {
         mem::take(&mut self.attempt)
     }
 
-    /// Whether it is known what the node has.
+    /// Whether the state of the node is known.
     pub(crate) fn is_known(&self) -> bool {
         self.data_plane.status().is_known
     }
 
-    /// Has the next sync look at these frontends.
+    /// Marks these frontends for the next sync.
     fn touch(&mut self, frontends: impl IntoIterator<Item = FrontendKey>) {
         for key in frontends {
             let frontend = self.desired.frontend(&key);
@@ -378,20 +378,19 @@ impl<D: DataPlane> Proxier<D> {
         }
     }
 
-    /// Whether real servers wait for the end of their connections: then
-    /// [`drain`](Self::drain) is to be called now and then.
+    /// Whether real servers drain. If so, call [`drain`](Self::drain) regularly.
     pub fn is_draining(&self) -> bool {
         self.data_plane.status().is_draining
     }
 
-    /// Removes the real servers whose endpoint has gone and whose connections have ended, or that
-    /// have been waiting for that since [`Config::drain_timeout`]. `None` if there are none.
+    /// Removes the draining real servers whose connections have ended, or that have drained for
+    /// [`Config::drain_timeout`]. `None` if there are none.
     ///
     /// # Errors
     ///
-    /// If their connections cannot be read. Nothing was changed then.
+    /// If their connections cannot be read; nothing is changed then.
     pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
-        // What has changed by now goes out first, with what led to it.
+        // Apply pending changes first, so that their triggers belong to their own sync.
         if !self.take_in([]) {
             return Ok(None);
         }
@@ -402,7 +401,7 @@ impl<D: DataPlane> Proxier<D> {
         let nobody = Concerned::Services(BTreeSet::new());
         let mut report = self.apply(SyncKind::Drained, plan, nobody);
         self.touch(emptied);
-        // Those that have no real server left may go now.
+        // Virtual servers without real servers can be removed now.
         if self.is_known() && !self.touched.frontends.is_empty() {
             report.append(self.sync()?);
         }

@@ -1,4 +1,4 @@
-//! The loop around a [`Proxier`]: it carries out what the schedule says, and waits.
+//! The loop around a [`Proxier`]: it executes the actions of the schedule, and waits between them.
 
 #[cfg(test)]
 mod tests;
@@ -20,90 +20,90 @@ use crate::reconcile::proxier::Attempt;
 use crate::reconcile::schedule::{Action, Failed, Intervals, Outcome, Schedule};
 use crate::store::Change;
 
-/// What the loop is told.
+/// An input of the loop.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// Changes that belong together.
     Changes(Vec<Change>),
-    /// Settings, to be in force from now on.
+    /// New settings.
     Settings(Settings),
-    /// Somebody else changed what svcproxy keeps on the node: audit it soon.
+    /// Another program changed svcproxy's state on the node: audit soon.
     Drift,
-    /// Have the observer look at the proxier.
+    /// Call the observer with [`Observed::Inspect`].
     Inspect,
-    /// End the loop. The data plane stays as it is.
+    /// End the loop. The data plane stays in effect.
     Stop,
 }
 
-/// What can be set while the loop runs.
+/// The settings that can change while the loop runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The proxier's.
+    /// Settings of the proxier.
     pub config: Arc<Config>,
-    /// The loop's.
+    /// Intervals of the loop.
     pub intervals: Intervals,
 }
 
 impl Settings {
-    /// These settings.
+    /// Combines the settings.
     pub const fn new(config: Arc<Config>, intervals: Intervals) -> Self {
         Self { config, intervals }
     }
 }
 
-/// What the loop's observer is told.
+/// An event for the loop's observer.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Observed<'a, P> {
-    /// There was a sync.
+    /// A sync was tried.
     Round(Round<'a, P>),
     /// [`Event::Inspect`].
     Inspect,
 }
 
-/// A sync, done or tried.
+/// A sync, successful or not.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Round<'a, P> {
-    /// Why it was done.
+    /// Its cause.
     pub cause: Cause,
-    /// What it did.
+    /// Its result.
     pub result: Result<&'a SyncReport<P>, &'a BackendError>,
-    /// When it began. All changes sent before are in it.
+    /// When it began. It includes all changes sent before.
     pub started: Instant,
-    /// How long it took; the last slice of an audit, how long all of them did.
+    /// Its duration; for the last slice of an audit, that of all slices.
     pub took: Duration,
 }
 
 impl<P: PlanSteps> Round<'_, P> {
-    /// Whether all that it tried is in effect.
+    /// Whether everything it tried is in effect.
     pub fn is_success(&self) -> bool {
         self.result.is_ok_and(SyncReport::is_success)
     }
 }
 
-/// Why the loop has the proxier sync.
+/// Why the loop syncs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Changes came.
+    /// Changes arrived.
     Changes,
     /// Settings changed.
     Settings,
-    /// Something failed before.
+    /// An earlier failure is retried.
     Retry,
-    /// It was time to look whether the node is still as it was left.
+    /// An audit was due.
     Audit,
-    /// Real servers had drained.
+    /// Draining real servers were checked.
     Drain,
 }
 
-/// Follows events until [`Event::Stop`], until their sender is gone, or until `observe` breaks.
+/// Processes events until [`Event::Stop`], until all senders are gone, or until `observe` breaks.
 ///
-/// `intervals` are changed by [`Event::Settings`]. `observe` hears of every sync. When nothing is
-/// due the loop sleeps.
+/// [`Event::Settings`] changes `intervals`. `observe` is called after every sync. The loop sleeps
+/// while nothing is due.
 pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
@@ -193,7 +193,7 @@ fn outcome<B: DataPlane>(
     if is_error {
         failed.extend(match action {
             _ if !proxier.is_known() => Some(Failed::Node),
-            // The next look is due soon anyway.
+            // No retry: the next check is due soon anyway.
             Action::Drain => None,
             _ => Some(Failed::Audit),
         });
@@ -206,18 +206,18 @@ fn outcome<B: DataPlane>(
     }
 }
 
-/// Events that were waiting.
+/// The events that were queued.
 #[derive(Default)]
 struct Received {
     changes: Option<Vec<Change>>,
-    /// The last that came.
+    /// The latest settings.
     settings: Option<Settings>,
     drift: bool,
     inspect: bool,
 }
 
-/// Waits for events until something is due, and takes those that have piled up, so that their
-/// changes go out in one sync. `None` is the end.
+/// Waits for events until something is due, and takes all queued ones, so that one sync applies
+/// their changes. `None` ends the loop.
 fn receive(events: &Receiver<Event>, schedule: &Schedule<Item>) -> Option<Received> {
     let now = Instant::now();
     let wait = schedule.deadline(now).saturating_duration_since(now);

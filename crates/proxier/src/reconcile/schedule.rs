@@ -1,7 +1,8 @@
-//! When the loop does what: a scheduler of work without I/O and without a clock.
+//! The scheduler of the loop's work, without I/O and without a clock.
 //!
-//! Events and the current time go in, the next [`Action`] and the next [deadline](Schedule::deadline)
-//! come out. ARCHITECTURE.md ("Scheduling of work") lists what holds of it; the tests check that.
+//! Events and the current time go in, the next [`Action`] and the next
+//! [deadline](Schedule::deadline) come out. ARCHITECTURE.md ("Scheduling of work") lists its
+//! invariants; the tests check them.
 
 mod limits;
 mod retries;
@@ -17,25 +18,25 @@ pub(crate) use retries::Failed;
 use limits::Rate;
 use retries::Retries;
 
-/// What the loop is to do next.
+/// The next action of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action<K> {
-    /// Bring the node in line with what changed.
+    /// Apply changes.
     Sync,
-    /// Try again what failed.
+    /// Retry what failed.
     Retry(BTreeSet<Failed<K>>),
-    /// Look at the connections of draining real servers.
+    /// Check the connections of draining real servers.
     Drain,
-    /// Begin an audit, or take its next slice.
+    /// Begin an audit, or continue with its next slice.
     Audit,
 }
 
-/// What became of an [`Action`].
+/// The result of an [`Action`].
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome<K> {
     /// What the action tried.
     pub(crate) tried: Tried<K>,
-    /// What of it failed.
+    /// What failed.
     pub(crate) failed: BTreeSet<Failed<K>>,
     /// Whether an audit has slices left.
     pub(crate) is_auditing: bool,
@@ -52,7 +53,7 @@ pub(crate) enum Tried<K> {
     Objects(BTreeSet<K>),
 }
 
-/// A kind of work. They take turns.
+/// A kind of work. The kinds take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Sync,
@@ -71,7 +72,7 @@ impl Turn {
         }
     }
 
-    /// All of them, this one last.
+    /// All kinds, this one last.
     fn behind(self) -> [Self; 4] {
         let first = self.next();
         let second = first.next();
@@ -79,11 +80,11 @@ impl Turn {
     }
 }
 
-/// The scheduler. `K` names the objects that can fail by themselves.
+/// The scheduler. `K` identifies an object that can fail separately.
 #[derive(Debug)]
 pub(crate) struct Schedule<K> {
     intervals: Intervals,
-    /// Whose turn was the last, and when it began.
+    /// The kind of the last action.
     last: Turn,
     began: Instant,
     /// When the next sync is due, if there is something to sync.
@@ -94,18 +95,18 @@ pub(crate) struct Schedule<K> {
     audit: Instant,
     /// When the audit under way began.
     auditing: Option<Instant>,
-    /// When somebody else's change last brought an audit forward.
+    /// When a change by another program last advanced an audit.
     drift: Option<Instant>,
-    /// When the next look at draining real servers is due, while there are any.
+    /// When the next check of draining real servers is due, if there are any.
     drain: Option<Instant>,
 }
 
 /// Something to sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pending {
-    /// As the rate allows.
+    /// Due as the rate limit allows.
     Changes,
-    /// At once: somebody changed the settings, perhaps to end a failure.
+    /// Due at once: an operator may have changed the settings to end a failure.
     Settings,
 }
 
@@ -126,7 +127,7 @@ impl<K: Ord + Clone> Schedule<K> {
         }
     }
 
-    /// Changes came.
+    /// Changes arrived.
     pub(crate) fn changed(&mut self) {
         self.sync.get_or_insert(Pending::Changes);
     }
@@ -140,8 +141,8 @@ impl<K: Ord + Clone> Schedule<K> {
         self.sync = Some(Pending::Settings);
     }
 
-    /// Somebody else changed what svcproxy keeps on the node: an audit is due at once, but not more
-    /// often than [`Intervals::drift`] says.
+    /// Another program changed svcproxy's state on the node: an audit is due at once, but at most
+    /// one per [`Intervals::drift`].
     pub(crate) fn drifted(&mut self, now: Instant) {
         let earliest = self.drift.map_or(now, |last| last + self.intervals.drift);
         let due = earliest.max(now);
@@ -151,16 +152,15 @@ impl<K: Ord + Clone> Schedule<K> {
         }
     }
 
-    /// Real servers drain since before the loop began.
+    /// Real servers were draining when the loop began.
     pub(crate) fn drains(&mut self, now: Instant) {
         self.drain.get_or_insert(now + self.intervals.drain);
     }
 
-    /// What to do now, if anything is due. [`finished`](Self::finished) must follow before the next
-    /// call.
+    /// The action that is due now, if any. Call [`finished`](Self::finished) before the next call.
     ///
-    /// The kinds of work take turns, so each that is due waits for at most one action of each other
-    /// kind, however many changes come.
+    /// The kinds of work take turns, so due work waits for at most one action of each other kind,
+    /// however many changes arrive.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Action<K>> {
         let due = |turn: &Turn| self.due(*turn, now).is_some_and(|due| due <= now);
         let turn = self.last.behind().into_iter().find(due)?;
@@ -190,7 +190,7 @@ impl<K: Ord + Clone> Schedule<K> {
         })
     }
 
-    /// Takes in what became of the action that [`next`](Self::next) returned.
+    /// Records the result of the action that [`next`](Self::next) returned.
     pub(crate) fn finished(&mut self, now: Instant, action: &Action<K>, outcome: Outcome<K>) {
         self.retries.settle(
             self.began,
@@ -211,15 +211,15 @@ impl<K: Ord + Clone> Schedule<K> {
         };
     }
 
-    /// When [`next`](Self::next) has something to do, if nothing happens before.
+    /// When [`next`](Self::next) will return an action if no event arrives before.
     pub(crate) fn deadline(&self, now: Instant) -> Instant {
         let turns = Turn::Audit.behind();
         let due = turns.into_iter().filter_map(|turn| self.due(turn, now));
         due.min().unwrap_or(self.audit)
     }
 
-    /// Whether the next sync or audit would read the whole node, which has failed before. It is read at
-    /// its retry alone.
+    /// Whether syncs and audits must wait because reading the node failed. Only the retry reads it
+    /// again.
     fn waits(&self) -> bool {
         self.retries.node().is_some()
     }

@@ -1,4 +1,4 @@
-//! What is the matter for a while.
+//! Conditions: problems that persist across syncs.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::reconcile::Concerned;
 
-/// What a proxier's Services ask for and do not get, and what its node's object asks for in vain:
-/// told when it comes to be. What ceases to be and comes again is told again.
+/// The conditions of a proxier: what Services request and do not get, and invalid settings of the
+/// Node object. Each is reported when it begins, and again if it ended and returned.
 #[derive(Debug, Default)]
 pub struct Standing {
     of_services: BTreeMap<ObjectName, Vec<Problem>>,
@@ -18,8 +18,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// What is the matter since this was called last, as far as the Services are `concerned`. No
-    /// other Service is looked at.
+    /// The conditions that began since the last call. Checks only the `concerned` Services.
     pub fn follow<B: DataPlane>(
         &mut self,
         proxier: &Proxier<B>,

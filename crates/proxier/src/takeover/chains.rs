@@ -1,4 +1,4 @@
-//! kube-proxy's chains in both iptables.
+//! kube-proxy's chains in iptables-nft and iptables-legacy.
 
 use std::collections::BTreeSet;
 
@@ -13,9 +13,9 @@ use crate::takeover::leftovers::{Chains, chain};
 
 use super::{Removal, packet_filter};
 
-/// Removes the chains, and the rules of the built-in ones that lead to them. Nothing is run where
-/// the kernel has none: it says so itself of iptables-nft, and of legacy iptables whether it is
-/// in use at all.
+/// Removes the chains, and the rules of the built-in chains that jump to them. Asks the kernel
+/// first and runs no program if there is nothing to remove: for iptables-nft, whether there are
+/// such chains; for legacy iptables, whether it is in use at all.
 pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
     for family in [Family::V4, Family::V6] {
         match has_nft_chains(netfilter, family) {
@@ -29,7 +29,7 @@ pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
     }
 }
 
-/// Whether there are any.
+/// Whether there are such chains.
 pub(super) fn are_there(netfilter: &mut Socket) -> Result<bool, BackendError> {
     for family in [Family::V4, Family::V6] {
         if has_nft_chains(netfilter, family)? {

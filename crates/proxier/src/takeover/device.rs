@@ -19,7 +19,7 @@ pub(super) struct Device {
     messages: Vec<AddressMessage>,
 }
 
-/// kube-proxy's device, if there is one and it is a dummy, and the addresses of all others.
+/// kube-proxy's device, if it exists and is a dummy, and the addresses of all other devices.
 pub(super) fn addresses(netlink: &Rtnetlink) -> io::Result<(Option<Device>, HashSet<IpAddr>)> {
     let index = netlink.wait(index(netlink))?;
     let listed = netlink.handle.address().get().execute();
@@ -34,13 +34,13 @@ pub(super) fn addresses(netlink: &Rtnetlink) -> io::Result<(Option<Device>, Hash
     Ok((device, others.iter().filter_map(address).collect()))
 }
 
-/// Deletes the device, and its addresses with it.
+/// Deletes the device, with its addresses.
 pub(super) fn delete(netlink: &Rtnetlink, device: &Device) -> io::Result<()> {
     let delete = netlink.handle.link().del(device.index).execute();
     netlink.wait(delete).map_err(io_error)
 }
 
-/// Deletes the addresses of a device but for some; how many.
+/// Deletes the addresses of a device except some. Returns the number of deleted ones.
 pub(super) fn delete_all_but(
     netlink: &Rtnetlink,
     device: &Device,
@@ -77,7 +77,7 @@ fn is_dummy(link: &LinkMessage) -> bool {
 }
 
 fn address(message: &AddressMessage) -> Option<IpAddr> {
-    // Of a point-to-point link the other is the peer's.
+    // On a point-to-point link, IFA_ADDRESS is the peer's address.
     let local = |a: &AddressAttribute| match a {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,

@@ -1,9 +1,10 @@
-//! What on a node is kube-proxy's. Pure; [`KubeProxy`](crate::takeover::KubeProxy) removes it.
+//! Recognises kube-proxy's state on a node. Pure; [`KubeProxy`](crate::takeover::KubeProxy) removes
+//! it.
 //!
-//! Names are facts of kubernetes/kubernetes, in the files named here, from 1.2 on. A name that is
-//! not known exactly is somebody else's: the kubelet's (`KUBE-FIREWALL` in table filter,
-//! `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`, and until 1.28 `KUBE-MARK-DROP`;
-//! pkg/kubelet/kubelet_network_linux.go), or a network plugin's (kube-router's `KUBE-ROUTER-…`,
+//! The names come from kubernetes/kubernetes, since version 1.2, in the files named here. A name
+//! that does not match exactly belongs to another program: the kubelet (`KUBE-FIREWALL` in table
+//! filter, `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`, and until 1.28 `KUBE-MARK-DROP`;
+//! pkg/kubelet/kubelet_network_linux.go), or a network plugin (kube-router's `KUBE-ROUTER-…`,
 //! `KUBE-NWPLCY-…`, `KUBE-POD-FW-…`).
 
 use std::collections::{BTreeSet, HashSet};
@@ -13,15 +14,15 @@ use ipvs::{Family, Protocol, VirtualServerKey};
 
 use crate::mode::iptables::{Name, Rules, Table};
 
-/// The table of its nftables mode, in families `ip` and `ip6` (`kubeProxyTable` in
+/// The table of kube-proxy's nftables mode, in families `ip` and `ip6` (`kubeProxyTable` in
 /// pkg/proxy/nftables/proxier.go).
 pub(crate) const NFTABLES_TABLE: &str = "kube-proxy";
 
-/// The dummy device that has the VIPs as its addresses in its IPVS mode (`defaultDummyDevice` in
-/// pkg/proxy/ipvs/proxier.go).
+/// The dummy device of kube-proxy's IPVS mode, whose addresses are the VIPs (`defaultDummyDevice`
+/// in pkg/proxy/ipvs/proxier.go).
 pub(crate) const DEVICE: &str = "kube-ipvs0";
 
-/// Chains there is one of. Those of pkg/proxy/iptables/proxier.go first, then those that only
+/// Chains with fixed names: those of pkg/proxy/iptables/proxier.go, then those that only
 /// pkg/proxy/ipvs/proxier.go has, then those of pkg/proxy/userspace/proxier.go.
 const CHAINS: [(Table, &[&str]); 3] = [
     (
@@ -34,7 +35,7 @@ const CHAINS: [(Table, &[&str]); 3] = [
             "KUBE-PROXY-CANARY",
             "KUBE-NODE-PORT",
             "KUBE-LOAD-BALANCER",
-            // Until 1.26. The kubelet's of this name is in table filter.
+            // Until 1.26. The kubelet's chain of this name is in table filter.
             "KUBE-FIREWALL",
             // 1.8 and 1.9.
             "KUBE-FIRE-WALL",
@@ -64,9 +65,8 @@ const CHAINS: [(Table, &[&str]); 3] = [
     (Table::Mangle, &["KUBE-PROXY-CANARY"]),
 ];
 
-/// What the names of chains for a Service port or an endpoint begin with, in table nat
-/// (`isServiceChainName` in pkg/proxy/iptables/proxier.go; `XLB` until 1.23). Behind it are 16
-/// characters of a hash in base32.
+/// Prefixes of the chains for a Service port or an endpoint, in table nat (`isServiceChainName` in
+/// pkg/proxy/iptables/proxier.go; `XLB` until 1.23). 16 characters of a base32 hash follow.
 const HASHED: [&str; 6] = [
     "KUBE-SVC-",
     "KUBE-SVL-",
@@ -77,7 +77,7 @@ const HASHED: [&str; 6] = [
 ];
 const HASH: usize = 16;
 
-/// Its sets, without the `KUBE-` or `KUBE-6-` that they begin with (pkg/proxy/ipvs/ipset.go).
+/// kube-proxy's ipsets, without the prefix `KUBE-` or `KUBE-6-` (pkg/proxy/ipvs/ipset.go).
 const SETS: [&str; 20] = [
     "LOOP-BACK",
     "CLUSTER-IP",
@@ -96,16 +96,16 @@ const SETS: [&str; 20] = [
     "NODE-PORT-LOCAL-SCTP-HASH",
     "HEALTH-CHECK-NODE-PORT",
     "IPVS-IPS",
-    // Those of former versions.
+    // Sets of earlier versions.
     "LOAD-BALANCER-MASQ",
     "NODE-PORT-SCTP",
     "NODE-PORT-LOCAL-SCTP",
 ];
 
-/// IPSET_MAXNAMELEN without the NUL; kube-proxy cuts longer names off.
+/// IPSET_MAXNAMELEN without the NUL; kube-proxy truncates longer names.
 const SET_NAME: usize = 31;
 
-/// A chain of kube-proxy's. None if it is somebody else's.
+/// The name of a chain, if it is kube-proxy's.
 pub(crate) fn chain(table: Table, name: &str) -> Option<Name> {
     let known = CHAINS.iter().find(|(of, _)| *of == table);
     let is_known = known.is_some_and(|(_, names)| names.contains(&name));
@@ -118,7 +118,7 @@ pub(crate) fn chain(table: Table, name: &str) -> Option<Name> {
     is_its.then(|| Name::of_other(name)).flatten()
 }
 
-/// Whether a set is kube-proxy's, by its name.
+/// Whether an ipset of this name is kube-proxy's.
 pub(crate) fn is_set(name: &str) -> bool {
     SETS.iter().any(|set| {
         ["KUBE-", "KUBE-6-"].iter().any(|prefix| {
@@ -128,17 +128,17 @@ pub(crate) fn is_set(name: &str) -> bool {
     })
 }
 
-/// What kube-proxy has in iptables.
+/// kube-proxy's chains in iptables.
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
-    /// What can be removed.
+    /// The chains and rules to remove.
     pub(crate) rules: Rules,
-    /// Chains to which rules of others lead: these stay, with those that they lead to.
+    /// Chains that rules of other programs jump to. They stay, with the chains that they jump to.
     pub(crate) in_use: BTreeSet<String>,
 }
 
 impl Chains {
-    /// Picks them out of the output of iptables-save(8).
+    /// Finds them in the output of iptables-save(8).
     pub(crate) fn parse(saved: &str) -> Self {
         let mut led_to = BTreeSet::new();
         let mut rules = Rules::parse_named(saved, chain, |table, name| {
@@ -152,30 +152,30 @@ impl Chains {
     }
 }
 
-/// By what kube-proxy's virtual servers are known.
+/// kube-proxy's own record of its virtual servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Record {
     /// The addresses of [`DEVICE`].
     pub(crate) vips: HashSet<IpAddr>,
     /// The node's other addresses.
     pub(crate) node_addresses: HashSet<IpAddr>,
-    /// Of the sets of external and load balancers' addresses, which are not [`DEVICE`]'s where
-    /// they are the node's, and of node ports of SCTP.
+    /// The entries of the sets of external and load-balancer IPs (which are not on [`DEVICE`] if
+    /// they are the node's own), and of SCTP node ports.
     pub(crate) entries: HashSet<(Protocol, IpAddr, u16)>,
-    /// Of the sets of node ports.
+    /// The entries of the other sets of node ports.
     pub(crate) node_ports: HashSet<(Protocol, Family, u16)>,
 }
 
-/// What a set says of virtual servers.
+/// How the entries of a set identify virtual servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SetOf {
-    /// Their addresses, protocols and ports.
+    /// By address, protocol and port.
     Entries,
-    /// Ports of this protocol and family, at every address of the node.
+    /// By port, for this protocol and family, at every address of the node.
     NodePorts(Protocol, Family),
 }
 
-/// What a set says of virtual servers beyond what [`DEVICE`] does.
+/// The kind of a set with virtual servers that [`DEVICE`] does not show.
 pub(crate) fn set_of(name: &str) -> Option<SetOf> {
     let (rest, family) = match name.strip_prefix("KUBE-6-") {
         Some(rest) => (rest, Family::V6),
@@ -192,9 +192,9 @@ pub(crate) fn set_of(name: &str) -> Option<SetOf> {
 }
 
 impl Record {
-    /// Whether a virtual server is kube-proxy's. Those of others, as keepalived's, have addresses
-    /// that are not its device's, and no port of its sets. kube-proxy itself deletes all others
-    /// but those of excluded networks (`cleanLegacyService`).
+    /// Whether a virtual server is kube-proxy's. Those of other programs, such as keepalived, have
+    /// addresses that are not on the device and ports that are not in the sets. kube-proxy itself
+    /// deletes all others except in excluded networks (`cleanLegacyService`).
     pub(crate) fn has(&self, key: &VirtualServerKey) -> bool {
         let VirtualServerKey::Address {
             protocol,

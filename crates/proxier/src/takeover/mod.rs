@@ -1,4 +1,4 @@
-//! Removing what kube-proxy left on the node.
+//! Removes what kube-proxy left on the node.
 
 mod chains;
 mod device;
@@ -26,15 +26,15 @@ use device::Device;
 
 pub use report::{Removal, Removed};
 
-/// The kernel lets go of a set some time after the rules that used it have gone.
+/// The kernel releases a set some time after the rules that used it were deleted.
 const SET_ATTEMPTS: u32 = 20;
 const SET_PAUSE: Duration = Duration::from_millis(50);
 
-/// What kube-proxy left on a node, in whichever of its modes, and how it is removed.
+/// Removes what kube-proxy left on a node, in any of its modes.
 ///
-/// What goes is known exactly, by name or by what kube-proxy itself noted of it: the kubelet's
-/// chains, network plugins' and other people's virtual servers stay. Works in the network
-/// namespace of the thread that opened it, and runs programs and reads `/proc` in that of the
+/// It recognises kube-proxy's state by exact names, or by kube-proxy's own record. Chains of the
+/// kubelet and of network plugins stay, and so do virtual servers of other programs. Netlink works
+/// in the network namespace of the thread that opened this; programs and `/proc` use that of the
 /// calling thread.
 ///
 /// ```no_run
@@ -51,28 +51,28 @@ const SET_PAUSE: Duration = Duration::from_millis(50);
 pub struct KubeProxy {
     netfilter: Socket,
     netlink: Rtnetlink,
-    /// Since when virtual servers wait for the end of their connections.
+    /// Since when virtual servers drain.
     draining_since: Option<Instant>,
 }
 
-/// Who carries the traffic now.
+/// The data plane that is in effect now.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Successor<'a> {
-    /// Whether a virtual server is its own.
+    /// Whether it owns a virtual server.
     pub has: &'a dyn Fn(&VirtualServerKey) -> bool,
     /// Whether it serves a node port.
     pub has_node_port: &'a dyn Fn(&FrontendKey) -> bool,
-    /// Networks whose VIPs are left to others.
+    /// Networks whose VIPs belong to other programs.
     pub exclude_cidrs: &'a [IpNet],
-    /// Networks that it has made local as a whole.
+    /// Networks with a `local` route.
     pub local_cidrs: &'a [IpNet],
-    /// How long a virtual server that goes may keep its connections.
+    /// How long a virtual server may drain.
     pub drain_timeout: Duration,
 }
 
 impl<'a> Successor<'a> {
-    /// One that has these virtual servers, and serves these node ports.
+    /// A data plane with these virtual servers and node ports.
     pub const fn new(
         has: &'a dyn Fn(&VirtualServerKey) -> bool,
         has_node_port: &'a dyn Fn(&FrontendKey) -> bool,
@@ -86,7 +86,7 @@ impl<'a> Successor<'a> {
         }
     }
 
-    /// With networks whose VIPs are left to others.
+    /// Sets the networks whose VIPs belong to other programs.
     #[must_use]
     pub const fn excluding(self, exclude_cidrs: &'a [IpNet]) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl<'a> Successor<'a> {
         }
     }
 
-    /// With networks that it has made local as a whole.
+    /// Sets the networks with a `local` route.
     #[must_use]
     pub const fn with_local(self, local_cidrs: &'a [IpNet]) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl<'a> Successor<'a> {
         }
     }
 
-    /// With a time that virtual servers which go may keep their connections.
+    /// Sets how long virtual servers may drain.
     #[must_use]
     pub const fn draining(self, drain_timeout: Duration) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl fmt::Debug for Successor<'_> {
     }
 }
 
-/// What of kube-proxy's is on a node.
+/// What kube-proxy has on a node.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Presence {
@@ -141,7 +141,7 @@ pub enum Presence {
     Absent,
     /// Rules of its iptables or nftables mode.
     Rules,
-    /// Its IPVS mode's device, which tells of virtual servers.
+    /// The device of its IPVS mode, and so its virtual servers.
     Servers(Servers),
 }
 
@@ -157,7 +157,7 @@ impl Servers {
 }
 
 impl KubeProxy {
-    /// Opens what it needs, and changes nothing.
+    /// Opens the netlink sockets. Changes nothing.
     ///
     /// # Errors
     ///
@@ -170,9 +170,9 @@ impl KubeProxy {
         })
     }
 
-    /// Finds what kube-proxy left, and removes it: first what leads packets elsewhere, then the
-    /// virtual servers that the successor does not have, then the sets and the device by which
-    /// those are known. What cannot be removed does not keep the rest from going.
+    /// Finds and removes what kube-proxy left: first the rules that redirect packets, then the
+    /// virtual servers that the new data plane does not have, then the sets and the device, which
+    /// record the ownership. A failure does not stop the rest.
     pub fn remove(&mut self, successor: &Successor<'_>, now: Instant) -> Removal {
         let mut removal = Removal::default();
         let tables = self.remove_tables();
@@ -189,7 +189,7 @@ impl KubeProxy {
             return removal;
         }
         match self.remove_servers(&record, successor, now) {
-            // Without the device and the sets nobody would know those that are left.
+            // Keep the device and the sets: they identify the virtual servers that are left.
             Ok(outcome) if !outcome.draining.is_empty() => {
                 removal.removed.virtual_servers = outcome.deleted;
                 removal.draining = outcome.draining;
@@ -200,7 +200,7 @@ impl KubeProxy {
                     let used = self.remove_device(&device, successor, &mut removal.removed);
                     removal.connected = removal.took(used);
                 }
-                // Chains that are left use them.
+                // Chains that could not be removed use the sets.
                 if removal.failures.is_empty() {
                     self.remove_sets(sets, &mut removal);
                 }
@@ -210,14 +210,14 @@ impl KubeProxy {
         removal
     }
 
-    /// Whether kube-proxy is at work on the node, and how: for whoever hands over to it.
+    /// Whether kube-proxy runs on the node, and in which way. For a hand-over to it.
     ///
     /// # Errors
     ///
-    /// If it cannot be found out.
+    /// If the node cannot be read.
     pub fn presence(&mut self) -> Result<Presence, BackendError> {
         let (_, device, record) = self.record()?;
-        // Sets alone may have been left because others use them.
+        // Sets alone are no evidence: they may have been left because other programs use them.
         if device.is_some() {
             return Ok(Presence::Servers(Servers(record)));
         }
@@ -240,8 +240,8 @@ impl KubeProxy {
         Ok(families.len())
     }
 
-    /// kube-proxy's sets and device, and what they say of its virtual servers. Empty if there is
-    /// neither.
+    /// kube-proxy's sets and device, and the record of its virtual servers in them. Empty if there
+    /// is neither.
     fn record(&mut self) -> Result<(Vec<String>, Option<Device>, Record), BackendError> {
         let cannot = packet_filter("list ipsets");
         let mut sets = ipset::names(&mut self.netfilter).map_err(&cannot)?;
@@ -306,8 +306,8 @@ impl KubeProxy {
         removal.in_use.extend(in_use);
     }
 
-    /// A connection of the node's own to a VIP has that VIP as its source, the device's address,
-    /// and ends if it is local no more.
+    /// Removes the device, except for addresses in use. The node's own connection to a VIP has that
+    /// VIP as its source, and is cut when the address is not local any more.
     fn remove_device(
         &self,
         device: &Device,

@@ -1,4 +1,4 @@
-//! What became of a removal.
+//! The report of a removal.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,40 +14,41 @@ use crate::takeover::leftovers::DEVICE;
 #[non_exhaustive]
 #[must_use = "something may be left"]
 pub struct Removal {
-    /// What is gone.
+    /// What was removed.
     pub removed: Removed,
-    /// What others use, and so stays: chains and sets, in words.
+    /// Chains and sets that other programs use, and that therefore stay; as text.
     pub in_use: BTreeSet<String>,
-    /// Virtual servers that still carry connections. They go when those have ended, or their time
-    /// is up, and kube-proxy's device and sets with them: call again.
+    /// Virtual servers that still have connections. Call again: they are removed when the
+    /// connections have ended or the drain timeout is reached, and kube-proxy's device and sets
+    /// with them.
     pub draining: Vec<VirtualServerKey>,
-    /// Addresses of kube-proxy's device that connections of the node itself have for their own.
-    /// They stay as long as those do: call again.
+    /// Addresses of kube-proxy's device that are the source of the node's own connections. Call
+    /// again: they stay as long as the connections.
     pub connected: Vec<IpAddr>,
     /// What could not be removed, and why.
     pub failures: Vec<BackendError>,
 }
 
-/// How much of kube-proxy's is gone. `Display` is a list of what there was.
+/// Numbers of removed objects. `Display` lists them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removed {
-    /// Tables of its nftables mode.
+    /// Tables of nftables mode.
     pub tables: usize,
-    /// Chains of both iptables, of both families.
+    /// Chains of iptables-nft and iptables-legacy, in both families.
     pub chains: usize,
     /// Virtual servers.
     pub virtual_servers: usize,
     /// ipsets.
     pub sets: usize,
-    /// Addresses of its device.
+    /// Addresses of the device.
     pub addresses: usize,
-    /// Its device.
+    /// The device.
     pub devices: usize,
 }
 
 impl Removed {
-    /// Whether there was nothing.
+    /// Whether nothing was removed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -76,7 +77,7 @@ impl fmt::Display for Removed {
 }
 
 impl Removal {
-    /// Whether nothing of kube-proxy's is left that is to be removed: what others use is not.
+    /// Whether nothing is left to remove. What other programs use does not count.
     pub fn is_complete(&self) -> bool {
         self.failures.is_empty() && self.draining.is_empty() && self.connected.is_empty()
     }

@@ -1,4 +1,4 @@
-//! kube-proxy's virtual servers that nobody wants any more.
+//! Removes kube-proxy's virtual servers that are no longer needed.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +12,17 @@ use crate::mode::ipvs::virtual_servers;
 use crate::mode::{ApplyReport, BackendError};
 use crate::takeover::leftovers::Record;
 
-/// What became of them.
+/// The result of the removal.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// How many were deleted.
+    /// Number of deleted virtual servers.
     pub(super) deleted: usize,
-    /// Those that still carry connections.
+    /// Virtual servers that still have connections.
     pub(super) draining: Vec<VirtualServerKey>,
 }
 
-/// Deletes those of the record that are not the successor's; those that carry connections only if
-/// `cut`.
+/// Deletes the recorded virtual servers that the new data plane does not own. Deletes those with
+/// connections only if `cut`.
 pub(super) fn delete(
     record: &Record,
     successor: &Successor<'_>,
@@ -66,8 +66,8 @@ pub(super) fn delete(
     Ok(outcome)
 }
 
-/// Whether a virtual server is kube-proxy's: its sets need not be complete, so the node ports that
-/// the successor serves are known to be its, too.
+/// Whether a virtual server is kube-proxy's. Its sets may be incomplete, so node ports that the new
+/// data plane serves also count.
 fn is_its(record: &Record, successor: &Successor<'_>, key: &VirtualServerKey) -> bool {
     let is_node_port = || {
         let VirtualServerKey::Address {
@@ -86,7 +86,8 @@ fn is_its(record: &Record, successor: &Successor<'_>, key: &VirtualServerKey) ->
     record.has(key) || is_node_port()
 }
 
-/// A datagram's sender would not notice that its virtual server is to go.
+/// Whether a virtual server has connections to wait for. UDP does not drain, because its senders
+/// would not notice.
 fn carries_connections(client: &mut Client, key: &VirtualServerKey) -> ipvs::Result<bool> {
     let is_udp = matches!(
         key,
@@ -102,7 +103,7 @@ fn carries_connections(client: &mut Client, key: &VirtualServerKey) -> ipvs::Res
     Ok(connections.values().any(|count| *count > 0))
 }
 
-/// What connection tracking would have go on to where the virtual server led.
+/// The flows that connection tracking would still send to the old endpoints.
 fn flows_to(key: VirtualServerKey) -> Option<Flows> {
     let VirtualServerKey::Address {
         protocol,

@@ -1,4 +1,4 @@
-//! Addresses that connections of the node itself have for their own.
+//! The local addresses of the node's own connections.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ pub(super) fn local_addresses() -> io::Result<HashSet<IpAddr>> {
     for family in ["tcp", "tcp6"] {
         match fs::read_to_string(format!("/proc/thread-self/net/{family}")) {
             Ok(text) => addresses.extend(text.lines().filter_map(parse)),
-            // A kernel without IPv6.
+            // The kernel has no IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }

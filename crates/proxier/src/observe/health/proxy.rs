@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_kube_proxys() {
+    fn bodies_equal_those_of_kube_proxy() {
         let (mut health, clock) = setting();
         let report = health.report(clock.at(0));
         assert_eq!(
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_away_is_told_and_makes_nothing_unhealthy() {
+    fn a_lost_source_is_reported_and_does_not_make_the_proxy_unhealthy() {
         let (mut health, clock) = setting();
         health.synced(clock.at(0).instant, clock.at(0));
         let mut source = ConnectionState {
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_is_told_and_is_no_illness() {
+    fn a_fallback_is_reported_and_does_not_make_the_proxy_unhealthy() {
         let (mut health, clock) = setting();
         health.synced(clock.at(0).instant, clock.at(0));
         health.set_fallback(Some(Fallback {
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_goes_fails_healthz_alone() {
+    fn a_node_that_is_being_deleted_fails_healthz_only() {
         let (mut health, clock) = setting();
         health.synced(clock.at(0).instant, clock.at(0));
         health.set_node_eligible(false);
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_change_that_waits_counts() {
+    fn the_oldest_pending_change_counts() {
         let (mut health, clock) = setting();
         health.synced(clock.at(0).instant, clock.at(0));
         health.queued(one(), clock.at(10).instant);
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_takes_bounded_memory_and_none_is_forgotten() {
+    fn pending_changes_take_bounded_memory_and_none_is_forgotten() {
         let (mut health, clock) = setting();
         health.synced(clock.at(0).instant, clock.at(0));
         for second in 1..=1000 {

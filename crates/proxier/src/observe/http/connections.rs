@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_address_who_comes_again_stays() {
+    fn a_connection_with_a_second_request_stays() {
         let local = open([(1, 7), (1, 1), (1, 1), (1, 0)]);
         assert_eq!(local.victim(3), Some(1));
     }

@@ -130,7 +130,7 @@ mod tests {
 
     /// Lines of Linux 6.1, with another name.
     #[test]
-    fn what_proc_says_is_read_whatever_the_name() {
+    fn proc_is_read_whatever_the_name_of_the_program() {
         let stat = "4242 (a ) R (b) S 1 4242 4242 0 -1 4194560 1043 0 3 0 120 30 0 0 20 0 9 0 \
                     5000 96468992 2111 18446744073709551615 1 1 0 0 0 0 0 4096 17410 0 0 0 17 1 0 0";
         let of_system = "cpu  1 2 3\nctxt 7\nbtime 1700000000\nprocesses 5\n";

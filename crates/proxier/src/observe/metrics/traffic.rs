@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn at_most_so_many_are_counted_however_many_come_and_go() {
+    fn the_limit_holds_however_many_services_come_and_go() {
         let mut traffic = Traffic::default();
         for round in 0..100u16 {
             let all: Vec<_> = (0..50).map(|n| format!("s{round}-{n:02}")).collect();

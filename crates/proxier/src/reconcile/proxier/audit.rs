@@ -1,23 +1,23 @@
-//! Looking whether the node is still as it was left.
+//! Audits: compare the node with the desired state, and repair drift.
 //!
-//! To list the real servers takes a request for each virtual server, so that is done a slice at a
-//! time. What is known of the node is kept up by every change, and a slice compares the kernel with
-//! that: so a change that comes between two slices is no difference.
+//! Listing real servers takes one request per virtual server, so an audit reads them in slices.
+//! Every change updates the known state of the node, and a slice compares the kernel with the state
+//! known at that moment. So a change between two slices is no drift.
 
 use crate::mode::{BackendError, DataPlane, PlanSteps, Reading};
 use crate::reconcile::{Concerned, Proxier, SyncKind, SyncReport};
 
 impl<D: DataPlane> Proxier<D> {
-    /// Looks whether the node is still as it was left, and mends what differs.
+    /// Compares the node with the desired state, and repairs drift.
     ///
-    /// Where that takes long it is done in slices: as long as [`is_auditing`](Self::is_auditing)
-    /// says so, this is to be called again, and changes can be handled in between. `None` if a
-    /// slice has found nothing and is not the last, and as long as not every kind of object has
-    /// been listed. Its first slice compares everything, so it tries again all that failed.
+    /// A long audit runs in slices: call this again while [`is_auditing`](Self::is_auditing) is
+    /// true; changes can be handled between two slices. `None` if a slice found nothing and is not
+    /// the last one, and until every kind of object has been listed. The first slice compares
+    /// everything else, so it retries everything that failed.
     ///
     /// # Errors
     ///
-    /// If the node cannot be read. The audit has ended then, and what is known of the node stays.
+    /// If the node cannot be read. The audit ends, and the known state of the node is kept.
     pub fn audit(&mut self) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
         let goes_on = self.is_auditing();
         self.audit_from(if goes_on {
@@ -27,7 +27,7 @@ impl<D: DataPlane> Proxier<D> {
         })
     }
 
-    /// Whether an audit has begun that [`audit`](Self::audit) is to go on with.
+    /// Whether an audit is under way, which [`audit`](Self::audit) continues.
     pub fn is_auditing(&self) -> bool {
         self.data_plane.status().is_auditing
     }
@@ -58,7 +58,7 @@ impl<D: DataPlane> Proxier<D> {
     fn begin_audit(&mut self) -> Result<SyncReport<D::Plan>, BackendError> {
         self.data_plane.read(Reading::Audit, &self.desired)?;
         let mut report = self.sync_all();
-        // What was mended is told before anything else can fail.
+        // Report repairs before anything else can fail.
         if report.plan.count() == 0 && self.is_auditing() {
             report.append(self.audit_slice()?);
         }

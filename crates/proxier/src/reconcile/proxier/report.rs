@@ -1,4 +1,4 @@
-//! What a sync did.
+//! The report of a sync.
 
 use std::collections::BTreeSet;
 
@@ -9,31 +9,31 @@ use crate::model::ObjectName;
 use crate::notice::Notice;
 use crate::store::Trigger;
 
-/// What a sync did.
+/// The report of a sync.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SyncReport<P = Plan> {
-    /// Why it was done.
+    /// The kind of sync.
     pub kind: SyncKind,
-    /// The steps that were to be taken.
+    /// The planned steps.
     pub plan: P,
-    /// What became of them.
+    /// Their results.
     pub applied: ApplyReport,
-    /// What led to the changes of endpoint slices that it took in.
+    /// The triggers of the changes of endpoint slices in this sync.
     pub triggers: Vec<Trigger>,
-    /// What it came across that an operator must know.
+    /// Notices for the operator.
     pub notices: Vec<Notice>,
-    /// Whose [problems](crate::Proxier::problems_of) may have come or gone.
+    /// The Services whose [problems](crate::Proxier::problems_of) may have changed.
     pub concerned: Concerned,
 }
 
-/// Services, some or all.
+/// Some or all Services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Concerned {
     /// All.
     All,
-    /// These.
+    /// These Services.
     Services(BTreeSet<ObjectName>),
 }
 
@@ -41,29 +41,29 @@ pub enum Concerned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SyncKind {
-    /// The node was observed, and everything compared.
+    /// The node was read, and everything was compared.
     Full,
-    /// A part of the node was observed and compared, in an audit that goes on.
+    /// One slice of an audit: a part of the node was read and compared.
     Slice,
-    /// Something had changed; only that was looked at.
+    /// Only changes were compared and applied.
     Changes,
-    /// Real servers had drained.
+    /// Drained real servers were removed.
     Drained,
 }
 
 impl<P: PlanSteps> SyncReport<P> {
-    /// Whether every step was taken, but for what is refused for single Services. Such a refusal
-    /// stands, as one of their [problems](crate::Proxier::problems_of).
+    /// Whether every step succeeded, except for rejected rules of single Services. Those are
+    /// [problems](crate::Proxier::problems_of) of the Services.
     pub fn is_success(&self) -> bool {
         self.applied.failures.is_empty()
     }
 
-    /// Whether every step was taken, and nobody left out.
+    /// Whether every step succeeded, without exceptions.
     pub fn is_complete(&self) -> bool {
         self.is_success() && self.applied.refused.is_empty()
     }
 
-    /// Takes in what was done right after it.
+    /// Merges the report of the next sync into this one.
     pub(super) fn append(&mut self, then: Self) {
         self.applied.append(then.applied, self.plan.count());
         self.plan.append(then.plan);

@@ -1,4 +1,4 @@
-//! A proxier under its schedule, on a node in memory that fails, with a simulated clock.
+//! Tests of a proxier with its schedule, on an in-memory node with faults and a simulated clock.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -16,7 +16,7 @@ use crate::model::{
 
 const ENOMEM: i32 = 12;
 
-/// A backend that counts what is read.
+/// A backend that counts reads.
 #[derive(Debug)]
 struct Counting {
     backend: FakeBackend,
@@ -78,19 +78,19 @@ fn service(n: u8, protocol: Protocol, backend: [u8; 4]) -> Vec<Change> {
     ]
 }
 
-/// The loop with its clock in hand.
+/// The loop, with a simulated clock.
 struct Simulated {
     node: FakeNode,
     proxier: Proxier<Ipvs<Counting>>,
     schedule: Schedule<Item>,
     start: Instant,
     now: Instant,
-    /// What was done when, with the plan's steps.
+    /// The actions so far: time, action, steps of the plan.
     done: Vec<(Duration, Action<Item>, Vec<Step>)>,
 }
 
 impl Simulated {
-    /// A node with Services 1 to 9 in force.
+    /// A node with Services 1 to 9 in effect.
     fn new() -> Self {
         let node = FakeNode::default();
         let backend = Counting {
@@ -128,7 +128,7 @@ impl Simulated {
         self.act();
     }
 
-    /// Does what is due.
+    /// Executes the actions that are due.
     fn act(&mut self) {
         while let Some(action) = self.schedule.next(self.now) {
             let result = carry_out(&action, &mut self.proxier, self.now);
@@ -140,7 +140,7 @@ impl Simulated {
         }
     }
 
-    /// Lets time pass, with nothing but what falls due.
+    /// Lets time pass, and executes what falls due.
     fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         loop {
@@ -152,7 +152,7 @@ impl Simulated {
         }
     }
 
-    /// How often the node's outline was read, and how many lists of real servers.
+    /// The number of reads of the node's outline and of lists of real servers.
     fn reads(&mut self) -> (usize, usize) {
         let backend = self.proxier.data_plane_mut().backend_mut();
         (backend.outlines, backend.lists)
@@ -164,7 +164,7 @@ impl Simulated {
         retries.map(|(at, ..)| *at).collect()
     }
 
-    /// Whether a Service's virtual server has this backend alone.
+    /// Whether this backend is the only one of a Service's virtual server.
     fn serves(&self, n: u8, protocol: Protocol, backend: [u8; 4]) -> bool {
         let entries = self.node.ipvs().client().unwrap();
         let entries = { entries }.real_servers(&key(n, protocol));
@@ -205,7 +205,7 @@ fn a_service_that_always_fails_costs_the_others_nothing() {
         );
         last = *at;
     }
-    // Once the fault is gone it is healed by its retry.
+    // After the fault has ended, the retry repairs it.
     simulated
         .node
         .fail_virtual_server(key(99, Protocol::Tcp), None);
@@ -222,7 +222,7 @@ fn a_service_that_always_fails_costs_the_others_nothing() {
 }
 
 #[test]
-fn what_others_put_in_the_way_has_the_node_audited_and_itself_read_first() {
+fn a_conflict_with_another_program_starts_an_audit_that_reads_it_first() {
     let mut simulated = Simulated::new();
     let foreign = VirtualServer::new(key(99, Protocol::Tcp));
     let mut client = simulated.node.ipvs().client().unwrap();
@@ -231,9 +231,10 @@ fn what_others_put_in_the_way_has_the_node_audited_and_itself_read_first() {
     assert_eq!(simulated.reads(), (1, 0));
     simulated.wait(Duration::from_secs(1));
     assert!(simulated.serves(99, Protocol::Tcp, [10, 244, 1, 1]));
-    // One outline, the lists of all ten.
+    // One outline, and ten lists of real servers.
     assert_eq!(simulated.reads(), (2, 10));
-    // A real server that others have deleted is found so too, and its virtual server read first.
+    // The same for a real server that another program has deleted: its virtual server is read
+    // first.
     let gone = RealServerKey::new([10, 244, 0, 2].into(), 80);
     client
         .delete_real_server(&key(2, Protocol::Tcp), &gone)
@@ -251,7 +252,7 @@ fn flows_that_could_not_be_deleted_are_deleted_later() {
     let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
     let changed = service(50, Protocol::Udp, [10, 245, 0, 50]);
     let plan = {
-        // What the same change takes on a node that does not fail.
+        // The steps of the same change on a node without faults.
         let mut other = Simulated::new();
         other.change(service(50, Protocol::Udp, [10, 244, 0, 50]));
         other.change(changed.clone());
@@ -265,15 +266,15 @@ fn flows_that_could_not_be_deleted_are_deleted_later() {
     let (_, action, steps) = simulated.done.pop().unwrap();
     assert!(matches!(action, Action::Retry(_)));
     assert_eq!(steps, plan[place..=place]);
-    // Once is enough.
+    // They are deleted once only.
     simulated.wait(Duration::from_secs(60));
     assert!(simulated.retries().is_empty());
     assert_eq!(simulated.reads(), (1, 0));
 }
 
-/// SCTP's associations would go on to a backend that is gone.
+/// Otherwise SCTP associations would continue to a removed backend.
 #[test]
-fn flows_of_a_backend_that_had_no_more_time_are_cut() {
+fn flows_of_a_backend_are_cut_at_the_drain_timeout() {
     let mut simulated = Simulated::new();
     simulated.change(service(60, Protocol::Sctp, [10, 244, 0, 60]));
     let gone = RealServerKey::new([10, 244, 0, 60].into(), 80);
@@ -298,7 +299,7 @@ fn flows_of_a_backend_that_had_no_more_time_are_cut() {
 }
 
 #[test]
-fn where_the_kernels_answer_is_lost_the_node_is_read_before_anything_else() {
+fn after_a_lost_answer_of_the_kernel_the_node_is_read_first() {
     let mut simulated = Simulated::new();
     simulated.node.ipvs().lose_reply(1);
     simulated.change(service(1, Protocol::Tcp, [10, 245, 0, 1]));
@@ -312,7 +313,7 @@ fn where_the_kernels_answer_is_lost_the_node_is_read_before_anything_else() {
 }
 
 #[test]
-fn what_is_no_ones_is_retried_by_reading_the_node_and_delays_nobody() {
+fn a_failure_of_no_single_object_is_retried_by_an_audit_and_delays_nothing() {
     let mut simulated = Simulated::new();
     simulated.node.set_sysctl(Sysctl::IPV4_FORWARD, "0");
     simulated.node.fail_step(1, ENOMEM);
@@ -331,7 +332,7 @@ fn what_is_no_ones_is_retried_by_reading_the_node_and_delays_nobody() {
     assert_eq!(unfinished(&mut simulated), 0);
 }
 
-/// How many steps an audit finds necessary.
+/// The number of steps that an audit plans.
 fn unfinished(simulated: &mut Simulated) -> usize {
     simulated.done.clear();
     simulated.now += Duration::from_secs(3_600);

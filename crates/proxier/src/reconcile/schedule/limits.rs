@@ -1,31 +1,31 @@
-//! How often the loop acts.
+//! Intervals and the rate limit of the loop.
 
 use std::time::{Duration, Instant};
 
-/// How often the loop acts by itself.
+/// The intervals of the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Intervals {
-    /// Between the beginnings of audits, which find what others changed on the node.
+    /// Time between the beginnings of two audits.
     pub audit: Duration,
-    /// The least between two audits that others' changes bring forward.
+    /// Shortest time between two audits that changes by other programs advance.
     pub drift: Duration,
-    /// The most before the first retry after a failure; it doubles with each further failure.
+    /// Longest time before the first retry. It doubles with each failure.
     pub first_retry: Duration,
-    /// The most it grows to.
+    /// Upper limit of the retry time.
     pub last_retry: Duration,
-    /// Between looks at connections while real servers drain.
+    /// Time between two checks of draining real servers.
     pub drain: Duration,
-    /// Between syncs of changes, on average; zero for no limit. Changes that come meanwhile go out
-    /// together.
+    /// Average time between syncs of changes; zero means no limit. Changes that arrive in the
+    /// meantime are applied together.
     pub min_sync: Duration,
-    /// So many syncs may follow one another without that pause after a quiet time.
+    /// Number of syncs without that pause after a quiet time.
     pub burst: u32,
 }
 
 impl Default for Intervals {
-    /// An audit a minute, retries after 1 to 30 seconds, a look a second while draining, and no limit
-    /// on syncs. The burst is kube-proxy's (`burstSyncs`).
+    /// An audit per minute, retries after 1 to 30 seconds, a drain check per second, and no limit
+    /// of syncs. The burst is kube-proxy's (`burstSyncs`).
     fn default() -> Self {
         Self {
             audit: Duration::from_secs(60),
@@ -39,11 +39,11 @@ impl Default for Intervals {
     }
 }
 
-/// How many syncs may go out: at most one an interval on average, and a burst after a quiet time
-/// (the generic cell rate algorithm).
+/// The rate limit of syncs: at most one per interval on average, and a burst after a quiet time
+/// (generic cell rate algorithm).
 #[derive(Debug)]
 pub(super) struct Rate {
-    /// When the syncs that went out would be over at the average rate.
+    /// The theoretical arrival time: when the syncs so far would have ended at the average rate.
     paid: Instant,
 }
 
@@ -52,14 +52,14 @@ impl Rate {
         Self { paid: now }
     }
 
-    /// When the next may go out.
+    /// When the next sync is allowed.
     pub(super) fn allows(&self, intervals: Intervals) -> Instant {
         let more = intervals.burst.saturating_sub(1);
         let credit = intervals.min_sync.saturating_mul(more);
         self.paid.checked_sub(credit).unwrap_or(self.paid)
     }
 
-    /// One goes out. One that the rate did not allow puts the next off by no more than an interval.
+    /// Records a sync. A sync beyond the rate delays the next one by at most an interval.
     pub(super) fn spend(&mut self, now: Instant, intervals: Intervals) {
         let burst = intervals.min_sync.saturating_mul(intervals.burst.max(1));
         let paid = self.paid.max(now) + intervals.min_sync;

@@ -1,4 +1,4 @@
-//! What failed, and when it is tried again.
+//! Failures, and when they are retried.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
@@ -8,20 +8,19 @@ use foldhash::fast::FixedState;
 
 use super::{Intervals, Tried};
 
-/// What failed.
+/// A failure to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Failed<K> {
-    /// The node could not be read, or the kernel's answer was lost: nobody knows what it has, and it
-    /// must be read in full before anything else.
+    /// The node could not be read, or the kernel's answer was lost. The state of the node is
+    /// unknown, so the whole node must be read before anything else.
     Node,
-    /// Something that is no single object's, or that shows that others changed the node: it must be
-    /// audited.
+    /// A failure that belongs to no single object, or that shows drift. It needs an audit.
     Audit,
-    /// An object, whose steps were refused without effect.
+    /// An object whose steps the kernel rejected without effect.
     Object(K),
 }
 
-/// What is to be tried again. Each entry has a time of its own.
+/// The failures to retry. Each has its own time.
 #[derive(Debug)]
 pub(super) struct Retries<K> {
     entries: BTreeMap<Failed<K>, Retry>,
@@ -32,12 +31,12 @@ pub(super) struct Retries<K> {
 #[derive(Debug, Clone, Copy)]
 struct Retry {
     due: Instant,
-    /// How often it has failed when it was due.
+    /// The number of failed retries.
     failures: u32,
 }
 
 impl<K: Ord + Clone> Retries<K> {
-    /// So many are tried again in one go.
+    /// Maximum number of failures in one retry.
     pub(super) const SLICE: usize = 64;
 
     pub(super) fn new(seed: u64) -> Self {
@@ -48,12 +47,12 @@ impl<K: Ord + Clone> Retries<K> {
         }
     }
 
-    /// When the first is due.
+    /// When the first one is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(due, _)| *due)
     }
 
-    /// Those that are due, up to a slice of them.
+    /// The failures that are due, at most one slice.
     pub(super) fn due(&self, now: Instant) -> BTreeSet<Failed<K>> {
         let due = self.by_time.iter().take_while(|(due, _)| *due <= now);
         due.take(Self::SLICE)
@@ -61,15 +60,15 @@ impl<K: Ord + Clone> Retries<K> {
             .collect()
     }
 
-    /// When the node is to be read in full, if it must be.
+    /// When the whole node must be read, if it must be.
     pub(super) fn node(&self) -> Option<Instant> {
         Some(self.entries.get(&Failed::Node)?.due)
     }
 
-    /// Takes in what was tried, and what of it failed.
+    /// Records what was tried, and what failed.
     ///
-    /// What failed before its time, since it changed or an audit came across it, keeps its time: so
-    /// changes neither bring a retry forward nor put it off.
+    /// An entry that failed before it was due (because it changed, or in an audit) keeps its time.
+    /// So changes neither advance nor delay a retry.
     pub(super) fn settle(
         &mut self,
         began: Instant,
@@ -109,14 +108,14 @@ impl<K: Ord + Clone> Retries<K> {
     }
 }
 
-/// How long to wait after so many failures: it doubles each time, up to a limit.
+/// The pause after this number of failures. It doubles each time, up to a limit.
 pub(super) fn back_off(failures: u32, intervals: Intervals) -> Duration {
     let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
     let pause = intervals.first_retry.saturating_mul(doubled);
     pause.min(intervals.last_retry)
 }
 
-/// Shortens pauses by up to a quarter, so that nodes that failed together do not come back together.
+/// Shortens pauses by up to a quarter, so that nodes that failed together do not retry together.
 #[derive(Debug)]
 struct Jitter {
     seed: u64,

@@ -1,4 +1,4 @@
-//! What holds of the scheduler, tried with a simulated clock and node.
+//! Tests the invariants of the scheduler with a simulated clock and node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,15 +17,15 @@ enum Event {
     Change(u8),
     Drift,
     Settings,
-    /// From now on steps for the object fail, or no longer.
+    /// Steps for the object begin or cease to fail.
     Fault(u8, bool),
-    /// From now on the node cannot be read, or can again; it must be read next.
+    /// The node becomes unreadable or readable; it must be read next.
     Unreadable(bool),
-    /// Real servers begin to drain, or have drained.
+    /// Real servers begin to drain or have drained.
     Draining(bool),
 }
 
-/// A node of objects with versions, and the loop around the scheduler.
+/// A node of versioned objects, and the loop around the scheduler.
 struct World {
     schedule: Schedule<u8>,
     start: Instant,
@@ -38,11 +38,11 @@ struct World {
     is_unreadable: bool,
     is_known: bool,
     is_draining: bool,
-    /// How many slices an audit has, and the one under way has left.
+    /// The number of slices of an audit, and those left of the current one.
     slices: u32,
     slices_left: u32,
     cost: Duration,
-    /// When which action began.
+    /// The actions so far, and when each began.
     done: Vec<(Duration, Action<u8>)>,
     /// When audits ended.
     audits: Vec<Duration>,
@@ -99,10 +99,10 @@ impl World {
         }
     }
 
-    /// Follows events, which are sorted, and goes on alone until a moment.
+    /// Processes sorted events, and then continues until a moment.
     fn run(&mut self, events: impl IntoIterator<Item = (Duration, Event)>, until: Duration) {
         let mut events = events.into_iter().peekable();
-        // How many actions each kind of work has waited for since it was due.
+        // The number of actions that each kind of work has waited for since it was due.
         let mut waited = [0; 4];
         loop {
             while let Some((_, event)) = events.next_if(|(at, _)| self.start + *at <= self.now) {
@@ -211,13 +211,12 @@ fn is_retry(action: &Action<u8>) -> bool {
     matches!(action, Action::Retry(_))
 }
 
-/// A change of an object each millisecond.
+/// A change of an object every millisecond.
 fn storm(of: u8, from: u64, until: u64) -> impl Iterator<Item = (Duration, Event)> {
     (from..until).map(move |at| (ms(at), Event::Change(of)))
 }
 
-/// Whether retries come as late as the back-off has it, each but for its jitter and one action of
-/// each kind.
+/// Asserts that retries follow the back-off, except for the jitter and one action of each kind.
 fn assert_backs_off(times: &[Duration], failed: Duration, intervals: Intervals) {
     let mut last = failed;
     for (at, failures) in times.iter().zip(1..) {
@@ -249,22 +248,22 @@ fn a_storm_of_changes_starves_neither_audits_nor_drains() {
     assert_eq!(world.audits.len(), 10, "{:?}", world.audits);
     let looks = world.began(|action| *action == Action::Drain).len();
     assert!((27..=31).contains(&looks), "{looks}");
-    // And the changes have most of the time.
+    // Most of the time is left for changes.
     let syncs = world.began(|action| *action == Action::Sync).len();
     assert!(syncs > 900, "{syncs}");
 }
 
 #[test]
-fn one_object_that_always_fails_costs_its_retries_alone() {
+fn an_object_that_always_fails_costs_only_its_retries() {
     let mut world = World::new(Intervals::default());
     let first = [(ms(0), Event::Fault(9, true)), (ms(0), Event::Change(9))];
     world.run(first.into_iter().chain(storm(1, 1, 40_000)), ms(40_000));
     assert_eq!(world.full_reads, 0);
     let retries = world.began(is_retry);
-    // After 1, 2, 4, 8 and 16 seconds, each a little less.
+    // After 1, 2, 4, 8 and 16 seconds, each minus the jitter.
     assert!((5..=6).contains(&retries.len()), "{retries:?}");
     assert_backs_off(&retries, ms(0), Intervals::default());
-    // An audit tries it too, and the others' changes were never late.
+    // Audits retry it too, and the changes of other objects were never late.
     assert!(world.applied[&1] + 10 >= world.desired[&1]);
     world.take(&Event::Fault(9, false));
     world.run([], ms(80_000));
@@ -272,14 +271,14 @@ fn one_object_that_always_fails_costs_its_retries_alone() {
 }
 
 #[test]
-fn its_own_changes_neither_bring_a_retry_forward_nor_put_it_off() {
+fn changes_of_a_failed_object_neither_advance_nor_delay_its_retry() {
     let mut world = World::new(Intervals::default());
     let fault = [(ms(0), Event::Fault(9, true))];
     world.run(fault.into_iter().chain(storm(9, 0, 8_000)), ms(8_000));
     let retries = world.began(is_retry);
     assert!((2..=4).contains(&retries.len()), "{retries:?}");
     assert_backs_off(&retries, ms(0), Intervals::default());
-    // A change that ends the failure is in force at once, and there is nothing left to retry.
+    // A change that ends the failure takes effect at once, and nothing is left to retry.
     world.run(
         [
             (ms(8_000), Event::Fault(9, false)),
@@ -292,7 +291,7 @@ fn its_own_changes_neither_bring_a_retry_forward_nor_put_it_off() {
 }
 
 #[test]
-fn a_node_that_cannot_be_read_is_read_at_its_retries_alone() {
+fn an_unreadable_node_is_read_only_at_its_retries() {
     let mut world = World::new(Intervals::default());
     let unreadable = [(ms(0), Event::Unreadable(true))];
     world.run(
@@ -303,7 +302,7 @@ fn a_node_that_cannot_be_read_is_read_at_its_retries_alone() {
     assert_backs_off(&retries, ms(0), Intervals::default());
     assert_eq!(world.full_reads as usize, retries.len() + 1);
     assert!((4..=5).contains(&retries.len()), "{retries:?}");
-    // Settings are somebody's way to mend it.
+    // An operator may repair it with new settings.
     let mend = [Event::Unreadable(false), Event::Settings];
     world.run(mend.map(|event| (ms(20_000), event)), ms(20_004));
     assert_eq!(world.applied, world.desired);
@@ -351,7 +350,7 @@ fn the_first_change_goes_at_once_and_a_storm_goes_out_at_the_rate() {
     let mut world = World::new(intervals);
     world.run(storm(1, 500, 3_500), ms(4_000));
     let syncs = world.began(|action| *action == Action::Sync);
-    // Three in a row, then one each 100 ms.
+    // Three in a row, then one every 100 ms.
     assert_eq!(syncs[..3], [ms(500), ms(503), ms(506)]);
     assert!(
         syncs.windows(4).all(|four| four[3] - four[0] >= ms(98)),
@@ -359,20 +358,20 @@ fn the_first_change_goes_at_once_and_a_storm_goes_out_at_the_rate() {
     );
     assert!((30..=34).contains(&syncs.len()), "{}", syncs.len());
     assert_eq!(world.applied, world.desired);
-    // The quiet time has paid for others.
+    // The quiet time allows another burst.
     world.run(storm(1, 4_000, 4_007), ms(4_010));
     let more = world.began(|action| *action == Action::Sync).len() - syncs.len();
     assert_eq!(more, 3);
 }
 
 #[test]
-fn drift_brings_an_audit_forward_once_in_its_interval() {
+fn drift_advances_an_audit_once_per_interval() {
     let mut world = World::new(Intervals::default());
     let drifts = (100..3_000).map(|at| (ms(at), Event::Drift));
     world.run(drifts, ms(3_000));
     let audits = world.began(|action| *action == Action::Audit);
     assert_eq!(audits, [ms(100), ms(1_100), ms(2_100)]);
-    // The rest of the storm brings one more, and then it is quiet.
+    // The rest of the storm causes one more audit, and then nothing.
     world.run([], ms(30_000));
     assert_eq!(world.audits.len(), 4);
 }
@@ -389,7 +388,7 @@ fn audits_that_begin_late_keep_their_rate() {
 }
 
 #[test]
-fn settings_that_do_not_wait_put_changes_off_by_no_more_than_an_interval() {
+fn settings_delay_changes_by_at_most_one_interval() {
     let intervals = Intervals {
         min_sync: ms(100),
         ..Intervals::default()
@@ -414,7 +413,7 @@ fn audits_take_at_most_half_of_the_time() {
 }
 
 #[test]
-fn an_audit_that_is_set_to_be_earlier_is_earlier() {
+fn a_shorter_audit_interval_advances_the_next_audit() {
     let mut world = World::new(Intervals::default());
     let sooner = Intervals {
         audit: ms(200),
@@ -469,7 +468,7 @@ fn intervals() -> impl Strategy<Value = Intervals> {
         )
 }
 
-/// All faults end, and so do drains.
+/// Ends all faults and drains.
 fn heal() -> impl Iterator<Item = Event> {
     let faults = (0..8).map(|object| Event::Fault(object, false));
     faults.chain([Event::Unreadable(false), Event::Draining(false)])
@@ -493,10 +492,10 @@ proptest! {
         prop_assert!(!audits.is_empty() || world.full_reads > 0);
     }
 
-    /// Once faults have ended everything is in force within the longest back-off, whatever the
-    /// order of the events was, and only the audit is left to wait for.
+    /// After faults have ended, everything is in effect within the longest back-off, whatever the
+    /// order of events was, and the only deadline left is the audit's.
     #[test]
-    fn the_order_of_events_does_not_change_where_it_ends(
+    fn the_final_state_does_not_depend_on_the_order_of_events(
         (events, shuffled) in events().prop_flat_map(|events| {
             let shuffled = Just(events.clone()).prop_shuffle();
             (Just(events), shuffled)
@@ -509,7 +508,7 @@ proptest! {
             let mut world = World::new(intervals);
             world.run(events, ms(5_000));
             heal().for_each(|event| world.take(&event));
-            // One retry, one look at drains that is due still, and what the rate holds back.
+            // One retry, one drain check that is still due, and the delay of the rate limit.
             let longest = intervals.last_retry + intervals.drain + intervals.min_sync;
             let until = world.now.duration_since(world.start) + longest;
             world.run([], until + ms(1_000));
@@ -525,14 +524,14 @@ proptest! {
         prop_assert_eq!(&ends[0], &ends[1]);
     }
 
-    /// What fails is tried again within its back-off and one action of each kind, and not before
-    /// three quarters of it, whatever else happens.
+    /// A failure is retried within its back-off plus one action of each kind, and not before three
+    /// quarters of it, whatever else happens.
     #[test]
     fn each_failed_object_is_tried_again_within_its_back_off(
         failing in prop::collection::btree_map(0..200_u8, 0..500_u64, 1..100),
         mut intervals in intervals(),
     ) {
-        // Audits try all of them too.
+        // Audits would retry all of them too.
         intervals.audit = Duration::from_secs(3_600);
         intervals.min_sync = Duration::ZERO;
         let mut world = World::new(intervals);

@@ -7,7 +7,7 @@ use proptest::sample::select;
 use super::*;
 use crate::mode::iptables::Transaction;
 
-/// What others have beside it, by table.
+/// Chains of other programs, by table.
 const FOREIGN: [(&str, &str); 14] = [
     ("filter", "KUBE-FIREWALL"),
     ("filter", "KUBE-KUBELET-CANARY"),
@@ -63,7 +63,7 @@ fn sets_are_known_by_their_whole_name() {
         "KUBE-CLUSTER-IP",
         "KUBE-6-CLUSTER-IP",
         "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
-        // Cut off by kube-proxy.
+        // Truncated by kube-proxy.
         "KUBE-6-LOAD-BALANCER-SOURCE-CID",
         "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS",
     ] {
@@ -135,12 +135,12 @@ fn saved(tables: &Tables) -> String {
     text
 }
 
-/// The chain that a rule of a test leads to.
+/// The chain that a rule of a test jumps to.
 fn target(rule: &str) -> &str {
     rule.rsplit_once("-j ").unwrap().1
 }
 
-/// What iptables-restore(8) does with `--noflush`, and what it refuses.
+/// Does what iptables-restore(8) does with `--noflush`, and checks what it would reject.
 fn restore(tables: &mut Tables, text: &str) {
     let mut chains = None;
     for line in text.lines() {
@@ -168,7 +168,7 @@ fn restore(tables: &mut Tables, text: &str) {
     }
 }
 
-/// Chains of kube-proxy's and of others, and rules that lead anywhere within a table.
+/// Chains of kube-proxy and of other programs, with rules that jump anywhere within a table.
 fn tables() -> impl Strategy<Value = Tables> {
     let built_in = BUILT_IN.into_iter();
     let built_in = built_in.flat_map(|(table, names)| names.iter().map(move |name| (table, *name)));
@@ -212,7 +212,7 @@ fn is_to_go(table: &str, name: &str) -> bool {
     OURS_TO_REMOVE.contains(&(table, name))
 }
 
-/// kube-proxy's chains that rules of others lead to, and what these lead to.
+/// kube-proxy's chains that rules of other programs jump to, directly or not.
 fn kept(chains: &BTreeMap<String, Vec<String>>, table: &str) -> BTreeSet<String> {
     let is_foreign = |name: &str| !is_to_go(table, name) && name.contains('-');
     let mut kept = BTreeSet::new();
@@ -233,7 +233,7 @@ fn kept(chains: &BTreeMap<String, Vec<String>>, table: &str) -> BTreeSet<String>
 
 proptest! {
     #[test]
-    fn all_of_kube_proxys_goes_and_nothing_else(before in tables()) {
+    fn everything_of_kube_proxy_is_removed_and_nothing_else(before in tables()) {
         let chains = Chains::parse(&saved(&before));
         let mut after = before.clone();
         for transaction in Transaction::removal(Family::V4, &chains.rules).by_table() {

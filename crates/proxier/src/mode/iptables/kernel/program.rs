@@ -1,4 +1,4 @@
-//! Running iptables' programs.
+//! Runs the iptables programs.
 
 use std::fmt::Display;
 use std::io;
@@ -12,26 +12,26 @@ use super::{Flavour, Refusal};
 use crate::mode::BackendError;
 use crate::program;
 
-/// How long a program may take: several times what legacy iptables takes for 10,000 Services on a
-/// slow machine.
+/// Time limit of a program: several times what legacy iptables takes for 10,000 Services on a slow
+/// machine.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// What is to be done.
+/// The operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     /// Print all rules.
     Save,
-    /// Print all rules, and how many packets each has taken.
+    /// Print all rules with their packet counters.
     Count,
-    /// Change some.
+    /// Change rules.
     Restore,
-    /// See whether that could be done.
+    /// Check whether a change would succeed.
     Test,
-    /// Tell which iptables it is.
+    /// Print the version.
     Version,
 }
 
-/// One of iptables' programs with its arguments.
+/// An iptables program with its arguments.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     name: String,
@@ -47,7 +47,7 @@ impl Program {
         let (end, arguments): (_, &[_]) = match verb {
             Verb::Save => ("-save", &[]),
             Verb::Count => ("-save", &["-c"]),
-            // The lock is waited for, for so many seconds.
+            // `-w` waits for the xtables lock for this number of seconds.
             Verb::Restore => ("-restore", &["--noflush", "-w", "5"]),
             Verb::Test => ("-restore", &["--noflush", "-w", "5", "--test"]),
             Verb::Version => ("", &["--version"]),
@@ -56,7 +56,8 @@ impl Program {
         Self { name, arguments }
     }
 
-    /// What it prints. It reads while the input is still being written out.
+    /// Runs the program, and returns its output. The program reads the input while it is being
+    /// formatted.
     pub(crate) fn run(&self, input: &(impl Display + Sync)) -> Result<String, BackendError> {
         let cannot = |source| BackendError::Program {
             program: self.name.clone(),
@@ -64,7 +65,7 @@ impl Program {
         };
         let mut command = Command::new(&self.name);
         let output = program::output(command.args(self.arguments), TIME_LIMIT, |stdin| {
-            // A program that reads no further says why by its exit code.
+            // If the program stops reading, its exit code gives the reason.
             let _ = write(stdin, input);
         });
         let output = output.map_err(cannot)?;
@@ -84,5 +85,5 @@ fn write(stdin: ChildStdin, input: &impl Display) -> io::Result<()> {
     stdin.flush()
 }
 
-/// How much a pipe holds, see pipe(7).
+/// The capacity of a pipe, see pipe(7).
 const PIPE: usize = 64 * 1024;
