@@ -1,20 +1,20 @@
-//! What can go wrong with a backend.
+//! Errors of backends.
 
 use std::io;
 
 use crate::mode::ipvs::plan::Sysctl;
 
-/// An operation on the node that failed.
+/// A failed operation on the node.
 ///
-/// `Display` says what was tried and what to do about it; the kernel's own error is the
+/// `Display` names the operation and a remedy; the kernel's error is the
 /// [`source`](std::error::Error::source).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// IPVS refused, or is not there.
+    /// An error of IPVS; also if the kernel has no IPVS.
     #[error(transparent)]
     Ipvs(#[from] ipvs::Error),
-    /// The packet filter refused.
+    /// An error of nftables.
     #[error("packet filter: cannot {operation}{}", nftables_hint(source))]
     PacketFilter {
         /// What was tried.
@@ -22,7 +22,7 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// The routing table refused.
+    /// An error of routes or routing rules.
     #[error("routes: cannot {operation}{}", permission_hint(source))]
     Route {
         /// What was tried.
@@ -30,7 +30,7 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// Devices and addresses cannot be read or changed.
+    /// An error of network devices or addresses.
     #[error("devices: cannot {operation}{}", permission_hint(source))]
     Link {
         /// What was tried.
@@ -38,7 +38,7 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// Connection tracking refused.
+    /// An error of connection tracking.
     #[error("connection tracking: cannot {operation}{}", conntrack_hint(source))]
     Conntrack {
         /// What was tried.
@@ -46,16 +46,16 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// iptables refused.
+    /// iptables rejected rules.
     #[cfg(feature = "iptables")]
     #[error(transparent)]
     Iptables(Box<super::iptables::Refusal>),
-    /// A program could not be run.
+    /// A program cannot be run.
     #[error("cannot run {program}{}", program_hint(source))]
     Program {
-        /// Its name.
+        /// The name of the program.
         program: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// An earlier step for the same virtual server failed.
@@ -74,7 +74,7 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// The kernel's errno, if it is the kernel that refused.
+    /// The kernel's errno, if the kernel returned one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Ipvs(error) => error.errno(),
@@ -90,8 +90,8 @@ impl BackendError {
         }
     }
 
-    /// Whether the error shows that others have changed the node: what was to be added is there
-    /// (EEXIST), or what was to be changed is not (ENOENT, ESRCH).
+    /// Whether the error shows drift: an object to add exists already (EEXIST), or an object to
+    /// change does not exist (ENOENT, ESRCH).
     pub(crate) fn is_drift(&self) -> bool {
         const DRIFT: [Option<i32>; 3] = [Some(17), Some(2), Some(3)];
         match self {
@@ -101,8 +101,8 @@ impl BackendError {
         }
     }
 
-    /// Whether the change may have been made although it is reported as failed: the kernel's answer
-    /// is missing.
+    /// Whether the kernel's answer is missing, so the change may be in effect in spite of the
+    /// error.
     pub(crate) fn is_outcome_unknown(&self) -> bool {
         // EINTR, EAGAIN, ENOBUFS (the answer did not fit into the socket's buffer), ETIMEDOUT.
         const NO_ANSWER: [i32; 4] = [4, 11, 105, 110];
@@ -113,7 +113,7 @@ impl BackendError {
             }
             Self::Ipvs(error) => error.is_outcome_unknown(),
             Self::PacketFilter { source, .. } | Self::Route { source, .. } => {
-                // What svcproxy itself refused was not sent.
+                // svcproxy itself rejected it, so it was not sent.
                 let is_own = source.kind() == io::ErrorKind::InvalidInput;
                 source.raw_os_error().map_or(!is_own, lost)
             }
@@ -146,7 +146,7 @@ fn nftables_hint(error: &io::Error) -> &'static str {
 
 fn conntrack_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        // What nfnetlink answers for a subsystem that it does not have.
+        // The answer of nfnetlink for a subsystem that is not loaded.
         io::ErrorKind::InvalidInput => " (this kernel cannot list it: load nf_conntrack_netlink)",
         _ => permission_hint(error),
     }

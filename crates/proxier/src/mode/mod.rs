@@ -1,4 +1,4 @@
-//! The seam between what a node should have and the ways to give it that.
+//! The modes, which turn the desired state into kernel state.
 
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 pub(crate) mod conntrack;
@@ -23,44 +23,45 @@ use crate::notice::Notice;
 pub use error::BackendError;
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
 
-/// The removal of what has drained, and the frontends that it leaves without real servers.
+/// The plan that removes what has drained, and the frontends without real servers after it.
 pub type Drained<P> = (P, Vec<FrontendKey>);
 
-/// A mode at work on one node: what the node has, what is known beyond that, and the way to change it.
+/// A mode on one node: the known state of the node, further knowledge, and the backend to change
+/// it.
 ///
 /// [`Ipvs`](ipvs::Ipvs) and [`Iptables`](iptables::Iptables) are the modes. A
-/// [`Proxier`](crate::Proxier) reads, plans and carries out, in this order, and looks into neither the
-/// node nor the plan.
+/// [`Proxier`](crate::Proxier) reads, plans and executes, in this order; both node and plan are
+/// opaque to it.
 pub trait DataPlane: sealed::Sealed {
-    /// What is to be done with the node.
+    /// The plan type of the mode.
     type Plan: PlanSteps;
 
-    /// What is under way, and whether it is known what the node has.
+    /// What is under way, and whether the state of the node is known.
     fn status(&self) -> Status;
 
-    /// Has the node read in full before the next plan.
+    /// Forgets the state of the node, so that it is read in full before the next plan.
     fn forget(&mut self);
 
-    /// Reads what the node has; the frontends that a slice has found not to be as they were known.
+    /// Reads the node. Returns the frontends whose state differs from the known one in a slice.
     ///
     /// # Errors
     ///
-    /// If some part cannot be read. What was known stays, and an audit under way has ended.
+    /// If some part cannot be read. The known state is kept, and the current audit ends.
     fn read(
         &mut self,
         what: Reading,
         desired: &DesiredState,
     ) -> Result<Vec<FrontendKey>, BackendError>;
 
-    /// Compares what the node should have with what it has. Empty if that is not known.
+    /// Compares the desired state with the node. Empty if the state of the node is unknown.
     fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Self::Plan;
 
-    /// Carries a plan out and takes note of what it did. A step that fails does not keep the others
-    /// from being taken unless they rest on it.
+    /// Executes a plan and records its results. After a failed step, only steps that depend on it
+    /// are skipped.
     fn carry_out(&mut self, plan: &Self::Plan) -> (ApplyReport, Failures);
 
-    /// The removal of what has waited for the end of its connections, or long enough, and the
-    /// frontends that it leaves without real servers. `None` if there is nothing.
+    /// Plans the removal of what has drained or reached the drain timeout. `None` if there is
+    /// nothing to remove.
     ///
     /// # Errors
     ///
@@ -71,52 +72,53 @@ pub trait DataPlane: sealed::Sealed {
         now: Instant,
     ) -> Result<Option<Drained<Self::Plan>>, BackendError>;
 
-    /// What Services ask for that they do not get in this mode; with a name, those of one Service.
+    /// Problems of this mode: what Services request and do not get. With a name, those of one
+    /// Service.
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem>;
 
-    /// What an operator must know of the last reading of the node and the last plan.
+    /// Notices about the last reading of the node and the last plan.
     fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice>;
 
-    /// How many servers the node has. `None` if that is not known, or has no meaning.
+    /// The numbers of servers. `None` if they are unknown, or the mode has none.
     fn servers(&self) -> Option<Servers>;
 
-    /// Whether the node has a virtual server of svcproxy's.
+    /// Whether the node has this virtual server and svcproxy owns it.
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool;
 
-    /// What the Services' virtual servers have carried; empty where nothing counts. `None` if it is
-    /// not known what the node has.
+    /// The traffic of the Services' virtual servers; empty in a mode without counters. `None` if
+    /// the state of the node is unknown.
     ///
     /// # Errors
     ///
-    /// If it cannot be read.
+    /// If the counters cannot be read.
     fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError>;
 }
 
 mod sealed {
-    /// A mode needs a take-over, a probe and a clean-up beside a [`DataPlane`](super::DataPlane), so
-    /// others cannot add one from outside.
+    /// Sealed: besides a [`DataPlane`](super::DataPlane), a mode needs a take-over, a probe and a
+    /// clean-up, so it cannot be added from outside.
     pub trait Sealed {}
 }
 
-/// What to read of a node.
+/// The part of a node to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// All of it, at once.
+    /// Everything at once.
     Full,
-    /// What an audit begins with. What takes long to read stays as it is known until its slice.
+    /// The beginning of an audit. Parts that take long to read are left to the slices.
     Audit,
-    /// The next slice of the audit under way.
+    /// The next slice of the current audit.
     Slice,
 }
 
 /// The state of a [`DataPlane`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// Whether it is known what the node has.
+    /// Whether the state of the node is known.
     pub is_known: bool,
     /// Whether an audit has slices left.
     pub is_auditing: bool,
-    /// Whether something waits for the end of its connections.
+    /// Whether something drains.
     pub is_draining: bool,
 }
 
@@ -125,32 +127,32 @@ pub struct Status {
 pub struct Servers {
     /// Virtual servers.
     pub virtual_servers: usize,
-    /// Their real servers that take new connections.
+    /// Real servers that accept new connections.
     pub active: usize,
-    /// Those that wait for the end of their connections.
+    /// Draining real servers.
     pub draining: usize,
 }
 
-/// What a virtual server has carried.
+/// The traffic of a virtual server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Carried {
     /// The virtual server.
     pub key: VirtualServerKey,
-    /// For whom.
+    /// The Service.
     pub service: ObjectName,
-    /// How much, since it was made.
+    /// The counters since it was created.
     pub statistics: Statistics,
 }
 
-/// Steps in an order.
+/// Ordered steps.
 pub trait PlanSteps: Debug + sealed::Sealed {
-    /// How many there are.
+    /// The number of steps.
     fn count(&self) -> usize;
 
-    /// A summary of the one at a place.
+    /// A summary of the step at an index.
     fn step(&self, place: usize) -> Option<String>;
 
-    /// Takes the steps of another plan behind its own.
+    /// Appends the steps of another plan.
     fn append(&mut self, then: Self);
 }
 

@@ -1,4 +1,4 @@
-//! What became of a plan.
+//! The results of a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Add;
@@ -9,31 +9,31 @@ use ipvs::Family;
 use super::BackendError;
 use crate::desired::{FrontendKey, Need, ServicePortName};
 
-/// What became of the steps of a [`Plan`](crate::mode::ipvs::plan::Plan).
+/// The results of the steps of a plan.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 #[must_use = "a step may have failed"]
 pub struct ApplyReport {
-    /// The steps that failed, in the order of the plan.
+    /// The failed steps, in the order of the plan.
     pub failures: Vec<Failure>,
-    /// Who was left out of steps that are taken but for them, since what is theirs is refused for
-    /// what it is. They keep what they have.
+    /// The Service ports that were left out of executed steps, because their rules are rejected
+    /// permanently. They keep their previous rules.
     pub refused: Vec<Refused>,
-    /// How many steps are not taken at all, since they are for such alone.
+    /// The number of steps that were skipped because they belong only to such Service ports.
     pub in_vain: usize,
-    /// How much was sent.
+    /// The amount of work that was sent.
     pub counts: Counts,
-    /// How connection tracking was brought in line, where there was a reason to.
+    /// The deletions of flows from connection tracking, if there was a reason for any.
     pub conntrack: BTreeMap<Family, Reconciled>,
 }
 
-/// What it took to make connection tracking forget flows of one family.
+/// The deletion of one family's flows from connection tracking.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reconciled {
-    /// Flows deleted.
+    /// Number of deleted flows.
     pub deleted: u64,
-    /// How long it took.
+    /// Duration.
     pub took: Duration,
 }
 
@@ -41,31 +41,31 @@ pub struct Reconciled {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Failure {
-    /// Its place in the plan.
+    /// Its index in the plan.
     pub step: usize,
     /// Why.
     pub error: BackendError,
 }
 
-/// A part of the node that can fail by itself and be tried again by itself.
+/// A part of the node that can fail and be retried separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Item {
-    /// What serves a frontend.
+    /// A frontend.
     Frontend(FrontendKey),
-    /// What frontends share.
+    /// Something that frontends share.
     Need(Need),
 }
 
-/// What the failed steps of a plan call for.
+/// The retries that the failed steps of a plan need.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failures {
-    /// Refused without effect: to be tried again.
+    /// Items that the kernel rejected without effect, to retry.
     pub items: BTreeSet<Item>,
-    /// Whether an audit is due: others have changed the node, or what failed is no single item's.
+    /// Whether an audit is due: because of drift, or because a failure belongs to no single item.
     pub needs_audit: bool,
-    /// Whether nobody knows what the node has now: it must be read before anything else.
+    /// Whether the state of the node is unknown: it must be read before anything else.
     pub is_unknown: bool,
 }
 
@@ -73,21 +73,21 @@ pub struct Failures {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Refused {
-    /// The step's place in the plan.
+    /// The index of the step in the plan.
     pub step: usize,
-    /// Whose part of it was refused.
+    /// The Service port whose rules were rejected.
     pub owner: ServicePortName,
     /// Why.
     pub error: BackendError,
 }
 
-/// How much was sent to the kernel, whatever became of it.
+/// The amount of work that was sent to the kernel, successful or not.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
     /// Changes of IPVS.
     pub ipvs_changes: u64,
-    /// Packet-filter transactions.
+    /// nftables or iptables transactions.
     pub transactions: u64,
     /// Set elements added and deleted in them.
     pub elements: u64,
@@ -95,7 +95,7 @@ pub struct Counts {
     pub routes: u64,
     /// Sysctls written.
     pub sysctls: u64,
-    /// Flows that connection tracking was told to forget.
+    /// Flows deleted from connection tracking.
     pub flows: u64,
 }
 
@@ -115,14 +115,14 @@ impl Add for Counts {
 }
 
 impl ApplyReport {
-    /// The places of the steps that failed, rising: what
-    /// [`NodeState::record`](crate::mode::ipvs::plan::NodeState::record) takes.
+    /// The ascending indices of the failed steps, for
+    /// [`NodeState::record`](crate::mode::ipvs::plan::NodeState::record).
     pub fn failed_steps(&self) -> Vec<usize> {
         self.failures.iter().map(|failure| failure.step).collect()
     }
 
-    /// Takes in what became of a plan that was carried out behind this one, which had so many
-    /// steps.
+    /// Merges the results of a plan that was executed after this one; `steps` is the number of this
+    /// one's steps.
     pub(crate) fn append(&mut self, then: Self, steps: usize) {
         let failures = then.failures.into_iter();
         self.failures.extend(failures.map(|failure| Failure {
@@ -141,7 +141,7 @@ impl ApplyReport {
         }
     }
 
-    /// Adds to what was done about flows of a family.
+    /// Adds a deletion of a family's flows.
     pub(crate) fn reconciled(&mut self, family: Family, deleted: u64, took: Duration) {
         let reconciled = self.conntrack.entry(family).or_default();
         reconciled.deleted += deleted;

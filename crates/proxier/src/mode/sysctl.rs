@@ -1,4 +1,4 @@
-//! Sysctls, as files below /proc/sys or wherever that is mounted.
+//! Sysctls, as files below /proc/sys or another mount of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::{fs, io};
 use crate::mode::ipvs::plan::{Step, Sysctl};
 use crate::mode::{ApplyReport, BackendError};
 
-/// Where sysctls are.
+/// The directory of the sysctls.
 #[derive(Debug)]
 pub(crate) struct Sysctls(pub(crate) PathBuf);
 
@@ -18,15 +18,16 @@ impl Default for Sysctls {
 }
 
 impl Sysctls {
-    /// The network namespace of /proc/sys/net is that of the thread that opens the file.
+    /// The file of a sysctl. /proc/sys/net belongs to the network namespace of the thread that
+    /// opens the file.
     fn path(&self, sysctl: Sysctl) -> PathBuf {
         let mut path = self.0.clone();
         path.extend(sysctl.name().split('.'));
         path
     }
 
-    /// The values of all sysctls that there are. IPVS has its own once its module is loaded; a
-    /// kernel without IPv6 lacks that one's.
+    /// The values of all existing sysctls. Those of IPVS exist once its module is loaded; a kernel
+    /// without IPv6 lacks its sysctls.
     pub(crate) fn observe(&self) -> Result<BTreeMap<Sysctl, String>, BackendError> {
         let mut values = BTreeMap::new();
         for sysctl in Sysctl::ALL {
@@ -48,7 +49,7 @@ impl Sysctls {
         Ok(values)
     }
 
-    /// What a sysctl has; an error if that is not `value` and cannot be changed. Changes nothing.
+    /// The value of a sysctl; an error if it is not `value` and cannot be changed. Changes nothing.
     pub(crate) fn check(&self, sysctl: Sysctl, value: u32) -> Result<String, BackendError> {
         let error = |operation| {
             move |source| BackendError::Sysctl {

@@ -1,4 +1,4 @@
-//! Making connection tracking forget flows, over ctnetlink.
+//! Deletes flows from connection tracking, over ctnetlink.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -15,7 +15,7 @@ use netlink::conntrack::{self, Entry, EntryName, Extent};
 use netlink::uapi::NLM_F_ACK;
 use netlink::{Refusal, Socket, Writer, again};
 
-/// How many entries are deleted in one send. A socket's receive buffer holds 237 refusals.
+/// Number of deletions in one send. A socket's default receive buffer holds 237 error replies.
 const BATCH: usize = 128;
 
 const ENOENT: i32 = 2;
@@ -33,7 +33,7 @@ impl Conntrack {
         Ok(Self { socket })
     }
 
-    /// Whether connection tracking answers.
+    /// Checks that the kernel answers requests about connection tracking.
     pub(crate) fn check() -> Result<(), BackendError> {
         let mut socket = Self::open()?.socket;
         let first = socket.reserve(2);
@@ -43,8 +43,8 @@ impl Conntrack {
         answered.map_err(|refusal| error(STATISTICS)(refusal.into_error().into()))
     }
 
-    /// Carries out steps about flows; `first` is the place of the first in its plan. However many
-    /// there are, the table is listed once for each family and protocol.
+    /// Executes steps about flows; `first` is the index of the first one in its plan. Lists the
+    /// table once for each family and protocol, however many steps there are.
     pub(crate) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
         let mut unwanted = BTreeMap::<_, Unwanted>::new();
         for (step, place) in steps.iter().zip(first..) {
@@ -77,7 +77,7 @@ impl Conntrack {
         }
     }
 
-    /// The entries for which `choose` gives a step's place.
+    /// The entries for which `choose` returns the index of a step.
     fn list(
         &mut self,
         extent: Extent,
@@ -104,11 +104,13 @@ impl Conntrack {
         }
     }
 
-    /// Tells how many were deleted. One that is gone by itself is none, and no failure.
+    /// Returns the number of deleted entries. An entry that has expired in the meantime does not
+    /// count and is no failure.
     fn delete(&mut self, found: &[Found], failures: &mut Failures) -> u64 {
         let mut deleted = 0;
         for batch in found.chunks(BATCH) {
-            // The first number is that of a transaction's begin, which there is not.
+            // The first sequence number is that of a transaction's begin message, which is not sent
+            // here.
             let first = self.socket.reserve(batch.len() + 1);
             let mut writer = Writer::default();
             for (number, found) in (1..).zip(batch) {
@@ -141,7 +143,7 @@ impl Conntrack {
     }
 }
 
-/// What of the table to list for flows of a family and protocol.
+/// The part of the table to list for flows of a family and protocol.
 fn extent(family: Family, protocol: Protocol, port: Option<u16>) -> io::Result<Extent> {
     let protocol = u8::try_from(protocol.number());
     let protocol = protocol.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -159,20 +161,20 @@ pub(crate) const fn netlink_family(family: Family) -> netlink::Family {
     }
 }
 
-/// An entry that is to go.
+/// An entry to delete.
 #[derive(Debug)]
 struct Found {
     name: EntryName,
-    /// The place of the step that says so.
+    /// The index of its step.
     step: usize,
 }
 
-/// The flows of one family and protocol that are to go, each with the place of its step.
+/// The flows to delete of one family and protocol, with the index of the step.
 #[derive(Debug, Default)]
 struct Unwanted(HashMap<Flows, usize>);
 
 impl Unwanted {
-    /// The place of the step that an entry is to go for.
+    /// The index of the step that deletes this entry, if any.
     fn step_for(&self, entry: &Entry<'_>, node: &HashSet<IpAddr>) -> Option<usize> {
         let protocol = Protocol::from_number(u16::from(entry.protocol));
         let address = entry.to.ip();
@@ -186,9 +188,9 @@ impl Unwanted {
         let node_port = Flows::to(node_port);
         let backend = entry.answered_from.ip();
         let is_of_node = |flows: &Flows| match flows.answered_by {
-            // The backend's own port of that number is another thing.
+            // A direct connection to the backend's own port is not a flow to the node port.
             Some(_) => entry.answered_from != entry.to,
-            // What passes through to another host is not ours.
+            // A flow that this node only forwards to another host is not svcproxy's.
             None => node.contains(&address),
         };
         let of_node = [node_port, node_port.answered_by(backend)].into_iter();
@@ -205,7 +207,7 @@ impl Unwanted {
     }
 }
 
-/// The addresses on which node ports may be served, if it matters.
+/// The addresses on which node ports may be served, if a step needs them.
 fn node_addresses(
     unwanted: &BTreeMap<(Family, Protocol), Unwanted>,
     failures: &mut Failures,
@@ -237,7 +239,7 @@ const LIST: &str = "list flows";
 const DELETE: &str = "delete a flow";
 const ADDRESSES: &str = "list the node's addresses, to tell flows to a node port";
 
-/// Steps that failed, by their place, each with its first error.
+/// The failed steps by index, each with its first error.
 type Failures = BTreeMap<usize, (&'static str, io::Error)>;
 
 fn fail(failures: &mut Failures, place: usize, operation: &'static str, source: &io::Error) {

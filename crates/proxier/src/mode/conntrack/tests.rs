@@ -2,8 +2,8 @@ use std::net::SocketAddr;
 
 use super::*;
 
-/// Places of the steps that an entry is to go for, of flows given as what they are to and who
-/// answered; the node has 192.0.2.1.
+/// The index of the step that deletes an entry. Flows are given as destination and answering
+/// backend; the node has the address 192.0.2.1.
 fn step_for(flows: &[(&str, Option<&str>)], to: &str, answered_from: &str) -> Option<usize> {
     let mut unwanted = Unwanted::default();
     for (place, (to, answered_by)) in flows.iter().enumerate() {
@@ -31,12 +31,12 @@ fn flows_to_a_virtual_ip_go_by_backend_or_all() {
     assert_eq!(step_for(&one, vip, "10.244.1.6:5353"), None);
     assert_eq!(step_for(&one, "10.96.0.10:54", "10.244.1.5:5353"), None);
     assert_eq!(step_for(&one, "10.96.0.11:53", "10.244.1.5:5353"), None);
-    // The pod itself, asked at its own address.
+    // A direct connection to the pod's own address.
     assert_eq!(step_for(&one, "10.244.1.5:53", "10.244.1.5:53"), None);
 
     let all = [("10.96.0.11:53", None), (vip, None)];
     assert_eq!(step_for(&all, vip, "10.244.1.6:5353"), Some(1));
-    // Seen before there was a virtual server.
+    // A flow from before the virtual server existed.
     assert_eq!(step_for(&all, vip, vip), Some(1));
 }
 
@@ -45,17 +45,17 @@ fn flows_to_a_node_port_are_those_of_a_backend_at_any_address() {
     let flows = [("0.0.0.0:30053", Some("10.244.1.5"))];
     let step_for = |to, from| step_for(&flows, to, from);
     assert_eq!(step_for("192.0.2.1:30053", "10.244.1.5:53"), Some(0));
-    // An address that the node had.
+    // An address that the node had before.
     assert_eq!(step_for("192.0.2.9:30053", "10.244.1.5:53"), Some(0));
     assert_eq!(step_for("192.0.2.1:30054", "10.244.1.5:53"), None);
     assert_eq!(step_for("192.0.2.1:30053", "10.244.1.6:53"), None);
-    // The pod has that port too.
+    // The pod has the same port, too.
     assert_eq!(step_for("10.244.1.5:30053", "10.244.1.5:30053"), None);
     assert_eq!(step_for("[2001:db8::1]:30053", "[2001:db8::5]:53"), None);
 }
 
 #[test]
-fn a_backend_in_the_nodes_network_is_told_by_its_port() {
+fn a_backend_in_the_nodes_network_is_recognised_by_its_port() {
     let flows = [("0.0.0.0:30053", Some("192.0.2.1"))];
     let to = "192.0.2.1:30053";
     assert_eq!(step_for(&flows, to, "192.0.2.1:53"), Some(0));
@@ -68,7 +68,7 @@ fn all_flows_to_a_node_port_are_those_to_the_nodes_addresses() {
     let step_for = |to, from| step_for(&flows, to, from);
     assert_eq!(step_for("192.0.2.1:30053", "10.244.1.6:53"), Some(0));
     assert_eq!(step_for("192.0.2.1:30053", "192.0.2.1:30053"), Some(0));
-    // On its way to another node.
+    // Forwarded to another node.
     assert_eq!(step_for("192.0.2.2:30053", "192.0.2.2:30053"), None);
 }
 

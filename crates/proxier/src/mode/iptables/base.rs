@@ -1,4 +1,4 @@
-//! The chains that there are whatever the Services.
+//! The chains that do not depend on Services.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ use super::rule::{Match, State, Target};
 use super::{Hook, Jump, Name, Rule, Table};
 use crate::desired::Config;
 
-/// The trees that Services hang their rules in.
+/// The roots of the trees that contain the Services' rules.
 pub(super) const ROOTS: [(Table, Word); 5] = [
     (Table::Nat, VIPS),
     (Table::Nat, NODE_PORTS),
@@ -22,7 +22,7 @@ pub(super) const ROOTS: [(Table, Word); 5] = [
     (Table::Filter, NODE_PORTS),
 ];
 
-/// The chains that follow from the settings, with their rules.
+/// The chains that depend on the settings only, with their rules.
 pub(super) fn chains(config: &Config, family: Family) -> [(Table, Word, Vec<Rule>); 5] {
     [
         (Table::Nat, SERVICES, to_trees(config, family)),
@@ -33,7 +33,7 @@ pub(super) fn chains(config: &Config, family: Family) -> [(Table, Word, Vec<Rule
     ]
 }
 
-/// The rules of ours in chains that are everyone's, the first of each chain first.
+/// svcproxy's rules in built-in chains, in the order of each chain.
 pub(super) fn jumps() -> [Jump; 7] {
     let jump = |table, hook, matching: Match, to| Jump {
         table,
@@ -52,7 +52,7 @@ pub(super) fn jumps() -> [Jump; 7] {
     ]
 }
 
-/// Virtual IPs go before node ports, since they may be the node's addresses.
+/// Virtual IPs come before node ports, because a virtual IP may be an address of the node.
 fn to_trees(config: &Config, family: Family) -> Vec<Rule> {
     let networks = config.node_port_networks();
     let networks = networks
@@ -87,7 +87,8 @@ fn outside(config: &Config, family: Family) -> Vec<Rule> {
         .collect()
 }
 
-/// The mark has done its work here: a tunnel must not masquerade the packet that carries this one.
+/// Clears the mark after use: otherwise the packet of a tunnel that carries this one would be
+/// masqueraded, too.
 fn postrouting(config: &Config) -> Vec<Rule> {
     let bit = config.marks.masquerade();
     let translated = Match::all().state(State::Translated);
@@ -99,7 +100,8 @@ fn postrouting(config: &Config) -> Vec<Rule> {
     ]
 }
 
-/// What no Service's rule in table nat has taken. In a Service CIDR nobody else can answer.
+/// Packets that no rule of a Service in table nat has translated. In a Service CIDR, no other
+/// program can answer.
 fn undelivered(config: &Config, family: Family) -> Vec<Rule> {
     let translated = Match::all().state(State::Translated).then(&Target::Return);
     let of_family = |cidrs: &[IpNet]| {
@@ -123,15 +125,16 @@ fn undelivered(config: &Config, family: Family) -> Vec<Rule> {
         });
     let mut rules = vec![translated];
     rules.extend(to_trees(config, family));
-    // The loopback's own return would end this.
+    // Rules for loopback addresses would have no effect from here on: `to_trees` returns for them.
     rules.extend(to_others.chain(unused));
     rules
 }
 
-/// Lets pass what Services' clients send and get, as a host whose policy is to drop would not.
+/// Accepts forwarded packets of Services' connections, even if the policy of the host's FORWARD
+/// chain is to drop.
 fn forward(config: &Config, family: Family) -> Vec<Rule> {
-    // What connection tracking does not know it does not translate back: a client that gets the
-    // answer from the backend's own address resets the connection (kubernetes/kubernetes#74839).
+    // Connection tracking does not translate packets that it considers invalid. A client that gets
+    // an answer from the backend's own address resets the connection (kubernetes/kubernetes#74839).
     let invalid = pods(config, family).into_iter();
     let invalid = invalid.map(|pod| pod.state(State::Invalid).then(&Target::Drop));
     let known = Match::all().state(State::Translated).state(State::Known);

@@ -14,12 +14,13 @@ use crate::mode::{
 use crate::model::ObjectName;
 use crate::notice::Notice;
 
-/// A node's tables.
+/// The iptables tables of a node.
 pub(crate) trait Tables {
-    /// Reads what they hold.
+    /// Reads the tables.
     fn observe(&mut self) -> Result<Node, BackendError>;
 
-    /// Carries a plan out, but for what is refused; what was carried out if somebody was left out.
+    /// Executes a plan without the parts that iptables rejects. Returns the executed part if some
+    /// was left out.
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>);
 }
 
@@ -33,20 +34,20 @@ impl Tables for IptablesBackend {
     }
 }
 
-/// iptables mode on one node. Connections drain by themselves: connection tracking leads them where
-/// they went.
+/// iptables mode on one node. Connections drain by themselves, because connection tracking keeps
+/// translating them.
 #[derive(Debug)]
 pub struct Iptables<T = IptablesBackend> {
     tables: T,
-    /// What the node has, as far as that is known.
+    /// The state of the node, if it is known.
     node: Option<Node>,
     refusals: Refusals,
-    /// Whether the last plan rests on what was read just then.
+    /// Whether the last plan was based on a fresh reading.
     is_fresh: bool,
 }
 
 impl<T> Iptables<T> {
-    /// iptables mode over a node's tables, which it has not read yet.
+    /// iptables mode with these tables, which are not read yet.
     pub fn new(tables: T) -> Self {
         Self {
             tables,
@@ -61,9 +62,9 @@ impl<T> Iptables<T> {
         &mut self.tables
     }
 
-    /// Takes note of who was refused; the steps that failed for nobody in particular. Where others may
-    /// have changed the node since it was read, a refusal is a failure, and so a reason to read it
-    /// again, unless it was so before.
+    /// Records rejections, and returns the steps that failed for no single Service. If the plan was
+    /// not based on a fresh reading, another program may have changed the node. Then a new
+    /// rejection counts as a failure, so that the node is read again.
     fn take_in(&mut self, report: &mut ApplyReport) -> Vec<usize> {
         let refused = std::mem::take(&mut report.refused).into_iter();
         let (refused, new): (Vec<_>, Vec<_>) =
@@ -122,8 +123,8 @@ impl<T: Tables> DataPlane for Iptables<T> {
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
         let (mut report, done) = self.tables.carry_out(plan);
         let failed = self.take_in(&mut report);
-        // Where iptables-restore failed for nobody in particular, it may have changed some tables and
-        // not others.
+        // If iptables-restore failed for no single Service, it may have changed only some of the
+        // tables.
         let is_restore = |place: &usize| matches!(plan.steps().get(*place), Some(Step::Restore(_)));
         let is_unknown = failed.iter().any(is_restore);
         match (&mut self.node, done) {

@@ -1,4 +1,4 @@
-//! The difference between a draft and what there is.
+//! The difference between a draft and the node's rules.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +7,12 @@ use super::draft::{Chain, Draft};
 use super::transaction::{Part, Written};
 use super::{Jump, Rules, Table};
 
-/// The changes of each table, without the chains that the draft does not have unless it has
-/// everything. What keeps packets from going astray comes before what leads them elsewhere, and
-/// goes after it: it takes only what nobody else has taken. Where there is nothing of ours yet it
-/// comes after: IPVS, whose mode may have served until now, would not get what it refuses.
+/// The changes of each table. Chains that the draft lacks are deleted only if the draft is
+/// complete. Rules of table filter that reject or drop are added before the changes of table nat,
+/// and removed after them, so that no packet goes astray in between; they handle only packets that
+/// nothing has translated. On a node without svcproxy's rules, they are added after table nat: the
+/// mode ipvs may have been in effect until now, and they would reject its packets before IPVS sees
+/// them.
 pub(super) fn parts(draft: Draft<'_>, jumps: Option<Vec<Jump>>, there: &Rules) -> Vec<Part> {
     let mut parts = Parts::default();
     let mut is_closing = false;

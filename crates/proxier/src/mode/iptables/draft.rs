@@ -1,4 +1,4 @@
-//! Chains as they should be, some or all of them.
+//! The desired chains, some or all of them.
 
 use std::net::IpAddr;
 
@@ -12,42 +12,42 @@ use super::tree::Place;
 use super::{Name, Rule, Rules, Table};
 use crate::desired::{Config, Frontend, FrontendKey, ServicePortName};
 
-/// Changes to what there is; without that, everything is made from scratch.
+/// Desired changes of existing rules; without existing rules, the complete desired rules.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     there: Option<&'a Rules>,
-    /// The chains that were looked at, which need not differ from those that are there.
+    /// The desired chains so far. They may equal the existing ones.
     pub(super) chains: HashMap<(Table, Name), Chain>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chain {
     pub(super) rules: Vec<Rule>,
-    /// The Service port it is for, if it is for one.
+    /// The Service port that it belongs to, if any.
     pub(super) owner: Option<ServicePortName>,
-    /// It stays though it be empty.
+    /// Keep the chain even if it is empty.
     pub(super) is_fixed: bool,
 }
 
 impl<'a> Draft<'a> {
-    /// Nothing yet.
+    /// An empty draft of complete rules.
     pub(super) fn from_scratch() -> Self {
         let (there, chains) = (None, HashMap::new());
         Self { there, chains }
     }
 
-    /// What there is, to be changed.
+    /// A draft of changes to existing rules.
     pub(super) fn of(there: &'a Rules) -> Self {
         let (there, chains) = (Some(there), HashMap::new());
         Self { there, chains }
     }
 
-    /// Whether what it does not have should not be there.
+    /// Whether the draft is complete, so that all other chains are deleted.
     pub(super) const fn is_everything(&self) -> bool {
         self.there.is_none()
     }
 
-    /// All that does not depend on Services.
+    /// Adds everything that does not depend on Services.
     pub(super) fn base(&mut self, config: &Config, family: ipvs::Family) {
         let roots = base::ROOTS.map(|(table, word)| (table, word, Vec::new()));
         for (table, word, rules) in base::chains(config, family).into_iter().chain(roots) {
@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The frontend of a key, or that there is none.
+    /// Sets the frontend of a key, or removes it.
     pub(super) fn frontend(
         &mut self,
         key: FrontendKey,
@@ -98,15 +98,15 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether a backend may be its own client.
+    /// Adds or removes the masquerade of a backend's connections to itself.
     pub(super) fn hairpin(&mut self, address: IpAddr, wanted: bool) {
         let place = Place::of_hairpin(address);
         let rule = wanted.then(|| place.leaf.clone().then(&Target::Masquerade));
         self.hang(&place, rule);
     }
 
-    /// Puts a rule into a tree, with the branches that lead there, or takes both out. What leads
-    /// to a chain that stays as it is stays too.
+    /// Inserts a rule into a tree, with the branches that lead to it, or removes both. Stops at the
+    /// first chain that stays unchanged.
     fn hang(&mut self, place: &Place, rule: Option<Rule>) {
         let (mut matching, mut rule) = (place.leaf.clone(), rule);
         for branch in place.branches() {
@@ -120,8 +120,8 @@ impl<'a> Draft<'a> {
         self.put(place.table, &Name::of(place.root), &matching, rule);
     }
 
-    /// Makes this the chain's only rule that matches this, among the others in their order;
-    /// whether the chain is empty then, or `None` if it stays as it is.
+    /// Makes `rule` the chain's only rule with this match, in the order of the chain. Returns
+    /// whether the chain is empty now, or `None` if it did not change.
     fn put(
         &mut self,
         table: Table,
@@ -136,7 +136,7 @@ impl<'a> Draft<'a> {
             Some(chain) => chain.rules.as_slice(),
             None => old().unwrap_or_default(),
         };
-        // All that begin alike stand together.
+        // Rules with the same match are adjacent.
         let first = there.partition_point(|other| other.as_str() < matching.as_str());
         let same = there.iter().skip(first);
         let same = same.take_while(|other| other.as_str().starts_with(matching.as_str()));

@@ -10,17 +10,17 @@ use super::{Name, Rule};
 use crate::desired::{Backend, Config, Frontend, Kind, WithoutBackends};
 use crate::model::SessionAffinity;
 
-/// What one frontend needs in one table: chains, and the rule that leads to the first of them.
+/// The rules of one frontend in one table: its chains, and the rule that jumps to the first one.
 #[derive(Debug, Default)]
 pub(super) struct OfFrontend {
     pub(super) chains: Vec<(Class, Vec<Rule>)>,
     pub(super) target: Option<Target>,
 }
 
-/// The classes of chains that frontends have.
+/// The classes of frontends' chains.
 pub(super) const CLASSES: [Class; 3] = [Class::Backends, Class::External, Class::Restricted];
 
-/// Which packets are pods'; if it is not known, no pod is told from a client outside.
+/// Matches of packets from pods. Empty if pods are unknown; then every client counts as outside.
 pub(super) fn pods(config: &Config, family: Family) -> Vec<Match> {
     if let Some(interfaces) = &config.pod_interfaces {
         return vec![Match::all().interfaces(interfaces)];
@@ -34,14 +34,14 @@ pub(super) fn pods(config: &Config, family: Family) -> Vec<Match> {
     from.collect()
 }
 
-/// Table nat: to whom packets go.
+/// Rules in table nat: the backends.
 pub(super) fn delivery(frontend: &Frontend, config: &Config) -> OfFrontend {
     let mut of = OfFrontend::default();
     let in_cluster = chosen(frontend, &frontend.backends);
     if !in_cluster.is_empty() {
         let mark = match (frontend.kind, &frontend.external) {
             (Kind::ClusterIp, _) => Some(Target::Jump(Name::of(OUTSIDE))),
-            // Whoever the client is: the answer must come back this way.
+            // For every client, because the answer must come back through this node.
             (Kind::NodePort, _) | (_, None) => Some(Target::SetMark(config.marks.masquerade())),
             (_, Some(_)) => None,
         };
@@ -66,7 +66,7 @@ pub(super) fn delivery(frontend: &Frontend, config: &Config) -> OfFrontend {
     of
 }
 
-/// Table filter: what becomes of packets that were to go to nobody.
+/// Rules in table filter: rejects or drops packets without a backend.
 pub(super) fn verdict(frontend: &Frontend) -> OfFrontend {
     let mut of = OfFrontend::default();
     let is_empty = |backends: &[Backend]| backends.is_empty();
@@ -89,14 +89,15 @@ pub(super) fn verdict(frontend: &Frontend) -> OfFrontend {
 }
 
 impl OfFrontend {
-    /// Makes a chain, and has packets go there first.
+    /// Adds a chain in front of the existing ones.
     fn enter(&mut self, frontend: &Frontend, class: Class, rules: Vec<Rule>) {
         self.chains.push((class, rules));
         self.target = Some(Target::Goto(Name::hashed(class, frontend.key)));
     }
 }
 
-/// Each of these with the same chance, but for clients that have one already.
+/// Chooses each backend with the same probability, except for clients with session affinity that
+/// already have one.
 fn chosen(frontend: &Frontend, backends: &[Backend]) -> Vec<Rule> {
     let family = frontend.key.family();
     let all = || Match::all().protocol(frontend.key.protocol);
@@ -123,7 +124,7 @@ fn chosen(frontend: &Frontend, backends: &[Backend]) -> Vec<Rule> {
     rules
 }
 
-/// The list of a backend's clients, which a Service's addresses share.
+/// The list of a backend's clients. All addresses of a Service share it.
 fn clients(frontend: &Frontend, backend: Backend) -> Name {
     let (owner, protocol) = (&frontend.owner, frontend.key.protocol);
     let (address, port) = (backend.address, backend.port);
@@ -131,8 +132,8 @@ fn clients(frontend: &Frontend, backend: Backend) -> Name {
     Name::hashed(Class::Clients, what)
 }
 
-/// Clients in the cluster, and the node itself, go to `inside`, all others to the rules of those
-/// outside.
+/// Sends clients in the cluster and the node itself to `inside`, all others to the rules for
+/// outside clients.
 fn by_audience(
     frontend: &Frontend,
     config: &Config,
@@ -140,7 +141,7 @@ fn by_audience(
     outside: Vec<Rule>,
 ) -> Vec<Rule> {
     let pods = pods(config, frontend.key.family());
-    // A pod elsewhere may know no way back to the node's address.
+    // A pod on another node may have no route to this node's address.
     let mark = Target::SetMark(config.marks.masquerade());
     let mark = inside
         .is_some()
@@ -153,11 +154,11 @@ fn by_audience(
     from_pods.chain(from_node).chain(outside).collect()
 }
 
-/// The node itself is never locked out.
+/// The rules of source ranges. They never lock out the node itself.
 fn admission(frontend: &Frontend, then: &Target) -> Vec<Rule> {
     let ranges = frontend.source_ranges.iter();
     let ranges = ranges.flat_map(|ranges| ranges.iter());
-    // A target may be for one protocol only.
+    // Some targets are valid for one protocol only.
     let protocol = frontend.key.protocol;
     let admitted = ranges.map(|range| Match::all().source(*range).protocol(protocol));
     let admitted = admitted.chain([Match::all().protocol(protocol).source_local()]);

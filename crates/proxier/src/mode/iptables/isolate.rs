@@ -1,4 +1,4 @@
-//! Parts of a transaction, for when the whole of it is refused.
+//! Splits a transaction that iptables rejected as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::{Name, Plan, Rule, Step, Transaction};
 use crate::desired::{FrontendKey, ServicePortName};
 
 impl Transaction {
-    /// Each table's changes by themselves, in order.
+    /// Splits it into one transaction per table, in order.
     pub(crate) fn apart(&self) -> impl Iterator<Item = Self> {
         let family = self.family;
         let parts = self.parts.iter().cloned();
@@ -18,7 +18,7 @@ impl Transaction {
         })
     }
 
-    /// These tables' changes alone.
+    /// Joins the changes of these tables.
     pub(crate) fn of_tables(&self, tables: impl IntoIterator<Item = Self>) -> Self {
         let parts = tables.into_iter().flat_map(|table| table.parts);
         Self {
@@ -27,7 +27,7 @@ impl Transaction {
         }
     }
 
-    /// Whether it writes a chain that is for a frontend.
+    /// Whether it writes a chain of a frontend.
     pub(crate) fn is_for(&self, key: FrontendKey) -> bool {
         let mut names = CLASSES.map(|class| Name::hashed(class, key)).into_iter();
         names.any(|name| {
@@ -36,7 +36,7 @@ impl Transaction {
         })
     }
 
-    /// The place of the table whose changes the line with this number, from 1, belongs to.
+    /// The index of the table that the line with this number (from 1) belongs to.
     pub(crate) fn table_of_line(&self, number: usize) -> Option<usize> {
         let text = self.to_string();
         let before = text.lines().take(number);
@@ -44,7 +44,7 @@ impl Transaction {
         begun.checked_sub(1)
     }
 
-    /// The Service ports that something new is for.
+    /// The Service ports with new rules.
     pub(crate) fn owners(&self) -> BTreeSet<ServicePortName> {
         let chains = self.parts.iter().flat_map(|part| part.rewritten.values());
         let mut owners = BTreeSet::new();
@@ -60,7 +60,7 @@ impl Transaction {
         owners
     }
 
-    /// The same, where all but these Service ports keep what they have.
+    /// The same transaction with changes of these Service ports only; all others keep their rules.
     pub(crate) fn only(&self, owners: &BTreeSet<ServicePortName>) -> Self {
         let mut only = self.clone();
         let others = self.owners();
@@ -72,7 +72,7 @@ impl Transaction {
         only
     }
 
-    /// Without the rules in everyone's chains, which are in force.
+    /// Removes the jumps from built-in chains, which are already in effect.
     pub(crate) fn without_jumps(mut self) -> Self {
         for part in &mut self.parts {
             part.inserted.clear();
@@ -84,8 +84,8 @@ impl Transaction {
 }
 
 impl Plan {
-    /// The plan of which these steps, by their place, were carried out so. What would be done about
-    /// the flows of those who are left out is left out too.
+    /// The plan as it was executed: with these transactions in place of the steps with these
+    /// indices. Deletions of flows of the Services that were left out are left out too.
     #[must_use]
     pub(crate) fn with(&self, done: &BTreeMap<usize, Transaction>) -> Self {
         let planned = |place: &usize| match self.steps().get(*place) {
@@ -109,7 +109,8 @@ impl Plan {
 }
 
 impl Part {
-    /// Some owners' chains stay as they are, or are not made, and so do the rules that lead there.
+    /// Leaves out the chains of some owners: existing ones stay unchanged, new ones are not
+    /// created, and the same holds for the rules that jump to them.
     fn leave_out(&mut self, is_out: &impl Fn(&ServicePortName) -> bool) {
         let mut kept = Vec::new();
         self.rewritten.retain(|_, chain| {
@@ -132,10 +133,10 @@ impl Part {
             rules.sort_unstable();
             chain.rules = rules.into();
         }
-        // Nothing else was to change in it.
+        // Nothing else was to change in this chain.
         self.rewritten
             .retain(|_, chain| chain.was.as_ref() != Some(&chain.rules));
-        // What leads to a chain keeps it.
+        // Keep every chain that a kept rule jumps to.
         while let Some(rule) = kept.pop() {
             let chain = rule.leads_to();
             if let Some(rules) = chain.and_then(|name| self.deleted.remove(&name)) {

@@ -1,4 +1,4 @@
-//! What iptables cannot do.
+//! Limits of iptables mode.
 
 use ipvs::Scheduler;
 
@@ -6,15 +6,15 @@ use crate::desired::{DesiredState, Problem};
 use crate::model::ObjectName;
 use crate::notice::Reason;
 
-/// What Services ask for that iptables mode does not give them, once a Service: a choice of
-/// scheduler. The one that the operator chose for all is not reported here.
+/// Requests of Services that iptables mode cannot serve, one per Service: a choice of scheduler.
+/// The operator's default scheduler is not reported here.
 pub fn limits(desired: &DesiredState) -> Vec<Problem> {
     let chosen = desired.chosen_schedulers();
     let problems = chosen.map(|(service, scheduler)| ignored(service, scheduler));
     problems.collect()
 }
 
-/// That of one Service.
+/// The limit that one Service meets, if any.
 pub fn limits_of(service: &ObjectName, desired: &DesiredState) -> Option<Problem> {
     let chosen = desired.chosen_scheduler(service);
     chosen.map(|scheduler| ignored(service, scheduler))

@@ -6,21 +6,23 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-/// What the names of all our chains begin with.
+/// The prefix of the names of svcproxy's chains.
 const PREFIX: &str = "SVCPROXY-";
-/// XT_EXTENSION_MAXNAMELEN without the NUL: what iptables takes.
+/// Maximum length in iptables: XT_EXTENSION_MAXNAMELEN without the NUL.
 const MAX: usize = 28;
 /// RFC 4648.
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// The name of a chain of ours, or of a list of clients: `SVCPROXY-` and letters, digits and dashes, 28 characters at most.
+/// The name of a chain of svcproxy, or of a list of clients: `SVCPROXY-`, then letters, digits and
+/// dashes; at most 28 characters.
 ///
-/// Names say what they are made for by 80 bits of its SHA-256, so they are the same on every node
-/// and in every run, and nobody can find a Service whose chain has the name of another's.
+/// A hashed name contains 80 bits of the SHA-256 of what it stands for. So it is the same on every
+/// node and in every run, and an attacker cannot create a Service whose chain has the name of
+/// another Service's chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
-/// Text on its way into a name.
+/// The hash of a text that becomes a name.
 #[derive(Default)]
 struct Hash(Sha256);
 
@@ -31,21 +33,21 @@ impl Write for Hash {
     }
 }
 
-/// A text that is no name of ours.
+/// The text is not a name of svcproxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a name of svcproxy's")]
 pub struct ForeignName;
 
 impl Name {
-    /// The name of a chain that there is one of in a table.
+    /// The name of a single chain of a table.
     pub(super) fn of(word: Word) -> Self {
         Self(format!("{PREFIX}{}", word.0).into())
     }
 
-    /// The name of one of a class: that for `what`.
+    /// The name of the member of a class that stands for `what`.
     pub(super) fn hashed(class: Class, what: impl fmt::Display) -> Self {
         let mut hash = Hash::default();
-        // It takes everything.
+        // Writing to a hash cannot fail.
         let _ = write!(hash, "{what}");
         let digest = hash.0.finalize();
         let mut name = String::with_capacity(MAX);
@@ -62,8 +64,8 @@ impl Name {
         Self(name.into())
     }
 
-    /// The name of a chain that is not ours, whatever it is called: none if it has a character that
-    /// would need quoting.
+    /// The name of a chain of another program; none if it contains a character that would need
+    /// quoting.
     #[cfg(all(feature = "ipvs", feature = "iptables"))]
     pub(crate) fn of_other(text: &str) -> Option<Self> {
         is_plain(text).then(|| Self(text.into()))
@@ -74,7 +76,7 @@ impl Name {
         &self.0
     }
 
-    /// Whether it is one of a class.
+    /// Whether it belongs to a class.
     pub(super) fn is_a(&self, class: Class) -> bool {
         let rest = self.0.strip_prefix(PREFIX);
         let rest = rest.and_then(|rest| rest.strip_prefix(class.letter()));
@@ -105,11 +107,11 @@ impl fmt::Display for Name {
     }
 }
 
-/// A chain that there is one of in a table.
+/// A single chain of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word(&'static str);
 
-/// All packets whose destination is yet to be known.
+/// The entry for all first packets of connections.
 pub(super) const SERVICES: Word = Word("SERVICES");
 /// The tree of virtual IPs.
 pub(super) const VIPS: Word = Word("VIPS");
@@ -121,19 +123,19 @@ pub(super) const OUTSIDE: Word = Word("OUTSIDE");
 pub(super) const POSTROUTING: Word = Word("POSTROUTING");
 /// The tree of backends that may be their own clients.
 pub(super) const HAIRPIN: Word = Word("HAIRPIN");
-/// What no backend was found for.
+/// Packets that no rule has translated.
 pub(super) const UNDELIVERED: Word = Word("UNDELIVERED");
-/// What is forwarded.
+/// Forwarded packets.
 pub(super) const FORWARD: Word = Word("FORWARD");
 
-/// What there are many of.
+/// A class of chains or lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// A branch of a tree.
     Branch,
-    /// Keeps those who may not come from a frontend.
+    /// Applies the source ranges of a frontend.
     Restricted,
-    /// Tells clients in the cluster from those outside, for whom it has the backends.
+    /// Separates clients in the cluster from outside clients, and has the backends of the latter.
     External,
     /// A frontend's backends.
     Backends,
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn names_do_not_change() {
-        // If they did, a running node's chains would all be replaced.
+        // A change would replace all chains of running nodes.
         let name = Name::hashed(Class::Backends, "tcp 10.96.0.1:443");
         // printf 'tcp 10.96.0.1:443' | sha256sum | cut -c-20 | xxd -r -p | base32
         assert_eq!(name.as_str(), "SVCPROXY-S-YFO3BWE45VN4PFDP");
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_others_are_told_from_ours() {
+    fn names_of_other_programs_are_recognised() {
         for foreign in [
             "PREROUTING",
             "KUBE-SERVICES",

@@ -1,4 +1,4 @@
-//! The difference between the rules a node has and those it should have.
+//! The difference between the observed and the desired rules of a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,11 +14,11 @@ use crate::mode::ipvs::plan::{Flows, Scope, Sysctl, conntrack_sysctls};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// What svcproxy has made of a node in iptables mode.
+/// svcproxy's state on a node in iptables mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Node {
-    /// Values of the sysctls that matter.
+    /// Values of the sysctls that svcproxy uses.
     pub sysctls: BTreeMap<Sysctl, String>,
     /// The rules for IPv4.
     pub v4: Rules,
@@ -40,7 +40,7 @@ impl Node {
         }
     }
 
-    /// Takes in what a plan did, but for the steps that failed, given by their place.
+    /// Records an executed plan, except for the failed steps with these indices.
     pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
         for (place, step) in plan.steps.iter().enumerate() {
             if failed.contains(&place) {
@@ -68,7 +68,7 @@ pub enum Step {
     SetSysctl(Sysctl, u32),
     /// Have iptables-restore(8) change one family's tables.
     Restore(Transaction),
-    /// Make connection tracking forget flows that would go on as they were.
+    /// Delete stale flows from connection tracking.
     DeleteFlows(Flows),
 }
 
@@ -92,7 +92,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares the desired state with the node's.
+    /// Compares the desired state with the node.
     pub fn new(desired: &DesiredState, node: &Node, scope: Scope<'_>) -> Self {
         let mut steps = Vec::new();
         if matches!(scope, Scope::Full) {
@@ -122,7 +122,7 @@ impl Plan {
         Self { steps }
     }
 
-    /// These steps.
+    /// A plan of these steps.
     #[cfg(feature = "iptables")]
     pub(super) const fn of(steps: Vec<Step>) -> Self {
         Self { steps }
@@ -139,12 +139,12 @@ impl Plan {
         Self { steps }
     }
 
-    /// The steps, in the order in which they must be taken.
+    /// The steps, in the order of execution.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// Takes the steps of another plan behind its own.
+    /// Appends the steps of another plan.
     pub(crate) fn append(&mut self, mut then: Self) {
         self.steps.append(&mut then.steps);
     }
@@ -172,10 +172,10 @@ fn sysctls(desired: &DesiredState, node: &Node) -> Vec<Step> {
         .collect()
 }
 
-/// What a plan looks at in one family.
+/// The scope of a plan in one family.
 struct Changes<'a> {
     draft: Draft<'a>,
-    /// The rules that must lead to our chains; `None` if they are not looked at.
+    /// The desired rules in built-in chains; `None` if they are out of scope.
     jumps: Option<Vec<Jump>>,
     /// The frontends whose flows may be stale.
     flows: BTreeSet<FrontendKey>,
@@ -211,7 +211,7 @@ impl<'a> Changes<'a> {
             }
             Scope::Full => {
                 let mut draft = Draft::from_scratch();
-                // A family that the node has no address of is not touched.
+                // A family in which the node has no address is not touched.
                 let speaks = config.node_ip(family).is_some();
                 if speaks {
                     draft.base(config, family);
@@ -235,13 +235,13 @@ impl<'a> Changes<'a> {
     }
 }
 
-/// Whether what connection tracking knows of it may outlive its backend: TCP's connections end by
+/// Whether flows in connection tracking may outlive their backend. TCP connections end by
 /// themselves.
 fn has_flows(key: FrontendKey) -> bool {
     key.protocol != Protocol::Tcp
 }
 
-/// The address of a backend that may be its own client: all else that frontends need is IPVS's.
+/// The address of a backend that may be its own client. The other needs are for IPVS only.
 fn hairpin(need: &Need) -> Option<IpAddr> {
     match need {
         Need::Hairpin(address) => Some(*address),
@@ -249,8 +249,8 @@ fn hairpin(need: &Need) -> Option<IpAddr> {
     }
 }
 
-/// Datagrams and SCTP associations that are known to connection tracking would go on as before: to
-/// a backend that has gone, or to nobody though there is one now.
+/// Deletions of UDP and SCTP flows that connection tracking would keep sending to a removed
+/// backend, or to no backend although there is one now.
 fn stale_flows(key: FrontendKey, frontend: Option<&Frontend>, there: &Rules) -> Vec<Flows> {
     let before = there.backends(key);
     let (mut now, mut gained) = (BTreeSet::new(), false);
@@ -264,7 +264,7 @@ fn stale_flows(key: FrontendKey, frontend: Option<&Frontend>, there: &Rules) -> 
     }
     let gone = before.iter().filter(|backend| !now.contains(backend));
     let gone = gone.map(|backend| Flows::to(key).answered_by(backend.ip()));
-    // What went to nobody is known by no backend's address.
+    // A flow without a backend has no backend address to find it by.
     gained
         .then(|| Flows::to(key))
         .into_iter()

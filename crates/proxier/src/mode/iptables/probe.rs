@@ -1,4 +1,4 @@
-//! Looking for what iptables mode needs.
+//! Probes what iptables mode needs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -22,8 +22,8 @@ use crate::model::{
 };
 use crate::store::{Change, Store};
 
-/// Looks for what iptables mode needs with these settings, and changes nothing: but for the modules
-/// that the kernel loads when it is asked for what they bring.
+/// Probes what iptables mode needs with these settings. Changes nothing, but the kernel may load
+/// modules on request.
 pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
     let mut findings = Vec::new();
     let opened = Flavour::find().and_then(IptablesBackend::with_flavour);
@@ -59,7 +59,7 @@ pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
     findings.into_iter().collect()
 }
 
-/// Has iptables-restore(8) check rules of all kinds that Services get. How many lines they have.
+/// Checks all kinds of rules with `iptables-restore --test`. Returns the number of lines.
 fn try_rules(
     backend: &IptablesBackend,
     config: &Config,
@@ -75,7 +75,7 @@ fn try_rules(
     Ok(lines)
 }
 
-/// What a node without rules gets for [`services`].
+/// The transactions for [`services`] on a node without rules.
 fn sample(config: &Config) -> Vec<Transaction> {
     let mut config = config.clone();
     config.exclude_cidrs.clear();
@@ -94,8 +94,7 @@ fn sample(config: &Config) -> Vec<Transaction> {
     transactions.collect()
 }
 
-/// A Service that chooses at random, one that remembers its clients and is restricted to some, and
-/// one that nobody answers.
+/// A plain Service, one with session affinity and source ranges, and one without endpoints.
 fn services(families: &[Family], node: &Arc<str>) -> Vec<Change> {
     let mut changes = Vec::new();
     for (name, number) in [("random", 200), ("affinity", 210), ("refused", 220)] {
@@ -144,7 +143,7 @@ fn services(families: &[Family], node: &Arc<str>) -> Vec<Change> {
     changes
 }
 
-/// Reserved for documentation.
+/// An address reserved for documentation.
 fn address(family: Family, host: u16) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from_bits(0xc000_0200 + u32::from(host)).into(),
@@ -164,7 +163,7 @@ fn range(family: Family) -> IpNet {
 mod tests {
     use super::*;
 
-    /// Whatever a rule can have in it is tried.
+    /// The sample contains every match and target.
     #[test]
     fn the_sample_has_every_kind_of_rule() {
         let node_ips = vec![

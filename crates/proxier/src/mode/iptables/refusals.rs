@@ -1,4 +1,4 @@
-//! Whose rules iptables refuses for what they are.
+//! The Service ports whose rules iptables rejects permanently.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -8,25 +8,25 @@ use crate::mode::Refused;
 use crate::model::{ObjectName, PortName};
 use crate::notice::{Notice, Reason};
 
-/// The Service ports that keep the rules that they had, with what iptables said when it refused
-/// others first. One is tried again when its Service changes, or when all are.
+/// The rejected Service ports, which keep their previous rules, with the first message of iptables.
+/// A Service port is tried again when its Service changes, or when all are.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     standing: BTreeMap<ServicePortName, String>,
-    /// Those that stood before the last plan, and that it tries again.
+    /// Rejected before the last plan, which tries them again.
     retried: BTreeMap<ServicePortName, String>,
-    /// Services of which nothing is refused any more.
+    /// Services whose rules are all accepted again.
     accepted: BTreeSet<ObjectName>,
 }
 
 impl Refusals {
-    /// All are tried again.
+    /// Marks all for a retry.
     pub(crate) fn retry_all(&mut self) {
         self.retried = mem::take(&mut self.standing);
     }
 
-    /// Those of Services that changed are tried again: what is to be looked at, if they make it more
-    /// than what changed.
+    /// Marks those of changed Services for a retry. Returns the extended scope, if it is larger
+    /// than the changes.
     pub(crate) fn retry(&mut self, desired: &DesiredState, touched: &Touched) -> Option<Touched> {
         self.retried.clear();
         for service in &touched.services {
@@ -50,17 +50,18 @@ impl Refusals {
         Some(more)
     }
 
-    /// Whether the last plan tries this one again.
+    /// Whether the last plan retries this Service port.
     pub(crate) fn is_retried(&self, owner: &ServicePortName) -> bool {
         self.retried.contains_key(owner)
     }
 
-    /// Takes in who was refused. If not all else was done, those that were to be tried again may not
-    /// have been.
+    /// Records the rejections of a plan. If the plan failed in part, some retries may not have
+    /// happened.
     pub(crate) fn settle(&mut self, refused: &[Refused], is_done: bool) {
         let mut retried = mem::take(&mut self.retried);
         for Refused { owner, error, .. } in refused {
-            // It is told once, and a line's number is another each time.
+            // Keep the first message: the line number differs each time, and the problem is
+            // reported once.
             let said = retried.remove(owner);
             let said = said.unwrap_or_else(|| error.to_string());
             self.standing.entry(owner.clone()).or_insert(said);
@@ -72,7 +73,7 @@ impl Refusals {
         }
     }
 
-    /// Tells once of the Services that are still there and of which nothing is refused any more.
+    /// The notices of existing Services whose rules are accepted again; each once.
     pub(crate) fn take_accepted(&mut self, desired: &DesiredState) -> Vec<Notice> {
         let mut accepted = mem::take(&mut self.accepted);
         accepted.retain(|service| {
@@ -85,7 +86,7 @@ impl Refusals {
         notices.collect()
     }
 
-    /// What is the matter, once a Service.
+    /// The problems, one per Service.
     pub(crate) fn problems(&self) -> impl Iterator<Item = Problem> {
         let services: BTreeSet<_> = self.standing.keys().map(|owner| &owner.service).collect();
         services
@@ -93,7 +94,7 @@ impl Refusals {
             .filter_map(|service| self.problem_of(service))
     }
 
-    /// What is the matter with a Service.
+    /// The problem of a Service, if any.
     pub(crate) fn problem_of(&self, service: &ObjectName) -> Option<Problem> {
         let mut ports = self.of(service);
         let (_, said) = ports.next()?;

@@ -11,12 +11,11 @@ use ipvs::{Family, Protocol};
 use super::Name;
 use crate::desired::{Backend, PodInterfaces, ServicePortName};
 
-/// A rule without its chain, in the words that iptables-save(8) has for it.
+/// A rule without its chain, in the syntax of iptables-save(8).
 ///
-/// It can be written from checked values only, none of which has a line break, a quote or a space:
-/// no object can make it more than one rule, or give it an option. That it is just as iptables
-/// itself prints it is what lets [`Rules::parse`](super::Rules::parse) find out whether what is
-/// there is what should be there.
+/// Only checked values go into it, and none contains a line break, a quote or a space. So no object
+/// can turn it into several rules, or add an option. The text is exactly what iptables prints, so
+/// [`Rules::parse`](super::Rules::parse) can compare existing with desired rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule(Box<str>);
 
@@ -26,19 +25,19 @@ impl Rule {
         Self(text.into())
     }
 
-    /// As it stands in a chain.
+    /// The text of the rule.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The word behind an option.
+    /// The word after an option.
     pub(super) fn value(&self, option: &str) -> Option<&str> {
         let mut words = self.words();
         words.find(|word| *word == option)?;
         words.next()
     }
 
-    /// Its words. What is in quotes is one, with the quotes: others' rules have comments.
+    /// The words. Quoted text is one word, with the quotes: rules of other programs have comments.
     fn words(&self) -> impl Iterator<Item = &str> {
         let (mut is_quoted, mut is_escaped) = (false, false);
         self.0.split(move |character| {
@@ -59,7 +58,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What a packet must be for a rule; made in the order in which iptables-save(8) prints it.
+/// The matches of a rule. Build it in the order in which iptables-save(8) prints them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Match(String);
 
@@ -79,12 +78,12 @@ impl Match {
         self
     }
 
-    /// From a network; any address is in one that is everything.
+    /// Source network. Adds nothing for a network of all addresses.
     pub(super) fn source(self, network: IpNet) -> Self {
         self.network("-s", network)
     }
 
-    /// To a network.
+    /// Destination network.
     pub(super) fn destination(self, network: IpNet) -> Self {
         self.network("-d", network)
     }
@@ -96,7 +95,7 @@ impl Match {
         }
     }
 
-    /// Come in by these.
+    /// Incoming interfaces.
     pub(super) fn interfaces(self, interfaces: &PodInterfaces) -> Self {
         match interfaces {
             PodInterfaces::Named(name) => self.and(format_args!("-i {name}")),
@@ -126,12 +125,12 @@ impl Match {
         self.protocol(protocol).and(to)
     }
 
-    /// From an address of the node.
+    /// The source is an address of the node.
     pub(super) fn source_local(self) -> Self {
         self.and(format_args!("-m addrtype --src-type LOCAL"))
     }
 
-    /// To an address of the node.
+    /// The destination is an address of the node.
     pub(super) fn destination_local(self) -> Self {
         self.and(format_args!("-m addrtype --dst-type LOCAL"))
     }
@@ -149,8 +148,8 @@ impl Match {
         self.and(format_args!("-m mark ! --mark {bits:#x}/{bits:#x}"))
     }
 
-    /// One packet of so many, by chance. The kernel compares a random number of 31 bits
-    /// (`xt_statistic.c`), and iptables prints it as a fraction.
+    /// One packet of `count`, at random. The kernel compares with a random number of 31 bits
+    /// (`xt_statistic.c`), and iptables prints the threshold as a fraction.
     pub(super) fn one_of(self, count: u32) -> Self {
         if count < 2 {
             return self;
@@ -161,8 +160,8 @@ impl Match {
         self.and(chance)
     }
 
-    /// From a client that a list remembers since so many seconds; from now on it does so for as
-    /// long again.
+    /// A client that was added to a list, or matched there, in the last `seconds`. A match renews
+    /// the time.
     pub(super) fn remembered(self, list: &Name, family: Family, seconds: NonZeroU32) -> Self {
         let mask = by_family(family, MASK_V4, MASK_V6);
         self.and(format_args!(
@@ -170,24 +169,24 @@ impl Match {
         ))
     }
 
-    /// Has a list remember the client.
+    /// Adds the client to a list.
     pub(super) fn remember(self, list: &Name, family: Family) -> Self {
         let mask = by_family(family, MASK_V4, MASK_V6);
         let set = format_args!("-m recent --set --name {list} --mask {mask} --rsource");
         self.and(set)
     }
 
-    /// Says whom the rule is for.
+    /// A comment with the Service port.
     pub(super) fn comment(self, owner: &ServicePortName) -> Self {
         self.and(format_args!("-m comment --comment \"{owner}\""))
     }
 
-    /// How the rules begin that match this.
+    /// The text with which rules of these matches begin.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The rule that does this with such packets.
+    /// The rule that applies this target to matching packets.
     pub(super) fn then(mut self, target: &Target) -> Rule {
         use fmt::Write;
         let _ = write!(self.0, "{target}");
@@ -195,7 +194,7 @@ impl Match {
     }
 }
 
-/// Enough for all but the rarest rules.
+/// Enough for nearly all rules.
 const USUAL: usize = 128;
 const MASK_V4: &str = "255.255.255.255";
 const MASK_V6: &str = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
@@ -207,16 +206,16 @@ const fn by_family(family: Family, v4: &'static str, v6: &'static str) -> &'stat
     }
 }
 
-/// What connection tracking says of a packet.
+/// The state of a packet in connection tracking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Its connection has not been answered yet.
+    /// The connection has no answer yet.
     New,
-    /// It belongs to a connection that has been answered, or is about one.
+    /// The connection has been answered, or the packet is related to one.
     Known,
-    /// It makes no sense.
+    /// The packet fits no connection.
     Invalid,
-    /// Its connection's destination was translated.
+    /// The destination of the connection was translated.
     Translated,
 }
 
@@ -231,27 +230,27 @@ impl State {
     }
 }
 
-/// What becomes of a packet.
+/// The target of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
-    /// Through this chain, and then on.
+    /// Traverse this chain, then continue.
     Jump(Name),
-    /// On in this chain, and not back.
+    /// Continue in this chain without coming back.
     Goto(Name),
     Return,
     Accept,
     Drop,
-    /// Its sender is told that nobody listens.
+    /// Reject as if no program listened: a TCP reset, or an ICMP error.
     Refuse(Protocol, Family),
-    /// Any other protocol than those that have an answer of their own.
+    /// Reject a packet of any other protocol.
     RefusePort(Family),
-    /// Sets bits of the mark.
+    /// Set bits of the mark.
     SetMark(u32),
-    /// Turns bits of the mark over.
+    /// Flip bits of the mark.
     FlipMark(u32),
-    /// To a backend.
+    /// Translate the destination to a backend.
     SendTo(Backend),
-    /// From the node, as those who answer see it.
+    /// Masquerade: the backend sees the node as source.
     Masquerade,
 }
 
@@ -284,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chances_are_as_iptables_prints_them() {
+    fn probabilities_are_as_iptables_prints_them() {
         let rule = |count| Match::all().one_of(count).then(&Target::Drop).to_string();
         assert_eq!(rule(1), "-j DROP");
         for (count, printed) in [
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_needs_no_network() {
+    fn a_network_of_all_addresses_is_not_printed() {
         let rule = Match::all()
             .source("::/0".parse().unwrap())
             .then(&Target::Return);

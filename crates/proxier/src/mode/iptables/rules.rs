@@ -1,4 +1,4 @@
-//! The rules of ours that a node has.
+//! svcproxy's rules on a node.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -12,17 +12,17 @@ use super::table::Hook;
 use super::{Jump, Name, Rule, Table};
 use crate::desired::{FrontendKey, ServicePortName};
 
-/// The chains of ours in one family's tables, and the rules that lead to them.
+/// svcproxy's chains in one family's tables, and the rules in built-in chains that jump to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The rules of each chain.
     pub(super) chains: HashMap<(Table, Name), Arc<[Rule]>>,
-    /// Sorted; the same one may be there twice.
+    /// Sorted; may contain duplicates.
     pub(super) jumps: Vec<Jump>,
 }
 
 impl Rules {
-    /// Picks out what is ours of the output of iptables-save(8).
+    /// Finds svcproxy's rules in the output of iptables-save(8).
     ///
     /// ```
     /// use proxier::mode::iptables::{Rules, Table};
@@ -39,9 +39,8 @@ impl Rules {
         Self::parse_named(saved, |_, name| name.parse().ok(), |_, _| {})
     }
 
-    /// Picks out the chains that `named` knows by their table and name, and the rules that lead to
-    /// them from those that are everyone's. `foreign` is told of each rule that leads to one of
-    /// them from elsewhere.
+    /// Finds the chains that `named` recognises by table and name, and the rules in built-in chains
+    /// that jump to them. Calls `foreign` for each rule of another chain that jumps to one of them.
     pub(crate) fn parse_named(
         saved: &str,
         named: impl Fn(Table, &str) -> Option<Name>,
@@ -61,7 +60,7 @@ impl Rules {
                     chains.entry((table, name)).or_default();
                 }
             }
-            // Before it are its counters, if it was asked for them.
+            // The counters precede the rule in the output of `iptables-save -c`.
             let rule = match line
                 .strip_prefix('[')
                 .and_then(|line| line.split_once("] "))
@@ -97,31 +96,32 @@ impl Rules {
         self.chains.keys().map(|(table, name)| (*table, name))
     }
 
-    /// The rules of a chain, none if it is not there.
+    /// The rules of a chain; empty if it does not exist.
     pub fn chain(&self, table: Table, name: &Name) -> &[Rule] {
-        // The key of a map cannot be borrowed in parts.
+        // A tuple key cannot be borrowed in parts.
         let rules = self.chains.get(&(table, name.clone()));
         rules.map(AsRef::as_ref).unwrap_or_default()
     }
 
-    /// The rules that lead to our chains from those that are everyone's.
+    /// The rules in built-in chains that jump to svcproxy's chains.
     pub fn jumps(&self) -> &[Jump] {
         &self.jumps
     }
 
-    /// Takes a chain out, and those that its rules lead to: what is taken out is left alone.
+    /// Removes a chain from this record, with the chains that it jumps to, so that they are left
+    /// alone.
     #[cfg(all(feature = "ipvs", feature = "iptables"))]
     pub(crate) fn take_out(&mut self, table: Table, name: Name) {
         let mut next = vec![name];
         while let Some(name) = next.pop() {
-            // The key of a map cannot be borrowed in parts.
+            // A tuple key cannot be borrowed in parts.
             let rules = self.chains.remove(&(table, name));
             let rules = rules.unwrap_or_default();
             next.extend(rules.iter().filter_map(|r| Name::of_other(r.target()?)));
         }
     }
 
-    /// Whether there is nothing of ours.
+    /// Whether there are no rules of svcproxy.
     pub fn is_empty(&self) -> bool {
         self.chains.is_empty() && self.jumps.is_empty()
     }
@@ -136,7 +136,7 @@ impl Rules {
         backends
     }
 
-    /// The frontends whose packets go somewhere, as far as it can be read.
+    /// The frontends with rules, as far as they can be parsed.
     pub(super) fn frontends(&self, family: Family) -> impl Iterator<Item = FrontendKey> {
         let chains = self.chains.iter();
         let leaves =
@@ -147,17 +147,17 @@ impl Rules {
 }
 
 impl Rule {
-    /// Whom its comment says that it is for.
+    /// The Service port in its comment.
     pub(super) fn owner(&self) -> Option<ServicePortName> {
         self.value("--comment")?.trim_matches('"').parse().ok()
     }
 
-    /// The chain of ours that it leads to.
+    /// The chain of svcproxy that it jumps to.
     pub(crate) fn leads_to(&self) -> Option<Name> {
         self.target()?.parse().ok()
     }
 
-    /// The chain that it leads to, whoever's, or what else its target is.
+    /// The chain that it jumps to, or its target.
     fn target(&self) -> Option<&str> {
         self.value("-j").or_else(|| self.value("-g"))
     }
@@ -166,7 +166,7 @@ impl Rule {
         self.value("--to-destination")?.parse().ok()
     }
 
-    /// The frontend whose packets it takes.
+    /// The frontend that it matches.
     pub(super) fn frontend(&self, family: Family) -> Option<FrontendKey> {
         let protocol = match self.value("-p")? {
             "tcp" => Protocol::Tcp,

@@ -1,4 +1,4 @@
-//! What rules do, read back from them.
+//! The status of iptables mode, parsed from its rules.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,43 +10,43 @@ use super::name::Class;
 use super::{Name, Rule, Rules, Table};
 use crate::desired::{FrontendKey, ServicePortName};
 
-/// What becomes of new connections to an address and port, as the rules of a node have it.
+/// What the rules do with new connections to an address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Served {
     /// The address and port.
     pub key: FrontendKey,
-    /// Whom the rules are for; `None` if they do not say.
+    /// The Service port of the rules; `None` if they have no comment.
     pub owner: Option<ServicePortName>,
-    /// Whose connections.
+    /// The clients that this applies to.
     pub clients: Clients,
-    /// What becomes of them.
+    /// What happens to their connections.
     pub outcome: Outcome,
-    /// For how long a client keeps its backend, if it does.
+    /// Timeout of session affinity, if any.
     pub affinity: Option<NonZeroU32>,
 }
 
-/// Whose connections.
+/// A group of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Clients {
-    /// Everyone's.
+    /// All clients.
     All,
-    /// Those of pods and of the node.
+    /// Pods and the node.
     Inside,
-    /// Those of all others.
+    /// All others.
     Outside,
 }
 
-/// What becomes of connections.
+/// What happens to connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// One of these answers.
+    /// They are sent to one of these backends.
     Sent(Vec<Sent>),
-    /// The client is told.
+    /// They are rejected: the client gets an error.
     Refused,
-    /// It is not.
+    /// They are dropped.
     Dropped,
 }
 
@@ -54,13 +54,13 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Sent {
-    /// Its address and port.
+    /// The address and port.
     pub to: SocketAddr,
-    /// The connections that it was sent since its rule was written, where rules were counted.
+    /// The number of connections since its rule was written, if counters were read.
     pub connections: Option<u64>,
 }
 
-/// How many packets rules of table nat have taken, which sees the first one of each connection.
+/// Packet counters of rules in table nat, which sees the first packet of each connection.
 #[derive(Debug, Clone, Default)]
 pub struct Counters(HashMap<(Name, Rule), u64>);
 
@@ -88,7 +88,7 @@ fn counted(line: &str) -> Option<((Name, Rule), u64)> {
 }
 
 impl Rules {
-    /// What they do with connections to Services, in no particular order.
+    /// What the rules do with connections to Services, in no particular order.
     pub fn served(&self, family: Family, counters: &Counters) -> Vec<Served> {
         let mut served = Vec::new();
         for ((table, chain), rules) in &self.chains {
@@ -123,8 +123,8 @@ impl Rules {
         served
     }
 
-    /// What becomes of packets that nobody was found for. Where there are backends for some
-    /// clients, the rule is for the others.
+    /// What happens to packets without a backend. If some clients have backends, the rule is for
+    /// the others.
     fn verdict(&self, key: FrontendKey, leaf: &Rule) -> Option<(Clients, Outcome)> {
         let chain = leaf.leads_to();
         let rules = chain.map(|chain| self.chain(Table::Filter, &chain));
@@ -141,13 +141,13 @@ impl Rules {
             (false, false, _) => Clients::All,
             (true, true, false) => Clients::Outside,
             (false, true, true) => Clients::Inside,
-            // It is for those whom source ranges keep out.
+            // The rule is for clients outside of the source ranges.
             _ => return None,
         };
         Some((clients, outcome))
     }
 
-    /// Who answers those that a rule of the tree takes.
+    /// The backends behind a rule of the tree.
     fn sent(
         &self,
         leaf: &Rule,
@@ -181,7 +181,7 @@ impl Rules {
         for rule in self.chain(Table::Nat, chain) {
             let Some(to) = rule.backend() else { continue };
             let counted = counters.of(chain, rule);
-            // One rule for those who are remembered, another for the others.
+            // With session affinity, a backend has one rule for known clients and one for new ones.
             let sum = backends.entry(to).or_default();
             *sum = counted.map_or(*sum, |more| Some(sum.unwrap_or(0) + more));
             affinity = affinity.or_else(|| rule.value("--seconds")?.parse().ok());

@@ -1,4 +1,4 @@
-//! Tables and the chains in them that are everyone's.
+//! Tables and their built-in chains.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use super::Rule;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Table {
-    /// Lets packets pass or not.
+    /// Accepts or rejects packets.
     Filter,
     /// Translates addresses.
     Nat,
-    /// Changes packets. We have nothing there.
+    /// Changes packets. svcproxy has no rules there.
     Mangle,
 }
 
 impl Table {
-    /// All that anything is looked for in.
+    /// All tables that are searched.
     pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Mangle];
 
     pub(super) const fn name(self) -> &'static str {
@@ -35,7 +35,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A chain that the kernel has packets go through.
+/// A built-in chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Hook {
@@ -81,13 +81,13 @@ impl fmt::Display for Hook {
     }
 }
 
-/// A rule in a chain that is everyone's, which leads to one of ours.
+/// A rule in a built-in chain that jumps to a chain of svcproxy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Jump {
-    /// In which table.
+    /// The table.
     pub table: Table,
-    /// From where.
+    /// The built-in chain.
     pub hook: Hook,
     /// The rule.
     pub rule: Rule,

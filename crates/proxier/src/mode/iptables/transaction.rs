@@ -1,4 +1,4 @@
-//! What iptables-restore(8) is told, as a value.
+//! The input of iptables-restore(8), as a value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,8 +9,8 @@ use ipvs::Family;
 use super::{Jump, Name, Rule, Rules, Table};
 use crate::desired::ServicePortName;
 
-/// Changes of one family's tables, each table's carried out as a whole or not at all. `Display`
-/// is the text that `iptables-restore --noflush` takes.
+/// Changes of one family's tables. Those of each table are applied completely or not at all.
+/// `Display` is the input for `iptables-restore --noflush`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transaction {
@@ -25,20 +25,20 @@ pub struct Transaction {
 pub(super) struct Part {
     pub(super) table: Table,
     pub(super) rewritten: BTreeMap<Name, Written>,
-    /// Chains that go, with their rules.
+    /// Chains to delete, with their rules.
     pub(super) deleted: BTreeMap<Name, Arc<[Rule]>>,
     pub(super) inserted: Vec<Jump>,
-    /// One of them each time it is here.
+    /// Rules to delete from built-in chains; duplicates are deleted once per entry.
     pub(super) removed: Vec<Jump>,
 }
 
-/// A chain that gets rules in place of those it has.
+/// A chain whose rules are replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) rules: Arc<[Rule]>,
-    /// Whom it is for.
+    /// The Service port that it belongs to, if any.
     pub(super) owner: Option<ServicePortName>,
-    /// The rules that it has, if it is there.
+    /// The existing rules, if the chain exists.
     pub(super) was: Option<Arc<[Rule]>>,
 }
 
@@ -60,7 +60,7 @@ impl Part {
 }
 
 impl Transaction {
-    /// Removes all of ours.
+    /// Removes all of svcproxy's rules.
     #[must_use]
     pub fn removal(family: Family, there: &Rules) -> Self {
         let parts = Table::ALL.map(|table| {
@@ -77,8 +77,8 @@ impl Transaction {
         Self { family, parts }
     }
 
-    /// The same, a transaction a table: that one is refused does not keep the others from being
-    /// carried out.
+    /// Splits it into one transaction per table, so that the rejection of one does not affect the
+    /// others.
     #[cfg(all(feature = "ipvs", feature = "iptables"))]
     pub(crate) fn by_table(self) -> impl Iterator<Item = Self> {
         let family = self.family;
@@ -93,12 +93,12 @@ impl Transaction {
         self.parts.is_empty()
     }
 
-    /// The tables that it changes, in order.
+    /// The changed tables, in order.
     pub fn tables(&self) -> impl Iterator<Item = Table> {
         self.parts.iter().map(|part| part.table)
     }
 
-    /// How many chains it writes and deletes.
+    /// The number of chains that it writes and deletes.
     pub fn chains(&self) -> usize {
         let parts = self.parts.iter();
         parts
@@ -106,7 +106,7 @@ impl Transaction {
             .sum()
     }
 
-    /// The line of the text with this number, from 1, and the Service port that it is for.
+    /// The line of the text with this number (from 1), and its Service port.
     pub fn line(&self, number: usize) -> Option<(String, Option<ServicePortName>)> {
         let text = self.to_string();
         let line = text.lines().nth(number.checked_sub(1)?)?;
@@ -124,7 +124,7 @@ impl Transaction {
         Some((line.to_owned(), owner))
     }
 
-    /// Carries it out on what is known of the tables.
+    /// Applies it to the known state of the tables.
     pub(crate) fn record(&self, there: &mut Rules) {
         for part in &self.parts {
             for (name, chain) in &part.rewritten {
@@ -152,7 +152,7 @@ impl fmt::Display for Transaction {
 }
 
 impl fmt::Display for Part {
-    /// A chain that is declared is emptied. Those that go can go only when nothing leads to them.
+    /// Declaring a chain empties it. A chain can be deleted only after all rules that jump to it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "*{}", self.table)?;
         for name in self.rewritten.keys().chain(self.deleted.keys()) {
@@ -166,7 +166,7 @@ impl fmt::Display for Part {
                 writeln!(f, "-A {name} {rule}")?;
             }
         }
-        // Each becomes the first of its chain.
+        // Each inserted rule becomes the first one of its chain, hence the reverse order.
         for Jump { hook, rule, .. } in self.inserted.iter().rev() {
             writeln!(f, "-I {hook} {rule}")?;
         }

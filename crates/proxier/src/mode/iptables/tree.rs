@@ -1,7 +1,7 @@
-//! The way to a rule among many: iptables tries rules one after another, so they hang in trees.
+//! Trees of rules, because iptables tries the rules of a chain one after another.
 //!
-//! Each branch leads to at most sixteen others, so a packet passes some tens of rules where a flat
-//! chain would have one for each Service, and a change rewrites those few chains and no others.
+//! Each branch jumps to at most sixteen others. So a packet passes some tens of rules instead of
+//! one for each Service, and a change rewrites only a few chains.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -15,12 +15,12 @@ use super::{Name, Table};
 use crate::desired::FrontendKey;
 use crate::mode::iptables::name::{HAIRPIN, NODE_PORTS, VIPS};
 
-/// Lengths of prefixes at which IPv4 addresses part. Service CIDRs are of /12 to /20 mostly.
+/// Prefix lengths of the levels for IPv4. Most Service CIDRs have /12 to /20.
 const LEVELS_V4: [u8; 4] = [16, 20, 24, 28];
-/// The same for IPv6, where Service CIDRs are of /108 to /120, and addresses of nodes and load
-/// balancers mostly differ before that.
+/// Prefix lengths of the levels for IPv6. Service CIDRs have /108 to /120, and addresses of nodes
+/// and load balancers mostly differ in earlier bits.
 const LEVELS_V6: [u8; 6] = [64, 108, 112, 116, 120, 124];
-/// How many node ports hang on one branch.
+/// Number of node ports on one branch of each level.
 const LEVELS_PORT: [u16; 3] = [4096, 256, 16];
 
 /// A place in a tree.
@@ -29,11 +29,11 @@ pub(super) struct Place {
     pub(super) table: Table,
     pub(super) root: Word,
     way: Way,
-    /// What packets match at the end.
+    /// The match of the leaf.
     pub(super) leaf: Match,
 }
 
-/// What branches part packets by.
+/// The property by which branches divide packets.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Destination(IpAddr),
@@ -41,7 +41,7 @@ enum Way {
 }
 
 impl Place {
-    /// Where packets to a frontend come by.
+    /// The place of a frontend.
     pub(super) fn of_frontend(table: Table, key: FrontendKey) -> Self {
         let (protocol, port) = (key.protocol, key.port);
         if key.is_node_port() {
@@ -61,7 +61,7 @@ impl Place {
         }
     }
 
-    /// Where packets of a backend to itself come by.
+    /// The place of a backend's connections to itself.
     pub(super) fn of_hairpin(address: IpAddr) -> Self {
         let itself = IpNet::from(address);
         Self {
@@ -72,7 +72,7 @@ impl Place {
         }
     }
 
-    /// What packets match on the way, from the leaf to the root.
+    /// The matches of the branches, from the leaf to the root.
     pub(super) fn branches(&self) -> Box<dyn Iterator<Item = Match>> {
         match self.way {
             Way::Destination(address) => {
@@ -91,7 +91,7 @@ impl Place {
         }
     }
 
-    /// The chain that a branch leads to.
+    /// The chain that a branch jumps to.
     pub(super) fn chain(&self, branch: &Match) -> Name {
         let (root, way) = (Name::of(self.root), branch.as_str());
         Name::hashed(super::name::Class::Branch, format_args!("{root} {way}"))

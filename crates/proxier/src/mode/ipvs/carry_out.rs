@@ -1,15 +1,16 @@
-//! The way through a plan that all backends share.
+//! Executes a plan; shared by all backends.
 
 use std::collections::HashSet;
 
 use crate::mode::ipvs::plan::{Part, Plan, Step};
 use crate::mode::{ApplyReport, BackendError};
 
-/// Hands a plan to `take` in runs of steps for one part of the node, each with the place of its
+/// Calls `take` for each run of consecutive steps for one part of the node, with the index of the
 /// first step.
 ///
-/// A step that failed keeps those for the same virtual server in later runs from being taken: what
-/// could not be recorded must not be made, and what could not be deleted stays recorded.
+/// After a failed step, steps for the same virtual server in later runs are skipped: a virtual
+/// server that could not be recorded must not be created, and one that could not be deleted stays
+/// recorded.
 pub(super) fn carry_out(
     plan: &Plan,
     mut take: impl FnMut(Part, &[Step], usize, &mut ApplyReport),

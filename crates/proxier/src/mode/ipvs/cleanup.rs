@@ -1,4 +1,4 @@
-//! Removing all that is ours.
+//! Removes everything that svcproxy owns.
 
 use std::iter;
 
@@ -9,21 +9,20 @@ use super::retire::Busy;
 use crate::mode::ipvs::plan::Plan;
 use crate::mode::{ApplyReport, BackendError};
 
-/// What a [`cleanup`] did.
+/// The report of a [`cleanup`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Cleanup {
-    /// The virtual servers and routes that were to be removed.
+    /// The planned removal of virtual servers and routes.
     pub plan: Plan,
-    /// What became of them.
+    /// The results of its steps.
     pub applied: ApplyReport,
 }
 
-/// Removes everything a backend made: the virtual servers that the packet filter's sets record
-/// as ours, the routes that carry our protocol number, and then the rules with their sets.
+/// Removes everything that a backend created: the virtual servers that the nftables sets record,
+/// the routes with svcproxy's protocol number, and then the rules with their sets.
 ///
-/// If a step fails the rules and sets stay, since they are the record of what is ours: cleanup
-/// can be done again.
+/// If a step fails, the rules and sets stay, because they record the ownership: call cleanup again.
 ///
 /// # Errors
 ///
@@ -39,21 +38,20 @@ pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendE
     Ok(Cleanup { plan, applied })
 }
 
-/// Who carries the traffic by now.
+/// The kind of proxy that is in effect now.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Heir<'a> {
-    /// A proxy with rules that translate addresses before anything of ours sees a packet.
+    /// A proxy whose rules translate addresses before svcproxy sees a packet.
     Rules,
-    /// A proxy over IPVS, which has taken over these virtual servers, and made their addresses
-    /// local by itself.
+    /// A proxy over IPVS that has taken over these virtual servers, and has made their addresses
+    /// local.
     Ipvs(&'a dyn Fn(&VirtualServerKey) -> bool),
 }
 
-/// Removes everything a backend made on a node where another proxy carries the traffic already.
-/// The virtual servers that it has taken over stay. The others take no new connections, and may
-/// end those that they have: `wait` is called until they have, or until it answers that the time
-/// is up.
+/// Removes everything that a backend created, on a node where another proxy is already in effect.
+/// The virtual servers that it has taken over stay. The others get no new connections, and drain:
+/// `wait` is called until all connections have ended, or until it returns false.
 ///
 /// # Errors
 ///
@@ -69,7 +67,7 @@ pub fn hand_over<B: Backend + ?Sized>(
     let mut applied = ApplyReport::default();
     if let Heir::Ipvs(has) = heir {
         node.virtual_servers.retain(|key, _| !has(key));
-        // As long as our rules mark packets, its own virtual servers do not see them.
+        // While svcproxy's rules mark packets, the other proxy's virtual servers do not see them.
         let mut ways = node.clone();
         ways.virtual_servers.clear();
         plan = Plan::removal(&ways);

@@ -23,30 +23,30 @@ use crate::notice::{Notice, Reason};
 #[derive(Debug)]
 pub struct Ipvs<B> {
     backend: B,
-    /// What the node has; `None` until it was read, and again if the kernel's answer to a change was
-    /// lost.
+    /// The state of the node; `None` before it is read, and after the kernel's answer to a change
+    /// was lost.
     node: Option<NodeState>,
-    /// What it had when that was known last.
+    /// The last known state.
     before: Option<NodeState>,
-    /// The virtual servers whose real servers the audit under way has still to read.
+    /// The virtual servers whose real servers the current audit has not read yet.
     unread: Vec<VirtualServerKey>,
     draining: Draining,
-    /// Records that someone has emptied the packet filter of, and that still hold.
+    /// Ownership records that another program has flushed from nftables, and that are still valid.
     lost: Vec<(Element, Comment)>,
-    /// Frontends for which there was no mark left.
+    /// Frontends without a free mark.
     unmarked: BTreeSet<FrontendKey>,
-    /// Virtual servers of others that were found in the way.
+    /// Foreign virtual servers that were taken over.
     foreign: BTreeSet<VirtualServerKey>,
-    /// What failed and is to be read or done again.
+    /// Failed work to do again.
     owed: Owed,
 }
 
-/// So many foreign virtual servers are told of one by one. More at once are another service proxy's,
-/// whose place is taken.
-const TOLD_EACH: usize = 3;
+/// Up to this number, foreign virtual servers are reported one by one. More at once belong to
+/// another service proxy, which svcproxy replaces.
+const REPORTED_EACH: usize = 3;
 
 fn many_foreign(foreign: &BTreeSet<VirtualServerKey>) -> Notice {
-    let first = foreign.iter().take(TOLD_EACH);
+    let first = foreign.iter().take(REPORTED_EACH);
     let first: Vec<_> = first.map(ToString::to_string).collect();
     let message = format!(
         "{} virtual servers at Services' addresses that svcproxy has not made, as {}, are taken \
@@ -82,10 +82,10 @@ fn no_mark_left(frontend: &Frontend) -> Problem {
 }
 
 impl<B> Ipvs<B> {
-    /// An audit reads the real servers of so many virtual servers in one go.
+    /// Number of virtual servers whose real servers one slice of an audit reads.
     pub const AUDIT_SLICE: usize = 64;
 
-    /// IPVS mode on the node of a backend, which it has not read yet.
+    /// IPVS mode with this backend. The node is not read yet.
     pub fn new(backend: B) -> Self {
         Self {
             backend,
@@ -107,7 +107,7 @@ impl<B> Ipvs<B> {
 }
 
 impl<B: Backend> Ipvs<B> {
-    /// What the node has of svcproxy's, but for real servers.
+    /// svcproxy's state on the node, without real servers.
     fn outline(&mut self, desired: &DesiredState) -> Result<NodeState, BackendError> {
         let mut node = self.backend.outline()?;
         let before = self.node.as_ref().or(self.before.as_ref());
@@ -138,7 +138,7 @@ impl<B: Backend> Ipvs<B> {
         Ok(())
     }
 
-    /// Reads all but the real servers of virtual servers that are as they were known.
+    /// Reads the node, except for the real servers of virtual servers that have not changed.
     fn begin_audit(&mut self, desired: &DesiredState) -> Result<(), BackendError> {
         let mut now = self.outline(desired)?;
         let Some(mut before) = self.node.take() else {
@@ -286,7 +286,7 @@ impl<B: Backend> DataPlane for Ipvs<B> {
 
     fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice> {
         let foreign = mem::take(&mut self.foreign);
-        if foreign.len() > TOLD_EACH {
+        if foreign.len() > REPORTED_EACH {
             return vec![many_foreign(&foreign)];
         }
         let notices = foreign.iter().map(|key| foreign_notice(key, desired));

@@ -1,4 +1,4 @@
-//! Real servers that wait for the end of their connections.
+//! Draining real servers: they wait until their connections have ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use crate::mode::BackendError;
 use crate::mode::ipvs::Backend;
 use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step, VirtualServerState};
 
-/// The real servers of weight 0, which is what a plan gives those that go.
+/// The real servers of weight 0, which is what a plan gives a removed endpoint's.
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
-    /// Since when they have been seen to drain.
+    /// When each began to drain, once it is known.
     since: BTreeMap<(VirtualServerKey, RealServerKey), Option<Instant>>,
 }
 
@@ -22,14 +22,14 @@ impl Draining {
         self.since.is_empty()
     }
 
-    /// Takes in those that a former run left behind.
+    /// Adds those of an earlier run of svcproxy.
     pub(crate) fn note_node(&mut self, node: &NodeState) {
         for (virtual_server, state) in &node.virtual_servers {
             self.note_state(*virtual_server, state);
         }
     }
 
-    /// Takes in those of one virtual server.
+    /// Adds those of one virtual server.
     pub(crate) fn note_state(
         &mut self,
         virtual_server: VirtualServerKey,
@@ -41,7 +41,7 @@ impl Draining {
         }
     }
 
-    /// Takes in those that a plan lets drain from now on.
+    /// Adds those that a plan begins to drain.
     pub(crate) fn note_plan(&mut self, plan: &Plan) {
         for step in plan {
             if let Step::Ipvs(Change::UpdateRealServer {
@@ -55,8 +55,8 @@ impl Draining {
         }
     }
 
-    /// The removal of those that have no connections left, or no time, and the frontends whose
-    /// virtual servers it leaves without real servers.
+    /// A plan that removes those whose connections have ended or that have reached the drain
+    /// timeout, and the frontends whose virtual servers have no real servers then.
     pub(crate) fn ended<B: Backend>(
         &mut self,
         node: &NodeState,
@@ -64,7 +64,7 @@ impl Draining {
         timeout: Duration,
         now: Instant,
     ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
-        // One that came back, or is gone with its virtual server, drains no more.
+        // Forget those that came back, or were deleted with their virtual servers.
         self.since.retain(|(virtual_server, key), _| {
             let state = node.virtual_servers.get(virtual_server);
             let real_server = state.and_then(|state| state.real_server(key));
@@ -73,7 +73,7 @@ impl Draining {
         let mut ended = BTreeMap::<_, Vec<_>>::new();
         let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
         for ((virtual_server, real_server), since) in &mut self.since {
-            // They are sorted: one request for each virtual server.
+            // Sorted, so one request per virtual server.
             let counts = match connections.take_if(|(key, _)| key == virtual_server) {
                 Some((_, counts)) => counts,
                 None => backend.connections(virtual_server)?,
@@ -89,7 +89,7 @@ impl Draining {
             let state = node.virtual_servers.get(&virtual_server);
             let are_all = state.is_some_and(|state| state.real_servers.len() == ended.len());
             match node.frontend_of(&virtual_server) {
-                // One that is for nothing any more goes with its last real server.
+                // A virtual server without a frontend is deleted with its last real server.
                 None if are_all => {
                     removals.push(Change::DeleteVirtualServer(virtual_server));
                     continue;
@@ -116,8 +116,8 @@ impl Draining {
     }
 }
 
-/// What connection tracking is to forget when a real server goes before its connections have
-/// ended. TCP's end by themselves.
+/// The flows to delete if a real server is removed before its connections have ended. TCP
+/// connections end by themselves.
 fn flows_cut(node: &NodeState, change: &Change) -> Option<Flows> {
     let Change::DeleteRealServer {
         virtual_server,

@@ -1,4 +1,4 @@
-//! A node in memory, for tests that have no privileges.
+//! An in-memory node, for tests without privileges.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -17,8 +17,8 @@ const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
 const EEXIST: i32 = 17;
 
-/// A node's kernel in memory: IPVS, the packet filter's sets, routes and sysctls, which refuse
-/// what Linux refuses. Clones are the same node.
+/// The kernel of an in-memory node: IPVS, nftables sets, routes and sysctls. It rejects what Linux
+/// rejects. Clones share the node.
 ///
 /// ```
 /// use proxier::mode::ipvs::{Backend, FakeNode};
@@ -44,11 +44,11 @@ pub struct FakeNode {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All but what is IPVS's.
+    /// Everything except IPVS.
     node: NodeState,
-    /// Errno of steps still to come, counted from the next one.
+    /// The errno of future steps, counted from the next one.
     faults: HashMap<usize, i32>,
-    /// Errno of all steps for these.
+    /// The errno of all steps for these virtual servers.
     broken: HashMap<VirtualServerKey, i32>,
     observe_fault: Option<i32>,
 }
@@ -73,7 +73,7 @@ impl Default for FakeNode {
 }
 
 impl FakeNode {
-    /// A backend that works on this node.
+    /// A backend for this node.
     ///
     /// # Errors
     ///
@@ -85,18 +85,18 @@ impl FakeNode {
         })
     }
 
-    /// The node's IPVS, to look at, or to change behind a backend's back.
+    /// The node's IPVS, to read it, or to change it as another program would.
     pub fn ipvs(&self) -> &FakeKernel {
         &self.kernel
     }
 
-    /// Lets a step fail with this errno and without effect: with 1 the next one that any backend
-    /// of this node takes, with 2 the one after it.
+    /// Makes a step fail with this errno and without effect: 1 is the next step of any backend of
+    /// this node, 2 the one after it.
     pub fn fail_step(&self, nth: usize, errno: i32) {
         self.state().faults.insert(nth, errno);
     }
 
-    /// Lets every step for a virtual server fail with this errno and without effect, until it is
+    /// Makes every step for a virtual server fail with this errno and without effect, until it is
     /// called with none.
     pub fn fail_virtual_server(&self, key: VirtualServerKey, errno: Option<i32>) {
         let broken = &mut self.state().broken;
@@ -106,12 +106,12 @@ impl FakeNode {
         }
     }
 
-    /// Lets the next observation fail with this errno.
+    /// Makes the next reading of the node fail with this errno.
     pub fn fail_observe(&self, errno: i32) {
         self.state().observe_fault = Some(errno);
     }
 
-    /// Empties the packet filter, as `nft flush ruleset` does.
+    /// Removes all nftables tables, as `nft flush ruleset` does.
     pub fn flush_ruleset(&self) {
         let node = &mut self.state().node;
         node.ruleset = None;
@@ -130,13 +130,13 @@ impl FakeNode {
         self.state().node.sysctls.insert(sysctl, value.to_owned());
     }
 
-    /// A test that panicked elsewhere says enough by itself.
+    /// Ignores poisoning: the test that panicked reports its own failure.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A backend over a [`FakeNode`].
+/// A backend for a [`FakeNode`].
 #[derive(Debug)]
 pub struct FakeBackend {
     node: FakeNode,
@@ -144,7 +144,7 @@ pub struct FakeBackend {
 }
 
 impl FakeBackend {
-    /// The node it works on.
+    /// Its node.
     pub fn node(&self) -> &FakeNode {
         &self.node
     }
@@ -219,7 +219,7 @@ impl FakeBackend {
                     None => Some(ENOENT),
                 };
                 fail(fault.or(refused)).map_err(filter_error("add an element"))?;
-                // As without NLM_F_EXCL: what is there is kept as it is.
+                // As without NLM_F_EXCL, an existing element stays unchanged.
                 if !node.elements.contains(element) {
                     node.elements.insert(*element, comment.clone());
                 }
@@ -235,7 +235,7 @@ impl FakeBackend {
                 Ok(())
             }
             Step::DeleteFlows(flows) => {
-                // It remembers no flows.
+                // The fake node has no flows.
                 report.reconciled(flows.to.family(), 0, Duration::ZERO);
                 fail(fault).map_err(|source| BackendError::Conntrack {
                     operation: "delete flows",
@@ -246,8 +246,7 @@ impl FakeBackend {
     }
 }
 
-/// The element that the kernel deletes when it is told to delete this one: of a map's it looks at
-/// the key alone.
+/// The element that the kernel deletes for this request: in a map, only the key counts.
 fn by_key(elements: &Elements, element: &Element) -> Option<Element> {
     match *element {
         Element::Mark { key, purpose, .. } => {
@@ -264,7 +263,7 @@ fn clash(elements: &Elements, element: &Element) -> Option<i32> {
         Element::Mark { key, purpose, mark } => elements
             .mark(*key, *purpose)
             .is_some_and(|there| there != *mark),
-        // With NLM_F_EXCL. The kernel looks for either end among what is there
+        // With NLM_F_EXCL. The kernel looks up both ends in the existing elements
         // (nft_set_pipapo.c).
         Element::SourceRange(key, range) => elements
             .source_ranges(key)
@@ -278,7 +277,7 @@ fn clash(elements: &Elements, element: &Element) -> Option<i32> {
     clashes.then_some(EEXIST)
 }
 
-/// Whether a network is within another of its set or around one.
+/// Whether a network contains another one of its set, or is contained in one.
 fn network_clashes(elements: &Elements, network: &IpNet, of: fn(IpNet) -> Element) -> bool {
     let around = |length| IpNet::new(network.addr(), length).map(|net| net.trunc());
     let is_within = (0..network.prefix_len())
@@ -295,7 +294,7 @@ fn network_clashes(elements: &Elements, network: &IpNet, of: fn(IpNet) -> Elemen
 }
 
 impl Default for FakeBackend {
-    /// A backend of a node of its own.
+    /// A backend with its own node.
     fn default() -> Self {
         FakeNode::default()
             .backend()

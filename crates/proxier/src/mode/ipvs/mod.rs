@@ -1,6 +1,6 @@
-//! Carrying a [`Plan`] out, and reading back what a node has.
+//! IPVS mode: executes a [`Plan`], and reads the state of a node.
 //!
-//! A backend makes no choices: it takes the plan's steps and tells what became of each.
+//! A backend makes no choices: it executes the steps of a plan and reports the result of each.
 
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod carry_out;
@@ -37,14 +37,14 @@ use ipvs::{RealServer, RealServerKey, Statistics, VirtualServerKey};
 use crate::mode::ipvs::plan::{NodeState, Plan};
 use crate::mode::{ApplyReport, BackendError};
 
-/// A data plane of this node. Every call is carried out before it returns.
+/// The kernel, or a fake of it. Every call is complete when it returns.
 pub trait Backend {
-    /// Reads what the node has, but for the real servers of its virtual servers, whose lists stay
-    /// empty. Virtual servers include those of others: [`NodeState::retain_ours`] leaves them out.
+    /// Reads the state of the node without real servers, whose lists are empty. It includes virtual
+    /// servers of other programs; [`NodeState::retain_ours`] removes them.
     ///
     /// # Errors
     ///
-    /// If some part cannot be read. Nothing is changed by then.
+    /// If some part cannot be read.
     fn outline(&mut self) -> Result<NodeState, BackendError>;
 
     /// The real servers of a virtual server, sorted by key. `None` if there is no such virtual
@@ -58,11 +58,11 @@ pub trait Backend {
         virtual_server: &VirtualServerKey,
     ) -> Result<Option<Vec<RealServer>>, BackendError>;
 
-    /// Reads what the node has: [`outline`](Self::outline), with the real servers.
+    /// Reads the state of the node: [`outline`](Self::outline) with the real servers.
     ///
     /// # Errors
     ///
-    /// As those of its parts.
+    /// As [`outline`](Self::outline) and [`real_servers`](Self::real_servers).
     fn observe(&mut self) -> Result<NodeState, BackendError> {
         let mut node = self.outline()?;
         let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
@@ -70,12 +70,12 @@ pub trait Backend {
         Ok(node)
     }
 
-    /// Takes into what is known of a node what its kernel has now of these virtual servers' real
-    /// servers; which of them that changed. A virtual server that is gone is left out from then on.
+    /// Updates the known state with the current real servers of these virtual servers. Returns the
+    /// virtual servers that differed. Removes virtual servers that no longer exist.
     ///
     /// # Errors
     ///
-    /// If some cannot be read. Those before it are taken in.
+    /// If some cannot be read; those before it are updated.
     fn read_real_servers(
         &mut self,
         node: &mut NodeState,
@@ -96,12 +96,12 @@ pub trait Backend {
         Ok(changed)
     }
 
-    /// Carries out a plan in its order. A step that fails does not keep the others from being
-    /// taken, but for later ones for the same virtual server in another part of the node.
+    /// Executes a plan in order. After a failed step, later steps for the same virtual server in
+    /// other parts of the node are skipped; all others are executed.
     fn apply(&mut self, plan: &Plan) -> ApplyReport;
 
-    /// How many connections each real server of a virtual server has, whatever their state. None
-    /// if the virtual server is gone.
+    /// The number of connections of each real server of a virtual server, in any state. None if the
+    /// virtual server does not exist.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ pub trait Backend {
         virtual_server: &VirtualServerKey,
     ) -> Result<HashMap<RealServerKey, u64>, BackendError>;
 
-    /// What each virtual server has carried. A backend that does not count says nothing.
+    /// The counters of each virtual server. Empty for a backend that does not count.
     ///
     /// # Errors
     ///
@@ -120,10 +120,10 @@ pub trait Backend {
         Ok(Vec::new())
     }
 
-    /// Removes the packet-filter rules with their sets, if there are any.
+    /// Removes the nftables table with rules and sets, if it exists.
     ///
     /// # Errors
     ///
-    /// If they cannot be removed.
+    /// If it cannot be removed.
     fn remove_ruleset(&mut self) -> Result<(), BackendError>;
 }

@@ -1,4 +1,4 @@
-//! What failed steps leave to be done.
+//! The work that failed steps leave.
 
 use std::collections::BTreeSet;
 
@@ -8,21 +8,21 @@ use crate::desired::Need;
 use crate::mode::ipvs::plan::{Element, Flows, NodeState, Plan, Scope, Step};
 use crate::mode::{ApplyReport, BackendError, Failures, Item};
 
-/// What failed and does not show in a comparison of the desired state with the node's.
+/// Failed work that a comparison of the desired state with the node would not find.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    /// Flows that connection tracking still has. Their backends are gone from the node, so no plan
-    /// would come to them again.
+    /// Flows that could not be deleted. Their backends are gone from the node, so no later plan
+    /// would find them.
     flows: BTreeSet<Flows>,
-    /// Virtual servers that are not as they were known to be.
+    /// Virtual servers whose known state is wrong.
     drifted: BTreeSet<VirtualServerKey>,
 }
 
-/// So many flows are kept. More fail only where connection tracking cannot be changed at all.
+/// Limit of kept flows. More failures mean that connection tracking cannot be changed at all.
 const MOST_FLOWS: usize = 10_000;
 
 impl Owed {
-    /// Takes in what became of a plan.
+    /// Records the results of a plan.
     pub(super) fn record(&mut self, plan: &Plan, applied: &ApplyReport) {
         if !self.flows.is_empty() {
             for step in plan {
@@ -44,7 +44,7 @@ impl Owed {
         }
     }
 
-    /// The deletion of flows that failed before, as far as a plan looks at them.
+    /// The deletions of flows that failed before, in the scope of a plan.
     pub(super) fn flows(&self, scope: Scope<'_>) -> Plan {
         let flows = self.flows.iter().filter(|flows| match scope {
             Scope::Full => true,
@@ -58,19 +58,19 @@ impl Owed {
         self.drifted.contains(key)
     }
 
-    /// All drifted ones have been read.
+    /// Records that all drifted virtual servers have been read.
     pub(super) fn have_been_read(&mut self) {
         self.drifted.clear();
     }
 }
 
-/// What the failures of a plan that was recorded call for.
+/// The retries that the failures of a recorded plan need.
 pub(super) fn failures(node: &NodeState, plan: &Plan, applied: &ApplyReport) -> Failures {
     let mut failures = Failures::default();
     for failure in &applied.failures {
         let step = plan.steps().get(failure.step);
         match (&failure.error, step.and_then(|step| item(node, step))) {
-            // Its virtual server's first failure counts.
+            // The first failure of its virtual server counts.
             (BackendError::NotTried, _) => {}
             (error, _) if error.is_outcome_unknown() => failures.is_unknown = true,
             (error, Some(item)) if !error.is_drift() => _ = failures.items.insert(item),
@@ -80,7 +80,7 @@ pub(super) fn failures(node: &NodeState, plan: &Plan, applied: &ApplyReport) -> 
     failures
 }
 
-/// Whose a step is, if it is a single item's.
+/// The item of a step, if it belongs to a single one.
 fn item(node: &NodeState, step: &Step) -> Option<Item> {
     match step {
         Step::AddElement(element, _) | Step::DeleteElement(element) => match *element {
@@ -102,7 +102,7 @@ fn item(node: &NodeState, step: &Step) -> Option<Item> {
     }
 }
 
-/// A network of one address is a virtual IP's own; another is a Service CIDR.
+/// A route of a single address belongs to a virtual IP; all others are Service CIDRs.
 fn single(prefix: ipnet::IpNet) -> Option<Item> {
     let is_single = prefix.prefix_len() == prefix.max_prefix_len();
     is_single.then(|| Item::Need(Need::Route(prefix.addr())))

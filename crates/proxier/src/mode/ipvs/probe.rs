@@ -1,4 +1,4 @@
-//! Looking for what IPVS mode needs.
+//! Probes what IPVS mode needs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::probe::look::{connection_tracking, families, finding, sysctl};
 use crate::mode::probe::{Finding, Missing, Mode, Probe, Requirement};
 
-/// RFC 863, discard: nobody balances it.
+/// The discard port (RFC 863), which is never load-balanced.
 const PORT: u16 = 9;
 
-/// Before another look where the kernel is too busy to answer.
+/// Pauses before further tries if the kernel is too busy to answer.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
@@ -25,13 +25,14 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(2),
 ];
 
-/// Looks for what IPVS mode needs with these settings, and changes nothing: but for the modules
-/// that the kernel loads when it is asked for what they bring.
+/// Probes what IPVS mode needs with these settings. Changes nothing, but the kernel may load
+/// modules on request.
 ///
-/// Where the kernel is too busy to answer it looks again, up to four times in 3.4 seconds.
+/// If the kernel is too busy to answer, it tries again, up to four times in 3.4 seconds.
 ///
-/// The virtual servers that are tried are at addresses that are reserved for documentation
-/// (192.0.2.0/24, 2001:db8::/32); each is there for one datagram, through which no signal comes.
+/// The test virtual servers have addresses reserved for documentation (192.0.2.0/24,
+/// 2001:db8::/32). Each exists only while the kernel processes one datagram, which no signal can
+/// interrupt.
 pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
     let mut probe = look(config, proc_sys);
     for pause in PAUSES {
@@ -76,7 +77,7 @@ fn look(config: &Config, proc_sys: &Path) -> Probe {
     findings.into_iter().collect()
 }
 
-/// Whether the kernel has IPVS loaded. Loads nothing, and takes no privileges.
+/// Whether the kernel has loaded IPVS. Loads nothing, and needs no privileges.
 pub fn is_loaded() -> bool {
     Path::new("/proc/thread-self/net/ip_vs").exists()
 }
@@ -91,7 +92,7 @@ fn not_tried(requirement: Requirement) -> Finding {
     Finding::new(requirement, Err(Missing::not_tried("IPVS")))
 }
 
-/// The schedulers that are of use.
+/// The schedulers that these settings need.
 fn schedulers(config: &Config) -> impl Iterator<Item = (Requirement, Scheduler)> {
     let mh = Scheduler::MaglevHash;
     let of_all = config.scheduler;
@@ -128,7 +129,7 @@ fn virtual_servers(mut client: Client, config: &Config, findings: &mut Vec<Findi
     }
 }
 
-/// Makes a virtual server, reads it and deletes it.
+/// Creates, reads and deletes a virtual server.
 fn attempt(client: &mut Client, family: Family, scheduler: Scheduler) -> ipvs::Result<()> {
     let mut attempt = |host: u8| {
         let address: IpAddr = match family {
@@ -143,7 +144,7 @@ fn attempt(client: &mut Client, family: Family, scheduler: Scheduler) -> ipvs::R
         let error = tried.as_ref().err();
         error.is_some_and(ipvs::Error::is_already_exists)
     };
-    // Someone may have one there.
+    // Another virtual server may exist at the address.
     let mut tried = attempt(1);
     for host in 2..=8 {
         if is_taken(&tried) {

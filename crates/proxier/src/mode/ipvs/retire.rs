@@ -1,5 +1,4 @@
-//! Taking IPVS mode out of use where another data plane has replaced it, without cutting
-//! connections.
+//! Retires IPVS mode after another data plane has replaced it, without cutting connections.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -13,11 +12,11 @@ use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step};
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::{ApplyReport, BackendError};
 
-/// IPVS mode's state of a node that another data plane serves by now.
+/// The state of IPVS mode on a node where another data plane is in effect.
 ///
-/// New connections pass it by at once: they are translated before IPVS sees them, and the packet
-/// filter lets them through. UDP is the other data plane's at once too. The connections that IPVS
-/// has go on, until they have ended or their time is up; then all of it is removed.
+/// New connections bypass it at once: they are translated before IPVS sees them, and the nftables
+/// rules let them pass. UDP moves to the other data plane at once. Existing connections stay on
+/// IPVS until they end or the drain timeout is reached; then everything is removed.
 ///
 /// ```no_run
 /// use std::time::{Duration, Instant};
@@ -40,12 +39,12 @@ pub struct Retiring {
 }
 
 impl Retiring {
-    /// Takes all new connections from it, and tells what became of that plan. The connections it
-    /// has may last for [`Config::drain_timeout`].
+    /// Makes new connections bypass IPVS mode, and returns the report of that plan. Existing
+    /// connections may last for [`Config::drain_timeout`].
     ///
     /// # Errors
     ///
-    /// If the node cannot be read; nothing was changed then.
+    /// If the node cannot be read; nothing is changed then.
     pub fn begin<B: Backend + ?Sized>(
         backend: &mut B,
         config: &Config,
@@ -67,7 +66,8 @@ impl Retiring {
         Ok((retiring, Cleanup { plan, applied }))
     }
 
-    /// Removes all of it if no connections are left, or no time. `None` if it is too early.
+    /// Removes everything if no connections are left or the drain timeout is reached. `None`
+    /// otherwise.
     ///
     /// # Errors
     ///
@@ -85,16 +85,16 @@ impl Retiring {
     }
 }
 
-/// Virtual servers that take no new connections and may have some left.
+/// Virtual servers without new connections that may have existing ones.
 #[derive(Debug)]
 pub(super) struct Busy(Vec<VirtualServerKey>);
 
 impl Busy {
-    /// A node's, but for UDP's: its flows end when nobody sends any more, and nobody can tell when.
+    /// Those of a node, except for UDP: a UDP flow has no end that could be waited for.
     pub(super) fn of(node: &NodeState) -> Self {
         let lasts = |key: &VirtualServerKey| {
             let frontend = node.frontend_of(key);
-            // What is for no frontend only has connections that last.
+            // A virtual server without a frontend is draining, so it does not have UDP flows.
             frontend.is_none_or(|frontend| frontend.protocol != Protocol::Udp)
         };
         let servers = node.virtual_servers.keys().copied().filter(lasts);
@@ -102,7 +102,8 @@ impl Busy {
         Self(servers.into_iter().collect())
     }
 
-    /// Whether one has connections. No new ones come, so one that has none is not looked at again.
+    /// Whether any has connections. No new ones come, so a virtual server without connections is
+    /// not checked again.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Reading IPVS.
+//! Reads IPVS.
 
 use std::collections::HashMap;
 
@@ -37,7 +37,7 @@ pub(crate) fn real_servers<T: Transport>(
     Ok(Some(real_servers))
 }
 
-/// How many connections each real server has.
+/// The number of connections of each real server.
 pub(crate) fn connections<T: Transport>(
     client: &mut Client<T>,
     virtual_server: &VirtualServerKey,
@@ -56,7 +56,7 @@ pub(crate) fn connections<T: Transport>(
     Ok(entries.iter().map(count).collect())
 }
 
-/// What each virtual server has carried.
+/// The counters of each virtual server.
 pub(crate) fn statistics<T: Transport>(
     client: &mut Client<T>,
 ) -> ipvs::Result<Vec<(VirtualServerKey, Statistics)>> {

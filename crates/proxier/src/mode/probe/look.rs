@@ -1,4 +1,4 @@
-//! Looking for what both modes need.
+//! Probes that both modes share.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::mode::conntrack::Conntrack;
 use crate::mode::ipvs::plan::Sysctl;
 use crate::mode::sysctl::Sysctls;
 
-/// A finding about what the kernel's `module` brings, if one does.
+/// A finding about a feature that the kernel's `module` provides, if it is in a module.
 pub(crate) fn finding(
     requirement: Requirement,
     module: Option<&str>,
@@ -37,7 +37,7 @@ pub(crate) fn sysctl(proc_sys: &Path, sysctl: Sysctl, value: u32) -> Finding {
     finding(Requirement::Sysctl(sysctl, value), module, result)
 }
 
-/// The families that the node serves; IPv4 as long as it is not known.
+/// The families that the node serves; IPv4 if they are unknown.
 pub(crate) fn families(config: &Config) -> impl Iterator<Item = Family> {
     let families = [Family::V4, Family::V6].into_iter();
     let unknown = |family| family == Family::V4 && config.node_ips.is_empty();

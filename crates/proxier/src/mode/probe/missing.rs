@@ -1,4 +1,4 @@
-//! Why something is not there.
+//! Why a requirement is missing.
 
 use std::fmt;
 
@@ -8,42 +8,42 @@ use super::ModuleFile;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missing {
-    /// In a word.
+    /// The kind of reason.
     pub reason: Reason,
-    /// The kernel's errno, if it is the kernel that said no.
+    /// The kernel's errno, if the kernel returned one.
     pub errno: Option<i32>,
-    /// What was tried, and what came of it.
+    /// What was tried, and the result.
     pub message: String,
 }
 
-/// Why something is not there, in a word.
+/// The kind of reason why a requirement is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The kernel has it not, or not loaded.
+    /// The kernel does not have it, or has not loaded it.
     NoModule {
-        /// The kernel's module that brings it.
+        /// The kernel module that provides it.
         module: Box<str>,
-        /// Whether there is a file of that module.
+        /// Whether the module's file exists.
         file: ModuleFile,
     },
-    /// The process may not.
+    /// The process lacks the permission.
     Permission,
-    /// It can be read and not written.
+    /// It can be read but not written.
     ReadOnly,
     /// A program is not installed.
     NotInstalled,
-    /// The kernel could not answer: it was out of memory or buffers, interrupted or busy. Nothing
-    /// is known of what was looked for.
+    /// The kernel could not answer: it was out of memory or buffers, interrupted or busy. So the
+    /// result is unknown.
     Busy,
-    /// It was refused for another reason.
+    /// It was rejected for another reason.
     Refused,
-    /// Something else has to be there first.
+    /// It depends on something else that is missing.
     NotTried,
 }
 
 impl Reason {
-    /// A name that stays as it is.
+    /// A stable name.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::NoModule { .. } => "no-module",
@@ -58,7 +58,7 @@ impl Reason {
 }
 
 impl Missing {
-    /// Something that is not there, without an errno.
+    /// A reason without an errno.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,

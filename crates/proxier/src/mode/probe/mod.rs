@@ -1,10 +1,9 @@
-//! Whether this node has what a mode needs.
+//! Probes whether this node can run a mode.
 //!
-//! [`ipvs()`](crate::mode::ipvs::probe()) and
-//! [`iptables()`](crate::mode::iptables::probe()) look at the node and change nothing: a virtual server is made, read
-//! back and deleted in one datagram; rules are handed over to be checked and not committed. What
-//! they look for is a [`Requirement`], and what became of it a [`Finding`] with a remedy in words.
-//! Which mode can run is told by [`Probe`], which is pure.
+//! [`ipvs()`](crate::mode::ipvs::probe()) and [`iptables()`](crate::mode::iptables::probe()) probe
+//! the node and change nothing: they create, read and delete a virtual server in one datagram, and
+//! let the kernel validate rules without committing them. Each [`Requirement`] yields a
+//! [`Finding`], with a remedy. [`Probe`], which is pure, concludes which mode can run.
 //!
 //! ```no_run
 //! # #[cfg(feature = "ipvs")] {
@@ -38,13 +37,13 @@ pub use missing::{Missing, Reason};
 pub use module::ModuleFile;
 pub use requirement::{Mode, Requirement, Weight};
 
-/// What became of a [`Requirement`].
+/// The result of a [`Requirement`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What was looked for.
+    /// The requirement.
     pub requirement: Requirement,
-    /// What was found of it, in words, or why it is not there.
+    /// A description of what was found, or why it is missing.
     pub result: Result<String, Missing>,
 }
 
@@ -57,14 +56,14 @@ impl Finding {
         }
     }
 
-    /// What to do about it, if it is missing and something can be done about it by itself.
+    /// The remedy, if it is missing and has one of its own.
     pub fn remedy(&self) -> Option<String> {
         let missing = self.result.as_ref().err()?;
         remedy::remedy(&self.requirement, missing)
     }
 }
 
-/// On one line, with the remedy.
+/// The finding on one line, with the remedy.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.requirement)?;
@@ -79,16 +78,16 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was found on a node.
+/// The findings of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Probe {
-    /// In a fixed order, each requirement once.
+    /// The findings, in a fixed order, each requirement once.
     pub findings: Vec<Finding>,
 }
 
 impl Probe {
-    /// Takes in another look, of which nothing is kept that is known already.
+    /// Adds the findings of another probe, except for known requirements.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         for finding in other.findings {
@@ -100,7 +99,7 @@ impl Probe {
         self
     }
 
-    /// Whether a mode can run: it was looked for, and all that it needs is there.
+    /// Whether a mode can run: it was probed, and everything that it needs exists.
     pub fn can_run(&self, mode: Mode) -> bool {
         let foundation = match mode {
             Mode::Ipvs => Requirement::Ipvs,
@@ -111,8 +110,8 @@ impl Probe {
             && needed.all(|finding| finding.result.is_ok())
     }
 
-    /// Whether it is open if a mode can run: nothing that it needs is known to be missing, and the
-    /// kernel was too [busy](Reason::Busy) to answer for something.
+    /// Whether it is unknown if a mode can run: nothing that it needs is known to be missing, but
+    /// the kernel was too [busy](Reason::Busy) to answer some request.
     pub fn is_undecided(&self, mode: Mode) -> bool {
         let mut causes = self.missing(mode, Weight::Needed).peekable();
         let is_busy = |finding: &Finding| {
@@ -122,13 +121,13 @@ impl Probe {
         causes.peek().is_some() && causes.all(is_busy)
     }
 
-    /// What keeps a mode from running. What could not be tried for the lack of another is left
-    /// out: the other is here.
+    /// The missing requirements that prevent a mode from running, without those that could not be
+    /// tried because another one is missing.
     pub fn in_the_way_of(&self, mode: Mode) -> impl Iterator<Item = &Finding> {
         self.missing(mode, Weight::Needed)
     }
 
-    /// What a mode would make use of and does not find.
+    /// The missing requirements that a mode would use.
     pub fn lacking_in(&self, mode: Mode) -> impl Iterator<Item = &Finding> {
         self.missing(mode, Weight::Wanted)
     }

@@ -1,16 +1,16 @@
-//! Whether a kernel module's file is there.
+//! Finds files of kernel modules.
 
 use std::fmt;
 
-/// Whether there is a file of a module of the kernel that runs.
+/// Whether a module of the running kernel has a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ModuleFile {
-    /// There is one: it can be loaded, unless someone forbids it.
+    /// It exists, so the module can be loaded unless that is forbidden.
     Present,
-    /// There is none, or it was built for another kernel.
+    /// It does not exist, or it was built for another kernel.
     Absent,
-    /// No list of modules was found: a container does not see the node's.
+    /// Unknown: there is no list of modules. A container does not see the node's list.
     Unknown,
 }
 
@@ -18,7 +18,7 @@ impl ModuleFile {
     /// Looks a module up in the text of `modules.dep`, as depmod(8) writes it.
     #[cfg(any(feature = "ipvs", feature = "iptables", test))]
     pub(super) fn listed(modules_dep: &str, module: &str) -> Self {
-        // A file's name may have either, and may be compressed.
+        // A file name may contain dashes or underscores, and may be compressed.
         let dashed = |text: &str| text.replace('_', "-");
         let is_it = |line: &str| {
             let path = line.split(':').next().unwrap_or_default();
@@ -43,7 +43,7 @@ impl ModuleFile {
         std::fs::read_to_string(list).map_or(Self::Unknown, |list| Self::listed(&list, module))
     }
 
-    /// A name that stays as it is.
+    /// A stable name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Present => "present",

@@ -1,4 +1,4 @@
-//! What an error says of what is missing.
+//! Derives from an error what is missing.
 
 use std::io;
 
@@ -12,7 +12,7 @@ impl Missing {
         Self::new(Reason::NotTried, format!("not tried without {first}"))
     }
 
-    /// What `error` says of something that the kernel's `module` brings.
+    /// The reason behind an error about a feature that the kernel's `module` provides.
     pub(crate) fn of(
         error: &BackendError,
         module: Option<&str>,
@@ -38,10 +38,10 @@ impl Missing {
     }
 }
 
-/// EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOBUFS: they say nothing of what the kernel has.
+/// EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOBUFS: they do not show what the kernel has.
 const BUSY: [i32; 7] = [4, 11, 12, 16, 23, 24, 105];
 
-/// Which kind of reason an error is; the module is not known here.
+/// The kind of reason of an error, without the module.
 fn kind(error: &BackendError) -> Reason {
     const EPROTONOSUPPORT: i32 = 93;
     const EOPNOTSUPP: i32 = 95;
@@ -82,7 +82,7 @@ fn kind(error: &BackendError) -> Reason {
     }
 }
 
-/// iptables says by words alone what is wrong.
+/// iptables reports the cause as text only.
 #[cfg(feature = "iptables")]
 fn refused(message: &str, no_module: Reason) -> Reason {
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -99,8 +99,8 @@ fn refused(message: &str, no_module: Reason) -> Reason {
     }
 }
 
-/// Without the hints of [`BackendError`], since there is a remedy; with the errno, unless the
-/// reason says what it means.
+/// The message, without the hints of [`BackendError`] because there is a remedy, and with the errno
+/// unless the reason implies it.
 fn message(error: &BackendError, reason: &Reason) -> String {
     let words = words(error);
     match (reason, error.errno()) {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_pass_say_nothing_of_what_the_kernel_has() {
+    fn transient_errors_do_not_show_what_the_kernel_has() {
         for errno in BUSY {
             let missing = missing(errno);
             assert_eq!(missing.reason, Reason::Busy, "{errno}");

@@ -1,15 +1,15 @@
-//! What to do about what is missing.
+//! Remedies for missing requirements.
 
 use ipvs::Family;
 
 use super::{Missing, ModuleFile, Reason, Requirement};
 use crate::mode::ipvs::plan::Sysctl;
 
-/// Where distributions keep the modules that their smallest kernels leave out.
+/// Packages with the modules that minimal kernels of distributions leave out.
 const PACKAGES: &str = "package linux-modules-extra-$(uname -r) on Ubuntu, kernel-modules on \
                         Fedora and RHEL, linux-image-amd64 instead of -cloud-amd64 on Debian";
 
-/// What all iptables on a node take before they change something.
+/// The lock that all iptables of a node take before a change.
 const LOCK: &str = "/run/xtables.lock";
 
 pub(super) fn remedy(requirement: &Requirement, missing: &Missing) -> Option<String> {

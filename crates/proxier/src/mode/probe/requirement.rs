@@ -1,4 +1,4 @@
-//! What modes need.
+//! The requirements of modes.
 
 use std::fmt;
 
@@ -17,10 +17,10 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Both.
+    /// Both modes.
     pub const ALL: [Self; 2] = [Self::Ipvs, Self::Iptables];
 
-    /// Its name, as kube-proxy spells it.
+    /// The name, as kube-proxy spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ipvs => "ipvs",
@@ -35,47 +35,46 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Something that a mode needs or makes use of. `Display` is for people, and
-/// [`name`](Self::name) for programs.
+/// Something that a mode needs or uses. `Display` is for people, [`name`](Self::name) for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Requirement {
-    /// IPVS in the kernel, and leave to use it.
+    /// IPVS in the kernel, with permission to use it.
     Ipvs,
-    /// The scheduler of virtual servers whose Service does not choose one.
+    /// The default scheduler.
     Scheduler(Scheduler),
-    /// The scheduler `mh`, which stands in for persistence where virtual servers go by marks.
+    /// The scheduler `mh`, which replaces persistence in firewall-mark virtual servers.
     AffinityScheduler,
     /// Virtual servers at addresses of a family.
     VirtualServers(Family),
-    /// nftables, with all that IPVS mode's rules use.
+    /// nftables, with everything that IPVS mode's rules use.
     Nftables,
     /// Routes.
     Routes,
-    /// Routing rules by mark: load balancers' and external IPs.
+    /// Routing rules by mark, for load-balancer and external IPs.
     RoutingRules,
     /// Connection tracking that can be read and changed over netlink.
     ConnectionTracking,
-    /// A sysctl that has a value or can be given it.
+    /// A sysctl that has a value, or can be set to it.
     Sysctl(Sysctl, u32),
     /// iptables' programs.
     Iptables,
-    /// Rules of a family that use all that iptables mode's use.
+    /// Rules of a family with everything that iptables mode's rules use.
     IptablesRules(Family),
 }
 
-/// How much a mode depends on something.
+/// How much a mode depends on a requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Weight {
-    /// It does not run without.
+    /// The mode does not run without it.
     Needed,
-    /// Without, some Services do not get all that they ask for.
+    /// Without it, some Services do not get everything that they request.
     Wanted,
 }
 
 impl Requirement {
-    /// How much a mode depends on it; `None` if it has no use for it.
+    /// How much a mode depends on it; `None` if it does not use it.
     pub fn weight(&self, mode: Mode) -> Option<Weight> {
         use Weight::{Needed, Wanted};
         match (self, mode) {
@@ -95,7 +94,7 @@ impl Requirement {
         }
     }
 
-    /// Tells it from all others of a node, and stays as it is.
+    /// A stable name, unique on a node.
     pub fn name(&self) -> String {
         match self {
             Self::Ipvs => "ipvs".to_owned(),
@@ -115,7 +114,7 @@ impl Requirement {
 
 fn sysctl_weight(sysctl: Sysctl, mode: Mode) -> Option<Weight> {
     match (sysctl, mode) {
-        // Masquerading rests on the first; nothing is delivered without the others.
+        // Masquerading needs the first one; the others are needed to deliver packets.
         (Sysctl::VS_CONNTRACK, Mode::Ipvs) | (Sysctl::IPV4_FORWARD | Sysctl::IPV6_FORWARD, _) => {
             Some(Weight::Needed)
         }

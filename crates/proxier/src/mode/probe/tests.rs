@@ -1,4 +1,4 @@
-//! What follows from findings.
+//! Tests of conclusions from findings.
 
 use ipvs::{Family, Scheduler};
 
@@ -20,7 +20,7 @@ fn no_module(module: &str, file: ModuleFile) -> Reason {
     }
 }
 
-/// All that IPVS mode is asked of, as on a node that has it.
+/// All findings of IPVS mode on a node that can run it.
 fn all_of_ipvs() -> Probe {
     let all = [
         Requirement::Ipvs,
@@ -38,11 +38,11 @@ fn all_of_ipvs() -> Probe {
 }
 
 #[test]
-fn a_mode_runs_if_all_that_it_needs_is_there() {
+fn a_mode_runs_if_everything_that_it_needs_exists() {
     let probe = all_of_ipvs();
     assert!(probe.can_run(Mode::Ipvs));
     assert_eq!(probe.in_the_way_of(Mode::Ipvs).count(), 0);
-    // Nobody has looked for iptables.
+    // iptables was not probed.
     assert!(!probe.can_run(Mode::Iptables));
     for place in 0..probe.findings.len() {
         let mut probe = probe.clone();
@@ -60,7 +60,7 @@ fn a_mode_runs_if_all_that_it_needs_is_there() {
 }
 
 #[test]
-fn causes_are_told_and_what_follows_from_them_is_not() {
+fn causes_are_reported_without_their_consequences() {
     let probe: Probe = [
         missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Absent)),
         missing(Requirement::VirtualServers(Family::V4), Reason::NotTried),
@@ -72,14 +72,14 @@ fn causes_are_told_and_what_follows_from_them_is_not() {
     let causes: Vec<_> = probe.in_the_way_of(Mode::Ipvs).collect();
     let causes: Vec<_> = causes.iter().map(|finding| finding.requirement).collect();
     assert_eq!(causes, [Requirement::Ipvs, Requirement::Nftables]);
-    // What could not be tried is not there all the same.
+    // An untried requirement still counts as missing.
     let untried = missing(Requirement::VirtualServers(Family::V4), Reason::NotTried);
     let probe: Probe = [found(Requirement::Ipvs), untried].into_iter().collect();
     assert!(!probe.can_run(Mode::Ipvs));
 }
 
 #[test]
-fn a_busy_kernel_leaves_it_open_and_an_absent_part_does_not() {
+fn a_busy_kernel_leaves_the_result_open_and_a_missing_part_does_not() {
     let busy = || missing(Requirement::Nftables, Reason::Busy);
     let untried = missing(Requirement::VirtualServers(Family::V4), Reason::NotTried);
     let probe: Probe = [missing(Requirement::Ipvs, Reason::Busy), untried, busy()]
@@ -93,7 +93,7 @@ fn a_busy_kernel_leaves_it_open_and_an_absent_part_does_not() {
 }
 
 #[test]
-fn two_looks_are_one_and_nothing_is_told_twice() {
+fn two_probes_are_merged_without_duplicates() {
     let both = [Requirement::Iptables, Requirement::ConnectionTracking].map(found);
     let probe = all_of_ipvs().and(both.into_iter().collect());
     assert!(probe.can_run(Mode::Ipvs) && probe.can_run(Mode::Iptables));
@@ -106,7 +106,7 @@ fn two_looks_are_one_and_nothing_is_told_twice() {
 }
 
 #[test]
-fn remedies_say_what_to_do() {
+fn each_reason_has_its_remedy() {
     let sysctl = Requirement::Sysctl(Sysctl::VS_CONNTRACK, 1);
     for (finding, parts) in [
         (

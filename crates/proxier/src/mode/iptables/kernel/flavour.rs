@@ -1,4 +1,4 @@
-//! Which iptables a node uses.
+//! Finds out which iptables a node uses.
 
 use std::{fmt, fs};
 
@@ -8,7 +8,7 @@ use super::program::{Program, Verb};
 use crate::mode::BackendError;
 use crate::mode::iptables::Rules;
 
-/// One of the two iptables, which know nothing of each other's rules.
+/// One of the two iptables. Neither sees the other's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Flavour {
@@ -16,16 +16,16 @@ pub enum Flavour {
     Nft,
     /// Over the kernel's older `ip_tables`: `iptables-legacy`.
     Legacy,
-    /// The only one that there is: `iptables`.
+    /// The only installed one, under the name `iptables`.
     Plain,
 }
 
-/// Chains that the kubelet makes, so that others find out which iptables the node uses (KEP-3178).
+/// Chains that the kubelet creates to show which iptables the node uses (KEP-3178).
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// What there is in one of the two.
+/// The rules in one of the two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Traces {
     is_hinted: bool,
@@ -34,15 +34,15 @@ struct Traces {
 }
 
 impl Flavour {
-    /// The one whose rules the node has: where the kubelet left its hint, else where svcproxy did
-    /// before, else where more rules are, and without any what the distribution chose. As
-    /// kubernetes-sigs/iptables-wrappers has it, nft before legacy, but for svcproxy's own; and
-    /// where there is no hint that takes nft (pkg/xtables/detect.go), or in its second version
-    /// counts rules.
+    /// The iptables that the node uses: the one with the kubelet's hint, else the one with
+    /// svcproxy's rules, else the one with more rules, else the distribution's choice. On a tie nft
+    /// takes precedence over legacy. kubernetes-sigs/iptables-wrappers does the same except for
+    /// svcproxy's rules; without a hint its version 3 chooses nft (pkg/xtables/detect.go), and
+    /// version 2 counts rules.
     ///
     /// # Errors
     ///
-    /// If there is none, or it cannot be run.
+    /// If none is installed, or it cannot be run.
     pub fn find() -> Result<Self, BackendError> {
         let (Some(nft), Some(legacy)) = (Self::Nft.traces()?, Self::Legacy.traces()?) else {
             return Self::of_distribution();
@@ -62,13 +62,13 @@ impl Flavour {
         })
     }
 
-    /// What its programs say of themselves: `iptables v1.8.9 (nf_tables)`.
+    /// The version that its programs print: `iptables v1.8.9 (nf_tables)`.
     pub(crate) fn version(self) -> Result<String, BackendError> {
         let version = Program::new(self, Family::V4, Verb::Version).run(&"")?;
         Ok(version.trim().to_owned())
     }
 
-    /// What the plain name stands for.
+    /// The flavour behind the name `iptables`.
     fn of_distribution() -> Result<Self, BackendError> {
         let version = Self::Plain.version()?;
         let named = [Self::Nft, Self::Legacy].into_iter();
@@ -77,8 +77,8 @@ impl Flavour {
         Ok(named.unwrap_or(Self::Plain))
     }
 
-    /// The same under the name that it has here: [`Plain`](Self::Plain) where that is this one,
-    /// and the only one that is installed.
+    /// The same flavour, under a name that is installed: [`Plain`](Self::Plain) if `iptables` is
+    /// this flavour and nothing else is installed.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Flavour {
         }
     }
 
-    /// What it calls itself.
+    /// The word for it in the version.
     const fn version_word(self) -> &'static str {
         match self {
             Self::Nft => "(nf_tables)",
@@ -103,11 +103,11 @@ impl Flavour {
         }
     }
 
-    /// Those that have rules of ours.
+    /// The flavours with rules of svcproxy.
     pub(crate) fn with_rules() -> Result<Vec<Self>, BackendError> {
         let mut found = Vec::new();
         for flavour in [Self::Nft, Self::Legacy, Self::Plain] {
-            // With the others there, the plain one is one of them.
+            // If one of the others is installed, `iptables` is the same program.
             let is_needed = flavour != Self::Plain || found.is_empty();
             let traces = if is_needed { flavour.traces()? } else { None };
             if traces.is_some_and(|traces| traces.has_ours) {
@@ -125,7 +125,7 @@ impl Flavour {
             .filter(|family| super::kernel_speaks(*family))
         {
             if self == Self::Legacy && !has_legacy_tables(family) {
-                // Asking for them would make them.
+                // iptables-legacy-save would create the tables.
                 continue;
             }
             let saved = match Program::new(self, family, Verb::Save).run(&"") {
@@ -157,7 +157,7 @@ impl Traces {
     }
 }
 
-/// Whether anyone has used legacy iptables for a family.
+/// Whether the kernel has tables of legacy iptables for a family.
 pub(crate) fn has_legacy_tables(family: Family) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",

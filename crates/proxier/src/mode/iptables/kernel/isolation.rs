@@ -1,5 +1,5 @@
-//! A table's changes are taken as a whole or not at all: who is refused must not keep the others
-//! from being served.
+//! iptables-restore applies the changes of a table completely or not at all. This module isolates
+//! the Service ports whose rules are rejected, so that all others work.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -8,7 +8,8 @@ use crate::desired::ServicePortName;
 use crate::mode::iptables::{Plan, Step, Transaction};
 use crate::mode::{ApplyReport, BackendError, Refused};
 
-/// Has all transactions of a plan carried out; what was done of the plan, if somebody was left out.
+/// Executes all transactions of a plan. Returns the executed part of the plan if a Service port was
+/// left out.
 pub(crate) fn restore_all(
     plan: &Plan,
     report: &mut ApplyReport,
@@ -37,19 +38,19 @@ pub(crate) fn restore_all(
     Some(done)
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// What failed for nobody in particular.
+    /// Failures that belong to no single Service port.
     pub(crate) failures: Vec<BackendError>,
-    /// Who was refused: such a one keeps the rules that it has.
+    /// The rejected Service ports. They keep their previous rules.
     pub(crate) refused: Vec<(ServicePortName, BackendError)>,
-    /// What was carried out, if that is not all of it.
+    /// The executed part, if it is not everything.
     pub(crate) done: Option<Transaction>,
 }
 
-/// Has a transaction carried out but for what is refused, which is told, by Service port where one
-/// is to blame.
+/// Executes a transaction without the parts that iptables rejects, and reports these by Service
+/// port if possible.
 pub(crate) fn carry_out(
     transaction: &Transaction,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
@@ -64,7 +65,7 @@ pub(crate) fn carry_out(
         return outcome;
     };
     let mut tables = transaction.apart();
-    // The tables before it are done.
+    // The tables before it are in effect.
     let mut done: Vec<_> = tables.by_ref().take(place).collect();
     let mut first = Some(error);
     for table in tables {
@@ -78,7 +79,7 @@ pub(crate) fn carry_out(
     outcome
 }
 
-/// What was carried out of a table's changes of which all together were refused.
+/// Executes one table's changes, which were rejected together, without the rejected Service ports.
 fn one_table(
     table: &Transaction,
     mut error: BackendError,
@@ -86,7 +87,7 @@ fn one_table(
     outcome: &mut Outcome,
 ) -> Option<Transaction> {
     let mut wanted = table.owners();
-    // As long as one is named, and it is not as if all were.
+    // Leave out the Service port that the error names, a few times: maybe all of them are rejected.
     for _ in 0..NAMED {
         let owner = refusal(&error).and_then(|refusal| refusal.owner.clone());
         let Some(owner) = owner.filter(|owner| wanted.remove(owner)) else {
@@ -104,7 +105,7 @@ fn one_table(
         return None;
     }
     if let Err(error) = some(&table.only(&BTreeSet::new()), restore) {
-        // It is nobody's.
+        // The failure belongs to no Service port.
         outcome.failures.push(error);
         return None;
     }
@@ -112,8 +113,8 @@ fn one_table(
     Some(table.only(&taken))
 }
 
-/// Finds who is refused by trying some of them at a time, beside those who have been taken; who
-/// was.
+/// Finds the rejected Service ports by bisection: tries some of them together with the accepted
+/// ones. Returns the accepted ones.
 fn by_halves(
     table: &Transaction,
     wanted: BTreeSet<ServicePortName>,
@@ -156,7 +157,7 @@ fn by_halves(
     taken
 }
 
-/// Has some of a transaction carried out, if there is any.
+/// Executes a part of a transaction, unless it is empty.
 fn some(
     some: &Transaction,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
@@ -167,11 +168,11 @@ fn some(
     restore(some)
 }
 
-/// How many one after another are left out because a line names them: more are found faster
-/// together.
+/// How many Service ports are left out one after another because an error names them. More than
+/// that are found faster by bisection.
 const NAMED: usize = 8;
-/// How often at most a refusal is looked into: each time the program reads the whole table. The
-/// next sync begins with what is in force by then.
+/// Limit of runs to isolate rejections, because each run reads the whole table. The next sync
+/// continues from the rules that are in effect then.
 const TRIED: usize = 64;
 
 fn refusal(error: &BackendError) -> Option<&Refusal> {

@@ -1,4 +1,4 @@
-//! iptables, sysctls and connection tracking of the network namespace that the process is in.
+//! iptables, sysctls and connection tracking of the process's network namespace.
 
 mod flavour;
 mod isolation;
@@ -20,10 +20,10 @@ use program::{Program, Verb};
 #[cfg(feature = "ipvs")]
 pub(crate) use flavour::has_legacy_tables;
 
-/// Kills the iptables programs that run now, with what they have started.
+/// Kills all running iptables programs, with their process groups.
 ///
-/// For a process that is about to end without waiting for them: one that is left behind keeps the
-/// xtables lock, and may change rules later.
+/// Call it before the process exits without waiting: an orphaned program keeps the xtables lock,
+/// and may change rules later.
 pub fn kill_programs() {
     crate::program::kill_all();
 }
@@ -31,10 +31,10 @@ pub fn kill_programs() {
 pub use flavour::Flavour;
 pub use refusal::Refusal;
 
-/// The data plane over iptables.
+/// The backend of iptables mode.
 ///
-/// It works in the network namespace of the calling thread, but for connection tracking, which is
-/// that of the thread that opened it.
+/// It works in the network namespace of the calling thread, except for connection tracking, which
+/// is that of the thread that opened it.
 ///
 /// ```no_run
 /// use proxier::mode::iptables::IptablesBackend;
@@ -56,12 +56,12 @@ impl IptablesBackend {
     ///
     /// # Errors
     ///
-    /// If there is no iptables, or it cannot be run; lack of privileges.
+    /// If iptables is not installed or cannot be run; lack of privileges.
     pub fn open() -> Result<Self, BackendError> {
         Self::with_flavour(Flavour::find()?)
     }
 
-    /// A backend over this iptables.
+    /// A backend for this flavour.
     ///
     /// # Errors
     ///
@@ -74,19 +74,19 @@ impl IptablesBackend {
         })
     }
 
-    /// Reads and writes sysctls below `proc_sys` in place of `/proc/sys`: containers have that
-    /// read-only, and nothing can be mounted there.
+    /// Uses the sysctls below `proc_sys` instead of `/proc/sys`, which is read-only in containers
+    /// and cannot be mounted over.
     pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
         self.sysctls = Sysctls(proc_sys.into());
         self
     }
 
-    /// Which iptables it is.
+    /// The flavour.
     pub const fn flavour(&self) -> Flavour {
         self.flavour
     }
 
-    /// Reads what the node has.
+    /// Reads the state of the node.
     ///
     /// # Errors
     ///
@@ -98,17 +98,17 @@ impl IptablesBackend {
         Ok(Node::new(sysctls, v4, v6))
     }
 
-    /// A backend over the iptables that has rules of svcproxy's, if one has.
+    /// A backend for the iptables that has svcproxy's rules, if one has.
     ///
     /// # Errors
     ///
-    /// If one cannot be run; lack of privileges.
+    /// If a program cannot be run; lack of privileges.
     pub fn in_use() -> Result<Option<Self>, BackendError> {
         let flavour = Flavour::with_rules()?.into_iter().next();
         flavour.map(Self::with_flavour).transpose()
     }
 
-    /// What the rules do with connections to Services, and how often they did.
+    /// What the rules do with connections to Services, with their counters.
     ///
     /// # Errors
     ///
@@ -125,13 +125,13 @@ impl IptablesBackend {
         Ok(served)
     }
 
-    /// Carries out a plan in its order. A step that fails does not keep the others from being
-    /// taken, and of a transaction only what is for the Services that are refused is left out.
+    /// Executes a plan in order. After a failed step, the others are still executed. In a
+    /// transaction, only the rejected Services are left out.
     pub fn apply(&mut self, plan: &Plan) -> ApplyReport {
         self.carry_out(plan).0
     }
 
-    /// As [`apply`](Self::apply), with what was carried out if somebody was left out.
+    /// As [`apply`](Self::apply), and returns the executed part if a Service was left out.
     pub(crate) fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>) {
         let mut report = ApplyReport::default();
         for (place, step) in plan.steps().iter().enumerate() {
@@ -145,7 +145,8 @@ impl IptablesBackend {
         let carried_out = done.as_ref().unwrap_or(plan).steps();
         let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
         if let Some(first) = carried_out.iter().position(is_flows) {
-            // Those that follow one another: connection tracking is listed once for all.
+            // Consecutive flow steps together, so that connection tracking is listed once for all
+            // of them.
             let flows = carried_out.iter().skip(first);
             let flows = flows.filter_map(|step| match step {
                 Step::DeleteFlows(flows) => Some(plan::Step::DeleteFlows(*flows)),
@@ -157,20 +158,20 @@ impl IptablesBackend {
         (report, done)
     }
 
-    /// Has iptables-restore(8) read a transaction without carrying it out.
+    /// Checks a transaction with `iptables-restore --test`.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Iptables`] if it is refused.
+    /// [`BackendError::Iptables`] if it is rejected.
     pub fn test(&self, transaction: &Transaction) -> Result<(), BackendError> {
         run_restore(self.flavour, transaction, Verb::Test)
     }
 
-    /// Removes all that is ours, from whichever iptables has it; how many chains.
+    /// Removes all of svcproxy's rules from both iptables. Returns the number of chains.
     ///
     /// # Errors
     ///
-    /// If some of it cannot be removed.
+    /// If some rules cannot be removed.
     pub fn remove_all() -> Result<usize, BackendError> {
         let mut removed = 0;
         for flavour in Flavour::with_rules()? {
@@ -198,7 +199,7 @@ pub(crate) fn save(flavour: Flavour, family: Family) -> Result<String, BackendEr
     Program::new(flavour, family, Verb::Save).run(&"")
 }
 
-/// Has iptables-restore(8) carry a transaction out.
+/// Executes a transaction with iptables-restore(8).
 pub(crate) fn restore(flavour: Flavour, transaction: &Transaction) -> Result<(), BackendError> {
     run_restore(flavour, transaction, Verb::Restore)
 }
@@ -218,7 +219,8 @@ fn run_restore(
     })
 }
 
-/// Without a family's protocol in the kernel its iptables fails.
+/// Whether the kernel has the protocol of a family. Without it, the iptables program of the family
+/// fails.
 pub(crate) fn kernel_speaks(family: Family) -> bool {
     family == Family::V4 || fs::exists("/proc/sys/net/ipv6").unwrap_or(false)
 }

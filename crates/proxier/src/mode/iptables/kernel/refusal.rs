@@ -1,22 +1,22 @@
-//! What iptables says when it refuses.
+//! Errors that iptables prints.
 
 use std::fmt;
 
 use crate::desired::ServicePortName;
 use crate::mode::iptables::Transaction;
 
-/// Something that iptables refused to do.
+/// An error of an iptables program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// The program that was run.
+    /// The program.
     pub program: String,
-    /// What it said.
+    /// Its message.
     pub message: String,
-    /// The line that it refused, with its number: as far as it says so. Where the kernel refuses,
-    /// legacy iptables names the last line of a table.
+    /// The rejected line with its number, if the message names one. If the kernel rejects the
+    /// rules, legacy iptables names the last line of the table.
     pub line: Option<(usize, String)>,
-    /// Whom that line is for.
+    /// The Service port that the line belongs to.
     pub owner: Option<ServicePortName>,
 }
 
@@ -31,7 +31,7 @@ impl Refusal {
         }
     }
 
-    /// With the line that it is about.
+    /// Adds the line of the transaction that the message names.
     pub(crate) fn located(mut self, transaction: &Transaction) -> Self {
         let found = self.line_number().and_then(|number| {
             let (line, owner) = transaction.line(number)?;
@@ -42,7 +42,7 @@ impl Refusal {
         self
     }
 
-    /// Found to be about what is for this Service port, whatever line it names.
+    /// Sets the Service port to which the error belongs, whatever line the message names.
     pub(crate) fn of(mut self, owner: ServicePortName) -> Self {
         (self.line, self.owner) = (None, Some(owner));
         self
@@ -70,7 +70,7 @@ impl fmt::Display for Refusal {
             _ => {}
         }
         write!(f, ": {}", self.message)?;
-        // What both flavours say of EPERM.
+        // The text of both flavours for EPERM.
         if self.message.contains("Permission denied") {
             f.write_str(" (needs CAP_NET_ADMIN and CAP_NET_RAW)")?;
         }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_is_found_in_what_each_iptables_says() {
+    fn the_line_is_found_in_the_messages_of_both_iptables() {
         for (said, number) in [
             (
                 "iptables-nft-restore v1.8.9 (nf_tables): \nline 15: RULE_INSERT failed (Invalid argument): rule in chain PREROUTING\n",

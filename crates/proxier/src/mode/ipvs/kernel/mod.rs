@@ -1,4 +1,4 @@
-//! IPVS, nftables, routes and sysctls of the network namespace that the process is in.
+//! IPVS, nftables, routes and sysctls of the process's network namespace.
 
 mod nft;
 mod routes;
@@ -23,9 +23,9 @@ use routes::Routes;
 pub use routes::ROUTE_PROTOCOL;
 pub use watch::{Watching, watch};
 
-/// The data plane over IPVS.
+/// The backend of IPVS mode.
 ///
-/// It works in the network namespace of the thread that opened it, but for sysctls, which are
+/// It works in the network namespace of the thread that opened it, except for sysctls, which are
 /// those of the calling thread.
 ///
 /// ```no_run
@@ -42,13 +42,14 @@ pub struct IpvsBackend<T = Socket> {
     around: Around,
 }
 
-/// What IPVS mode has left of itself where the kernel has no IPVS any more: packet filter, routes.
+/// A backend for what IPVS mode left on a node whose kernel has no IPVS any more: nftables rules
+/// and routes.
 ///
-/// It does not ask for IPVS, so that the kernel does not load it.
+/// It sends no request to IPVS, so the kernel does not load it.
 #[derive(Debug)]
 pub struct IpvsRemains(Around);
 
-/// All but IPVS itself.
+/// Everything except IPVS.
 #[derive(Debug)]
 struct Around {
     nft: Nft,
@@ -96,8 +97,7 @@ impl Around {
 }
 
 impl IpvsBackend {
-    /// Opens everything it needs, and changes nothing. The kernel loads its module `ip_vs` if it
-    /// has to.
+    /// Opens all sockets, and changes nothing. The kernel loads its module `ip_vs` if necessary.
     ///
     /// # Errors
     ///
@@ -109,8 +109,8 @@ impl IpvsBackend {
 }
 
 impl<T: Transport> IpvsBackend<T> {
-    /// A backend with an IPVS client of the caller's; nftables, routes and sysctls are those of
-    /// the thread's network namespace.
+    /// A backend with the caller's IPVS client; nftables, routes and sysctls are those of the
+    /// thread's network namespace.
     ///
     /// # Errors
     ///
@@ -120,14 +120,14 @@ impl<T: Transport> IpvsBackend<T> {
         Ok(Self { ipvs, around })
     }
 
-    /// Reads and writes sysctls below `proc_sys` in place of `/proc/sys`: containers have that
-    /// read-only, and nothing can be mounted there.
+    /// Uses the sysctls below `proc_sys` instead of `/proc/sys`, which is read-only in containers
+    /// and cannot be mounted over.
     pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
         self.around.sysctls = Sysctls(proc_sys.into());
         self
     }
 
-    /// Its IPVS client, for what is not part of a plan: statistics, timeouts.
+    /// The IPVS client, for requests that are not part of a plan: statistics, timeouts.
     pub fn ipvs(&mut self) -> &mut Client<T> {
         &mut self.ipvs
     }
@@ -148,12 +148,12 @@ impl<T: Transport> IpvsBackend<T> {
     }
 }
 
-/// Has the kernel check rules as if they were to be put in force.
+/// Lets the kernel validate rules without committing them.
 pub(crate) fn check_ruleset(ruleset: &Ruleset) -> Result<(), BackendError> {
     Nft::open()?.check(ruleset)
 }
 
-/// Whether routes can be listed, and then routing rules.
+/// Checks that routes, and then routing rules, can be listed.
 pub(crate) fn check_routes() -> (Result<(), BackendError>, Result<(), BackendError>) {
     match Routes::open() {
         Ok(routes) => (
@@ -165,7 +165,7 @@ pub(crate) fn check_routes() -> (Result<(), BackendError>, Result<(), BackendErr
 }
 
 impl IpvsRemains {
-    /// Opens everything it needs, and changes nothing.
+    /// Opens all sockets, and changes nothing.
     ///
     /// # Errors
     ///
@@ -220,7 +220,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     }
 }
 
-/// Without IPVS there is no virtual server.
+/// Without IPVS there are no virtual servers.
 impl Backend for IpvsRemains {
     fn outline(&mut self) -> Result<NodeState, BackendError> {
         self.0.observe()

@@ -1,4 +1,4 @@
-//! rtnetlink, made blocking.
+//! A blocking rtnetlink client.
 
 use std::future::Future;
 use std::io;
@@ -10,13 +10,13 @@ use tokio::runtime::{Builder, Runtime};
 
 const NETLINK_ROUTE: isize = 0;
 
-/// A socket to one network namespace's routes, links and addresses.
+/// A socket for the routes, links and addresses of one network namespace.
 #[derive(Debug)]
 pub(crate) struct Rtnetlink {
-    /// rtnetlink is asynchronous.
+    /// The crate rtnetlink is asynchronous.
     runtime: Runtime,
     pub(crate) handle: Handle,
-    /// What it changes is not reported to this process.
+    /// Marks changes by this socket as svcproxy's own, so that the watch ignores them.
     _own: Own,
 }
 
@@ -28,7 +28,7 @@ impl Rtnetlink {
             let _guard = runtime.enter();
             new_connection_with_strict_check()?
         };
-        // Else the kernel gives it a port with the first request.
+        // Bind now: otherwise the kernel assigns the port with the first request.
         let address = connection.socket_mut().socket_mut().bind_auto()?;
         runtime.spawn(connection);
         Ok(Self {
@@ -38,7 +38,7 @@ impl Rtnetlink {
         })
     }
 
-    /// Waits for what is done with the handle.
+    /// Waits for a request to finish.
     pub(crate) fn wait<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }

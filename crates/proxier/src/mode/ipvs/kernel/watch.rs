@@ -1,6 +1,6 @@
-//! Noticing at once what others change of IPVS mode's table, routes and rules.
+//! Watches for changes of IPVS mode's table, routes and rules by other programs.
 //!
-//! IPVS itself has no notifications: its audit polls.
+//! IPVS has no notifications, so the audit polls it.
 
 use netlink::uapi::*;
 use netlink::{Listener, Message, Watch};
@@ -20,17 +20,17 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
-/// `struct rtmsg` and `struct fib_rule_hdr` have this length.
+/// The length of `struct rtmsg` and `struct fib_rule_hdr`.
 const RT_HEADER: usize = 12;
 const RT_TABLE_LOCAL: u8 = 255;
-/// `RTN_LOCAL` to `RTN_MULTICAST`: what the kernel puts into table `local` for addresses.
+/// `RTN_LOCAL` to `RTN_MULTICAST`: the types that the kernel adds to table `local` for addresses.
 const OF_ADDRESSES: std::ops::RangeInclusive<u8> = 2..=5;
 const FRA_PRIORITY: u16 = 6;
 const FRA_PROTOCOL: u16 = 21;
 
 /// Calls `report` soon after another process has changed svcproxy's nftables table, routes or
-/// routing rules, or what stands before them, in the calling thread's network namespace; until
-/// what this returns is dropped.
+/// routing rules, or routes and rules that precede them, in the calling thread's network namespace.
+/// Stops when the returned value is dropped.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, BackendE
         .map_err(|source| BackendError::Route { operation, source })
 }
 
-/// [`watch()`] goes on until this is dropped.
+/// A running [`watch()`]. Dropping it stops the watch.
 #[derive(Debug)]
 pub struct Watching(#[expect(dead_code, reason = "its drop ends the thread")] Watch);
 
@@ -60,8 +60,8 @@ fn matters(message: &Message<'_>) -> bool {
     }
 }
 
-/// Tables, chains, rules, sets, elements and objects all name their table in attribute 1. What
-/// cannot be read may be about svcproxy's.
+/// Tables, chains, rules, sets, elements and objects all name their table in attribute 1. A message
+/// that cannot be parsed counts as svcproxy's, to be safe.
 fn is_of_table(message: &Message<'_>) -> bool {
     if message.payload.first() != Some(&NFPROTO_INET) {
         return false;
@@ -70,8 +70,8 @@ fn is_of_table(message: &Message<'_>) -> bool {
     attributes.map_or(true, |a| a.text(NFTA_TABLE_NAME) == Some(TABLE))
 }
 
-/// svcproxy's routes, those in its table, and those of table `local` that nobody's address made:
-/// they could stand before svcproxy's.
+/// svcproxy's routes, those in its table, and those in table `local` that do not belong to an
+/// address: they may precede svcproxy's.
 fn is_route_in_question(payload: &[u8]) -> bool {
     let Some([_, _, _, _, table, protocol, _, kind]) = payload.first_chunk::<8>() else {
         return true;
@@ -80,7 +80,7 @@ fn is_route_in_question(payload: &[u8]) -> bool {
         || *table == RT_TABLE_LOCAL && !OF_ADDRESSES.contains(kind)
 }
 
-/// svcproxy's rules and those before them.
+/// svcproxy's rules and those that precede them.
 fn is_rule_in_question(message: &Message<'_>) -> bool {
     let Ok(attributes) = message.attributes_behind(RT_HEADER) else {
         return true;

@@ -1,4 +1,4 @@
-//! The difference between what a node has and what it should have.
+//! The difference between the observed and the desired state of a node.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -19,28 +19,28 @@ use crate::mode::ipvs::rules::Ruleset;
 
 /// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order.
 ///
-/// Sysctls and the packet filter come first, so that no virtual server carries traffic before its
-/// rules do; then routes; then virtual servers with their real servers, the API server's and the
-/// cluster's DNS before all others; what is no longer needed goes last.
+/// Sysctls and the packet filter come first, so that rules are in effect before their virtual
+/// server gets traffic; then routes; then virtual servers with their real servers, the API server's
+/// and the cluster DNS's first; and last the removal of what is no longer needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
-    /// Frontends for which there was no mark left.
+    /// Frontends without a free mark.
     unmarked: Vec<FrontendKey>,
 }
 
-/// How much of the state a plan looks at.
+/// The scope of a plan.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Scope<'a> {
-    /// All of it.
+    /// Everything.
     Full,
-    /// What changed since the last plan.
+    /// The changes since the last plan.
     Touched(&'a Touched),
 }
 
 impl Plan {
-    /// Compares the desired state with the node's.
+    /// Compares the desired state with the node.
     pub fn new(desired: &DesiredState, node: &NodeState, scope: Scope<'_>) -> Self {
         let mut builder = Builder {
             desired,
@@ -67,7 +67,7 @@ impl Plan {
             }
             Scope::Touched(touched) => builder.keys(&Keys::touched(touched)),
         }
-        // Most of the steps stay where they are.
+        // Reuse the longest vector, so that most steps are not moved.
         let mut steps = builder.ipvs;
         steps.splice(..0, builder.open);
         steps.append(&mut builder.flows);
@@ -78,8 +78,8 @@ impl Plan {
         }
     }
 
-    /// The plan that removes all of a [`NodeState`]: virtual servers, then routes, then elements.
-    /// The rules go with their table, which is the backend's to remove.
+    /// The plan that removes everything in a [`NodeState`]: virtual servers, then routes, then
+    /// elements. The backend removes the rules with their table.
     pub fn removal(node: &NodeState) -> Self {
         let servers: BTreeSet<_> = node.virtual_servers.keys().copied().collect();
         let deletes = servers
@@ -91,17 +91,17 @@ impl Plan {
         deletes.chain(routes).chain(by_mark).collect()
     }
 
-    /// The steps, in the order in which they must be taken.
+    /// The steps, in the order of execution.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// What is not served because the mask of marks has no number left for it.
+    /// The frontends that are not served because no mark is free.
     pub fn unmarked(&self) -> &[FrontendKey] {
         &self.unmarked
     }
 
-    /// Puts elements back before all that rests on them.
+    /// Restores elements before the steps that need them.
     pub(crate) fn restore(&mut self, elements: Vec<(Element, Comment)>) {
         let rules = |step: &Step| matches!(step, Step::InstallRuleset(_));
         let behind = self.steps.iter().position(rules).map_or(0, |at| at + 1);
@@ -110,7 +110,7 @@ impl Plan {
         self.steps.splice(behind..behind, adds);
     }
 
-    /// Takes the steps of another plan behind its own.
+    /// Appends the steps of another plan.
     pub(crate) fn append(&mut self, mut then: Self) {
         self.steps.append(&mut then.steps);
         self.unmarked.append(&mut then.unmarked);
@@ -123,7 +123,7 @@ impl Plan {
 }
 
 impl FromIterator<Step> for Plan {
-    /// A plan of one's own.
+    /// A plan of these steps.
     fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
         let steps = steps.into_iter().collect();
         Self {
@@ -142,7 +142,7 @@ impl<'a> IntoIterator for &'a Plan {
     }
 }
 
-/// What a plan looks at, sorted, each once.
+/// The scope of a plan, sorted, without duplicates.
 #[derive(Default)]
 struct Keys {
     frontends: Vec<FrontendKey>,
@@ -150,12 +150,12 @@ struct Keys {
 }
 
 impl Keys {
-    /// All that is desired and all that is there.
+    /// Everything that is desired or observed.
     fn everything(desired: &DesiredState, node: &NodeState) -> Self {
         let mut keys = Self::default();
         keys.frontends
             .extend(desired.frontends().map(|frontend| frontend.key));
-        // The others are among those that are desired, mostly.
+        // Most observed frontends are also desired.
         let is_new = |key: &FrontendKey| desired.frontend(key).is_none();
         let servers = node.virtual_servers.keys();
         let servers = servers.filter_map(|key| node.frontend_of(key));
@@ -194,29 +194,30 @@ impl Keys {
 pub(super) struct Builder<'a> {
     pub(super) desired: &'a DesiredState,
     pub(super) node: &'a NodeState,
-    /// Virtual servers of marks that may be adopted.
+    /// Firewall-mark virtual servers that may be adopted.
     pub(super) forgotten: Forgotten,
-    /// Marks of virtual servers that this plan makes.
+    /// Marks that this plan allocates.
     pub(super) allotted: HashSet<(Family, NonZeroU32)>,
     pub(super) unmarked: Vec<FrontendKey>,
-    /// What must be there before virtual servers change.
+    /// Steps before changes of virtual servers.
     pub(super) open: Vec<Step>,
     pub(super) ipvs: Vec<Step>,
-    /// What connection tracking must forget after that.
+    /// Deletions of flows, after the changes of virtual servers.
     pub(super) flows: Vec<Step>,
-    /// What may go only after they have changed.
+    /// Steps after changes of virtual servers.
     pub(super) close: Vec<Step>,
 }
 
 impl Builder<'_> {
-    /// Makes room for the steps of so many frontends with some backends each: to move steps time and
-    /// again, as vectors grow, takes longer than to make them.
+    /// Reserves memory for the steps of this number of frontends with some backends each. Moving
+    /// steps whenever a vector grows takes longer than creating them.
     fn reserve(&mut self, frontends: usize) {
         self.open.reserve(frontends);
         self.ipvs.reserve(5 * frontends);
     }
 
-    /// What does not depend on the Services, and what is left of former settings.
+    /// Plans everything that does not depend on Services, and the removal of what earlier settings
+    /// left.
     fn base(&mut self) {
         let config = self.desired.config();
         for (sysctl, wanted) in base_sysctls(config) {
@@ -232,12 +233,13 @@ impl Builder<'_> {
         if self.node.ruleset != Some(ruleset.fingerprint()) {
             self.open.push(Step::InstallRuleset(ruleset));
         }
-        // Behind the rules, which have the kernel load connection tracking.
+        // After the rules, because they make the kernel load connection tracking, which creates
+        // these sysctls.
         let conntrack = conntrack_sysctls(&config.conntrack, &self.node.sysctls);
         let set = conntrack.map(|(sysctl, least)| Step::SetSysctl(sysctl, least));
         self.open.extend(set);
         let networks: BTreeSet<_> = base_elements(config).collect();
-        // Before those that take their place: intervals must not overlap.
+        // Before the new ones, because intervals must not overlap.
         let mut stale: Vec<_> = self.node.elements.keys().copied().collect();
         stale.retain(|element| match element {
             Element::ServiceCidr(prefix) => !networks.contains(element) && !self.is_stray(*prefix),
@@ -248,8 +250,9 @@ impl Builder<'_> {
         self.open.extend(stale.into_iter().map(Step::DeleteElement));
     }
 
-    /// What is refused unless a virtual server has it comes behind the virtual servers' elements:
-    /// another proxy may serve them already, and its connections go on.
+    /// Service CIDRs, which reject everything without a virtual server, come after the elements of
+    /// the virtual servers: another proxy may serve them already, and its connections must
+    /// continue.
     fn networks(&mut self) {
         let config = self.desired.config();
         let networks: BTreeSet<_> = base_elements(config).collect();
@@ -261,7 +264,7 @@ impl Builder<'_> {
         self.open
             .extend(missing.map(|route| Step::AddRoute(*route)));
 
-        // One with another source is replaced, not deleted.
+        // A route with another source is replaced, not deleted.
         let is_wanted = |prefix| routes.iter().any(|r| r.prefix == prefix) || self.is_stray(prefix);
         let there = self.node.routes.iter();
         let stale_routes = there.filter(|route| !is_wanted(route.prefix));
@@ -273,7 +276,7 @@ impl Builder<'_> {
             .extend(stale.map(|route| Step::DeletePolicyRoute(*route)));
     }
 
-    /// Whether a virtual IP has a route of its own.
+    /// Whether this is the separate route of a virtual IP.
     fn is_stray(&self, prefix: IpNet) -> bool {
         prefix.prefix_len() == prefix.max_prefix_len()
             && self.desired.needs(&Need::Route(prefix.addr()))
@@ -298,7 +301,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether a node is lost without this one: nodes and pods find all else through the API
+    /// Whether this virtual server comes first: nodes and pods find everything else through the API
     /// server and DNS.
     fn goes_first(&self, key: &FrontendKey) -> bool {
         let Some(frontend) = self.desired.frontend(key) else {
@@ -309,8 +312,8 @@ impl Builder<'_> {
             || (key.port.get() == 53 && service.namespace() == "kube-system")
     }
 
-    /// Any rule of one's own makes all routing on a node a little slower, so this one is there
-    /// only while something needs it.
+    /// Any additional routing rule makes all routing of a node slightly slower, so it exists only
+    /// while something needs it.
     fn policy_route(&mut self, family: Family, wanted: bool) {
         let route = policy_route(self.desired.config(), family);
         let there = self.node.policy_routes.contains(&route);
@@ -339,7 +342,7 @@ impl Builder<'_> {
         }
     }
 
-    /// One element of a set, and its comment if it is to be there.
+    /// Plans one element of a set, with its comment if it should exist.
     pub(super) fn element(
         &mut self,
         element: Element,
@@ -352,7 +355,7 @@ impl Builder<'_> {
             (Some(old), true) => {
                 let new = comment();
                 if *old != new {
-                    // A comment cannot be changed in place; both go out in one transaction.
+                    // A comment cannot be changed in place. Both steps are in one transaction.
                     self.open.push(Step::DeleteElement(element));
                     self.open.push(Step::AddElement(element, new));
                 }

@@ -1,4 +1,4 @@
-//! Elements of the packet filter's sets.
+//! Elements of the nftables sets.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,70 +12,70 @@ use ipvs::{Family, VirtualServerKey};
 
 use crate::desired::FrontendKey;
 
-/// A word beside an element for people and for `status`: the Service port it is there for.
+/// The comment of an element, for people and for `status`: the Service port that it belongs to.
 pub type Comment = Option<Arc<str>>;
 
-/// One element of one of the packet filter's sets and maps; the rules themselves never change with
-/// the Services.
+/// An element of an nftables set or map. The rules themselves do not change with Services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Element {
-    /// Who is in no [`SourceRange`](Self::SourceRange) of this address may not reach it.
+    /// Only clients in a [`SourceRange`](Self::SourceRange) of this address may reach it.
     Restricted(FrontendKey),
-    /// Who may reach a restricted address.
+    /// A network whose clients may reach a restricted address.
     SourceRange(FrontendKey, IpNet),
-    /// The virtual server of this address is there and is ours. Present before its virtual server
-    /// and gone after it, so that the set is also the record of what we own, whenever we are
-    /// killed.
+    /// svcproxy owns the virtual server of this address. The element is added before the virtual
+    /// server and deleted after it, so the set is a complete record of ownership whenever svcproxy
+    /// is killed.
     VirtualServer(FrontendKey),
-    /// Nobody answers here: refuse before IPVS sees it.
+    /// No endpoints: reject before IPVS sees the packet.
     NoEndpoints(FrontendKey),
-    /// Nobody on this node answers: drop.
+    /// No endpoints on this node: drop.
     Dropped(FrontendKey, Audience),
     /// Packets to this address get this mark.
     Mark {
         /// The address.
         key: FrontendKey,
-        /// What for.
+        /// The purpose of the mark.
         purpose: Purpose,
         /// The mark.
         mark: NonZeroU32,
     },
-    /// An address of which something is captured: ICMP errors about that are taken too.
+    /// An address with captured ports: ICMP errors about their connections are captured too.
     CapturedAddress(IpAddr),
-    /// A backend that may be on this node and so its own client: masquerade that.
+    /// A backend that may be on this node: masquerade its connections to itself.
     Hairpin(IpAddr),
-    /// Addresses in which all that is no virtual server is refused.
+    /// A network in which everything without a virtual server is rejected.
     ServiceCidr(IpNet),
-    /// Networks whose addresses on this node serve node ports.
+    /// A network whose addresses on this node serve node ports.
     NodePortAddresses(IpNet),
 }
 
-/// What a packet is marked for.
+/// The purpose of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Purpose {
-    /// To be delivered to this node, whoever's the address is.
+    /// Deliver the packet to this node, although the address may be another node's.
     Capture,
-    /// To be taken by the virtual server of the mark, which serves a node port. Like
-    /// [`Element::VirtualServer`] this is the record of its being ours.
+    /// Select the virtual server of a node port. Like [`Element::VirtualServer`], this records
+    /// svcproxy's ownership.
     NodePort,
-    /// The same for clients from outside of the cluster, whom only backends on this node serve.
+    /// Select the virtual server for clients from outside the cluster, which has only backends on
+    /// this node.
     External,
 }
 
-/// Who is meant.
+/// The clients that an element applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Audience {
-    /// Everyone.
+    /// All clients.
     All,
-    /// Clients from outside of the cluster.
+    /// Clients from outside the cluster.
     External,
 }
 
 impl Element {
-    /// The frontend that it is there for, if it is for one.
+    /// The frontend that it belongs to, if any.
     pub fn frontend(&self) -> Option<FrontendKey> {
         match self {
             Self::Restricted(key)
@@ -88,7 +88,7 @@ impl Element {
         }
     }
 
-    /// The virtual server that this element is the record of.
+    /// The virtual server whose ownership this element records.
     pub fn recorded(&self) -> Option<VirtualServerKey> {
         match self {
             Self::VirtualServer(key) => key.virtual_server(),
@@ -132,7 +132,7 @@ impl fmt::Display for Element {
 pub struct Elements {
     comments: HashMap<Element, Comment>,
     marks: HashMap<(FrontendKey, Purpose), NonZeroU32>,
-    /// Marks of virtual servers, and what gets them.
+    /// The marks of virtual servers, and the frontends whose packets get them.
     numbers: HashMap<(Family, NonZeroU32), FrontendKey>,
     source_ranges: HashMap<FrontendKey, BTreeSet<IpNet>>,
 }
@@ -159,7 +159,7 @@ impl Elements {
         self.comments.insert(element, comment);
     }
 
-    /// Removes an element; whether it was there.
+    /// Removes an element. Returns whether it existed.
     pub fn remove(&mut self, element: &Element) -> bool {
         if self.comments.remove(element).is_none() {
             return false;
@@ -182,17 +182,17 @@ impl Elements {
         true
     }
 
-    /// Removes all.
+    /// Removes all elements.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// An element's comment, if the element is there.
+    /// The comment of an element, if the element exists.
     pub fn get(&self, element: &Element) -> Option<&Comment> {
         self.comments.get(element)
     }
 
-    /// Whether an element is there.
+    /// Whether an element exists.
     pub fn contains(&self, element: &Element) -> bool {
         self.comments.contains_key(element)
     }
@@ -207,12 +207,12 @@ impl Elements {
         self.comments.iter()
     }
 
-    /// How many there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.comments.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.comments.is_empty()
     }
@@ -222,17 +222,17 @@ impl Elements {
         self.marks.get(&(key, purpose)).copied()
     }
 
-    /// The address whose packets get the mark of a virtual server.
+    /// The frontend whose packets get the mark of a virtual server.
     pub fn marked(&self, family: Family, mark: NonZeroU32) -> Option<FrontendKey> {
         self.numbers.get(&(family, mark)).copied()
     }
 
-    /// How many virtual servers of marks there are.
+    /// The number of firewall-mark virtual servers.
     pub(super) fn marked_count(&self) -> usize {
         self.numbers.len()
     }
 
-    /// Who may reach an address, where that is restricted.
+    /// The source ranges of a restricted address.
     pub fn source_ranges(&self, key: &FrontendKey) -> impl Iterator<Item = IpNet> {
         self.source_ranges.get(key).into_iter().flatten().copied()
     }

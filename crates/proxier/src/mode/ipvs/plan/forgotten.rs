@@ -1,4 +1,4 @@
-//! Virtual servers of marks that the packet filter says nothing of.
+//! Firewall-mark virtual servers without an ownership record in nftables.
 
 use std::collections::BTreeMap;
 
@@ -8,36 +8,36 @@ use ipvs::{Protocol, RealServerKey, VirtualServer, VirtualServerKey};
 use super::NodeState;
 use crate::desired::Backend;
 
-/// The upper byte of our tags, the number that our routes have for their protocol.
-const OURS: u8 = 73;
+/// The upper byte of svcproxy's tags: the protocol number of its routes.
+const SVCPROXY: u8 = 73;
 
-/// What virtual servers of marks are tagged with: that they are ours, and whose packets they take.
-/// A mark is a number that anyone may choose, and IPVS knows neither for whom it is nor for which
-/// protocol.
+/// The tag of firewall-mark virtual servers: it identifies svcproxy and the transport protocol. The
+/// mark alone does not: any program may choose the same number, and IPVS knows neither its owner
+/// nor its protocol.
 pub(super) fn tag(protocol: Protocol) -> u16 {
     let [_, number] = protocol.number().to_be_bytes();
-    u16::from_be_bytes([OURS, number])
+    u16::from_be_bytes([SVCPROXY, number])
 }
 
-/// The protocol of a virtual server of a mark that is ours by its tag.
+/// The protocol of a firewall-mark virtual server with svcproxy's tag.
 pub(super) fn tagged(server: &VirtualServer) -> Option<Protocol> {
     let [owner, number] = server.tag.to_be_bytes();
     let is_mark = matches!(server.key, VirtualServerKey::FirewallMark { .. });
-    (is_mark && owner == OURS).then(|| Protocol::from_number(number.into()))
+    (is_mark && owner == SVCPROXY).then(|| Protocol::from_number(number.into()))
 }
 
-/// Those of a node. Either they are leaving, or somebody has emptied the packet filter while
-/// nobody was there to remember.
+/// The forgotten virtual servers of a node: they are draining, or another program flushed nftables
+/// while svcproxy was stopped.
 #[derive(Default)]
 pub(super) struct Forgotten {
     servers: BTreeMap<VirtualServerKey, Known>,
     by_real_server: HashMap<RealServerKey, Vec<VirtualServerKey>>,
 }
 
-/// What is known of one.
+/// A forgotten virtual server.
 struct Known {
     protocol: Protocol,
-    /// How many it has.
+    /// The number of its real servers.
     real_servers: usize,
 }
 
@@ -71,8 +71,8 @@ impl Forgotten {
         }
     }
 
-    /// Takes one for a frontend with these backends: the one whose real servers they are most nearly,
-    /// and not without any of them, so that connections go on.
+    /// Chooses a virtual server for a frontend with these backends: the one whose real servers
+    /// match best, with at least one match, so that its connections continue.
     pub(super) fn adopt(
         &mut self,
         protocol: Protocol,
@@ -99,7 +99,7 @@ impl Forgotten {
         Some(adopted)
     }
 
-    /// Those that nobody has adopted.
+    /// The virtual servers that no frontend has adopted.
     pub(super) fn left(self) -> impl Iterator<Item = (VirtualServerKey, Protocol)> {
         let left = self.servers.into_iter();
         left.map(|(key, server)| (key, server.protocol))

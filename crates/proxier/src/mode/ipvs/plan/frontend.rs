@@ -1,4 +1,4 @@
-//! The difference that one frontend makes.
+//! Plans one frontend.
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::desired::{Frontend, FrontendKey};
 use crate::hash::{fnv1a, spread};
 
 impl Builder<'_> {
-    /// Brings in line all that there is for one address and port.
+    /// Plans everything of one address and port.
     pub(super) fn frontend(&mut self, key: FrontendKey) {
         let frontend = self.desired.frontend(&key).map(Arc::clone);
         let comment = || frontend.as_ref().map(|f| f.owner.to_text());
@@ -32,7 +32,7 @@ impl Builder<'_> {
         }
     }
 
-    /// What refuses, drops, restricts and captures.
+    /// Plans the elements that reject, drop, restrict and capture.
     fn filter_elements(
         &mut self,
         key: FrontendKey,
@@ -42,8 +42,8 @@ impl Builder<'_> {
         let config = self.desired.config();
         let wanted = frontend.map(|f| elements(f, config)).unwrap_or_default();
         let there = &self.node.elements;
-        // Networks that are to be replaced go first, since they must not overlap; until the new
-        // ones are there nobody gets in.
+        // Old networks are deleted first, because networks must not overlap. No client gets in
+        // until the new ones exist.
         let ranges = there.source_ranges(&key);
         let mut stale_ranges: Vec<_> = ranges
             .map(|range| Element::SourceRange(key, range))
@@ -85,9 +85,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Brings a virtual server in line; whether it is there afterwards. One that has lost all its
-    /// backends stays, if it `drains`, until their connections have ended: the packet filter keeps
-    /// new ones away.
+    /// Plans a virtual server. Returns whether it exists afterwards. Without backends it stays, if
+    /// it `drains`, until its connections have ended; nftables rejects new ones.
     pub(super) fn server(
         &mut self,
         of: FrontendKey,
@@ -128,7 +127,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Lets all real servers drain.
+    /// Sets the weight of all real servers to 0, so that they drain.
     pub(super) fn drain(&mut self, virtual_server: VirtualServerKey, before: &VirtualServerState) {
         let active = before.real_servers.iter().filter(|old| old.weight > 0);
         self.ipvs.extend(active.map(|old| {
@@ -139,7 +138,7 @@ impl Builder<'_> {
         }));
     }
 
-    /// Deletes a virtual server with its real servers and their connections.
+    /// Deletes a virtual server with its real servers and connections.
     pub(super) fn delete(
         &mut self,
         key: VirtualServerKey,
@@ -152,15 +151,15 @@ impl Builder<'_> {
         gone.for_each(|gone| self.forget_flows(of, Some(gone)));
     }
 
-    /// Whether connections may go on for a while with a real server that takes no new ones. A
-    /// datagram's sender would not notice that it should go elsewhere.
+    /// Whether connections of a protocol drain. UDP does not, because its senders would not notice
+    /// that they must reconnect.
     pub(super) fn drains(&self, protocol: Protocol) -> bool {
         !self.desired.config().drain_timeout.is_zero() && protocol != Protocol::Udp
     }
 
-    /// Whether a real server that goes keeps its connections for a while, with weight 0. The
-    /// hashing schedulers go on to choose a real server of weight 0, and then refuse unless they
-    /// may choose again (`is_unavailable` in the kernel's ip_vs_sh.c and ip_vs_mh.c,
+    /// Whether a removed endpoint's real server can drain with weight 0. The hashing schedulers
+    /// still choose a real server of weight 0, and then reject the connection unless they may
+    /// choose again (`is_unavailable` in the kernel's ip_vs_sh.c and ip_vs_mh.c,
     /// `ip_vs_dh_schedule` in ip_vs_dh.c).
     fn can_drain(&self, of: FrontendKey, server: &VirtualServer) -> bool {
         let avoids_weight_0 = match server.scheduler {
@@ -172,9 +171,9 @@ impl Builder<'_> {
         self.drains(of.protocol) && avoids_weight_0
     }
 
-    /// Datagrams and SCTP associations that are known to connection tracking would go on as
-    /// before: to a backend that has gone, or to nobody though there is one now. TCP's connections
-    /// end by themselves.
+    /// Plans the deletion of UDP and SCTP flows that connection tracking would keep sending to a
+    /// removed backend, or to no backend although there is one now. TCP connections end by
+    /// themselves.
     fn forget_flows(&mut self, to: FrontendKey, backend: Option<RealServerKey>) {
         if to.protocol == Protocol::Tcp {
             return;
@@ -184,8 +183,8 @@ impl Builder<'_> {
         self.flows.push(Step::DeleteFlows(flows));
     }
 
-    /// What comes is there before what goes: a virtual server is never left without a real server
-    /// that takes connections.
+    /// Adds real servers before it removes others, so that a virtual server always has one that
+    /// accepts connections.
     fn real_servers(
         &mut self,
         of: FrontendKey,
@@ -214,7 +213,7 @@ impl Builder<'_> {
             match (old, new) {
                 (None, Some(new)) => new_ones.push(*new),
                 (Some(old), Some(new)) if old != new => self.ipvs.push(update(*new)),
-                // With weight 0 it drains already.
+                // A real server of weight 0 is already draining.
                 (Some(old), None) if !drains || old.weight > 0 => gone.push(*old),
                 _ => {}
             }
@@ -233,8 +232,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds real servers in an order of this node's own: schedulers that take them in turn begin
-    /// with the one that was added last, which must not be the same on every node.
+    /// Adds real servers in an order that differs between nodes: schedulers that take them in turn
+    /// begin with the one added last, which must not be the same on every node.
     fn add_real_servers(&mut self, virtual_server: VirtualServerKey, mut new: Vec<RealServer>) {
         self.shuffle(&mut new);
         self.ipvs.extend(new.into_iter().map(|real_server| {

@@ -1,4 +1,4 @@
-//! A desired state in the terms of IPVS, the packet filter and routes.
+//! Translates the desired state into IPVS, nftables and routes.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -15,12 +15,12 @@ use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, Virtual
 use crate::desired::{Backend, Config, Conntrack, Frontend, WithoutBackends};
 use crate::model::SessionAffinity;
 
-/// A virtual server with its real servers; backends are sorted, and so are these.
+/// A virtual server with its real servers, sorted like the backends.
 ///
-/// Persistence of a mark would send to the port that the client asked for, and not to the real
-/// server's (`ip_vs_sched_persist` in the kernel's ip_vs_core.c), so there a hash of the client's
-/// address takes its place: a client keeps its endpoint for as long as that is there, and few get
-/// another when others come and go.
+/// Persistence of a firewall mark would send to the port that the client asked for, not to the real
+/// server's port (`ip_vs_sched_persist` in the kernel's ip_vs_core.c). So a hash of the client's
+/// address replaces it: a client keeps its endpoint while the endpoint exists, and few clients move
+/// when other endpoints come or go.
 pub(super) fn virtual_server(
     key: VirtualServerKey,
     frontend: &Frontend,
@@ -56,8 +56,8 @@ pub(super) fn virtual_server(
     }
 }
 
-/// What the packet filter must know of a frontend beside its virtual servers, each with its
-/// comment. What closes comes before what opens.
+/// The elements of a frontend besides its virtual servers, with their comments. Elements that
+/// restrict come before those that admit.
 pub(super) fn elements(frontend: &Frontend, config: &Config) -> Vec<Element> {
     let key = frontend.key;
     let mut elements = Vec::new();
@@ -87,7 +87,7 @@ pub(super) fn elements(frontend: &Frontend, config: &Config) -> Vec<Element> {
     elements
 }
 
-/// The virtual servers of marks that a frontend needs: what for, and who answers.
+/// The firewall-mark virtual server that a frontend needs for a purpose: its backends.
 pub(super) fn marked(frontend: &Frontend, purpose: Purpose) -> Option<&Arc<[Backend]>> {
     let backends = match purpose {
         Purpose::Capture => None,
@@ -97,7 +97,7 @@ pub(super) fn marked(frontend: &Frontend, purpose: Purpose) -> Option<&Arc<[Back
     backends.filter(|backends| !backends.is_empty())
 }
 
-/// The elements that a node has whatever its Services.
+/// The elements that do not depend on Services.
 pub fn base_elements(config: &Config) -> impl Iterator<Item = Element> {
     let node_ports = config.node_port_networks();
     let service_cidrs = config.service_cidrs.iter();
@@ -105,7 +105,7 @@ pub fn base_elements(config: &Config) -> impl Iterator<Item = Element> {
     service_cidrs.chain(node_ports.into_iter().map(Element::NodePortAddresses))
 }
 
-/// The routes that a node has whatever its Services.
+/// The routes that do not depend on Services.
 pub fn base_routes(config: &Config) -> impl Iterator<Item = LocalRoute> {
     config
         .service_cidrs
@@ -128,8 +128,8 @@ pub(super) fn policy_route(config: &Config, family: Family) -> PolicyRoute {
     PolicyRoute { family, mark }
 }
 
-/// The sysctls that IPVS needs to work as a service proxy (the kernel's
-/// Documentation/networking/ipvs-sysctl.rst), and those that were asked for.
+/// The sysctls that IPVS needs as a service proxy (Documentation/networking/ipvs-sysctl.rst in the
+/// kernel), and the requested ones.
 pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u32)> {
     let switches = [
         Sysctl::VS_CONNTRACK,
@@ -151,7 +151,7 @@ pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u32)> {
     switches.map(|sysctl| (sysctl, 1)).chain(arp)
 }
 
-/// Connection tracking's sysctls that are less than they must be at least, and what they must be.
+/// The sysctls of connection tracking that are below their minimum, with the minimum.
 pub(crate) fn conntrack_sysctls(
     wanted: &Conntrack,
     there: &BTreeMap<Sysctl, String>,
@@ -178,7 +178,7 @@ pub(crate) fn conntrack_sysctls(
     })
 }
 
-/// The timeouts that are not as they should be.
+/// The timeouts that differ from the desired ones.
 pub(super) fn timeouts(wanted: Timeouts, there: Timeouts) -> Option<Timeouts> {
     let differs = |wanted: Option<u32>, there| wanted.filter(|seconds| Some(*seconds) != there);
     let mut change = Timeouts::default();

@@ -1,4 +1,4 @@
-//! The virtual servers of marks.
+//! Firewall-mark virtual servers.
 
 use std::mem;
 use std::num::NonZeroU32;
@@ -12,7 +12,7 @@ use super::{Comment, Element, Purpose, Step};
 use crate::desired::{Backend, Frontend, FrontendKey};
 
 impl Builder<'_> {
-    /// The virtual server of a mark, and the element that gives packets the mark.
+    /// Plans a firewall-mark virtual server, and the element that gives packets the mark.
     pub(super) fn marked_server(
         &mut self,
         key: FrontendKey,
@@ -25,8 +25,7 @@ impl Builder<'_> {
         let wanted = frontend.and_then(|f| Some((f, marked(f, purpose)?)));
         let marks = self.desired.config().marks;
         let masquerade = purpose == Purpose::NodePort;
-        // Under former settings, or when the policy was another, packets got one that they get no
-        // more.
+        // Marks of earlier settings or policies may no longer be in use.
         let is_asked_for = match purpose {
             Purpose::External => frontend.is_some_and(|f| f.external.is_some()),
             _ => frontend.is_some(),
@@ -44,10 +43,11 @@ impl Builder<'_> {
             (kept, _) => kept,
         };
         if let Some(old) = there.filter(|old| Some(*old) != mark) {
-            // First, so that nothing new meets a virtual server that takes no new connections.
+            // Delete the element first, so that no new packet reaches a virtual server that accepts
+            // no connections.
             self.open.push(Step::DeleteElement(element(old)));
             let server = VirtualServerKey::firewall_mark(old, key.family());
-            // Without its frontend, an address that is not the node's is not captured any more.
+            // Without its frontend, an address of another node is not captured any more.
             let is_reached = frontend.is_some() || key.is_node_port();
             self.leave(server, key.protocol, is_reached, Some(key));
         }
@@ -78,16 +78,16 @@ impl Builder<'_> {
         }
     }
 
-    /// What nobody has adopted ends.
+    /// Drains the virtual servers that no frontend has adopted.
     pub(super) fn leave_forgotten(&mut self) {
         for (server, protocol) in mem::take(&mut self.forgotten).left() {
             self.leave(server, protocol, true, None);
         }
     }
 
-    /// Ends a virtual server whose mark no packet gets any more, if it is still `reached` when its
-    /// connections have ended: IPVS knows their packets by address and port. Its tag says whose it
-    /// is meanwhile.
+    /// Drains a virtual server whose mark no packet gets any more if its connections are still
+    /// `reached` (IPVS knows their packets by address and port), and deletes it otherwise.
+    /// Meanwhile its tag records the ownership.
     fn leave(
         &mut self,
         key: VirtualServerKey,
@@ -106,7 +106,7 @@ impl Builder<'_> {
         }
     }
 
-    /// A mark that no virtual server has.
+    /// Allocates a free mark.
     fn allot(&mut self, key: FrontendKey, masquerade: bool) -> Option<NonZeroU32> {
         let (family, marks) = (key.family(), self.desired.config().marks);
         let used = self.node.elements.marked_count() + self.allotted.len();

@@ -1,8 +1,8 @@
-//! The way from what a node has to what it should have, as a list of steps.
+//! Plans the steps from the observed to the desired state of a node.
 //!
-//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the
-//! [`NodeState`] that was observed or applied, and yields [`Step`]s in the order in which they
-//! must be taken. A plan is a value: it can be printed, and a backend does exactly what it says.
+//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the [`NodeState`]
+//! that was observed or applied, and yields [`Step`]s in the order of execution. A plan is a value:
+//! it can be printed, and a backend does exactly what it contains.
 
 mod diff;
 mod element;

@@ -1,4 +1,4 @@
-//! What a node has: observed in the kernel, then kept up to date by what was applied.
+//! The state of a node: observed in the kernel, then updated with each applied plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,24 +14,24 @@ use super::{Comment, Element, Elements, Plan, Step};
 use crate::desired::{DesiredState, FrontendKey};
 use crate::mode::ipvs::rules::Fingerprint;
 
-/// The parts of a node's state that svcproxy makes.
+/// The parts of a node's state that svcproxy manages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeState {
-    /// Values of the sysctls that matter.
+    /// Values of the sysctls that svcproxy uses.
     pub sysctls: BTreeMap<Sysctl, String>,
-    /// Which rules the packet filter holds; `None` if they are missing or not as we write them.
+    /// The nftables rules; `None` if they are missing or were changed.
     pub ruleset: Option<Fingerprint>,
-    /// Elements of the packet filter's sets.
+    /// Elements of the nftables sets.
     pub elements: Elements,
-    /// Routes that carry our protocol number.
+    /// `local` routes with svcproxy's protocol number.
     pub routes: BTreeSet<LocalRoute>,
-    /// Routes by mark that carry our protocol number.
+    /// Policy routes with svcproxy's protocol number.
     pub policy_routes: BTreeSet<PolicyRoute>,
-    /// How long IPVS remembers connections.
+    /// IPVS's connection timeouts.
     pub timeouts: Timeouts,
     /// Virtual servers with their real servers.
     pub virtual_servers: HashMap<VirtualServerKey, VirtualServerState>,
-    /// Marks of virtual servers that are not ours.
+    /// Marks of foreign virtual servers.
     pub foreign_marks: HashSet<NonZeroU32>,
 }
 
@@ -48,10 +48,10 @@ pub struct VirtualServerState {
 /// `ip route add local PREFIX dev lo src SOURCE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalRoute {
-    /// What becomes local.
+    /// The prefix that becomes local.
     pub prefix: IpNet,
-    /// Source address of the node's own connections to it; without one the kernel would take the
-    /// destination itself.
+    /// Source address of the node's own connections to it. Without one, the kernel would use the
+    /// destination as source.
     pub source: IpAddr,
 }
 
@@ -61,14 +61,13 @@ impl fmt::Display for LocalRoute {
     }
 }
 
-/// Rules that send packets with a mark to a routing table of ours, where everything is local, but
-/// not the kernel's lookup of the way back to their sender:
-/// `ip rule add pref 72 iif lo fwmark MARK/MARK goto 32766`,
-/// `ip rule add pref 73 fwmark MARK/MARK lookup 73` and
-/// `ip route add local default dev lo table 73`.
+/// Rules that send packets with a mark to svcproxy's routing table, where everything is local,
+/// except for the kernel's lookup of the route back to the sender: `ip rule add pref 72 iif lo
+/// fwmark MARK/MARK goto 32766`, `ip rule add pref 73 fwmark MARK/MARK lookup 73` and `ip route add
+/// local default dev lo table 73`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyRoute {
-    /// Of which packets.
+    /// The family of the packets.
     pub family: Family,
     /// Bits of the mark, all of which must be set.
     pub mark: u32,
@@ -81,12 +80,12 @@ impl fmt::Display for PolicyRoute {
     }
 }
 
-/// Flows to an address that connection tracking is to forget: those that a backend answered, or,
-/// with none, all.
+/// Flows to an address, to delete from connection tracking: those that a backend answered, or all
+/// of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Flows {
-    /// What the client sent to. A node port stands for any address of the node.
+    /// The destination that the client used. A node port stands for any address of the node.
     pub to: FrontendKey,
     /// The backend's address.
     pub answered_by: Option<IpAddr>,
@@ -101,7 +100,7 @@ impl Flows {
         }
     }
 
-    /// Those of them that a backend answered.
+    /// Limits them to flows that a backend answered.
     pub const fn answered_by(self, backend: IpAddr) -> Self {
         Self {
             answered_by: Some(backend),
@@ -120,40 +119,40 @@ impl fmt::Display for Flows {
     }
 }
 
-/// A sysctl that IPVS mode needs, or that can be asked for.
+/// A sysctl that svcproxy reads or writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sysctl(&'static str);
 
 impl Sysctl {
-    /// Connection tracking sees IPVS's connections; masquerading rests on it.
+    /// Makes connection tracking see IPVS's connections; masquerading needs it.
     pub const VS_CONNTRACK: Self = Self("net.ipv4.vs.conntrack");
-    /// Connections to a real server that is gone end at once.
+    /// Ends connections to a deleted real server at once.
     pub const VS_EXPIRE_NODEST_CONN: Self = Self("net.ipv4.vs.expire_nodest_conn");
-    /// Persistence stops feeding a real server of weight 0.
+    /// Stops persistence from choosing a real server of weight 0.
     pub const VS_EXPIRE_QUIESCENT_TEMPLATE: Self = Self("net.ipv4.vs.expire_quiescent_template");
     /// IPv4 forwarding.
     pub const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
     /// IPv6 forwarding.
     pub const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
-    /// Answer ARP only for addresses of the interface that is asked.
+    /// Answer ARP requests only for addresses of the interface that receives them.
     pub const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
-    /// Ask by ARP with an address of the interface that sends.
+    /// Send ARP requests with an address of the outgoing interface.
     pub const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
-    /// Most connections that are tracked.
+    /// Maximum number of tracked connections.
     pub const CT_MAX: Self = Self("net.netfilter.nf_conntrack_max");
     /// Size of the hash table of tracked connections.
     pub const CT_BUCKETS: Self = Self("net.netfilter.nf_conntrack_buckets");
-    /// How long idle TCP connections are tracked, in seconds.
+    /// Timeout of idle TCP connections, in seconds.
     pub const CT_TCP_ESTABLISHED: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_established");
-    /// How long TCP connections in CLOSE_WAIT are tracked, in seconds.
+    /// Timeout of TCP connections in CLOSE_WAIT, in seconds.
     pub const CT_TCP_CLOSE_WAIT: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
-    /// TCP packets out of the window are not invalid.
+    /// Accept TCP packets outside the window.
     pub const CT_TCP_BE_LIBERAL: Self = Self("net.netfilter.nf_conntrack_tcp_be_liberal");
-    /// How long UDP flows without an answer are tracked, in seconds.
+    /// Timeout of UDP flows without replies, in seconds.
     pub const CT_UDP: Self = Self("net.netfilter.nf_conntrack_udp_timeout");
-    /// How long UDP flows with answers are tracked, in seconds.
+    /// Timeout of UDP flows with replies, in seconds.
     pub const CT_UDP_STREAM: Self = Self("net.netfilter.nf_conntrack_udp_timeout_stream");
-    /// All of them.
+    /// All sysctls.
     pub const ALL: [Self; 14] = [
         Self::VS_CONNTRACK,
         Self::VS_EXPIRE_NODEST_CONN,
@@ -171,7 +170,7 @@ impl Sysctl {
         Self::CT_UDP_STREAM,
     ];
 
-    /// The name as sysctl(8) takes it: `net.ipv4.vs.conntrack`.
+    /// The name, as in sysctl(8): `net.ipv4.vs.conntrack`.
     pub fn name(self) -> &'static str {
         self.0
     }
@@ -184,14 +183,14 @@ impl fmt::Display for Sysctl {
 }
 
 impl NodeState {
-    /// Leaves out virtual servers that are not ours: neither recorded as ours in the packet
-    /// filter, nor tagged so, nor at an address that a Service claims.
+    /// Removes foreign virtual servers: without an ownership record in nftables, without svcproxy's
+    /// tag, and not at an address that a Service claims.
     pub fn retain_ours(&mut self, desired: &DesiredState) {
         self.retain_recorded_and(desired.frontends().filter_map(|f| f.key.virtual_server()));
     }
 
-    /// Leaves out virtual servers that are neither recorded as ours in the packet filter, nor
-    /// tagged so, nor among the others.
+    /// Removes virtual servers that have no ownership record in nftables, do not have svcproxy's
+    /// tag, and are not among `others`.
     pub(crate) fn retain_recorded_and(&mut self, others: impl Iterator<Item = VirtualServerKey>) {
         let recorded = self.elements.keys().filter_map(Element::recorded);
         let servers = self.virtual_servers.values().map(|state| &state.server);
@@ -206,7 +205,7 @@ impl NodeState {
         self.virtual_servers.retain(|key, _| ours.contains(key));
     }
 
-    /// The virtual servers that neither the packet filter nor a tag says are ours.
+    /// The virtual servers without an ownership record in nftables and without svcproxy's tag.
     pub(crate) fn unrecorded(&self) -> impl Iterator<Item = VirtualServerKey> {
         let recorded: HashSet<_> = self.elements.keys().filter_map(Element::recorded).collect();
         let servers = self.virtual_servers.values().map(|state| &state.server);
@@ -215,8 +214,7 @@ impl NodeState {
         keys.filter(move |key| !recorded.contains(key))
     }
 
-    /// The frontend that a virtual server of ours is for. One of a mark that no packet gets any
-    /// more is for none.
+    /// The frontend of a virtual server of svcproxy. None if no packet gets its mark any more.
     pub fn frontend_of(&self, server: &VirtualServerKey) -> Option<FrontendKey> {
         match *server {
             VirtualServerKey::FirewallMark { mark, family } => self.elements.marked(family, mark),
@@ -224,8 +222,8 @@ impl NodeState {
         }
     }
 
-    /// The records of marks' virtual servers that are still there `now`, where the records are
-    /// not: someone has emptied the packet filter. Sorted.
+    /// The lost ownership records of firewall-mark virtual servers that still exist in `now`:
+    /// another program has flushed nftables. Sorted.
     pub(crate) fn lost_marks(&self, now: &Self) -> Vec<(Element, Comment)> {
         let is_lost = |(element, _): &(&Element, &Comment)| {
             let Element::Mark { key, purpose, .. } = element else {
@@ -241,7 +239,7 @@ impl NodeState {
         lost
     }
 
-    /// Notes that a plan was carried out but for the steps at these indices, in rising order.
+    /// Records an executed plan, except for the failed steps at these ascending indices.
     pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
         let mut failed = failed.iter().copied().peekable();
         for (index, step) in plan.steps().iter().enumerate() {
@@ -330,7 +328,7 @@ impl NodeState {
 }
 
 impl VirtualServerState {
-    /// A real server of it.
+    /// The real server with this key.
     pub fn real_server(&self, key: &RealServerKey) -> Option<&RealServer> {
         let at = self
             .real_servers

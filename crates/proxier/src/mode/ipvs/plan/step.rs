@@ -7,39 +7,39 @@ use ipvs::{Change, VirtualServerKey};
 use super::{Comment, Element, Flows, LocalRoute, PolicyRoute, Sysctl};
 use crate::mode::ipvs::rules::Ruleset;
 
-/// One change of the node's state. Each backend call is decided here; a backend only carries out.
+/// One change of the node's state. Plans make all choices; a backend only executes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
     /// Set a sysctl.
     SetSysctl(Sysctl, u32),
-    /// Put our packet-filter rules in place of whatever our table holds; set elements stay.
+    /// Replace the rules of svcproxy's table; set elements stay.
     InstallRuleset(Ruleset),
-    /// Add an element to a set of our table.
+    /// Add an element to a set.
     AddElement(Element, Comment),
-    /// Remove an element from a set of our table.
+    /// Delete an element from a set.
     DeleteElement(Element),
-    /// Add a route with our protocol number, in place of one of ours to the same prefix.
+    /// Add a `local` route, or replace svcproxy's route of the same prefix.
     AddRoute(LocalRoute),
-    /// Remove a route with our protocol number.
+    /// Delete a `local` route of svcproxy.
     DeleteRoute(LocalRoute),
-    /// Deliver packets of a mark to this node.
+    /// Deliver packets with a mark to this node.
     AddPolicyRoute(PolicyRoute),
-    /// Do so no more.
+    /// Stop delivering them.
     DeletePolicyRoute(PolicyRoute),
     /// Change IPVS.
     Ipvs(Change),
-    /// Make connection tracking forget flows that would go on as they were.
+    /// Delete stale flows from connection tracking.
     DeleteFlows(Flows),
 }
 
-/// A part of the node. Steps for one part that follow one another can be taken together.
+/// A part of the node. Consecutive steps for one part can be executed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Part {
     /// Sysctls.
     Sysctls,
-    /// The packet filter's rules and sets.
+    /// nftables rules and sets.
     PacketFilter,
     /// Routes.
     Routes,
@@ -50,7 +50,7 @@ pub enum Part {
 }
 
 impl Step {
-    /// The part of the node it changes.
+    /// The part of the node that it changes.
     pub fn part(&self) -> Part {
         match self {
             Self::SetSysctl(..) => Part::Sysctls,
@@ -66,12 +66,11 @@ impl Step {
         }
     }
 
-    /// The virtual server this step is for, if it is for one.
+    /// The virtual server of this step, if any.
     ///
-    /// When a step fails, the steps for the same virtual server that come after it in another
-    /// part of the node must not be taken: a virtual server whose record in the packet filter
-    /// could not be made must not be made either, and one that could not be deleted stays
-    /// recorded.
+    /// After a failed step, later steps for the same virtual server in other parts of the node must
+    /// be skipped: a virtual server that could not be recorded in nftables must not be created, and
+    /// one that could not be deleted stays recorded.
     pub fn virtual_server(&self) -> Option<VirtualServerKey> {
         match self {
             Self::AddElement(element, _) | Self::DeleteElement(element) => element.recorded(),

@@ -1,4 +1,4 @@
-//! Chains: lists of rules, at a hook or to be jumped to.
+//! Chains: lists of rules, at a hook or as jump targets.
 
 use std::fmt;
 
@@ -8,27 +8,27 @@ use super::Rule;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Chain {
-    /// Its name in the table.
+    /// The name.
     pub name: &'static str,
-    /// Where packets enter it; `None` if rules of other chains send them there.
+    /// The hook; `None` for a jump target.
     pub hook: Option<Hook>,
-    /// Its rules. What they leave undecided is accepted.
+    /// The rules. Packets without a verdict are accepted.
     pub rules: Vec<Rule>,
 }
 
-/// Where and when a chain sees packets.
+/// The hook of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hook {
-    /// What its rules can do.
+    /// The type of the chain.
     pub kind: ChainKind,
-    /// Where on a packet's way.
+    /// The hook point.
     pub point: HookPoint,
-    /// When among all that is there; the least comes first.
+    /// The priority at the hook point; lower ones run first.
     pub priority: i32,
 }
 
-/// What a chain's rules can do.
+/// The type of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChainKind {
@@ -38,22 +38,22 @@ pub enum ChainKind {
     Nat,
 }
 
-/// A point on a packet's way.
+/// A hook point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HookPoint {
-    /// Come in, not routed yet.
+    /// Incoming packets, before routing.
     Prerouting,
-    /// On its way to the node itself.
+    /// Packets for the node itself.
     Input,
-    /// Sent by the node.
+    /// Packets that the node sends.
     Output,
-    /// About to leave.
+    /// Outgoing packets, after routing.
     Postrouting,
 }
 
 impl ChainKind {
-    /// Its name, in nft's language and in the kernel's.
+    /// The name in nft and in the kernel.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
@@ -73,7 +73,7 @@ impl HookPoint {
     }
 }
 
-/// The first line of its block in nft's language.
+/// The first line of a chain in nft's syntax.
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, point) = (self.kind.name(), self.point.name());
@@ -85,7 +85,7 @@ impl fmt::Display for Hook {
     }
 }
 
-/// A block of a table in nft's language.
+/// The chain in nft's syntax.
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\tchain {} {{", self.name)?;

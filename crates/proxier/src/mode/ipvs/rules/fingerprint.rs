@@ -1,21 +1,20 @@
-//! Telling one ruleset from another, across versions of this program.
+//! Identifies a ruleset, across versions of svcproxy.
 
 use std::fmt;
 
 use crate::hash::fnv1a;
 
-/// A [`Ruleset`](super::Ruleset)'s name for itself, which stands beside each of its rules in the
-/// kernel.
+/// The identity of a [`Ruleset`](super::Ruleset), which is in the user data of each of its rules.
 ///
-/// It is the 64-bit FNV-1a hash of the ruleset's text, and the version of the way it is written
-/// to the kernel, which the text does not show.
+/// It consists of the 64-bit FNV-1a hash of the ruleset's text, and the version of its encoding,
+/// which the text does not show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     version: u8,
     hash: u64,
 }
 
-/// Raised when the same text is encoded otherwise than before.
+/// Increase it when the encoding of the same text changes.
 const VERSION: u8 = 1;
 
 impl Fingerprint {
@@ -26,7 +25,7 @@ impl Fingerprint {
         }
     }
 
-    /// Its bytes: the version, then the hash with its highest byte first.
+    /// The bytes: the version, then the hash in big-endian order.
     pub fn to_bytes(self) -> [u8; 9] {
         let mut bytes = [self.version; 9];
         if let Some((_, hash)) = bytes.split_first_mut() {
@@ -35,7 +34,7 @@ impl Fingerprint {
         bytes
     }
 
-    /// The fingerprint with these bytes; `None` if they are not nine.
+    /// The fingerprint with these bytes; `None` unless there are nine.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&version, hash) = bytes.split_first()?;
         let hash = u64::from_be_bytes(hash.try_into().ok()?);

@@ -65,7 +65,7 @@ fn both(rules: impl Fn(Family) -> Vec<Rule>) -> Vec<Rule> {
     [rules(Family::V4), rules(Family::V6)].concat()
 }
 
-/// Sends each family's packets to a chain of their own.
+/// Sends each family's packets to a separate chain.
 fn by_family(chain: fn(Names) -> &'static str) -> Vec<Rule> {
     both(|family| {
         let to = Goto(chain(Names::of(family)));
@@ -73,8 +73,8 @@ fn by_family(chain: fn(Names) -> &'static str) -> Vec<Rule> {
     })
 }
 
-/// A rule about clients from outside, if there can be any: those that match `when` get `then`.
-/// If pods are not known, all but the node itself are outside.
+/// A rule for clients from outside, if there can be any: packets that match `when` get `then`. If
+/// pods are unknown, all clients except the node itself are outside.
 fn outside<const N: usize>(
     pods: &Pods,
     family: Family,
@@ -101,8 +101,8 @@ pub(super) fn refused() -> Vec<Rule> {
     ]
 }
 
-/// What comes in and nobody else has translated, before it is known where it goes. Whether it is to
-/// be masqueraded the mark says alone.
+/// Incoming packets that no other program has translated, before routing. Their mark alone decides
+/// whether they are masqueraded.
 pub(super) fn capture(marks: Marks) -> Vec<Rule> {
     both(|family| {
         vec![
@@ -150,7 +150,7 @@ pub(super) fn input(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// The first packets of a connection to the node.
+/// The first packets of connections to the node.
 pub(super) fn new_in(family: Family) -> Vec<Rule> {
     vec![
         rule([
@@ -163,7 +163,7 @@ pub(super) fn new_in(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// What is for the address of a virtual server.
+/// Packets for the address of a virtual server.
 pub(super) fn virtual_server(pods: &Pods, family: Family) -> Vec<Rule> {
     let dropped = [In(Set::DroppedExternal(family)), Drop];
     let marked = [MarkFrom(Set::External(family))];
@@ -174,7 +174,7 @@ pub(super) fn virtual_server(pods: &Pods, family: Family) -> Vec<Rule> {
     .concat()
 }
 
-/// What is for an address that serves node ports.
+/// Packets for an address that serves node ports.
 pub(super) fn node_port(pods: &Pods, family: Family) -> Vec<Rule> {
     let refuse = rule([NEW, In(Set::NoEndpointsNodePorts(family)), Goto(REFUSED)]);
     let dropped = [In(Set::DroppedExternalNodePorts(family)), Drop];
@@ -189,9 +189,9 @@ pub(super) fn node_port(pods: &Pods, family: Family) -> Vec<Rule> {
     .concat()
 }
 
-/// What IPVS sends on, whose mark has done its work but for the masquerade bit. That is for the
-/// first packet of a connection: it would stay on a later one, and on that of the tunnel which
-/// carries it.
+/// Packets that IPVS sends: clears their marks except for the masquerade bit. That bit is needed on
+/// the first packet of a connection only; on later ones it would stay, also on the packet of a
+/// tunnel that carries them.
 pub(super) fn after_ipvs(marks: Marks) -> Vec<Rule> {
     let (ours, mask) = (HasMark(marks.ours()), marks.mask());
     vec![
@@ -223,9 +223,9 @@ pub(super) fn output(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// What IPVS would take before it gets to the input, and what does not get there. All else is
-/// refused there, where the sender gets the same errors as anyone: here send(2) would fail with
-/// EPERM, whatever the rule answers.
+/// Packets of the node that IPVS would handle in the output hook, and packets that leave the node.
+/// All others are rejected in the input hook, where the sender gets the same errors as any client:
+/// here, send(2) would fail with EPERM, whatever the rule answers.
 pub(super) fn new_out(family: Family) -> Vec<Rule> {
     let no_endpoints = In(Set::NoEndpoints(family));
     vec![
@@ -235,9 +235,10 @@ pub(super) fn new_out(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// The node's own to an address that serves node ports. A virtual server of that address comes
-/// first, and what is to be refused is left to the input. Somebody else's connections keep their
-/// mark: by ours IPVS would take one whose first packet is sent again.
+/// The node's own packets to an address that serves node ports. A virtual server of that address
+/// takes precedence, and rejections are left to the input hook. Connections that another program
+/// has translated keep their mark: with svcproxy's mark, IPVS would take over a connection whose
+/// first packet is sent again.
 pub(super) fn node_port_out(family: Family) -> Vec<Rule> {
     vec![
         rule([Translated, Return]),
@@ -247,8 +248,8 @@ pub(super) fn node_port_out(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// Marks connections to virtual servers from outside of the cluster. What is captured gets a mark
-/// that says whether it is to be masqueraded in place of this one.
+/// Sets the masquerade bit on connections to virtual servers from outside the cluster. Captured
+/// packets get another mark later, which decides their masquerade.
 pub(super) fn nat_prerouting(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
     both(|family| match pods.outside(family) {
         _ if all => masquerade_from(&[], family, marks),
@@ -257,7 +258,7 @@ pub(super) fn nat_prerouting(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> 
     })
 }
 
-/// The same for the node's own, which come in by no interface.
+/// The same for the node's own packets, which arrive on no interface.
 pub(super) fn nat_output(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
     both(|family| match (pods, pods.outside(family)) {
         (Pods::Interfaces(_), _) => masquerade_from(&[], family, marks),
@@ -279,12 +280,12 @@ pub(super) fn nat_postrouting(marks: Marks) -> Vec<Rule> {
     [vec![marked], hairpin].concat()
 }
 
-/// What goes back to the node's own clients. What comes by `lo` has been sent out before.
+/// Answers to the node's own clients. Packets from `lo` have passed `answers-out` already.
 pub(super) fn answers_in() -> Vec<Rule> {
     answers(&[NotFromLoopback])
 }
 
-/// What goes back to others.
+/// Answers to other clients.
 pub(super) fn answers_out() -> Vec<Rule> {
     answers(&[])
 }
@@ -294,13 +295,13 @@ fn answers(when: &[Statement]) -> Vec<Rule> {
     vec![of(Protocol(TransportProtocol::Tcp)), of(UdpChecksum)]
 }
 
-/// What IPVS may have given a virtual server's address as its source: the wrong one's, perhaps.
+/// Answers to which IPVS may have given the address of the wrong virtual server as source.
 pub(super) fn answer() -> Vec<Rule> {
     let [v4, v6] = [Family::V4, Family::V6].map(Set::VirtualServers);
     vec![
         rule([From(v4), Goto(ANSWER_FROM)]),
         rule([From(v6), Goto(ANSWER_FROM)]),
-        // Of a node port, perhaps.
+        // This may be the answer of a node port.
         rule([LocalSource, Goto(ANSWER_FROM)]),
     ]
 }

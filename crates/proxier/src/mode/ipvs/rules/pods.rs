@@ -1,4 +1,4 @@
-//! Telling clients in the cluster from those outside of it.
+//! Separates clients in the cluster from clients outside.
 
 use ipnet::IpNet;
 use ipvs::Family;
@@ -6,22 +6,22 @@ use ipvs::Family;
 use super::Statement;
 use crate::desired::{Config, PodInterfaces};
 
-/// How packets of pods are told from others.
+/// How to detect packets of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pods {
-    /// By their source; sorted and without doubles.
+    /// By source network; sorted, without duplicates.
     Networks(Vec<IpNet>),
-    /// By where they come in.
+    /// By incoming interface.
     Interfaces(PodInterfaces),
 }
 
-/// What tells that a packet is no pod's.
+/// The condition for packets that do not come from pods.
 pub(super) enum Outside {
-    /// It is not known which are pods'.
+    /// Pods are unknown.
     Unknown,
-    /// Every packet is a pod's.
+    /// Every packet comes from a pod.
     Nobody,
-    /// It matches all of these.
+    /// All of these must match.
     Matching(Vec<Statement>),
 }
 
@@ -44,7 +44,7 @@ impl Pods {
             Self::Networks(networks) => networks.iter(),
         };
         let inside = networks.filter(|network| Family::of(&network.addr()) == family);
-        // Nothing is outside of a network that is everything.
+        // A network of all addresses has no outside.
         if inside.clone().any(|network| network.prefix_len() == 0) {
             return Outside::Nobody;
         }

@@ -1,4 +1,4 @@
-//! Rules: what a packet must be, and what becomes of it.
+//! Rules: matches and verdicts.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use ipvs::Family;
 use super::Set;
 use crate::desired::PodInterfaces;
 
-/// One rule: each statement in turn, until one does not match.
+/// One rule. The kernel executes its statements in order, until one does not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule(pub(super) Vec<Statement>);
 
@@ -18,9 +18,9 @@ pub struct Rule(pub(super) Vec<Statement>);
 pub enum Statement {
     /// Matches packets of a family.
     Family(Family),
-    /// Matches where connection tracking sees a packet.
+    /// Matches the state of the packet's connection.
     State(State),
-    /// Matches what answers the first packet of a connection.
+    /// Matches packets in the reply direction.
     Reply,
     /// Matches a connection whose destination address translation has changed.
     Translated,
@@ -34,65 +34,64 @@ pub enum Statement {
     SourceNotIn(IpNet),
     /// Matches a destination outside of a network, in packets of its family.
     DestinationNotIn(IpNet),
-    /// Matches a destination that is one of the node's own addresses, or in a network that is
-    /// local to the node as a whole.
+    /// Matches a destination that is an address of the node, or in a network with a `local` route.
     LocalDestination,
-    /// Matches a source that is such an address.
+    /// Matches such a source.
     LocalSource,
-    /// Matches what is in a set, in packets of its family if it has addresses.
+    /// Matches packets whose key is in a set; if the set has addresses, packets of its family only.
     In(Set),
-    /// Matches what is not in a set.
+    /// Matches packets whose key is not in a set.
     NotIn(Set),
-    /// Matches what comes from a destination in a set: its source is looked up.
+    /// Matches answers from a destination in a set: looks up the source.
     From(Set),
-    /// Matches packets that did not come in by `lo`.
+    /// Matches packets that did not arrive on `lo`.
     NotFromLoopback,
-    /// Matches packets that leave by `lo`.
+    /// Matches packets that leave through `lo`.
     ToLoopback,
-    /// Matches packets that do not leave by `lo`.
+    /// Matches packets that do not leave through `lo`.
     NotToLoopback,
-    /// Matches packets that did not come in by these interfaces, the node's own too.
+    /// Matches packets that did not arrive on these interfaces, including the node's own packets.
     NotFrom(PodInterfaces),
-    /// Matches a packet all of whose mark bits in this mask are set.
+    /// Matches packets with all mark bits of this mask set.
     HasMark(u32),
     /// Sets these bits of the packet's mark.
     SetMark(u32),
     /// Clears these bits of the packet's mark.
     ClearMark(u32),
-    /// Makes the mark that a map has for it the packet's. Matches what is in the map.
+    /// Sets the packet's mark from a map. Matches packets whose key is in the map.
     MarkFrom(Set),
-    /// Makes the address that the connection's first packet was for the source, in packets of this
+    /// Sets the source address to the original destination of the connection, in packets of this
     /// family.
     AnswerFrom(Family),
-    /// Makes the port that the connection's first packet was for the source port, in packets of
-    /// this protocol: TCP, or UDP with a checksum.
+    /// Sets the source port to the original destination port of the connection, in packets of this
+    /// protocol: TCP, or UDP with a checksum.
     AnswerFromPort(TransportProtocol),
-    /// Makes the address of the outgoing interface the source, with a port chosen at random: two
-    /// connections at one time do not so often want the same.
+    /// Sets the source to the address of the outgoing interface, with a random port, so that
+    /// simultaneous connections rarely collide.
     Masquerade,
-    /// Answers with a TCP reset.
+    /// Rejects with a TCP reset.
     ResetTcp,
-    /// Answers with the ICMP or ICMPv6 error "port unreachable".
+    /// Rejects with the ICMP or ICMPv6 error "port unreachable".
     RejectPort,
-    /// Gives no answer.
+    /// Drops the packet.
     Drop,
-    /// Goes through this chain, and then on.
+    /// Traverses this chain, then continues.
     Jump(&'static str),
-    /// Goes on in this chain, and does not come back.
+    /// Continues in this chain without coming back.
     Goto(&'static str),
     /// Ends this chain.
     Return,
 }
 
-/// What connection tracking knows of a packet's connection.
+/// The state of a packet's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Nothing: it begins, and there is no answer yet.
+    /// New: there is no answer yet.
     New,
-    /// It has been answered.
+    /// The connection has been answered.
     Established,
-    /// It is part of another: an ICMP error about it, for one.
+    /// The packet is related to a connection, for instance an ICMP error about it.
     Related,
 }
 
@@ -111,14 +110,14 @@ pub enum TransportProtocol {
 }
 
 impl Rule {
-    /// Its statements.
+    /// The statements.
     pub fn statements(&self) -> &[Statement] {
         &self.0
     }
 }
 
 impl Statement {
-    /// The family of the addresses it looks at.
+    /// The family of the addresses that it reads.
     pub fn family(&self) -> Option<Family> {
         match self {
             Self::SourceNotIn(network) | Self::DestinationNotIn(network) => {
@@ -244,7 +243,7 @@ const fn family_name(family: Family) -> &'static str {
     }
 }
 
-/// A network as nft lists it: a single address without its length.
+/// A network as nft lists it: without the length for a single address.
 fn short(network: &IpNet) -> String {
     if network.prefix_len() == network.max_prefix_len() {
         network.addr().to_string()

@@ -12,10 +12,11 @@ use crate::desired::{Config, Marks};
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "svcproxy";
 
-/// Before connection tracking and before anything that would reroute a marked packet.
+/// Before connection tracking, and before other chains, which would make the kernel route a packet
+/// with a changed mark again.
 const FIRST: i32 = -500;
-/// After NF_IP_PRI_NAT_DST, -100: what somebody else has translated, kube-proxy before it is
-/// replaced or iptables mode before its rules go, goes its way.
+/// After NF_IP_PRI_NAT_DST (-100), so that packets that other rules have translated go their way:
+/// those of kube-proxy or iptables mode, before svcproxy removes them.
 const CAPTURE: i32 = -90;
 /// After NF_IP_PRI_NAT_DST, -100, as [`CAPTURE`], and before NF_IP_PRI_NAT_DST + 2, -98, where IPVS
 /// takes requests.
@@ -29,7 +30,7 @@ const ANSWERS: i32 = 99;
 /// NF_IP_PRI_NAT_SRC.
 const SOURCE_NAT: i32 = 100;
 
-/// The rules of a node, which are the same whatever its Services.
+/// The rules of a node. They do not depend on its Services.
 ///
 /// ```
 /// use proxier::desired::Config;
@@ -51,7 +52,7 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// The rules that these settings ask for.
+    /// The rules for these settings.
     pub fn new(config: &Config) -> Self {
         Self {
             pods: Pods::of(config),
@@ -61,8 +62,8 @@ impl Ruleset {
         }
     }
 
-    /// The rules of a node that another data plane serves by now: new connections pass, and those
-    /// that IPVS has are served to their end.
+    /// The rules of a node on which another data plane is in effect: new connections pass, and
+    /// existing ones stay on IPVS.
     pub fn retired(config: &Config) -> Self {
         Self {
             is_retired: true,
@@ -70,12 +71,12 @@ impl Ruleset {
         }
     }
 
-    /// Tells this ruleset from others.
+    /// Identifies this ruleset.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.to_string())
     }
 
-    /// The chains. Each comes before those that send packets to it.
+    /// The chains. Each jump target comes before the chains that jump to it.
     pub fn chains(&self) -> Vec<Chain> {
         let mut chains = vec![
             chain(REFUSED, hooks::refused()),
@@ -159,7 +160,7 @@ impl Ruleset {
     }
 }
 
-/// What `nft -f` takes. Given an existing table it adds to it.
+/// The input for `nft -f`, which adds it to an existing table.
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{")?;
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_rules_let_all_that_is_new_pass() {
+    fn retired_rules_let_new_connections_pass() {
         let (config, passes) = (config(&["10.244.0.0/16"]), hooks::new_passes());
         let [retired, new] = [Ruleset::retired(&config), Ruleset::new(&config)];
         assert_ne!(retired.fingerprint(), new.fingerprint());
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(one, ruleset(&["fd00::/8", "10.1.0.0/16"]));
     }
 
-    /// The rules that have a word in them.
+    /// The rules that contain a word.
     fn rules(config: &Config, word: &str) -> Vec<String> {
         let text = Ruleset::new(config).to_string();
         let lines = text.lines().filter(|line| line.contains(word));
@@ -273,7 +274,7 @@ mod tests {
                     "iif != \"lo\" {text} meta mark set {key} map @external-v4"
                 )]
             );
-            // The node's own are masqueraded too: they come in by no interface.
+            // The node's own packets are masqueraded too: they arrive on no interface.
             assert_eq!(
                 rules(&config, &masquerade),
                 [format!("{text} {masquerade}"), masquerade.clone()]
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_to_virtual_servers_is_masqueraded_if_asked_for() {
+    fn everything_to_virtual_servers_is_masqueraded_on_request() {
         let mut config = config(&["10.244.0.0/16"]);
         config.masquerade_all = true;
         let bit = "meta mark set meta mark | 0x00004000";
@@ -299,7 +300,8 @@ mod tests {
 
     #[test]
     fn fingerprint_does_not_change_by_itself() {
-        // If this fails, running nodes get their rules anew: harmless, but not by accident.
+        // If this fails, running nodes get their rules replaced: harmless, but it should be on
+        // purpose.
         insta::assert_snapshot!(ruleset(&["10.244.0.0/16"]).fingerprint());
     }
 

@@ -1,4 +1,4 @@
-//! Sets and maps: what changes with the Services.
+//! Sets and maps: the part of the table that changes with Services.
 
 use std::fmt;
 
@@ -20,9 +20,9 @@ pub enum Field {
     SourcePort,
 }
 
-/// What a set of the table is made of.
+/// The definition of a set.
 struct Definition {
-    /// Its names in the table, IPv4 first.
+    /// Its names, IPv4 first.
     names: [&'static str; 2],
     key: &'static [Field],
     is_map: bool,
@@ -35,7 +35,7 @@ const NODE_PORT: &[Field] = &[Field::Protocol, Field::Port];
 
 macro_rules! sets {
     ($(#[doc = $doc:literal] $set:ident, $name:literal, $key:expr, $is_map:literal, $is_interval:literal;)*) => {
-        /// A set or a map of the table. Address types differ, so there is one for each family.
+        /// A set or map of the table. There is one for each family, because address types differ.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Set {
@@ -59,45 +59,45 @@ macro_rules! sets {
     };
 }
 
-// Name, key, whether it is a map to marks, whether its elements are ranges.
+// Name, key, whether it is a map of marks, whether its elements are ranges.
 sets! {
-    /// Destinations that IPVS has a virtual server for.
+    /// Destinations with a virtual server.
     VirtualServers, "virtual-servers", FRONTEND, false, false;
-    /// Destinations that nobody answers at.
+    /// Destinations without endpoints.
     NoEndpoints, "no-endpoints", FRONTEND, false, false;
-    /// An endpoint's address, twice: as source and as destination.
+    /// An endpoint's address, as source and as destination.
     Hairpin, "hairpin", &[Field::Source, Field::Destination], false, false;
-    /// Networks in which all that is no virtual server is refused.
+    /// Networks in which everything without a virtual server is rejected.
     ServiceCidrs, "service-cidrs", ADDRESS, false, true;
-    /// Ports of the node's own addresses, and the marks of their virtual servers.
+    /// Node ports, with the marks of their virtual servers.
     NodePorts, "node-ports", NODE_PORT, true, false;
-    /// The same for clients from outside of the cluster that others serve than those in it.
+    /// Node ports with other backends for outside clients, with the marks for these.
     ExternalNodePorts, "external-node-ports", NODE_PORT, true, false;
     /// Networks whose addresses on this node serve node ports.
     NodePortAddresses, "node-port-addresses", ADDRESS, false, true;
-    /// Node ports that nobody answers at.
+    /// Node ports without endpoints.
     NoEndpointsNodePorts, "no-endpoints-node-ports", NODE_PORT, false, false;
-    /// Node ports at which nobody on this node answers clients from outside of the cluster.
+    /// Node ports without endpoints on this node for clients outside the cluster.
     DroppedExternalNodePorts, "dropped-external-node-ports", NODE_PORT, false, false;
-    /// Destinations that are delivered to this node whoever's they are, and with which mark.
+    /// Destinations, perhaps of another node, that are delivered to this node, with their marks.
     Captured, "captured", FRONTEND, true, false;
-    /// Their addresses.
+    /// The addresses of captured destinations.
     CapturedAddresses, "captured-addresses", ADDRESS, false, false;
-    /// The marks of virtual servers that serve clients from outside of the cluster.
+    /// Destinations with other backends for outside clients, with the marks for these.
     External, "external", FRONTEND, true, false;
-    /// Destinations that may be reached from some networks alone.
+    /// Destinations with source ranges.
     Restricted, "restricted", FRONTEND, false, false;
-    /// Those networks.
+    /// The source ranges.
     SourceRanges, "source-ranges",
         &[Field::Destination, Field::Protocol, Field::Port, Field::Source], false, true;
-    /// Destinations at which nobody on this node answers.
+    /// Destinations without endpoints on this node.
     Dropped, "dropped", FRONTEND, false, false;
-    /// Destinations at which nobody on this node answers clients from outside of the cluster.
+    /// Destinations without endpoints on this node for clients outside the cluster.
     DroppedExternal, "dropped-external", FRONTEND, false, false;
 }
 
 impl Set {
-    /// Its name in the table.
+    /// The name.
     pub const fn name(self) -> &'static str {
         let (definition, family) = self.definition();
         let [v4, v6] = definition.names;
@@ -112,12 +112,12 @@ impl Set {
         Self::ALL.iter().copied().find(|set| set.name() == name)
     }
 
-    /// The family of its addresses, or, without any, of the packets it is for.
+    /// The family of its addresses; without addresses, of its packets.
     pub const fn family(self) -> Family {
         self.definition().1
     }
 
-    /// What of a packet is looked up in it.
+    /// The fields of a packet that are looked up in it.
     pub const fn fields(self) -> &'static [Field] {
         self.definition().0.key
     }
@@ -129,7 +129,7 @@ impl Set {
             .any(|field| matches!(field, Field::Source | Field::Destination))
     }
 
-    /// Whether its elements have marks.
+    /// Whether it is a map of marks.
     pub const fn is_map(self) -> bool {
         self.definition().0.is_map
     }
@@ -139,7 +139,7 @@ impl Set {
         self.definition().0.is_interval
     }
 
-    /// Its declaration, a block of a table in nft's language.
+    /// Its declaration in nft's syntax.
     pub(super) fn declare(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keyword = if self.is_map() { "map" } else { "set" };
         write!(f, "\t{keyword} {} {{\n\t\ttype ", self.name())?;
@@ -153,12 +153,13 @@ impl Set {
         writeln!(f, "\n\t}}")
     }
 
-    /// What is looked up in it, in nft's language: `ip daddr . meta l4proto . th dport`.
+    /// Its key in nft's syntax: `ip daddr . meta l4proto . th dport`.
     pub(super) fn write_key(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_fields(f, Field::expression)
     }
 
-    /// The same for what comes from there: `ip saddr . meta l4proto . th sport`.
+    /// Its key for answers, with source in place of destination: `ip saddr . meta l4proto . th
+    /// sport`.
     pub(super) fn write_key_of_answer(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_fields(f, |field, family| field.of_answer().expression(family))
     }
@@ -177,7 +178,7 @@ impl Set {
 }
 
 impl Field {
-    /// Where an answer has what this is in what it answers.
+    /// The corresponding field of an answer.
     pub const fn of_answer(self) -> Self {
         match self {
             Self::Source => Self::Destination,

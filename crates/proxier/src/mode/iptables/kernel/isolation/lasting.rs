@@ -1,4 +1,5 @@
-//! Who is refused for good costs the others nothing, and is told of once.
+//! Tests: a Service whose rules are permanently rejected costs other Services nothing, and is
+//! reported once.
 
 use std::sync::Arc;
 
@@ -18,11 +19,11 @@ use crate::reconcile::Standing;
 use crate::reconcile::{SyncKind, SyncReport};
 use crate::store::Change;
 
-/// iptables mode over a kernel in memory.
+/// iptables mode on an in-memory kernel.
 #[derive(Default)]
 struct Plane {
     kernel: Kernel,
-    /// What was carried out last, if not all of the plan.
+    /// The executed part of the last plan, if it was not everything.
     done: Option<Plan>,
 }
 
@@ -44,7 +45,7 @@ fn name(text: &str) -> ObjectName {
     ObjectName::new("default", text).unwrap()
 }
 
-/// A Service at 10.96.0.`n` with two ports, and this backend.
+/// A Service at 10.96.0.`n` with two ports and this backend.
 fn web(n: u8, protocol: Protocol, backend: &str) -> [Change; 2] {
     let text = format!("web-{n}");
     let mut service = Service::new(name(&text));
@@ -127,17 +128,17 @@ impl Cluster {
         &mut self.proxier.data_plane_mut().tables_mut().kernel
     }
 
-    /// Whether packets may go to this backend.
+    /// Whether rules send packets to this backend.
     fn serves(&mut self, backend: &str) -> bool {
         backends(&self.kernel().rules).contains(backend)
     }
 }
 
-/// What became of a sync.
+/// The result of a sync.
 struct Outcome {
     report: SyncReport<Plan>,
     told: Vec<(Reason, String)>,
-    /// How often the program was run.
+    /// The number of runs of the program.
     calls: usize,
 }
 
@@ -160,7 +161,7 @@ impl Outcome {
 const WEB_7: &str = "Service(default/web-7)";
 
 #[test]
-fn others_changes_cost_no_more_and_the_refusal_is_told_once() {
+fn changes_of_other_services_cost_no_more_and_the_rejection_is_reported_once() {
     for names_the_end in [false, true] {
         let (mut cluster, first) = Cluster::new(Protocol::Tcp, names_the_end, &["10.244.0.7:"]);
         first.is(SyncKind::Full, true, false);
@@ -173,7 +174,7 @@ fn others_changes_cost_no_more_and_the_refusal_is_told_once() {
             change.told(&[]);
             assert_eq!(change.calls, 1, "nobody else is tried");
             assert!(cluster.serves(&format!("10.244.0.8:{port}")));
-            // The audit tries again, and that is no step that others have made necessary.
+            // The audit tries again. This step does not count as drift.
             let audit = cluster.audit();
             audit.is(SyncKind::Full, true, false);
             audit.told(&[]);
@@ -201,11 +202,11 @@ fn others_changes_cost_no_more_and_the_refusal_is_told_once() {
             cluster.proxier.problems()
         );
 
-        // It changes, and is refused all the same.
+        // The Service changes, and is still rejected.
         let change = cluster.handle(web(7, Protocol::Tcp, "10.244.0.7:9090"));
         change.is(SyncKind::Changes, true, false);
         change.told(&[]);
-        // It changes, and is taken.
+        // The Service changes, and is accepted.
         let change = cluster.handle(web(7, Protocol::Tcp, "10.244.1.7:8080"));
         change.is(SyncKind::Changes, true, true);
         change.told(&[(Reason::RulesAccepted, WEB_7)]);
@@ -219,7 +220,7 @@ fn others_changes_cost_no_more_and_the_refusal_is_told_once() {
 }
 
 #[test]
-fn an_audit_finds_that_it_is_taken_now() {
+fn an_audit_finds_that_the_rules_are_accepted_now() {
     let (mut cluster, _) = Cluster::new(Protocol::Tcp, false, &["10.244.0.7:"]);
     cluster.kernel().refused.clear();
     let change = cluster.handle(web(8, Protocol::Tcp, "10.244.0.8:9090"));
@@ -233,10 +234,10 @@ fn an_audit_finds_that_it_is_taken_now() {
 }
 
 #[test]
-fn a_refusal_is_believed_only_of_a_node_that_was_just_read() {
+fn a_rejection_counts_only_after_a_fresh_reading_of_the_node() {
     let (mut cluster, first) = Cluster::new(Protocol::Tcp, false, &[]);
     first.is(SyncKind::Full, true, true);
-    // As if somebody had deleted a chain that the rule leads to.
+    // As if another program had deleted a chain that the rule jumps to.
     cluster.kernel().refused = vec!["10.244.0.7:9090"];
     let change = cluster.handle(web(7, Protocol::Tcp, "10.244.0.7:9090"));
     change.is(SyncKind::Changes, false, false);
@@ -246,7 +247,7 @@ fn a_refusal_is_believed_only_of_a_node_that_was_just_read() {
     retry.is(SyncKind::Full, true, true);
     retry.told(&[]);
     assert!(cluster.serves("10.244.0.7:9090"));
-    // And if it is so for good: it keeps what it had.
+    // If the rejection is permanent, the Service keeps its previous rules.
     cluster.kernel().refused = vec!["10.244.0.7:9191"];
     let change = cluster.handle(web(7, Protocol::Tcp, "10.244.0.7:9191"));
     change.is(SyncKind::Changes, false, false);
@@ -254,7 +255,7 @@ fn a_refusal_is_believed_only_of_a_node_that_was_just_read() {
     retry.is(SyncKind::Full, true, false);
     retry.told(&[(Reason::RulesRefused, WEB_7)]);
     assert!(cluster.serves("10.244.0.7:9090"));
-    // What goes is gone without a word, and so are its rules.
+    // A deleted Service is not reported, and its rules are removed.
     let gone = cluster.handle([Change::ServiceDeleted(name("web-7"))]);
     gone.is(SyncKind::Changes, true, true);
     gone.told(&[]);
@@ -263,9 +264,9 @@ fn a_refusal_is_believed_only_of_a_node_that_was_just_read() {
 }
 
 #[test]
-fn what_is_nobodys_forgets_no_refusal() {
+fn a_failure_of_no_single_service_keeps_the_rejections() {
     let (mut cluster, _) = Cluster::new(Protocol::Tcp, false, &["10.244.0.7:"]);
-    // All is gone, and nothing is taken.
+    // All rules are gone, and nothing is accepted.
     cluster.kernel().rules = Rules::default();
     cluster.kernel().refused.push("*");
     let audit = cluster.audit();
@@ -278,9 +279,9 @@ fn what_is_nobodys_forgets_no_refusal() {
     retry.told(&[]);
 }
 
-/// The flows of a Service that is refused go on as they are.
+/// The flows of a rejected Service continue unchanged.
 #[test]
-fn flows_are_not_cut_each_time_it_is_tried() {
+fn flows_are_not_cut_at_each_retry() {
     let (mut cluster, _) = Cluster::new(Protocol::Udp, false, &["10.244.0.7:"]);
     let flows = |plan: &Plan| {
         let steps = plan.steps().iter();
@@ -306,7 +307,7 @@ fn flows_are_not_cut_each_time_it_is_tried() {
 
 #[cfg(feature = "metrics")]
 #[test]
-fn metrics_count_each_refusal_and_neither_a_failure_nor_drift() {
+fn metrics_count_each_rejection_but_no_failure_and_no_drift() {
     use std::time::{Duration, Instant};
 
     use crate::observe::metrics::{Monitor, Options};

@@ -13,8 +13,8 @@ use crate::model::{
 };
 use crate::store::{Change, Store};
 
-/// Services whose addresses hang on the same branches and on others, each with a backend whose
-/// address says which it is, at these ports.
+/// Services with addresses on the same and on different branches. The address of each backend
+/// identifies its Service.
 fn services(numbers: std::ops::Range<u8>, port: u16) -> DesiredState {
     let mut store = Store::default();
     for n in numbers {
@@ -49,7 +49,7 @@ fn transaction(state: &DesiredState, there: &Rules) -> Transaction {
     restore.unwrap()
 }
 
-/// Where packets to these backends may go, of all there are.
+/// All backends that the rules send packets to.
 pub(super) fn backends(rules: &Rules) -> BTreeSet<String> {
     let chains = rules.chains();
     let rules = chains.flat_map(|(table, name)| rules.chain(table, name));
@@ -57,12 +57,12 @@ pub(super) fn backends(rules: &Rules) -> BTreeSet<String> {
     to.map(str::to_owned).collect()
 }
 
-/// A kernel in memory that refuses texts with some words in them.
+/// An in-memory kernel that rejects lines with certain words.
 #[derive(Debug, Default)]
 pub(super) struct Kernel {
     pub(super) rules: Rules,
     pub(super) refused: Vec<&'static str>,
-    /// As legacy iptables does, which names the last line of the table.
+    /// Names the last line of the table in errors, as legacy iptables does.
     pub(super) names_the_end: bool,
     pub(super) calls: usize,
 }
@@ -92,7 +92,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Nothing leads nowhere, and nothing twice.
+    /// Checks that every jump has a target, and that no jump is duplicated.
     fn check(&self) {
         let chains: BTreeSet<_> = self.rules.chains().collect();
         for (table, name) in &chains {
@@ -110,7 +110,7 @@ impl Kernel {
     }
 }
 
-/// Who was refused, as long as nothing failed otherwise and what was done is what is said.
+/// The rejected Service ports. Checks that nothing else failed.
 fn names(outcome: &Outcome) -> Vec<String> {
     let mut names = Vec::new();
     for (owner, error) in &outcome.refused {
@@ -121,7 +121,7 @@ fn names(outcome: &Outcome) -> Vec<String> {
     names
 }
 
-/// Has a transaction carried out, and checks that what is said to be in force is.
+/// Executes a transaction, and checks that the reported part is in effect.
 fn carried_out(transaction: &Transaction, kernel: &mut Kernel) -> Outcome {
     let mut told = kernel.rules.clone();
     let outcome = carry_out(transaction, &mut |some| kernel.restore(some));
@@ -134,7 +134,7 @@ fn carried_out(transaction: &Transaction, kernel: &mut Kernel) -> Outcome {
 }
 
 #[test]
-fn who_is_refused_is_left_out_and_named() {
+fn rejected_service_ports_are_left_out_and_named() {
     for names_the_end in [false, true] {
         let mut kernel = Kernel {
             rules: Rules::default(),
@@ -151,20 +151,20 @@ fn who_is_refused_is_left_out_and_named() {
         assert_eq!(there.len(), 38);
         assert!(!there.contains("10.244.0.7:8080") && there.contains("10.244.0.8:8080"));
         assert!(kernel.calls < 25, "{}", kernel.calls);
-        // Tried again, nothing is done.
+        // A retry changes nothing.
         let again = transaction(&state, &kernel.rules);
         let outcome = carried_out(&again, &mut kernel);
         assert_eq!(names(&outcome), ["default/web-31", "default/web-7"]);
         assert!(outcome.done.unwrap().is_empty());
 
-        // What is taken later makes it whole.
+        // Once the rules are accepted, nothing is missing.
         kernel.refused.clear();
         let rest = transaction(&state, &kernel.rules);
         let outcome = carried_out(&rest, &mut kernel);
         assert!(outcome.failures.is_empty() && names(&outcome).is_empty());
         assert_eq!(backends(&kernel.rules).len(), 40);
 
-        // A change that is refused leaves what was, also among others.
+        // A rejected change keeps the previous rules, also among other changes.
         kernel.refused = vec!["10.244.0.9:9090"];
         let change = transaction(&services(1..30, 9090), &kernel.rules);
         let outcome = carried_out(&change, &mut kernel);
@@ -176,7 +176,7 @@ fn who_is_refused_is_left_out_and_named() {
 }
 
 #[test]
-fn if_all_are_refused_it_is_not_found_out_for_each() {
+fn if_all_are_rejected_they_are_not_tried_one_by_one() {
     for names_the_end in [false, true] {
         let mut kernel = Kernel {
             rules: Rules::default(),
@@ -187,10 +187,10 @@ fn if_all_are_refused_it_is_not_found_out_for_each() {
         let state = services(1..201, 8080);
         let first = transaction(&state, &kernel.rules);
         let outcome = carried_out(&first, &mut kernel);
-        // One call more is for the table behind it.
+        // One more call is for the next table.
         assert!(!outcome.failures.is_empty() && kernel.calls <= 3 + NAMED + TRIED);
         assert!(backends(&kernel.rules).is_empty());
-        // All that is nobody's is there, and the next time goes on from that.
+        // Rules that belong to no Service are in effect, and the next sync continues from there.
         kernel.refused.clear();
         let rest = transaction(&state, &kernel.rules);
         assert!(carried_out(&rest, &mut kernel).done.is_none());
@@ -199,7 +199,7 @@ fn if_all_are_refused_it_is_not_found_out_for_each() {
 }
 
 #[test]
-fn what_is_nobodys_fault_is_told_once() {
+fn a_failure_of_no_single_service_port_is_reported_once() {
     for names_the_end in [false, true] {
         let mut kernel = Kernel {
             rules: Rules::default(),
@@ -210,14 +210,14 @@ fn what_is_nobodys_fault_is_told_once() {
         let first = transaction(&services(1..41, 8080), &kernel.rules);
         let outcome = carried_out(&first, &mut kernel);
         assert_eq!((outcome.failures.len(), outcome.refused.len()), (1, 0));
-        // The other table is in force.
+        // The other table is in effect.
         let tables = kernel.rules.chains().map(|(table, _)| table);
         assert!(tables.collect::<BTreeSet<_>>() == [Table::Filter].into());
     }
 }
 
 #[test]
-fn what_is_no_refusal_of_a_line_is_not_tried_again() {
+fn an_error_that_rejects_no_line_is_not_retried() {
     let mut calls = 0;
     let said = "Another app is currently holding the xtables lock.";
     let first = transaction(&services(1..41, 8080), &Rules::default());
@@ -229,11 +229,11 @@ fn what_is_no_refusal_of_a_line_is_not_tried_again() {
     assert_eq!(calls, 1);
 }
 
-/// Texts in which the rule of one backend is one that cannot be had: the kernel remembers at most
-/// 65535 packets of a client (XT_RECENT_MAX_NSTAMPS), and there is no such match.
+/// The rule of one backend is replaced by an invalid one: the kernel remembers at most 65535
+/// packets of a client (XT_RECENT_MAX_NSTAMPS), or the match does not exist.
 #[test]
 #[ignore = "netns: needs root"]
-fn netns_one_refused_rule_keeps_no_other_service_from_being_served() {
+fn netns_one_rejected_rule_affects_no_other_service() {
     let hitcount = "-m recent --update --seconds 60 --hitcount 100000 --name X --rsource";
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         for refused in [hitcount, "-m nosuchmatch"] {
@@ -263,7 +263,7 @@ fn netns_one_refused_rule_keeps_no_other_service_from_being_served() {
                 let addresses = backends(&there);
                 assert_eq!(addresses.len(), 39);
                 assert!(!addresses.contains("10.244.0.7:8080"));
-                // Once nothing is refused any more.
+                // After nothing is rejected any more.
                 let plan = Plan::new(&state, &backend.observe().unwrap(), Scope::Full);
                 assert!(backend.apply(&plan).failures.is_empty());
                 assert_eq!(backends(&backend.observe().unwrap().v4).len(), 40);

@@ -1,4 +1,4 @@
-//! Chains, written for the kernel and compared with what it lists.
+//! Encodes chains for the kernel, and compares them with its listing.
 
 use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer};
@@ -30,14 +30,14 @@ const fn hook_number(point: HookPoint) -> u32 {
     }
 }
 
-/// What the kernel lists of a chain beside its rules.
+/// The definition of a chain in the kernel's listing, without rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ChainDefinition {
     name: String,
     base: Option<BaseChain>,
 }
 
-/// What makes a chain one that packets enter by a hook.
+/// The part of a definition that attaches a chain to a hook.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct BaseChain {
     kind: Option<String>,
@@ -99,7 +99,7 @@ mod tests {
         let read = |hook| {
             let mut writer = Writer::default();
             put_chain(&mut writer, 1, &chain(hook));
-            // Behind the headers of netlink and nfnetlink.
+            // Skips the headers of netlink and nfnetlink.
             let attributes = Attributes::parse(&writer.bytes()[20..]).unwrap();
             ChainDefinition::parse("input", attributes).unwrap()
         };

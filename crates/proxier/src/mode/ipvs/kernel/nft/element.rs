@@ -1,4 +1,4 @@
-//! Elements of sets, written for the kernel and read back.
+//! Encodes and decodes elements of sets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -15,7 +15,7 @@ use netlink::{Attributes, Malformed, Writer, user_data};
 /// The longest comment that fits.
 pub(super) const MAX_COMMENT: usize = user_data::MAX - 1;
 
-/// The set an element is of.
+/// The set of an element.
 pub(super) fn set_of(element: &Element) -> Set {
     let at = |key: &FrontendKey, address: fn(Family) -> Set, node_port: fn(Family) -> Set| {
         let of_family = if key.is_node_port() {
@@ -46,18 +46,19 @@ pub(super) fn set_of(element: &Element) -> Set {
     }
 }
 
-/// Whether a set's elements are networks, each a pair of the kernel's elements.
+/// Whether a set's elements are networks, each of which is a pair of elements in the kernel.
 pub(super) fn is_network_set(set: Set) -> bool {
     set.is_interval() && matches!(set.fields(), [_])
 }
 
-/// Whether the kernel and nft will read a comment as it is written: as one C string that fits.
+/// Whether a comment is a valid C string that fits, so that the kernel and nft read it back
+/// unchanged.
 pub(super) fn is_valid_comment(comment: &str) -> bool {
     comment.len() <= MAX_COMMENT && !comment.contains('\0')
 }
 
-/// Writes an element of a list, or two: a network is its first address and the one after its
-/// last.
+/// Writes an element of a list; two for a network: its first address, and the address after its
+/// last one.
 pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&str>) {
     put_part(w, comment, |w| {
         let key = Key::of(element);
@@ -88,7 +89,7 @@ fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOnce(&mut Wri
     w.nested(NFTA_LIST_ELEM, |w| {
         content(w);
         if let Some(comment) = comment {
-            // A C string, whose NUL counts.
+            // A C string, including the NUL.
             let parts = [comment.as_bytes(), &[0]];
             w.attribute(NFTA_SET_ELEM_USERDATA, |w| {
                 user_data::put(w, user_data::COMMENT, &parts)
@@ -101,7 +102,7 @@ fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
     w.nested(attribute, |w| w.put(NFTA_DATA_VALUE, value));
 }
 
-/// The first address behind a network; none behind the last of all.
+/// The first address after a network; none after the last address of the family.
 fn address_after(network: IpNet) -> Option<IpAddr> {
     match network.broadcast() {
         IpAddr::V4(last) => {
@@ -115,8 +116,8 @@ fn address_after(network: IpNet) -> Option<IpAddr> {
     }
 }
 
-/// A key as the kernel has it: the fields one after another, each in as many registers of 4
-/// bytes as it needs.
+/// A key in the kernel's encoding: the fields one after another, each padded to registers of 4
+/// bytes.
 #[derive(Default)]
 struct Key {
     bytes: [[u8; 20]; 2],
@@ -183,7 +184,7 @@ impl Key {
     }
 }
 
-/// An element of a list, as read.
+/// A decoded element of a list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
     key: &'a [u8],
@@ -194,7 +195,7 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// `None` for an element without a key: the one that stands for all others (`*`).
+    /// `None` for an element without a key: the catch-all element (`*`).
     pub(super) fn parse(attributes: Attributes<'a>) -> Result<Option<Self>, Malformed> {
         let value = |kind| {
             let data = attributes.nested(kind)?;
@@ -213,15 +214,14 @@ impl<'a> Part<'a> {
         }))
     }
 
-    /// Its comment, if it is one as we write it.
+    /// Its comment, if it has svcproxy's format.
     fn comment(&self) -> Comment {
         let bytes = user_data::get(self.user_data, user_data::COMMENT)?;
         let text = str::from_utf8(bytes.strip_suffix(&[0])?).ok()?;
         Some(text.into())
     }
 
-    /// The element of a set whose elements stand for themselves; `None` for one we cannot have
-    /// written.
+    /// The element of a set without networks; `None` for one that svcproxy cannot have written.
     pub(super) fn element(&self, set: Set) -> Option<(Element, Comment)> {
         Some((self.bare_element(set)?, self.comment()))
     }
@@ -291,7 +291,7 @@ fn split_address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
     }
 }
 
-/// Address, protocol and port; protocol and port in sets without addresses.
+/// Splits off address, protocol and port; in sets without addresses, protocol and port.
 fn split_frontend(bytes: &[u8], set: Set) -> Option<(FrontendKey, &[u8])> {
     let family = set.family();
     let (address, rest) = match set.fields() {
@@ -317,14 +317,14 @@ fn split_frontend(bytes: &[u8], set: Set) -> Option<(FrontendKey, &[u8])> {
     ))
 }
 
-/// The elements of a set of networks, from its parts in any order; what is no network, and so not
-/// ours, is left out.
+/// The elements of a set of networks, from its parts in any order. Ranges that are no networks are
+/// not svcproxy's, and are left out.
 pub(super) fn networks(mut parts: Vec<Part<'_>>, set: Set) -> Vec<(Element, Comment)> {
     let element = match set {
         Set::NodePortAddresses(_) => Element::NodePortAddresses,
         _ => Element::ServiceCidr,
     };
-    // Where one network ends the next may begin; its end comes first.
+    // A network may begin where another one ends; the end sorts first.
     parts.sort_unstable_by_key(|part| (part.key, !part.is_end));
     let mut networks = Vec::new();
     let mut parts = parts.into_iter().peekable();
@@ -342,7 +342,7 @@ pub(super) fn networks(mut parts: Vec<Part<'_>>, set: Set) -> Vec<(Element, Comm
     networks
 }
 
-/// The network that begins with an address and ends as it should.
+/// The network that begins with an address and has a matching end.
 fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
     let max = if start.is_ipv4() { 32 } else { 128 };
     (0..=max)

@@ -1,4 +1,4 @@
-//! What rules are made of in the kernel: expressions that work on registers.
+//! The kernel's expressions, which rules consist of. They work on registers.
 
 use ipvs::Family;
 
@@ -7,7 +7,7 @@ use netlink::Writer;
 use netlink::expression::{expression, load_meta};
 use netlink::uapi::*;
 
-/// How a field of a packet gets into a register.
+/// Loads a field of a packet into a register.
 pub(super) enum Load {
     Meta { key: u32, length: u32 },
     Payload { base: u32, offset: u32, length: u32 },
@@ -42,13 +42,13 @@ impl Load {
         }
     }
 
-    /// In bytes.
+    /// Length in bytes.
     pub(super) const fn length(&self) -> u32 {
         let (Self::Meta { length, .. } | Self::Payload { length, .. }) = self;
         *length
     }
 
-    /// What it takes of the registers, in bytes: they are of 4 bytes each.
+    /// The length in registers, in bytes: a multiple of 4.
     pub(super) const fn register_length(&self) -> u32 {
         self.length().next_multiple_of(4)
     }
@@ -70,15 +70,15 @@ impl Load {
     }
 }
 
-/// The checksums that a field of a packet is part of.
+/// The checksums that include a field of a packet.
 pub(super) struct Checksums {
-    /// In the same header, at this offset.
+    /// Offset of the checksum in the same header.
     pub(super) own: Option<u32>,
-    /// The transport protocol's, by its pseudo header.
+    /// Whether the transport checksum includes the field in its pseudo header.
     pub(super) pseudo_header: bool,
 }
 
-/// A field of the packet becomes what register 1 has.
+/// Stores register 1 in a field of the packet.
 pub(super) fn store_field(w: &mut Writer, field: Field, family: Family, checksums: &Checksums) {
     let Load::Payload {
         base,

@@ -1,4 +1,4 @@
-//! Reading svcproxy's table.
+//! Reads svcproxy's table.
 
 use std::io;
 
@@ -13,26 +13,27 @@ use netlink::uapi::*;
 use netlink::{Attributes, Writer, user_data};
 use netlink::{Error, Malformed, Socket};
 
-/// What there is of svcproxy's table, but for its elements.
+/// The observed table, without its elements.
 #[derive(Debug, Default)]
 pub(super) struct TableShape {
     /// `NFTA_TABLE_FLAGS`.
     pub(super) flags: u32,
     pub(super) chains: Vec<ChainDefinition>,
-    /// Sets that are as svcproxy declares them.
+    /// Sets that match svcproxy's declarations.
     pub(super) sets: Vec<Set>,
-    /// Other sets; an older version's perhaps.
+    /// Other sets, perhaps of an older version.
     pub(super) foreign_sets: Vec<String>,
     /// Counters, quotas and other named objects, of which svcproxy has none, with their type.
     pub(super) objects: Vec<(u32, String)>,
     /// Flowtables, of which svcproxy has none.
     pub(super) flowtables: Vec<String>,
-    /// The ruleset that the rules are of, if every one is there and no other.
+    /// The ruleset of the rules, if it is complete and there are no other rules.
     rules: Option<Fingerprint>,
 }
 
 impl TableShape {
-    /// The ruleset that is there, if it is whole, in effect, and nothing else is in the table.
+    /// The ruleset of the table, if it is complete and in effect, and the table contains nothing
+    /// else.
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
         let has_all = self.sets.len() == Set::ALL.len() && self.has_all_chains();
         let has_others = !(self.foreign_sets.is_empty()
@@ -42,15 +43,15 @@ impl TableShape {
             .filter(|_| has_all && !has_others && self.flags == 0)
     }
 
-    /// Whether the kernel has taken all chains off their hooks.
+    /// Whether the table is dormant: the kernel has detached its chains from the hooks.
     pub(super) const fn is_dormant(&self) -> bool {
         self.flags & NFT_TABLE_F_DORMANT != 0
     }
 
-    /// Whether there is each chain of a ruleset, with its type, hook, priority and policy, and no
-    /// other.
+    /// Whether the table has exactly the chains of a ruleset, with their types, hooks, priorities
+    /// and policies.
     fn has_all_chains(&self) -> bool {
-        // Settings change rules alone.
+        // Settings change only rules, not chains.
         let ruleset = Ruleset::new(&Config::new("", Vec::new()));
         let mut wanted: Vec<_> = ruleset.chains().iter().map(ChainDefinition::of).collect();
         let mut there = self.chains.clone();
@@ -84,7 +85,7 @@ pub(super) fn shape(socket: &mut Socket) -> io::Result<TableShape> {
     Ok(shape)
 }
 
-/// The ruleset that these rules are all of, and each of it once.
+/// The ruleset that these rules form, if each of its rules is there exactly once.
 fn complete(tags: Vec<Option<RuleTag>>) -> Option<Fingerprint> {
     let mut tags = tags.into_iter().collect::<Option<Vec<_>>>()?;
     tags.sort_unstable_by_key(|tag| tag.index);
@@ -107,7 +108,7 @@ fn flags(socket: &mut Socket) -> io::Result<u32> {
     absent_is_empty(flags)
 }
 
-/// The kernel lists the chains of every table.
+/// Lists the chains. The kernel lists those of all tables, so others are skipped.
 fn chains(socket: &mut Socket) -> io::Result<Vec<ChainDefinition>> {
     let chains = socket.list(
         NFT_MSG_GETCHAIN,
@@ -177,7 +178,7 @@ fn sets(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
     Ok(())
 }
 
-/// The elements of all sets that are as we declare them.
+/// The elements of all sets that match svcproxy's declarations.
 pub(super) fn elements(socket: &mut Socket, shape: &TableShape) -> io::Result<Elements> {
     let mut elements = Elements::default();
     for set in &shape.sets {
@@ -219,7 +220,7 @@ fn list_elements<T: Default>(
     absent_is_empty(listed)
 }
 
-/// There is no table before the first run, and none after `nft flush ruleset`.
+/// The table does not exist before the first run, and after `nft flush ruleset`.
 fn absent_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
     match listed.map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
@@ -227,7 +228,7 @@ fn absent_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
     }
 }
 
-/// A kernel that does not know such objects (before 4.10, flowtables before 4.16) has none.
+/// Older kernels do not know such objects (before 4.10; flowtables before 4.16), so they have none.
 fn unknown_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
     match absent_is_empty(listed) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(T::default()),

@@ -1,4 +1,4 @@
-//! The packet filter: our nftables table, over netlink.
+//! The packet filter: svcproxy's nftables table, over netlink.
 
 mod chain;
 mod element;
@@ -19,7 +19,7 @@ use netlink::uapi::*;
 use netlink::{Socket, Writer, again};
 use transaction::{Packing, Refused, Transaction};
 
-/// Our table in the packet filter of one network namespace.
+/// svcproxy's table in one network namespace.
 #[derive(Debug)]
 pub(crate) struct Nft {
     socket: Socket,
@@ -32,7 +32,7 @@ impl Nft {
         Ok(Self { socket })
     }
 
-    /// Which rules there are, if the table is as svcproxy writes it, and the elements of the sets.
+    /// The ruleset of the table, if it is unchanged, and the elements of the sets.
     pub(crate) fn observe(&mut self) -> Result<(Option<Fingerprint>, Elements), BackendError> {
         let shape = list::shape(&mut self.socket).map_err(error("list the table"))?;
         let elements = list::elements(&mut self.socket, &shape);
@@ -40,9 +40,9 @@ impl Nft {
         Ok((shape.fingerprint(), elements))
     }
 
-    /// Carries out steps about the packet filter, which follow one another in a plan; `first` is
-    /// the place of the first. They go out in as few transactions as can be; if one is refused,
-    /// all of its steps but those that are at fault are sent again.
+    /// Executes consecutive packet-filter steps of a plan; `first` is the index of the first one.
+    /// Uses as few transactions as possible. If the kernel rejects one, sends it again without the
+    /// steps at fault.
     pub(crate) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
         let mut sound = Vec::with_capacity(steps.len());
         let mut places = Vec::with_capacity(steps.len());
@@ -59,7 +59,7 @@ impl Nft {
                 }
             }
         }
-        // If it cannot be read, the kernel will say what is in the way.
+        // If the table cannot be read, the kernel's error for the transaction gives the reason.
         let shape = self.shape_for(&sound).unwrap_or_default();
         if shape.is_dormant()
             && let Err(source) = self.wake(&shape)
@@ -91,7 +91,7 @@ impl Nft {
         }
     }
 
-    /// What is there must be known before it can be replaced.
+    /// Reads the table if a step replaces the rules: existing parts must be known to be deleted.
     fn shape_for(&mut self, steps: &[&Step]) -> io::Result<TableShape> {
         let installs = steps
             .iter()
@@ -103,9 +103,9 @@ impl Nft {
         }
     }
 
-    /// Takes the flag `dormant` off the table, which hooks its chains up again as they are. In a
-    /// transaction of its own: the kernel refuses chains that are made in one with a change of
-    /// flags (`nf_tables_addchain`, since 6.9).
+    /// Clears the flag `dormant` of the table, which attaches its existing chains to the hooks
+    /// again. This takes its own transaction: since 6.9 the kernel rejects chains that are created
+    /// in one with a change of flags (`nf_tables_addchain`).
     fn wake(&mut self, shape: &TableShape) -> io::Result<()> {
         let first = self.socket.reserve(2);
         let mut writer = Writer::default();
@@ -120,7 +120,7 @@ impl Nft {
         woken.map_err(|refusal| refusal.into_error().into())
     }
 
-    /// Carries out steps with a message for each, and again without those that were refused.
+    /// Executes steps with one message each, and again without the rejected ones.
     fn apply_singly(
         &mut self,
         steps: &[&Step],
@@ -154,7 +154,7 @@ impl Nft {
         }
     }
 
-    /// Has the kernel check rules as if they were to be put in force.
+    /// Lets the kernel validate rules without committing them.
     pub(crate) fn check(&mut self, ruleset: &Ruleset) -> Result<(), BackendError> {
         let check = |socket: &mut Socket| {
             let shape = list::shape(socket)?;
@@ -179,7 +179,7 @@ impl Nft {
         let mut writer = Writer::default();
         writer.batch(NFNL_MSG_BATCH_BEGIN, first);
         let flags = NLM_F_REQUEST | NLM_F_CREATE;
-        // Made first, so that it does not matter whether there is one.
+        // Create the table first, so that deleting it succeeds even if it does not exist.
         writer.message(NFT_MSG_NEWTABLE, flags, first + 1, |w| {
             w.text(NFTA_TABLE_NAME, TABLE)
         });

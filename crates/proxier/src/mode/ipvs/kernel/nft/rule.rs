@@ -1,4 +1,4 @@
-//! Rules, written for the kernel.
+//! Encodes rules for the kernel.
 
 use std::net::IpAddr;
 
@@ -18,14 +18,14 @@ use crate::mode::ipvs::rules::{
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
 const LOOPBACK: u32 = 1;
 
-/// What stands beside each rule, so that a ruleset can be seen to be whole without reading it.
+/// The user data of each rule. It shows whether a ruleset is complete without parsing the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RuleTag {
-    /// The ruleset it is of.
+    /// The ruleset of the rule.
     pub(super) fingerprint: Fingerprint,
-    /// Its place among all rules of that.
+    /// Its index in the ruleset.
     pub(super) index: u16,
-    /// How many those are.
+    /// The number of rules in the ruleset.
     pub(super) count: u16,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn put_rule(
         w.nested(NFTA_RULE_EXPRESSIONS, |w| {
             let mut family = None;
             for statement in rule.statements() {
-                // A table of both families asks a packet's before it looks at an address.
+                // A table of family inet must check a packet's family before it reads an address.
                 let needed = statement.family();
                 if needed.is_some() && family != needed {
                     put_family(w, needed);
@@ -204,7 +204,7 @@ fn put_answer_from_port(w: &mut Writer, protocol: TransportProtocol) {
     store_field(w, Field::SourcePort, Family::V4, &checksums);
 }
 
-/// Register 1 becomes something of the connection's first packet.
+/// Loads a property of the connection's original direction into register 1.
 fn load_original(w: &mut Writer, key: u32) {
     expression(w, "ct", |w| {
         w.number(NFTA_CT_KEY, key);
@@ -227,7 +227,7 @@ fn put_loopback(w: &mut Writer, key: u32, operator: u32) {
     compare(w, operator, &LOOPBACK.to_ne_bytes());
 }
 
-/// An interface's name with what fills it up, or the beginning of one as it is.
+/// Compares with an interface name padded with NULs, or with an unpadded prefix.
 fn put_not_from(w: &mut Writer, interfaces: &PodInterfaces) {
     load_meta(w, NFT_META_IIFNAME, NFT_REG_1);
     match interfaces {

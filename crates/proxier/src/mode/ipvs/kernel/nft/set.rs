@@ -1,4 +1,4 @@
-//! Sets, written for the kernel and told from others.
+//! Encodes sets for the kernel, and compares them with its listing.
 
 use ipvs::Family;
 
@@ -7,8 +7,8 @@ use crate::mode::ipvs::rules::{Field, Set, TABLE};
 use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer, user_data};
 
-/// What a type takes in the number of one made of several (nft's `datatype.h`). The kernel keeps
-/// these numbers for nft's use.
+/// Bits per type in the number of a concatenated type (nft's `datatype.h`). The kernel only stores
+/// these numbers, for nft.
 const TYPE_BITS: u32 = 6;
 
 pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
@@ -24,7 +24,8 @@ pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
             w.number(NFTA_SET_DATA_TYPE, data_type);
             w.number(NFTA_SET_DATA_LEN, length);
         }
-        // Names a set within its transaction; we name sets by their name.
+        // The ID of the set within its transaction. The kernel requires it; svcproxy refers to sets
+        // by name.
         w.number(NFTA_SET_ID, sequence);
         if definition.flags & NFT_SET_CONCAT != 0 {
             put_field_lengths(w, set);
@@ -33,7 +34,7 @@ pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
     });
 }
 
-/// Of which the kernel must know to compare ranges field by field.
+/// The kernel needs the field lengths to compare ranges field by field.
 fn put_field_lengths(w: &mut Writer, set: Set) {
     w.nested(NFTA_SET_DESC, |w| {
         w.nested(NFTA_SET_DESC_CONCAT, |w| {
@@ -45,7 +46,7 @@ fn put_field_lengths(w: &mut Writer, set: Set) {
     });
 }
 
-/// Without these nft lists networks and marks with their bytes turned round.
+/// Without the byte orders, nft lists networks and marks with reversed bytes.
 fn put_byte_orders(w: &mut Writer, set: Set) {
     const HOST: u32 = 1;
     const BIG_ENDIAN: u32 = 2;
@@ -59,13 +60,13 @@ fn put_byte_orders(w: &mut Writer, set: Set) {
     });
 }
 
-/// What the kernel tells of a set.
+/// The definition of a set in the kernel's listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SetDefinition {
     flags: u32,
     key_type: u32,
     key_length: u32,
-    /// Type and length of what a map maps to.
+    /// Type and length of a map's values.
     data: Option<(u32, u32)>,
 }
 
@@ -91,7 +92,7 @@ impl SetDefinition {
     pub(super) fn parse(attributes: Attributes<'_>) -> Result<Self, Malformed> {
         let data_type = attributes.number(NFTA_SET_DATA_TYPE)?;
         Ok(Self {
-            // Left out if there are none.
+            // Absent if there are no flags.
             flags: attributes.number(NFTA_SET_FLAGS)?.unwrap_or(0),
             key_type: attributes.require(NFTA_SET_KEY_TYPE)?.number()?,
             key_length: attributes.require(NFTA_SET_KEY_LEN)?.number()?,

@@ -1,4 +1,4 @@
-//! Steps packed into transactions.
+//! Packs steps into transactions.
 
 use std::ops::Range;
 
@@ -12,28 +12,29 @@ use crate::mode::ipvs::rules::{Ruleset, Set, TABLE};
 use netlink::uapi::*;
 use netlink::{Refusal, Socket, Writer};
 
-/// Room in an attribute, whose length has 16 bits, for one element more.
+/// Maximum size of a list of elements. An attribute's length has 16 bits; this leaves room for one
+/// more element.
 const LIST_LIMIT: usize = 60 * 1024;
-/// When a transaction is full: how large it is, and how many messages it has.
+/// A transaction of this size, or with this number of messages, gets no more steps.
 const FULL: (usize, usize) = (128 * 1024, 128);
-/// What it must not grow beyond: it is one datagram, which a socket's default send buffer of 208
-/// KiB must hold, and a default receive buffer holds 237 errors.
+/// Hard limits of a transaction. It is one datagram, which must fit into a socket's default send
+/// buffer of 208 KiB; and a default receive buffer holds 237 errors.
 const LIMIT: (usize, usize) = (144 * 1024, 200);
 
-/// Whether elements of one set that follow one another share messages.
+/// Whether consecutive elements of one set share a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// They do.
+    /// They share messages.
     Dense,
-    /// Each has its own, so that an error names it.
+    /// Each has its own message, so that an error identifies it.
     Single,
 }
 
-/// A transaction in the making: messages, and which step each is for.
+/// A transaction under construction: its messages, and the steps of each.
 pub(super) struct Transaction<'a> {
     writer: Writer,
     first: u32,
-    /// For each message the steps that it carries out.
+    /// The steps of each message.
     messages: Vec<Range<usize>>,
     last_start: usize,
     steps: &'a [&'a Step],
@@ -41,7 +42,8 @@ pub(super) struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    /// Packs steps, from the first on, until the transaction is full. Returns how many went in.
+    /// Packs steps, beginning with the first, until the transaction is full. Returns the number of
+    /// packed steps.
     pub(super) fn pack(
         socket: &mut Socket,
         steps: &'a [&'a Step],
@@ -50,7 +52,7 @@ impl<'a> Transaction<'a> {
     ) -> (Self, usize) {
         let mut transaction = Self {
             writer: Writer::default(),
-            // What is not used of the numbers is no loss.
+            // Unused sequence numbers do no harm.
             first: socket.reserve(steps.len() + 256),
             messages: Vec::new(),
             last_start: 0,
@@ -75,8 +77,8 @@ impl<'a> Transaction<'a> {
         beyond(LIMIT) || beyond(FULL) && !goes_on
     }
 
-    /// Writes what the step at a place asks for, with as many of those that follow it as one
-    /// message can carry. Returns the place behind them.
+    /// Writes the step at an index, with as many of the following ones as fit into one message.
+    /// Returns the index after them.
     fn put_some(&mut self, at: usize, packing: Packing) -> usize {
         match self.steps.get(at) {
             Some(Step::InstallRuleset(ruleset)) => {
@@ -104,7 +106,8 @@ impl<'a> Transaction<'a> {
             .take(limit);
         let mut end = start;
         let flags = match (kind, set) {
-            // Or else kernels before 6.18 pass over a range that overlaps another in silence.
+            // NLM_F_EXCL, because kernels before 6.18 silently ignore a range that overlaps another
+            // one.
             (NFT_MSG_NEWSETELEM, Set::SourceRanges(_)) => NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL,
             (NFT_MSG_NEWSETELEM, _) => NLM_F_REQUEST | NLM_F_CREATE,
             _ => NLM_F_REQUEST,
@@ -131,7 +134,7 @@ impl<'a> Transaction<'a> {
         end
     }
 
-    /// Replaces everything in the table but its sets, which are the same in every ruleset.
+    /// Replaces everything in the table except the sets, which are the same in every ruleset.
     fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset) {
         let step = step..step + 1;
         let fingerprint = ruleset.fingerprint();
@@ -151,7 +154,7 @@ impl<'a> Transaction<'a> {
                 w.text(NFTA_RULE_TABLE, TABLE);
             });
         });
-        // Before the chains: a map's element may lead to one.
+        // Before the chains, because an element of a map may refer to a chain.
         for set in &shape.foreign_sets {
             self.delete(step.clone(), NFT_MSG_DELSET, NFTA_SET_NAME, set);
         }
@@ -212,15 +215,15 @@ impl<'a> Transaction<'a> {
         put(&mut self.writer, self.first.wrapping_add(place));
     }
 
-    /// Sends it. The steps of an error are places in the slice that was packed.
+    /// Sends the transaction. The steps of an error are indices into the packed slice.
     pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Refused> {
         let end = u32::try_from(self.messages.len() + 1).unwrap_or(u32::MAX);
         let end = self.first.wrapping_add(end);
         self.send(socket, |writer| writer.batch(NFNL_MSG_BATCH_END, end))
     }
 
-    /// Has the kernel check it. Without an end it undoes the whole (`nfnetlink_rcv_batch`), as for
-    /// `nft --check`.
+    /// Lets the kernel validate the transaction. Without an end message, the kernel undoes all of
+    /// it (`nfnetlink_rcv_batch`), as for `nft --check`.
     pub(super) fn check(mut self, socket: &mut Socket) -> Result<(), Refused> {
         self.send(socket, |_| {})
     }
@@ -243,7 +246,7 @@ impl<'a> Transaction<'a> {
                     };
                     let mut steps: Vec<_> = errors.into_iter().filter_map(of_step).collect();
                     steps.sort_by_key(|(step, _)| *step);
-                    // Of the errors of one step the first is the cause of the others.
+                    // The first error of a step causes its other errors.
                     steps.dedup_by_key(|(step, _)| *step);
                     Refused::Steps(steps)
                 }
@@ -251,16 +254,16 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// Why a transaction was not carried out.
+/// Why a transaction failed.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// The first step of each message that was refused, in order, with its errno.
+    /// The first step of each rejected message, in order, with its errno.
     Steps(Vec<(usize, i32)>),
-    /// It failed as a whole.
+    /// The whole transaction failed.
     Whole(std::io::Error),
 }
 
-/// The message that a step about an element needs, the set, the element and its comment.
+/// The message type of an element step, with set, element and comment.
 fn element_of(step: &Step) -> Option<(u8, Set, &Element, Option<&str>)> {
     match step {
         Step::AddElement(element, comment) => Some((
@@ -274,8 +277,9 @@ fn element_of(step: &Step) -> Option<(u8, Set, &Element, Option<&str>)> {
     }
 }
 
-/// Whether a step adds again, perhaps otherwise, what the one before it deleted, which must never
-/// be gone; or both are about the ranges that may reach one address.
+/// Whether two steps must be in one transaction: the second one adds again, perhaps with another
+/// comment, what the first one deleted, which must never be missing; or both change the source
+/// ranges of one address.
 fn belong_together(last: &Step, next: &Step) -> bool {
     let (Some((before, .., old, _)), Some((after, .., new, _))) =
         (element_of(last), element_of(next))
@@ -303,7 +307,7 @@ mod tests {
     use crate::mode::ipvs::plan::Purpose;
 
     #[test]
-    fn what_must_not_be_gone_for_a_moment_belongs_together() {
+    fn steps_that_replace_an_element_share_a_transaction() {
         let key = |port: u16| crate::desired::FrontendKey {
             protocol: ipvs::Protocol::Tcp,
             address: [192, 0, 2, 1].into(),

@@ -16,8 +16,8 @@ use crate::mode::ipvs::plan::LocalRoute;
 /// RT_TABLE_LOCAL.
 const TABLE: u32 = 255;
 
-/// Adds a route. If there is one for the prefix it is replaced if it is ours and has another
-/// source, and stays if not.
+/// Adds a route. An existing route of the prefix is replaced if it is svcproxy's and has another
+/// source; otherwise it stays.
 pub(super) async fn add(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     let request = handle.route().add(message(route)?);
     match request.execute().await.map_err(io_error) {
@@ -35,7 +35,7 @@ pub(super) async fn add(handle: &Handle, route: LocalRoute) -> io::Result<()> {
 }
 
 pub(super) async fn delete(handle: &Handle, route: LocalRoute) -> io::Result<()> {
-    // The kernel takes no notice of an IPv6 route's source when it looks for what to delete.
+    // The kernel ignores the source of an IPv6 route when it looks for the route to delete.
     if route.prefix.addr().is_ipv6() && !list(handle).await?.contains(&route) {
         return Err(io::Error::from_raw_os_error(ESRCH));
     }
@@ -62,12 +62,12 @@ fn message(route: LocalRoute) -> io::Result<RouteMessage> {
         .output_interface(LOOPBACK)
         .destination_prefix(prefix.network(), prefix.prefix_len())
         .and_then(|message| message.pref_source(source));
-    // A source of the other family.
+    // Fails if the source has the other family.
     let message = message.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     Ok(message.build())
 }
 
-/// `None` for a route that is not as [`message`] makes them.
+/// `None` for a route that [`message`] cannot have created.
 fn parse(message: &RouteMessage) -> Option<LocalRoute> {
     let address = |wanted: fn(&RouteAttribute) -> Option<&RouteAddress>| match message
         .attributes

@@ -18,8 +18,8 @@ use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, PolicyRoute, Step};
 use crate::mode::{ApplyReport, BackendError};
 
-/// The protocol number of our routes, by which they are told from those of others: free in
-/// iproute2's `rt_protos` and not used by FRR, BIRD, Calico (80), OVN (84) or Open/R (99).
+/// The protocol number of svcproxy's routes, which identifies them: free in iproute2's `rt_protos`,
+/// and not used by FRR, BIRD, Calico (80), OVN (84) or Open/R (99).
 pub const ROUTE_PROTOCOL: u8 = 73;
 
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
@@ -41,19 +41,19 @@ impl Routes {
         Rtnetlink::open().map(Self).map_err(error("open rtnetlink"))
     }
 
-    /// The routes with our protocol number to prefixes.
+    /// The `local` routes with svcproxy's protocol number.
     pub(super) fn observe(&self) -> Result<BTreeSet<LocalRoute>, BackendError> {
         let listed = self.0.wait(local::list(&self.0.handle));
         listed.map_err(error("list routes"))
     }
 
-    /// The routes with our protocol number by mark.
+    /// The policy routes with svcproxy's protocol number.
     pub(super) fn observe_policy(&self) -> Result<BTreeSet<PolicyRoute>, BackendError> {
         let listed = self.0.wait(policy::list(&self.0.handle));
         listed.map_err(error("list policy routes"))
     }
 
-    /// Carries out steps about routes; `first` is the place of the first in its plan.
+    /// Executes steps about routes; `first` is the index of the first one in its plan.
     pub(super) fn apply(&self, steps: &[Step], first: usize, report: &mut ApplyReport) {
         for (step, place) in steps.iter().zip(first..) {
             let (done, operation) = match step {
@@ -82,17 +82,17 @@ impl Routes {
         }
     }
 
-    /// Deletes what is left of policy routes that were not made to the end.
+    /// Deletes incomplete policy routes.
     pub(super) fn remove_halves(&self) -> Result<(), BackendError> {
         let removed = self.0.wait(policy::clear(&self.0.handle));
         removed.map_err(error("delete policy routes"))
     }
 }
 
-/// The local routes with our protocol number in a table.
+/// The local routes with svcproxy's protocol number in a table.
 async fn in_table(handle: &Handle, table: u32, family: Family) -> io::Result<Vec<RouteMessage>> {
     let mut filter = builder(table).scope(RouteScope::Universe).build();
-    // The socket's strict checking makes the kernel pick out what fits this header.
+    // With strict checking, the kernel filters by this header.
     filter.header.address_family = address_family(family);
     let mut listed = handle.route().get(filter).execute();
     let mut routes = Vec::new();
@@ -105,7 +105,7 @@ async fn in_table(handle: &Handle, table: u32, family: Family) -> io::Result<Vec
                 }
             }
             Ok(None) => return Ok(routes),
-            // The table comes into being with its first route.
+            // The table exists only while it has routes.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(routes),
             Err(error) => return Err(error),
         }

@@ -1,10 +1,10 @@
-//! Delivering packets by their mark: a rule that sends them to a table of ours, and that table's
-//! only route, by which everything is local.
+//! Delivers marked packets to this node: a rule sends them to svcproxy's own routing table, whose
+//! only route makes every destination local.
 //!
-//! A rule before that one leaves out lookups that are not about a packet that came in. With the
-//! sysctl `src_valid_mark`, which WireGuard's users set, the kernel looks for the way back to the
-//! sender by the packet's mark too (`__fib_validate_source` in fib_frontend.c, with `lo` as the
-//! incoming interface): it would find the sender to be this node, and drop the packet.
+//! A rule before that one exempts lookups that are not for an incoming packet. With the sysctl
+//! `src_valid_mark`, which WireGuard's users set, the kernel also uses the packet's mark when it
+//! looks up the route back to the sender (`__fib_validate_source` in fib_frontend.c, with `lo` as
+//! the incoming interface). It would find that the sender is this node, and drop the packet.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,22 +22,22 @@ use super::{
 use crate::mode::ipvs::kernel::rtnetlink::io_error;
 use crate::mode::ipvs::plan::PolicyRoute;
 
-/// The table's number, free in iproute2's `rt_tables` as in those of Cilium (2004 and on), Calico
-/// and kube-router (77 to 79).
+/// The number of the table: free in iproute2's `rt_tables`, and not used by Cilium (2004 and on),
+/// Calico or kube-router (77 to 79).
 const TABLE: u8 = ROUTE_PROTOCOL;
 
-/// The rule's place: behind that of the table `local`, 0, before the main one, and before those
-/// of anyone who would take marked packets elsewhere.
+/// The priority of the rule: after the table `local` (0), before the main table, and before rules
+/// of programs that would route marked packets elsewhere.
 const PRIORITY: u32 = 73;
-/// The place of the rule before it.
+/// The priority of the exempting rule.
 const EXCEPTION_PRIORITY: u32 = PRIORITY - 1;
-/// Where the rule of the main table is; what is in between is passed over.
+/// The priority of the main table's rule, which the exempting rule jumps to.
 const MAIN_PRIORITY: u32 = 32766;
 
 const EOPNOTSUPP: i32 = 95;
 const EAFNOSUPPORT: i32 = 97;
 
-/// Those of which every part is there.
+/// The complete policy routes.
 pub(super) async fn list(handle: &Handle) -> io::Result<BTreeSet<PolicyRoute>> {
     let mut routes = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
@@ -50,7 +50,7 @@ pub(super) async fn list(handle: &Handle) -> io::Result<BTreeSet<PolicyRoute>> {
     Ok(routes)
 }
 
-/// Adds what is missing. The rule that leads to the route comes last.
+/// Adds the missing parts; the rule that uses the route comes last.
 pub(super) async fn add(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
     let there = rules(handle, route.family).await?;
     let has_route = has_route(handle, route.family).await?;
@@ -70,8 +70,8 @@ pub(super) async fn add(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
     Ok(())
 }
 
-/// Deletes what there is of it, the rule that leads to the route first; the route only with the
-/// last rule.
+/// Deletes the existing parts: the rule that uses the route first, and the route only with the last
+/// rule.
 pub(super) async fn delete(handle: &Handle, route: PolicyRoute) -> io::Result<()> {
     let mut there = rules(handle, route.family).await?;
     let mut is_missing = true;
@@ -91,7 +91,7 @@ pub(super) async fn delete(handle: &Handle, route: PolicyRoute) -> io::Result<()
     Ok(())
 }
 
-/// Deletes all rules and routes, also where parts are missing.
+/// Deletes all rules and routes, also of incomplete policy routes.
 pub(super) async fn clear(handle: &Handle) -> io::Result<()> {
     for family in [Family::V4, Family::V6] {
         for rule in rules(handle, family).await? {
@@ -116,14 +116,14 @@ async fn has_route(handle: &Handle, family: Family) -> io::Result<bool> {
     Ok(routes.iter().any(is_default))
 }
 
-/// The rules of a policy route, of which there is none among those that are there.
+/// The missing rules of a policy route.
 fn missing(there: &[RuleMessage], route: PolicyRoute) -> impl Iterator<Item = RuleMessage> {
     wanted(route)
         .into_iter()
         .filter(|wanted| !there.iter().any(|rule| is_same(rule, wanted)))
 }
 
-/// Whether a rule that is there has all that one of ours has.
+/// Whether an existing rule has all attributes of a desired one.
 fn is_same(there: &RuleMessage, ours: &RuleMessage) -> bool {
     there.header.action == ours.header.action
         && there.header.table == ours.header.table
@@ -133,7 +133,7 @@ fn is_same(there: &RuleMessage, ours: &RuleMessage) -> bool {
             .all(|attribute| there.attributes.contains(attribute))
 }
 
-/// The rules that carry our protocol number and are in our places.
+/// The rules with svcproxy's protocol number and priorities.
 async fn rules(handle: &Handle, family: Family) -> io::Result<Vec<RuleMessage>> {
     let version = match family {
         Family::V4 => IpVersion::V4,
@@ -145,7 +145,7 @@ async fn rules(handle: &Handle, family: Family) -> io::Result<Vec<RuleMessage>> 
         match listed.try_next().await.map_err(io_error) {
             Ok(Some(rule)) => rules.extend(Some(rule).filter(is_ours)),
             Ok(None) => return Ok(rules),
-            // A kernel without this family, or without rules.
+            // The kernel does not have this family, or no routing rules.
             Err(error) if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EOPNOTSUPP)) => {
                 return Ok(rules);
             }
@@ -162,7 +162,7 @@ fn is_ours(rule: &RuleMessage) -> bool {
             .any(|priority| has(RuleAttribute::Priority(priority)))
 }
 
-/// What a rule is for that leads to our table.
+/// The policy route of a rule that uses svcproxy's table.
 fn parse(rule: &RuleMessage, family: Family) -> Option<PolicyRoute> {
     let mark = rule
         .attributes
@@ -174,7 +174,7 @@ fn parse(rule: &RuleMessage, family: Family) -> Option<PolicyRoute> {
     (rule.header.action == RuleAction::ToTable).then_some(PolicyRoute { family, mark })
 }
 
-/// The rules of a policy route, in the order in which they are added.
+/// The rules of a policy route, in the order of adding.
 fn wanted(route: PolicyRoute) -> [RuleMessage; 2] {
     let message = |action, table, priority, more: &[RuleAttribute]| {
         let mut message = RuleMessage::default();

@@ -89,7 +89,7 @@ fn element() -> impl Strategy<Value = Element> {
 
 proptest! {
     #[test]
-    fn whatever_is_written_is_read_back(element in element(), comment in "[^\0]{0,63}") {
+    fn decoding_reverses_encoding(element in element(), comment in "[^\0]{0,63}") {
         prop_assert!(is_valid_comment(&comment));
         let comment = Comment::Some(comment.into());
         let read = read_back(&element, comment.as_deref());
@@ -122,7 +122,7 @@ proptest! {
 }
 
 #[test]
-fn neighbouring_networks_are_told_apart() {
+fn adjacent_networks_are_separate() {
     let cidrs = [
         "10.0.0.0/32",
         "10.0.0.1/32",
@@ -143,7 +143,7 @@ fn neighbouring_networks_are_told_apart() {
 }
 
 #[test]
-fn what_is_no_network_is_left_out() {
+fn ranges_that_are_no_networks_are_left_out() {
     let to = |end: Option<[u8; 4]>| {
         move |network: &IpNet| address_after(*network) == end.map(IpAddr::from)
     };
@@ -154,7 +154,7 @@ fn what_is_no_network_is_left_out() {
 }
 
 #[test]
-fn comments_that_do_not_fit_are_refused() {
+fn comments_that_do_not_fit_are_rejected() {
     assert!(is_valid_comment(&"x".repeat(MAX_COMMENT)));
     assert!(!is_valid_comment(&"x".repeat(MAX_COMMENT + 1)));
     assert!(!is_valid_comment("web\0"));
