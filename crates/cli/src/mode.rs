@@ -42,7 +42,8 @@ impl Choice {
         let missing = causes(&found, wanted);
         anyhow::ensure!(
             !found.is_undecided(wanted.probed()),
-            "cannot find out whether mode {} can run on this node: {missing}",
+            "mode {} cannot run on this node now: {missing}. svcproxy falls back only if the node \
+             lacks something, not if it is forbidden, busy or broken",
             wanted.name()
         );
         let in_force = Mode::Iptables;

@@ -56,6 +56,8 @@ pub enum Reason {
     ForeignVirtualServer,
     /// Rules, routes or servers were not as svcproxy left them, and were repaired.
     DriftRepaired,
+    /// A route or routing rule of another program takes packets to Services elsewhere.
+    RouteInTheWay,
     /// There is no free firewall mark for a virtual server.
     NoMarkLeft,
     /// iptables rejects the rules of a Service.
@@ -72,7 +74,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -83,6 +85,7 @@ impl Reason {
         Self::SchedulerIgnored,
         Self::ForeignVirtualServer,
         Self::DriftRepaired,
+        Self::RouteInTheWay,
         Self::NoMarkLeft,
         Self::RulesRefused,
         Self::RulesAccepted,
@@ -104,6 +107,7 @@ impl Reason {
             Self::SchedulerIgnored => "SchedulerIgnored",
             Self::ForeignVirtualServer => "ForeignVirtualServer",
             Self::DriftRepaired => "DriftRepaired",
+            Self::RouteInTheWay => "RouteInTheWay",
             Self::NoMarkLeft => "NoMarkLeft",
             Self::RulesRefused => "RulesRefused",
             Self::RulesAccepted => "RulesAccepted",

@@ -27,7 +27,7 @@ use std::time::Duration;
 use ipvs::{FakeKernel, FakeSocket, Family, Protocol};
 use proxier::desired::{Config, FrontendKey, PodInterfaces};
 use proxier::mode::ipvs::plan::{
-    Audience, Comment, Element, Elements, LocalRoute, Plan, PolicyRoute, Purpose, Step,
+    Audience, Comment, Element, Elements, LocalRoute, Obstacle, Plan, PolicyRoute, Purpose, Step,
 };
 use proxier::mode::ipvs::rules::Ruleset;
 use proxier::mode::ipvs::{Backend, IpvsBackend, ROUTE_PROTOCOL, cleanup, watch};

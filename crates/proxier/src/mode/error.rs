@@ -2,7 +2,9 @@
 
 use std::io;
 
-use crate::mode::ipvs::plan::Sysctl;
+use crate::mode::ipvs::plan::{LocalRoute, Sysctl};
+
+const EEXIST: i32 = 17;
 
 /// A failed operation on the node.
 ///
@@ -29,6 +31,17 @@ pub enum BackendError {
         operation: &'static str,
         /// The kernel's error.
         source: io::Error,
+    },
+    /// Another route has the place of one that was to be added.
+    #[error(
+        "routes: cannot add {route}: the kernel has \"{by}\" in its place (EEXIST); delete that route, \
+         or exclude the prefix from the Service CIDRs"
+    )]
+    RouteTaken {
+        /// The route that was to be added.
+        route: LocalRoute,
+        /// The other one: kind, prefix, protocol, device, metric.
+        by: String,
     },
     /// An error of network devices or addresses.
     #[error("devices: cannot {operation}{}", permission_hint(source))]
@@ -79,6 +92,7 @@ impl BackendError {
         match self {
             Self::Ipvs(error) => error.errno(),
             Self::NotTried => None,
+            Self::RouteTaken { .. } => Some(EEXIST),
             #[cfg(feature = "iptables")]
             Self::Iptables(_) => None,
             Self::Program { source, .. } => source.raw_os_error(),
@@ -93,10 +107,12 @@ impl BackendError {
     /// Whether the error shows drift: an object to add exists already (EEXIST), or an object to
     /// change does not exist (ENOENT, ESRCH).
     pub(crate) fn is_drift(&self) -> bool {
-        const DRIFT: [Option<i32>; 3] = [Some(17), Some(2), Some(3)];
+        const DRIFT: [Option<i32>; 3] = [Some(EEXIST), Some(2), Some(3)];
         match self {
             Self::Ipvs(error) => error.is_already_exists() || error.is_not_found(),
-            Self::PacketFilter { .. } | Self::Route { .. } => DRIFT.contains(&self.errno()),
+            Self::PacketFilter { .. } | Self::Route { .. } | Self::RouteTaken { .. } => {
+                DRIFT.contains(&self.errno())
+            }
             _ => false,
         }
     }

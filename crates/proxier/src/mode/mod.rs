@@ -79,6 +79,11 @@ pub trait DataPlane: sealed::Sealed {
     /// Notices about the last reading of the node and the last plan.
     fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice>;
 
+    /// What the last reading found wrong with the node that svcproxy cannot repair.
+    fn conditions(&self) -> Vec<Notice> {
+        Vec::new()
+    }
+
     /// The numbers of servers. `None` if they are unknown, or the mode has none.
     fn servers(&self) -> Option<Servers>;
 

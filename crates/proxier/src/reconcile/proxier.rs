@@ -15,6 +15,7 @@ use crate::mode::BackendError;
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::{Carried, DataPlane, Failures, Item, Reading, Servers};
 use crate::model::ObjectName;
+use crate::notice::{Notice, Reason};
 use crate::reconcile::schedule::{Failed, Tried};
 use crate::store::{Change, Store};
 
@@ -290,6 +291,17 @@ impl<D: DataPlane> Proxier<D> {
         let mut problems = self.desired.problems_of(service);
         problems.extend(self.data_plane.problems(&self.desired, Some(service)));
         problems
+    }
+
+    /// What is wrong with the node, until it is no more.
+    pub fn node_conditions(&self) -> Vec<Notice> {
+        let config = self.desired.config();
+        let refused = self.node_error.as_ref().map(|error| {
+            let message = format!("{error}; the settings stay as they were");
+            Notice::of_node(Reason::NodeRefused, message)
+        });
+        let of_config = config.notices().chain(refused);
+        of_config.chain(self.data_plane.conditions()).collect()
     }
 
     fn sync(&mut self) -> Result<SyncReport<D::Plan>, BackendError> {

@@ -6,7 +6,7 @@ use crate::Proxier;
 use crate::desired::Problem;
 use crate::mode::DataPlane;
 use crate::model::ObjectName;
-use crate::notice::{Notice, Reason};
+use crate::notice::Notice;
 use crate::reconcile::Concerned;
 
 /// The conditions of a proxier: what Services request and do not get, and invalid settings of the
@@ -44,12 +44,7 @@ impl Standing {
                 }
             }
         }
-        let refused = proxier.node_error().map(|error| {
-            let message = format!("{error}; the settings stay as they were");
-            Notice::of_node(Reason::NodeRefused, message)
-        });
-        let of_node = proxier.desired().config().notices().chain(refused);
-        let of_node: Vec<_> = of_node.collect();
+        let of_node = proxier.node_conditions();
         let came = of_node.iter().filter(|now| !self.of_node.contains(now));
         new.extend(came.cloned());
         self.of_node = of_node;

@@ -1,26 +1,26 @@
-//! The state of the connection to a source.
+//! What is known of the connection to a source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// The state of the connection between a source and its server.
+/// How it stands between a source and the server it follows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionState {
-    /// Since when every kind has been watched without a failure; none while one is not.
+    /// Since when every kind has been followed without a failure; none while one is not.
     pub connected_since: Option<Instant>,
-    /// When the server last sent an object, an event or a bookmark.
+    /// When the server last said something: an object, an event or a bookmark.
     pub last_heard: Option<Instant>,
-    /// Kinds that have not been listed in full yet.
+    /// Kinds of which not all there is has been heard yet.
     pub unlisted: BTreeSet<&'static str>,
-    /// For each kind that is not watched, the error with its causes. The last known state of the
-    /// kind stays in effect.
+    /// Why a kind is not followed, by kind, with the causes: what was heard of it before stays in
+    /// force.
     pub failures: BTreeMap<&'static str, String>,
-    /// The number of requests to the server, by method and outcome.
+    /// How often the server was asked, by what and with what outcome.
     pub requests: BTreeMap<RequestOutcome, u64>,
 }
 
-/// The labels of a counted HTTP request.
+/// A kind of requests over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct RequestOutcome {
@@ -28,12 +28,12 @@ pub struct RequestOutcome {
     pub code: String,
     /// Host and port of the URL.
     pub host: String,
-    /// The method, such as `GET`.
+    /// The request's method, as `GET`.
     pub method: String,
 }
 
 impl RequestOutcome {
-    /// A request of this method to a host, with the status code of its answer, if any.
+    /// Requests of this method to a host that were answered with a code, or not at all.
     pub fn new(code: Option<u16>, host: impl Into<String>, method: impl Into<String>) -> Self {
         Self {
             code: code.map_or_else(|| "<error>".to_owned(), |code| code.to_string()),

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 
 use crate::escaped::Escaped;
 
-/// Maximum length of a message or field: values in a file may have megabytes.
+/// Longest text of a message or field: what a file holds may be megabytes.
 const MAX_TEXT: usize = 400;
 
-/// A part of the input that is not used as written, and its place.
+/// Something in the input that is not used as written, and its place.
 ///
 /// Shown as `web.yaml: document 2 (line 14): Service default/web: spec.ports[0].port: 70000 is
 /// not a port (1 to 65535)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Diagnostic {
-    /// The consequence for the object.
+    /// What it means for the object.
     pub severity: Severity,
     /// Place in the input, for input that comes from files.
     pub location: Option<Location>,
@@ -53,19 +53,19 @@ impl Diagnostic {
         }
     }
 
-    /// Sets the field.
+    /// The same, about this field.
     pub fn with_field(mut self, field: impl fmt::Display) -> Self {
         self.field = Some(cut(field));
         self
     }
 
-    /// Sets the object.
+    /// The same, about this object.
     pub fn with_object(mut self, object: impl fmt::Display) -> Self {
         self.object = Some(cut(object));
         self
     }
 
-    /// Sets the location.
+    /// The same, at this place.
     pub fn at(mut self, location: Location) -> Self {
         self.location = Some(location);
         self
@@ -77,13 +77,13 @@ impl Diagnostic {
         self.message = cut(message);
     }
 
-    /// Whether the input is wrong, not only left out on purpose.
+    /// Whether something is wrong, rather than left out on purpose.
     pub fn is_error(&self) -> bool {
         self.severity != Severity::Note
     }
 }
 
-/// The consequence of a [`Diagnostic`] for the object.
+/// What a [`Diagnostic`] means for the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Severity {
@@ -101,12 +101,12 @@ pub enum Severity {
 pub struct Location {
     /// The file, or the directory that could not be read.
     pub file: PathBuf,
-    /// Document within the file, from 1; none for the whole file. Empty documents, such as a
+    /// Document within the file, from 1, unless the whole file is meant. Empty ones, such as the
     /// comment at the head of a file, do not count.
     pub document: Option<usize>,
-    /// Item, if the document is a list: `items[3]`.
+    /// Item of the document, where that is a list: `items[3]`.
     pub item: Option<String>,
-    /// Line within the file, from 1, if known.
+    /// Line within the file, from 1, where known.
     pub line: Option<usize>,
 }
 

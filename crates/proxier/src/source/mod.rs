@@ -1,7 +1,7 @@
-//! Sources of Services.
+//! Where Services come from.
 //!
 //! A source yields [`Change`](crate::store::Change)s of checked [`model`](crate::model) objects,
-//! and a [`Diagnostic`] for each part of the input that it cannot use.
+//! and a [`Diagnostic`] for each thing it could not use.
 
 #[cfg(feature = "k8s")]
 pub mod api;

@@ -7,9 +7,12 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::Handle;
 
 use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::takeover::leftovers::DEVICE;
+
+const ENODEV: i32 = 19;
 
 /// A device with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +23,12 @@ pub(super) struct Device {
 }
 
 /// kube-proxy's device, if it exists and is a dummy, and the addresses of all other devices.
-pub(super) fn addresses(netlink: &Rtnetlink) -> io::Result<(Option<Device>, HashSet<IpAddr>)> {
-    let index = netlink.wait(index(netlink))?;
-    let listed = netlink.handle.address().get().execute();
-    let listed: Vec<_> = netlink.wait(listed.try_collect()).map_err(io_error)?;
+pub(super) fn addresses(netlink: &mut Rtnetlink) -> io::Result<(Option<Device>, HashSet<IpAddr>)> {
+    let index = netlink.read(index)?;
+    let listed: Vec<_> = netlink.read(|handle| async move {
+        let listed = handle.address().get().execute();
+        listed.try_collect().await.map_err(io_error)
+    })?;
     let its = |message: &AddressMessage| Some(message.header.index) == index;
     let (its, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(its);
     let device = index.map(|index| Device {
@@ -35,31 +40,34 @@ pub(super) fn addresses(netlink: &Rtnetlink) -> io::Result<(Option<Device>, Hash
 }
 
 /// Deletes the device, with its addresses.
-pub(super) fn delete(netlink: &Rtnetlink, device: &Device) -> io::Result<()> {
-    let delete = netlink.handle.link().del(device.index).execute();
-    netlink.wait(delete).map_err(io_error)
+pub(super) fn delete(netlink: &mut Rtnetlink, device: &Device) -> io::Result<()> {
+    netlink.change(|handle| async move {
+        let delete = handle.link().del(device.index);
+        delete.execute().await.map_err(io_error)
+    })
 }
 
 /// Deletes the addresses of a device except some. Returns the number of deleted ones.
 pub(super) fn delete_all_but(
-    netlink: &Rtnetlink,
+    netlink: &mut Rtnetlink,
     device: &Device,
     kept: &HashSet<IpAddr>,
 ) -> io::Result<usize> {
     let mut deleted = 0;
     for message in &device.messages {
         if address(message).is_none_or(|address| !kept.contains(&address)) {
-            let delete = netlink.handle.address().del(message.clone()).execute();
-            netlink.wait(delete).map_err(io_error)?;
+            netlink.change(|handle| async move {
+                let delete = handle.address().del(message.clone());
+                delete.execute().await.map_err(io_error)
+            })?;
             deleted += 1;
         }
     }
     Ok(deleted)
 }
 
-async fn index(netlink: &Rtnetlink) -> io::Result<Option<u32>> {
-    const ENODEV: i32 = 19;
-    let request = netlink.handle.link().get().match_name(DEVICE.to_owned());
+async fn index(netlink: Handle) -> io::Result<Option<u32>> {
+    let request = netlink.link().get().match_name(DEVICE.to_owned());
     match request.execute().try_next().await.map_err(io_error) {
         Ok(link) => Ok(link.filter(is_dummy).map(|link| link.header.index)),
         Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),

@@ -246,7 +246,8 @@ impl KubeProxy {
         let cannot = packet_filter("list ipsets");
         let mut sets = ipset::names(&mut self.netfilter).map_err(&cannot)?;
         sets.retain(|name| is_set(name));
-        let (device, others) = device::addresses(&self.netlink).map_err(links("list addresses"))?;
+        let (device, others) =
+            device::addresses(&mut self.netlink).map_err(links("list addresses"))?;
         let mut record = Record::default();
         for name in &sets {
             let Some(set) = set_of(name) else { continue };
@@ -309,7 +310,7 @@ impl KubeProxy {
     /// Removes the device, except for addresses in use. The node's own connection to a VIP has that
     /// VIP as its source, and is cut when the address is not local any more.
     fn remove_device(
-        &self,
+        &mut self,
         device: &Device,
         successor: &Successor<'_>,
         removed: &mut Removed,
@@ -317,12 +318,12 @@ impl KubeProxy {
         let mut used = sockets::local_addresses().map_err(links("list connections"))?;
         used.retain(|address| device.addresses.contains(address) && !successor.is_local(address));
         if used.is_empty() {
-            device::delete(&self.netlink, device)
+            device::delete(&mut self.netlink, device)
                 .map_err(links("delete kube-proxy's device kube-ipvs0"))?;
             removed.devices = 1;
             removed.addresses = device.addresses.len();
         } else {
-            removed.addresses = device::delete_all_but(&self.netlink, device, &used)
+            removed.addresses = device::delete_all_but(&mut self.netlink, device, &used)
                 .map_err(links("delete addresses of kube-proxy's device kube-ipvs0"))?;
         }
         Ok(used.into_iter().collect())

@@ -19,11 +19,13 @@ fn routes_of_others_are_not_replaced() {
         .unwrap();
     namespace.enter(|| {
         let mut backend = backend();
-        let of_others = apply(
-            &mut backend,
-            [Step::AddRoute(route("192.0.2.1/32", "192.0.2.2"))],
-        );
-        assert_eq!(errnos(&of_others), [(0, Some(17))]);
+        // Before the kernel's own, which stays: kube-proxy's device has virtual IPs.
+        let single = route("192.0.2.1/32", "192.0.2.2");
+        succeed(&mut backend, [Step::AddRoute(single)]);
+        let local = || namespace.run(["ip", "route", "show", "table", "local", "192.0.2.1"]);
+        assert_eq!(local().unwrap().lines().count(), 2);
+        succeed(&mut backend, [Step::DeleteRoute(single)]);
+        assert_eq!(local().unwrap().lines().count(), 1);
 
         // Our own: another source takes the place of the former.
         for (prefix, old, new) in [
@@ -65,6 +67,150 @@ fn routes_of_others_are_not_replaced() {
         ])
         .unwrap();
     assert_eq!(listed, "");
+}
+
+/// Where the kernel takes packets of this node to an address.
+fn kind_of(namespace: &Namespace, address: &str) -> String {
+    let got = namespace.run(["ip", "route", "get", address]);
+    got.map_or_else(
+        |error| error.to_string(),
+        |got| got.split(' ').next().unwrap().to_owned(),
+    )
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn a_route_before_svcproxys_is_seen_named_and_passed() {
+    for (source, prefix, vip, foreign, name) in [
+        (
+            "192.0.2.1",
+            "10.96.0.0/12",
+            "10.96.0.10",
+            "route prepend blackhole 10.96.0.0/12 table local",
+            "blackhole 10.96.0.0/12 proto boot metric 0",
+        ),
+        (
+            "fd00::1",
+            "fd00:10:96::/112",
+            "fd00:10:96::10",
+            // As an older svcproxy's would be, behind the foreign one.
+            "route add blackhole fd00:10:96::/112 table local metric 7",
+            "blackhole fd00:10:96::/112 dev lo proto boot metric 7",
+        ),
+    ] {
+        let namespace = namespace();
+        let length = if source.contains(':') {
+            "128 nodad"
+        } else {
+            "32"
+        };
+        let address = format!("addr add {source}/{length} dev lo");
+        namespace.ip(&[&address]).unwrap();
+        namespace.enter(|| {
+            let mut backend = backend();
+            let own = route(prefix, source);
+            succeed(&mut backend, [Step::AddRoute(own)]);
+            assert_eq!(backend.observe().unwrap().obstacles, BTreeSet::new());
+            assert_eq!(kind_of(&namespace, vip), "local");
+            if own.prefix.addr().is_ipv6() {
+                let move_back = [
+                    format!("route del local {prefix} dev lo table local proto 73"),
+                    format!("route add local {prefix} dev lo src {source} table local proto 73"),
+                ];
+                namespace
+                    .ip(&move_back.each_ref().map(String::as_str))
+                    .unwrap();
+            }
+            namespace.ip(&[foreign]).unwrap();
+            assert_ne!(kind_of(&namespace, vip), "local");
+
+            let seen = backend.observe().unwrap();
+            let obstacle = Obstacle {
+                prefix: own.prefix,
+                by: name.to_owned(),
+                can_be_passed: true,
+            };
+            assert_eq!(seen.obstacles, BTreeSet::from([obstacle]));
+            assert_eq!(seen.routes, BTreeSet::from([own]));
+            succeed(&mut backend, [Step::AddRoute(own)]);
+            assert_eq!(kind_of(&namespace, vip), "local");
+            let seen = backend.observe().unwrap();
+            assert_eq!(seen.obstacles, BTreeSet::new());
+            // The same if svcproxy's has gone meanwhile.
+            succeed(&mut backend, [Step::DeleteRoute(own)]);
+            assert_eq!(backend.observe().unwrap().routes, BTreeSet::new());
+            succeed(&mut backend, [Step::AddRoute(own)]);
+            assert_eq!(kind_of(&namespace, vip), "local");
+            let twice = apply(&mut backend, [Step::AddRoute(own)]);
+            assert_eq!(errnos(&twice), [(0, Some(17))]);
+            succeed(&mut backend, [Step::DeleteRoute(own)]);
+            assert_ne!(kind_of(&namespace, vip), "local");
+        });
+    }
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn what_cannot_be_passed_is_named() {
+    let namespace = namespace();
+    let setup = [
+        "addr add 192.0.2.1/32 dev lo",
+        "addr add fd00::1/128 dev lo nodad",
+    ];
+    namespace.ip(&setup).unwrap();
+    let (v4, v6) = ("10.96.0.0/12", "fd00:10:96::/112");
+    namespace.enter(|| {
+        let mut backend = backend();
+        let own = route(v4, "192.0.2.1");
+        succeed(&mut backend, [Step::AddRoute(own)]);
+        let mut seen_with = |line: &str, undo: &str| {
+            namespace.ip(&[line]).unwrap();
+            let obstacles = backend.observe().unwrap().obstacles;
+            namespace.ip(&[undo]).unwrap();
+            let obstacles = obstacles.into_iter();
+            let all: Vec<_> = obstacles
+                .map(|o| (o.prefix == own.prefix, o.by, o.can_be_passed))
+                .collect();
+            all
+        };
+        let part = "10.97.0.0/16 table local";
+        assert_eq!(
+            seen_with(
+                &format!("route add prohibit {part} metric 5"),
+                &format!("route del {part} metric 5")
+            ),
+            [(
+                true,
+                "prohibit 10.97.0.0/16 proto boot metric 5".to_owned(),
+                false
+            )]
+        );
+        // Of table local, but of no packet's interest.
+        assert_eq!(
+            seen_with(
+                "addr add 10.98.0.1/24 dev lo",
+                "addr del 10.98.0.1/24 dev lo"
+            ),
+            []
+        );
+        // A rule that comes before the one of table local.
+        let rule = "to 10.96.0.0/12 priority 0 blackhole";
+        let seen = seen_with(&format!("rule add {rule}"), &format!("rule del {rule}"));
+        let by_rule = |(is_prefix, by, can_be_passed): &(bool, String, bool)| {
+            *is_prefix && by.starts_with("a routing rule") && !can_be_passed
+        };
+        // Depending on the order of rules of one priority the new one may be second.
+        assert!(seen.iter().all(by_rule), "{seen:?}");
+
+        // IPv6 has no place before the lowest metric.
+        let first = format!("route add unreachable {v6} table local metric 1");
+        namespace.ip(&[&first]).unwrap();
+        let refused = apply(&mut backend, [Step::AddRoute(route(v6, "fd00::1"))]);
+        assert_eq!(errnos(&refused), [(0, Some(17))]);
+        let error = refused.failures[0].error.to_string();
+        let name = format!("\"unreachable {v6} dev lo proto boot metric 1\"");
+        assert!(error.contains(&name), "{error}");
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use ipvs::{RealServerKey, VirtualServerKey};
-use proxier::mode::ipvs::plan::{NodeState, Plan};
+use proxier::mode::ipvs::plan::{NodeState, Obstacle, Plan};
 use proxier::mode::{ApplyReport, BackendError};
 
 use super::*;
@@ -281,4 +281,62 @@ fn the_loop_handles_changes_between_slices() {
     assert_eq!(rounds, expected);
     proxier.handle([endpoints(0, &BOTH)]).unwrap();
     assert_eq!(table(&node), right);
+}
+
+#[test]
+fn a_route_of_others_is_passed_or_reported_until_it_is_gone() {
+    let node = FakeNode::default();
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
+    let lists = [
+        Change::ServicesReplaced(vec![]),
+        Change::EndpointSlicesReplaced(vec![]),
+    ];
+    assert!(proxier.handle(lists).unwrap().unwrap().is_success());
+    let mut audit = || {
+        let report = proxier.audit().unwrap().unwrap();
+        assert!(report.is_success(), "{:?}", report.applied.failures);
+        let steps: Vec<_> = report
+            .plan
+            .steps()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let told = report.notices.into_iter().map(|notice| notice.message);
+        let lasting = proxier.node_conditions().into_iter();
+        (
+            steps,
+            told.collect::<Vec<_>>(),
+            lasting.map(|notice| notice.message).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(audit(), (vec![], vec![], vec![]));
+    let obstacle = |by: &str, can_be_passed| Obstacle {
+        prefix: "10.96.0.0/12".parse().unwrap(),
+        by: by.to_owned(),
+        can_be_passed,
+    };
+    node.obstruct(obstacle("blackhole 10.96.0.0/12 proto boot metric 0", true));
+    let (steps, told, lasting) = audit();
+    assert_eq!(steps, ["add route local 10.96.0.0/12 dev lo src 192.0.2.1"]);
+    assert!(
+        told[0].contains("blackhole 10.96.0.0/12 proto boot metric 0"),
+        "{told:?}"
+    );
+    assert_eq!((told.len(), lasting.len()), (1, 0));
+    assert_eq!(audit(), (vec![], vec![], vec![]));
+
+    node.obstruct(obstacle("prohibit 10.97.0.0/16 proto 4 metric 5", false));
+    for _ in 0..2 {
+        let (steps, told, lasting) = audit();
+        assert_eq!((steps.len(), told.len()), (0, 0));
+        assert!(
+            lasting[0].contains("prohibit 10.97.0.0/16 proto 4 metric 5"),
+            "{lasting:?}"
+        );
+    }
+    node.flush_routes();
+    let (steps, _, lasting) = audit();
+    assert_eq!((steps.len(), lasting.len()), (1, 0));
 }

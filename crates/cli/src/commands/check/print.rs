@@ -37,7 +37,8 @@ impl Verdict {
     fn instead(&self) -> Option<Mode> {
         let other = Mode::Iptables;
         let falls_back = self.mode != other && self.fallback != Fallback::Never;
-        let is_used = falls_back && !self.can_run() && self.probe.can_run(other.probed());
+        let is_decided = !self.can_run() && !self.probe.is_undecided(self.mode.probed());
+        let is_used = falls_back && is_decided && self.probe.can_run(other.probed());
         is_used.then_some(other)
     }
 

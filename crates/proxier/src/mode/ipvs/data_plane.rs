@@ -11,7 +11,7 @@ use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::mode::ipvs::Backend;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::owed::{self, Owed};
-use crate::mode::ipvs::plan::{Comment, Element, NodeState, Plan, Scope, Step};
+use crate::mode::ipvs::plan::{Comment, Element, NodeState, Obstacle, Plan, Scope, Step};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
     ApplyReport, BackendError, Carried, DataPlane, Failures, Reading, Servers, Status,
@@ -37,6 +37,8 @@ pub struct Ipvs<B> {
     unmarked: BTreeSet<FrontendKey>,
     /// Foreign virtual servers that were taken over.
     foreign: BTreeSet<VirtualServerKey>,
+    /// Routes of others that were found before svcproxy's.
+    passed: BTreeSet<Obstacle>,
     /// Failed work to do again.
     owed: Owed,
 }
@@ -71,6 +73,24 @@ fn foreign_notice(key: &VirtualServerKey, desired: &DesiredState) -> Notice {
     }
 }
 
+fn passed_notice(obstacle: &Obstacle) -> Notice {
+    let Obstacle { prefix, by, .. } = obstacle;
+    let message = format!(
+        "a route of another program was before svcproxy's to {prefix}: {by}; svcproxy puts its own \
+         before it again"
+    );
+    Notice::of_node(Reason::RouteInTheWay, message)
+}
+
+fn obstacle_notice(obstacle: &Obstacle) -> Notice {
+    let Obstacle { prefix, by, .. } = obstacle;
+    let message = format!(
+        "some addresses in {prefix} do not reach svcproxy; in the way is {by}. Delete it, or exclude \
+         its addresses (--exclude-cidrs)"
+    );
+    Notice::of_node(Reason::RouteInTheWay, message)
+}
+
 fn no_mark_left(frontend: &Frontend) -> Problem {
     let key = frontend.key;
     Problem {
@@ -96,6 +116,7 @@ impl<B> Ipvs<B> {
             lost: Vec::new(),
             unmarked: BTreeSet::new(),
             foreign: BTreeSet::new(),
+            passed: BTreeSet::new(),
             owed: Owed::default(),
         }
     }
@@ -120,6 +141,8 @@ impl<B: Backend> Ipvs<B> {
         };
         let foreign = node.unrecorded().filter(|key| !known(key));
         self.foreign.extend(foreign);
+        let passed = node.obstacles.iter().filter(|there| there.can_be_passed);
+        self.passed.extend(passed.cloned());
         Ok(node)
     }
 
@@ -285,12 +308,21 @@ impl<B: Backend> DataPlane for Ipvs<B> {
     }
 
     fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice> {
+        let passed = mem::take(&mut self.passed);
+        let mut notices: Vec<_> = passed.iter().map(passed_notice).collect();
         let foreign = mem::take(&mut self.foreign);
         if foreign.len() > REPORTED_EACH {
-            return vec![many_foreign(&foreign)];
+            notices.push(many_foreign(&foreign));
+        } else {
+            notices.extend(foreign.iter().map(|key| foreign_notice(key, desired)));
         }
-        let notices = foreign.iter().map(|key| foreign_notice(key, desired));
-        notices.collect()
+        notices
+    }
+
+    fn conditions(&self) -> Vec<Notice> {
+        let obstacles = self.node.iter().flat_map(|node| &node.obstacles);
+        let lasting = obstacles.filter(|obstacle| !obstacle.can_be_passed);
+        lasting.map(obstacle_notice).collect()
     }
 
     fn servers(&self) -> Option<Servers> {

@@ -10,7 +10,7 @@ use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, Virtua
 
 use super::carry_out::carry_out;
 use super::{Backend, virtual_servers};
-use crate::mode::ipvs::plan::{Element, Elements, NodeState, Plan, Step, Sysctl};
+use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step, Sysctl};
 use crate::mode::{ApplyReport, BackendError};
 
 const ENOENT: i32 = 2;
@@ -118,11 +118,17 @@ impl FakeNode {
         node.elements.clear();
     }
 
-    /// Removes all routes, as happens when `lo` goes down.
+    /// Removes all routes, those of others too, as happens when `lo` goes down.
     pub fn flush_routes(&self) {
         let node = &mut self.state().node;
         node.routes.clear();
+        node.obstacles.clear();
         node.policy_routes.clear();
+    }
+
+    /// Puts another program's route in the way of svcproxy's.
+    pub fn obstruct(&self, obstacle: Obstacle) {
+        self.state().node.obstacles.insert(obstacle);
     }
 
     /// Sets a sysctl.
@@ -178,10 +184,20 @@ impl FakeBackend {
                 counts.routes += 1;
                 let same = node.routes.iter().find(|r| r.prefix == route.prefix);
                 let same = same.copied();
-                let exists = (same == Some(*route)).then_some(EEXIST);
-                fail(fault.or(exists)).map_err(route_error("add a route"))?;
+                fail(fault).map_err(route_error("add a route"))?;
+                let prefix = route.prefix;
+                let taken = |by: String| BackendError::RouteTaken { route: *route, by };
+                if same == Some(*route) && !node.is_behind(&prefix) {
+                    return Err(taken(route.to_string()));
+                }
+                let mut obstacles = node.obstacles.iter();
+                let to_prefix = |o: &&Obstacle| o.prefix == prefix && !o.can_be_passed;
+                if let Some(other) = obstacles.find(to_prefix) {
+                    return Err(taken(other.by.clone()));
+                }
                 same.map(|replaced| node.routes.remove(&replaced));
                 node.routes.insert(*route);
+                node.obstacles.retain(|there| there.prefix != prefix);
                 Ok(())
             }
             Step::DeleteRoute(route) => {

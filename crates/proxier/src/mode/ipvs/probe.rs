@@ -17,7 +17,7 @@ use crate::mode::probe::{Finding, Missing, Mode, Probe, Requirement};
 /// The discard port (RFC 863), which is never load-balanced.
 const PORT: u16 = 9;
 
-/// Pauses before further tries if the kernel is too busy to answer.
+/// Pauses before further tries if the kernel is too busy to answer, or fails.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
@@ -28,7 +28,7 @@ const PAUSES: [Duration; 4] = [
 /// Probes what IPVS mode needs with these settings. Changes nothing, but the kernel may load
 /// modules on request.
 ///
-/// If the kernel is too busy to answer, it tries again, up to four times in 3.4 seconds.
+/// If the kernel is too busy to answer, or fails, it tries again, up to four times in 3.4 seconds.
 ///
 /// The test virtual servers have addresses reserved for documentation (192.0.2.0/24,
 /// 2001:db8::/32). Each exists only while the kernel processes one datagram, which no signal can
@@ -36,7 +36,7 @@ const PAUSES: [Duration; 4] = [
 pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
     let mut probe = look(config, proc_sys);
     for pause in PAUSES {
-        if !probe.is_undecided(Mode::Ipvs) {
+        if !probe.may_pass(Mode::Ipvs) {
             break;
         }
         thread::sleep(pause);

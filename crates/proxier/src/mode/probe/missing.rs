@@ -58,6 +58,18 @@ impl Reason {
 }
 
 impl Missing {
+    /// Whether the node lacks it, so that another mode is the answer. A kernel that does not know a
+    /// part of a request answers EINVAL. What is forbidden, busy or broken says nothing of what the
+    /// node has.
+    pub fn is_absent(&self) -> bool {
+        const EINVAL: i32 = 22;
+        match self.reason {
+            Reason::NoModule { .. } | Reason::NotInstalled => true,
+            Reason::Refused => self.errno == Some(EINVAL),
+            Reason::Permission | Reason::ReadOnly | Reason::Busy | Reason::NotTried => false,
+        }
+    }
+
     /// A reason without an errno.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {

@@ -110,15 +110,23 @@ impl Probe {
             && needed.all(|finding| finding.result.is_ok())
     }
 
-    /// Whether it is unknown if a mode can run: nothing that it needs is known to be missing, but
-    /// the kernel was too [busy](Reason::Busy) to answer some request.
+    /// Whether a mode cannot run although the node may have all that it needs: nothing is known to
+    /// be [absent](Missing::is_absent).
     pub fn is_undecided(&self, mode: Mode) -> bool {
-        let mut causes = self.missing(mode, Weight::Needed).peekable();
-        let is_busy = |finding: &Finding| {
-            let missing = finding.result.as_ref().err();
-            missing.is_some_and(|missing| missing.reason == Reason::Busy)
-        };
-        causes.peek().is_some() && causes.all(is_busy)
+        let mut causes = self.causes(mode).peekable();
+        causes.peek().is_some() && !causes.any(Missing::is_absent)
+    }
+
+    /// Whether another look may find that a mode can run: all that is in its way is
+    /// [busy](Reason::Busy) or [broken](Reason::Refused).
+    pub fn may_pass(&self, mode: Mode) -> bool {
+        let passes = |missing: &Missing| matches!(missing.reason, Reason::Busy | Reason::Refused);
+        self.is_undecided(mode) && self.causes(mode).all(passes)
+    }
+
+    fn causes(&self, mode: Mode) -> impl Iterator<Item = &Missing> {
+        let causes = self.missing(mode, Weight::Needed);
+        causes.filter_map(|finding| finding.result.as_ref().err())
     }
 
     /// The missing requirements that prevent a mode from running, without those that could not be

@@ -31,7 +31,7 @@ impl Missing {
             (reason, _) => reason,
         };
         Self {
-            message: message(error, &reason),
+            message: message(error),
             errno: error.errno(),
             reason,
         }
@@ -78,6 +78,7 @@ fn kind(error: &BackendError) -> Reason {
             | (_, Some(EPROTONOSUPPORT | EOPNOTSUPP | EAFNOSUPPORT)) => no_module,
             _ => Reason::Refused,
         },
+        BackendError::RouteTaken { .. } => Reason::Refused,
         BackendError::NotTried => Reason::NotTried,
     }
 }
@@ -99,12 +100,11 @@ fn refused(message: &str, no_module: Reason) -> Reason {
     }
 }
 
-/// The message, without the hints of [`BackendError`] because there is a remedy, and with the errno
-/// unless the reason implies it.
-fn message(error: &BackendError, reason: &Reason) -> String {
+/// The message with the errno, without the hints of [`BackendError`] because there is a remedy.
+fn message(error: &BackendError) -> String {
     let words = words(error);
-    match (reason, error.errno()) {
-        (Reason::Busy | Reason::Refused, Some(errno)) if !words.contains("os error") => {
+    match error.errno() {
+        Some(errno) if !words.contains("os error") => {
             format!("{words}: {}", io::Error::from_raw_os_error(errno))
         }
         _ => words,
@@ -115,7 +115,7 @@ fn words(error: &BackendError) -> String {
     match error {
         BackendError::Ipvs(error) => match error.kind() {
             ErrorKind::Unsupported => "the kernel has no IPVS".to_owned(),
-            ErrorKind::PermissionDenied => format!("{}: permission denied", error.operation()),
+            ErrorKind::PermissionDenied => error.operation().to_string(),
             kind => kind.to_string(),
         },
         BackendError::PacketFilter { operation, source }
@@ -131,7 +131,7 @@ fn words(error: &BackendError) -> String {
             let line = refusal.message.lines().find(|line| !line.trim().is_empty());
             line.unwrap_or_default().trim().to_owned()
         }
-        BackendError::NotTried => error.to_string(),
+        BackendError::NotTried | BackendError::RouteTaken { .. } => error.to_string(),
     }
 }
 
@@ -147,16 +147,49 @@ mod tests {
     }
 
     #[test]
-    fn transient_errors_do_not_show_what_the_kernel_has() {
-        for errno in BUSY {
-            let missing = missing(errno);
-            assert_eq!(missing.reason, Reason::Busy, "{errno}");
-            assert!(missing.message.contains(&format!("os error {errno}")));
-        }
-        let absent = |errno| matches!(missing(errno).reason, Reason::NoModule { .. });
+    fn errors_are_absent_forbidden_busy_or_broken_and_name_their_errno() {
+        let errnos = |is: fn(&Missing) -> bool| {
+            let all = 1..=133;
+            all.filter(|errno| is(&missing(*errno))).collect::<Vec<_>>()
+        };
         // ENOENT, EPROTONOSUPPORT, EOPNOTSUPP, EAFNOSUPPORT.
-        assert!([2, 93, 95, 97].into_iter().all(absent));
-        assert_eq!(missing(1).reason, Reason::Permission);
-        assert_eq!(missing(22).reason, Reason::Refused);
+        let no_module = |missing: &Missing| matches!(missing.reason, Reason::NoModule { .. });
+        assert_eq!(errnos(no_module), [2, 93, 95, 97]);
+        assert_eq!(
+            errnos(|missing| missing.reason == Reason::Permission),
+            [1, 13]
+        );
+        assert_eq!(errnos(|missing| missing.reason == Reason::ReadOnly), [30]);
+        assert_eq!(errnos(|missing| missing.reason == Reason::Busy), BUSY);
+        assert_eq!(errnos(Missing::is_absent), [2, 22, 93, 95, 97]);
+        for errno in 1..=133 {
+            let missing = missing(errno);
+            assert_eq!(missing.errno, Some(errno));
+            assert!(
+                missing.message.contains(&format!("(os error {errno})")),
+                "{missing}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_of_ipvs_name_their_errno() {
+        for (errno, reason) in [
+            (1, Reason::Permission),
+            (12, Reason::Busy),
+            (5, Reason::Refused),
+        ] {
+            let kernel = ipvs::FakeKernel::new();
+            let mut client = kernel.client().unwrap();
+            kernel.fail_request(1, errno);
+            let error = BackendError::from(client.info().unwrap_err());
+            let missing = Missing::of(&error, Some("ip_vs"), |_| ModuleFile::Absent);
+            assert_eq!(missing.reason, reason);
+            let shown = missing
+                .message
+                .matches(&format!("(os error {errno})"))
+                .count();
+            assert_eq!(shown, 1, "{missing}");
+        }
     }
 }

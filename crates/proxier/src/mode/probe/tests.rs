@@ -79,16 +79,39 @@ fn causes_are_reported_without_their_consequences() {
 }
 
 #[test]
-fn a_busy_kernel_leaves_the_result_open_and_a_missing_part_does_not() {
-    let busy = || missing(Requirement::Nftables, Reason::Busy);
-    let untried = missing(Requirement::VirtualServers(Family::V4), Reason::NotTried);
-    let probe: Probe = [missing(Requirement::Ipvs, Reason::Busy), untried, busy()]
-        .into_iter()
-        .collect();
-    assert!(probe.is_undecided(Mode::Ipvs) && !probe.can_run(Mode::Ipvs));
-    let absent = missing(Requirement::Ipvs, no_module("ip_vs", ModuleFile::Absent));
-    let probe: Probe = [absent, busy()].into_iter().collect();
-    assert!(!probe.is_undecided(Mode::Ipvs));
+fn only_what_is_absent_decides_and_what_may_pass_is_looked_for_again() {
+    let refused = |errno| Missing {
+        errno: Some(errno),
+        ..Missing::new(Reason::Refused, "no")
+    };
+    let missing = |reason| Missing::new(reason, "no");
+    let absent = || missing(no_module("nf_tables", ModuleFile::Absent));
+    // What is in the way, whether it leaves the mode open, and whether another look may help.
+    for (cause, is_undecided, may_pass) in [
+        (absent(), false, false),
+        (missing(Reason::NotInstalled), false, false),
+        (refused(22), false, false),
+        (missing(Reason::Permission), true, false),
+        (missing(Reason::ReadOnly), true, false),
+        (missing(Reason::Busy), true, true),
+        (refused(5), true, true),
+    ] {
+        let mut probe = all_of_ipvs();
+        let nftables = probe
+            .findings
+            .iter_mut()
+            .find(|f| f.requirement == Requirement::Nftables);
+        nftables.unwrap().result = Err(cause.clone());
+        assert!(!probe.can_run(Mode::Ipvs));
+        assert_eq!(probe.is_undecided(Mode::Ipvs), is_undecided, "{cause:?}");
+        assert_eq!(probe.may_pass(Mode::Ipvs), may_pass, "{cause:?}");
+        // Beside something that is absent nothing else counts.
+        probe.findings[0].result = Err(absent());
+        assert!(!probe.is_undecided(Mode::Ipvs) && !probe.may_pass(Mode::Ipvs));
+        // What may pass does not help beside what is forbidden.
+        probe.findings[0].result = Err(missing(Reason::Permission));
+        assert!(!probe.may_pass(Mode::Ipvs));
+    }
     assert!(!all_of_ipvs().is_undecided(Mode::Ipvs));
 }
 

@@ -126,7 +126,7 @@ impl Own {
         let part = match error {
             BackendError::NotTried => return,
             BackendError::Ipvs(_) => "ipvs",
-            BackendError::Route { .. } => "routes",
+            BackendError::Route { .. } | BackendError::RouteTaken { .. } => "routes",
             BackendError::Conntrack { .. } => "conntrack",
             BackendError::Sysctl { .. } => "sysctls",
             _ => "packet_filter",

@@ -1,4 +1,4 @@
-//! Requests to the API server, with the current credentials.
+//! Requests to the API server, with the credentials as they are now.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use super::error::Failure;
 use super::state::States;
 use crate::escaped::Chain;
 
-/// The characters to escape in a query.
+/// What stands for itself in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A request.
+/// What to ask a server for.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     method: Method,
@@ -68,7 +68,7 @@ struct Inner {
     connections: Connections<Connector, Full<Bytes>>,
     server: Uri,
     headers: HeaderMap,
-    /// Counts the requests.
+    /// Where requests are counted.
     states: States,
 }
 
@@ -88,7 +88,7 @@ impl Client {
         })))
     }
 
-    /// Sends a request, and waits for the answer to begin.
+    /// Asks, and waits for the answer to begin.
     pub(super) async fn send(&self, ask: Ask) -> Result<Response<Incoming>, Failure> {
         let Inner {
             connections,
@@ -116,13 +116,13 @@ impl Client {
         })
     }
 
-    /// URL of the server, for messages.
+    /// URL of the server, for people.
     pub(super) fn server(&self) -> String {
         self.0.server.to_string().trim_end_matches('/').to_owned()
     }
 }
 
-/// The cause behind hyper's errors.
+/// What stands behind hyper's words.
 fn problem(error: &(dyn error::Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -174,7 +174,7 @@ fn headers(
     Ok(headers)
 }
 
-/// The current client, replaced when credentials change.
+/// The client of the moment.
 #[derive(Debug)]
 pub(super) struct Clients {
     access: Access,
@@ -182,17 +182,17 @@ pub(super) struct Clients {
     /// How long an exec plugin may take.
     plugin_limit: Duration,
     current: RefCell<Option<Current>>,
-    /// Held while a client is created, so that an exec plugin runs once, not for each kind.
+    /// Held while the next one is made, so that an exec plugin runs once and not for each kind.
     making: Mutex<()>,
 }
 
 struct Current {
     client: Client,
     files: Files,
-    /// Whether the credentials come from an exec plugin, and when they expire.
+    /// Whether it is of an exec plugin, and when that says that it ends.
     of_plugin: bool,
     expires: Option<Timestamp>,
-    /// Whether the server has rejected the credentials.
+    /// Whether the server has refused it.
     is_refused: bool,
 }
 
@@ -231,13 +231,13 @@ impl Clients {
         fresh.map(|current| current.client.clone())
     }
 
-    /// A client with the current credentials; while files cannot be read, the last client.
+    /// A client with the credentials as they are now. While files cannot be read, the last.
     pub(super) async fn get(&self) -> Result<Client, AccessError> {
         if let Some(client) = self.fresh() {
             return Ok(client);
         }
         let _making = self.making.lock().await;
-        // Another task may have created one in the meantime.
+        // Somebody else may have made one meanwhile.
         if let Some(client) = self.fresh() {
             return Ok(client);
         }
@@ -259,10 +259,10 @@ impl Clients {
         }
     }
 
-    /// Call this after an answer 401: the credentials are invalid even if no file has changed.
+    /// The server has answered 401: the credentials are out of date even if no file has changed.
     pub(super) fn forget(&self) {
         if let Some(current) = &mut *self.current.borrow_mut() {
-            // The client stays in use until there is another one.
+            // The client stays until there is another.
             current.is_refused = true;
         }
     }

@@ -1,4 +1,4 @@
-//! Turns lists and events of one kind into changes, in whatever order they arrive. Pure.
+//! From lists and events of one kind to changes, whatever order they come in. Pure.
 
 use std::collections::HashMap;
 
@@ -7,39 +7,40 @@ use super::kind::{Kind, Metadata};
 use super::split::{LONGEST_OBJECT, Text};
 use super::wire::AnyObject;
 
-/// A resource version. Versions grow with each write to any object of a kind (Kubernetes KEP-5504).
-/// If a server's versions are not numbers, the order of events counts.
+/// A resource version. They grow with each write to any object of a kind (Kubernetes KEP-5504);
+/// of a server whose versions are no numbers, the order of events is taken as it is.
 type Version = Option<u64>;
 
-/// The type of an event.
+/// What an event says has become of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happened {
     Applied,
     Deleted,
 }
 
-/// Why an event cannot be applied. A new list is necessary.
+/// Why an event cannot be taken in. Only a new list can tell what is.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EventError {
     #[error("an event holds no object with a name")]
     NotAnObject(#[source] serde_json::Error),
-    /// The object is unknown, and the event is older than others, so the object may have been
-    /// deleted in the meantime.
+    /// The object is not known, and the event is older than others: the object may have been
+    /// deleted meanwhile.
     #[error("events came out of order")]
     OutOfOrder,
 }
 
-/// The known objects of one kind: only names and versions, to recognise old events.
+/// One kind's objects as far as they must be known to tell new from old: names and versions.
 #[derive(Debug)]
 pub(super) struct Follower<K: Kind> {
     kind: K,
     known: HashMap<K::Name, Version>,
-    /// The version to continue the watch from. None if a list is necessary first.
+    /// The newest version that was heard of, from which on there is more to hear. None if there
+    /// must be a list first.
     position: Option<String>,
-    /// The newest known version, also while a list is necessary.
+    /// The newest version that was heard of, also once there must be a list.
     newest: Option<String>,
     was_listed: bool,
-    /// The current list.
+    /// The list that is under way.
     list: HashMap<K::Name, Item<K::Model>>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -53,9 +54,9 @@ struct Item<M> {
 #[derive(Debug)]
 enum Outcome<M> {
     Good(M),
-    /// The object exists, but needs nothing on a node.
+    /// There is such an object, and it asks nothing of a service proxy.
     LeftOut,
-    /// The object is rejected; its last good version stays in effect.
+    /// Its last good version stays in force.
     Refused,
 }
 
@@ -72,27 +73,27 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// The version to continue the watch from. None if a list is necessary first.
+    /// From which version on there is more to hear. None if there must be a list first.
     pub(super) fn position(&self) -> Option<&str> {
         self.position.as_deref()
     }
 
-    /// The newest known version. An older list would revert what is in effect.
+    /// The newest version that was heard of. A list older than this would undo what is in force.
     pub(super) fn newest(&self) -> Option<&str> {
         self.newest.as_deref()
     }
 
-    /// Whether a list was ever completed.
+    /// Whether there was a list ever.
     pub(super) fn was_listed(&self) -> bool {
         self.was_listed
     }
 
-    /// Requires a new list.
+    /// There must be a list first.
     pub(super) fn lose_position(&mut self) {
         self.position = None;
     }
 
-    /// Records a bookmark: there are no more events up to this version.
+    /// Nothing else has happened up to this version.
     pub(super) fn bookmark(&mut self, version: &str) {
         if self.is_next(parse(version)) {
             self.goes_on(version.to_owned());
@@ -108,17 +109,17 @@ impl<K: Kind> Follower<K> {
         is_newer(version, self.position().and_then(parse))
     }
 
-    /// Begins a list; an unfinished one is forgotten.
+    /// A list begins; one that was not finished is forgotten.
     pub(super) fn begin_list(&mut self) {
         self.list.clear();
         self.diagnostics.clear();
     }
 
-    /// Adds an object to the list.
+    /// An object of the list.
     ///
     /// # Errors
     ///
-    /// If the text is not an object with a name.
+    /// If the text is no object with a name.
     pub(super) fn list_item(&mut self, text: Text<'_>) -> Result<(), serde_json::Error> {
         match text {
             Text::Whole(text) => {
@@ -133,7 +134,7 @@ impl<K: Kind> Follower<K> {
         Ok(())
     }
 
-    /// Adds an object that is too long to the list.
+    /// An object of the list that is too long to be read.
     pub(super) fn list_too_long(&mut self, metadata: Metadata) {
         let object = Decoded::<K>::too_long(metadata, &mut self.diagnostics);
         self.list(object);
@@ -151,9 +152,8 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// Ends the list, which is complete as of `version`. The whole reading must be applied
-    /// together: it removes objects that are not in the list, but not those that are in it and
-    /// rejected.
+    /// The list is complete, as of `version`. All of the reading is to be applied at once: what is
+    /// not listed is gone, but for what is listed and refused.
     pub(super) fn end_list(&mut self, version: &str) -> Reading {
         let list = std::mem::take(&mut self.list);
         let known = list
@@ -161,7 +161,7 @@ impl<K: Kind> Follower<K> {
             .map(|(name, item)| (name.clone(), item.version))
             .collect();
         let mut gone = std::mem::replace(&mut self.known, known);
-        // A server with restored data may continue from a lower version.
+        // A server whose data were put back starts again from a lower version.
         self.goes_on(version.to_owned());
         let mut models = Vec::with_capacity(list.len());
         for (name, item) in list {
@@ -192,11 +192,11 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// Applies an event after the list.
+    /// Something happened to an object after the list.
     ///
     /// # Errors
     ///
-    /// [`EventError`] if a new list is necessary; nothing is changed then.
+    /// [`EventError`] if it must be listed again. Nothing was taken in then.
     pub(super) fn event(&mut self, happened: Happened, text: &[u8]) -> Result<Reading, EventError> {
         let mut reading = Reading::default();
         let object = match happened {
@@ -209,7 +209,7 @@ impl<K: Kind> Follower<K> {
         self.take_in(happened, object.map_err(EventError::NotAnObject)?, reading)
     }
 
-    /// Applies an event about an object that is too long.
+    /// Something happened to an object that is too long to be read.
     ///
     /// # Errors
     ///
@@ -277,7 +277,7 @@ fn is_older(one: Version, than: Version) -> bool {
     one.zip(than).is_some_and(|(one, than)| one < than)
 }
 
-/// If versions are not numbers, later events are newer.
+/// Where versions are no numbers, what comes later is newer.
 fn is_newer(one: Version, than: Version) -> bool {
     one.zip(than).is_none_or(|(one, than)| one > than)
 }
@@ -290,9 +290,9 @@ fn parse_any(version: Option<&str>) -> Version {
     version.and_then(parse)
 }
 
-/// A decoded object.
+/// What a text says of an object.
 struct Decoded<K: Kind> {
-    /// None if the name is invalid.
+    /// None if no object can have that name.
     name: Option<K::Name>,
     version: Option<String>,
     outcome: Outcome<K::Model>,
@@ -317,7 +317,7 @@ impl<K: Kind> Decoded<K> {
         let label = |diagnostic: Diagnostic| diagnostic.with_object(label::<K>(&metadata));
         diagnostics.extend(found.into_iter().map(label));
         let name = match &outcome {
-            // Left-out objects keep their name.
+            // Its name is kept anyway.
             Outcome::Good(model) => Some(K::name_of(model)),
             Outcome::LeftOut | Outcome::Refused => K::name(&metadata),
         };

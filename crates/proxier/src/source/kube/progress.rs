@@ -1,25 +1,24 @@
-//! Limits on how slowly an answer may arrive, and how long it may be. Pure.
+//! Bounds on how slowly an answer may come in, and on how long it may be. Pure.
 
 use std::time::{Duration, Instant};
 
 use super::backoff::Timing;
 use super::error::Failure;
 
-/// Maximum size of a whole list, in bytes. 50,000 EndpointSlices of 10 endpoints are 230 MB of
-/// JSON.
+/// Most bytes of a whole list. 50,000 EndpointSlices of 10 endpoints are 230 MB of JSON.
 const LONGEST_LIST: usize = 1 << 30;
-/// Minimum number of bytes of a list per window, unless the list ends.
+/// What a list must bring in the time of an answer, unless it ends.
 const LEAST: usize = 64 << 10;
 
-/// The progress of an answer.
+/// How an answer comes along.
 ///
-/// A limit on the time between two pieces is not enough: a server that sends one byte per second
-/// could keep a request forever.
+/// A limit on the time between two pieces alone would let a server that sends one byte a second
+/// keep a request for ever.
 #[derive(Debug)]
 pub(super) struct Progress {
     begun: Instant,
     ends: Instant,
-    /// The length of a window. Each must bring some data, and for a list [`LEAST`].
+    /// How long a window is: something, and of a list [`LEAST`], must come in each.
     window: Duration,
     window_ends: Instant,
     in_window: usize,
@@ -27,12 +26,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The progress of a list, with all its pages.
+    /// Of a list, with all its pages.
     pub(super) fn of_list(timing: &Timing, now: Instant) -> Self {
         Self::new(timing.answer, timing.list, now)
     }
 
-    /// The progress of an answer that must be complete after this time.
+    /// Of what must be there in full after this time.
     pub(super) fn within(time: Duration, now: Instant) -> Self {
         Self::new(time, time, now)
     }
@@ -53,7 +52,7 @@ impl Progress {
         self.window_ends.min(self.ends)
     }
 
-    /// Records that another page begins to arrive. The request for it has a separate time limit.
+    /// Another page was asked for, which has a time limit of its own, and begins to arrive.
     ///
     /// # Errors
     ///
@@ -66,7 +65,7 @@ impl Progress {
         Ok(())
     }
 
-    /// Records that bytes have arrived.
+    /// So many bytes have arrived.
     ///
     /// # Errors
     ///
@@ -80,11 +79,11 @@ impl Progress {
         self.look(now)
     }
 
-    /// Checks that enough has arrived.
+    /// Whether what has arrived by now is enough.
     ///
     /// # Errors
     ///
-    /// [`Failure::Silent`] if nothing has arrived, else [`Failure::Slow`].
+    /// [`Failure::Silent`] if it is nothing, else [`Failure::Slow`].
     pub(super) fn look(&mut self, now: Instant) -> Result<(), Failure> {
         if now < self.next_look() {
             Ok(())
@@ -138,7 +137,7 @@ mod tests {
         for n in 1..600 {
             progress.arrived(10 << 10, begun + SECOND * n).unwrap();
         }
-        // But no list may take forever.
+        // But no list takes for ever.
         let end = progress.arrived(10 << 10, begun + SECOND * 600);
         assert!(matches!(end, Err(Failure::Slow { .. })), "{end:?}");
     }

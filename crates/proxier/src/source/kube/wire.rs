@@ -1,4 +1,4 @@
-//! Requests and answers: their content and failures.
+//! Requests and answers: what stands in them, and how they fail.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::kind::Metadata;
 use super::progress::Progress;
 use super::split::{Object, Text};
 
-/// Maximum size of an answer that is neither a list nor a watch.
+/// Most that is read of an answer that is not a list or a watch.
 const LONGEST_STATUS: usize = 64 << 10;
 
 /// A page of a list, without its objects.
@@ -44,7 +44,7 @@ pub(super) struct Frame<'a> {
     pub(super) object: &'a RawValue,
 }
 
-/// The outline of a line of a watch that is too long.
+/// What is left of a line of a watch that is too long.
 #[derive(Debug, Deserialize)]
 pub(super) struct Outline {
     #[serde(rename = "type")]
@@ -52,13 +52,13 @@ pub(super) struct Outline {
     pub(super) object: AnyObject,
 }
 
-/// The common part of all objects; the only part that is read of an object that is too long.
+/// What every object has, and all that is read of one that cannot be read as a whole.
 #[derive(Debug, Deserialize)]
 pub(super) struct AnyObject {
     pub(super) metadata: Metadata,
 }
 
-/// An error that a server sends instead of objects.
+/// An error that a server sends in the place of objects.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
@@ -87,24 +87,24 @@ pub(super) struct BookmarkMetadata {
 }
 
 impl Bookmark {
-    /// Whether this bookmark ends the initial list.
+    /// Whether all objects there were have been sent.
     pub(super) fn ends_list(&self) -> bool {
         let mark = self.metadata.annotations.get("k8s.io/initial-events-end");
         mark.is_some_and(|mark| mark == "true")
     }
 }
 
-/// An answer that is arriving.
+/// An answer that is coming in.
 pub(super) struct Answer {
     body: Incoming,
-    /// Data that has arrived and is not processed yet.
+    /// What has arrived and was not taken yet.
     piece: Bytes,
     /// The line whose end has not arrived.
     line: Object,
 }
 
 impl Answer {
-    /// Sends a request, and waits for the answer to begin.
+    /// Asks, and waits for the answer to begin.
     pub(super) async fn to(ask: Ask, client: &Client, patience: Duration) -> Result<Self, Failure> {
         let answer = tokio::time::timeout(patience, client.send(ask)).await;
         let answer = answer.map_err(|_| Failure::NoAnswer {
@@ -123,7 +123,7 @@ impl Answer {
         let retry_after = head.headers.get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let text = answer.short(patience).await?;
-        // A proxy or load balancer in front of the server may answer in another format.
+        // Whatever stands in the way of the server need not know its form.
         let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&text);
             Status {
@@ -138,7 +138,7 @@ impl Answer {
         Err(Failure::of(status, retry_after.map(Duration::from_secs)))
     }
 
-    /// The whole of a short answer, or the beginning of a long one.
+    /// All of an answer that is short, or its beginning.
     pub(super) async fn short(mut self, patience: Duration) -> Result<Vec<u8>, Failure> {
         let mut progress = Progress::within(patience, Instant::now());
         let mut text = Vec::new();
@@ -152,7 +152,7 @@ impl Answer {
         Ok(text)
     }
 
-    /// Processes the next line; none at the end. An incomplete last line is ignored.
+    /// Takes the next line in; nothing at the end. What follows the last line's end is half a line.
     pub(super) async fn line<T>(
         &mut self,
         progress: &mut Progress,
@@ -172,7 +172,7 @@ impl Answer {
         }
     }
 
-    /// The next piece of data; empty at the end.
+    /// What arrives next; nothing at the end.
     pub(super) async fn piece(
         &mut self,
         progress: &mut Progress,

@@ -1,4 +1,4 @@
-//! The objects of manifests.
+//! The objects that manifests may hold.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::super::Location;
 use super::super::derive::{Pod, Selection};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
-/// The used kinds.
+/// The kinds that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Service,
@@ -42,19 +42,19 @@ impl Kind {
     }
 }
 
-/// The identity of an object: two documents with the same key define the same object.
+/// What makes two documents definitions of one object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
-    /// Objects of a kind without namespaces are in [`DEFAULT_NAMESPACE`].
+    /// Of a kind without namespaces it is in [`DEFAULT_NAMESPACE`].
     pub(super) name: ObjectName,
 }
 
-/// The namespace of an object without one.
+/// The namespace of an object that names none.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 impl Key {
-    /// None if the name is invalid.
+    /// None if there can be no object of that name.
     pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Option<Self> {
         let namespace = Some(namespace).filter(|_| kind.is_namespaced());
         let name = ObjectName::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name).ok()?;
@@ -77,7 +77,7 @@ impl fmt::Display for Key {
 pub(super) enum Object {
     Service {
         service: Service,
-        /// The selection of its Pods, if it has a selector.
+        /// How its slices follow from Pods, if it has a selector.
         selection: Option<Selection>,
     },
     EndpointSlice {
@@ -85,27 +85,27 @@ pub(super) enum Object {
         made_by: Maker,
     },
     Endpoints {
-        /// The slices that mirror the Endpoints.
+        /// The slices that the Endpoints are mirrored into.
         slices: Vec<EndpointSlice>,
-        /// Whether the control plane would mirror them too. Otherwise they are used only if their
-        /// Service has no slice.
+        /// Whether the control plane would mirror them too. The others serve where their Service
+        /// has no slice at all.
         mirrored: bool,
     },
     Pod(Pod),
     Node(Node),
 }
 
-/// Objects by key.
+/// Objects by what makes them one.
 pub(super) type Objects = BTreeMap<Key, Entry>;
 
-/// An object and its place.
+/// An object and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) location: Location,
     pub(super) object: Arc<Object>,
 }
 
-/// The creator of an endpoint slice.
+/// Who made an endpoint slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Maker {
     /// A controller of the control plane, which mirrors Endpoints too.

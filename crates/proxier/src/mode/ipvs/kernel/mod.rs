@@ -70,11 +70,13 @@ impl Around {
 
     fn observe(&mut self) -> Result<NodeState, BackendError> {
         let (ruleset, elements) = self.nft.observe()?;
+        let (routes, obstacles) = self.routes.observe()?;
         Ok(NodeState {
             sysctls: self.sysctls.observe()?,
             ruleset,
             elements,
-            routes: self.routes.observe()?,
+            routes,
+            obstacles,
             policy_routes: self.routes.observe_policy()?,
             ..NodeState::default()
         })
@@ -156,7 +158,7 @@ pub(crate) fn check_ruleset(ruleset: &Ruleset) -> Result<(), BackendError> {
 /// Checks that routes, and then routing rules, can be listed.
 pub(crate) fn check_routes() -> (Result<(), BackendError>, Result<(), BackendError>) {
     match Routes::open() {
-        Ok(routes) => (
+        Ok(mut routes) => (
             routes.observe().map(drop),
             routes.observe_policy().map(drop),
         ),

@@ -13,7 +13,7 @@ use super::lower::{
     base_elements, base_routes, base_sysctls, conntrack_sysctls, local_route, policy_route,
     timeouts,
 };
-use super::{Comment, Element, NodeState, Step};
+use super::{Comment, Element, LocalRoute, NodeState, Step};
 use crate::desired::{DesiredState, FrontendKey, Need, Touched};
 use crate::mode::ipvs::rules::Ruleset;
 
@@ -260,9 +260,9 @@ impl Builder<'_> {
             .iter()
             .for_each(|network| self.element(*network, true, || None));
         let routes: BTreeSet<_> = base_routes(config).collect();
-        let missing = routes.difference(&self.node.routes);
-        self.open
-            .extend(missing.map(|route| Step::AddRoute(*route)));
+        let missing = routes.iter().filter(|route| !self.has_route(route));
+        let missing: Vec<_> = missing.copied().map(Step::AddRoute).collect();
+        self.open.extend(missing);
 
         // A route with another source is replaced, not deleted.
         let is_wanted = |prefix| routes.iter().any(|r| r.prefix == prefix) || self.is_stray(prefix);
@@ -324,12 +324,17 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether a route is there, and the first to its prefix.
+    fn has_route(&self, route: &LocalRoute) -> bool {
+        self.node.routes.contains(route) && !self.node.is_behind(&route.prefix)
+    }
+
     fn stray_vip(&mut self, prefix: IpNet, wanted: bool) {
         self.element(Element::ServiceCidr(prefix), wanted, || None);
         let Some(route) = local_route(self.desired.config(), prefix) else {
             return;
         };
-        if wanted && !self.node.routes.contains(&route) {
+        if wanted && !self.has_route(&route) {
             self.open.push(Step::AddRoute(route));
         } else if !wanted {
             let gone = self

@@ -17,5 +17,7 @@ pub use diff::{Plan, Scope};
 pub use element::{Audience, Comment, Element, Elements, Purpose};
 pub(crate) use lower::conntrack_sysctls;
 pub use lower::{base_elements, base_routes, base_sysctls};
-pub use node_state::{Flows, LocalRoute, NodeState, PolicyRoute, Sysctl, VirtualServerState};
+pub use node_state::{
+    Flows, LocalRoute, NodeState, Obstacle, PolicyRoute, Sysctl, VirtualServerState,
+};
 pub use step::{Part, Step};

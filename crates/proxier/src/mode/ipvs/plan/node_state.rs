@@ -25,6 +25,8 @@ pub struct NodeState {
     pub elements: Elements,
     /// `local` routes with svcproxy's protocol number.
     pub routes: BTreeSet<LocalRoute>,
+    /// What others have put in the way of these routes.
+    pub obstacles: BTreeSet<Obstacle>,
     /// Policy routes with svcproxy's protocol number.
     pub policy_routes: BTreeSet<PolicyRoute>,
     /// IPVS's connection timeouts.
@@ -59,6 +61,18 @@ impl fmt::Display for LocalRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "local {} dev lo src {}", self.prefix, self.source)
     }
+}
+
+/// A route or routing rule of another program that takes packets to a prefix that svcproxy's route
+/// makes local.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Obstacle {
+    /// The prefix of svcproxy's route.
+    pub prefix: IpNet,
+    /// What takes the packets: `blackhole 10.96.0.0/12 proto boot metric 0`.
+    pub by: String,
+    /// Whether it is a route to the same prefix, and svcproxy's can be put before it.
+    pub can_be_passed: bool,
 }
 
 /// Rules that send packets with a mark to svcproxy's routing table, where everything is local,
@@ -239,6 +253,13 @@ impl NodeState {
         lost
     }
 
+    /// Whether another program's route is before svcproxy's to this prefix, and svcproxy's can be put
+    /// before it.
+    pub(crate) fn is_behind(&self, prefix: &IpNet) -> bool {
+        let mut obstacles = self.obstacles.iter();
+        obstacles.any(|obstacle| obstacle.can_be_passed && obstacle.prefix == *prefix)
+    }
+
     /// Records an executed plan, except for the failed steps at these ascending indices.
     pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
         let mut failed = failed.iter().copied().peekable();
@@ -264,9 +285,13 @@ impl NodeState {
             Step::AddRoute(route) => {
                 self.routes.retain(|there| there.prefix != route.prefix);
                 self.routes.insert(*route);
+                let prefix = route.prefix;
+                self.obstacles
+                    .retain(|there| !there.can_be_passed || there.prefix != prefix);
             }
             Step::DeleteRoute(route) => {
                 self.routes.remove(route);
+                self.obstacles.retain(|there| there.prefix != route.prefix);
             }
             Step::AddPolicyRoute(route) => {
                 self.policy_routes.insert(*route);

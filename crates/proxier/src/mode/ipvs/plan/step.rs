@@ -19,7 +19,8 @@ pub enum Step {
     AddElement(Element, Comment),
     /// Delete an element from a set.
     DeleteElement(Element),
-    /// Add a `local` route, or replace svcproxy's route of the same prefix.
+    /// Add a `local` route before those of other programs, or replace svcproxy's route of the same
+    /// prefix.
     AddRoute(LocalRoute),
     /// Delete a `local` route of svcproxy.
     DeleteRoute(LocalRoute),

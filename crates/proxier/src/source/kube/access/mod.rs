@@ -1,4 +1,4 @@
-//! How to reach the API server, and the credentials for it, as in client-go.
+//! Where the API server is, how to get there, and who svcproxy is to it: as client-go has it.
 
 mod exec;
 mod kubeconfig;
@@ -20,48 +20,48 @@ pub(super) use self::exec::{Credential, Plugin};
 pub(super) use self::proxy::{Protocol, Proxy};
 pub(super) use self::tls::{client_config, proxy_config};
 
-/// The directory of a pod's credentials.
+/// Where a pod finds its credentials.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// The variables that name the API server in a pod.
 const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
 
-/// How to reach the API server, and with which credentials.
+/// Where the API server is and who svcproxy is to it.
 ///
-/// Unless the kubeconfig has a `proxy-url`, the proxy is the one in `HTTPS_PROXY` (for an `http://`
-/// server `HTTP_PROXY`), or else in `ALL_PROXY`, in upper or lower case, except for servers in
-/// `NO_PROXY`. The proxy's URL has the scheme `http`, `https` or `socks5`. An `https` proxy is
-/// verified with the system's certificates and the cluster's CA, and does not get the client
-/// certificate.
+/// Unless the kubeconfig has a `proxy-url`, the server is reached through the proxy that
+/// `HTTPS_PROXY` (of an `http://` server `HTTP_PROXY`) names, or else `ALL_PROXY`, in upper or lower
+/// case, but for what `NO_PROXY` excludes. The proxy's URL has the scheme `http`, `https` or
+/// `socks5`. An `https` proxy is verified with the system's certificates and the cluster's CA, and is
+/// not sent the client certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Access {
-    /// A kubeconfig; its current context counts. Without a kubeconfig and a server, the service
-    /// account of svcproxy's pod is used.
+    /// A kubeconfig, of which the current context counts. Without one and without a server, the
+    /// service account of the pod that svcproxy runs in.
     pub kubeconfig: Option<PathBuf>,
-    /// URL of the API server, instead of the kubeconfig's.
+    /// URL of the API server, in the place of the kubeconfig's.
     ///
-    /// The address in a pod's environment is a cluster IP, which is reachable only once a service
-    /// proxy works. A service proxy needs the server's own address: here, in the kubeconfig, or in
-    /// the variable `KUBERNETES_SERVICE_HOST`.
+    /// The address in a pod's environment is a Service's: it is reachable only once a service proxy
+    /// works. A service proxy needs the server's own address, here, in the kubeconfig or in the
+    /// variable `KUBERNETES_SERVICE_HOST`.
     pub server: Option<String>,
 }
 
-/// Why the API server cannot be reached with these settings.
+/// Why there is no way to ask the API server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
     /// A file cannot be read.
     #[error("cannot read the {what} {}", path.display())]
     Read {
-        /// The content of the file.
+        /// What is in it.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// The reason.
+        /// Why not.
         source: io::Error,
     },
-    /// The kubeconfig is invalid.
+    /// The kubeconfig cannot be used.
     #[error("cannot use the kubeconfig {}: {}", path.display(), Escaped(problem))]
     Kubeconfig {
         /// The file.
@@ -80,12 +80,12 @@ pub enum AccessError {
         /// What was given.
         url: String,
     },
-    /// A certificate or a key is invalid.
+    /// A certificate or a key cannot be used.
     #[error("cannot use the {what} in {origin}: {problem}")]
     Material {
-        /// The kind of material.
+        /// What it is.
         what: &'static str,
-        /// The file or field that it comes from.
+        /// Where it is from.
         origin: String,
         /// What is wrong with it.
         problem: String,
@@ -94,10 +94,10 @@ pub enum AccessError {
     /// would be anonymous.
     #[error("there is no token in {}", .0.display())]
     NoToken(PathBuf),
-    /// A token or user name contains characters that are invalid in an HTTP header.
+    /// A token or a user's name has characters that no HTTP header can have.
     #[error("the token or the user's name has characters that an HTTP header cannot have")]
     NotAHeader,
-    /// The exec plugin of a kubeconfig returns no credentials.
+    /// The exec plugin of a kubeconfig gives no credentials.
     #[error("exec plugin {command:?} {}", Escaped(problem))]
     Plugin {
         /// The plugin's command.
@@ -115,12 +115,12 @@ pub enum AccessError {
     },
 }
 
-/// The parameters of a connection to an API server.
+/// What a connection to an API server needs.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Scheme, authority, and the prefix of all paths, without a trailing slash.
+    /// Scheme, authority, and the prefix of all paths, without a slash at its end.
     pub(super) server: Uri,
-    /// The name that the server's certificate must have, if not the host.
+    /// Whom the server's certificate must name, if not the host.
     pub(super) server_name: Option<String>,
     pub(super) trust: Trust,
     /// A client certificate and its key.
@@ -129,17 +129,18 @@ pub(super) struct Target {
     pub(super) plugin: Option<Plugin>,
     /// Headers that impersonate another user.
     pub(super) impersonation: Vec<(String, String)>,
-    /// URL of a proxy, and the variable or file that it comes from.
+    /// URL of a proxy, and where it is from.
     proxy: Option<(String, String)>,
-    /// The files that all this was read from.
+    /// What all this was read from.
     pub(super) files: Files,
 }
 
-/// Files that were read, each with its stamp from just before.
+/// Files that were read, each as it was just before.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Files(Vec<(PathBuf, Stamp)>);
 
-/// Distinguishes versions of a file: credential volumes swap links, other programs write in place.
+/// What tells one version of a file from another: a volume of credentials swaps links, others
+/// write in place.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
 fn stamp(path: &Path) -> Stamp {
@@ -153,13 +154,13 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Files {
-    /// Whether any file has changed since it was read.
+    /// Whether any has changed since it was read.
     pub(super) fn have_changed(&self) -> bool {
         self.0.iter().any(|(path, then)| stamp(path) != *then)
     }
 
     fn read(&mut self, what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
-        // Take the stamp before reading, so that a later change is noticed.
+        // First the stamp: a change after it is noticed later.
         self.0.push((path.to_owned(), stamp(path)));
         fs::read(path).map_err(|source| AccessError::Read {
             what,
@@ -185,17 +186,17 @@ impl Files {
     }
 }
 
-/// The authorities that may sign the server's certificate.
+/// By whom the server's certificate must be signed.
 #[derive(Debug)]
 pub(super) enum Trust {
     Authorities(Material),
-    /// The system's trusted authorities.
+    /// By those whom the system trusts.
     System,
-    /// The certificate is not verified.
+    /// It is not verified.
     Anyone,
 }
 
-/// The credentials in the header `Authorization`.
+/// What stands in the header `Authorization`.
 pub(super) enum Secret {
     Token(String),
     Password { user: String, password: String },
@@ -204,7 +205,7 @@ pub(super) enum Secret {
 /// Certificates or a key, as PEM.
 pub(super) struct Material {
     pub(super) what: &'static str,
-    /// The file or field that it comes from.
+    /// The file or field that it is from.
     pub(super) origin: String,
     pub(super) text: Vec<u8>,
 }
@@ -225,7 +226,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Access {
-    /// Checks these settings without a request to the API server.
+    /// Whether there is a way to ask the API server, as far as can be told without asking.
     pub(super) fn check(&self) -> Result<(), AccessError> {
         let target = self.load()?;
         target.proxy()?;
@@ -276,8 +277,8 @@ fn service_url(host: &str, port: &str) -> String {
 }
 
 impl Target {
-    /// The target for a server URL. A URL without a scheme means `https` if there are settings that
-    /// only TLS uses, as in client-go (`rest.DefaultServerURL`).
+    /// For a server of this URL. One without a scheme is `https` if there is something that only TLS
+    /// has a use for, as client-go takes it (`rest.DefaultServerURL`).
     fn new(server: &str, trust: &Trust, has_identity: bool) -> Result<Self, AccessError> {
         let is_tls = has_identity || !matches!(trust, Trust::System);
         Ok(Self {
@@ -307,7 +308,7 @@ impl Target {
         (without_brackets(host), port.unwrap_or(default))
     }
 
-    /// The proxy for the server, if any.
+    /// The proxy that leads to the server, if one does.
     pub(super) fn proxy(&self) -> Result<Option<Proxy>, AccessError> {
         match &self.proxy {
             Some((url, origin)) => Proxy::parse(url, origin).map(Some),
@@ -369,7 +370,7 @@ fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Decodes base64, which YAML may have folded.
+/// Base64, which YAML may have folded.
 fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
     let text: Vec<u8> = text
         .bytes()

@@ -15,7 +15,7 @@ use futures_util::TryStreamExt;
 use ipvs::Family;
 
 use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
-use crate::mode::ipvs::plan::{LocalRoute, PolicyRoute, Step};
+use crate::mode::ipvs::plan::{LocalRoute, Obstacle, PolicyRoute, Step};
 use crate::mode::{ApplyReport, BackendError};
 
 /// The protocol number of svcproxy's routes, which identifies them: free in iproute2's `rt_protos`,
@@ -41,74 +41,90 @@ impl Routes {
         Rtnetlink::open().map(Self).map_err(error("open rtnetlink"))
     }
 
-    /// The `local` routes with svcproxy's protocol number.
-    pub(super) fn observe(&self) -> Result<BTreeSet<LocalRoute>, BackendError> {
-        let listed = self.0.wait(local::list(&self.0.handle));
+    /// The `local` routes with svcproxy's protocol number, and what is in their way.
+    pub(super) fn observe(
+        &mut self,
+    ) -> Result<(BTreeSet<LocalRoute>, BTreeSet<Obstacle>), BackendError> {
+        let listed = self
+            .0
+            .read(|handle| async move { local::list(&handle).await });
         listed.map_err(error("list routes"))
     }
 
     /// The policy routes with svcproxy's protocol number.
-    pub(super) fn observe_policy(&self) -> Result<BTreeSet<PolicyRoute>, BackendError> {
-        let listed = self.0.wait(policy::list(&self.0.handle));
+    pub(super) fn observe_policy(&mut self) -> Result<BTreeSet<PolicyRoute>, BackendError> {
+        let listed = self
+            .0
+            .read(|handle| async move { policy::list(&handle).await });
         listed.map_err(error("list policy routes"))
     }
 
     /// Executes steps about routes; `first` is the index of the first one in its plan.
-    pub(super) fn apply(&self, steps: &[Step], first: usize, report: &mut ApplyReport) {
+    pub(super) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
+        let netlink = &mut self.0;
         for (step, place) in steps.iter().zip(first..) {
-            let (done, operation) = match step {
-                Step::AddRoute(route) => (
-                    self.0.wait(local::add(&self.0.handle, *route)),
-                    "add a route",
-                ),
-                Step::DeleteRoute(route) => (
-                    self.0.wait(local::delete(&self.0.handle, *route)),
-                    "delete a route",
-                ),
-                Step::AddPolicyRoute(route) => (
-                    self.0.wait(policy::add(&self.0.handle, *route)),
-                    "add a policy route",
-                ),
-                Step::DeletePolicyRoute(route) => (
-                    self.0.wait(policy::delete(&self.0.handle, *route)),
-                    "delete a policy route",
-                ),
+            let done = match *step {
+                Step::AddRoute(route) => netlink
+                    .change(|handle| async move { local::add(&handle, route).await })
+                    .map_err(|source| not_added(route, source)),
+                Step::DeleteRoute(route) => netlink
+                    .change(|handle| async move { local::delete(&handle, route).await })
+                    .map_err(error("delete a route")),
+                Step::AddPolicyRoute(route) => netlink
+                    .change(|handle| async move { policy::add(&handle, route).await })
+                    .map_err(error("add a policy route")),
+                Step::DeletePolicyRoute(route) => netlink
+                    .change(|handle| async move { policy::delete(&handle, route).await })
+                    .map_err(error("delete a policy route")),
                 _ => continue,
             };
             report.counts.routes += 1;
-            if let Err(source) = done {
-                report.fail(place, BackendError::Route { operation, source });
+            if let Err(error) = done {
+                report.fail(place, error);
             }
         }
     }
 
     /// Deletes incomplete policy routes.
-    pub(super) fn remove_halves(&self) -> Result<(), BackendError> {
-        let removed = self.0.wait(policy::clear(&self.0.handle));
+    pub(super) fn remove_halves(&mut self) -> Result<(), BackendError> {
+        let removed = self
+            .0
+            .read(|handle| async move { policy::clear(&handle).await });
         removed.map_err(error("delete policy routes"))
     }
+}
+
+fn not_added(route: LocalRoute, source: io::Error) -> BackendError {
+    let taken = source.get_ref().and_then(|inner| inner.downcast_ref());
+    let by = match taken {
+        Some(local::Taken(by)) => by.clone(),
+        None if source.raw_os_error() == Some(EEXIST) => {
+            format!("{route} proto {ROUTE_PROTOCOL}")
+        }
+        None => return error("add a route")(source),
+    };
+    BackendError::RouteTaken { route, by }
 }
 
 /// The local routes with svcproxy's protocol number in a table.
 async fn in_table(handle: &Handle, table: u32, family: Family) -> io::Result<Vec<RouteMessage>> {
     let mut filter = builder(table).scope(RouteScope::Universe).build();
-    // With strict checking, the kernel filters by this header.
     filter.header.address_family = address_family(family);
-    let mut listed = handle.route().get(filter).execute();
-    let mut routes = Vec::new();
-    loop {
-        match listed.try_next().await.map_err(io_error) {
-            Ok(Some(route)) => {
-                let header = &route.header;
-                if header.protocol == PROTOCOL && header.kind == RouteType::Local {
-                    routes.push(route);
-                }
-            }
-            Ok(None) => return Ok(routes),
-            // The table exists only while it has routes.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(routes),
-            Err(error) => return Err(error),
-        }
+    let mut routes = dump(handle, filter).await?;
+    routes.retain(|route| {
+        let header = &route.header;
+        header.protocol == PROTOCOL && header.kind == RouteType::Local
+    });
+    Ok(routes)
+}
+
+/// The routes that match a filter: with strict checking, the kernel filters by its header.
+async fn dump(handle: &Handle, filter: RouteMessage) -> io::Result<Vec<RouteMessage>> {
+    let listed = handle.route().get(filter).execute().map_err(io_error);
+    match listed.try_collect().await {
+        // The table exists only while it has routes.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
     }
 }
 
