@@ -19,15 +19,15 @@ pub(crate) mod annotation {
     pub(crate) const SCHEDULER: &str = "svcproxy.io/scheduler";
     /// The scheduler's flags.
     pub(crate) const SCHEDULER_FLAGS: &str = "svcproxy.io/scheduler-flags";
-    /// What clients could be limited by before there was `spec.loadBalancerSourceRanges`.
+    /// The predecessor of `spec.loadBalancerSourceRanges`.
     pub(crate) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-    /// Hints by the nodes' processors; the older name.
+    /// Requests topology hints; the older name.
     pub(crate) const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
-    /// Hints by the nodes' processors.
+    /// Requests topology hints.
     pub(crate) const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
-    /// When the change happened that led to a slice's last one.
+    /// The time of the change that led to the slice's last change.
     pub(crate) const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
-    /// Marks Endpoints that are a lock of leader election.
+    /// Marks Endpoints that are a leader-election lock.
     pub(crate) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
     pub(super) const ALL: [&str; 7] = [
@@ -41,7 +41,7 @@ pub(crate) mod annotation {
     ];
 }
 
-/// Structs are made of maps.
+/// Lets structs be decoded from maps only.
 macro_rules! from_maps {
     ($($type:ty)*) => {$(
         impl<'de> FromAny<'de> for $type {
@@ -124,7 +124,7 @@ pub struct ServiceCidr {
     pub(super) spec: ServiceCidrSpec,
 }
 
-/// What every object has, as far as it can be read of a wrong one.
+/// The header of every object, as far as it can be read from an invalid one.
 #[cfg(feature = "manifest")]
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -163,7 +163,7 @@ impl Header {
 #[cfg(feature = "manifest")]
 from_maps!(HeaderMetadata);
 
-/// A string that may be wrong.
+/// A string, or none if the value has another type.
 #[cfg(feature = "manifest")]
 pub(super) fn text(written: Option<&Loose<String>>) -> Option<&str> {
     match written? {
@@ -437,7 +437,7 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A struct, or the default one for null. serde's own derive takes a list for one too.
+/// Decodes a struct from a map, or the default from null. serde's derive would also accept a list.
 fn mapping<'de, D: Deserializer<'de>, T: Mapping<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(MappingVisitor(PhantomData))
 }
@@ -485,7 +485,7 @@ impl<'de, T: Mapping<'de>> Visitor<'de> for MappingVisitor<T> {
     }
 }
 
-/// The [`annotation`]s that are read, with their values.
+/// The known [`annotation`]s, with their values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Annotations(Vec<(&'static str, String)>);
 
@@ -509,7 +509,7 @@ impl<'de> Visitor<'de> for AnnotationsVisitor {
         while let Some(KnownKey(key)) = map.next_key()? {
             match key {
                 Some(key) => kept.push((key, map.next_value()?)),
-                // A value that is no string is an error all the same, as for the API server.
+                // A value that is not a string is an error, as in the API server.
                 None => map.next_value::<AnyString>().map(drop)?,
             }
         }
@@ -539,7 +539,7 @@ impl<'de> Deserialize<'de> for KnownKey {
     }
 }
 
-/// A string that is not kept.
+/// A string that is checked and dropped.
 struct AnyString;
 
 impl<'de> Deserialize<'de> for AnyString {
@@ -560,16 +560,16 @@ impl<'de> Deserialize<'de> for AnyString {
     }
 }
 
-/// A value of the right type, or what was written in its place.
+/// A value of the right type, or the text of a wrong value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Loose<T> {
     Right(T),
     Wrong(String),
 }
 
-/// What a [`Loose`] value can be made of.
+/// The types of [`Loose`] values.
 pub(super) trait FromAny<'de>: Sized {
-    /// The right type, for people.
+    /// The expected type, for messages.
     const EXPECTED: &'static str;
 
     fn from_str(_: &str) -> Option<Self> {
@@ -580,7 +580,7 @@ pub(super) trait FromAny<'de>: Sized {
         None
     }
 
-    /// None if the map was not touched.
+    /// None if the type is not a map; then `map` is unused.
     fn from_map<A: MapAccess<'de>>(map: A) -> Result<Option<Self>, A::Error> {
         skip_map(map).map(|()| None)
     }

@@ -1,26 +1,26 @@
-//! What is known of the connection to a source.
+//! The state of the connection to a source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// How it stands between a source and the server it follows.
+/// The state of the connection between a source and its server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionState {
-    /// Since when every kind has been followed without a failure; none while one is not.
+    /// Since when every kind has been watched without a failure; none while one is not.
     pub connected_since: Option<Instant>,
-    /// When the server last said something: an object, an event or a bookmark.
+    /// When the server last sent an object, an event or a bookmark.
     pub last_heard: Option<Instant>,
-    /// Kinds of which not all there is has been heard yet.
+    /// Kinds that have not been listed in full yet.
     pub unlisted: BTreeSet<&'static str>,
-    /// Why a kind is not followed, by kind, with the causes: what was heard of it before stays in
-    /// force.
+    /// For each kind that is not watched, the error with its causes. The last known state of the
+    /// kind stays in effect.
     pub failures: BTreeMap<&'static str, String>,
-    /// How often the server was asked, by what and with what outcome.
+    /// The number of requests to the server, by method and outcome.
     pub requests: BTreeMap<RequestOutcome, u64>,
 }
 
-/// A kind of requests over HTTP.
+/// The labels of a counted HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct RequestOutcome {
@@ -28,12 +28,12 @@ pub struct RequestOutcome {
     pub code: String,
     /// Host and port of the URL.
     pub host: String,
-    /// The request's method, as `GET`.
+    /// The method, such as `GET`.
     pub method: String,
 }
 
 impl RequestOutcome {
-    /// Requests of this method to a host that were answered with a code, or not at all.
+    /// A request of this method to a host, with the status code of its answer, if any.
     pub fn new(code: Option<u16>, host: impl Into<String>, method: impl Into<String>) -> Self {
         Self {
             code: code.map_or_else(|| "<error>".to_owned(), |code| code.to_string()),

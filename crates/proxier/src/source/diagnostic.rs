@@ -5,17 +5,17 @@ use std::path::PathBuf;
 
 use crate::escaped::Escaped;
 
-/// Longest text of a message or field: what a file holds may be megabytes.
+/// Maximum length of a message or field: values in a file may have megabytes.
 const MAX_TEXT: usize = 400;
 
-/// Something in the input that is not used as written, and its place.
+/// A part of the input that is not used as written, and its place.
 ///
 /// Shown as `web.yaml: document 2 (line 14): Service default/web: spec.ports[0].port: 70000 is
 /// not a port (1 to 65535)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Diagnostic {
-    /// What it means for the object.
+    /// The consequence for the object.
     pub severity: Severity,
     /// Place in the input, for input that comes from files.
     pub location: Option<Location>,
@@ -53,19 +53,19 @@ impl Diagnostic {
         }
     }
 
-    /// The same, about this field.
+    /// Sets the field.
     pub fn with_field(mut self, field: impl fmt::Display) -> Self {
         self.field = Some(cut(field));
         self
     }
 
-    /// The same, about this object.
+    /// Sets the object.
     pub fn with_object(mut self, object: impl fmt::Display) -> Self {
         self.object = Some(cut(object));
         self
     }
 
-    /// The same, at this place.
+    /// Sets the location.
     pub fn at(mut self, location: Location) -> Self {
         self.location = Some(location);
         self
@@ -77,13 +77,13 @@ impl Diagnostic {
         self.message = cut(message);
     }
 
-    /// Whether something is wrong, rather than left out on purpose.
+    /// Whether the input is wrong, not only left out on purpose.
     pub fn is_error(&self) -> bool {
         self.severity != Severity::Note
     }
 }
 
-/// What a [`Diagnostic`] means for the object.
+/// The consequence of a [`Diagnostic`] for the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Severity {
@@ -101,12 +101,12 @@ pub enum Severity {
 pub struct Location {
     /// The file, or the directory that could not be read.
     pub file: PathBuf,
-    /// Document within the file, from 1, unless the whole file is meant. Empty ones, such as the
+    /// Document within the file, from 1; none for the whole file. Empty documents, such as a
     /// comment at the head of a file, do not count.
     pub document: Option<usize>,
-    /// Item of the document, where that is a list: `items[3]`.
+    /// Item, if the document is a list: `items[3]`.
     pub item: Option<String>,
-    /// Line within the file, from 1, where known.
+    /// Line within the file, from 1, if known.
     pub line: Option<usize>,
 }
 

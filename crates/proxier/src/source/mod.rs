@@ -1,7 +1,7 @@
-//! Where Services come from.
+//! Sources of Services.
 //!
 //! A source yields [`Change`](crate::store::Change)s of checked [`model`](crate::model) objects,
-//! and a [`Diagnostic`] for each thing it could not use.
+//! and a [`Diagnostic`] for each part of the input that it cannot use.
 
 #[cfg(feature = "k8s")]
 pub mod api;

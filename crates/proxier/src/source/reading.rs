@@ -3,15 +3,15 @@
 use super::Diagnostic;
 use crate::store::Change;
 
-/// What a source found since the reading before.
+/// Everything that a source found since the previous reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reading {
-    /// Apply them to the store together.
+    /// The changes, which the store must apply together.
     pub changes: Vec<Change>,
-    /// Everything that is not used as written.
+    /// Every part of the input that is not used as written.
     pub diagnostics: Vec<Diagnostic>,
-    /// The versions of the objects that changed one by one, where they have versions.
+    /// The versions of objects that changed individually, if they have versions.
     pub causes: Vec<Cause>,
 }
 
@@ -39,7 +39,7 @@ impl Cause {
 }
 
 impl Reading {
-    /// Whether anything is wrong: an object, or a part of one, is not used.
+    /// Whether an object, or a part of one, is invalid and not used.
     pub fn has_errors(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }

@@ -1,4 +1,4 @@
-//! Follows the changes of files: of edits, of what replaces a file, and of ConfigMap volumes.
+//! Follows changes of files: edits, replaced files, and ConfigMap volumes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,11 +11,11 @@ use std::{fs, io, mem};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
-/// How long the files must be quiet before they are read: many changes are one edit.
+/// How long the files must be quiet before they are read: one edit may consist of many changes.
 const QUIET: Duration = Duration::from_millis(100);
-/// How long changes may go on before the files are read nevertheless.
+/// How long changes may continue before the files are read anyway.
 const LONGEST_EDIT: Duration = Duration::from_secs(1);
-/// How often the files are read where the kernel tells of no changes.
+/// How often the files are read if the kernel cannot watch them.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// The link of a ConfigMap volume that the kubelet swaps.
 const CONFIG_MAP_DATA: &str = "..data";
@@ -25,7 +25,7 @@ const CONFIG_MAP_DATA: &str = "..data";
 #[error("no thread to watch files with")]
 pub struct WatchError(#[source] io::Error);
 
-/// Reads files again when they change, until it is dropped.
+/// Reads files again when they change. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Watch {
     messages: Sender<Message>,
@@ -38,20 +38,20 @@ enum Message {
     Stop,
 }
 
-/// Whether an entry of a directory that was given matters, by its name.
+/// Decides by its name whether an entry of a given directory is relevant.
 type Matters = fn(&Path) -> bool;
 
 impl Watch {
-    /// Watches files and directories from a thread of the name `what`, which calls `read` at once
-    /// and after each edit of them. Of directories those entries count that `matters` says.
+    /// Watches files and directories from a thread with the name `what`, which calls `read` at once
+    /// and after each edit. In directories, only entries for which `matters` is true count.
     ///
-    /// The directories are watched, not the files: an editor puts a new file in the place of the
-    /// old, and a ConfigMap volume swaps the link to all of them. Where the kernel has no watch
-    /// left to give, that is logged and the files are read every five seconds.
+    /// It watches the directories, not the files: an editor replaces the old file by a new one, and
+    /// a ConfigMap volume swaps the link to all of them. If the kernel has no free watch, it logs
+    /// that and reads the files every five seconds.
     ///
-    /// Write a new file beside the old and rename it over that: a file that is written in place
-    /// may be read when it is half written, if the writer pauses for longer than 0.1 s. Of a link
-    /// in a directory to a file elsewhere, changes of the link are seen, not of that file.
+    /// To change a file atomically, write a new one beside it and rename it: a file that is written
+    /// in place may be read half written, if the writer pauses for longer than 0.1 s. For a link to
+    /// a file elsewhere, only changes of the link are noticed, not of that file.
     ///
     /// # Errors
     ///
@@ -97,17 +97,18 @@ struct Follower {
     what: &'static str,
     paths: Vec<PathBuf>,
     matters: Matters,
-    /// None where the kernel has none to give.
+    /// None if the kernel has no free watch.
     watcher: Option<RecommendedWatcher>,
     messages: Sender<Message>,
-    /// Whether the log says that there is no watcher.
+    /// Whether the missing watcher has been logged.
     polls: bool,
 }
 
 impl Follower {
     fn run(mut self, received: &Receiver<Message>, mut read: impl FnMut()) {
         loop {
-            // At first, what changed between the reading before and the watch.
+            // The first call covers changes between the previous reading and the start of the
+            // watch.
             read();
             if !self.next_edit(received) {
                 return;
@@ -116,8 +117,8 @@ impl Follower {
         }
     }
 
-    /// Watches the directories, anew each time, since one that was replaced is another under the
-    /// same name; and before they are read, so that no change falls between.
+    /// Watches the directories. Repeated each time, because a replaced directory is a different one
+    /// with the same name; and before they are read, so that no change is missed.
     fn watch(&mut self) {
         match watcher(&self.paths, &self.messages) {
             Ok(watcher) => {
@@ -139,7 +140,7 @@ impl Follower {
         }
     }
 
-    /// Waits for the end of an edit. False when it is time to stop.
+    /// Waits for the end of an edit. False to stop.
     fn next_edit(&self, received: &Receiver<Message>) -> bool {
         if self.watcher.is_none() {
             let message = received.recv_timeout(POLL_INTERVAL);
@@ -168,7 +169,7 @@ impl Follower {
         let Ok(event) = event else {
             return true;
         };
-        // Without a path it says that events were lost.
+        // An event without a path means that events were lost.
         event.paths.is_empty()
             || event.paths.iter().any(|path| {
                 (self.matters)(path) || path.file_name().is_some_and(|name| names.contains(name))
@@ -183,8 +184,8 @@ fn is_change(event: &notify::Result<Event>) -> bool {
         if access != AccessKind::Close(AccessMode::Write))
 }
 
-/// Names of entries which matter whatever they are: all the parts of the given paths, any of which
-/// may be replaced, and what links lead to.
+/// Names of entries that are always relevant: all components of the given paths, any of which may
+/// be replaced, and the targets of links.
 fn names(paths: &[PathBuf]) -> BTreeSet<OsString> {
     let parts = paths.iter().flat_map(|path| {
         let target = fs::canonicalize(path).unwrap_or_default();
@@ -198,8 +199,8 @@ fn names(paths: &[PathBuf]) -> BTreeSet<OsString> {
     parts.chain([CONFIG_MAP_DATA.into()]).collect()
 }
 
-/// The directories in which a change can be seen: each given directory and each given file's, and
-/// for what is not there the nearest that is; where a link leads elsewhere, that place too.
+/// The directories to watch: each given directory, and that of each given file; for a missing one,
+/// its nearest existing ancestor; and the directories of link targets.
 fn directories(paths: &[PathBuf]) -> BTreeSet<PathBuf> {
     let canonical = |path: &Path| fs::canonicalize(path).ok();
     let mut directories = BTreeSet::new();
@@ -228,7 +229,7 @@ fn watcher(paths: &[PathBuf], messages: &Sender<Message>) -> notify::Result<Reco
     })?;
     for directory in directories(paths) {
         match watcher.watch(&directory, RecursiveMode::NonRecursive) {
-            // Gone meanwhile: look again what there is to watch.
+            // It was deleted in the meantime: determine the directories again.
             Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {
                 let _ = retry.send(Message::Changed(Err(error)));
             }
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_no_change() {
+    fn reading_a_file_is_no_change() {
         let access = |kind| Ok(Event::new(EventKind::Access(kind)));
         assert!(!is_change(&access(AccessKind::Open(AccessMode::Any))));
         assert!(!is_change(&access(AccessKind::Close(AccessMode::Read))));
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_given_and_what_matters_concerns_us() {
+    fn only_given_paths_and_relevant_entries_count() {
         let (follower, _received) = follower("/etc/svcproxy/config.conf");
         let names = names(&follower.paths);
         let concerned = |path: &str| {

@@ -20,16 +20,16 @@ pub(super) fn family(address: IpAddr) -> Family {
     }
 }
 
-/// An address as kube-proxy reads it (`ParseIPSloppy` of `k8s.io/utils/net`): numbers with leading
-/// zeros are decimal, and an IPv4-mapped IPv6 address is the IPv4 address. Stored objects from
-/// before Kubernetes 1.31 may have both.
+/// Reads an address as kube-proxy does (`ParseIPSloppy` of `k8s.io/utils/net`): numbers with
+/// leading zeros are decimal, and an IPv4-mapped IPv6 address is the IPv4 address. Stored objects
+/// from before Kubernetes 1.31 may have both.
 pub(super) fn parse_address(text: &str) -> Option<IpAddr> {
     let parsed = text.parse::<IpAddr>().ok();
     let parsed = parsed.or_else(|| without_leading_zeros(text).parse().ok());
     parsed.map(|address| address.to_canonical())
 }
 
-/// A network, its numbers read like those of an address.
+/// Reads a network, with numbers as in [`parse_address`].
 fn parse_network(text: &str) -> Option<IpNet> {
     let parsed = text.parse::<IpNet>().ok();
     let parsed = parsed.or_else(|| without_leading_zeros(text).parse().ok())?;
@@ -38,7 +38,7 @@ fn parse_network(text: &str) -> Option<IpNet> {
             let Some(address) = net.addr().to_ipv4_mapped() else {
                 return Some(parsed.trunc());
             };
-            // A shorter prefix holds more than IPv4 addresses.
+            // A shorter prefix contains more than the IPv4 addresses.
             let length = net.prefix_len().checked_sub(MAPPED_PREFIX)?;
             let net = Ipv4Net::new(address, length).ok()?;
             Some(IpNet::V4(net.trunc()))
@@ -47,7 +47,7 @@ fn parse_network(text: &str) -> Option<IpNet> {
     }
 }
 
-/// The same text with no number that begins with a superfluous 0.
+/// The text without superfluous leading zeros in its numbers.
 fn without_leading_zeros(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
@@ -63,12 +63,12 @@ fn without_leading_zeros(text: &str) -> String {
     kept
 }
 
-/// The address of a virtual IP or an endpoint: none that cannot be reached from another machine.
-/// The error says what it is instead.
+/// Checks the address of a virtual IP or an endpoint: other machines must be able to reach it. The
+/// error names the kind of an invalid address.
 ///
-/// The API server's `ValidateNonSpecialIP` (kubernetes `pkg/apis/core/validation`) rejects the
-/// same ones but for two: of multicast it rejects the link-local part alone, and it accepts IPv4's
-/// broadcast address. IPVS answers EINVAL to both.
+/// The API server's `ValidateNonSpecialIP` (kubernetes `pkg/apis/core/validation`) differs in two
+/// cases: it rejects only link-local multicast, and it accepts IPv4's broadcast address. IPVS
+/// returns EINVAL for both.
 pub(super) fn check_address(text: &str) -> Result<IpAddr, String> {
     let Some(address) = parse_address(text) else {
         return Err(format!("{text:?} is not an IP address"));
@@ -85,7 +85,7 @@ pub(super) fn check_address(text: &str) -> Result<IpAddr, String> {
     Err(format!("{address} is {special}"))
 }
 
-/// A network in CIDR notation; bits beyond its prefix do not matter, as for the API server.
+/// A network in CIDR notation. Bits beyond its prefix are ignored, as in the API server.
 fn check_network(text: &str) -> Result<IpNet, String> {
     parse_network(text).ok_or_else(|| {
         format!("{text:?} is not a range in CIDR notation, such as 192.0.2.0/24 or 2001:db8::/32")
@@ -93,7 +93,7 @@ fn check_network(text: &str) -> Result<IpNet, String> {
 }
 
 impl Findings {
-    /// [`check_address`]; a wrong one is left out.
+    /// As [`check_address`]; an invalid address is left out.
     pub(super) fn address(
         &mut self,
         written: Option<&Loose<String>>,
@@ -114,14 +114,14 @@ impl Findings {
         address.map_err(|reason| self.left_out(field, reason)).ok()
     }
 
-    /// [`check_network`]; a wrong one is left out.
+    /// As [`check_network`]; an invalid network is left out.
     pub(super) fn network(
         &mut self,
         written: &Loose<String>,
         field: Arguments<'_>,
     ) -> Option<IpNet> {
         let network = match written {
-            // The API server allows spaces around some.
+            // The API server allows spaces around some networks.
             Loose::Right(text) => check_network(text.trim()),
             Loose::Wrong(written) => Err(format!("{written} is not a range in CIDR notation")),
         };

@@ -77,8 +77,8 @@ pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
     findings.converted(slice)
 }
 
-/// When the change happened that led to the slice's last one. Metrics alone use it, so a wrong one
-/// is noted and not used.
+/// The time of the change that led to the slice's last change. Only metrics use it, so an invalid
+/// one is noted and ignored.
 fn last_change(object: &api::EndpointSlice, findings: &mut Findings) -> Option<Timestamp> {
     let text = object.metadata.annotation(annotation::LAST_CHANGE)?;
     let time: Option<jiff::Timestamp> = text.parse().ok();
@@ -199,7 +199,7 @@ fn endpoint(
                 format_args!("{address} is not of the slice's addressType"),
             );
         } else if which == 0 {
-            // Service proxies use no other.
+            // Service proxies use only the first address.
             first = Some(address);
         }
     }
@@ -223,8 +223,8 @@ fn endpoint(
     Some(converted)
 }
 
-/// Hints without a name mean nothing, and so do hints of which one is wrong: what is left of them
-/// would keep clients away from this endpoint.
+/// Hints without names are ignored, and so are hints with an invalid name: the remaining names
+/// would keep other clients away from this endpoint.
 fn hints(hints: &api::Hints, endpoint: usize, findings: &mut Findings) -> Option<Box<Hints>> {
     let mut names = |names, list, check| hinted(names, endpoint, list, check, findings);
     let zones = names(&hints.for_zones, "forZones", check_zone_name);
@@ -234,7 +234,7 @@ fn hints(hints: &api::Hints, endpoint: usize, findings: &mut Findings) -> Option
     any.then(|| Box::new(Hints::new(zones, nodes)))
 }
 
-/// None if a name is wrong.
+/// None if a name is invalid.
 fn hinted(
     names: &[api::Named],
     endpoint: usize,

@@ -6,24 +6,24 @@ use super::field::{OF_HEADLESS, PortList};
 use super::{Converted, Findings};
 use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
 
-/// Asks the control plane not to mirror an object.
+/// The label that tells the control plane not to mirror an object.
 #[cfg(feature = "manifest")]
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
-/// Most addresses of a subset that are mirrored.
+/// Maximum number of mirrored addresses of a subset.
 const MAX_MIRRORED: usize = 1000;
 
-/// Whether the control plane's mirroring controller would mirror these Endpoints. The API server
-/// writes slices beside its own Endpoints, for instance, and labels these.
+/// Whether the control plane's mirroring controller would mirror these Endpoints. For instance, the
+/// API server writes slices besides its own Endpoints, and labels the Endpoints.
 #[cfg(feature = "manifest")]
 pub(in super::super) fn is_mirrored(object: &api::Endpoints) -> bool {
     object.metadata.label(SKIP_MIRROR) != Some("true")
 }
 
 /// Converts Endpoints into the slices that the control plane's mirroring controller (kubernetes
-/// `pkg/controller/endpointslicemirroring`) would make of them: one for each subset and address
-/// family, `notReadyAddresses` as endpoints that are not ready, at most 1000 of a subset and the
-/// ready ones first. As there, leader election's locks are left out with a note, and so are those
-/// with a label that excludes the slices from kube-proxy.
+/// `pkg/controller/endpointslicemirroring`) would create from them: one for each subset and address
+/// family, with `notReadyAddresses` as endpoints that are not ready, at most 1000 of a subset, and
+/// the ready ones first. As in the controller, leader-election locks are left out with a note, and
+/// so are Endpoints with a label that excludes the slices from kube-proxy.
 pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
     let mut findings = Findings::default();
     let metadata = &object.metadata;
@@ -58,7 +58,7 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
                 continue;
             };
             let name = format!("{}-mirrored-{index}-{suffix}", service.name());
-            // A Service's name is short, so this one is not too long.
+            // Service names are short, so this name is not too long.
             let Ok(name) = ObjectName::new(service.namespace(), &name) else {
                 continue;
             };

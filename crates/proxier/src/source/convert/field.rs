@@ -8,11 +8,11 @@ use super::super::api::{Loose, Metadata, Port};
 use super::Findings;
 use crate::model::{InvalidName, ObjectName, PortName, Protocol};
 
-/// The namespace of an object that names none.
+/// The namespace of an object without one.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// A label that takes an object away from svcproxy by its presence, whatever its value. kube-proxy
-/// selects Services without the first one and slices without the second one (kubernetes
+/// A label that excludes an object from svcproxy, whatever its value. kube-proxy selects Services
+/// without the first one and slices without the second one (kubernetes
 /// `cmd/kube-proxy/app/server.go`).
 pub(super) struct Exclusion {
     label: &'static str,
@@ -54,7 +54,7 @@ impl Findings {
         }
     }
 
-    /// Whether a label takes the object away from svcproxy, which is noted.
+    /// Whether a label excludes the object from svcproxy; notes it.
     pub(super) fn is_excluded(&mut self, metadata: &Metadata, by: &Exclusion) -> bool {
         let excluded = metadata.labels.contains_key(by.label);
         if excluded {
@@ -66,7 +66,7 @@ impl Findings {
         excluded
     }
 
-    /// A text. One of another type is left out; an empty one is the same as none.
+    /// A string. A value of another type is left out; an empty string counts as absent.
     pub(super) fn text<'a>(
         &mut self,
         written: Option<&'a Loose<String>>,
@@ -109,7 +109,7 @@ impl Findings {
         })
     }
 
-    /// A protocol; TCP where none is given.
+    /// A protocol; TCP if absent.
     pub(super) fn protocol(
         &mut self,
         written: Option<&Loose<String>>,

@@ -1,10 +1,10 @@
-//! From the [API's objects](super::api) to the [`model`](crate::model), with the checks that the
-//! API server makes of the fields that are used.
+//! Converts [API objects](super::api) to the [`model`](crate::model), with the API server's checks
+//! of the used fields.
 //!
-//! These functions do not depend on where an object came from, so every source rejects the same
-//! objects in the same words. A port, address or range that is wrong is left out, and the rest of
-//! the object is used. An error anywhere else rejects the object, and so does it if no port or no
-//! address is left. All errors of an object are reported.
+//! The conversion does not depend on the source, so every source rejects the same objects with the
+//! same messages. An invalid port, address or range is left out, and the rest of the object is
+//! used. Any other error rejects the object, and so does an object of which no port or no address
+//! is left. All errors of an object are reported.
 
 mod address;
 mod endpoint_slice;
@@ -34,9 +34,10 @@ use super::{Diagnostic, Severity};
 use crate::model::Unusable;
 use crate::notice::Reason;
 
-/// Most findings that are reported of one object: a hostile one may have an error every few bytes.
+/// Maximum number of reported findings per object: a hostile object may have an error every few
+/// bytes.
 const MAX_FINDINGS: usize = 100;
-/// Most unusable fields that the model keeps of one object.
+/// Maximum number of unusable fields that the model keeps per object.
 const MAX_UNUSABLE: usize = 4;
 
 /// The result of a conversion.
@@ -67,7 +68,7 @@ struct Findings {
 impl Findings {
     /// Rejects the object.
     fn error(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
-        // The first error is always kept: without it nobody knows why the object is gone.
+        // The first error is always kept: it explains why the object is rejected.
         if self.diagnostics.len() < MAX_FINDINGS || !self.refused {
             let error = Diagnostic::error(message).with_field(field);
             self.diagnostics.push(error);
@@ -75,7 +76,7 @@ impl Findings {
         self.refused = true;
     }
 
-    /// Leaves out the part of the object that `field` is, such as a port or an address.
+    /// Leaves out the part of the object at `field`, such as a port or an address.
     fn left_out(&mut self, field: fmt::Arguments<'_>, message: impl fmt::Display) {
         self.push(Diagnostic::warning(message).with_field(field));
     }
@@ -117,7 +118,7 @@ impl Findings {
             refused,
         } = self;
         if refused {
-            // What is left out of a rejected object is an error like the others.
+            // In a rejected object, left-out parts are errors like the others.
             for diagnostic in &mut diagnostics {
                 if diagnostic.severity == Severity::Warning {
                     diagnostic.severity = Severity::Error;

@@ -1,4 +1,4 @@
-//! Names of nodes and zones: each is kept once, however many endpoints have it.
+//! Interned names of nodes and zones: each is kept once, however many endpoints have it.
 
 use std::collections::HashSet;
 use std::fmt::Arguments;
@@ -9,16 +9,16 @@ use super::Findings;
 use super::field::reason;
 use crate::model::{InvalidName, check_subdomain};
 
-/// Longest value of a label.
+/// Maximum length of a label value.
 const MAX_LABEL_VALUE: usize = 63;
-/// Fewest names that are worth a search for those that are not used any more.
+/// Minimum number of names before a search for unused ones.
 const FEW: usize = 1024;
 
-/// Hundreds of thousands of endpoints lie on a few thousand nodes, a few of them in each slice, so
-/// only names shared across slices are few.
+/// Hundreds of thousands of endpoints are on a few thousand nodes. Each slice contains only a few
+/// of these names, so they must be shared across slices.
 static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
 
-/// The one copy of a name.
+/// The shared copy of a name.
 pub(super) fn intern(name: &str) -> Arc<str> {
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
     names.intern(name)
@@ -27,7 +27,7 @@ pub(super) fn intern(name: &str) -> Arc<str> {
 #[derive(Debug, Default)]
 struct Names {
     known: HashSet<Arc<str>>,
-    /// With so many names, unused ones are dropped: at most half are unused.
+    /// At this number of names, unused ones are dropped. So at most half are unused.
     sweep_at: usize,
 }
 
@@ -47,7 +47,7 @@ impl Names {
 }
 
 impl Findings {
-    /// A node's name; a wrong one is left out.
+    /// A node's name; an invalid one is left out.
     pub(super) fn node_name(
         &mut self,
         written: Option<&Loose<String>>,
@@ -63,8 +63,8 @@ impl Findings {
         }
     }
 
-    /// The zone of a node or an endpoint. The API server does not check an endpoint's, so a wrong
-    /// one is noted and not used.
+    /// The zone of a node or an endpoint. The API server does not check an endpoint's zone, so an
+    /// invalid one is noted and ignored.
     pub(super) fn zone(&mut self, name: Option<&str>, field: Arguments<'_>) -> Option<Arc<str>> {
         let name = name.filter(|name| !name.is_empty())?;
         match check_zone_name(name) {

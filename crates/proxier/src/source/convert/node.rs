@@ -16,8 +16,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The taint of a node that the cluster autoscaler is about to delete.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// Converts a Node. Other programs write its status than its spec: an address there that cannot be
-/// used is left out with a note.
+/// Converts a Node. Its status comes from other programs than its spec, so an unusable address in
+/// the status is left out with a note.
 pub fn node(object: &api::Node) -> Converted<Node> {
     let mut findings = Findings::default();
     let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -91,8 +91,8 @@ fn pod_cidrs(spec: &api::NodeSpec, findings: &mut Findings) -> Vec<IpNet> {
     networks
 }
 
-/// The first internal address of each family or, where there is none, the first external one; the
-/// order is that in which kubernetes (`pkg/util/node`) chooses a node's primary address.
+/// The first internal address of each family, or else the first external one, in the order in which
+/// kubernetes (`pkg/util/node`) chooses a node's primary address.
 fn addresses(status: &api::NodeStatus, findings: &mut Findings) -> Vec<IpAddr> {
     let listed = status.addresses.iter().enumerate();
     let listed = listed.filter_map(|(index, listed)| match listed {

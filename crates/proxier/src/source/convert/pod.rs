@@ -76,13 +76,13 @@ fn named_port(
     Some(ContainerPort::new(name, protocol.ok()?, number.ok()?))
 }
 
-/// Whether an address is given, right or wrong.
+/// Whether an address is given, valid or not.
 fn has_address(status: &api::PodStatus) -> bool {
     let one = status.pod_ip.as_ref();
     !status.pod_ips.is_empty() || one.is_some_and(|one| *one != Loose::Right(String::new()))
 }
 
-/// `podIPs` or, where only that is given, `podIP`.
+/// `podIPs`, or `podIP` if only that is given.
 fn addresses(status: &api::PodStatus, findings: &mut Findings) -> Vec<IpAddr> {
     let one = status.pod_ip.as_ref();
     let one = one.filter(|one| **one != Loose::Right(String::new()));

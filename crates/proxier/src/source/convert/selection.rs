@@ -1,4 +1,4 @@
-//! The fields of a `v1/Service` that select the Pods that are its endpoints.
+//! The fields of a `v1/Service` that select its Pods.
 
 use super::super::api::{self, Loose, annotation};
 use super::address::{family, parse_address};
@@ -7,13 +7,13 @@ use super::{Converted, Findings};
 use crate::model::Family;
 use crate::source::derive::{Selection, TrafficDistribution};
 
-/// Annotations that ask for hints by the nodes' processors, and so rule out those by
-/// `spec.trafficDistribution`. The first that is set counts.
+/// Annotations that request topology hints, which override `spec.trafficDistribution`. The first
+/// one that is set counts.
 const TOPOLOGY_MODE: [&str; 2] = [annotation::TOPOLOGY_HINTS, annotation::TOPOLOGY_MODE];
 
-/// Converts the fields of a Service from which endpoint slices follow. There is no selection for a
-/// Service without a selector, nor for a headless one and one of type `ExternalName`, which a node
-/// has nothing to do for. Errors in the ports are [`service`](super::service())'s to report.
+/// Converts the fields of a Service that its derived endpoint slices depend on. None for a Service
+/// without a selector, and for headless Services and those of type `ExternalName`, which need
+/// nothing on a node. [`service`](super::service()) reports errors in the ports.
 pub fn selection(object: &api::Service) -> Converted<Selection> {
     let mut findings = Findings::default();
     let spec = object.spec.as_ref();
@@ -36,13 +36,13 @@ pub fn selection(object: &api::Service) -> Converted<Selection> {
     findings.converted(Some(selection))
 }
 
-/// Those of the cluster IPs where none are named, as the API server would set them.
+/// The families; if none are given, those of the cluster IPs, as the API server would set them.
 fn families(spec: &api::ServiceSpec) -> Vec<Family> {
     let named = spec.ip_families.iter();
     let named = named.filter_map(|name| match name.as_str() {
         "IPv4" => Some(Family::V4),
         "IPv6" => Some(Family::V6),
-        // Rejected with the cluster IPs.
+        // The check of the cluster IPs rejects this.
         _ => None,
     });
     let mut families: Vec<_> = named.collect();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_selects_nothing_has_none() {
+    fn services_without_a_selector_have_no_selection() {
         let spec = |spec| convert(spec, json!({}));
         assert!(spec(json!({})).is_some());
         assert_eq!(spec(json!({"selector": null})), None);
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(families(&["10.96.0.80"], &[]), [four]);
         assert_eq!(families(&["fd00::80", "10.96.0.80"], &[]), [four, six]);
         assert_eq!(families(&["fd00::80"], &["IPv6"]), [six]);
-        // Not yet upgraded to both families.
+        // A Service that is not upgraded to both families yet.
         assert_eq!(families(&["10.96.0.80"], &["IPv4", "IPv6"]), [four, six]);
     }
 

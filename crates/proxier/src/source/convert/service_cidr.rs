@@ -5,8 +5,8 @@ use ipnet::IpNet;
 use super::super::api;
 use super::{Converted, Findings};
 
-/// Converts the networks of a ServiceCIDR, also of one that is being deleted: it disappears with
-/// the last Service that has an address in it.
+/// Converts the networks of a ServiceCIDR. One that is being deleted still counts, because it
+/// exists until no Service has an address in it.
 pub fn service_cidr(object: &api::ServiceCidr) -> Converted<Vec<IpNet>> {
     let mut findings = Findings::default();
     let cidrs = object.spec.cidrs.iter().enumerate();

@@ -1,10 +1,10 @@
-//! Endpoint slices from Pods, for Services with a selector: what the control plane's
-//! endpoint-slice controller does (kubernetes `staging/src/k8s.io/endpointslice`), for sources
+//! Derives endpoint slices from Pods, for Services with a selector, as the control plane's
+//! endpoint-slice controller does (kubernetes `staging/src/k8s.io/endpointslice`). For sources
 //! without a control plane.
 //!
-//! Two things differ. A Pod counts although its Node is not known, where the controller leaves it
-//! out until it is. And the annotation `service.kubernetes.io/topology-mode` yields no hints: they
-//! would follow from the processors of all of the cluster's nodes.
+//! There are two differences. A Pod counts even if its Node is unknown; the controller leaves it
+//! out until the Node is known. And the annotation `service.kubernetes.io/topology-mode` yields no
+//! hints, which depend on the processors of all nodes of the cluster.
 
 mod pod;
 mod selection;
@@ -24,11 +24,11 @@ use crate::model::{
 /// The API server's bound on the endpoints of one slice.
 const MAX_ENDPOINTS: usize = 1000;
 
-/// The slices of a Service with these Pods, which it selects: one for each address family and set
-/// of port numbers, since a named target port may be another number in each Pod. `node` finds
-/// Nodes by name.
+/// The slices of a Service that selects these Pods: one for each address family and set of port
+/// numbers, because a named target port may have a different number in each Pod. `node` finds Nodes
+/// by name.
 ///
-/// The order of the Pods is that of the endpoints. A Service that selects no Pod has no slice.
+/// Endpoints have the order of the Pods. A Service that selects no Pod has no slice.
 ///
 /// ```
 /// use proxier::model::{EndpointPort, Family, ObjectName, PortName, Protocol, Service, ServicePort};
@@ -58,7 +58,8 @@ pub fn slices<'a>(
     pods: impl IntoIterator<Item = &'a Pod>,
     node: impl Fn(&str) -> Option<&'a Node>,
 ) -> Vec<EndpointSlice> {
-    // By family and port numbers, in an order that does not depend on that of the Pods.
+    // Grouped by family and port numbers, in an order that does not depend on the order of the
+    // Pods.
     let mut groups = BTreeMap::<_, Vec<Endpoint>>::new();
     for pod in pods.into_iter().filter(|pod| !pod.finished) {
         let ports = selection.ports_of(service, pod);
@@ -87,7 +88,7 @@ pub fn slices<'a>(
         let ports: Box<[_]> = ports.collect();
         for endpoints in endpoints.chunks(MAX_ENDPOINTS) {
             let name = format!("{}-derived-{}-{suffix}", service.name.name(), slices.len());
-            // A Service's name is short, so this one is not too long.
+            // Service names are short, so this name is not too long.
             let Ok(name) = ObjectName::new(service.name.namespace(), &name) else {
                 continue;
             };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::model::{Family, Node, ObjectName, PortName, Protocol};
 
-/// What makes a Pod an endpoint.
+/// The parts of a Pod that its endpoint depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pod {
@@ -15,7 +15,7 @@ pub struct Pod {
     pub name: ObjectName,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
-    /// `status.podIPs`: at most one address a family.
+    /// `status.podIPs`: at most one address per family.
     pub addresses: Box<[IpAddr]>,
     /// `ports` of `spec.containers`, then of those `spec.initContainers` that are sidecars
     /// (`restartPolicy: Always`); only ports with a name.
@@ -28,7 +28,7 @@ pub struct Pod {
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
-    /// `status.phase` is `Succeeded` or `Failed`: no endpoint of any Service.
+    /// `status.phase` is `Succeeded` or `Failed`: the Pod is no endpoint.
     pub finished: bool,
 }
 
@@ -48,8 +48,8 @@ impl Pod {
         }
     }
 
-    /// Its address of a family. On the host's network it is the node's, which the kubelet writes
-    /// into the Pod's status, and a manifest written by hand may leave out.
+    /// Its address of a family. With `hostNetwork` it is the node's address, which the kubelet
+    /// writes into the Pod's status, but which a hand-written manifest may omit.
     pub(super) fn address(&self, family: Family, node: Option<&Node>) -> Option<IpAddr> {
         let host = node.filter(|_| self.host_network && self.addresses.is_empty());
         let addresses = host.map_or(&self.addresses, |node| &node.addresses);
@@ -62,7 +62,7 @@ impl Pod {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ContainerPort {
-    /// Name, by which Services may ask for it.
+    /// Name, which a Service's `targetPort` may refer to.
     pub name: PortName,
     /// Protocol.
     pub protocol: Protocol,

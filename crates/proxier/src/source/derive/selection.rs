@@ -1,4 +1,4 @@
-//! What a Service says of the Pods that are its endpoints.
+//! How a Service selects its Pods.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use super::{ContainerPort, Pod};
 use crate::model::{Family, PortName, Service, ServicePort};
 
-/// The part of a Service with a selector from which slices follow.
+/// The parts of a Service with a selector that its slices depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Selection {
@@ -16,7 +16,7 @@ pub struct Selection {
     pub targets: Box<[TargetPort]>,
     /// `spec.ipFamilies`.
     pub families: Box<[Family]>,
-    /// `spec.publishNotReadyAddresses`: every Pod is ready.
+    /// `spec.publishNotReadyAddresses`: every Pod counts as ready.
     pub publish_not_ready_addresses: bool,
     /// `spec.trafficDistribution`.
     pub traffic_distribution: Option<TrafficDistribution>,
@@ -35,13 +35,13 @@ impl Selection {
         }
     }
 
-    /// Whether a Pod, of the Service's namespace, has all the labels.
+    /// Whether a Pod of the Service's namespace has all labels.
     pub fn selects(&self, pod: &Pod) -> bool {
         let mut labels = self.labels.iter();
         labels.all(|(key, value)| pod.labels.get(key) == Some(value))
     }
 
-    /// The number in this Pod of each of the Service's ports; none for a named one that the Pod
+    /// The port number in this Pod for each port of the Service; none for a named one that the Pod
     /// does not have.
     pub(super) fn ports_of(&self, service: &Service, pod: &Pod) -> Vec<Option<NonZeroU16>> {
         let ports = service.ports.iter().zip(&self.targets);
@@ -61,9 +61,9 @@ impl Selection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TargetPort {
-    /// The same number in each Pod.
+    /// A number, the same in each Pod.
     Number(NonZeroU16),
-    /// The number that a container gives this name and the Service port's protocol.
+    /// The port of a container with this name and the Service port's protocol.
     Name(PortName),
 }
 
@@ -71,8 +71,8 @@ pub enum TargetPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrafficDistribution {
-    /// To endpoints of the client's zone; `PreferClose` means the same.
+    /// Endpoints of the client's zone; `PreferClose` means the same.
     PreferSameZone,
-    /// To endpoints of the client's node, else of its zone.
+    /// Endpoints of the client's node, else of its zone.
     PreferSameNode,
 }

@@ -16,7 +16,7 @@ fn named(name: &str) -> TargetPort {
     TargetPort::Name(PortName::new(name).unwrap())
 }
 
-/// A Service with ports `p0`, `p1` and so on of TCP that go to these.
+/// A Service with TCP ports `p0`, `p1` and so on for these targets.
 fn service(targets: &[TargetPort]) -> (Service, Selection) {
     let mut service = Service::new(object("web"));
     let port = |index| PortName::new(&format!("p{index}")).unwrap();
@@ -29,7 +29,7 @@ fn service(targets: &[TargetPort]) -> (Service, Selection) {
     (service, selection)
 }
 
-/// A ready Pod on `node-a`, whose name is its first address.
+/// A ready Pod on `node-a`, named after its first address.
 fn pod(addresses: &[&str], ports: &[(&str, Protocol, u16)]) -> Pod {
     let mut pod = Pod::new(object(&addresses[0].replace(':', "-")));
     pod.labels.insert("app".into(), "web".into());
@@ -49,7 +49,7 @@ fn zone(name: &str, zone: &str) -> Node {
     node
 }
 
-/// A line a slice: its name, ports and endpoints.
+/// One line per slice: name, ports and endpoints.
 fn shown((service, selection): &(Service, Selection), pods: &[Pod], nodes: &[Node]) -> String {
     let node = |name: &str| nodes.iter().find(|node| &*node.name == name);
     let mut text = String::new();
@@ -109,7 +109,7 @@ fn named_target_ports_are_each_pods_own() {
             &[("http", tcp, 8080), ("metrics", tcp, 9100)],
         ),
         pod(&["10.0.0.4"], &[("http", tcp, 8080)]),
-        // Of another protocol, and then a second of the name: the first counts.
+        // The name with another protocol, and then twice: the first one of the protocol counts.
         pod(
             &["10.0.0.5"],
             &[
@@ -130,7 +130,7 @@ fn named_target_ports_are_each_pods_own() {
     );
 }
 
-/// Ready, not ready, terminating in both states, not started, and done in both ways.
+/// Pods that are ready, not ready, terminating in both states, not started, succeeded and failed.
 fn every_state() -> Vec<Pod> {
     let set = |address: &str, ready, terminating, finished| Pod {
         ready,
@@ -206,7 +206,7 @@ fn a_pod_on_the_hosts_network_has_the_nodes_addresses() {
 }
 
 #[test]
-fn ready_endpoints_are_for_their_own_zone_or_node() {
+fn ready_endpoints_have_hints_for_their_own_zone_or_node() {
     let mut service = service(&[TargetPort::Number(number(80))]);
     let mut pods = [
         pod(&["10.0.0.1"], &[]),

@@ -1,43 +1,43 @@
-//! How long to wait before the next attempt.
+//! Time limits, and pauses before retries.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-/// Times of a source that watches an API server.
+/// Time limits of a source that watches an API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timing {
-    /// Before the first attempt after a failure; it doubles with each further failure.
+    /// Pause before the first retry; it doubles with each failure.
     pub first_retry: Duration,
-    /// The most it grows to, and the most that a server can ask for.
+    /// Upper limit of the pause, also if the server requests a longer one.
     pub last_retry: Duration,
-    /// How long a list waits at most that the server asks for, since it has forgotten a version: it
-    /// has done so for a whole fleet.
+    /// Maximum delay of a list after the server has forgotten a version (410): it did so for all
+    /// nodes at once.
     pub relist: Duration,
-    /// How long all must be well for the next failure to be a first one again.
+    /// Time without failures after which the pause starts from the beginning again.
     pub forgive: Duration,
-    /// How long a server may take to answer, and to go on with an answer.
+    /// How long a server may take to begin an answer, and to continue it.
     pub answer: Duration,
     /// How long a kubeconfig's exec plugin may take.
     pub plugin: Duration,
     /// How long a list may take, with all its pages.
     pub list: Duration,
-    /// How long a watch may be silent if the server sends bookmarks: at least this, at most twice.
-    /// API servers send one a minute.
+    /// How long a watch may be silent if the server sends bookmarks: between this and twice as
+    /// long. API servers send one per minute.
     pub silence: Duration,
-    /// How long a watch lasts before it is asked for again: at least this, at most twice, in whole
-    /// seconds. What is later by [`grace`](Self::grace) is taken for dead.
+    /// How long a watch lasts before it is requested again: between this and twice as long, in
+    /// whole seconds. A watch that outlives this by [`grace`](Self::grace) counts as dead.
     pub watch: Duration,
     /// How late the end of a watch may be.
     pub grace: Duration,
-    /// Between looks for a kind that the server does not serve.
+    /// Time between checks for a kind that the server does not serve.
     pub absent: Duration,
 }
 
 impl Default for Timing {
-    /// Retries after 0.8 to 30 seconds, forgotten after two minutes, and watches of 5 to 10 minutes
-    /// as kube-proxy's (client-go); a minute for an answer and for an
-    /// exec plugin, ten for a list.
+    /// Retries after 0.8 to 30 seconds, reset after two minutes, and watches of 5 to 10 minutes, as
+    /// in kube-proxy (client-go); a minute for an answer and for an exec plugin, ten minutes for a
+    /// list.
     fn default() -> Self {
         Self {
             first_retry: Duration::from_millis(800),
@@ -56,7 +56,8 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// How long this watch is to last. They differ, so that a fleet does not ask at once.
+    /// The duration of this watch. It is random, so that nodes do not send requests at the same
+    /// time.
     pub(super) fn watch_seconds(&self) -> u32 {
         let least = u32::try_from(self.watch.as_secs())
             .unwrap_or(u32::MAX / 2)
@@ -67,12 +68,12 @@ impl Timing {
         least.saturating_add(more as u32)
     }
 
-    /// How long this list waits.
+    /// The delay of this list.
     pub(super) fn relist(&self) -> Duration {
         self.relist.mul_f64(random())
     }
 
-    /// How long this watch may be silent if the server sends bookmarks.
+    /// The silence limit of this watch, if the server sends bookmarks.
     pub(super) fn silence(&self) -> Duration {
         self.silence.mul_f64(1.0 + random())
     }
@@ -93,8 +94,9 @@ impl Backoff {
         }
     }
 
-    /// The pause after a failure: between half of what it has grown to and the whole, so that a
-    /// fleet does not ask at once; and what the server asked for, within bounds.
+    /// The pause after a failure: a random time between half of the current pause and all of it, so
+    /// that nodes do not retry at the same time; and at least what the server requested, within
+    /// bounds.
     pub(super) fn pause(
         &mut self,
         timing: &Timing,
@@ -115,7 +117,7 @@ impl Backoff {
     }
 }
 
-/// From 0 to 1. Enough to spread a fleet.
+/// A random number from 0 to 1, good enough to spread the nodes' requests.
 fn random() -> f64 {
     let bits = RandomState::new().hash_one(0u8);
     #[expect(clippy::cast_precision_loss)]

@@ -1,4 +1,4 @@
-//! Requests to the API server, with the credentials as they are now.
+//! Requests to the API server, with the current credentials.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use super::error::Failure;
 use super::state::States;
 use crate::escaped::Chain;
 
-/// What stands for itself in a query.
+/// The characters to escape in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// What to ask a server for.
+/// A request.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     method: Method,
@@ -68,7 +68,7 @@ struct Inner {
     connections: Connections<Connector, Full<Bytes>>,
     server: Uri,
     headers: HeaderMap,
-    /// Where requests are counted.
+    /// Counts the requests.
     states: States,
 }
 
@@ -88,7 +88,7 @@ impl Client {
         })))
     }
 
-    /// Asks, and waits for the answer to begin.
+    /// Sends a request, and waits for the answer to begin.
     pub(super) async fn send(&self, ask: Ask) -> Result<Response<Incoming>, Failure> {
         let Inner {
             connections,
@@ -116,13 +116,13 @@ impl Client {
         })
     }
 
-    /// URL of the server, for people.
+    /// URL of the server, for messages.
     pub(super) fn server(&self) -> String {
         self.0.server.to_string().trim_end_matches('/').to_owned()
     }
 }
 
-/// What stands behind hyper's words.
+/// The cause behind hyper's errors.
 fn problem(error: &(dyn error::Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -174,7 +174,7 @@ fn headers(
     Ok(headers)
 }
 
-/// The client of the moment.
+/// The current client, replaced when credentials change.
 #[derive(Debug)]
 pub(super) struct Clients {
     access: Access,
@@ -182,17 +182,17 @@ pub(super) struct Clients {
     /// How long an exec plugin may take.
     plugin_limit: Duration,
     current: RefCell<Option<Current>>,
-    /// Held while the next one is made, so that an exec plugin runs once and not for each kind.
+    /// Held while a client is created, so that an exec plugin runs once, not for each kind.
     making: Mutex<()>,
 }
 
 struct Current {
     client: Client,
     files: Files,
-    /// Whether it is of an exec plugin, and when that says that it ends.
+    /// Whether the credentials come from an exec plugin, and when they expire.
     of_plugin: bool,
     expires: Option<Timestamp>,
-    /// Whether the server has refused it.
+    /// Whether the server has rejected the credentials.
     is_refused: bool,
 }
 
@@ -231,13 +231,13 @@ impl Clients {
         fresh.map(|current| current.client.clone())
     }
 
-    /// A client with the credentials as they are now. While files cannot be read, the last.
+    /// A client with the current credentials; while files cannot be read, the last client.
     pub(super) async fn get(&self) -> Result<Client, AccessError> {
         if let Some(client) = self.fresh() {
             return Ok(client);
         }
         let _making = self.making.lock().await;
-        // Somebody else may have made one meanwhile.
+        // Another task may have created one in the meantime.
         if let Some(client) = self.fresh() {
             return Ok(client);
         }
@@ -259,10 +259,10 @@ impl Clients {
         }
     }
 
-    /// The server has answered 401: the credentials are out of date even if no file has changed.
+    /// Call this after an answer 401: the credentials are invalid even if no file has changed.
     pub(super) fn forget(&self) {
         if let Some(current) = &mut *self.current.borrow_mut() {
-            // The client stays until there is another.
+            // The client stays in use until there is another one.
             current.is_refused = true;
         }
     }

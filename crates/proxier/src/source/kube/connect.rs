@@ -1,4 +1,4 @@
-//! Connections to the API server: over TCP, through a proxy if there is one, and TLS.
+//! Connections to the API server: TCP, a proxy if there is one, and TLS.
 
 use std::error::Error;
 use std::io;
@@ -26,22 +26,22 @@ use crate::escaped::{Chain, Escaped};
 
 /// How long one address may take to answer.
 const CONNECT: Duration = Duration::from_secs(30);
-/// How long a connection may be silent before the kernel asks whether the other end is there.
+/// How long a connection may be silent before the kernel sends keepalive probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How often it asks, and how many times.
+/// Interval and number of the probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long what was sent may stay unacknowledged.
+/// How long sent data may stay unacknowledged.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
-/// Longest answer of a proxy to CONNECT.
+/// Maximum length of a proxy's answer to CONNECT.
 const LONGEST_HEAD: usize = 16 << 10;
 
-/// Why there is no connection, in one sentence.
+/// Why a connection failed, in one sentence.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct ConnectError(String);
 
-/// Connects to one server, whatever it is asked for.
+/// Connects to one server, regardless of the URL of the request.
 #[derive(Clone)]
 pub(super) struct Connector(Arc<Route>);
 
@@ -85,7 +85,7 @@ impl Tls {
     }
 }
 
-/// What TLS says, in an operator's words where its own are not.
+/// Describes a TLS error, in an operator's terms where rustls's own are too technical.
 pub(super) fn of_tls(error: &io::Error) -> String {
     let inner = error
         .get_ref()
@@ -105,11 +105,11 @@ pub(super) fn of_tls(error: &io::Error) -> String {
 }
 
 impl Connector {
-    /// To the server of a target, with its client certificate or that of its exec plugin.
+    /// Connects to the server of a target, with its client certificate or that of its exec plugin.
     ///
     /// # Errors
     ///
-    /// [`AccessError`] if a certificate, a key or the proxy cannot be used.
+    /// [`AccessError`] if a certificate, a key or the proxy is invalid.
     pub(super) fn new(
         target: &Target,
         credential: Option<&Credential>,
@@ -136,7 +136,7 @@ impl Connector {
         })))
     }
 
-    /// The proxy on the way.
+    /// The proxy, if any.
     pub(super) fn proxy(&self) -> Option<&Proxy> {
         self.0.proxy.as_ref()
     }
@@ -154,7 +154,7 @@ fn tcp() -> HttpConnector {
     tcp
 }
 
-/// A host and a port as they stand in a URL.
+/// Host and port, in the form of a URL.
 fn authority(host: &str, port: u16) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
@@ -199,7 +199,7 @@ impl Route {
         Ok(Box::new(connected?.into_inner()))
     }
 
-    /// Through a proxy; whether that is spoken to for each request.
+    /// Connects through a proxy. Returns whether requests are addressed to the proxy.
     async fn through(
         &self,
         proxy: &Proxy,
@@ -230,7 +230,7 @@ impl Route {
     }
 }
 
-/// Has a proxy connect to the server (RFC 9110, 9.3.6).
+/// Sends CONNECT to a proxy (RFC 9110, 9.3.6).
 async fn tunnel(stream: &mut Box<dyn Stream>, server: &str, proxy: &Proxy) -> Result<(), String> {
     let authorization = proxy
         .authorization()
@@ -242,7 +242,7 @@ async fn tunnel(stream: &mut Box<dyn Stream>, server: &str, proxy: &Proxy) -> Re
     let failed = |error: io::Error| Chain(&error).to_string();
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut head = Vec::new();
-    // Byte by byte: what follows the head is the server's.
+    // Read byte by byte: the bytes after the head belong to the server.
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() == LONGEST_HEAD {
             return Err(format!(
@@ -272,7 +272,7 @@ async fn tunnel(stream: &mut Box<dyn Stream>, server: &str, proxy: &Proxy) -> Re
     }
 }
 
-/// What is behind an error's other words.
+/// The root cause of an error.
 pub(super) fn root(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -303,7 +303,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// An open connection.
 pub(super) struct Wire {
     io: TokioIo<Box<dyn Stream>>,
-    /// Whether requests go to a proxy, which must be told the server with each.
+    /// Whether requests go to a proxy, and so must contain the whole URL.
     is_proxied: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What goes wrong with an API server.
+//! Failures of lists and watches.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ pub(super) enum Failure {
     Unreachable { server: String, problem: String },
     #[error("cannot ask for {0:?}, which is not a URL")]
     NotAUrl(String),
-    /// An answer that is none, or an error within one.
+    /// An answer with an error status, or an error object within an answer.
     #[error("the API server answers: {code} {}", Escaped(message))]
     Refused {
         code: u16,
         message: String,
-        /// How long the server asks to be left alone.
+        /// How long to wait before a retry, as requested by the server.
         retry_after: Option<Duration>,
     },
     #[error("the API server {server} has not answered within {} s", time.as_secs_f32())]
@@ -45,7 +45,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Of an error that the server sends in the place of objects.
+    /// The failure for an error that the server sends instead of objects.
     pub(super) fn of(status: Status, retry_after: Option<Duration>) -> Self {
         let asked = status
             .details

@@ -1,8 +1,8 @@
-//! Notices as Kubernetes Events.
+//! Posts notices as Kubernetes Events.
 //!
-//! Not kube-runtime's recorder: it (5.0) takes all Events of one object and reason within six
-//! minutes for one that repeats itself, so that of two refused addresses the second is never seen.
-//! What repeats itself is held back before it comes here.
+//! Not with kube-runtime's recorder (5.0): it merges all Events of one object and reason within six
+//! minutes, so the second of two rejected addresses would never be seen. Repetitions are limited
+//! before they reach this module.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,26 +20,26 @@ use crate::escaped::Chain;
 use crate::model::Uid;
 use crate::notice::{Notice, Subject};
 
-/// Events that wait for the server. What comes beyond them is left out.
+/// Maximum number of queued Events. More are dropped.
 const WAITING: usize = 256;
-/// How often one is tried, as by client-go's recorder (`maxTriesPerEvent`).
+/// Maximum number of tries per Event, as in client-go's recorder (`maxTriesPerEvent`).
 const TRIES: u32 = 12;
-/// Who posts them.
+/// The `reportingController`.
 const REPORTER: &str = "svcproxy";
-/// What was being done when there was something to tell: an Event must say.
+/// The `action`, which an Event must have.
 const ACTION: &str = "Proxying";
-/// Longest `reportingInstance` (kubernetes `pkg/apis/core/validation/events.go`).
+/// Maximum length of `reportingInstance` (kubernetes `pkg/apis/core/validation/events.go`).
 const LONGEST_INSTANCE: usize = 128;
-/// Longest name of an object in an Event's own, which is to be a DNS subdomain.
+/// Maximum length of an object's name in the name of an Event, which must be a DNS subdomain.
 const LONGEST_NAME: usize = 220;
-/// Where Events of what has no namespace are, as those of the kubelet.
+/// The namespace of Events about objects without one, as for the kubelet's Events.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// A queue of what is to be posted as Events: one end for those who have something to tell, the
-/// other for the [source](super::KubeSource) that posts it.
+/// A queue of Events: notices go into the sender, and the [source](super::KubeSource) posts them
+/// from the other end.
 ///
-/// Posting never waits: while the server is slow or away, some Events wait, and what comes beyond
-/// them is left out.
+/// Sending never blocks: while the server is slow or unreachable, Events are queued, and those
+/// beyond the limit are dropped.
 pub fn event_queue() -> (EventSender, EventQueue) {
     let (queue, waiting) = mpsc::channel(WAITING);
     let left_out = Arc::default();
@@ -50,14 +50,14 @@ pub fn event_queue() -> (EventSender, EventQueue) {
     (sender, EventQueue { waiting, left_out })
 }
 
-/// The end for those who have something to tell.
+/// The sending end of the queue.
 #[derive(Debug, Clone)]
 pub struct EventSender {
     queue: Sender<Posting>,
     left_out: Arc<AtomicU64>,
 }
 
-/// The end from which Events are posted.
+/// The posting end of the queue.
 #[derive(Debug)]
 pub struct EventQueue {
     waiting: Receiver<Posting>,
@@ -72,8 +72,8 @@ struct Posting {
 }
 
 impl EventSender {
-    /// Has a notice posted as an Event. `uid` is that of the Service it is about: without it,
-    /// `kubectl describe` does not find the Event.
+    /// Queues a notice as an Event. `uid` is the Service's: without it, `kubectl describe` does not
+    /// find the Event.
     pub fn post(&self, notice: Notice, uid: Option<Uid>) {
         let posting = Posting {
             notice,
@@ -86,13 +86,13 @@ impl EventSender {
     }
 }
 
-/// An Event, and where it is created.
+/// An Event, and the URL path that creates it.
 struct Event {
     path: String,
     body: Value,
 }
 
-/// Posts what comes out of a queue.
+/// Posts the Events of a queue.
 pub(super) struct Poster<'a> {
     pub(super) clients: &'a Clients,
     pub(super) timing: &'a Timing,
@@ -101,12 +101,12 @@ pub(super) struct Poster<'a> {
 }
 
 impl Poster<'_> {
-    /// Ends when nobody can have anything to tell any more.
+    /// Ends when all senders are gone.
     pub(super) async fn run(mut self) {
         let mut last_name = 0;
         let mut is_refused = false;
         while let Some(posting) = self.queue.waiting.recv().await {
-            // Each has its own name, which stays the same if it must be sent again.
+            // Each Event has its own name, which stays the same in retries.
             last_name = posting.time.as_nanosecond().max(last_name + 1);
             let event = posting.event(self.node, last_name);
             let posted = self.post(&event).await;
@@ -131,7 +131,7 @@ impl Poster<'_> {
         let mut tries = 1;
         loop {
             let failure = match self.try_to_post(event).await {
-                // The answer to an earlier try was lost.
+                // 409 means that an earlier try succeeded but its answer was lost.
                 Ok(()) | Err(Failure::Refused { code: 409, .. }) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -166,8 +166,8 @@ impl Poster<'_> {
 }
 
 impl Posting {
-    /// As the kubelet's and kube-proxy's are: a Service's lies in its namespace, and a Node is meant
-    /// by its name alone.
+    /// The Event, as the kubelet and kube-proxy create it: in the Service's namespace; and a Node
+    /// is identified by its name only.
     fn event(&self, node: &str, name: i128) -> Event {
         let Self { notice, uid, time } = self;
         let (kind, namespace, object, uid) = match &notice.about {
@@ -212,7 +212,7 @@ impl Posting {
     }
 }
 
-/// The beginning of a name, and no separator at its end.
+/// The beginning of a name, without a trailing separator.
 fn cut(name: &str, longest: usize) -> &str {
     let end = name.char_indices().map(|(at, c)| at + c.len_utf8());
     let end = end.take_while(|end| *end <= longest).last();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_full_holds_nobody_up() {
+    fn a_full_queue_does_not_block() {
         let (sender, mut queue) = event_queue();
         let notice = Notice::of_node(Reason::ModeFallback, "x");
         (0..WAITING + 5).for_each(|_| sender.post(notice.clone(), None));

@@ -1,4 +1,4 @@
-//! From lists and events of one kind to changes, whatever order they come in. Pure.
+//! Turns lists and events of one kind into changes, in whatever order they arrive. Pure.
 
 use std::collections::HashMap;
 
@@ -7,40 +7,39 @@ use super::kind::{Kind, Metadata};
 use super::split::{LONGEST_OBJECT, Text};
 use super::wire::AnyObject;
 
-/// A resource version. They grow with each write to any object of a kind (Kubernetes KEP-5504);
-/// of a server whose versions are no numbers, the order of events is taken as it is.
+/// A resource version. Versions grow with each write to any object of a kind (Kubernetes KEP-5504).
+/// If a server's versions are not numbers, the order of events counts.
 type Version = Option<u64>;
 
-/// What an event says has become of an object.
+/// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happened {
     Applied,
     Deleted,
 }
 
-/// Why an event cannot be taken in. Only a new list can tell what is.
+/// Why an event cannot be applied. A new list is necessary.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EventError {
     #[error("an event holds no object with a name")]
     NotAnObject(#[source] serde_json::Error),
-    /// The object is not known, and the event is older than others: the object may have been
-    /// deleted meanwhile.
+    /// The object is unknown, and the event is older than others, so the object may have been
+    /// deleted in the meantime.
     #[error("events came out of order")]
     OutOfOrder,
 }
 
-/// One kind's objects as far as they must be known to tell new from old: names and versions.
+/// The known objects of one kind: only names and versions, to recognise old events.
 #[derive(Debug)]
 pub(super) struct Follower<K: Kind> {
     kind: K,
     known: HashMap<K::Name, Version>,
-    /// The newest version that was heard of, from which on there is more to hear. None if there
-    /// must be a list first.
+    /// The version to continue the watch from. None if a list is necessary first.
     position: Option<String>,
-    /// The newest version that was heard of, also once there must be a list.
+    /// The newest known version, also while a list is necessary.
     newest: Option<String>,
     was_listed: bool,
-    /// The list that is under way.
+    /// The current list.
     list: HashMap<K::Name, Item<K::Model>>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -54,9 +53,9 @@ struct Item<M> {
 #[derive(Debug)]
 enum Outcome<M> {
     Good(M),
-    /// There is such an object, and it asks nothing of a service proxy.
+    /// The object exists, but needs nothing on a node.
     LeftOut,
-    /// Its last good version stays in force.
+    /// The object is rejected; its last good version stays in effect.
     Refused,
 }
 
@@ -73,27 +72,27 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// From which version on there is more to hear. None if there must be a list first.
+    /// The version to continue the watch from. None if a list is necessary first.
     pub(super) fn position(&self) -> Option<&str> {
         self.position.as_deref()
     }
 
-    /// The newest version that was heard of. A list older than this would undo what is in force.
+    /// The newest known version. An older list would revert what is in effect.
     pub(super) fn newest(&self) -> Option<&str> {
         self.newest.as_deref()
     }
 
-    /// Whether there was a list ever.
+    /// Whether a list was ever completed.
     pub(super) fn was_listed(&self) -> bool {
         self.was_listed
     }
 
-    /// There must be a list first.
+    /// Requires a new list.
     pub(super) fn lose_position(&mut self) {
         self.position = None;
     }
 
-    /// Nothing else has happened up to this version.
+    /// Records a bookmark: there are no more events up to this version.
     pub(super) fn bookmark(&mut self, version: &str) {
         if self.is_next(parse(version)) {
             self.goes_on(version.to_owned());
@@ -109,17 +108,17 @@ impl<K: Kind> Follower<K> {
         is_newer(version, self.position().and_then(parse))
     }
 
-    /// A list begins; one that was not finished is forgotten.
+    /// Begins a list; an unfinished one is forgotten.
     pub(super) fn begin_list(&mut self) {
         self.list.clear();
         self.diagnostics.clear();
     }
 
-    /// An object of the list.
+    /// Adds an object to the list.
     ///
     /// # Errors
     ///
-    /// If the text is no object with a name.
+    /// If the text is not an object with a name.
     pub(super) fn list_item(&mut self, text: Text<'_>) -> Result<(), serde_json::Error> {
         match text {
             Text::Whole(text) => {
@@ -134,7 +133,7 @@ impl<K: Kind> Follower<K> {
         Ok(())
     }
 
-    /// An object of the list that is too long to be read.
+    /// Adds an object that is too long to the list.
     pub(super) fn list_too_long(&mut self, metadata: Metadata) {
         let object = Decoded::<K>::too_long(metadata, &mut self.diagnostics);
         self.list(object);
@@ -152,8 +151,9 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// The list is complete, as of `version`. All of the reading is to be applied at once: what is
-    /// not listed is gone, but for what is listed and refused.
+    /// Ends the list, which is complete as of `version`. The whole reading must be applied
+    /// together: it removes objects that are not in the list, but not those that are in it and
+    /// rejected.
     pub(super) fn end_list(&mut self, version: &str) -> Reading {
         let list = std::mem::take(&mut self.list);
         let known = list
@@ -161,7 +161,7 @@ impl<K: Kind> Follower<K> {
             .map(|(name, item)| (name.clone(), item.version))
             .collect();
         let mut gone = std::mem::replace(&mut self.known, known);
-        // A server whose data were put back starts again from a lower version.
+        // A server with restored data may continue from a lower version.
         self.goes_on(version.to_owned());
         let mut models = Vec::with_capacity(list.len());
         for (name, item) in list {
@@ -192,11 +192,11 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// Something happened to an object after the list.
+    /// Applies an event after the list.
     ///
     /// # Errors
     ///
-    /// [`EventError`] if it must be listed again. Nothing was taken in then.
+    /// [`EventError`] if a new list is necessary; nothing is changed then.
     pub(super) fn event(&mut self, happened: Happened, text: &[u8]) -> Result<Reading, EventError> {
         let mut reading = Reading::default();
         let object = match happened {
@@ -209,7 +209,7 @@ impl<K: Kind> Follower<K> {
         self.take_in(happened, object.map_err(EventError::NotAnObject)?, reading)
     }
 
-    /// Something happened to an object that is too long to be read.
+    /// Applies an event about an object that is too long.
     ///
     /// # Errors
     ///
@@ -277,7 +277,7 @@ fn is_older(one: Version, than: Version) -> bool {
     one.zip(than).is_some_and(|(one, than)| one < than)
 }
 
-/// Where versions are no numbers, what comes later is newer.
+/// If versions are not numbers, later events are newer.
 fn is_newer(one: Version, than: Version) -> bool {
     one.zip(than).is_none_or(|(one, than)| one > than)
 }
@@ -290,9 +290,9 @@ fn parse_any(version: Option<&str>) -> Version {
     version.and_then(parse)
 }
 
-/// What a text says of an object.
+/// A decoded object.
 struct Decoded<K: Kind> {
-    /// None if no object can have that name.
+    /// None if the name is invalid.
     name: Option<K::Name>,
     version: Option<String>,
     outcome: Outcome<K::Model>,
@@ -317,7 +317,7 @@ impl<K: Kind> Decoded<K> {
         let label = |diagnostic: Diagnostic| diagnostic.with_object(label::<K>(&metadata));
         diagnostics.extend(found.into_iter().map(label));
         let name = match &outcome {
-            // Its name is kept anyway.
+            // Left-out objects keep their name.
             Outcome::Good(model) => Some(K::name_of(model)),
             Outcome::LeftOut | Outcome::Refused => K::name(&metadata),
         };

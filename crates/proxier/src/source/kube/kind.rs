@@ -1,4 +1,4 @@
-//! The kinds that are watched: where they are, and what their objects mean to the store.
+//! The watched kinds: their URLs, and how their objects change the store.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,24 +15,25 @@ use super::client::Ask;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
 
-/// Leaves out at the server what belongs to another service proxy or to a headless Service, as
-/// kube-proxy does (kubernetes `cmd/kube-proxy/app/server.go`).
-const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+/// Label selector that excludes objects of other service proxies and of headless Services at the
+/// server, as in kube-proxy (kubernetes `cmd/kube-proxy/app/server.go`).
+const SELECTOR: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
-/// Where a kind's objects are, and which are asked for.
+/// The URL of a kind's objects, and the selectors.
 #[derive(Debug, Clone)]
 pub(super) struct Selection {
     pub(super) path: &'static str,
     pub(super) labels: Option<&'static str>,
     pub(super) fields: Option<String>,
-    /// Whether the fields only spare traffic: servers that cannot select by them may send all.
+    /// Whether the field selector only saves traffic, so that a server that does not support it may
+    /// send everything.
     pub(super) fields_optional: bool,
-    /// Whether a server may do without this kind.
+    /// Whether a server may lack this kind.
     pub(super) kind_optional: bool,
 }
 
 impl Selection {
-    /// Asks for what is selected, with those of the parameters that are there.
+    /// The request for the selected objects, with the given parameters.
     pub(super) fn ask(&self, parameters: &[(&str, Option<&str>)]) -> Ask {
         let selectors = [
             ("labelSelector", self.labels),
@@ -44,7 +45,7 @@ impl Selection {
     }
 }
 
-/// What is read of an object's `metadata` beside what is converted.
+/// The parts of an object's `metadata` that are read before the conversion.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Metadata {
@@ -55,23 +56,23 @@ pub(super) struct Metadata {
 
 /// A kind of object.
 pub(super) trait Kind {
-    /// As the API has it.
+    /// The API's type.
     type Object: DeserializeOwned;
-    /// What is kept of it.
+    /// The converted type.
     type Model;
-    /// By which it is known among those of its kind.
+    /// The identity among the objects of its kind.
     type Name: Clone + Eq + Hash + Display;
 
     const NAME: &'static str;
 
     fn selection(&self) -> Selection;
 
-    /// The name of an object that could not be converted. None if nothing can have that name.
+    /// The name of an object that could not be converted. None if the name is invalid.
     fn name(metadata: &Metadata) -> Option<Self::Name>;
     fn name_of(model: &Self::Model) -> Self::Name;
     fn convert(object: &Self::Object) -> Converted<Self::Model>;
 
-    /// The first list.
+    /// The change for the first list.
     fn replaced(&mut self, models: Vec<Self::Model>) -> Change;
     fn applied(&mut self, model: Self::Model) -> Option<Change>;
     fn deleted(&mut self, name: Self::Name) -> Option<Change>;
@@ -90,7 +91,7 @@ impl Kind for Services {
     fn selection(&self) -> Selection {
         Selection {
             path: "/api/v1/services",
-            labels: Some(OURS),
+            labels: Some(SELECTOR),
             fields: Some("spec.clusterIP!=None".to_owned()),
             fields_optional: true,
             kind_optional: false,
@@ -135,7 +136,7 @@ impl Kind for EndpointSlices {
     fn selection(&self) -> Selection {
         Selection {
             path: "/apis/discovery.k8s.io/v1/endpointslices",
-            labels: Some(OURS),
+            labels: Some(SELECTOR),
             fields: None,
             fields_optional: false,
             kind_optional: false,
@@ -167,11 +168,11 @@ impl Kind for EndpointSlices {
     }
 }
 
-/// This node's object alone.
+/// This node's Node only.
 #[derive(Debug)]
 pub(super) struct ThisNode {
     name: String,
-    /// As last told: most changes of a Node are heartbeats.
+    /// The last reported Node: most changes of a Node are heartbeats.
     told: Option<Node>,
 }
 
@@ -232,7 +233,7 @@ impl Kind for ThisNode {
     }
 }
 
-/// Where cluster IPs live, as far as the server tells (since Kubernetes 1.33).
+/// The networks of cluster IPs, if the server has this kind (since Kubernetes 1.33).
 #[derive(Debug, Default)]
 pub(super) struct ServiceCidrs {
     networks: BTreeMap<Arc<str>, Vec<IpNet>>,
@@ -241,7 +242,7 @@ pub(super) struct ServiceCidrs {
 impl ServiceCidrs {
     fn all(&self) -> Change {
         let networks = self.networks.values().flatten().copied().collect();
-        // They may overlap one another.
+        // ServiceCIDRs may overlap.
         Change::ServiceCidrsReplaced(IpNet::aggregate(&networks))
     }
 }

@@ -1,8 +1,8 @@
-//! One kind, listed and watched for ever.
+//! Lists and watches one kind forever.
 //!
-//! Not kube-runtime's watcher, which (as of 5.0) asks for ever for a version that the server has
-//! refused with 410 Gone, takes a streamed list from any server's cache, be it older than what is
-//! known already, does not fall back to a plain list, and hides what `Retry-After` says.
+//! Not with kube-runtime's watcher (5.0): it repeats forever a version that the server has rejected
+//! with 410 Gone, accepts a streamed list from any server's cache, even if that is older than the
+//! known state, does not fall back to a plain list, and hides `Retry-After`.
 
 use std::convert::Infallible;
 use std::mem;
@@ -22,12 +22,12 @@ use super::state::States;
 use super::wire::{Answer, Bookmark, Frame, List, Outline, Status};
 use crate::escaped::Chain;
 
-/// Objects of one page of a list.
+/// Number of objects per page of a list.
 const PAGE: &str = "250";
-/// A watch that ends earlier without a word has failed.
+/// A watch that ends earlier, without an event, has failed.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// What all kinds share.
+/// The state that all kinds share.
 pub(super) struct Shared<'a> {
     pub(super) clients: &'a Clients,
     pub(super) timing: &'a Timing,
@@ -35,15 +35,15 @@ pub(super) struct Shared<'a> {
     pub(super) deliver: &'a dyn Fn(Reading),
 }
 
-/// What to do after a failure.
+/// The reaction to a failure.
 enum Cure {
-    /// Ask again, in another way.
+    /// Send another kind of request at once.
     AskOtherwise,
-    /// Ask again later, when the server says if it does.
+    /// Retry later, at the time that the server requests, if any.
     Wait(Option<Duration>),
-    /// Ask for all soon, whatever has failed before: the server is well.
+    /// List again soon, without back-off: the server works.
     ListAgain,
-    /// There is no such kind, or not for us.
+    /// The kind does not exist, or svcproxy may not read it: continue without it.
     DoWithout,
 }
 
@@ -51,21 +51,21 @@ pub(super) struct ListWatch<'a, K: Kind> {
     shared: &'a Shared<'a>,
     follower: Follower<K>,
     selection: Selection,
-    /// Whether the server is asked to begin a watch with all objects there are.
+    /// Whether to request a streamed list: a watch that begins with all existing objects.
     streams: bool,
-    /// Whether the next list must be of what the server has committed last: it does not know the
-    /// newest version that was heard of, as when its data were put back.
+    /// Whether the next list must be a quorum read: the server does not know the newest known
+    /// version, for instance after its data were restored.
     asks_for_latest: bool,
-    /// Whether the server sends bookmarks, so that a watch without any has died.
+    /// Whether the server sends bookmarks, so that a watch without any counts as dead.
     sends_bookmarks: bool,
-    /// When something of this kind was heard last.
+    /// When the server last sent something of this kind.
     heard: Instant,
-    /// Told when the kind has been listed in full.
+    /// Notified when the kind has been listed in full.
     listed: Option<oneshot::Sender<()>>,
-    /// Whether the server knew another kind for us when it was last asked. One that starts up
-    /// forbids all.
+    /// Whether the server allowed other kinds when this kind was last requested. A server that
+    /// starts up forbids all kinds.
     is_known: bool,
-    /// Whether the server has forgotten our version, and told nothing since.
+    /// Whether the server has forgotten the version (410), and has sent nothing since.
     is_forgotten: bool,
 }
 
@@ -142,7 +142,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         }
     }
 
-    /// What a failure means for the next attempt.
+    /// How to react to a failure.
     fn cure(&mut self, failure: &Failure) -> Cure {
         let lists = self.follower.position().is_none();
         if lists
@@ -154,7 +154,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 }
             )
         {
-            // "Too large resource version", or a version that is gone.
+            // The server answers "Too large resource version", or the version has expired.
             self.asks_for_latest = self.follower.newest().is_some() && !self.asks_for_latest;
         }
         match failure {
@@ -164,7 +164,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 self.selection.fields = None;
                 return Cure::AskOtherwise;
             }
-            // So servers that know nothing of streamed lists answer, or do not stream them.
+            // The answers of servers that do not support streamed lists.
             Failure::Refused {
                 code: 400 | 422, ..
             } if lists && self.streams => {
@@ -182,7 +182,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             Failure::Refused { code: 404, .. } if self.selection.kind_optional => {
                 return Cure::DoWithout;
             }
-            // What was listed once was allowed, and will be again.
+            // If it was listed before, it was allowed, and will be again.
             Failure::Refused { code: 403, .. }
                 if self.selection.kind_optional && self.is_known && !self.follower.was_listed() =>
             {
@@ -209,7 +209,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let mut next: Option<String> = None;
         let mut progress = Progress::of_list(self.shared.timing, Instant::now());
         loop {
-            // The token of a page holds the version.
+            // The continue token contains the version.
             let (version, rule) = match next {
                 None => self.list_version(),
                 Some(_) => (None, None),
@@ -244,7 +244,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let mut lists = self.follower.position().is_none();
         let (from, rule) = match self.follower.position() {
             Some(position) => (Some(position), None),
-            // A streamed list must have both.
+            // A streamed list requires both parameters.
             None => (self.list_version().0.or(Some("")), Some("NotOlderThan")),
         };
         let ask = self.selection.ask(&[
@@ -277,7 +277,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             match taken {
                 Ok(Some(still_lists)) => lists = still_lists?,
                 Ok(None) => break,
-                // Without a failure: the server may have no bookmark to send.
+                // Not a failure: the server may have had no bookmark to send.
                 Err(Failure::Silent(time)) if after_list && time < lasts => {
                     tracing::debug!(kind = K::NAME, ?time, "the watch is silent; asking again");
                     self.end_silence();
@@ -302,10 +302,10 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         Ok(())
     }
 
-    /// A watch has ended after which nothing was heard: not even a bookmark.
+    /// Handles the end of a watch on which nothing arrived, not even a bookmark.
     ///
-    /// A server whose data were put back to an older version waits for ours, and would tell nothing
-    /// until it has come.
+    /// A server with restored data waits until it reaches the requested version, and sends nothing
+    /// until then.
     fn end_silence(&mut self) {
         if self.heard.elapsed() >= self.shared.timing.watch {
             self.follower.lose_position();
@@ -313,7 +313,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         }
     }
 
-    /// Takes a line of a watch in; whether the list is still under way.
+    /// Processes a line of a watch. Returns whether the list is still under way.
     fn take_in(&mut self, line: Text<'_>, lists: bool) -> Result<bool, Failure> {
         let line = match line {
             Text::Whole(line) => line,
@@ -375,11 +375,11 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         Ok(lists)
     }
 
-    /// Of which version a list must be, and whether it may be newer.
+    /// The version of a list, and the match rule.
     ///
-    /// A list of any version, or of one not older than is known, comes from the API server's watch
-    /// cache. One without a version costs a quorum read of all objects from etcd, for each node of a
-    /// fleet at once (kubernetes/kubernetes#85342).
+    /// A list in any version, or not older than the known one, comes from the API server's watch
+    /// cache. A list without a version costs a quorum read of all objects from etcd, for every node
+    /// of a cluster at once (kubernetes/kubernetes#85342).
     fn list_version(&self) -> (Option<&str>, Option<&'static str>) {
         match self.follower.newest() {
             _ if self.asks_for_latest => (None, None),

@@ -1,21 +1,20 @@
-//! Services from a cluster's API server.
+//! The source of Services in a cluster's API server.
 //!
-//! Lists and watches Services, EndpointSlices, this node's Node and, where they are served,
-//! ServiceCIDRs. Selectors exclude at the server what belongs to headless Services and to other
-//! service proxies. Each object is converted as it arrives; the source itself keeps only names and
-//! versions.
+//! Lists and watches Services, EndpointSlices, this node's Node and, if the server has them,
+//! ServiceCIDRs. Selectors exclude objects of headless Services and of other service proxies at the
+//! server. Each object is converted as it arrives; the source itself keeps only names and versions.
 //!
 //! - Services and EndpointSlices are requested after the other two have been listed. Together with
 //!   the [store](crate::store)'s own rule, nothing is programmed before every kind is listed in full.
 //! - While the server is unreachable, the last state stays in effect. A new list is delivered as one
 //!   reading: objects that are not in it are removed together with the changes that it brings.
 //! - An object with an error is rejected as a whole, and its last good version stays in effect.
-//! - Duplicate and reordered events are recognised by their versions. Where versions cannot decide,
+//! - Duplicate and reordered events are recognised by their versions. If versions cannot decide,
 //!   the kind is listed again.
-//! - Failed requests are retried for ever. The back-off is bounded, has jitter, and heeds
+//! - Failed requests are retried forever. The back-off is bounded, has jitter, and respects
 //!   `Retry-After`.
 //! - Credentials are read again when their files change and when the server answers 401.
-//! - Sizes and times of what a server sends are bounded.
+//! - The size and duration of a server's answers are bounded.
 //!
 //! ```no_run
 //! use proxier::source::kube::{Access, KubeSource, Timing};
@@ -78,18 +77,18 @@ pub enum StartError {
     /// The kubeconfig, a credential or the proxy cannot be used.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// No thread or no runtime.
+    /// The thread or its runtime cannot be started.
     #[error("cannot start the thread that follows the API server")]
     Thread(#[source] io::Error),
 }
 
 impl KubeSource {
-    /// Follows the API server for the node of this name. `deliver` is called from the source's
-    /// thread, with all that a list or an event changes; it holds the source up while it runs.
+    /// Follows the API server for the node with this name. Calls `deliver` from the source's
+    /// thread, with all changes of a list or an event; the source waits until it returns.
     ///
-    /// It may be called in the context of a tokio runtime: the source has a thread and a runtime of
-    /// its own. `deliver` runs within that runtime and so must not block on another; let it send
-    /// to a channel. Files are read before this returns; nothing else is waited for.
+    /// It can be called inside a tokio runtime, because the source has its own thread and runtime.
+    /// `deliver` runs inside that runtime, so it must not block on another one; let it send to a
+    /// channel. This reads files before it returns, and waits for nothing else.
     ///
     /// # Errors
     ///
@@ -130,8 +129,8 @@ impl KubeSource {
         let thread = thread::Builder::new()
             .name("kube".to_owned())
             .spawn(move || {
-                // Made here: a runtime can be neither used nor dropped in the context of another, which
-                // the caller may be in.
+                // Created on the thread: a runtime can be neither used nor dropped inside another
+                // one, and the caller may be in one.
                 let runtime = match Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(started.send(Err(error))),
@@ -143,7 +142,7 @@ impl KubeSource {
                         match never {}
                     }
                 });
-                // Does not wait for a lookup of a name that hangs.
+                // Does not wait for a hanging DNS lookup.
                 runtime.shutdown_background();
             });
         let thread = thread.map_err(StartError::Thread)?;
@@ -206,7 +205,7 @@ async fn follow(
         ListWatch::new(ServiceCidrs::default(), &shared, Some(cidrs_listed)).run(),
     );
     let about_services = async {
-        // Their senders live as long as the watches.
+        // The senders live as long as the watches.
         let _ = future::join(node_is_listed, cidrs_are_listed).await;
         future::join(
             ListWatch::new(Services, &shared, None).run(),

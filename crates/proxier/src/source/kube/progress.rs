@@ -1,24 +1,25 @@
-//! Bounds on how slowly an answer may come in, and on how long it may be. Pure.
+//! Limits on how slowly an answer may arrive, and how long it may be. Pure.
 
 use std::time::{Duration, Instant};
 
 use super::backoff::Timing;
 use super::error::Failure;
 
-/// Most bytes of a whole list. 50,000 EndpointSlices of 10 endpoints are 230 MB of JSON.
+/// Maximum size of a whole list, in bytes. 50,000 EndpointSlices of 10 endpoints are 230 MB of
+/// JSON.
 const LONGEST_LIST: usize = 1 << 30;
-/// What a list must bring in the time of an answer, unless it ends.
+/// Minimum number of bytes of a list per window, unless the list ends.
 const LEAST: usize = 64 << 10;
 
-/// How an answer comes along.
+/// The progress of an answer.
 ///
-/// A limit on the time between two pieces alone would let a server that sends one byte a second
-/// keep a request for ever.
+/// A limit on the time between two pieces is not enough: a server that sends one byte per second
+/// could keep a request forever.
 #[derive(Debug)]
 pub(super) struct Progress {
     begun: Instant,
     ends: Instant,
-    /// How long a window is: something, and of a list [`LEAST`], must come in each.
+    /// The length of a window. Each must bring some data, and for a list [`LEAST`].
     window: Duration,
     window_ends: Instant,
     in_window: usize,
@@ -26,12 +27,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of a list, with all its pages.
+    /// The progress of a list, with all its pages.
     pub(super) fn of_list(timing: &Timing, now: Instant) -> Self {
         Self::new(timing.answer, timing.list, now)
     }
 
-    /// Of what must be there in full after this time.
+    /// The progress of an answer that must be complete after this time.
     pub(super) fn within(time: Duration, now: Instant) -> Self {
         Self::new(time, time, now)
     }
@@ -52,7 +53,7 @@ impl Progress {
         self.window_ends.min(self.ends)
     }
 
-    /// Another page was asked for, which has a time limit of its own, and begins to arrive.
+    /// Records that another page begins to arrive. The request for it has a separate time limit.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Progress {
         Ok(())
     }
 
-    /// So many bytes have arrived.
+    /// Records that bytes have arrived.
     ///
     /// # Errors
     ///
@@ -79,11 +80,11 @@ impl Progress {
         self.look(now)
     }
 
-    /// Whether what has arrived by now is enough.
+    /// Checks that enough has arrived.
     ///
     /// # Errors
     ///
-    /// [`Failure::Silent`] if it is nothing, else [`Failure::Slow`].
+    /// [`Failure::Silent`] if nothing has arrived, else [`Failure::Slow`].
     pub(super) fn look(&mut self, now: Instant) -> Result<(), Failure> {
         if now < self.next_look() {
             Ok(())
@@ -137,7 +138,7 @@ mod tests {
         for n in 1..600 {
             progress.arrived(10 << 10, begun + SECOND * n).unwrap();
         }
-        // But no list takes for ever.
+        // But no list may take forever.
         let end = progress.arrived(10 << 10, begun + SECOND * 600);
         assert!(matches!(end, Err(Failure::Slow { .. })), "{end:?}");
     }

@@ -1,23 +1,23 @@
-//! Splits JSON that arrives in pieces, with a bound on what is held of it.
+//! Splits JSON that arrives in pieces, with bounded memory.
 //!
-//! A page of a list may be as long as the list: a server may ignore `limit`, and does for a list
-//! from its watch cache. So a page is never held as a whole: its objects are handed out as they
+//! A page of a list may be as long as the list: a server may ignore `limit`, and does so for a list
+//! from its watch cache. So a page is never kept as a whole: its objects are passed on as they
 //! arrive.
 
 use memchr::memchr2;
 
 use super::error::Failure;
 
-/// Longest object, as JSON. etcd takes 1.5 MiB of an object, and JSON needs up to three times the
-/// room of the API server's own encoding.
+/// Maximum size of an object, as JSON. etcd accepts 1.5 MiB per object, and JSON needs up to three
+/// times the space of the API server's own encoding.
 pub(super) const LONGEST_OBJECT: usize = 8 << 20;
-/// Most of a page that is not one of its objects.
+/// Maximum size of a page without its objects.
 const LONGEST_ENVELOPE: usize = 1 << 20;
-/// Most that is kept of an object that is too long.
+/// Maximum size of the outline of an object that is too long.
 const LONGEST_OUTLINE: usize = 64 << 10;
-/// Longest string in an outline. Names have at most 253 bytes.
+/// Maximum length of a string in an outline. Names have at most 253 bytes.
 const LONGEST_STRING: usize = 1 << 10;
-/// How deep an outline goes: `metadata` of the object of a line of a watch.
+/// Maximum depth of an outline: `metadata` of the object in a line of a watch.
 const OUTLINE_DEPTH: usize = 3;
 
 /// One object's text.
@@ -28,7 +28,7 @@ pub(super) enum Text<'a> {
     TooLong(&'a [u8]),
 }
 
-/// Where a reader of JSON is, as far as brackets and strings go.
+/// The state of a JSON scanner: brackets and strings only.
 #[derive(Debug, Default)]
 struct Position {
     depth: usize,
@@ -36,7 +36,7 @@ struct Position {
     after_backslash: bool,
 }
 
-/// What a byte means for the structure of a text.
+/// The structural meaning of a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Open,
@@ -47,7 +47,7 @@ enum Mark {
 }
 
 impl Position {
-    /// How many bytes at the beginning of a piece are nothing but the middle of a string.
+    /// The number of bytes at the beginning of a piece that are inside of a string.
     fn plain(&self, piece: &[u8]) -> usize {
         if self.in_string && !self.after_backslash {
             memchr2(b'"', b'\\', piece).unwrap_or(piece.len())
@@ -86,29 +86,28 @@ impl Position {
     }
 }
 
-/// A page of a list as it arrives.
+/// A page of a list that is arriving.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     position: Position,
     in_items: bool,
-    /// The page without its objects: valid JSON once all has arrived.
+    /// The page without its objects: valid JSON once the page is complete.
     envelope: Vec<u8>,
     object: Object,
 }
 
 impl Page {
-    /// Takes the next piece, and hands out the objects that end in it.
+    /// Processes the next piece, and passes the objects that end in it to `take`.
     ///
     /// # Errors
     ///
-    /// What `take` returns, and [`Failure::TooLong`] if the page has more beside its objects than
-    /// any list.
+    /// The errors of `take`, and [`Failure::TooLong`] if the page without its objects is too long.
     pub(super) fn feed(
         &mut self,
         piece: &[u8],
         mut take: impl FnMut(Text<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        // Where in the piece begins what has not been kept yet.
+        // The start of the part of the piece that has not been kept yet.
         let mut from = 0;
         let mut next = 0;
         while let Some(rest) = piece.get(next..).filter(|rest| !rest.is_empty()) {
@@ -123,7 +122,7 @@ impl Page {
                     from = at + 1;
                     self.in_items = is_key_of_items(&self.envelope);
                 }
-                // What is between two objects is dropped.
+                // Text between two objects is dropped.
                 Mark::Open if self.in_items && depth == 3 => from = at,
                 Mark::Close if self.in_items && depth == 2 => {
                     let end = piece.get(from..=at).unwrap_or_default();
@@ -168,11 +167,11 @@ fn is_key_of_items(text: &[u8]) -> bool {
     text.trim_ascii_end().ends_with(b"\"items\"")
 }
 
-/// One object as it arrives.
+/// An object that is arriving.
 #[derive(Debug, Default)]
 pub(super) struct Object {
     text: Vec<u8>,
-    /// In the place of the text, once that is too long.
+    /// Replaces the text once that is too long.
     outline: Option<Outline>,
 }
 
@@ -189,7 +188,7 @@ impl Object {
         }
     }
 
-    /// Takes the last piece, and hands the object out.
+    /// Processes the last piece, and passes the object to `take`.
     pub(super) fn end<T>(&mut self, piece: &[u8], take: impl FnOnce(Text<'_>) -> T) -> T {
         // Most objects arrive in one piece, and are not copied.
         if self.text.is_empty() && self.outline.is_none() && piece.len() <= LONGEST_OBJECT {
@@ -205,16 +204,16 @@ impl Object {
     }
 }
 
-/// What is kept of an object that is too long: its `metadata`'s short strings, so that it can be
-/// named. Lists, long strings and what is deeper are left empty.
+/// The outline of an object that is too long: the short strings of its `metadata`, to name it.
+/// Lists, long strings and deeper values are left empty.
 #[derive(Debug, Default)]
 struct Outline {
     position: Position,
     /// The depth of the list or object that is left empty.
     empty: Option<usize>,
-    /// Where the text of the current string begins.
+    /// The start of the current string in the text.
     string: usize,
-    /// Whether the rest of the current string is left out.
+    /// Whether the rest of the current string is skipped.
     skips_string: bool,
     text: Vec<u8>,
 }
@@ -258,7 +257,7 @@ impl Outline {
         if self.empty.is_some() || self.skips_string {
             return;
         }
-        // A long string is cut to nothing: in its middle might be half an escape.
+        // A long string is emptied, not cut: the cut might fall inside an escape sequence.
         if self.text.len() - self.string + part.len() > LONGEST_STRING {
             self.text.truncate(self.string);
             self.skips_string = true;

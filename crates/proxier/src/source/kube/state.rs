@@ -1,4 +1,4 @@
-//! What is known of the connection, for those who ask after its health.
+//! The state of the connection, for metrics and health.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use crate::escaped::Chain;
 
 #[derive(Debug, Default)]
 struct Kinds {
-    /// Since when each is followed; none while it is not.
+    /// Since when each kind is watched; none while it is not.
     since: BTreeMap<&'static str, Option<Instant>>,
     unlisted: BTreeSet<&'static str>,
     last_heard: Option<Instant>,
@@ -18,12 +18,12 @@ struct Kinds {
     requests: BTreeMap<RequestOutcome, u64>,
 }
 
-/// The state as the watches tell it and others ask for it.
+/// The state that the watches update and others read.
 #[derive(Debug, Clone)]
 pub(super) struct States(Arc<Mutex<Kinds>>);
 
 impl States {
-    /// Nothing is followed yet of these kinds.
+    /// The state before any of these kinds is watched.
     pub(super) fn new(kinds: &[&'static str]) -> Self {
         let kinds = Kinds {
             since: kinds.iter().map(|kind| (*kind, None)).collect(),
@@ -48,12 +48,12 @@ impl States {
         })
     }
 
-    /// Whether any kind is followed.
+    /// Whether any kind is watched.
     pub(super) fn any_connected(&self) -> bool {
         self.with(|kinds| kinds.since.values().any(Option::is_some))
     }
 
-    /// It is followed, and so was listed.
+    /// Records that a kind is watched, and so was listed.
     pub(super) fn connected(&self, kind: &'static str) {
         self.with(|kinds| {
             kinds.unlisted.remove(kind);
@@ -64,7 +64,7 @@ impl States {
         });
     }
 
-    /// There is nothing to follow.
+    /// Records that the server does not have a kind.
     pub(super) fn absent(&self, kind: &'static str) {
         self.with(|kinds| {
             kinds.since.remove(kind);

@@ -1,4 +1,4 @@
-//! Requests and answers: what stands in them, and how they fail.
+//! Requests and answers: their content and failures.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::kind::Metadata;
 use super::progress::Progress;
 use super::split::{Object, Text};
 
-/// Most that is read of an answer that is not a list or a watch.
+/// Maximum size of an answer that is neither a list nor a watch.
 const LONGEST_STATUS: usize = 64 << 10;
 
 /// A page of a list, without its objects.
@@ -44,7 +44,7 @@ pub(super) struct Frame<'a> {
     pub(super) object: &'a RawValue,
 }
 
-/// What is left of a line of a watch that is too long.
+/// The outline of a line of a watch that is too long.
 #[derive(Debug, Deserialize)]
 pub(super) struct Outline {
     #[serde(rename = "type")]
@@ -52,13 +52,13 @@ pub(super) struct Outline {
     pub(super) object: AnyObject,
 }
 
-/// What every object has, and all that is read of one that cannot be read as a whole.
+/// The common part of all objects; the only part that is read of an object that is too long.
 #[derive(Debug, Deserialize)]
 pub(super) struct AnyObject {
     pub(super) metadata: Metadata,
 }
 
-/// An error that a server sends in the place of objects.
+/// An error that a server sends instead of objects.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
@@ -87,24 +87,24 @@ pub(super) struct BookmarkMetadata {
 }
 
 impl Bookmark {
-    /// Whether all objects there were have been sent.
+    /// Whether this bookmark ends the initial list.
     pub(super) fn ends_list(&self) -> bool {
         let mark = self.metadata.annotations.get("k8s.io/initial-events-end");
         mark.is_some_and(|mark| mark == "true")
     }
 }
 
-/// An answer that is coming in.
+/// An answer that is arriving.
 pub(super) struct Answer {
     body: Incoming,
-    /// What has arrived and was not taken yet.
+    /// Data that has arrived and is not processed yet.
     piece: Bytes,
     /// The line whose end has not arrived.
     line: Object,
 }
 
 impl Answer {
-    /// Asks, and waits for the answer to begin.
+    /// Sends a request, and waits for the answer to begin.
     pub(super) async fn to(ask: Ask, client: &Client, patience: Duration) -> Result<Self, Failure> {
         let answer = tokio::time::timeout(patience, client.send(ask)).await;
         let answer = answer.map_err(|_| Failure::NoAnswer {
@@ -123,7 +123,7 @@ impl Answer {
         let retry_after = head.headers.get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let text = answer.short(patience).await?;
-        // Whatever stands in the way of the server need not know its form.
+        // A proxy or load balancer in front of the server may answer in another format.
         let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&text);
             Status {
@@ -138,7 +138,7 @@ impl Answer {
         Err(Failure::of(status, retry_after.map(Duration::from_secs)))
     }
 
-    /// All of an answer that is short, or its beginning.
+    /// The whole of a short answer, or the beginning of a long one.
     pub(super) async fn short(mut self, patience: Duration) -> Result<Vec<u8>, Failure> {
         let mut progress = Progress::within(patience, Instant::now());
         let mut text = Vec::new();
@@ -152,7 +152,7 @@ impl Answer {
         Ok(text)
     }
 
-    /// Takes the next line in; nothing at the end. What follows the last line's end is half a line.
+    /// Processes the next line; none at the end. An incomplete last line is ignored.
     pub(super) async fn line<T>(
         &mut self,
         progress: &mut Progress,
@@ -172,7 +172,7 @@ impl Answer {
         }
     }
 
-    /// What arrives next; nothing at the end.
+    /// The next piece of data; empty at the end.
     pub(super) async fn piece(
         &mut self,
         progress: &mut Progress,

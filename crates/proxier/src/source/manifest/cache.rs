@@ -1,7 +1,7 @@
-//! Results of the reading before.
+//! Caches the results of the previous reading.
 //!
-//! Parsing is by far the most work of a reading. An edit leaves nearly all files as they were, and
-//! nearly all documents of the file that it changes.
+//! Parsing is by far the most work of a reading. An edit leaves nearly all files unchanged, and
+//! nearly all documents of the changed file.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -19,29 +19,29 @@ use super::object::{Key, Object};
 /// tick of the kernel's clock get the same time (4 ms, or seconds on some file systems).
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What was read, by file.
+/// The results, by file.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     hasher: RandomState,
-    /// Of the reading before.
+    /// Results of the previous reading.
     old: HashMap<PathBuf, File>,
-    /// Of this reading, so far.
+    /// Results of the current reading, so far.
     new: HashMap<PathBuf, File>,
 }
 
-/// A file as it was read.
+/// The result of reading a file.
 #[derive(Debug)]
 pub(super) struct File {
-    /// None if the file may change without another stamp.
+    /// None if the file may change without a new stamp.
     pub(super) stamp: Option<Stamp>,
     pub(super) parsed: Arc<Parsed>,
     pub(super) documents: Documents,
 }
 
-/// The objects of documents without any diagnostic, by a keyed hash of their text.
+/// The objects of documents without diagnostics, by a keyed hash of their text.
 pub(super) type Documents = HashMap<u64, Box<[Known]>>;
 
-/// A good object of a document.
+/// A valid object of a document.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) key: Key,
@@ -49,7 +49,7 @@ pub(super) struct Known {
     pub(super) object: Arc<Object>,
 }
 
-/// Tells one version of a file from another.
+/// Distinguishes versions of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -60,7 +60,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// None if the file changed so recently that another change may go unseen.
+    /// None if the file changed so recently that another change may get the same stamp.
     pub(super) fn of(metadata: &Metadata) -> Option<Self> {
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(changed.0).ok()?);
@@ -81,12 +81,12 @@ impl Cache {
         self.hasher.hash_one(text)
     }
 
-    /// The file as it was read before.
+    /// The previous result of a file.
     pub(super) fn file(&self, path: &Path) -> Option<&File> {
         self.new.get(path).or_else(|| self.old.get(path))
     }
 
-    /// Takes the documents of the file's last reading out.
+    /// Removes and returns the documents of the file's last reading.
     pub(super) fn take_documents(&mut self, path: &Path) -> Documents {
         let file = self.old.get_mut(path);
         file.map(|file| mem::take(&mut file.documents))
@@ -98,14 +98,14 @@ impl Cache {
         self.new.insert(path.to_owned(), file);
     }
 
-    /// Keeps a file that is as it was.
+    /// Keeps the result of an unchanged file.
     pub(super) fn keep(&mut self, path: &Path) {
         if let Some((path, file)) = self.old.remove_entry(path) {
             self.new.insert(path, file);
         }
     }
 
-    /// Ends a reading, and drops what was not in it.
+    /// Ends a reading, and drops files that were not in it.
     pub(super) fn turn(&mut self) {
         self.old = mem::take(&mut self.new);
     }

@@ -1,4 +1,4 @@
-//! Which Service has an address and port that several claim.
+//! Decides which Service gets an address and port that several Services claim.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,14 +9,14 @@ use crate::model::{ObjectName, Protocol, Service};
 
 type Claim = (IpAddr, Protocol, NonZeroU16);
 
-/// The addresses and ports that are claimed, and by whom.
+/// The claimed addresses and ports, with the Services that have them.
 #[derive(Debug, Default)]
 pub(super) struct Claims<'a>(HashMap<Claim, &'a ObjectName>);
 
 /// An address and port that another Service has.
 #[derive(Debug)]
 pub(super) struct Taken<'a> {
-    /// Index of the port in the Service that came too late.
+    /// Index of the port in the Service that lost.
     pub(super) index: usize,
     claim: Claim,
     owner: &'a ObjectName,
@@ -30,7 +30,7 @@ impl fmt::Display for Taken<'_> {
 }
 
 impl<'a> Claims<'a> {
-    /// Takes all that a Service claims or, where part of it is taken already, nothing.
+    /// Claims everything that a Service requests or, if a part is claimed already, nothing.
     pub(super) fn take(&mut self, service: &'a Service) -> Result<(), Taken<'a>> {
         for (index, claim) in claims(service) {
             if let Some(owner) = self.0.get(&claim) {
@@ -55,7 +55,7 @@ fn claims(service: &Service) -> impl Iterator<Item = (usize, Claim)> + '_ {
     })
 }
 
-/// Whether both claim the same addresses and ports.
+/// Whether both Services claim the same addresses and ports.
 pub(super) fn same(a: &Service, b: &Service) -> bool {
     claims(a)
         .map(|(_, claim)| claim)

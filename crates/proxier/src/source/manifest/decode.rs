@@ -1,4 +1,4 @@
-//! From a file's text to checked objects.
+//! Decodes a file's text into checked objects.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::lines::Lines;
 use super::object::{DEFAULT_NAMESPACE, Key, Kind, Maker, Object};
 use super::raw::{Items, Raw};
 
-/// Most errors, and most notes, that are reported of a file.
+/// Maximum number of errors, and of notes, that are reported per file.
 const MAX_REPORTED: usize = 1000;
 /// The label with the name of a slice's controller.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// The control plane's own controllers of slices have names that end so.
+/// The suffix of the names of the control plane's slice controllers.
 const CONTROL_PLANE: &str = "controller.k8s.io";
-/// Fields with numbers, in which people write leading zeros.
+/// Numeric fields in which people write leading zeros.
 const NUMBERS: [&str; 6] = [
     "port",
     "targetPort",
@@ -30,20 +30,20 @@ const NUMBERS: [&str; 6] = [
     "healthCheckNodePort",
     "timeoutSeconds",
 ];
-/// What to do with a template.
+/// The remedy for a template.
 const RENDER: &str =
     "render it first, for instance with 'helm template RELEASE CHART', and use the output";
 
-/// What a document makes of an object.
+/// The result for an object in a document.
 #[derive(Debug, Clone)]
 pub(super) enum Outcome {
     Good(Arc<Object>),
-    /// There is such an object, and a service proxy has nothing to do for it.
+    /// The object exists, but needs nothing on a node.
     LeftOut,
     Refused,
 }
 
-/// An object as a document defines it.
+/// An object that a document defines.
 #[derive(Debug, Clone)]
 pub(super) struct Definition {
     pub(super) key: Key,
@@ -52,7 +52,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// What may be used again when the same document is read again.
+    /// The part that can be reused when the same document is read again.
     fn known(&self) -> Option<Known> {
         let Outcome::Good(object) = &self.outcome else {
             return None;
@@ -65,16 +65,16 @@ impl Definition {
     }
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) definitions: Vec<Definition>,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Something in the file is so broken that nobody can say which object it was before.
+    /// A part of the file is so broken that its object cannot be identified.
     pub(super) unattributed: bool,
-    /// Something in the file could not be read as an object at all.
+    /// A part of the file could not be read as an object.
     pub(super) unread: bool,
-    /// How many there would be without a bound.
+    /// The number of errors without the limit.
     errors: usize,
     notes: usize,
 }
@@ -105,8 +105,8 @@ impl Parsed {
     }
 }
 
-/// Reads the text of a file, called `name` in diagnostics. `path` is where the cache has what was
-/// in it before.
+/// Decodes the text of a file, which diagnostics call `name`. `path` is the file's key in the
+/// cache.
 pub(super) fn decode(
     name: &Path,
     text: &str,
@@ -161,7 +161,7 @@ fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Par
             }
         }
         Format::Yaml => match document.parse() {
-            // As kubectl prints a document of which nothing is left.
+            // kubectl prints an empty document like this.
             Ok(Value::Null) => None,
             Ok(value) => {
                 decoder(document, location.clone(), parsed).object(Raw::Value(&value), None);
@@ -198,7 +198,7 @@ fn decoder<'a>(
     }
 }
 
-/// Gives diagnostics of a YAML document the lines of their fields, and notes octal numbers.
+/// Adds lines to the diagnostics of a YAML document, and notes octal numbers.
 fn locate_all(document: &Document<'_>, location: &Location, found: usize, parsed: &mut Parsed) {
     let octal = document.may_have_octal();
     if parsed.since(found).is_empty() && !octal {
@@ -215,8 +215,8 @@ fn locate_all(document: &Document<'_>, location: &Location, found: usize, parsed
     }
 }
 
-/// Gives a diagnostic the line of its field, and quotes what was written there. `lines` are the
-/// document's, or with `whole` unset those of the item alone.
+/// Adds the line of the field to a diagnostic, and quotes the text there. `lines` are those of the
+/// document or, without `whole`, of the item.
 fn locate(diagnostic: &mut Diagnostic, document: &Document<'_>, lines: &Lines, whole: bool) {
     let Some(location) = &mut diagnostic.location else {
         return;
@@ -234,15 +234,14 @@ fn locate(diagnostic: &mut Diagnostic, document: &Document<'_>, lines: &Lines, w
     }
 }
 
-/// Whether a message has a value as it is written, but for quotes.
+/// Whether a message already contains a value as written, apart from quotes.
 fn is_quoted(message: &str, written: &str) -> bool {
     let plain = written.trim_matches(['"', '\'']);
     let is_escaped = plain.contains(['"', '\'', '\\']);
     plain.is_empty() || is_escaped || message.contains(plain)
 }
 
-/// Notes the numbers that are octal for kubectl and svcproxy, and decimal for people and for YAML
-/// since version 1.2.
+/// Notes numbers that kubectl and svcproxy read as octal, but people and YAML 1.2 as decimal.
 fn note_octals(document: &Document<'_>, location: &Location, lines: &Lines, parsed: &mut Parsed) {
     let mut octals = Vec::new();
     lines.scalars(document.text, &mut |path, written| {
@@ -270,7 +269,7 @@ fn note_octals(document: &Document<'_>, location: &Location, lines: &Lines, pars
     }
 }
 
-/// Says of values with braces that a template was not rendered.
+/// Adds a hint to values with braces: the template was not rendered.
 fn hint_at_template(diagnostics: &mut [Diagnostic]) {
     for diagnostic in diagnostics {
         if diagnostic.is_error() && diagnostic.message.contains("{{") {
@@ -283,21 +282,22 @@ fn hint_at_template(diagnostics: &mut [Diagnostic]) {
     }
 }
 
-/// Takes one document in.
+/// Decodes one document.
 struct Decoder<'a> {
     document: &'a Document<'a>,
     location: Location,
     parsed: &'a mut Parsed,
 }
 
-/// Kind and `apiVersion`, which the API server leaves out of the items of a list of one kind.
+/// Kind and `apiVersion` of a list, because the API server omits them in the items of a list of one
+/// kind.
 type Defaults<'a> = Option<(&'a str, &'a str)>;
 
 impl Decoder<'_> {
     fn object(&mut self, raw: Raw<'_>, defaults: Defaults<'_>) {
         let found = self.parsed.diagnostics.len();
         self.decode(raw, defaults);
-        // Items of a list have been located before it.
+        // Items of a list have been located already.
         if let Raw::Text(text) = raw
             && !self.parsed.since(found).is_empty()
         {
@@ -305,7 +305,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// Gives new diagnostics of this JSON text the lines of their fields.
+    /// Adds lines to the new diagnostics of this JSON text.
     fn locate(&mut self, text: &str, found: usize) {
         let item = self.location.item.clone();
         let before = text.as_ptr().addr() - self.document.text.as_ptr().addr();
@@ -431,7 +431,7 @@ impl Decoder<'_> {
         });
     }
 
-    /// An object with errors: its last good version can stay if its name can be read.
+    /// Records an object with errors. Its last good version can stay if its name can be read.
     fn refused(&mut self, id: &Id, diagnostics: Vec<Diagnostic>) {
         for diagnostic in diagnostics {
             self.report(diagnostic.with_object(&id.label));
@@ -442,7 +442,7 @@ impl Decoder<'_> {
                 location: self.location.clone(),
                 outcome: Outcome::Refused,
             }),
-            // It cannot have been in effect under such a name, but under another.
+            // The name is invalid, so the object may have been in effect under another one.
             None => self.parsed.unattributed = true,
         }
     }
@@ -494,11 +494,11 @@ fn map<T>(converted: Converted<T>, wrap: impl FnOnce(T) -> Object) -> Converted<
     }
 }
 
-/// What identifies an object of a used kind.
+/// The identity of an object of a used kind.
 struct Id {
-    /// None if there can be no object of that name.
+    /// None if the name is invalid.
     key: Option<Key>,
-    /// Kind and name as they are written, valid or not.
+    /// Kind and name as written, valid or not.
     label: String,
 }
 

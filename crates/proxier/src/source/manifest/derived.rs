@@ -1,4 +1,4 @@
-//! The slices that follow from Pods, kept from one reading to the next.
+//! The derived slices, kept from one reading to the next.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use super::super::derive::{self, Pod, Selection};
 use super::object::{Key, Object, Objects};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
-/// What becomes of the Services with a selector.
+/// The slices of Services with a selector.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Derived {
-    /// The slices of those that have none in the manifests.
+    /// Derived slices of Services without slices in the manifests.
     pub(super) slices: BTreeMap<ObjectName, Arc<[EndpointSlice]>>,
-    /// Those that have some, and select Pods for nothing.
+    /// Services with slices in the manifests, whose selected Pods are ignored.
     pub(super) unused: Vec<Key>,
 }
 
 impl Derived {
-    /// Derives what differs from `old`, and takes the rest over from `derived`, which was made of
-    /// that.
+    /// Derives slices for the differences from `old`, and reuses the rest from `derived`, which was
+    /// derived from `old`.
     pub(super) fn new(objects: &Objects, old: &Objects, derived: &Self) -> Self {
         let nodes = nodes(objects);
         let pods = Index::of(pods(objects).map(|(_, pod)| pod));
@@ -55,7 +55,7 @@ impl Derived {
     }
 }
 
-/// The Services whose endpoints are in the manifests.
+/// The Services with endpoints in the manifests.
 fn with_slices(objects: &Objects) -> HashSet<&ObjectName> {
     let mut services = HashSet::new();
     for (key, entry) in objects {
@@ -87,7 +87,7 @@ fn nodes(objects: &Objects) -> HashMap<&str, &Node> {
         .collect()
 }
 
-/// The Pods that differ or whose Nodes do, as they are and as they were.
+/// The Pods that changed or whose Nodes changed, in both versions.
 fn changed_pods<'a>(new: &'a Objects, old: &'a Objects) -> impl Iterator<Item = &'a Pod> {
     let (new_nodes, old_nodes) = (nodes(new), nodes(old));
     let same_node = move |pod: &Pod| {
@@ -116,7 +116,7 @@ impl<'a> Index<'a> {
         Self(index)
     }
 
-    /// The Pods that a Service selects, by way of its rarest label.
+    /// The Pods that a Service selects, found through its rarest label.
     fn select(
         &self,
         service: &'a Service,
@@ -185,7 +185,7 @@ mod tests {
         put(objects, Kind::Service, name(service), object);
     }
 
-    /// A Service for each of these, which selects a Pod on a Node, all of the same name.
+    /// For each name a Service, a Pod that it selects, and the Pod's Node.
     fn objects(names: &[&str]) -> Objects {
         let mut objects = Objects::new();
         for app in names {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_change_concerns_is_derived_again() {
+    fn only_changed_services_are_derived_again() {
         let old = objects(&["a", "b", "c", "d", "e"]);
         let before = from_scratch(&old);
         let mut new = old.clone();
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(endpoints("d")[0].zone.as_deref(), Some("west"));
     }
 
-    /// What may stand in the manifests under one of three names.
+    /// A random change of an object with one of three names.
     fn any_change() -> impl Strategy<Value = (Kind, &'static str, &'static str, u8)> {
         let kinds = [
             Kind::Service,
@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_as_from_scratch(
+        fn reused_slices_equal_those_from_scratch(
             readings in vec(vec(any_change(), 0..4), 1..20),
         ) {
             let (mut old, mut kept) = (Objects::new(), Derived::default());

@@ -10,11 +10,11 @@ use serde_saphyr::{
 
 use super::lines::Lines;
 
-/// Most that a file may hold. A file of 10,000 Services with 3 endpoints each has some 10 MB.
+/// Maximum size of a file. A file of 10,000 Services with 3 endpoints each has some 10 MB.
 pub(super) const MAX_FILE_BYTES: usize = 64 << 20;
 
-/// Most nodes that aliases may add to a document: a few lines of nested aliases can ask for
-/// billions.
+/// Maximum number of nodes that aliases may add to a document: a few lines of nested aliases can
+/// expand to billions.
 const MAX_ALIASED_NODES: usize = 100_000;
 
 /// One document's text.
@@ -28,24 +28,24 @@ pub(super) struct Document<'a> {
     pub(super) line: usize,
 }
 
-/// What a document is written in.
+/// The format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Parsed some ten times faster than YAML, of which it is a part.
+    /// A subset of YAML, but some ten times faster to parse.
     Json,
     Yaml,
 }
 
-/// Why a document cannot be parsed, and on which line of the file.
+/// Why a document cannot be parsed, with the line in the file.
 #[derive(Debug)]
 pub(super) struct ParseError {
     pub(super) message: String,
     pub(super) line: Option<usize>,
 }
 
-/// Splits a file at its `---` lines, which YAML allows in column 0 for nothing else and JSON
-/// nowhere, and what is between them into its JSON texts, if it is made of such. Each document is
-/// parsed by itself, so that a broken one takes no other with it. Empty ones are left out.
+/// Splits a file at its `---` lines, and a part that consists of JSON texts into these. In column
+/// 0, `---` has no other meaning in YAML, and it cannot occur in JSON. Each document is parsed
+/// separately, so that a broken one does not affect the others. Empty ones are left out.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
@@ -75,7 +75,7 @@ fn is_marker(line: &str, marker: &str) -> bool {
 }
 
 fn document(text: Option<&str>, first_line: usize) -> Option<Document<'_>> {
-    // An end marker closes the document before it, and means nothing at the head of the next.
+    // An end marker belongs to the previous document; at the head of the next one it is ignored.
     let text = text?;
     let (text, first_line) = match text.split_once('\n') {
         Some((marker, rest)) if is_marker(marker, "...") => (rest, first_line + 1),
@@ -93,7 +93,7 @@ fn document(text: Option<&str>, first_line: usize) -> Option<Document<'_>> {
     })
 }
 
-/// A line without the marker and the white space at its head.
+/// A line without its marker and leading white space.
 fn content(line: &str) -> &str {
     let line = if is_marker(line, "---") {
         line.trim_start_matches('-')
@@ -103,8 +103,8 @@ fn content(line: &str) -> &str {
     line.trim_start()
 }
 
-/// The JSON texts that a document is made of, one after another. None if it is no JSON; a broken
-/// text among others is one of them.
+/// The consecutive JSON texts of a document. None if it is not JSON; a broken text among others
+/// counts as one.
 fn json_texts<'a>(document: &Document<'a>) -> Option<Vec<Document<'a>>> {
     let mut line = document.first_line;
     let mut rest = document.text;
@@ -125,7 +125,7 @@ fn json_texts<'a>(document: &Document<'a>) -> Option<Vec<Document<'a>>> {
                 any_good = true;
                 (text.get(), stream.byte_offset())
             }
-            // The next text begins at the head of a line.
+            // After a broken text, the next one begins at the start of a line.
             Err(_) => {
                 let next = rest.get(1..).and_then(|rest| rest.find("\n{"));
                 let end = next.map_or(rest.len(), |at| at + 2);
@@ -147,14 +147,14 @@ fn json_texts<'a>(document: &Document<'a>) -> Option<Vec<Document<'a>>> {
     any_good.then_some(texts)
 }
 
-/// How many lines end in a text.
+/// The number of line ends in a text.
 pub(super) fn lines_in(text: &str) -> usize {
     text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
 impl Document<'_> {
-    /// Parses the document as YAML into the values of JSON: types are then judged as by the API
-    /// server, which kubectl sends JSON.
+    /// Parses the document as YAML into JSON values, so that types are checked as by the API
+    /// server, to which kubectl sends JSON.
     pub(super) fn parse(&self) -> Result<Value, ParseError> {
         deserialize(self.text).map_err(|error| ParseError {
             line: error
@@ -169,7 +169,7 @@ impl Document<'_> {
         deserialize(self.text).ok()
     }
 
-    /// The file's line for one of the document's.
+    /// The line of the file for a line of the document.
     pub(super) fn line_of(&self, line: u64) -> Option<usize> {
         let line = usize::try_from(line).ok()?;
         Some(self.first_line + line.checked_sub(1)?)
@@ -184,7 +184,7 @@ impl Document<'_> {
         })
     }
 
-    /// The first expression in the braces of a template, and its line in the file.
+    /// The first template expression in braces, and its line in the file.
     pub(super) fn template(&self) -> Option<(&str, usize)> {
         let mut lines = self.text.lines().enumerate();
         lines.find_map(|(index, line)| {
@@ -202,7 +202,7 @@ impl Document<'_> {
 /// Parses YAML as kubectl does, which reads 0120 as an octal number.
 fn deserialize<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let options = options! {
-        // The size of the file bounds what it can hold, but for aliases.
+        // The size of the file bounds everything except aliases.
         budget: budget! {
             max_events: usize::MAX,
             max_nodes: usize::MAX,
@@ -215,7 +215,7 @@ fn deserialize<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_saphyr::from_str_with_options(text, options)
 }
 
-/// The parser's message without the place, which is reported in the file's lines.
+/// The parser's message without the position, which is reported as a line of the file.
 fn message(error: &Error) -> String {
     struct WithoutPlace;
     impl Localizer for WithoutPlace {
@@ -263,7 +263,7 @@ mod tests {
                 json(7, "{\"c\": 3}")
             ]
         );
-        // A broken text takes no other with it.
+        // A broken text does not affect the others.
         assert_eq!(
             texts("{\"a\": 1}\n{\"b\": \n{\"c\": 3}\n"),
             [
@@ -272,7 +272,7 @@ mod tests {
                 json(3, "{\"c\": 3}")
             ]
         );
-        // A flow mapping of YAML is no JSON.
+        // A flow mapping of YAML is not JSON.
         assert!(texts("{a: 1}\n").iter().all(|(_, is_json, _)| !is_json));
     }
 
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn alias_bombs_are_refused() {
+    fn alias_bombs_are_rejected() {
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..20 {
             let alias = format!("*a{}, ", level - 1).repeat(10);

@@ -1,4 +1,4 @@
-//! Files and directories, read with bounds.
+//! Reads files and directories, with limits.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ const STDIN_NAME: &str = "standard input";
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
-    /// What is in it, or why that cannot be read.
+    /// The content, or why it cannot be read.
     pub(super) content: Result<Arc<Parsed>, Diagnostic>,
 }
 
@@ -80,11 +80,11 @@ fn read_file(path: &Path, cache: &mut Cache) -> Source {
 }
 
 fn read_changed(path: &Path, cache: &mut Cache) -> io::Result<Arc<Parsed>> {
-    // Opening a pipe would wait for its other end.
+    // Not pipes: opening one would block until its other end is opened.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));
     }
-    // A network file system tells the newest state of an open file only.
+    // On a network file system, only an open file has current metadata.
     let file = File::open(path)?;
     let stamp = Stamp::of(&file.metadata()?);
     if let Some(known) = cache.file(path)

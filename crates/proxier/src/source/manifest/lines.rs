@@ -1,6 +1,6 @@
 //! The line and the source text of each field of a document.
 //!
-//! Decoded values have no positions, so a document with an error is parsed once more, with them.
+//! Decoded values have no positions, so a document with an error is parsed again, with positions.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde_saphyr::Spanned;
 pub(super) struct Lines {
     /// From 1, within the document.
     line: u64,
-    /// Byte offset and length within the document, where known.
+    /// Byte offset and length within the document, if known.
     span: Option<(u64, u64)>,
     children: Children,
 }
@@ -26,7 +26,7 @@ enum Children {
 }
 
 impl Lines {
-    /// The line of `path` or, where that is missing, of the last part of it that is there.
+    /// The line of `path`, or of its longest existing prefix.
     pub(super) fn line(&self, path: &str) -> u64 {
         let mut at = self;
         for step in steps(path) {

@@ -1,21 +1,21 @@
-//! Services from manifests: YAML or JSON files as people write them and `kubectl get -o yaml`
-//! prints them.
+//! The source of Services in manifests: YAML or JSON files, hand-written or from `kubectl get -o
+//! yaml`.
 //!
-//! Services, EndpointSlices, Endpoints, Pods and Nodes are used, in any number of documents a file,
-//! in lists, and as JSON texts one after another; other kinds are skipped with a note. Where a
-//! Service with a selector has neither EndpointSlices nor Endpoints, its slices
-//! [follow](super::derive) from the Pods. The path `-` is standard input, which is read once. Each
-//! reading looks at every file and replaces the one before as a whole:
+//! It uses Services, EndpointSlices, Endpoints, Pods and Nodes. A file may contain any number of
+//! documents, lists, and consecutive JSON texts; other kinds are skipped with a note. For a Service
+//! with a selector and without EndpointSlices and Endpoints, it [derives](super::derive) slices
+//! from the Pods. The path `-` is standard input, which is read once. Each reading covers every
+//! file and replaces the previous one:
 //!
-//! - a port, address or range that is wrong is left out, and the rest of its object is used;
-//! - an object with any other error, or of which nothing is left, is rejected, and its last good
+//! - an invalid port, address or range is left out, and the rest of its object is used;
+//! - an object with any other error, or without any valid part, is rejected, and its last good
 //!   version stays in effect;
-//! - a document that cannot be parsed, or not as far as its name, removes nothing that came from its
-//!   file before; nor does a file or directory that cannot be read;
-//! - until each file has been read once, nothing is replaced or removed: what was not read has not
-//!   been listed;
-//! - of two definitions of one object the first counts, and of two Services that claim one
-//!   address and port the one that has it.
+//! - a document that cannot be parsed, or whose object has no readable name, removes nothing that
+//!   came from its file before, and neither does an unreadable file or directory;
+//! - until each file has been read once, nothing is replaced or removed: an unread file counts as
+//!   not listed;
+//! - if an object is defined twice, the first definition counts; if two Services claim one address
+//!   and port, the one that already has it keeps it.
 //!
 //! ```
 //! use std::path::Path;
@@ -66,7 +66,7 @@ use super::Diagnostic;
 pub use super::Reading;
 pub use crate::source::watch::{Watch, WatchError};
 
-/// Manifest files and directories, and the last good state of what is in them.
+/// Manifest files and directories, and the last good state of their objects.
 #[derive(Debug)]
 pub struct Manifests {
     paths: Vec<PathBuf>,
@@ -75,15 +75,15 @@ pub struct Manifests {
     cache: Cache,
     /// None before the first read.
     state: Option<State>,
-    /// Whether each file could be read once.
+    /// Whether each file has been read once.
     listed: bool,
     diagnostics: Vec<Diagnostic>,
 }
 
 impl Manifests {
-    /// Manifests at these paths, not yet read. Of a directory the files `*.yaml`, `*.yml`, `*.json`
-    /// and `*.jsonl` are read in the order of their names, but neither hidden ones nor those of
-    /// directories within: as `kubectl apply -f` does.
+    /// Manifests at these paths, not read yet. In a directory, the files `*.yaml`, `*.yml`,
+    /// `*.json` and `*.jsonl` are read in the order of their names, without hidden ones and
+    /// subdirectories, as `kubectl apply -f` does.
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         Self {
             paths: paths.into_iter().map(Into::into).collect(),
@@ -95,7 +95,7 @@ impl Manifests {
         }
     }
 
-    /// The same, read for the node of this name: its Node becomes
+    /// Sets the name of this node: its Node becomes
     /// [`Change::NodeReplaced`](crate::store::Change::NodeReplaced).
     pub fn for_node(self, name: impl Into<String>) -> Self {
         Self {
@@ -104,16 +104,16 @@ impl Manifests {
         }
     }
 
-    /// Reads every file that has changed. What cannot be read is in the diagnostics, and what was
-    /// good of it stays. Documents that are as they were are not parsed again.
+    /// Reads every changed file. Errors are in the diagnostics, and the last good versions stay.
+    /// Unchanged documents are not parsed again.
     pub fn read(&mut self) -> Reading {
         let sources = files::read(&self.paths, &mut self.cache);
         self.merge(sources)
     }
 
-    /// Reads the files again when they change, from a thread of its own. It calls `deliver` with
-    /// each reading that differs from the one before in its changes or its diagnostics, and with
-    /// the first one if nothing was read before. What counts as a change: see [`Watch::start`].
+    /// Reads the files again when they change, from a separate thread. Calls `deliver` with each
+    /// reading whose changes or diagnostics differ from the previous one, and with the first one if
+    /// nothing was read before. [`Watch::start`] describes what counts as a change.
     ///
     /// # Errors
     ///
@@ -141,7 +141,7 @@ impl Manifests {
         self.listed |= unread.is_empty();
         let node = self.node.as_deref();
         let changes = state.changes_since(old, self.listed, node, &mut diagnostics);
-        // Stable: those of one object stay in the order of its fields.
+        // A stable sort: diagnostics of one object stay in the order of its fields.
         diagnostics.sort_by(|a, b| a.location.cmp(&b.location));
         if !self.listed {
             diagnostics.push(not_listed(&unread));
@@ -155,7 +155,7 @@ impl Manifests {
         }
     }
 
-    /// Reads every file, and yields what is found if it is not what was found before.
+    /// Reads every file. Returns the reading if it differs from the previous one.
     fn read_again(&mut self) -> Option<Reading> {
         let first = self.state.is_none();
         let before = mem::take(&mut self.diagnostics);
@@ -165,9 +165,9 @@ impl Manifests {
     }
 }
 
-/// What cannot be read has not been listed.
+/// The diagnostic for manifests that have not been read yet.
 fn not_listed(unread: &[PathBuf]) -> Diagnostic {
-    /// Most that are named.
+    /// Maximum number of named files.
     const NAMED: usize = 5;
     let named = unread
         .iter()
@@ -185,11 +185,11 @@ fn not_listed(unread: &[PathBuf]) -> Diagnostic {
     ))
 }
 
-/// Reads one manifest that is in memory already; `file` is its name in the diagnostics.
+/// Parses one manifest in memory; `file` is its name in diagnostics.
 pub fn parse(file: &Path, text: &str) -> Reading {
     let (parsed, _) = decode::decode(file, text, &mut Cache::default(), file);
     let mut manifests = Manifests::new([file]);
-    // It is all there is, whatever it is.
+    // There are no other files to wait for.
     manifests.listed = true;
     manifests.merge(vec![Source {
         path: file.to_owned(),

@@ -1,4 +1,4 @@
-//! The objects that manifests may hold.
+//! The objects of manifests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::super::Location;
 use super::super::derive::{Pod, Selection};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
-/// The kinds that are used.
+/// The used kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Service,
@@ -42,19 +42,19 @@ impl Kind {
     }
 }
 
-/// What makes two documents definitions of one object.
+/// The identity of an object: two documents with the same key define the same object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) kind: Kind,
-    /// Of a kind without namespaces it is in [`DEFAULT_NAMESPACE`].
+    /// Objects of a kind without namespaces are in [`DEFAULT_NAMESPACE`].
     pub(super) name: ObjectName,
 }
 
-/// The namespace of an object that names none.
+/// The namespace of an object without one.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
 impl Key {
-    /// None if there can be no object of that name.
+    /// None if the name is invalid.
     pub(super) fn new(kind: Kind, namespace: &str, name: &str) -> Option<Self> {
         let namespace = Some(namespace).filter(|_| kind.is_namespaced());
         let name = ObjectName::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name).ok()?;
@@ -77,7 +77,7 @@ impl fmt::Display for Key {
 pub(super) enum Object {
     Service {
         service: Service,
-        /// How its slices follow from Pods, if it has a selector.
+        /// The selection of its Pods, if it has a selector.
         selection: Option<Selection>,
     },
     EndpointSlice {
@@ -85,27 +85,27 @@ pub(super) enum Object {
         made_by: Maker,
     },
     Endpoints {
-        /// The slices that the Endpoints are mirrored into.
+        /// The slices that mirror the Endpoints.
         slices: Vec<EndpointSlice>,
-        /// Whether the control plane would mirror them too. The others serve where their Service
-        /// has no slice at all.
+        /// Whether the control plane would mirror them too. Otherwise they are used only if their
+        /// Service has no slice.
         mirrored: bool,
     },
     Pod(Pod),
     Node(Node),
 }
 
-/// Objects by what makes them one.
+/// Objects by key.
 pub(super) type Objects = BTreeMap<Key, Entry>;
 
-/// An object and where it stands.
+/// An object and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) location: Location,
     pub(super) object: Arc<Object>,
 }
 
-/// Who made an endpoint slice.
+/// The creator of an endpoint slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Maker {
     /// A controller of the control plane, which mirrors Endpoints too.

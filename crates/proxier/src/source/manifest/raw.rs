@@ -1,4 +1,4 @@
-//! An object before it is decoded: the value of a YAML document, or the text of a JSON one.
+//! An undecoded object: the value of a YAML document, or the text of a JSON document.
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::super::Diagnostic;
 use super::super::api;
 
-/// An object before it is decoded.
+/// An undecoded object.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Raw<'a> {
     Value(&'a Value),
@@ -22,10 +22,10 @@ pub(super) enum Items<'a> {
     Texts(Vec<&'a RawValue>),
 }
 
-/// Why a text is no JSON.
+/// Why a text is not JSON.
 #[derive(Debug)]
 pub(super) struct Malformed {
-    /// Without the place.
+    /// The message, without the position.
     pub(super) message: String,
     line: usize,
 }
@@ -44,7 +44,7 @@ impl Malformed {
     }
 }
 
-/// An error's message without the place.
+/// The message of an error, without the position.
 fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -55,7 +55,7 @@ fn message(error: &serde_json::Error) -> String {
 }
 
 impl<'a> Raw<'a> {
-    /// Whether a text is JSON.
+    /// Checks that a text is JSON.
     pub(super) fn check(self) -> Result<(), Malformed> {
         match self {
             Raw::Value(_) => Ok(()),
@@ -76,7 +76,7 @@ impl<'a> Raw<'a> {
         header.flatten().unwrap_or_default()
     }
 
-    /// Decodes the object. The error is about the field that cannot be decoded.
+    /// Decodes the object. The error names the field.
     pub(super) fn decode<T: DeserializeOwned>(self) -> Result<T, Box<Diagnostic>> {
         match self {
             Raw::Value(value) => decode(value),
@@ -84,7 +84,7 @@ impl<'a> Raw<'a> {
                 if let Ok(object) = serde_json::from_str(text) {
                     return Ok(object);
                 }
-                // Slower, with the path of the error, and with the last of several equal keys.
+                // Slower: with the path of the error, and with the last of duplicate keys.
                 let value = serde_json::from_str(text);
                 let value: Value =
                     value.map_err(|error| Box::new(Diagnostic::error(message(&error))))?;
@@ -93,7 +93,7 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// The items of a list, of which there may be none. Err if they are no list.
+    /// The items of a list, possibly none. Err if they are not a list.
     pub(super) fn items(self) -> Result<Items<'a>, NotAList> {
         match self {
             Raw::Value(value) => match value.get("items") {

@@ -1,4 +1,4 @@
-//! The last good state, and what a new reading changes.
+//! The last good state, and the changes of a new reading.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,23 +21,23 @@ const NOT_MIRRORED: &str = "not used: this Service has endpoint slices";
 /// Why a Service's Pods are not used.
 const NOT_DERIVED: &str = "its Pods are not used: its endpoint slices or Endpoints here are";
 
-/// All objects that are in effect.
+/// All objects in effect.
 #[derive(Debug, Default)]
 pub(super) struct State {
     objects: Objects,
     derived: Derived,
 }
 
-/// A reading, taken in.
+/// A reading, merged with the previous state.
 pub(super) struct Merged {
     pub(super) state: State,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Files with something that could not be read as an object.
+    /// Files with a part that could not be read as an object.
     pub(super) unread: Vec<PathBuf>,
 }
 
 impl State {
-    /// Takes a whole reading in, with what must stay of `old`.
+    /// Merges a whole reading with the parts of `old` that must stay.
     pub(super) fn merge(old: Option<&Self>, sources: Vec<Source>) -> Merged {
         let empty = Self::default();
         let old = old.unwrap_or(&empty);
@@ -119,9 +119,9 @@ impl State {
         }
     }
 
-    /// Rejects Services that claim an address and port of another. The Service that had it before
-    /// keeps it: a new manifest must not take a working Service's traffic. Otherwise the older
-    /// Service gets it, as far as ages are known, or else the one that is defined first.
+    /// Rejects Services that claim an address and port of another one. The Service that has it
+    /// keeps it: a new manifest must not take over a working Service's traffic. Otherwise the older
+    /// Service gets it, if ages are known, or else the one that is defined first.
     fn settle_claims(&mut self, old: &Self, diagnostics: &mut Vec<Diagnostic>) {
         let services = self.objects.iter().filter_map(|(key, entry)| {
             let service = self.service(key)?;
@@ -154,9 +154,9 @@ impl State {
         }
     }
 
-    /// The changes that lead from `old` to this state, of which `node` is this node's name. Without
-    /// `old` that is everything; only if it is `complete` does it replace what there was.
-    /// Endpoints that the control plane has mirrored already add nothing to its slices.
+    /// The changes from `old` to this state; `node` is this node's name. Without `old` these are
+    /// all objects, as a replacement only if the state is `complete`. Endpoints that the control
+    /// plane has already mirrored add nothing to its slices.
     pub(super) fn changes_since(
         &self,
         old: Option<&Self>,
@@ -192,11 +192,11 @@ impl State {
     }
 }
 
-/// A state as the store sees it.
+/// The view of a state for the store.
 struct View<'a> {
     services: BTreeMap<&'a ObjectName, &'a Service>,
     slices: BTreeMap<&'a ObjectName, &'a EndpointSlice>,
-    /// What is not used because there are slices, and why.
+    /// Objects that are not used because there are slices, with the reason.
     unused: Vec<(&'a Key, &'a Entry, &'static str)>,
 }
 
@@ -209,7 +209,7 @@ impl<'a> View<'a> {
         };
         let mut of_control_plane = BTreeSet::new();
         let mut with_slices = BTreeSet::new();
-        // Slices come before Endpoints, whose name is their Service's.
+        // Slices are visited before Endpoints, which have the name of their Service.
         for (key, entry) in &state.objects {
             match entry.object.as_ref() {
                 Object::Service { service, .. } => {

@@ -11,7 +11,7 @@ use crate::model::Family;
 /// `spec.clusterIP` of a headless Service.
 const HEADLESS: &str = "None";
 
-/// The cluster IPs; none for a Service that has none or is rejected.
+/// The cluster IPs; empty for a Service that has none or is rejected.
 pub(super) fn cluster_ips(
     spec: &api::ServiceSpec,
     kind: Kind,
@@ -68,7 +68,7 @@ pub(super) fn cluster_ips(
     addresses
 }
 
-/// One address, or one of each family.
+/// One address, or one per family.
 fn addresses(written: &[&Loose<String>], findings: &mut Findings) -> Vec<IpAddr> {
     if written.len() > 2 {
         findings.error(
@@ -98,14 +98,14 @@ fn addresses(written: &[&Loose<String>], findings: &mut Findings) -> Vec<IpAddr>
     addresses
 }
 
-/// That `ipFamilies` and `ipFamilyPolicy` agree with the addresses, where they are set.
+/// Checks that `ipFamilies` and `ipFamilyPolicy` match the addresses, if they are set.
 fn families(
     spec: &api::ServiceSpec,
     addresses: &[IpAddr],
     written: usize,
     findings: &mut Findings,
 ) {
-    // After an address was left out, the others are not at their places.
+    // If an address was left out, the indices of the others have changed.
     let whole = written.max(1) == addresses.len();
     for (index, text) in spec.ip_families.iter().take(2).enumerate() {
         let field = format_args!("spec.ipFamilies[{index}]");

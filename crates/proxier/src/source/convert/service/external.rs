@@ -1,4 +1,4 @@
-//! Addresses for clients outside the cluster, and which clients may use them.
+//! Addresses for clients outside the cluster, and their source ranges.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -33,8 +33,8 @@ pub(super) fn external_ips(
     addresses
 }
 
-/// `status.loadBalancer.ingress[].ip`, as far as nodes answer there. Controllers write the status,
-/// so an entry that cannot be used is only noted.
+/// The addresses in `status.loadBalancer.ingress[].ip` that nodes serve. Controllers write the
+/// status, so an unusable entry is only noted.
 pub(super) fn load_balancer_ips(
     object: &api::Service,
     kind: Kind,
@@ -71,8 +71,8 @@ pub(super) fn load_balancer_ips(
         match &ingress.ip_mode {
             None => {}
             Some(Loose::Right(mode)) if matches!(mode.as_str(), "" | "VIP") => {}
-            // The load balancer sends to the nodes by another address, and a host name alone is
-            // for DNS.
+            // With `Proxy`, the load balancer uses another address of the nodes. An entry with only
+            // a host name is for DNS.
             Some(Loose::Right(mode)) if mode == "Proxy" => continue,
             Some(Loose::Right(other)) => {
                 unused(
@@ -104,8 +104,7 @@ pub(super) fn load_balancer_ips(
     addresses
 }
 
-/// The same address, if the Service can be reached by it beside its cluster IPs, whose families are
-/// the Service's.
+/// Returns the address, if it is not a cluster IP and has one of the Service's families.
 fn usable(address: IpAddr, cluster_ips: &[IpAddr]) -> Result<IpAddr, String> {
     if cluster_ips.contains(&address) {
         return Err(format!("{address} is the Service's cluster IP already"));
@@ -118,8 +117,8 @@ fn usable(address: IpAddr, cluster_ips: &[IpAddr]) -> Result<IpAddr, String> {
     ))
 }
 
-/// `spec.loadBalancerSourceRanges`, merged where they touch or overlap. Err if none can be used:
-/// nobody knows then whom to let in.
+/// `spec.loadBalancerSourceRanges`; adjacent and overlapping ones are merged. Err if all are
+/// invalid: then no client may be let in.
 pub(super) fn source_ranges(
     object: &api::Service,
     spec: &api::ServiceSpec,

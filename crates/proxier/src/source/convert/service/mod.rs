@@ -16,12 +16,12 @@ use super::{Converted, Findings};
 use crate::model::{ObjectName, Service, ServicePort, SessionAffinity, Uid};
 use crate::notice::Reason;
 
-/// Session affinity's timeout in seconds, where none is given: three hours.
+/// Default timeout of session affinity in seconds: three hours.
 const DEFAULT_TIMEOUT: i32 = 10_800;
-/// Longest session affinity, in seconds: a day.
+/// Maximum timeout of session affinity in seconds: a day.
 const MAX_TIMEOUT: i32 = 86_400;
 
-/// The label by which a Service asks for metrics of its own, with the value `true`.
+/// The label that exports a Service's traffic metrics, with the value `true`.
 const METRICS: &str = "svcproxy.io/metrics";
 
 /// `spec.type`.
@@ -33,7 +33,7 @@ pub(super) enum Kind {
     ExternalName,
 }
 
-/// As the API spells it.
+/// Prints the type as the API spells it.
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -119,7 +119,7 @@ pub fn service(object: &api::Service) -> Converted<Service> {
     findings.converted(service)
 }
 
-/// The ports, of which a Service with a cluster IP must have one.
+/// The ports. A Service with a cluster IP must have at least one.
 fn ports(
     spec: &api::ServiceSpec,
     kind: Kind,
@@ -140,8 +140,8 @@ fn ports(
     ports
 }
 
-/// When it was created, in seconds since 1970. It only decides between Services that claim the
-/// same address, so a wrong time is the same as none.
+/// The time of creation, in seconds since 1970. It only decides between Services that claim the
+/// same address, so an invalid time counts as absent.
 fn created(metadata: &api::Metadata) -> Option<i64> {
     let Some(Loose::Right(text)) = &metadata.creation_timestamp else {
         return None;
@@ -150,7 +150,7 @@ fn created(metadata: &api::Metadata) -> Option<i64> {
     Some(time.as_second())
 }
 
-/// The type of a Service; ClusterIP where none is given.
+/// The type of a Service; ClusterIP if absent.
 pub(super) fn kind(spec: &api::ServiceSpec, findings: &mut Findings) -> Kind {
     match spec.type_.as_deref().unwrap_or_default() {
         "" | "ClusterIP" => Kind::ClusterIp,
@@ -165,7 +165,7 @@ pub(super) fn kind(spec: &api::ServiceSpec, findings: &mut Findings) -> Kind {
                      ExternalName)"
                 ),
             );
-            // The type that goes with all other fields: one error is enough.
+            // The type that all other fields are valid for, to avoid further errors.
             Kind::LoadBalancer
         }
     }

@@ -1,4 +1,4 @@
-//! Which endpoints answer, and how a load balancer learns which nodes have some.
+//! Traffic policies and the health check node port.
 
 use std::num::NonZeroU16;
 
@@ -15,7 +15,7 @@ pub(super) fn internal(spec: &api::ServiceSpec, findings: &mut Findings) -> Traf
     }
 }
 
-/// `spec.externalTrafficPolicy`, for Services alone that can be reached from outside the cluster.
+/// `spec.externalTrafficPolicy`. Only Services that are reachable from outside the cluster have it.
 pub(super) fn external(
     spec: &api::ServiceSpec,
     kind: Kind,
@@ -59,8 +59,9 @@ fn policy(text: &str, field: &str, findings: &mut Findings) -> TrafficPolicy {
     }
 }
 
-/// `spec.healthCheckNodePort`, where 0 is none. It takes precedence over a node port of the same
-/// number: a load balancer that a Pod answers would take a node without endpoints for a good one.
+/// `spec.healthCheckNodePort`; 0 means none. It takes precedence over a node port of the same
+/// number: if a Pod answered the load balancer's checks, a node without endpoints would look
+/// healthy.
 pub(super) fn health_check_node_port(
     spec: &api::ServiceSpec,
     kind: Kind,

@@ -11,11 +11,11 @@ use crate::model::{PortName, ServicePort};
 use crate::source::derive::TargetPort;
 
 const FIELD: &str = "spec.ports";
-/// Longest name of a container's port (`IsValidPortName` in kubernetes
+/// Maximum length of the name of a container's port (`IsValidPortName` in kubernetes
 /// `staging/src/k8s.io/apimachinery/pkg/util/validation`).
 const MAX_TARGET_NAME: usize = 15;
 
-/// A port of a Service, and where it leads in a Pod.
+/// A port of a Service, with its target port.
 #[derive(Debug)]
 pub(in super::super) struct Port {
     pub(in super::super) port: ServicePort,
@@ -73,8 +73,7 @@ pub(in super::super) fn ports(
     converted
 }
 
-/// The target port; `port` where none is given, which 0 and an empty name mean too (kubernetes
-/// `pkg/apis/core/v1/defaults.go`).
+/// The target port; `port` if it is absent, 0 or empty (kubernetes `pkg/apis/core/v1/defaults.go`).
 fn target(
     port: &api::Port,
     number: Option<NonZeroU16>,
@@ -126,8 +125,8 @@ fn target_name(name: &str) -> Result<PortName, String> {
     })
 }
 
-/// A node port, where 0 is none. The API server allocates missing ones, unless a Service of type
-/// LoadBalancer asks for none (`allocateLoadBalancerNodePorts: false`).
+/// A node port; 0 means none. The API server allocates missing ones, unless a Service of type
+/// LoadBalancer disables that (`allocateLoadBalancerNodePorts: false`).
 fn node_port(
     port: &api::Port,
     index: usize,

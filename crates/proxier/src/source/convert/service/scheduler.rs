@@ -1,4 +1,4 @@
-//! The scheduler that annotations ask for.
+//! The scheduler of the annotations.
 
 use ipvs::{Flags, Scheduler};
 
@@ -6,7 +6,7 @@ use super::super::super::api::Metadata;
 use super::super::super::api::annotation::{SCHEDULER, SCHEDULER_FLAGS};
 use super::super::Findings;
 
-/// The flags that have a name, as ipvsadm(8) calls them.
+/// The named flags, as in ipvsadm(8).
 const FLAGS: [(Scheduler, &str, Flags); 4] = [
     (Scheduler::SourceHash, "sh-fallback", Flags::SH_FALLBACK),
     (Scheduler::SourceHash, "sh-port", Flags::SH_PORT),
@@ -27,7 +27,7 @@ pub(super) fn scheduler(
 }
 
 fn known(name: &str, findings: &mut Findings) -> Option<Scheduler> {
-    // With "none", IPVS sends no connection anywhere.
+    // With "none", IPVS schedules no connections.
     let known = || Scheduler::known().filter(|known| *known != Scheduler::NoScheduler);
     let found = known().find(|known| known.as_str() == name.trim());
     if found.is_none() {

@@ -17,11 +17,11 @@ use tokio::process::{Child, Command};
 use super::kubeconfig::or_default;
 use super::{AccessError, Material};
 
-/// Most that a plugin may print. Credentials are a token and a chain of certificates.
+/// Maximum output of a plugin. Credentials are a token and a chain of certificates.
 const LONGEST_OUTPUT: usize = 1 << 20;
-/// Most of a plugin's error output that an error repeats.
+/// Maximum length of a plugin's error output in an error.
 const LONGEST_COMPLAINT: usize = 300;
-/// How long a plugin that was killed is waited for.
+/// How long to wait for a killed plugin.
 const DEATH: Duration = Duration::from_secs(1);
 
 /// A kubeconfig's `exec`.
@@ -57,12 +57,12 @@ struct Variable {
 #[derive(Debug)]
 pub(in super::super) struct Plugin {
     config: Config,
-    /// Where it is looked for.
+    /// The path or name of the program.
     command: PathBuf,
     cluster: Option<Value>,
 }
 
-/// What a plugin has printed.
+/// The credentials that a plugin printed.
 #[derive(Debug)]
 pub(in super::super) struct Credential {
     pub(in super::super) token: Option<String>,
@@ -97,7 +97,7 @@ struct Status {
 impl Plugin {
     /// # Errors
     ///
-    /// What is wrong with it, as the end of a sentence that begins with it.
+    /// The problem, as the end of a sentence whose subject is the plugin.
     pub(super) fn new(config: Config, directory: &Path, cluster: Value) -> Result<Self, String> {
         if config.command.is_empty() {
             return Err("has no command".to_owned());
@@ -130,7 +130,7 @@ impl Plugin {
                 ));
             }
         }
-        // A command with a slash is relative to the kubeconfig.
+        // A command that contains a slash is relative to the kubeconfig.
         let command = if config.command.contains('/') {
             directory.join(&config.command)
         } else {
@@ -165,11 +165,11 @@ impl Plugin {
         })
     }
 
-    /// Whether there is such a program.
+    /// Checks that the program exists.
     ///
     /// # Errors
     ///
-    /// [`AccessError::Plugin`] if not, with how to install it.
+    /// [`AccessError::Plugin`] if not, with a hint how to install it.
     pub(in super::super) fn check(&self) -> Result<(), AccessError> {
         let is_program = |path: &Path| {
             fs::metadata(path)
@@ -188,7 +188,8 @@ impl Plugin {
         }
     }
 
-    /// Runs it. It is killed with its process group when its time is up, or this is dropped.
+    /// Runs the plugin. Kills it with its process group at the time limit, or when the future is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -275,7 +276,7 @@ impl Plugin {
     }
 }
 
-/// How a program has failed, in one line.
+/// Describes the failure of a program, in one line.
 fn describe(status: ExitStatus, complaint: &[u8]) -> String {
     let complaint = String::from_utf8_lossy(complaint);
     let lines = complaint
@@ -300,7 +301,7 @@ fn describe(status: ExitStatus, complaint: &[u8]) -> String {
     }
 }
 
-/// A program that leads a process group, which ends with it.
+/// A program that leads a process group. Dropping this kills the group.
 struct Group(Child);
 
 impl Group {
@@ -312,7 +313,7 @@ impl Group {
     }
 
     fn kill(&self) {
-        // Once it was waited for, its number may be another's.
+        // After the wait, the PID may belong to another process.
         let id = self
             .0
             .id()
@@ -329,8 +330,8 @@ impl Drop for Group {
     }
 }
 
-/// All that is printed, but not much more than may be; the rest is thrown away, so that nobody
-/// waits for a reader.
+/// Reads the output, a little more than the limit at most. The rest is discarded, so that the
+/// plugin does not block on a full pipe.
 async fn read_all(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let Some(mut pipe) = pipe else {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! A kubeconfig: its current context as clusters, users and files.
+//! Kubeconfigs: the current context, with cluster, user and files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,8 +10,7 @@ use serde_saphyr::options;
 use super::exec::Plugin;
 use super::{AccessError, Files, Material, Secret, Target, Trust};
 
-/// What kubectl and client-go write and read (client-go `tools/clientcmd/api/v1`), as far as a
-/// connection needs it.
+/// A kubeconfig (client-go `tools/clientcmd/api/v1`), as far as a connection needs it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct Kubeconfig {
@@ -119,7 +118,7 @@ struct AuthProvider {
     name: String,
 }
 
-/// As Go reads JSON, where null leaves a field as it is.
+/// Decodes null as the default, as Go's JSON does.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -128,7 +127,8 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Where the current context of a kubeconfig leads. `server` takes precedence over its own.
+/// The target of a kubeconfig's current context. `server` takes precedence over the kubeconfig's
+/// server.
 pub(super) fn load(path: &Path, server: Option<&str>) -> Result<Target, AccessError> {
     let mut files = Files::default();
     let text = files.read("kubeconfig", path)?;
@@ -153,7 +153,7 @@ pub(super) fn load(path: &Path, server: Option<&str>) -> Result<Target, AccessEr
     target(file, server, &cluster, &user_name, user)
 }
 
-/// What the current context names.
+/// The cluster and the user of the current context.
 fn current(config: Kubeconfig) -> Result<(Cluster, String, User), String> {
     let name = config.current_context;
     if name.is_empty() {
@@ -182,7 +182,7 @@ fn current(config: Kubeconfig) -> Result<(Cluster, String, User), String> {
     Ok((found.cluster, user, named.user))
 }
 
-/// A kubeconfig, and all files that it names.
+/// A kubeconfig, with all files that it refers to.
 struct File<'a> {
     path: &'a Path,
     files: Files,
@@ -200,7 +200,7 @@ impl File<'_> {
         }
     }
 
-    /// What stands in the kubeconfig itself, in base64, or else in a file that it names.
+    /// Data from the kubeconfig itself, in base64, or else from a file that it names.
     fn material(
         &mut self,
         what: &'static str,
@@ -327,7 +327,7 @@ fn removed_provider(user: &str, provider: &str) -> String {
     )
 }
 
-/// The cluster, as plugins with `provideClusterInfo` get it (client-go
+/// The cluster, in the form for plugins with `provideClusterInfo` (client-go
 /// `pkg/apis/clientauthentication`).
 fn exec_cluster(cluster: &Cluster, server: &str, trust: &Trust) -> Value {
     let mut info = serde_json::Map::new();

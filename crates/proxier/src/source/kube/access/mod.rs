@@ -1,4 +1,4 @@
-//! Where the API server is, how to get there, and who svcproxy is to it: as client-go has it.
+//! How to reach the API server, and the credentials for it, as in client-go.
 
 mod exec;
 mod kubeconfig;
@@ -20,48 +20,48 @@ pub(super) use self::exec::{Credential, Plugin};
 pub(super) use self::proxy::{Protocol, Proxy};
 pub(super) use self::tls::{client_config, proxy_config};
 
-/// Where a pod finds its credentials.
+/// The directory of a pod's credentials.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// The variables that name the API server in a pod.
 const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
 
-/// Where the API server is and who svcproxy is to it.
+/// How to reach the API server, and with which credentials.
 ///
-/// Unless the kubeconfig has a `proxy-url`, the server is reached through the proxy that
-/// `HTTPS_PROXY` (of an `http://` server `HTTP_PROXY`) names, or else `ALL_PROXY`, in upper or lower
-/// case, but for what `NO_PROXY` excludes. The proxy's URL has the scheme `http`, `https` or
-/// `socks5`. An `https` proxy is verified with the system's certificates and the cluster's CA, and is
-/// not sent the client certificate.
+/// Unless the kubeconfig has a `proxy-url`, the proxy is the one in `HTTPS_PROXY` (for an `http://`
+/// server `HTTP_PROXY`), or else in `ALL_PROXY`, in upper or lower case, except for servers in
+/// `NO_PROXY`. The proxy's URL has the scheme `http`, `https` or `socks5`. An `https` proxy is
+/// verified with the system's certificates and the cluster's CA, and does not get the client
+/// certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Access {
-    /// A kubeconfig, of which the current context counts. Without one and without a server, the
-    /// service account of the pod that svcproxy runs in.
+    /// A kubeconfig; its current context counts. Without a kubeconfig and a server, the service
+    /// account of svcproxy's pod is used.
     pub kubeconfig: Option<PathBuf>,
-    /// URL of the API server, in the place of the kubeconfig's.
+    /// URL of the API server, instead of the kubeconfig's.
     ///
-    /// The address in a pod's environment is a Service's: it is reachable only once a service proxy
-    /// works. A service proxy needs the server's own address, here, in the kubeconfig or in the
-    /// variable `KUBERNETES_SERVICE_HOST`.
+    /// The address in a pod's environment is a cluster IP, which is reachable only once a service
+    /// proxy works. A service proxy needs the server's own address: here, in the kubeconfig, or in
+    /// the variable `KUBERNETES_SERVICE_HOST`.
     pub server: Option<String>,
 }
 
-/// Why there is no way to ask the API server.
+/// Why the API server cannot be reached with these settings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
     /// A file cannot be read.
     #[error("cannot read the {what} {}", path.display())]
     Read {
-        /// What is in it.
+        /// The content of the file.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// The kubeconfig cannot be used.
+    /// The kubeconfig is invalid.
     #[error("cannot use the kubeconfig {}: {}", path.display(), Escaped(problem))]
     Kubeconfig {
         /// The file.
@@ -80,12 +80,12 @@ pub enum AccessError {
         /// What was given.
         url: String,
     },
-    /// A certificate or a key cannot be used.
+    /// A certificate or a key is invalid.
     #[error("cannot use the {what} in {origin}: {problem}")]
     Material {
-        /// What it is.
+        /// The kind of material.
         what: &'static str,
-        /// Where it is from.
+        /// The file or field that it comes from.
         origin: String,
         /// What is wrong with it.
         problem: String,
@@ -94,10 +94,10 @@ pub enum AccessError {
     /// would be anonymous.
     #[error("there is no token in {}", .0.display())]
     NoToken(PathBuf),
-    /// A token or a user's name has characters that no HTTP header can have.
+    /// A token or user name contains characters that are invalid in an HTTP header.
     #[error("the token or the user's name has characters that an HTTP header cannot have")]
     NotAHeader,
-    /// The exec plugin of a kubeconfig gives no credentials.
+    /// The exec plugin of a kubeconfig returns no credentials.
     #[error("exec plugin {command:?} {}", Escaped(problem))]
     Plugin {
         /// The plugin's command.
@@ -115,12 +115,12 @@ pub enum AccessError {
     },
 }
 
-/// What a connection to an API server needs.
+/// The parameters of a connection to an API server.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Scheme, authority, and the prefix of all paths, without a slash at its end.
+    /// Scheme, authority, and the prefix of all paths, without a trailing slash.
     pub(super) server: Uri,
-    /// Whom the server's certificate must name, if not the host.
+    /// The name that the server's certificate must have, if not the host.
     pub(super) server_name: Option<String>,
     pub(super) trust: Trust,
     /// A client certificate and its key.
@@ -129,18 +129,17 @@ pub(super) struct Target {
     pub(super) plugin: Option<Plugin>,
     /// Headers that impersonate another user.
     pub(super) impersonation: Vec<(String, String)>,
-    /// URL of a proxy, and where it is from.
+    /// URL of a proxy, and the variable or file that it comes from.
     proxy: Option<(String, String)>,
-    /// What all this was read from.
+    /// The files that all this was read from.
     pub(super) files: Files,
 }
 
-/// Files that were read, each as it was just before.
+/// Files that were read, each with its stamp from just before.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Files(Vec<(PathBuf, Stamp)>);
 
-/// What tells one version of a file from another: a volume of credentials swaps links, others
-/// write in place.
+/// Distinguishes versions of a file: credential volumes swap links, other programs write in place.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
 fn stamp(path: &Path) -> Stamp {
@@ -154,13 +153,13 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 impl Files {
-    /// Whether any has changed since it was read.
+    /// Whether any file has changed since it was read.
     pub(super) fn have_changed(&self) -> bool {
         self.0.iter().any(|(path, then)| stamp(path) != *then)
     }
 
     fn read(&mut self, what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
-        // First the stamp: a change after it is noticed later.
+        // Take the stamp before reading, so that a later change is noticed.
         self.0.push((path.to_owned(), stamp(path)));
         fs::read(path).map_err(|source| AccessError::Read {
             what,
@@ -186,17 +185,17 @@ impl Files {
     }
 }
 
-/// By whom the server's certificate must be signed.
+/// The authorities that may sign the server's certificate.
 #[derive(Debug)]
 pub(super) enum Trust {
     Authorities(Material),
-    /// By those whom the system trusts.
+    /// The system's trusted authorities.
     System,
-    /// It is not verified.
+    /// The certificate is not verified.
     Anyone,
 }
 
-/// What stands in the header `Authorization`.
+/// The credentials in the header `Authorization`.
 pub(super) enum Secret {
     Token(String),
     Password { user: String, password: String },
@@ -205,7 +204,7 @@ pub(super) enum Secret {
 /// Certificates or a key, as PEM.
 pub(super) struct Material {
     pub(super) what: &'static str,
-    /// The file or field that it is from.
+    /// The file or field that it comes from.
     pub(super) origin: String,
     pub(super) text: Vec<u8>,
 }
@@ -226,7 +225,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Access {
-    /// Whether there is a way to ask the API server, as far as can be told without asking.
+    /// Checks these settings without a request to the API server.
     pub(super) fn check(&self) -> Result<(), AccessError> {
         let target = self.load()?;
         target.proxy()?;
@@ -277,8 +276,8 @@ fn service_url(host: &str, port: &str) -> String {
 }
 
 impl Target {
-    /// For a server of this URL. One without a scheme is `https` if there is something that only TLS
-    /// has a use for, as client-go takes it (`rest.DefaultServerURL`).
+    /// The target for a server URL. A URL without a scheme means `https` if there are settings that
+    /// only TLS uses, as in client-go (`rest.DefaultServerURL`).
     fn new(server: &str, trust: &Trust, has_identity: bool) -> Result<Self, AccessError> {
         let is_tls = has_identity || !matches!(trust, Trust::System);
         Ok(Self {
@@ -308,7 +307,7 @@ impl Target {
         (without_brackets(host), port.unwrap_or(default))
     }
 
-    /// The proxy that leads to the server, if one does.
+    /// The proxy for the server, if any.
     pub(super) fn proxy(&self) -> Result<Option<Proxy>, AccessError> {
         match &self.proxy {
             Some((url, origin)) => Proxy::parse(url, origin).map(Some),
@@ -370,7 +369,7 @@ fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Base64, which YAML may have folded.
+/// Decodes base64, which YAML may have folded.
 fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
     let text: Vec<u8> = text
         .bytes()

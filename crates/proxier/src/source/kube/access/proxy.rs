@@ -1,4 +1,4 @@
-//! The proxy between a node and its API server, as Go reads the environment
+//! The proxy between a node and its API server; reads the environment as Go does
 //! (`golang.org/x/net/http/httpproxy`).
 
 use std::fmt;
@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{AccessError, basic, without_brackets};
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Protocol {
     Http,
@@ -59,15 +59,15 @@ impl fmt::Debug for Proxy {
 impl Proxy {
     /// # Errors
     ///
-    /// [`AccessError::Proxy`] if this is not the URL of one. The URL is not repeated: it may hold a
-    /// password.
+    /// [`AccessError::Proxy`] if this is not the URL of a proxy. The error does not contain the
+    /// URL, which may include a password.
     pub(super) fn parse(url: &str, origin: &str) -> Result<Self, AccessError> {
         let wrong = |problem: &str| AccessError::Proxy {
             origin: origin.to_owned(),
             problem: problem.to_owned(),
         };
         let url = url.trim();
-        // As Go takes one without a scheme.
+        // A URL without a scheme means `http`, as in Go.
         let url = match url.split_once("://") {
             Some(_) => url.to_owned(),
             None => format!("http://{url}"),
@@ -98,8 +98,8 @@ impl Proxy {
         })
     }
 
-    /// The proxy for a server, if the variables name one for it. Of a name in two cases the upper
-    /// goes first.
+    /// The proxy for a server in the environment's variables, if any. A variable in upper case
+    /// takes precedence over lower case.
     pub(super) fn of_environment(
         is_tls: bool,
         host: &str,
@@ -114,7 +114,8 @@ impl Proxy {
             found.find(|(value, _)| !value.is_empty())
         };
         let scheme = if is_tls { "HTTPS_PROXY" } else { "HTTP_PROXY" };
-        // Go does not know the last, but curl and others do, who are set up with it.
+        // Go does not know ALL_PROXY, but curl and other programs do, and environments set it for
+        // them.
         let Some((url, name)) = find(scheme).or_else(|| find("ALL_PROXY")) else {
             return Ok(None);
         };
@@ -132,7 +133,7 @@ impl Proxy {
     }
 }
 
-/// Which servers are reached without a proxy.
+/// The servers that are reached without a proxy.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct NoProxy {
     all: bool,
@@ -143,9 +144,9 @@ struct NoProxy {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Domain {
-    /// With a dot before it.
+    /// The suffix, with a leading dot.
     suffix: String,
-    /// Whether it is meant itself, and not only what is below it.
+    /// Whether the name itself matches, not only names below it.
     itself: bool,
     port: Option<u16>,
 }
@@ -213,8 +214,7 @@ impl NoProxy {
     }
 }
 
-/// A host, without brackets, and a port if there is one. Nothing of what names no host, or whose
-/// port no server has.
+/// A host, without brackets, and a port if given. None if there is no host, or the port is invalid.
 fn host_and_port(entry: &str) -> Option<(&str, Option<u16>)> {
     let is_address = entry.parse::<IpAddr>().is_ok();
     let (host, port) = match entry.rsplit_once(':') {
@@ -282,19 +282,19 @@ mod tests {
         }
     }
 
-    /// The cases of Go's own documentation, and those around them.
+    /// The cases of Go's documentation, and edge cases.
     #[test]
     fn no_proxy_as_go_reads_it() {
         let cases = [
             ("", "api.test:6443", false),
             ("*", "api.test:6443", true),
             ("foo, *", "192.0.2.1:6443", true),
-            // Names stand for themselves and what is below them.
+            // A name matches itself and the names below it.
             ("api.test", "api.test:6443", true),
             ("API.Test", "a.api.TEST:6443", true),
             ("api.test", "notapi.test:6443", false),
             ("test", "api.test:6443", true),
-            // With a dot or an asterisk, only for what is below.
+            // With a dot or an asterisk, it matches only names below it.
             (".api.test", "api.test:6443", false),
             (".api.test", "a.api.test:6443", true),
             ("*.api.test", "api.test:6443", false),
@@ -327,7 +327,7 @@ mod tests {
             ("", "127.0.0.1:6443", true),
             ("", "127.8.0.1:6443", true),
             ("", "::1:6443", true),
-            // What means nothing does no harm.
+            // Meaningless entries are ignored.
             (",, ,:443,/24,192.0.2.0/33,[]", "192.0.2.1:6443", false),
             (" a.test , b.test ", "b.test:6443", true),
         ];

@@ -1,4 +1,4 @@
-//! Certificates and keys, as client-go takes them.
+//! Certificates and keys, as client-go reads them.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use tokio_rustls::rustls::{
 
 use super::{AccessError, Material, Trust};
 
-/// Bytes at the end of a public key that tell it from any other.
+/// Number of bytes at the end of a public key that identify it.
 const TAIL_OF_KEY: usize = 32;
 
-/// How to speak TLS with an API server.
+/// The TLS configuration for an API server.
 ///
 /// # Errors
 ///
-/// [`AccessError::Material`] if a certificate or a key cannot be used.
+/// [`AccessError::Material`] if a certificate or a key is invalid.
 pub(in super::super) fn client_config(
     trust: &Trust,
     identity: Option<&(Material, Material)>,
@@ -49,12 +49,12 @@ pub(in super::super) fn client_config(
     })
 }
 
-/// How to speak TLS with a proxy: it may have a certificate of the system's or of the cluster's
-/// authorities.
+/// The TLS configuration for a proxy. Both the system's and the cluster's authorities may sign its
+/// certificate.
 ///
 /// # Errors
 ///
-/// [`AccessError::Material`] if the authorities cannot be used.
+/// [`AccessError::Material`] if the authorities are invalid.
 pub(in super::super) fn proxy_config(trust: &Trust) -> Result<ClientConfig, AccessError> {
     let provider = Arc::new(default_provider());
     let mut roots = system_roots();
@@ -103,7 +103,7 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Like Go, takes what it can read and leaves out the rest.
+/// As in Go, unreadable certificates are skipped.
 fn authorities_of(material: &Material) -> Result<RootCertStore, AccessError> {
     let certificates = CertificateDer::pem_slice_iter(&material.text).flatten();
     let mut roots = RootCertStore::empty();
@@ -115,8 +115,8 @@ fn authorities_of(material: &Material) -> Result<RootCertStore, AccessError> {
     }
 }
 
-/// A client certificate with its key. What is in the certificate, and which version of X.509 it has,
-/// is left to the server.
+/// A client certificate with its key. The server alone judges the content and the X.509 version of
+/// the certificate.
 fn certified_key(certificate: &Material, key: &Material) -> Result<CertifiedKey, AccessError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate.text).collect();
     let chain = chain.map_err(|error| certificate.unusable(error.to_string()))?;
@@ -139,8 +139,8 @@ fn certified_key(certificate: &Material, key: &Material) -> Result<CertifiedKey,
     Ok(CertifiedKey::new(chain, signing_key))
 }
 
-/// A private key in any form that Go takes (`tls.X509KeyPair`): PKCS #1, PKCS #8 or SEC 1, whatever
-/// its label says.
+/// A private key in any format that Go accepts (`tls.X509KeyPair`): PKCS #1, PKCS #8 or SEC 1,
+/// whatever its label.
 fn signing_key(material: &Material) -> Result<Arc<dyn SigningKey>, AccessError> {
     let text = String::from_utf8_lossy(&material.text);
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
