@@ -1,8 +1,8 @@
-//! Cold start: 10,000 Services of 3 endpoints programmed into an empty network namespace, against
-//! a minimal loop that sends the same IPVS messages pre-encoded, and against `ipvsadm -R`.
+//! Cold start: 10,000 Services of 3 endpoints programmed into an empty network namespace, compared
+//! with a minimal loop that sends the same IPVS messages pre-encoded, and against `ipvsadm -R`.
 //!
 //! Needs root and a kernel with IPVS; `cargo xtask bench` runs it in the VM. Each run has a fresh
-//! namespace: real servers deleted from one linger there and slow down what comes after.
+//! namespace: deleted real servers linger in a namespace and slow down later runs.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const SERVICES: u32 = 10_000;
 const ENDPOINTS: u32 = 3;
-/// ipvsadm is too slow for all of them.
+/// ipvsadm is too slow for all Services.
 const IPVSADM_SERVICES: u32 = SERVICES / 10;
 const ROUNDS: usize = 5;
 
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
         ours.push(in_fresh_namespace(|| cold_start(&cluster))?);
     }
     let ipvsadm = ipvsadm(&Cluster::new(IPVSADM_SERVICES, ENDPOINTS)?)?;
-    // Whatever else the machine does makes a run longer, never shorter.
+    // Other load on the machine makes a run longer, never shorter.
     let minimal = minimal.into_iter().min().unwrap_or_default();
     let ours = ours.into_iter().min_by_key(Times::on_the_wire);
     let ours = ours.unwrap_or_default();
@@ -102,14 +102,14 @@ fn ipvs_changes(cluster: &Cluster) -> Result<Vec<Change>> {
     Ok(changes.collect())
 }
 
-/// Runs an action in a namespace of its own.
+/// Runs an action in a fresh namespace.
 fn in_fresh_namespace<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let namespace = Namespace::new("cold-start")?;
     namespace.run(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"])?;
     namespace.enter(action)
 }
 
-/// A socket that keeps what it sends.
+/// A socket that records what it sends.
 struct Recorder {
     socket: Socket,
     sent: Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
@@ -133,7 +133,7 @@ impl Transport for Recorder {
     }
 }
 
-/// The datagrams in which these changes go out.
+/// The datagrams that carry these changes.
 fn record(changes: &[Change]) -> Result<Vec<Vec<u8>>> {
     let sent = Arc::default();
     let recorder = Recorder {
@@ -149,7 +149,7 @@ fn record(changes: &[Change]) -> Result<Vec<Vec<u8>>> {
 
 /// The minimal loop: send, and wait for the one acknowledgement of each datagram.
 fn replay(datagrams: &[Vec<u8>]) -> Result<Duration> {
-    // Loads the module and the scheduler, as svcproxy finds them after its first look.
+    // Loads the module and the scheduler, which svcproxy has loaded at this point, too.
     let mut client = Client::open()?;
     let probe = VirtualServer::new("tcp 192.0.2.1:1".parse()?);
     client.add_virtual_server(&probe)?;
@@ -169,7 +169,7 @@ fn replay(datagrams: &[Vec<u8>]) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Where the time of a cold start goes.
+/// The parts of a cold start's time.
 #[derive(Default, Clone, Copy)]
 struct Times {
     store_and_desired: Duration,
@@ -188,7 +188,7 @@ impl Times {
     }
 }
 
-/// All of svcproxy but the source, from an empty node.
+/// A cold start of everything except the source, on an empty node.
 fn cold_start(cluster: &Cluster) -> Result<Times> {
     let mut times = Times::default();
     let mut backend = IpvsBackend::open()?;
@@ -213,7 +213,7 @@ fn cold_start(cluster: &Cluster) -> Result<Times> {
             Some(Step::AddElement(..)) => &mut times.packet_filter,
             _ => &mut times.rest,
         };
-        // The copy of the plan's part is no cost of svcproxy's.
+        // The copy of a part of the plan does not count as svcproxy's time.
         let before = Instant::now();
         let report = backend.apply(&part);
         *of += before.elapsed();

@@ -1,12 +1,12 @@
-//! iptables mode against the `iptables-restore` of the same texts alone, over both iptables:
-//! 10,000 Services of 3 endpoints from nothing, one change among them, and an audit that finds
-//! nothing to do, against `iptables-save` alone. Needs root and both iptables:
+//! iptables mode compared with `iptables-restore` of the same input alone, for both iptables:
+//! 10,000 Services of 3 endpoints onto an empty node, one change among them, and an audit without
+//! drift compared with `iptables-save` alone. Needs root and both iptables:
 //!
 //! ```sh
 //! cargo bench -p svcproxy-benches --bench iptables_kernel
 //! ```
 //!
-//! The two take turns, in network namespaces of their own that go through the same states.
+//! The two take turns, in separate network namespaces that go through the same states.
 
 #![expect(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ const ROUNDS: usize = 5;
 /// In each round.
 const CHANGES: usize = 10;
 
-/// How long each of the two took, by turns.
+/// The times of both, by turn.
 #[derive(Default)]
 struct Times {
     ours: Vec<Duration>,
@@ -89,7 +89,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
         }));
         restart.alone.push(saved(flavour, &there));
         for number in 0..CHANGES {
-            // Another Service each time.
+            // A different Service each time.
             let index = (round * CHANGES + number) * 97 % cluster.slices.len();
             let mut slice = cluster.slices[index].clone();
             slice.endpoints = slice.endpoints[1..].into();
@@ -125,7 +125,7 @@ fn namespace() -> Namespace {
     namespace
 }
 
-/// iptables-restore alone, with the texts of a plan.
+/// iptables-restore alone, with the input from a plan.
 fn texts(flavour: Flavour, there: &Namespace, plan: &Plan) -> Duration {
     let texts: Vec<_> = plan
         .steps()
@@ -165,7 +165,7 @@ fn program(flavour: Flavour, family: Family, verb: &str) -> String {
     format!("{base}-{infix}-{verb}")
 }
 
-/// In the network namespace of this thread.
+/// Runs a program in the network namespace of this thread.
 fn run(program: &str, arguments: &[&str], input: &str) {
     let mut command = Command::new(program);
     let piped = command.args(arguments).stdin(Stdio::piped());

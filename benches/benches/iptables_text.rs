@@ -1,5 +1,5 @@
-//! iptables mode without I/O: the rules of a cluster from scratch, their text, what an audit reads
-//! and compares, and one change to one Service at growing sizes.
+//! iptables mode without I/O: the rules of a cluster from scratch, their text, the parsing and
+//! comparison of an audit, and one change of one Service at growing sizes.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark may end")]
 
@@ -19,8 +19,8 @@ fn text(plan: &Plan) -> String {
     texts.collect()
 }
 
-/// A text for iptables-restore has the rules in the form in which iptables-save prints them; of the
-/// rules in everyone's chains it says where they go.
+/// The output of iptables-save for a plan: the input of iptables-restore has the same format,
+/// except for rules in built-in chains.
 fn saved(plan: &Plan) -> String {
     text(plan).replace("\n-I ", "\n-A ")
 }

@@ -40,7 +40,7 @@ fn table() -> Vec<Change> {
     (0..10_000).flat_map(one).collect()
 }
 
-/// A kernel that does nothing and says yes.
+/// A kernel that does nothing and acknowledges everything.
 #[derive(Default)]
 struct Yes {
     sequence: [u8; 4],
@@ -60,7 +60,7 @@ impl Transport for Yes {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // A family's number: 30. Else an acknowledgement.
+        // The family's number is 30; everything else gets an acknowledgement.
         let (kind, payload): (u16, &[u8]) = if self.family_asked {
             (16, &[1, 2, 0, 0, 6, 0, 1, 0, 30, 0, 0, 0])
         } else {

@@ -1,13 +1,13 @@
-//! `ipvs` against raw netlink: the same messages encoded beforehand, in datagrams of the same
-//! size, with nothing done to the replies but to find their end. Needs root and IPVS:
+//! `ipvs` compared with raw netlink: the same messages, pre-encoded in datagrams of the same size,
+//! whose replies are only searched for their end. Needs root and IPVS:
 //!
 //! ```sh
 //! cargo bench --bench ipvs_kernel --no-run
 //! cargo xtask vm run -- target/release/deps/ipvs_kernel-…
 //! ```
 //!
-//! Each run has a network namespace of its own: the kernel is slow to add real servers where
-//! many were just deleted.
+//! Each run has a fresh network namespace, because adding real servers is slow after many were
+//! deleted.
 
 #![expect(
     clippy::unwrap_used,
@@ -33,7 +33,7 @@ const VIRTUAL_SERVERS: u32 = 10_000;
 const REAL_SERVERS: u32 = 3;
 const BATCH: usize = 128;
 const WEIGHT_CHANGES: u32 = 20_000;
-/// Runs of each kind, in turn.
+/// Runs of each kind, alternating.
 const RUNS: usize = 6;
 const CLEAN_UP: Duration = Duration::from_secs(2);
 
@@ -44,7 +44,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 fn main() {
-    // The family's number is the same in every namespace, and no secret of the client's.
+    // The family's number is the same in every namespace.
     let Some(family) = family() else {
         println!("skipped: no IPVS, or not root");
         return;
@@ -79,7 +79,7 @@ fn main() {
     });
 }
 
-/// Runs a row, if its name has in it what the command line says.
+/// Runs a row, if its name contains the argument of the command line.
 fn row(name: &str, mut run: impl FnMut(bool) -> Duration) {
     if std::env::args()
         .nth(1)
@@ -89,15 +89,15 @@ fn row(name: &str, mut run: impl FnMut(bool) -> Duration) {
     }
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for n in 0..RUNS {
-        // Each as often first as second.
+        // Each kind is first as often as second.
         for first in [n % 2 == 0, n % 2 != 0] {
             let times = if first { &mut raw } else { &mut ours };
             times.push(run(first));
-            // The kernel takes the namespace apart in the background.
+            // The kernel removes the namespace in the background.
             sleep(CLEAN_UP);
         }
     }
-    // Whatever else the machine does makes a run longer, never shorter.
+    // Other load on the machine makes a run longer, never shorter.
     let best = |times: &[Duration]| {
         times
             .iter()
@@ -161,7 +161,7 @@ impl Bench {
         bench
     }
 
-    /// Takes a run's time out, and the table apart: less is left to do in the background.
+    /// Returns the time of a run, and flushes the table, which leaves less work in the background.
     fn done(mut self, elapsed: Duration) -> Duration {
         self.client.flush().unwrap();
         elapsed
@@ -238,14 +238,14 @@ fn handle(namespace: &Namespace) -> File {
     File::open(format!("/run/netns/{}", namespace.name())).unwrap()
 }
 
-/// A socket and where its replies go.
+/// A socket and its receive buffer.
 struct Raw {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
 impl Raw {
-    /// Sends a datagram and reads up to the end: an acknowledgement, or the end of a dump.
+    /// Sends a datagram and reads up to the acknowledgement or the end of a dump.
     fn exchange(&mut self, datagram: &[u8]) {
         self.socket.send(datagram).unwrap();
         loop {
@@ -266,7 +266,8 @@ impl Raw {
     }
 }
 
-/// Encodes changes into datagrams of so many messages, the last of each to be acknowledged.
+/// Encodes changes into datagrams of `batch` messages; the last one of each requests an
+/// acknowledgement.
 fn encode(family: u16, changes: &[Change], batch: usize) -> Vec<Vec<u8>> {
     let datagram = |changes: &[Change]| {
         let mut datagram = Vec::new();
@@ -300,9 +301,9 @@ fn put(datagram: &mut Vec<u8>, family: u16, flags: u16, message: &Message) {
     message.emit(&mut datagram[start + 20..]);
 }
 
-/// The family's number, from the header of a request that a client sends.
+/// The family's number, from the header of a client's request.
 fn family() -> Option<u16> {
-    /// Passes packets on and keeps the last.
+    /// Passes packets on, and keeps the last one.
     struct Tap(Socket, Vec<u8>);
     impl Transport for &mut Tap {
         fn send(&mut self, packets: &[u8]) -> std::io::Result<()> {

@@ -1,5 +1,5 @@
-//! Restart: 10,000 Services of 3 endpoints are in force already, and the node is read and compared,
-//! against the same lists asked for by a minimal loop that does nothing with them.
+//! Restart: 10,000 Services of 3 endpoints are in effect already, and svcproxy reads the node and
+//! compares. Compared with a minimal loop that requests the same lists and ignores them.
 //!
 //! Needs root and a kernel with IPVS; `cargo xtask bench` runs it in the VM.
 #![forbid(unsafe_code)]
@@ -45,10 +45,10 @@ fn main() -> Result<()> {
     namespace.enter(compare)
 }
 
-/// What is told, and how long it took in a round.
+/// The name of a row, and its time in a round.
 type Row = (&'static str, fn(&Round) -> Duration);
 
-/// One round's parts.
+/// The parts of a round.
 #[derive(Clone, Copy)]
 struct Round {
     raw_ipvs: Duration,
@@ -78,7 +78,7 @@ fn compare() -> Result<()> {
     }
     let rounds = (0..ROUNDS).map(|_| round(&desired));
     let rounds = rounds.collect::<Result<Vec<_>>>()?;
-    // Whatever else the machine does makes a run longer, never shorter.
+    // Other load on the machine makes a run longer, never shorter.
     let least = |time: fn(&Round) -> Duration| rounds.iter().map(time).min().unwrap_or_default();
     let raw = least(Round::raw);
     println!(
@@ -147,7 +147,7 @@ fn round(desired: &DesiredState) -> Result<Round> {
     Ok(round)
 }
 
-/// A socket that keeps what it sends.
+/// A socket that records what it sends.
 struct Recorder {
     socket: Socket,
     sent: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -181,7 +181,7 @@ fn ipvs_requests() -> Result<Vec<Vec<u8>>> {
     Ok(requests)
 }
 
-/// Lists the elements of every set of our table.
+/// Lists the elements of every set of svcproxy's table.
 fn list_sets() -> Result<()> {
     let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
@@ -205,7 +205,7 @@ fn list_sets() -> Result<()> {
 fn list_request(set: &str) -> Vec<u8> {
     let mut body = INET.to_vec();
     for (kind, name) in (1_u16..).zip([TABLE, set]) {
-        // With its header and the NUL at the end.
+        // Includes the header and the terminating NUL.
         let length = u16::try_from(name.len() + 5).unwrap_or(u16::MAX);
         body.extend(length.to_ne_bytes());
         body.extend(kind.to_ne_bytes());
@@ -222,7 +222,7 @@ fn list_request(set: &str) -> Vec<u8> {
     packet
 }
 
-/// Whether a datagram holds the end of a list.
+/// Whether a datagram contains the end of a list.
 fn is_end(buffer: &[u8], length: usize) -> bool {
     let mut rest = buffer.get(..length).unwrap_or_default();
     while let Some((header, _)) = rest.split_first_chunk::<6>() {

@@ -1,4 +1,4 @@
-//! What the benchmarks have in common: a node, and clusters of a given size.
+//! Common parts of the benchmarks: a node, and clusters of a given size.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +12,7 @@ use proxier::model::{
 };
 use proxier::store::{Change, Store};
 
-/// The Services and endpoint slices of a cluster: one port a Service, one slice a Service.
+/// The Services and endpoint slices of a cluster: one port and one slice per Service.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// The Services.
@@ -22,7 +22,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of so many Services with so many endpoints each.
+    /// A cluster of `services` Services with `endpoints` endpoints each.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Cluster {
         ]
     }
 
-    /// A store that has taken it in.
+    /// A store with this cluster.
     pub fn store(&self) -> Store {
         let mut store = Store::default();
         let changes = self.changes().into_iter();
@@ -75,7 +75,7 @@ impl Cluster {
         store
     }
 
-    /// Changes by which an endpoint of a Service in the middle goes and comes back, for ever.
+    /// Endless changes that remove and add an endpoint of one Service.
     pub fn flapping(&self) -> impl Iterator<Item = Change> {
         let full = self.slices.get(self.slices.len() / 2).cloned();
         let short = full.clone().map(|mut slice| {
@@ -94,7 +94,7 @@ pub fn config() -> Arc<Config> {
     Arc::new(Config::new("node-1", node_ips))
 }
 
-/// Takes a change in, and tells what it touched.
+/// Applies a change, and returns what it touched.
 pub fn update(store: &mut Store, desired: &mut DesiredState, change: Change) -> Touched {
     store.apply(change);
     let mut touched = Touched::default();

@@ -1,4 +1,4 @@
-//! Sequences of changes on the fake kernel, against a model that is two maps.
+//! Sequences of changes on the fake kernel, compared with a model of two maps.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use arbitrary::{Result, Unstructured};
 use ipvs::*;
 use libfuzzer_sys::fuzz_target;
 
-/// What each virtual server and its real servers should be.
+/// The expected virtual servers and their real servers.
 type Model = BTreeMap<VirtualServerKey, (VirtualServer, BTreeMap<RealServerKey, RealServer>)>;
 
 fuzz_target!(|data: &[u8]| {
@@ -36,7 +36,7 @@ fn batch(u: &mut Unstructured) -> Result<Vec<Change>> {
     (0..count).map(|_| change(u)).collect()
 }
 
-/// Few names, so that they meet.
+/// Few names, so that changes collide.
 fn change(u: &mut Unstructured) -> Result<Change> {
     let keys = [
         VirtualServerKey::tcp(([10, 96, 0, 1], 80).into()),

@@ -1,5 +1,5 @@
-//! Any bytes as a message: no panic, no more memory than a small multiple of them, and what is
-//! understood is the same when written and read again.
+//! Arbitrary bytes as a message: no panic, memory bounded by a small multiple of the input, and a
+//! decoded message is the same after encoding and decoding it again.
 #![no_main]
 
 use fuzz::emit;
@@ -11,13 +11,15 @@ fuzz_target!(|data: &[u8]| {
     let mut parsed = None;
     let info = allocation_counter::measure(|| parsed = Some(Message::parse(*command, bytes)));
     let allocated = usize::try_from(info.bytes_total).unwrap_or(usize::MAX);
-    // An unknown attribute takes 4 bytes there and 32 here, in a list that grows by doubling.
+    // An unknown attribute takes 4 bytes in the message and 32 in memory, in a list that grows by
+    // doubling.
     assert!(
         allocated <= 1024 + 32 * bytes.len(),
         "{allocated} bytes for {}",
         bytes.len()
     );
-    // Beyond this a message may not fit into an attribute again: it writes what was left out.
+    // A longer message may not fit into an attribute again, because encoding adds attributes that
+    // were absent.
     if let Some(Ok(message)) = parsed
         && bytes.len() < 32 * 1024
     {

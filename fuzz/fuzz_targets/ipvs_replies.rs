@@ -1,4 +1,4 @@
-//! Any bytes as the kernel's replies: each operation ends, with a result or an error.
+//! Arbitrary bytes as the kernel's replies: each operation ends, with a result or an error.
 #![no_main]
 
 use std::io;
@@ -6,8 +6,8 @@ use std::io;
 use ipvs::{Change, Client, Transport, VirtualServer, VirtualServerKey};
 use libfuzzer_sys::fuzz_target;
 
-/// Replies with what it was given: datagrams, each after a byte with its length in units of 4,
-/// the sequence number of each put right so that it is looked at.
+/// Replies with the given bytes: datagrams, each after a byte with its length in units of 4. Their
+/// sequence numbers are corrected, so that the client processes them.
 struct Given<'a> {
     rest: &'a [u8],
     sequence: [u8; 4],
@@ -22,7 +22,7 @@ impl Transport for Given<'_> {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Without a family's number nothing happens at all: 30.
+        // The first reply is the family's number, 30: without it, the client does nothing.
         if std::mem::take(&mut self.asked) {
             let reply = [28, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             buffer[..16].copy_from_slice(&reply);

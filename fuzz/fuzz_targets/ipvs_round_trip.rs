@@ -1,4 +1,4 @@
-//! Any message is the same when written and read again; any key is its text.
+//! Any message is the same after encoding and decoding; any key equals its parsed text.
 #![no_main]
 
 use arbitrary::Unstructured;

@@ -1,4 +1,4 @@
-//! What the fuzz targets have in common.
+//! Common parts of the fuzz targets.
 
 pub mod values;
 

@@ -1,4 +1,4 @@
-//! Values of the crate's types, out of the fuzzer's bytes.
+//! Values of the crate's types, from the fuzzer's bytes.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -94,7 +94,7 @@ pub fn virtual_server(u: Source) -> Result<VirtualServer> {
     if u.arbitrary()? {
         server.persistence = Some(Persistence::new(u.arbitrary()?));
         if u.arbitrary()? {
-            // A mask of all ones is none.
+            // A mask of all ones means no mask.
             let netmask = match key.family() {
                 Family::V4 => Netmask::V4(Ipv4Addr::from_bits(u.int_in_range(0..=u32::MAX - 1)?)),
                 Family::V6 => Netmask::V6(u.int_in_range(0..=127)?),
@@ -159,7 +159,7 @@ fn statistics(u: Source) -> Result<Statistics> {
     Ok(stats)
 }
 
-/// Attributes that neither a virtual nor a real server has yet.
+/// Attributes that are unknown for virtual and real servers.
 fn unknown(u: Source) -> Result<Vec<UnknownAttribute>> {
     let count = u.int_in_range(0..=3)?;
     let attribute = |_| {

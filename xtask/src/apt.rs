@@ -1,4 +1,4 @@
-//! Debian packages: installed on this machine, or unpacked beside it.
+//! Debian packages, installed or only unpacked.
 
 use std::path::Path;
 use std::process::Command;
@@ -53,9 +53,9 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
         .with_context(|| format!("missing Debian packages; as root: apt-get install {packages}"))
 }
 
-/// Unpacks the newest package that `choose` finds among the known names into `directory`.
+/// Unpacks a package into `directory`: the first candidate of `choose` that apt can download.
 ///
-/// `prefix` narrows the names that are looked at; `choose` returns candidates, best first.
+/// `choose` gets the known names with `prefix`, and returns candidates, the best first.
 pub(crate) fn unpack(
     prefix: &str,
     choose: impl Fn(&str) -> Vec<String>,
@@ -71,7 +71,7 @@ pub(crate) fn unpack(
         candidates = known()?;
     }
     let mut failure = None;
-    // A name may outlive its package in the lists: the next best is good enough.
+    // The lists may contain names of removed packages; then the next candidate is good enough.
     for package in candidates.iter().take(3) {
         match download(package, directory) {
             Ok(()) => return Ok(()),

@@ -1,4 +1,4 @@
-//! Where things are.
+//! Paths.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ pub(crate) fn workspace() -> &'static Path {
     xtask.parent().unwrap_or(xtask)
 }
 
-/// What the VM needs and leaves behind: kernels, images, logs, results.
+/// Files of the VM: kernels, images, logs, results.
 pub(crate) fn vm() -> PathBuf {
     workspace().join("target/vm")
 }

@@ -1,4 +1,4 @@
-//! Running other programs, with errors that name the command.
+//! Runs other programs, with errors that name the command.
 
 use std::process::{Command, Output, Stdio};
 

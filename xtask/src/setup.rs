@@ -1,4 +1,4 @@
-//! Installs what a fresh machine lacks.
+//! Installs everything that a fresh machine lacks.
 
 use std::process::ExitCode;
 

@@ -11,13 +11,13 @@ use anyhow::{Context, Result, anyhow};
 use crate::apt::{self, Tool};
 use crate::{paths, process};
 
-/// The pinned versions: one requirement of pip a line. One without a hash has no wheel.
+/// The pinned versions: one pip requirement per line. A requirement without a hash has no wheel.
 const REQUIREMENTS: &str = include_str!("../tools.txt");
 
-/// What the tests use: programs `cargo-NAME`.
+/// The tools of the tests: programs `cargo-NAME`.
 pub(crate) const NAMES: [&str; 4] = ["nextest", "deny", "fuzz", "hack"];
 
-/// `cargo` in the workspace's directory, able to find what [`ensure`] installed.
+/// `cargo` in the workspace's directory, with the tools that [`ensure`] installed in its path.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new("cargo");
     cargo
@@ -28,7 +28,7 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// `PATH` with the directories of what [`ensure`] installed at the end.
+/// `PATH`, with the directories of [`ensure`] at the end.
 pub(crate) fn path() -> OsString {
     let current = env::var_os("PATH").unwrap_or_default();
     let installed = NAMES.map(|name| directory(name).join("bin"));

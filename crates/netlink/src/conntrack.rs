@@ -1,7 +1,7 @@
-//! Entries of the connection-tracking table as the kernel lists them.
+//! Entries of the connection-tracking table.
 //!
-//! netlink-packet-netfilter is not used here: its `ConntrackMessage` knows no zones, and writes
-//! a delete without a tuple, which empties the table, as readily as any.
+//! netlink-packet-netfilter is not used here: its `ConntrackMessage` does not know zones, and does
+//! not prevent a delete request without a tuple, which would flush the table.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,22 +40,22 @@ mod numbers {
 
 use numbers::*;
 
-/// What of the table is to be listed.
+/// The part of the table to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Of its addresses.
+    /// The address family.
     pub family: Family,
-    /// Its number.
+    /// The number of the transport protocol.
     pub protocol: u8,
-    /// The only port that flows are to, if there is one.
+    /// The destination port of the flows, if there is only one.
     pub port: Option<u16>,
 }
 
 impl Extent {
-    /// A request for a list. Linux from 5.8 on can choose by protocol and port; those before take
-    /// no notice of a filter, and one may refuse it.
+    /// Writes a request for a list. Linux since 5.8 can filter by protocol and port; older kernels
+    /// ignore a filter, or reject it.
     ///
-    /// Addresses are not chosen by: Linux's comparison of IPv6 ones is the wrong way round
+    /// It does not filter by address: Linux's comparison of IPv6 addresses is inverted
     /// (`ctnetlink_filter_match_tuple`).
     pub fn write_list(self, writer: &mut Writer, sequence: u32, filtered: bool) {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -79,7 +79,7 @@ impl Extent {
                         }
                     });
                 });
-                // Of the machine's byte order, other than all else.
+                // In the machine's byte order, unlike all other numbers.
                 w.nested(CTA_FILTER, |w| {
                     w.put(CTA_FILTER_ORIG_FLAGS, &chosen_by.to_ne_bytes());
                 });
@@ -88,14 +88,14 @@ impl Extent {
     }
 }
 
-/// An entry, as far as it matters here.
+/// The parts of an entry that svcproxy needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// Its number.
+    /// The number of the transport protocol.
     pub protocol: u8,
-    /// Where the client sent to.
+    /// The original destination.
     pub to: SocketAddr,
-    /// Where answers come from. IPVS in masquerade mode puts the real server here when it makes
+    /// The source of answers. IPVS in masquerade mode sets it to the real server when it creates
     /// the entry (`ip_vs_update_conntrack`, with `net.ipv4.vs.conntrack` 1).
     pub answered_from: SocketAddr,
     original: &'a [u8],
@@ -104,7 +104,7 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// `None` for an entry of a protocol without ports.
+    /// Parses an entry; `None` for a protocol without ports.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl<'a> Entry<'a> {
         }))
     }
 
-    /// An entry of UDP that no kernel has listed, for tests.
+    /// A UDP entry for tests, not from a kernel.
     #[doc(hidden)]
     pub fn example(to: SocketAddr, answered_from: SocketAddr) -> Self {
         Self {
@@ -143,7 +143,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// What names this entry and no other, not even a later one of the same flow.
+    /// The identity of this entry. A later entry of the same flow has another one.
     pub fn name(&self) -> EntryName {
         EntryName {
             family: Family::of(&self.to.ip()),
@@ -154,8 +154,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What names an entry. Only one that was listed has one: a delete that names none would empty
-/// the table.
+/// The identity of an entry. Only listed entries have one, because a delete request without it
+/// would flush the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryName {
     family: Family,
@@ -166,7 +166,7 @@ pub struct EntryName {
 }
 
 impl EntryName {
-    /// A request to delete the entry.
+    /// Writes a request to delete the entry.
     pub fn write_delete(&self, writer: &mut Writer, flags: u16, sequence: u32) {
         let flags = NLM_F_REQUEST | flags;
         message(
@@ -186,7 +186,7 @@ impl EntryName {
     }
 }
 
-/// A request for the table's statistics, which takes no time.
+/// Writes a request for the table's statistics, which is cheap.
 pub fn write_statistics(writer: &mut Writer, sequence: u32) {
     let flags = NLM_F_REQUEST | NLM_F_ACK;
     message(
@@ -211,7 +211,7 @@ fn message(
     writer.packet(kind, flags, sequence, family.header(), content);
 }
 
-/// One end of a tuple; the kinds are of its address in each family and of its port.
+/// One end of a tuple; the kinds are those of its address in each family and of its port.
 fn end(
     tuple: Attributes<'_>,
     [v4, v6]: [u16; 2],

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-/// How deep attributes may be nested for an error to name all of them. Deeper ones are left out.
+/// Maximum depth of attributes in an error. Deeper ones are left out.
 const DEPTH: usize = 6;
 
 /// A netlink exchange that failed.
@@ -18,26 +18,26 @@ pub enum Error {
     /// A datagram was longer than the receive buffer, so its rest is lost.
     #[error("netlink datagram of {length} bytes is longer than the receive buffer")]
     Truncated {
-        /// Its length in bytes.
+        /// The length in bytes.
         length: usize,
     },
-    /// Nothing is left to receive, and the reply is not complete: a list without `NLMSG_DONE`, a
-    /// request without its acknowledgement.
+    /// The reply ended before it was complete: a list without `NLMSG_DONE`, or a request without
+    /// its acknowledgement.
     #[error("netlink reply ended before {awaited}")]
     Unfinished {
-        /// What was still to come.
+        /// What was missing.
         awaited: &'static str,
     },
-    /// The kernel marked each of several lists as inconsistent (`NLM_F_DUMP_INTR`).
+    /// The kernel marked every one of several lists as inconsistent (`NLM_F_DUMP_INTR`).
     #[error("the kernel's list changed while it was read, {attempts} times in a row")]
     Changing {
-        /// How often it was read.
+        /// The number of attempts.
         attempts: u32,
     },
 }
 
 impl From<Error> for io::Error {
-    /// Keeps an errno as it is; any other error can be had back from [`io::Error::get_ref`].
+    /// Keeps an errno; [`io::Error::get_ref`] returns any other error.
     fn from(error: Error) -> Self {
         match error {
             Error::Kernel(error) => error,
@@ -47,17 +47,17 @@ impl From<Error> for io::Error {
     }
 }
 
-/// What is malformed in a datagram from the kernel, and where.
+/// A malformed part of a datagram from the kernel, with its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed netlink message: {flaw} {place}")]
 pub struct Malformed {
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// What is wrong there.
+    /// The problem.
     pub flaw: Flaw,
 }
 
-/// What is wrong with a message or an attribute. Lengths are in bytes.
+/// The problem of a message or attribute. Lengths are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     /// Too little for a header.
@@ -66,7 +66,7 @@ pub enum Flaw {
         /// What is left of the datagram.
         left: usize,
     },
-    /// A length that does not hold the header.
+    /// A length that is less than the header.
     #[error("message length {length} is less than its header")]
     MessageTooShort {
         /// `nlmsg_len`.
@@ -94,7 +94,7 @@ pub enum Flaw {
         /// What is left of the enclosing attribute or message.
         left: usize,
     },
-    /// A length that does not hold the header.
+    /// A length that is less than the header.
     #[error("attribute length {length} is less than its header")]
     AttributeTooShort {
         /// `nla_len`.
@@ -116,7 +116,7 @@ pub enum Flaw {
         /// What is expected.
         expected: usize,
     },
-    /// A mandatory attribute is not there.
+    /// A mandatory attribute is missing.
     #[error("attribute {kind} is missing")]
     Missing {
         /// `nla_type`.
@@ -127,9 +127,9 @@ pub enum Flaw {
 /// A place in a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
-    /// `nlmsg_type`; `None` if the header was not whole.
+    /// `nlmsg_type`; `None` if the header was incomplete.
     pub message_type: Option<u16>,
-    /// In bytes from the beginning of the datagram.
+    /// Offset in bytes from the beginning of the datagram.
     pub offset: usize,
     path: [u16; DEPTH],
     depth: usize,
@@ -158,7 +158,7 @@ impl Place {
         self
     }
 
-    /// The kinds of the attributes that lead there, from the outermost.
+    /// The kinds of the enclosing attributes, from the outermost.
     pub fn path(&self) -> &[u16] {
         self.path.get(..self.depth).unwrap_or_default()
     }
@@ -179,7 +179,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// The same error once more, for another step that failed by it.
+/// A copy of an error, for another step that failed with it.
 pub fn again(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),

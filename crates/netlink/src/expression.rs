@@ -1,4 +1,4 @@
-//! What nftables' rules are made of in the kernel: expressions that work on registers.
+//! nftables expressions, which rules consist of in the kernel. They work on registers.
 
 use crate::Writer;
 use crate::uapi::*;
@@ -11,7 +11,7 @@ pub fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
     });
 }
 
-/// A register becomes something about the packet (`NFT_META_…`).
+/// Loads metadata of the packet (`NFT_META_…`) into a register.
 pub fn load_meta(w: &mut Writer, key: u32, register: u32) {
     expression(w, "meta", |w| {
         w.number(NFTA_META_KEY, key);
@@ -19,7 +19,7 @@ pub fn load_meta(w: &mut Writer, key: u32, register: u32) {
     });
 }
 
-/// The rule goes on if register 1 compares so (`NFT_CMP_…`) with a value.
+/// Continues the rule if the comparison (`NFT_CMP_…`) of register 1 with a value is true.
 pub fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
     expression(w, "cmp", |w| {
         w.number(NFTA_CMP_SREG, NFT_REG_1);
@@ -28,7 +28,7 @@ pub fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
     });
 }
 
-/// Register 1 becomes itself & mask ^ xor.
+/// Sets register 1 to `register & mask ^ xor`.
 pub fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
     expression(w, "bitwise", |w| {
         w.number(NFTA_BITWISE_SREG, NFT_REG_1);
@@ -42,7 +42,7 @@ pub fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
     });
 }
 
-/// Register 1 becomes the packet's mark.
+/// Sets the packet's mark to register 1.
 pub fn store_mark(w: &mut Writer) {
     expression(w, "meta", |w| {
         w.number(NFTA_META_KEY, NFT_META_MARK);

@@ -30,14 +30,14 @@ mod numbers {
 
 use numbers::*;
 
-/// An entry of a set of addresses, protocols and ports, or of one of ports alone.
+/// An entry of a set of addresses, protocols and ports, or of ports only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Its address, in a set that has one.
+    /// The address, if the set has addresses.
     pub address: Option<IpAddr>,
-    /// The number of its protocol, in a set that has one.
+    /// The number of the protocol, if the set has protocols.
     pub protocol: Option<u8>,
-    /// Its port.
+    /// The port.
     pub port: u16,
 }
 
@@ -47,7 +47,7 @@ pub struct Entry {
 ///
 /// The kernel's errno, and whatever makes a list incomplete.
 pub fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
-    // Asking a kernel that has none would load the module.
+    // A request to a kernel without sets would load the module.
     if !fs::exists("/sys/module/ip_set").unwrap_or(true) {
         return Ok(Vec::new());
     }
@@ -63,7 +63,7 @@ pub fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
         },
     );
     match listed.map_err(io::Error::from) {
-        // What nfnetlink answers for a subsystem that it does not have, and ipset without any set.
+        // The answers of nfnetlink for an unknown subsystem, and of ipset without any set.
         Err(error)
             if matches!(
                 error.kind(),
@@ -128,7 +128,7 @@ fn parse_address(address: Attributes<'_>) -> Result<Option<IpAddr>, Malformed> {
         .map(|v6: [u8; 16]| Ipv6Addr::from(v6).into()))
 }
 
-/// Destroys a set; whether it was not in use. One that is gone is no error.
+/// Destroys a set. False if it is in use. A missing set is no error.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ pub fn destroy(socket: &mut Socket, name: &str) -> io::Result<bool> {
     const ENOENT: i32 = 2;
     let first = socket.reserve(2);
     let mut writer = Writer::default();
-    // The name must be there: without one the kernel destroys all sets.
+    // The request must contain the name: without one, the kernel destroys all sets.
     message(&mut writer, IPSET_CMD_DESTROY, NLM_F_ACK, first + 1, |w| {
         w.text(IPSET_ATTR_SETNAME, name);
     });

@@ -1,12 +1,12 @@
-//! Netlink as svcproxy needs it, without a word of Services.
+//! Netlink for svcproxy. This crate does not know Services.
 //!
-//! - [`Writer`], [`Messages`] and [`Attributes`] write and read netlink's format. Reading is
-//!   strict: what is malformed is an error that says where.
-//! - [`Socket`] sends transactions and lists to netfilter. A request is carried out before `send`
-//!   returns, so nothing here waits.
-//! - [`uapi`] has the kernel's numbers, [`expression`] and [`tables`] speak nftables,
-//!   [`conntrack`] connection tracking, [`ipset`] ipsets.
-//! - [`Watch`] reports what other processes change.
+//! - [`Writer`], [`Messages`] and [`Attributes`] encode and decode netlink's format. Decoding is
+//!   strict: malformed input is an error with its place.
+//! - [`Socket`] sends transactions and list requests to netfilter. The kernel executes a request
+//!   before `send` returns, so nothing blocks here.
+//! - [`uapi`] has the kernel's numbers; [`expression`] and [`tables`] are for nftables,
+//!   [`conntrack`] for connection tracking, [`ipset`] for ipsets.
+//! - [`Watch`] reports changes by other processes.
 //!
 //! This crate is internal to svcproxy: its interface changes with svcproxy's needs.
 #![forbid(unsafe_code)]

@@ -1,8 +1,8 @@
-//! Netlink messages and attributes as they are read.
+//! Decodes netlink messages and attributes.
 //!
-//! Reading is strict: a malformed message or attribute is an error that says where. A reader that
-//! stopped there in silence would take half a list for the whole of it, and svcproxy would
-//! "repair" rules that are in place.
+//! Decoding is strict: a malformed message or attribute is an error with its place. A decoder that
+//! stopped silently would take half a list for a complete one, and svcproxy would "repair" rules
+//! that are in place.
 
 use crate::error::{Flaw, Malformed, Place};
 
@@ -21,15 +21,15 @@ pub struct Message<'a> {
     pub flags: u16,
     /// `nlmsg_seq`.
     pub sequence: u32,
-    /// `nlmsg_pid`: the port of the socket that this is an answer to, or whose change it is about.
+    /// `nlmsg_pid`: the port of the socket that gets the answer, or that made the change.
     pub port: u32,
-    /// What comes after the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
-    /// Of the payload.
+    /// The place of the payload.
     place: Place,
 }
 
-/// The messages of a datagram. Nothing follows the first that is malformed.
+/// The messages of a datagram. The iterator ends after the first malformed one.
 #[derive(Debug, Clone)]
 pub struct Messages<'a> {
     rest: &'a [u8],
@@ -117,7 +117,7 @@ impl<'a> Message<'a> {
         self.attributes_behind(NFGEN_HEADER)
     }
 
-    /// The attributes behind a header of this length.
+    /// The attributes after a header of this length.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Attributes of one level, the headers of which were all found to be well-formed.
+/// Attributes of one level, with valid headers.
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes<'a> {
     bytes: &'a [u8],
@@ -149,14 +149,14 @@ pub struct Attributes<'a> {
 pub struct Attribute<'a> {
     /// `nla_type`, without flags.
     pub kind: u16,
-    /// What comes after the header.
+    /// The bytes after the header.
     pub value: &'a [u8],
-    /// Of the value.
+    /// The place of the value.
     place: Place,
 }
 
 impl<'a> Attributes<'a> {
-    /// Attributes that are not in a message, as a value that was set aside.
+    /// Parses attributes outside of a message.
     ///
     /// # Errors
     ///
@@ -195,7 +195,7 @@ impl<'a> Attributes<'a> {
 
     /// The attributes of this level.
     pub fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
-        // Checked when it was made.
+        // Checked at construction.
         self.walk().filter_map(Result::ok)
     }
 
@@ -209,11 +209,11 @@ impl<'a> Attributes<'a> {
         self.iter().find(|attribute| attribute.kind == kind)
     }
 
-    /// The first attribute of a kind, which must be there.
+    /// The first attribute of a kind, which is mandatory.
     ///
     /// # Errors
     ///
-    /// If it is not there.
+    /// If it is missing.
     pub fn require(self, kind: u16) -> Result<Attribute<'a>, Malformed> {
         self.get(kind).ok_or(Malformed {
             place: self.place,
@@ -226,7 +226,7 @@ impl<'a> Attributes<'a> {
         self.get(kind).map(|attribute| attribute.value)
     }
 
-    /// The attributes that the first of a kind is made of.
+    /// The attributes inside of the first one of a kind.
     ///
     /// # Errors
     ///
@@ -235,7 +235,7 @@ impl<'a> Attributes<'a> {
         self.get(kind).map(Attribute::attributes).transpose()
     }
 
-    /// The attributes that one of a kind is made of; none if it is not there.
+    /// The attributes inside of the first one of a kind; none if it is missing.
     ///
     /// # Errors
     ///
@@ -254,14 +254,14 @@ impl<'a> Attributes<'a> {
         self.get(kind).map(Attribute::number).transpose()
     }
 
-    /// A C string. `None` also for one that is not UTF-8.
+    /// A C string. `None` if it is missing or not UTF-8.
     pub fn text(self, kind: u16) -> Option<&'a str> {
         self.get(kind)?.text()
     }
 }
 
 impl<'a> Attribute<'a> {
-    /// The attributes that this one is made of.
+    /// The attributes inside of this one.
     ///
     /// # Errors
     ///
@@ -270,11 +270,11 @@ impl<'a> Attribute<'a> {
         Attributes::checked(self.value, self.place)
     }
 
-    /// A value of as many bytes.
+    /// The value as an array.
     ///
     /// # Errors
     ///
-    /// If it has more or less.
+    /// If the length differs.
     pub fn array<const N: usize>(self) -> Result<[u8; N], Malformed> {
         self.value.try_into().map_err(|_| Malformed {
             place: self.place,
@@ -301,7 +301,7 @@ impl<'a> Attribute<'a> {
     }
 }
 
-/// The first of some attributes.
+/// Splits off the first attribute.
 fn split(bytes: &[u8], place: Place) -> Result<Attribute<'_>, Malformed> {
     let left = bytes.len();
     let [l0, l1, k0, k1, ..] = *bytes else {
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_where_in_one_sentence() {
+    fn an_error_names_the_place_in_one_sentence() {
         let mut bytes = datagram();
         bytes[44] = 3;
         assert_eq!(

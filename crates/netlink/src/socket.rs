@@ -1,4 +1,4 @@
-//! The netlink socket to the packet filter.
+//! The netlink socket for netfilter.
 
 use std::io;
 
@@ -11,39 +11,40 @@ use crate::read::{Attributes, Messages};
 use crate::uapi::*;
 use crate::watch::Own;
 
-/// `MSG_DONTWAIT | MSG_TRUNC`. The kernel carries a request out before `send` returns and makes
-/// the next part of a list in `recv`, so a reply never has to be waited for. `MSG_TRUNC` shows
-/// the length of a datagram that does not fit.
+/// `MSG_DONTWAIT | MSG_TRUNC`. The kernel executes a request before `send` returns, and creates the
+/// next part of a list in `recv`, so a reply is always available at once. `MSG_TRUNC` shows the
+/// length of a datagram that does not fit.
 const RECEIVE_FLAGS: i32 = 0x40 | 0x20;
-/// More than the kernel puts in one datagram of a list.
+/// More than one datagram of a kernel's list contains.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// How often a list is read again if its content changes meanwhile.
+/// How often a list is read again if it changes meanwhile.
 const LIST_ATTEMPTS: u32 = 8;
-/// How many datagrams of a list that was given up are thrown away. A list of 250,000 elements has
+/// Maximum number of datagrams to discard from an abandoned list. A list of 250,000 elements has
 /// about 1,000.
 const DISCARDED: u32 = 100_000;
 
-/// A socket to the packet filter of one network namespace.
+/// A socket for netfilter of one network namespace.
 #[derive(Debug)]
 pub struct Socket {
     socket: netlink_sys::Socket,
-    /// What it changes is not reported to this process.
+    /// Marks changes by this socket as svcproxy's own, so that [`Watch`](crate::Watch) ignores
+    /// them.
     _own: Own,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-/// Why a transaction was not carried out.
+/// Why a transaction failed.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Messages with these places were refused, each with its errno.
+    /// The indices of rejected messages, each with its errno.
     Messages(Vec<(usize, i32)>),
-    /// It failed as a whole.
+    /// The whole transaction failed.
     Whole(Error),
 }
 
 impl Refusal {
-    /// The first error, where it does not matter which message it is about.
+    /// The first error, without its message.
     pub fn into_error(self) -> Error {
         match self {
             Self::Whole(error) => error,
@@ -64,9 +65,9 @@ impl Socket {
     pub fn open() -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
         let port = socket.bind_auto()?.port_number();
-        // Connected, it takes messages of the kernel alone.
+        // A connected socket receives messages from the kernel only.
         socket.connect(&SocketAddr::new(0, 0))?;
-        // An error would repeat the message it is about.
+        // Without this, an error repeats the whole rejected message.
         socket.set_cap_ack(true)?;
         Ok(Self {
             socket,
@@ -87,12 +88,13 @@ impl Socket {
         first
     }
 
-    /// Sends a transaction: a begin with the sequence number `first`, `messages` messages with
-    /// those that follow, the last of which asks for an acknowledgement, and an end.
+    /// Sends a transaction: a begin message with the sequence number `first`, then `messages`
+    /// messages with the following numbers, the last of which requests an acknowledgement, and an
+    /// end message.
     ///
     /// # Errors
     ///
-    /// Which messages were refused, or why it failed as a whole.
+    /// The rejected messages, or the error of the whole transaction.
     pub fn commit(
         &mut self,
         transaction: &Writer,
@@ -109,7 +111,7 @@ impl Socket {
         }
     }
 
-    /// Asks for a list of what is in `inet` tables, as [`Socket::list_with`].
+    /// Requests a list of objects in `inet` tables, as [`Socket::list_with`].
     ///
     /// # Errors
     ///
@@ -129,13 +131,13 @@ impl Socket {
         self.list_with(request, take)
     }
 
-    /// Sends a request for a list, which `request` writes with a sequence number, and hands each
-    /// message's attributes to `take`. If the content changes meanwhile the list is read again,
-    /// and made into another `T`.
+    /// Sends the list request that `request` writes with a sequence number, and passes each
+    /// message's attributes to `take`. If the content changes meanwhile, it reads the list again,
+    /// into a new `T`.
     ///
     /// # Errors
     ///
-    /// The kernel's errno, and whatever makes the list incomplete.
+    /// The kernel's errno; any error that makes the list incomplete.
     pub fn list_with<T>(
         &mut self,
         request: impl Fn(&mut Writer, u32),
@@ -191,14 +193,14 @@ impl Socket {
             }
         };
         if length > self.buffer.len() {
-            // The next one may be as long.
+            // The next datagram may be as long.
             self.buffer.reserve(length);
             return Err(Error::Truncated { length });
         }
         Ok(Some(&self.buffer))
     }
 
-    /// Throws away what is left of a list: until its end the kernel refuses another one on this
+    /// Discards the rest of a list: until its end, the kernel rejects another list request on this
     /// socket (EBUSY, `__netlink_dump_start`).
     fn discard(&mut self) {
         for _ in 0..DISCARDED {
@@ -209,7 +211,7 @@ impl Socket {
     }
 }
 
-/// What came of a transaction so far.
+/// The replies of a transaction so far.
 struct Replies {
     first: u32,
     messages: usize,
@@ -225,7 +227,7 @@ impl Replies {
         }
     }
 
-    /// Takes a datagram in, or that there is none; whether that was the last.
+    /// Processes a datagram, or the end of input. Returns whether it was the last one.
     fn take(&mut self, datagram: Option<&[u8]>) -> Result<bool, Refusal> {
         let whole = |error: Error| Refusal::Whole(error);
         let datagram = datagram.ok_or_else(|| {
@@ -239,14 +241,14 @@ impl Replies {
             let Ok(place) = usize::try_from(place) else {
                 continue;
             };
-            // Left over from what was given up.
+            // A reply to an abandoned request.
             if message.kind != NLMSG_ERROR || place > self.messages {
                 continue;
             }
             let errno = message.errno().map_err(|error| whole(error.into()))?;
             match (place, errno) {
                 (_, 0) => {}
-                // The commit itself.
+                // An error of the commit itself.
                 (0, errno) => return Err(whole(io::Error::from_raw_os_error(errno).into())),
                 (_, errno) => self.refused.push((place - 1, errno)),
             }
@@ -272,11 +274,11 @@ struct Listing {
     end: End,
 }
 
-/// What a list was at its end.
+/// How a list ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Consistent,
-    /// Its content changed while the kernel made it (`NLM_F_DUMP_INTR`).
+    /// Its content changed while the kernel created it (`NLM_F_DUMP_INTR`).
     Changed,
 }
 
@@ -286,7 +288,7 @@ impl Listing {
         Self { sequence, end }
     }
 
-    /// Takes a datagram in, or that there is none; how the list ended, if it did.
+    /// Processes a datagram, or the end of input. Returns how the list ended, if it did.
     fn take(
         &mut self,
         datagram: Option<&[u8]>,
@@ -328,7 +330,7 @@ mod tests {
         writer.packet(NLMSG_DONE, 0, 7, (-errno).to_ne_bytes(), |_| {});
     }
 
-    /// Takes datagrams in until there are no more.
+    /// Processes all datagrams.
     fn read(datagrams: &[&[u8]]) -> Result<(End, Vec<u32>), Error> {
         let (mut listing, mut numbers) = (Listing::new(7), Vec::new());
         let mut datagrams = datagrams.iter().copied();
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_whole_with_its_end_only() {
+    fn a_list_is_complete_only_with_its_end() {
         let part = written(|w| element(w, 0, 1));
         let end = written(|w| done(w, 0));
         let all = read(&[&part, &part, &end]).unwrap();
@@ -372,13 +374,13 @@ mod tests {
             assert!(matches!(error, Error::Malformed(_)), "{length}: {error}");
         }
         let mut bad = whole.clone();
-        // The number's attribute.
+        // The attribute of the number.
         bad[20] = 2;
         assert!(matches!(read(&[&bad, &end]), Err(Error::Malformed(_))));
     }
 
     #[test]
-    fn a_list_that_changed_meanwhile_is_told_from_others() {
+    fn a_list_that_changed_meanwhile_is_recognised() {
         for flags in [[NLM_F_DUMP_INTR, 0], [0, NLM_F_DUMP_INTR]] {
             let [first, last] = flags;
             let part = written(|w| element(w, first, 1));

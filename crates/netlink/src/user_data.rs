@@ -1,5 +1,5 @@
-//! nftables' user data: what nft and svcproxy note beside the kernel's objects, each note with a
-//! type and a length of one byte (libnftnl's `udata.c`).
+//! nftables' user data, which nft and svcproxy attach to the kernel's objects: values with a type
+//! and a length of one byte each (libnftnl's `udata.c`).
 
 use crate::Writer;
 
@@ -7,7 +7,7 @@ use crate::Writer;
 pub const COMMENT: u8 = 0;
 /// The byte order of a set's keys; `NFTNL_UDATA_SET_KEYBYTEORDER`.
 pub const KEY_BYTE_ORDER: u8 = 0;
-/// The byte order of what a map maps to; `NFTNL_UDATA_SET_DATABYTEORDER`.
+/// The byte order of a map's values; `NFTNL_UDATA_SET_DATABYTEORDER`.
 pub const DATA_BYTE_ORDER: u8 = 1;
 /// svcproxy's tag of a rule; nft knows 0 and 1 there and skips others.
 pub const RULE_TAG: u8 = 0x73;

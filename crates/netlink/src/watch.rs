@@ -1,7 +1,7 @@
 //! Notifications of changes that other processes make.
 //!
-//! nfnetlink and rtnetlink send a message for each change to whoever listens, with the port of
-//! the socket that asked for the change. Those of this process's own sockets are passed over.
+//! nfnetlink and rtnetlink send a message for each change to all listeners, with the port of the
+//! socket that requested the change. Changes by this process's own sockets are ignored.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,30 +16,30 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use crate::read::{Message, Messages};
 
-/// More than one notification takes: the kernel sends each in a datagram of its own.
+/// More than one notification needs: the kernel sends each in a separate datagram.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// What the kernel may keep for a listener. The default of 208 KiB does not hold svcproxy's own
-/// ruleset, so that installing it would look like a change of others (`ENOBUFS`).
+/// Receive buffer of a listener in the kernel. The default of 208 KiB is less than svcproxy's own
+/// ruleset, so installing it would look like a change by another program (`ENOBUFS`).
 const RECEIVE_MEMORY: usize = 8 * 1024 * 1024;
 /// `MSG_DONTWAIT | MSG_TRUNC`.
 const RECEIVE_FLAGS: i32 = 0x40 | 0x20;
-/// Changes that come within this time after a report are reported together.
+/// Changes within this time after a report are reported together.
 const GAP: Duration = Duration::from_millis(200);
-/// Before the next attempt where the kernel has no memory for poll(2).
+/// Pause before a retry if the kernel has no memory for poll(2).
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The netlink sockets of this process that change something: protocol and port. Sockets in
-/// different network namespaces may have the same port, so one may be there several times.
+/// The netlink sockets of this process that make changes: protocol and port. May contain
+/// duplicates, because sockets in different network namespaces may have the same port.
 static OWN: Mutex<Vec<(isize, u32)>> = Mutex::new(Vec::new());
 
-/// Marks a socket as one of this process, so that what it changes is not reported.
+/// Marks a socket as one of this process, so that its changes are not reported.
 ///
-/// A notification that is read after this was dropped counts as somebody else's.
+/// A notification that is read after the drop counts as a change by another process.
 #[derive(Debug)]
 pub struct Own(isize, u32);
 
 impl Own {
-    /// Marks the socket with this port, of a protocol of netlink (`NETLINK_…`).
+    /// Marks the socket with this port, of a netlink protocol (`NETLINK_…`).
     pub fn new(protocol: isize, port: u32) -> Self {
         own().push((protocol, port));
         Self(protocol, port)
@@ -76,7 +76,7 @@ impl Listener {
     /// Those of socket(2) and bind(2).
     pub fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(protocol)?;
-        // Without the privilege the socket keeps the default.
+        // Without the privilege, the socket keeps the default.
         let _ = set_socket_recv_buffer_size_force(&socket, RECEIVE_MEMORY);
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in groups {
@@ -89,8 +89,8 @@ impl Listener {
         })
     }
 
-    /// Reads what has come; whether another process made a change that matters. What was lost
-    /// (`ENOBUFS`) or cannot be read may have been one.
+    /// Reads all notifications. Returns whether another process made a relevant change. Lost
+    /// (`ENOBUFS`) and unreadable notifications count as relevant.
     fn read(&mut self, matters: &mut impl FnMut(&Message<'_>) -> bool) -> bool {
         let mut changed = false;
         loop {
@@ -116,7 +116,7 @@ impl Listener {
 
 const ENOBUFS: i32 = 105;
 
-/// A thread that reports what other processes change, until this is dropped.
+/// A thread that reports changes by other processes. Dropping this stops it.
 #[derive(Debug)]
 pub struct Watch {
     stop: Option<UnixStream>,
@@ -124,12 +124,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Calls `report` when `matters` says so of a notification, at once the first time and then at
-    /// most five times a second.
+    /// Calls `report` for notifications for which `matters` is true: the first time at once, then
+    /// at most five times per second.
     ///
     /// # Errors
     ///
-    /// If no thread or socket can be had.
+    /// If the thread or the socket cannot be created.
     pub fn start(
         mut listeners: Vec<Listener>,
         mut matters: impl FnMut(&Message<'_>) -> bool + Send + 'static,
@@ -171,7 +171,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // Its end wakes the thread.
+        // Closing it wakes the thread.
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -179,7 +179,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until something can be read or the time is over; whether the thread is to end.
+/// Waits until something can be read or the time is over. Returns whether the thread should end.
 fn wait<'a>(
     stopped: BorrowedFd<'a>,
     sockets: impl Iterator<Item = BorrowedFd<'a>>,
@@ -192,7 +192,7 @@ fn wait<'a>(
     Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty()))
 }
 
-/// When changes are reported.
+/// The rate limit of reports.
 #[derive(Debug, Default)]
 struct Pace {
     last: Option<Instant>,
@@ -205,12 +205,12 @@ impl Pace {
         self.due.get_or_insert(earliest.max(now));
     }
 
-    /// How long to wait at most; for ever if nothing is to be reported.
+    /// Maximum time to wait; unlimited if nothing is pending.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         self.due.map(|due| due.saturating_duration_since(now))
     }
 
-    /// Whether a report is due; then it counts as made.
+    /// Whether a report is due. If so, counts it as made.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due.take_if(|due| *due <= now).is_some();
         if is_due {
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_counts_until_the_last_socket_with_it_is_gone() {
+    fn a_port_is_marked_until_its_last_socket_is_gone() {
         const PROTOCOL: isize = -1;
         let is_own = || own().contains(&(PROTOCOL, 7));
         let (first, second) = (Own::new(PROTOCOL, 7), Own::new(PROTOCOL, 7));
@@ -236,11 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_change_is_reported_at_once_and_a_storm_now_and_then() {
+    fn the_first_change_is_reported_at_once_and_a_storm_at_the_rate() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         assert_eq!(pace.timeout(start), None);
         let mut reports = 0;
-        // A change a millisecond for a second.
+        // A change every millisecond, for a second.
         for millisecond in 0..1000 {
             let now = start + Duration::from_millis(millisecond);
             pace.changed(now);

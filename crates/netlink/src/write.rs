@@ -1,7 +1,7 @@
-//! Netlink messages and attributes as they are written.
+//! Encodes netlink messages and attributes.
 //!
-//! netlink-packet-netfilter is not used here: it takes several allocations an element to write
-//! one, and to read a list of elements it prints the whole of it for each
+//! netlink-packet-netfilter is not used here: it needs several allocations to encode an element,
+//! and when it decodes a list of elements, it formats the whole list for each of them
 //! (`nftables/attributes/list.rs`, `context(format!(..))`), which is quadratic.
 
 use crate::read::{ALIGN, NFGEN_HEADER};
@@ -9,27 +9,27 @@ use crate::uapi::*;
 
 const NLA_F_NESTED: u16 = 0x8000;
 
-/// Messages to the kernel, one behind the other.
+/// A buffer of consecutive messages to the kernel.
 #[derive(Debug, Default)]
 pub struct Writer(Vec<u8>);
 
 impl Writer {
-    /// All that was written.
+    /// The written bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// How many bytes were written.
+    /// The number of written bytes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing was written.
+    /// Whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A message of nf_tables about something in an `inet` table.
+    /// Writes a message of nf_tables for an `inet` table.
     pub fn message(
         &mut self,
         kind: u8,
@@ -41,13 +41,13 @@ impl Writer {
         self.packet(kind, flags, sequence, [NFPROTO_INET, 0, 0, 0], content);
     }
 
-    /// The begin or the end of a transaction.
+    /// Writes the begin or end message of a transaction.
     pub fn batch(&mut self, kind: u16, sequence: u32) {
         let header = [NFPROTO_UNSPEC, 0, 0, NFNL_SUBSYS_NFTABLES];
         self.packet(kind, NLM_F_REQUEST, sequence, header, |_| {});
     }
 
-    /// A message of any part of netfilter; `header` is the rest of it, `struct nfgenmsg`.
+    /// Writes a message of any netfilter subsystem, with `header` as `struct nfgenmsg`.
     pub fn packet(
         &mut self,
         kind: u16,
@@ -68,17 +68,17 @@ impl Writer {
         self.patch(start, &length.to_ne_bytes());
     }
 
-    /// An attribute with these bytes.
+    /// Writes an attribute with these bytes.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |writer| writer.0.extend_from_slice(value));
     }
 
-    /// A big-endian number, as nf_tables has them.
+    /// Writes an attribute with a big-endian number, as in nf_tables.
     pub fn number(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_be_bytes());
     }
 
-    /// A C string.
+    /// Writes an attribute with a C string.
     pub fn text(&mut self, kind: u16, text: &str) {
         self.attribute(kind, |writer| {
             writer.0.extend_from_slice(text.as_bytes());
@@ -86,17 +86,17 @@ impl Writer {
         });
     }
 
-    /// An attribute made of attributes, below 64 KiB.
+    /// Writes an attribute of nested attributes, below 64 KiB.
     pub fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         self.attribute(kind | NLA_F_NESTED, content);
     }
 
-    /// Bytes without a header of their own.
+    /// Writes bytes without a header.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    /// An attribute with what `content` writes.
+    /// Writes an attribute with the bytes from `content`.
     pub fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.len();
         self.0.extend([0; 2]);
@@ -113,7 +113,7 @@ impl Writer {
         }
     }
 
-    /// Adds flags to the message that begins at a place.
+    /// Adds flags to the message at an offset.
     pub fn add_flags(&mut self, message: usize, flags: u16) {
         let at = message + 6;
         if let Some(&[low, high]) = self.0.get(at..at + 2) {

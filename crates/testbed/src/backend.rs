@@ -1,4 +1,4 @@
-//! Servers that say who they are.
+//! Servers that answer with their names.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -39,7 +39,7 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// If the address is not the namespace's or is taken, or the kernel lacks the protocol.
+    /// If the namespace does not have the address, it is in use, or the kernel lacks the protocol.
     pub fn start(
         namespace: &Namespace,
         protocol: Protocol,
@@ -67,7 +67,7 @@ impl Backend {
         })
     }
 
-    /// How many requests it has answered.
+    /// The number of answered requests.
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
@@ -121,7 +121,7 @@ impl Shared {
             while !self.is_stopped() {
                 if let Ok((stream, peer)) = listener.accept() {
                     scope.spawn(move || {
-                        // A client that goes away is no concern of the server's.
+                        // A client may disconnect at any time.
                         let _ = peer.as_socket().map(|peer| self.serve(&stream, peer));
                     });
                 }
@@ -166,7 +166,7 @@ impl Shared {
     }
 }
 
-/// Reads for as long as the server runs.
+/// A reader that ends when the server stops.
 struct Patient<'a> {
     stream: &'a Socket,
     shared: &'a Shared,

@@ -1,4 +1,4 @@
-//! Clients that tell how they failed.
+//! Clients that distinguish failures.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -11,32 +11,32 @@ use socket2::Socket;
 use crate::Protocol;
 use crate::namespace::Namespace;
 
-/// What a [`Backend`](crate::Backend) said.
+/// The answer of a [`Backend`](crate::Backend).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The backend's name.
     pub backend: String,
-    /// The client's address as the backend saw it: another than the client's own if some node
-    /// between them masquerades.
+    /// The client's address as the backend saw it. It differs from the client's own address if a
+    /// node between them masquerades.
     pub seen_source: SocketAddr,
 }
 
 /// Why there was no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens there: a TCP reset, an SCTP abort or an ICMP "port unreachable".
+    /// The connection was refused: a TCP reset, an SCTP abort or an ICMP "port unreachable".
     #[error("connection refused")]
     Refused,
     /// Another ICMP error, or no route.
     ///
-    /// A UDP socket does not get "host unreachable" and "network unreachable" from far away;
-    /// they end in [`AskError::TimedOut`].
+    /// A UDP socket does not receive "host unreachable" and "network unreachable" from other hosts;
+    /// these requests end in [`AskError::TimedOut`].
     #[error("unreachable: {0}")]
     Unreachable(io::ErrorKind),
     /// Nothing came back.
     #[error("timed out")]
     TimedOut,
-    /// The connection broke, or something else than a backend answered.
+    /// The connection broke, or another server than a backend answered.
     #[error("{0}")]
     Failed(String),
 }
@@ -63,7 +63,7 @@ pub fn ask(namespace: &Namespace, protocol: Protocol, to: SocketAddr) -> Result<
     Client::new(protocol, to).ask(namespace)
 }
 
-/// A request still to be made.
+/// The settings of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Client {
     protocol: Protocol,
@@ -73,7 +73,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Will ask the backend at `to`, for 5 seconds at most.
+    /// A request to the backend at `to`, with a time limit of 5 seconds.
     #[must_use]
     pub fn new(protocol: Protocol, to: SocketAddr) -> Self {
         Self {
@@ -84,7 +84,7 @@ impl Client {
         }
     }
 
-    /// Sends from this address; port 0 for any.
+    /// Sets the source address; port 0 means any.
     #[must_use]
     pub fn from(self, from: SocketAddr) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl Client {
         }
     }
 
-    /// How long to wait for the connection, and again for each answer.
+    /// Sets how long to wait for the connection, and then for each answer.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -108,7 +108,7 @@ impl Client {
         self.connect(namespace)?.ask()
     }
 
-    /// Opens a connection that stays, to ask several times.
+    /// Opens a connection for several requests.
     ///
     /// # Errors
     ///
@@ -168,7 +168,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Asks for one more answer; over HTTP there is only one.
+    /// Sends one more request; over HTTP there is only one.
     ///
     /// # Errors
     ///
@@ -205,7 +205,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// If the kernel no longer knows.
+    /// If the kernel cannot report it any more.
     pub fn source(&self) -> io::Result<SocketAddr> {
         let address = self.socket.local_addr()?;
         address

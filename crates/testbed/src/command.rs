@@ -1,10 +1,10 @@
-//! Running programs.
+//! Runs programs.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
-/// What a network namespace could not be brought to do.
+/// A failed operation in a network namespace.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,7 +13,7 @@ pub enum Error {
     Start {
         /// The command line.
         command: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// A program exited with a code other than 0.
@@ -21,7 +21,7 @@ pub enum Error {
     Failed {
         /// The command line.
         command: String,
-        /// What it said.
+        /// Its error output.
         stderr: String,
     },
     /// A system call failed.
@@ -29,7 +29,7 @@ pub enum Error {
     System {
         /// What was tried.
         what: String,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
@@ -64,7 +64,7 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Result<String, Error> {
         .spawn()
         .map_err(start)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read says so by its exit code.
+        // If the program does not read its input, its exit code gives the reason.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(start)?;
@@ -78,7 +78,7 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Result<String, Error> {
     })
 }
 
-/// Carries out `lines`, one command of ip(8) each, in the network namespace `namespace`.
+/// Executes `lines`, one command of ip(8) each, in the network namespace `namespace`.
 pub(crate) fn ip(namespace: Option<&str>, lines: &[String]) -> Result<(), Error> {
     let mut command = Command::new("ip");
     if let Some(namespace) = namespace {

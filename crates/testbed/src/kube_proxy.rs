@@ -1,6 +1,6 @@
-//! The state that kube-proxy leaves on a node, written as it writes it: the same names of chains,
-//! sets and devices, the same ways through them, the same flags of virtual servers (kube-proxy
-//! 1.36, pkg/proxy/{iptables,ipvs,nftables}/proxier.go).
+//! Creates the state that kube-proxy leaves on a node: with the same names of chains, sets and
+//! devices, the same jumps between chains, and the same flags of virtual servers (kube-proxy 1.36,
+//! pkg/proxy/{iptables,ipvs,nftables}/proxier.go).
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use crate::command::Error;
 use crate::namespace::Namespace;
 
-/// The bit of the mark for what is to be masqueraded.
+/// The mark bit of packets to masquerade.
 const MASQUERADE: &str = "0x4000/0x4000";
 
-/// A port of a Service, and who answers there.
+/// A port of a Service, with its endpoints.
 #[derive(Debug, Clone)]
 pub struct ServicePort {
     /// `tcp` or `udp`.
@@ -27,7 +27,7 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
-    /// A port with a cluster IP alone.
+    /// A port with only a cluster IP.
     #[must_use]
     pub const fn new(protocol: &'static str, vip: SocketAddr, endpoints: Vec<SocketAddr>) -> Self {
         Self {
@@ -49,7 +49,7 @@ pub struct KubeProxy<'a> {
     ports: Vec<ServicePort>,
 }
 
-/// What differs between the families.
+/// The differences between the families.
 #[derive(Clone, Copy)]
 struct Words {
     is_v4: bool,
@@ -118,7 +118,7 @@ impl<'a> KubeProxy<'a> {
     ///
     /// # Errors
     ///
-    /// If iptables refuses.
+    /// If iptables fails.
     pub fn write_iptables(&self, flavour: &str) -> Result<(), Error> {
         for words in FAMILIES {
             self.restore(flavour, words, &self.iptables(words))?;
@@ -130,7 +130,7 @@ impl<'a> KubeProxy<'a> {
     ///
     /// # Errors
     ///
-    /// If nft refuses.
+    /// If nft fails.
     pub fn write_nftables(&self) -> Result<(), Error> {
         for words in FAMILIES {
             let text = self.nftables(words);
@@ -143,7 +143,7 @@ impl<'a> KubeProxy<'a> {
     ///
     /// # Errors
     ///
-    /// If ipset or iptables refuses.
+    /// If ipset or iptables fails.
     pub fn write_ipvs_chains(&self, flavour: &str) -> Result<(), Error> {
         for words in FAMILIES {
             self.node
@@ -157,20 +157,20 @@ impl<'a> KubeProxy<'a> {
     ///
     /// # Errors
     ///
-    /// Also if there is no IPVS, or no dummy device can be made.
+    /// Also if the kernel has no IPVS or no dummy devices.
     pub fn write_ipvs(&self, flavour: &str) -> Result<(), Error> {
         self.write_servers()?;
         self.write_ipvs_chains(flavour)
     }
 
-    /// Brings in line what IPVS has: as kube-proxy does, virtual servers that are there already
-    /// are taken over, real servers that are missing are added.
+    /// Programs IPVS as kube-proxy does: takes over existing virtual servers, and adds missing real
+    /// servers.
     fn write_servers(&self) -> Result<(), Error> {
         if self.node.run(["ip", "link", "show", "kube-ipvs0"]).is_err() {
             self.node.ip(&["link add kube-ipvs0 type dummy"])?;
         }
         for address in self.vips() {
-            // Never brought up; the addresses are local all the same.
+            // The device is never up; its addresses are local anyway.
             let bits = if address.is_ipv4() { 32 } else { 128 };
             let add = format!("address replace {address}/{bits} dev kube-ipvs0");
             self.node.ip(&[add])?;
@@ -206,7 +206,7 @@ impl<'a> KubeProxy<'a> {
         })
     }
 
-    /// As ipvsadm(8) names them.
+    /// The virtual servers in ipvsadm's syntax, with their endpoints.
     fn virtual_servers(&self) -> Vec<(String, &[SocketAddr])> {
         let mut servers = Vec::new();
         for port in &self.ports {
@@ -321,7 +321,7 @@ impl<'a> KubeProxy<'a> {
         let mut line = |line: String| text.push_str(&(line + "\n"));
         let name = |set: &str| {
             let mut name = format!("{prefix}{set}");
-            // What ipset takes.
+            // The maximum length in ipset.
             name.truncate(31);
             name
         };
@@ -476,7 +476,7 @@ const POSTROUTING: &str = "\
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
 ";
 
-/// A name as kube-proxy makes them, with something in place of its hash.
+/// A name like kube-proxy's, with a number in place of the hash.
 fn hashed(prefix: &str, number: usize) -> String {
     let letters = format!("{number:016}");
     let letters = letters.bytes().map(|digit| char::from(digit - b'0' + b'A'));

@@ -3,12 +3,13 @@
 //! - [`Namespace`]: one host's network; removed when dropped.
 //! - [`Topology`]: nodes with pods, and a client outside, in IPv4 and IPv6.
 //! - [`Backend`]: a server that answers with its name and the source address it saw.
-//! - [`ApiServer`]: a stand-in for a cluster's API server, which fails as it is told to.
-//! - [`ask`], [`Client`], [`ping`]: clients whose failures are told apart.
-//! - [`traffic`]: who answers a Service's clients, and whom they see; a table, and its test.
+//! - [`ApiServer`]: a fake API server, with faults on demand.
+//! - [`ask`], [`Client`], [`ping`]: clients that distinguish failures.
+//! - [`traffic`]: which endpoints answer a Service's clients, and which source address they see:
+//!   the table, and its test.
 //!
-//! Everything but the API server, which is on loopback, needs root and the `ip` program; nothing
-//! leaves the namespaces made here.
+//! Everything but the API server, which is on loopback, needs root and the `ip` program; no packet
+//! leaves these namespaces.
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
@@ -57,7 +58,7 @@ pub use topology::{
 };
 pub use wait::{eventually, stays};
 
-/// What a [`Backend`] and a [`Client`] speak.
+/// The protocol of a [`Backend`] and a [`Client`].
 ///
 /// Each request is one line and each answer is one line, so a connection can carry many;
 /// except for HTTP, which closes after the answer.
@@ -69,7 +70,7 @@ pub enum Protocol {
     Tcp,
     /// A datagram for each line.
     Udp,
-    /// Lines over a one-to-one SCTP association; the kernel module `sctp` must be there.
+    /// Lines over a one-to-one SCTP association; needs the kernel module `sctp`.
     Sctp,
 }
 
@@ -86,7 +87,7 @@ impl Protocol {
         let socket =
             socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(protocol))?;
         if self == Self::Sctp {
-            // Without it SCTP keeps ICMP errors to itself.
+            // Without this option, SCTP does not report ICMP errors.
             if address.is_ipv4() {
                 setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
             } else {

@@ -1,4 +1,4 @@
-//! One host's network.
+//! Network namespaces, each of which is one host.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -47,9 +47,9 @@ impl Namespace {
         let handle =
             create(&name).map_err(Error::system(format!("make network namespace {name}")))?;
         let namespace = Self { name, handle };
-        // Duplicate address detection would hold IPv6 addresses back for a second; the rest
-        // differs from machine to machine, would make refusals come one a second, or would let a
-        // router send clients another way than the topology's.
+        // Duplicate address detection would delay IPv6 addresses for a second. The other sysctls
+        // have different defaults on different machines, limit ICMP errors to one per second, or
+        // let a router redirect clients to another path.
         for (name, value) in [
             ("net/ipv6/conf/all/accept_dad", "0"),
             ("net/ipv6/conf/default/accept_dad", "0"),
@@ -73,7 +73,7 @@ impl Namespace {
         &self.name
     }
 
-    /// Runs `action` on a thread of its own inside the namespace.
+    /// Runs `action` on a separate thread inside the namespace.
     ///
     /// Sockets made there stay in the namespace and can be used from anywhere. `/proc/self/net`
     /// is still the caller's there, `/proc/thread-self/net` is the namespace's.
@@ -136,7 +136,7 @@ impl Namespace {
         run(self.command(program).args(words), input)
     }
 
-    /// Carries out `lines`, one command of ip(8) each, without the word `ip`.
+    /// Executes `lines`, one command of ip(8) each, without the word `ip`.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// If the kernel does not know it, or refuses the value.
+    /// If the kernel does not know it, or rejects the value.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<(), Error> {
         let path = PathBuf::from("/proc/sys").join(name);
         self.enter(|| fs::write(&path, value))
@@ -160,15 +160,15 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Errors are of no use to anyone: the name is unique, whatever is left of it.
+        // Ignores errors: the name is unique, so leftovers do no harm.
         let path = Path::new(DIRECTORY).join(&self.name);
         let _ = unmount(&path, UnmountFlags::DETACH);
         let _ = fs::remove_file(path);
     }
 }
 
-/// What `ip netns add` does, without the start of a program: a namespace, and a mount of it
-/// that keeps it alive and gives it a name.
+/// Does what `ip netns add` does, without starting a program: creates a namespace, and mounts it,
+/// which keeps it alive and gives it a name.
 fn create(name: &str) -> io::Result<File> {
     fs::create_dir_all(DIRECTORY)?;
     let path = Path::new(DIRECTORY).join(name);

@@ -31,13 +31,13 @@ fn echo(to: IpAddr) -> io::Result<()> {
     };
     let to_socket = SocketAddr::from((to, 0));
     let socket = Socket::new(Domain::for_address(to_socket), Type::RAW, Some(protocol))?;
-    // Connected, so that only this host's packets arrive.
+    // A connected socket receives only packets from this host.
     socket.connect(&to_socket.into())?;
     let (request, reply) = types(to);
     // code 0, checksum, identifier, sequence number, in the order of the packet
     let mut packet = [request, 0, 0, 0, 0x74, 0x62, 0, 1];
     if to.is_ipv4() {
-        // For IPv6 the kernel fills it in.
+        // The kernel computes the checksum for IPv6.
         let [high, low] = checksum(&packet).to_be_bytes();
         packet[2] = high;
         packet[3] = low;

@@ -5,11 +5,11 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A TCP port that nothing else on this machine gets before this process ends: on all addresses of
-/// both families, and as a client's port too.
+/// A TCP port that no other program on this machine gets before this process ends: on all addresses
+/// of both families, also not as a client's port.
 ///
-/// A socket that is bound and never listens holds it. A server that sets `SO_REUSEADDR`, as
-/// servers do, can listen there all the same, and is refused if another one already listens.
+/// A bound socket that never listens reserves it. A server with `SO_REUSEADDR`, which servers
+/// usually set, can still listen there, unless another one already does.
 ///
 /// # Errors
 ///

@@ -6,23 +6,21 @@ use std::ops::Deref;
 use crate::command::{Error, ip};
 use crate::namespace::Namespace;
 
-/// Where a cluster's Services have their addresses by default; the client reaches them through
-/// the first node.
+/// The default network of cluster IPs. The client reaches it through the first node.
 pub const SERVICE_CIDR_V4: &str = "10.96.0.0/12";
 /// The IPv6 counterpart of [`SERVICE_CIDR_V4`].
 pub const SERVICE_CIDR_V6: &str = "fd00:10:96::/112";
-/// Where Services have their load-balancer and external IPs here; the client reaches them through
-/// the first node.
+/// The network of load-balancer and external IPs. The client reaches it through the first node.
 pub const EXTERNAL_CIDR_V4: &str = "203.0.113.0/24";
 /// The IPv6 counterpart of [`EXTERNAL_CIDR_V4`].
 pub const EXTERNAL_CIDR_V6: &str = "2001:db8:203::/64";
-/// All pods of all nodes; the client has no route to them.
+/// The network of all pods. The client has no route to it.
 pub const POD_CIDR_V4: &str = "10.244.0.0/16";
 /// The IPv6 counterpart of [`POD_CIDR_V4`].
 pub const POD_CIDR_V6: &str = "fd00:10:244::/48";
 
-/// The hardware address of the node's end of every pod's link, and the gateways that pods
-/// reach there: those of Calico, whose way of wiring pods this is.
+/// The hardware address of the node's end of every pod's link, and the pods' gateways: as in
+/// Calico, which connects pods in this way.
 const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
 const GATEWAY_V4: &str = "169.254.1.1";
 const GATEWAY_V6: &str = "fe80::1";
@@ -76,9 +74,9 @@ impl Deref for Host {
 /// A node and the pods that run on it.
 #[derive(Debug)]
 pub struct Node {
-    /// Where svcproxy runs; it forwards packets.
+    /// The host on which svcproxy runs. It forwards packets.
     pub host: Host,
-    /// Each linked to the node alone, so that all a pod sends goes through the node.
+    /// The pods. Each has a link only to the node, so all its packets go through the node.
     pub pods: Vec<Host>,
 }
 
@@ -88,16 +86,16 @@ pub struct Node {
 /// their IPv6 counterparts through the first node, no pod, and is the nodes' default gateway.
 #[derive(Debug)]
 pub struct Topology {
-    /// Outside the cluster.
+    /// A client outside the cluster.
     pub client: Host,
-    /// At least one.
+    /// The nodes; at least one.
     pub nodes: Vec<Node>,
     /// The segment's switch.
     lan: Namespace,
 }
 
 impl Topology {
-    /// Makes a node for each element of `pods`, with so many pods, numbered from 1.
+    /// Creates a node for each element of `pods`, with this number of pods, numbered from 1.
     ///
     /// # Errors
     ///
@@ -111,8 +109,8 @@ impl Topology {
         Self::with_pods(prefix, &numbers)
     }
 
-    /// Makes a node for each element of `pods`, with pods of these numbers, and names the
-    /// namespaces after `prefix`.
+    /// Creates a node for each element of `pods`, with pods of these numbers. `prefix` is the
+    /// prefix of the namespaces' names.
     ///
     /// The first node's pod number 60 has the addresses `10.244.1.60` and `fd00:10:244:1::60`.
     ///
@@ -140,7 +138,7 @@ impl Topology {
         Ok(topology)
     }
 
-    /// The pod that has the address `ip`.
+    /// The pod with the address `ip`.
     #[must_use]
     pub fn pod(&self, ip: IpAddr) -> Option<&Host> {
         let mut pods = self.nodes.iter().flat_map(|node| &node.pods);
@@ -154,7 +152,8 @@ impl Topology {
         &self.nodes[0]
     }
 
-    /// Starting a program is dear in an emulated machine: one for all links, one a namespace.
+    /// Starting a program is slow in an emulated machine, so this starts one for all links and one
+    /// per namespace.
     fn wire(&self) -> Result<(), Error> {
         let lan = &self.lan;
         let hosts = || {
@@ -238,13 +237,13 @@ impl Node {
     }
 }
 
-/// The number that is written in hexadecimal as `decimal` is in decimal.
+/// The number whose hexadecimal digits are the decimal digits of `decimal`.
 fn looks_like(decimal: u8) -> u16 {
     let digit = |place| u16::from(decimal / place % 10);
     digit(100) << 8 | digit(10) << 4 | digit(1)
 }
 
-/// Makes a link from `device`, with its options, here to `eth0` there.
+/// A command that creates a link from `device`, with its options, to `eth0` in the other namespace.
 fn veth(near: &Namespace, device: &str, far: &Namespace) -> String {
     format!(
         "link add {device} netns {} type veth peer name eth0 netns {}",
@@ -268,7 +267,7 @@ fn on_lan(host: &Host) -> Vec<String> {
     ]
 }
 
-/// Routes of a host that is on the segment too.
+/// Routes for a host on the segment.
 pub(crate) fn virtual_ips_through(node: &Host) -> [String; 4] {
     [
         format!("route add {SERVICE_CIDR_V4} via {}", node.v4),

@@ -1,15 +1,15 @@
-//! Waiting for what other threads and processes do.
+//! Waits for other threads and processes.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Tries until `attempt` succeeds; its last error after `limit`.
+/// Repeats `attempt` until it succeeds; returns its last error after `limit`.
 ///
 /// # Errors
 ///
-/// Of the last attempt.
+/// The error of the last attempt.
 pub fn eventually<T, E>(
     limit: Duration,
     mut attempt: impl FnMut() -> Result<T, E>,
@@ -23,11 +23,11 @@ pub fn eventually<T, E>(
     }
 }
 
-/// Checks that `attempt` succeeds for the whole of `span`; its first error.
+/// Checks that `attempt` succeeds during the whole `span`; returns its first error.
 ///
 /// # Errors
 ///
-/// Of the first attempt that fails.
+/// The error of the first failed attempt.
 pub fn stays<E>(span: Duration, mut attempt: impl FnMut() -> Result<(), E>) -> Result<(), E> {
     let deadline = Instant::now() + span;
     while Instant::now() < deadline {

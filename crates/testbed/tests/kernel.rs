@@ -1,4 +1,4 @@
-//! What the test bed does with kernel modules that not every machine has.
+//! Tests of the test bed that need kernel modules which not every machine has.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ fn sctp_answers_and_refuses() {
             assert_eq!(answer.seen_source.ip(), node.address(family));
         }
     }
-    // Of itself SCTP resets; a packet filter cannot, and sends an ICMP error.
+    // SCTP itself sends an abort. A packet filter cannot, and sends an ICMP error.
     let filter = "table inet t {
         chain c {
             type filter hook input priority 0

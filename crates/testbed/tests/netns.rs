@@ -1,4 +1,4 @@
-//! The test bed itself.
+//! Tests of the test bed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

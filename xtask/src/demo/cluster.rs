@@ -55,7 +55,7 @@ impl VipPort {
         self.persistence_seconds.is_some()
     }
 
-    /// What its backends speak; those over TCP all understand HTTP.
+    /// The protocol of its backends; those over TCP understand HTTP.
     pub(super) fn protocol(&self) -> Result<Protocol> {
         Ok(match self.protocol.to_ascii_uppercase().as_str() {
             "TCP" => Protocol::Http,
@@ -74,7 +74,7 @@ impl VipPort {
     }
 }
 
-/// The examples made real, with a copy of their manifests to be edited.
+/// The cluster of the examples, with an editable copy of their manifests.
 pub(super) struct Cluster {
     pub(super) topology: Topology,
     pub(super) vip_ports: Vec<VipPort>,
@@ -136,7 +136,7 @@ impl Cluster {
         })
     }
 
-    /// What `svcproxy` is called with, for people: an option a line.
+    /// The command line of `svcproxy`, for people: one option per line.
     pub(super) fn command_line(&self) -> String {
         let arguments = node_arguments(&self.manifests());
         let options = arguments.chunks(2).map(|option| option.join(" "));
@@ -172,7 +172,7 @@ impl Cluster {
         Ok(running)
     }
 
-    /// What `svcproxy status` prints on the first node.
+    /// The output of `svcproxy status` on the first node.
     pub(super) fn status(&self) -> Result<String> {
         let svcproxy = self.svcproxy.as_os_str();
         Ok(self
@@ -182,7 +182,7 @@ impl Cluster {
             .run([svcproxy, "status".as_ref()])?)
     }
 
-    /// Changes a manifest at one stroke, as editors do.
+    /// Replaces a manifest atomically, as editors do.
     pub(super) fn edit(&self, name: &str, change: impl FnOnce(&str) -> String) -> Result<()> {
         let path = self.manifests().join(name);
         let old = fs::read_to_string(&path)?;
@@ -237,7 +237,7 @@ fn pods_by_node(addresses: impl Iterator<Item = IpAddr>) -> Result<Vec<Vec<u8>>>
             }
             IpAddr::V6(v6) => {
                 let [_, _, _, node, _, _, _, pod] = v6.segments();
-                // It is written in hexadecimal as the IPv4 address is in decimal.
+                // Its hexadecimal digits are the decimal digits of the IPv4 address.
                 (usize::from(node), format!("{pod:x}").parse().ok())
             }
         };

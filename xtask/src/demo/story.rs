@@ -16,10 +16,10 @@ use super::traffic::{Tally, Traffic};
 const WEB: &str = "default/web";
 const WEB_MANIFEST: &str = "web.yaml";
 
-/// A port that it does not have.
+/// A port that the Service does not have.
 const UNUSED_PORT: u16 = 81;
 
-/// Its pods: the first three are those of the manifest.
+/// The Service's pods; the manifest has the first three.
 const REPLICAS: [Ipv4Addr; 6] = [
     Ipv4Addr::new(10, 244, 1, 10),
     Ipv4Addr::new(10, 244, 1, 11),
@@ -29,13 +29,13 @@ const REPLICAS: [Ipv4Addr; 6] = [
     Ipv4Addr::new(10, 244, 2, 12),
 ];
 
-/// Requests of each asker to each port of a Service's address.
+/// Number of requests of each client to each port of a Service's address.
 const REQUESTS: usize = 6;
 
-/// Requests that show how the traffic is spread.
+/// Number of requests that show how the traffic is spread.
 const SHOWN: usize = 60;
 
-/// How long a change of the manifest may take to come through.
+/// How long a change of the manifest may take to have an effect.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the demo; fails if any request failed.
@@ -120,8 +120,8 @@ fn heading(text: &str) {
     println!("\n== {text}");
 }
 
-/// Asks one port of one Service from everywhere; an answer of another Service's is a failure, and
-/// with session affinity a second backend is.
+/// Sends requests to one port of one Service from all clients. An answer from another Service is a
+/// failure; with session affinity, so is an answer from a second backend.
 fn everyone_asks(cluster: &Cluster, vip: &VipPort) -> Result<Tally> {
     let topology = &cluster.topology;
     let node = topology.node();
@@ -141,7 +141,7 @@ fn everyone_asks(cluster: &Cluster, vip: &VipPort) -> Result<Tally> {
     Ok(tally)
 }
 
-/// A port of no Service is refused; its address still answers a ping.
+/// Checks that an unused port is refused, and that the address still answers a ping.
 fn nobody_answers(cluster: &Cluster, unused: SocketAddr) -> Result<()> {
     let client = &cluster.topology.client;
     match testbed::ask(client, Protocol::Tcp, unused) {
@@ -156,7 +156,7 @@ fn nobody_answers(cluster: &Cluster, unused: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Gives the Service so many replicas, and shows who answers once these and no others do.
+/// Scales the Service, and shows which endpoints answer as soon as only its replicas do.
 fn scale(cluster: &Cluster, traffic: &Traffic, replicas: usize) -> Result<()> {
     let replicas: Vec<_> = REPLICAS.into_iter().take(replicas).collect();
     let wanted: BTreeSet<_> = replicas.iter().map(ToString::to_string).collect();
@@ -193,7 +193,7 @@ fn with_endpoints(manifest: &str, replicas: &[Ipv4Addr]) -> String {
     text
 }
 
-/// Shows that the data plane needs no svcproxy, and that connections outlive it.
+/// Shows that the data plane works without svcproxy, and that connections survive a restart.
 fn restart(
     cluster: &Cluster,
     proxy: Running,

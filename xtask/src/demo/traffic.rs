@@ -1,4 +1,4 @@
-//! Requests, and who answered them.
+//! Requests and their answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::{panic, thread};
 
 use testbed::{Namespace, Protocol, ask};
 
-/// How many answers came from each backend, and what failed.
+/// The number of answers from each backend, and the failures.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     pub(super) answers: BTreeMap<String, usize>,
@@ -36,7 +36,7 @@ impl Tally {
         self.failures.extend(other.failures);
     }
 
-    /// Counts it as a failure if another than one of `backends` answered.
+    /// Counts answers from backends other than `backends` as failures.
     pub(super) fn expect(&mut self, backends: &BTreeSet<String>) {
         let others = self
             .answers
@@ -46,7 +46,7 @@ impl Tally {
             .extend(others.map(|backend| format!("{backend} should not have answered")));
     }
 
-    /// Who answered how often, on one line.
+    /// The number of answers of each backend, on one line.
     pub(super) fn line(&self) -> String {
         let answers = self
             .answers
@@ -60,7 +60,7 @@ impl Tally {
     }
 }
 
-/// Requests over HTTP without a pause, while something else goes on.
+/// HTTP requests without pauses, while something else happens.
 #[derive(Default)]
 pub(super) struct Traffic {
     stopped: AtomicBool,
@@ -68,7 +68,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Sends requests from `from` to `to` for as long as `story` runs; returns all that came.
+    /// Sends requests from `from` to `to` while `story` runs. Returns all answers.
     pub(super) fn during<T>(
         from: &Namespace,
         to: SocketAddr,
@@ -101,7 +101,7 @@ impl Traffic {
         all
     }
 
-    /// The next so many requests; fewer if one fails.
+    /// The results of the next `requests` requests; fewer if one fails.
     pub(super) fn next(&self, requests: usize) -> Tally {
         *self.lock() = Tally::default();
         loop {

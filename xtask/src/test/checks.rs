@@ -16,7 +16,7 @@ const BEFORE_THE_BUILD: [Check; 6] = [
         None,
         "fmt --manifest-path fuzz/Cargo.toml --check",
     ),
-    // Advisories need a database from outside: left to who can fetch it.
+    // Not the advisories: they need a database from the network.
     (
         "cargo deny",
         Some("deny"),
@@ -40,7 +40,7 @@ const BEFORE_THE_BUILD: [Check; 6] = [
     ),
 ];
 
-/// What shares the tests' build: the same features, the same profile.
+/// Checks that share the build of the tests: same features, same profile.
 const AFTER_THE_BUILD: [Check; 1] = [(
     "benches compile",
     None,
@@ -66,7 +66,7 @@ fn run(checks: &[Check], report: &mut Report) {
     }
 }
 
-/// Gives each fuzz target some inputs: enough to show that it works and finds nothing soon.
+/// Runs each fuzz target for a short time, to show that it works and finds nothing quickly.
 pub(super) fn fuzz(report: &mut Report) {
     report.phase("fuzz targets: build");
     let built = tools::ensure("fuzz")
@@ -80,7 +80,7 @@ pub(super) fn fuzz(report: &mut Report) {
     report.phase("fuzz targets");
     for target in targets.lines() {
         let run = format!("fuzz run --sanitizer none {target} -- -runs=5000 -max_total_time=15");
-        // Its output is long, and of interest only if it finds something.
+        // The output is long, and interesting only if the target finds something.
         let found = process::output(&mut cargo(&run)).map(drop);
         report.check(&format!("fuzz {target}"), found);
     }

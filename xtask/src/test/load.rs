@@ -1,4 +1,4 @@
-//! Other work beside the tests.
+//! Load on the machine during the tests.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};

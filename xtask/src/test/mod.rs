@@ -1,4 +1,4 @@
-//! Everything that is tested, in one run with one summary.
+//! Runs all tests and checks, with one summary.
 
 mod checks;
 mod deploy;

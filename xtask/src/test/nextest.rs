@@ -1,4 +1,4 @@
-//! Building, listing and running the tests with cargo-nextest.
+//! Builds, lists and runs the tests with cargo-nextest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -142,7 +142,7 @@ impl Tests {
         })
     }
 
-    /// The names of the tests that `selection` has.
+    /// The names of the selected tests.
     pub(super) fn list(&self, selection: &Selection<'_>) -> Result<Vec<TestName>> {
         let mut command = tools::cargo();
         command.args(["nextest", "list", "--message-format=json"]);
@@ -159,7 +159,7 @@ impl Tests {
         Ok(names.collect())
     }
 
-    /// Runs the tests that `selection` has on this machine.
+    /// Runs the selected tests on this machine.
     pub(super) fn run_here(&self, selection: &Selection<'_>) -> Result<Results> {
         let report = report_of(selection.profile);
         remove_stale(&report)?;
@@ -172,7 +172,7 @@ impl Tests {
         results(&report, status.code())
     }
 
-    /// Runs the tests that `selection` has, which are `expected`, in the VM, in one boot.
+    /// Runs the selected tests, whose names are `expected`, in the VM, in one boot.
     pub(super) fn run_in_vm(
         &self,
         selection: &Selection<'_>,
@@ -186,8 +186,8 @@ impl Tests {
             .map(Into::into)
             .into();
         words.extend(self.run_arguments(selection));
-        // Nextest asks a binary for its tests before it runs any. There are tens of large ones,
-        // and the VM reads them over 9p: name the few that matter.
+        // Nextest lists the tests of every binary before it runs any. There are tens of large
+        // binaries, and the VM reads them over 9p: name the few that are needed.
         let binaries: BTreeSet<_> = expected.iter().map(|(binary, _)| binary).collect();
         let binaries: Vec<_> = binaries
             .into_iter()
@@ -195,7 +195,7 @@ impl Tests {
             .collect();
         words.extend(["--filterset".into(), binaries.join(" | ").into()]);
         let words: Vec<_> = words.iter().map(|word| quote(word)).collect();
-        // The machine's own target/ is lost with it.
+        // The VM's own target/ is lost when it stops.
         let script = [
             &words.join(&b' ')[..],
             b"\nstatus=$?\ncp ",
@@ -297,7 +297,7 @@ fn parse(text: &str) -> Result<Results> {
             passed: !failed,
             duration: Duration::try_from_secs_f64(seconds)?,
         };
-        // Of the n-th repetition: `binary@stress-n`.
+        // The n-th repetition has the name `binary@stress-n`.
         let binary = text("classname")?.split('@').next().unwrap_or_default();
         let name = (binary.to_owned(), text("name")?.to_owned());
         results.entry(name).or_default().push(run);

@@ -1,4 +1,4 @@
-//! What became of each test, and where the time went.
+//! The results of all tests, and the time of each phase.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ const BUDGET: Duration = Duration::from_secs(15 * 60);
 /// How many of the slowest tests the summary lists.
 const SLOWEST: usize = 15;
 
-/// What became of one test.
+/// The result of one test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Passed,
@@ -20,7 +20,7 @@ pub(super) enum Outcome {
     Skipped(String),
 }
 
-/// What became of all tests, and how long each part of the run took.
+/// The results of all tests, and the time of each phase.
 #[derive(Default)]
 pub(super) struct Report {
     outcomes: Vec<(String, Outcome)>,
@@ -28,7 +28,7 @@ pub(super) struct Report {
     phases: Vec<Phase>,
 }
 
-/// A part of the run.
+/// A phase of the run.
 struct Phase {
     name: String,
     start: Instant,
@@ -38,7 +38,7 @@ struct Phase {
 }
 
 impl Report {
-    /// Ends the phase before and begins the next.
+    /// Ends the current phase and begins the next one.
     pub(super) fn phase(&mut self, name: impl Into<String>) {
         self.end_phase();
         let name = name.into();
@@ -91,7 +91,7 @@ impl Report {
         }
     }
 
-    /// Prints the time table, then what did not pass, then the counts.
+    /// Prints the table of times, then skipped and failed tests, then the counts.
     pub(super) fn finish(mut self) -> ExitCode {
         self.end_phase();
         self.print_times();

@@ -74,7 +74,7 @@ impl Tiers<'_> {
         self.report.phase(format!("tests in a VM with {label}"));
         let selection = self.selection(Tier::Kernel);
         let expected = self.tests.list(&selection)?;
-        // With few tests asked for, none may be of this tier.
+        // A filter may select no test of this tier.
         let results = if expected.is_empty() {
             Ok(Results::new())
         } else {
@@ -90,7 +90,7 @@ impl Tiers<'_> {
         self.skip(Tier::Kernel, "kernel: left out by --no-vm")
     }
 
-    /// Fails for each ignored test that no tier runs: its result would never be seen.
+    /// Fails for each ignored test that no tier runs: nobody would ever run it.
     pub(super) fn nothing_left_out(&mut self) -> Result<()> {
         let of = |tier| -> Result<BTreeSet<TestName>> {
             Ok(self
@@ -188,7 +188,7 @@ impl Tiers<'_> {
         Ok(())
     }
 
-    /// A tier without tests is a mistake, unless few were asked for.
+    /// A tier without tests is a mistake, unless a filter is set.
     fn expect_some(&mut self, tier: &str, count: usize) {
         if count == 0 && self.filter.is_none() {
             self.report.fail(tier, "there was no test to run");

@@ -1,4 +1,4 @@
-//! What runs inside the machine: scripts for its shells.
+//! The scripts that run inside of the VM.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,7 +12,7 @@ use super::{INSIDE, kernel::Kernel, out_dir};
 /// The initramfs' init.
 pub(super) const INIT: &str = include_str!("init.sh");
 
-/// Modules that the kernel does not load on demand, or loads after a test has looked for them.
+/// Modules that the kernel does not load on demand, or loads too late for a test.
 ///
 /// The kernel loads the schedulers lblc and lblcr on demand, but hangs if a network namespace is
 /// being removed at that moment.

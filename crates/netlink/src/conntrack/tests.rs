@@ -58,7 +58,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 #[test]
-fn an_entry_tells_where_to_and_who_answered() {
+fn an_entry_has_destination_and_source_of_answers() {
     for (hex, to, answered_from) in [
         (TRANSLATED, "10.96.0.10:53", "192.0.2.1:5300"),
         (TRANSLATED_V6, "[fd00:10:96::a]:53", "[2001:db8::1]:5300"),
@@ -99,7 +99,7 @@ fn a_zone_of_one_direction_stays_in_the_tuple() {
 }
 
 #[test]
-fn no_part_of_an_entry_is_taken_for_a_whole_one() {
+fn an_incomplete_entry_is_not_accepted() {
     for hex in [TRANSLATED, TRANSLATED_V6, IN_ZONE, IN_ZONE_ONE_WAY] {
         let whole = bytes(hex);
         let entry = parse(&whole).unwrap().unwrap();
@@ -117,7 +117,7 @@ fn no_part_of_an_entry_is_taken_for_a_whole_one() {
 }
 
 #[test]
-fn a_list_is_chosen_by_protocol_and_port() {
+fn a_list_is_filtered_by_protocol_and_port() {
     let extent = Extent {
         family: Family::V6,
         protocol: 17,
@@ -139,7 +139,7 @@ fn a_list_is_chosen_by_protocol_and_port() {
 
 proptest! {
     #[test]
-    fn whatever_is_listed_does_no_harm(
+    fn arbitrary_listings_do_no_harm(
         hex in prop::sample::select(vec![TRANSLATED, TRANSLATED_V6, IN_ZONE, IN_ZONE_ONE_WAY]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         end in any::<prop::sample::Index>(),

@@ -1,4 +1,4 @@
-//! What an API server asks of an Event (kubernetes `pkg/apis/core/validation/events.go`).
+//! The API server's checks of Events (kubernetes `pkg/apis/core/validation/events.go`).
 #![expect(
     clippy::indexing_slicing,
     reason = "what a JSON object does not hold is null"
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::refusal::Refusal;
 
-/// Why an Event is not taken.
+/// Why an Event is rejected.
 pub(super) fn check(event: &Value, namespace: Option<&str>) -> Result<(), Refusal> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let filled = |value: &Value, longest: usize| (1..=longest).contains(&text(value).len());

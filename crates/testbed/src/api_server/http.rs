@@ -1,11 +1,11 @@
-//! As much of HTTP/1.1 as lists, watches and new objects need.
+//! The parts of HTTP/1.1 that lists, watches and new objects need.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use super::{Ask, Resource, Verb};
 
-/// The next request; none at the end of the connection, or if it asks for nothing there is.
+/// The next request; none at the end of the connection, or if its path does not exist.
 pub(super) fn read(
     stream: &mut BufReader<TcpStream>,
     prefix: impl FnOnce() -> String,
@@ -66,7 +66,7 @@ pub(super) fn read(
     Ok(Some(ask.ok_or(())))
 }
 
-/// An answer that is there as a whole.
+/// Writes a complete answer.
 pub(super) fn write(
     stream: &mut TcpStream,
     code: u16,
@@ -89,7 +89,7 @@ pub(super) fn write_head(
     stream.write_all(head.as_bytes())
 }
 
-/// The beginning of an answer of which the end is not known yet.
+/// Writes the beginning of an answer in chunks.
 pub(super) fn begin_chunks(stream: &mut TcpStream) -> io::Result<()> {
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";

@@ -1,8 +1,8 @@
-//! A stand-in for a cluster's API server: lists and watches over real HTTP, and fails as told.
+//! A fake API server: lists and watches over real HTTP, with faults on demand.
 //!
 //! It keeps to the API's documented behaviour ("Kubernetes API Concepts": resource versions, limit
-//! and continue, bookmarks, streamed lists, 410 Gone) for the kinds a service proxy reads, and takes
-//! Events as an API server would.
+//! and continue, bookmarks, streamed lists, 410 Gone) for the kinds that a service proxy reads, and
+//! accepts Events as an API server does.
 
 mod events;
 mod http;
@@ -23,7 +23,7 @@ use self::objects::Objects;
 pub use self::proxy::ForwardProxy;
 pub use self::tls::{Authority, Clients, Https, Identity};
 
-/// The kinds there are.
+/// The supported kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the API's own names")]
 pub enum Resource {
@@ -31,7 +31,7 @@ pub enum Resource {
     EndpointSlices,
     Nodes,
     ServiceCidrs,
-    /// Can be created only.
+    /// Events can only be created.
     Events,
 }
 
@@ -44,7 +44,7 @@ impl Resource {
         Self::Events,
     ];
 
-    /// Of all namespaces.
+    /// The URL path for all namespaces.
     fn path(self) -> &'static str {
         match self {
             Self::Services => "/api/v1/services",
@@ -55,7 +55,7 @@ impl Resource {
         }
     }
 
-    /// The kind that a path names, and the namespace if it names one.
+    /// The kind in a path, and the namespace, if any.
     fn of_path(path: &str) -> Option<(Self, Option<&str>)> {
         let (all, namespace) = match path.split_once("/namespaces/") {
             Some((group, rest)) => {
@@ -71,23 +71,23 @@ impl Resource {
     }
 }
 
-/// What a request wants of a kind.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// A list, or a page of one.
     List,
-    /// A watch, with or without what there is at its beginning.
+    /// A watch, with or without initial events.
     Watch,
     /// A new object.
     Create,
 }
 
-/// What befalls a single request.
+/// A fault of a single request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// An error for an answer.
+    /// An error as the answer.
     Status {
-        /// HTTP's code.
+        /// The HTTP status code.
         code: u16,
         /// The header `Retry-After`, in seconds.
         retry_after: Option<u32>,
@@ -96,52 +96,52 @@ pub enum Fault {
     Close,
     /// There is no answer, and the connection stays.
     Silence,
-    /// Of the answer only half comes; to what is to be created none, though it is.
+    /// Only half of the answer is sent; an object is created without any answer.
     Half,
-    /// A watch ends with half of what there is at its beginning, as at its time.
+    /// A watch ends normally after half of its initial events.
     Ended,
-    /// The answer comes in small parts, with pauses between.
+    /// The answer comes in small parts, with pauses.
     Slow,
     /// The answer comes byte by byte, with a pause after each.
     Drip,
-    /// So many bytes come that are the beginning of one object, without the end of a line; then the
-    /// connection is closed.
+    /// This number of bytes of one endless object, without the end of a line; then the connection
+    /// is closed.
     Endless(usize),
-    /// What is not JSON, for an answer or an event.
+    /// An answer or event that is not JSON.
     Garbage,
 }
 
-/// What befalls all watches of a kind.
+/// A fault of all watches of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// They end as at their time.
+    /// They end normally.
     End,
     /// The connections are closed.
     Close,
     /// The connections are closed in the middle of an event.
     MidEvent,
-    /// The connections stay, and nothing comes any more.
+    /// The connections stay, but nothing is sent.
     Silence,
 }
 
-/// What kind of server it is.
+/// The version-dependent behaviour of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behaviour {
-    /// Begins a watch with all there is if asked to (`sendInitialEvents`); refuses that if not, as
-    /// servers before 1.32 do.
+    /// Supports streamed lists (`sendInitialEvents`); otherwise rejects them, as servers before
+    /// 1.32.
     pub streams_lists: bool,
-    /// Serves ServiceCIDRs, as servers since 1.33 do.
+    /// Serves ServiceCIDRs, as servers since 1.33.
     pub has_service_cidrs: bool,
-    /// Selects Services by `spec.clusterIP`; refuses that if not, as old servers do.
+    /// Selects Services by `spec.clusterIP`; otherwise rejects that, as old servers.
     pub selects_cluster_ips: bool,
-    /// Tells that a version is gone by an event of the watch; by a status if not.
+    /// Reports an expired version with an event of the watch; otherwise with a status.
     pub gone_by_event: bool,
-    /// Most objects of a page, whatever was asked for.
+    /// Maximum number of objects per page, whatever was requested.
     pub page: usize,
 }
 
 impl Default for Behaviour {
-    /// A server of today.
+    /// A current server.
     fn default() -> Self {
         Self {
             streams_lists: true,
@@ -153,20 +153,20 @@ impl Default for Behaviour {
     }
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// Of which kind.
+    /// The kind.
     pub resource: Resource,
-    /// For what.
+    /// The operation.
     pub verb: Verb,
     /// The query, decoded.
     pub query: Vec<(String, String)>,
     /// The header `Authorization`.
     pub authorization: Option<String>,
-    /// The namespace that the path names.
+    /// The namespace in the path.
     pub namespace: Option<String>,
-    /// What was sent along.
+    /// The body.
     pub body: Option<Value>,
 }
 
@@ -178,7 +178,7 @@ impl Ask {
     }
 }
 
-/// A server on a port of its own on loopback, until it is dropped.
+/// A server on a free port of loopback. Dropping it stops it.
 ///
 /// ```
 /// use serde_json::json;
@@ -208,17 +208,17 @@ struct State {
     objects: Objects,
     faults: Vec<(Resource, Verb, Fault)>,
     asks: Vec<Ask>,
-    /// How often a bookmark was asked for.
+    /// Number of requested bookmarks.
     bookmarks: u64,
-    /// Connections close at once.
+    /// Closes connections at once.
     is_away: bool,
     /// The only token that is accepted.
     token: Option<String>,
-    /// The kinds that nobody may ask for.
+    /// The forbidden kinds.
     forbidden: Vec<Resource>,
-    /// What all paths begin with.
+    /// The prefix of all paths.
     prefix: String,
-    /// The message of errors that it is told to fail with.
+    /// The message of injected errors.
     message: String,
     stops: bool,
 }
@@ -266,23 +266,23 @@ impl ApiServer {
         Ok(Self { shared, address })
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves below this path alone, as behind a Rancher server.
+    /// Serves only below this path, as behind a Rancher server.
     pub fn require_prefix(&self, prefix: &str) {
         self.shared
             .change(|state| prefix.clone_into(&mut state.prefix));
     }
 
-    /// Says this where it is told to [fail](Self::fail) with a status.
+    /// Sets the message of [injected](Self::fail) error statuses.
     pub fn say(&self, message: &str) {
         self.shared
             .change(|state| message.clone_into(&mut state.message));
@@ -300,7 +300,7 @@ impl ApiServer {
             .change(|state| state.objects.delete(resource, name));
     }
 
-    /// Makes the next requests of that kind fail, one a fault.
+    /// Makes the next requests of this kind fail, one per fault.
     pub fn fail(&self, resource: Resource, verb: Verb, faults: impl IntoIterator<Item = Fault>) {
         self.shared.change(|state| {
             let faults = faults.into_iter().map(|fault| (resource, verb, fault));
@@ -308,12 +308,12 @@ impl ApiServer {
         });
     }
 
-    /// Takes back what was to [fail](Self::fail).
+    /// Removes pending [faults](Self::fail).
     pub fn forgive(&self) {
         self.shared.change(|state| state.faults.clear());
     }
 
-    /// Ends the watches of a kind that there are.
+    /// Ends the current watches of a kind.
     pub fn cut(&self, resource: Resource, cut: Cut) {
         self.shared.change(|state| state.objects.cut(resource, cut));
     }
@@ -323,18 +323,17 @@ impl ApiServer {
         self.shared.change(|state| state.bookmarks += 1);
     }
 
-    /// Forgets what has happened: watches from older versions are told 410 Gone.
+    /// Forgets the history: watches from older versions get 410 Gone.
     pub fn compact(&self) {
         self.shared.change(|state| state.objects.compact());
     }
 
-    /// Keeps what happens to a kind from its watches, until it is [released](Self::release).
+    /// Holds back events of a kind until they are [released](Self::release).
     pub fn hold(&self, resource: Resource) {
         self.shared.change(|state| state.objects.hold(resource));
     }
 
-    /// Sends the watches the events that were held, as `order` leaves them: it may put them in any
-    /// order, double them, or take some away.
+    /// Sends the held events, as changed by `order`: it may reorder, duplicate or remove them.
     pub fn release(&self, resource: Resource, order: impl FnOnce(&mut Vec<String>)) {
         self.shared
             .change(|state| state.objects.release(resource, order));
@@ -350,44 +349,44 @@ impl ApiServer {
         self.shared.change(|state| state.is_away = false);
     }
 
-    /// Refuses requests without this bearer token.
+    /// Rejects requests without this bearer token.
     pub fn require_token(&self, token: &str) {
         self.shared
             .change(|state| state.token = Some(token.to_owned()));
     }
 
-    /// Forbids everyone to ask for these kinds, and for no others. A server that starts up forbids
-    /// all for a moment, until it has read who may do what.
+    /// Forbids these kinds, and no others. A server that starts up forbids all kinds until it has
+    /// read the RBAC rules.
     pub fn forbid(&self, resources: &[Resource]) {
         self.shared
             .change(|state| state.forbidden = resources.to_vec());
     }
 
-    /// Loses all objects and begins again with low versions, as one whose data were put back. It
-    /// must be [away](Self::go_away): its watches would not know.
+    /// Deletes all objects and restarts with low versions, like a server with restored data. It
+    /// must be [away](Self::go_away), because open watches would not notice.
     pub fn wipe(&self) {
         self.shared
             .change(|state| state.objects = Objects::default());
     }
 
-    /// Becomes another kind of server.
+    /// Changes the behaviour.
     pub fn become_like(&self, behaviour: Behaviour) {
         self.shared.change(|state| state.behaviour = behaviour);
     }
 
-    /// All requests that came, in their order.
+    /// All received requests, in order.
     pub fn asks(&self) -> Vec<Ask> {
         self.shared.lock().asks.clone()
     }
 
-    /// The requests of a kind that came.
+    /// The received requests of a kind.
     pub fn asks_of(&self, resource: Resource, verb: Verb) -> Vec<Ask> {
         let mut asks = self.asks();
         asks.retain(|ask| ask.resource == resource && ask.verb == verb);
         asks
     }
 
-    /// All Events that were taken, in the order of their names.
+    /// All accepted Events, in the order of their names.
     pub fn events(&self) -> Vec<Arc<Value>> {
         self.shared.change(|state| {
             let kind = state.objects.kind(Resource::Events);
@@ -395,7 +394,7 @@ impl ApiServer {
         })
     }
 
-    /// How many faults are still to come.
+    /// The number of pending faults.
     pub fn faults_left(&self) -> usize {
         self.shared.lock().faults.len()
     }
@@ -404,7 +403,7 @@ impl ApiServer {
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.shared.change(|state| state.stops = true);
-        // So that the listener looks.
+        // Wakes the listener.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -423,7 +422,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         {
             let shared = Arc::clone(shared);
             thread::spawn(move || {
-                // A client that goes away is none of our business.
+                // A client may disconnect at any time.
                 let _ = serve::connection(stream, &shared);
             });
         }

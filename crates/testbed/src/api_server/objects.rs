@@ -1,4 +1,4 @@
-//! The objects, and all that has happened to them.
+//! The objects and their history.
 #![expect(
     clippy::indexing_slicing,
     reason = "what a JSON object does not hold is null"
@@ -21,17 +21,17 @@ pub(super) struct Objects {
 pub(super) struct Kind {
     pub(super) objects: BTreeMap<String, Arc<Value>>,
     pub(super) log: Vec<Event>,
-    /// Of the versions up to this one nothing is known any more.
+    /// Versions up to this one are forgotten.
     pub(super) compacted: u64,
     /// Watches see the log up to here.
     pub(super) held: Option<usize>,
-    /// What watches see in the place of parts of the log.
+    /// Replaced parts of the log, as watches see them.
     pub(super) releases: Vec<Release>,
-    /// How often watches were cut, and how last.
+    /// Number of cuts of watches, and the last one.
     pub(super) cuts: (u64, Option<Cut>),
 }
 
-/// What has happened to one object.
+/// A change of one object.
 #[derive(Debug, Clone)]
 pub(super) struct Event {
     pub(super) version: u64,
@@ -83,7 +83,7 @@ impl Objects {
     }
 
     pub(super) fn compact(&mut self) {
-        // So that it is older than a version anybody has heard of.
+        // Makes it older than any known version.
         self.version += 1;
         for resource in Resource::ALL {
             let version = self.version;
@@ -116,7 +116,7 @@ impl Objects {
 }
 
 impl Event {
-    /// The line of a watch of what is selected; none if it does not concern that.
+    /// The line of a watch with this selection; none if the event is not selected.
     pub(super) fn line(&self, selects: impl Fn(&Value) -> bool) -> Option<String> {
         let before = self.before.as_deref().filter(|object| selects(object));
         let after = self.after.as_deref().filter(|object| selects(object));
@@ -134,7 +134,7 @@ impl Event {
 }
 
 pub(super) fn line(event: &str, object: &Value) -> String {
-    // In the server's own order.
+    // In the field order of a real server.
     format!("{{\"type\":\"{event}\",\"object\":{object}}}\n")
 }
 
@@ -147,17 +147,17 @@ pub(super) fn name(object: &Value) -> String {
     }
 }
 
-/// What the selectors of a query select, as far as a service proxy uses them.
+/// The selectors of a query, as far as a service proxy uses them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Selector {
-    /// Labels that must not be there.
+    /// Labels that must be absent.
     pub(super) without: Vec<String>,
-    /// A field, whether it must or must not have this value, and the value.
+    /// A field, whether it must or must not equal the value, and the value.
     pub(super) fields: Vec<(String, bool, String)>,
 }
 
 impl Selector {
-    /// None if it is written as none of ours.
+    /// None if the syntax is not supported.
     pub(super) fn new(labels: &str, fields: &str) -> Option<Self> {
         let parts = |text: &'_ str| {
             let parts = text.split(',').filter(|part| !part.is_empty());

@@ -1,4 +1,4 @@
-//! A proxy on loopback that leads to one server, whatever name it is asked for.
+//! A proxy on loopback that connects to one server, whatever the requested name.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// A proxy for HTTP (CONNECT and absolute URLs) and SOCKS 5, until it is dropped.
+/// A proxy for HTTP (CONNECT and absolute URLs) and SOCKS 5. Dropping it stops it.
 #[derive(Debug)]
 pub struct ForwardProxy {
     shared: Arc<Shared>,
@@ -16,14 +16,14 @@ pub struct ForwardProxy {
 #[derive(Debug)]
 struct Shared {
     behind: SocketAddr,
-    /// What is answered in the place of a connection.
+    /// The answer, instead of a connection.
     refusal: Option<&'static str>,
     asks: Mutex<Vec<String>>,
     stops: AtomicBool,
 }
 
 impl ForwardProxy {
-    /// Starts a proxy that leads to `behind`, or answers everything with `refusal`.
+    /// Starts a proxy that connects to `behind`, or answers everything with `refusal`.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl ForwardProxy {
                 }
                 let shared = Arc::clone(&accepted);
                 thread::spawn(move || {
-                    // A client or server that goes away ends its connection, and nothing else.
+                    // A client or server that disconnects ends only its own connection.
                     let _ = stream.and_then(|stream| shared.serve(stream));
                 });
             }
@@ -53,12 +53,12 @@ impl ForwardProxy {
         Ok(Self { shared, address })
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it was asked for: heads of HTTP requests, or `SOCKS` and host and port.
+    /// The received requests: heads of HTTP requests, or `SOCKS` with host and port.
     pub fn asks(&self) -> Vec<String> {
         let asks = self.shared.asks.lock();
         asks.unwrap_or_else(PoisonError::into_inner).clone()
@@ -68,7 +68,7 @@ impl ForwardProxy {
 impl Drop for ForwardProxy {
     fn drop(&mut self) {
         self.shared.stops.store(true, Ordering::Relaxed);
-        // So that the listener looks.
+        // Wakes the listener.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -124,7 +124,7 @@ fn head(client: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// What a client of SOCKS 5 (RFC 1928) asks for, who gives no credentials.
+/// The request of a SOCKS 5 client (RFC 1928) without credentials.
 fn socks(client: &mut TcpStream) -> io::Result<String> {
     let mut read = |length: usize| {
         let mut bytes = vec![0; length];

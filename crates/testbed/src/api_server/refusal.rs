@@ -1,8 +1,8 @@
-//! Errors for answers.
+//! Error answers.
 
 use serde_json::{Value, json};
 
-/// An error for an answer.
+/// An error answer.
 pub(super) struct Refusal {
     pub(super) code: u16,
     pub(super) reason: &'static str,
@@ -40,7 +40,7 @@ pub(super) const EXISTS: Refusal = Refusal {
 };
 
 impl Refusal {
-    /// As it is sent.
+    /// The `Status` object.
     pub(super) fn status(&self) -> Value {
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -12,11 +12,11 @@ use super::objects::{Selector, line};
 use super::refusal::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal, TOO_LARGE};
 use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 
-/// How often a watch looks up though nothing has changed.
+/// How often a watch checks even without a change.
 const LOOK: Duration = Duration::from_millis(100);
-/// The pause after each byte of an answer that drips.
+/// The pause after each byte of a dripping answer.
 const DRIP: Duration = Duration::from_millis(20);
-/// What is in the place of an event in the middle of which a connection is closed.
+/// The text that replaces an event when a connection is closed in its middle.
 const HALF_AN_EVENT: &str = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
 
 pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
@@ -40,7 +40,7 @@ fn refuse(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
     http::write(stream, refusal.code, "", body.as_bytes())
 }
 
-/// Whether the connection may be used on.
+/// Answers a request. Returns whether the connection may be reused.
 fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool> {
     let (fault, refusal) = shared.change(|state| {
         state.asks.push(ask.clone());
@@ -82,7 +82,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
     }
 }
 
-/// The middle of a string that has no end.
+/// Sends the middle of an endless string.
 fn endless(stream: &mut TcpStream, bytes: usize) -> io::Result<()> {
     let part = "x".repeat(64 << 10);
     (0..bytes.div_ceil(part.len())).try_for_each(|_| http::write_chunk(stream, &part))
@@ -94,7 +94,7 @@ fn wait_until(shared: &Shared, mut done: impl FnMut(&State) -> bool) {
 }
 
 impl State {
-    /// Why the request cannot be served, as a server of this kind would say.
+    /// Why a server with this behaviour rejects the request, if it does.
     fn refusal(&self, ask: &Ask) -> Option<Refusal> {
         let given = ask
             .authorization
@@ -133,7 +133,7 @@ impl State {
                           gate is enabled",
             });
         }
-        // Of a watch that goes on somewhere, the version may be to come.
+        // A watch may continue from a future version.
         let lists = ask.verb == Verb::List || ask.parameter("sendInitialEvents").is_some();
         let version = ask.parameter("resourceVersion");
         let version = version.and_then(|version| version.parse().ok());
@@ -155,7 +155,7 @@ fn selector(ask: &Ask) -> Option<Selector> {
     )
 }
 
-/// Takes an Event.
+/// Creates an Event.
 fn create(
     ask: &Ask,
     fault: Option<&Fault>,
@@ -180,7 +180,8 @@ fn create(
     Ok(true)
 }
 
-/// A page. The token for the next is the version of the first, and how many have been sent.
+/// A page of a list. The continue token consists of the version of the first page and the number of
+/// sent objects.
 fn list(
     ask: &Ask,
     fault: Option<&Fault>,
@@ -282,16 +283,16 @@ struct Watch<'a> {
     selector: Selector,
     shared: &'a Shared,
     stream: &'a mut TcpStream,
-    /// How much of the log has been sent.
+    /// The sent part of the log.
     position: usize,
     bookmarks: u64,
     cuts: u64,
-    /// Whether it was asked for from a version that there is not yet. Then nothing is told before
-    /// that has come, not even a bookmark.
+    /// Whether it was requested from a future version. Then nothing is sent before that version
+    /// exists, not even a bookmark.
     waits: bool,
 }
 
-/// What a watch is to do next.
+/// The next action of a watch.
 enum Next {
     Send(Vec<String>),
     Cut(Cut),
@@ -401,7 +402,7 @@ impl<'a> Watch<'a> {
         http::end_chunks(self.stream)
     }
 
-    /// Goes on from a version.
+    /// Continues from a version.
     fn resume(&mut self, version: u64) -> Result<(), Refusal> {
         let mut state = self.shared.lock();
         let kind = state.objects.kind(self.ask.resource);
@@ -413,7 +414,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// All there is, and, if it was asked for, the mark at its end.
+    /// All existing objects and, if requested, the bookmark at their end.
     fn initial(&mut self) -> Vec<String> {
         let mut state = self.shared.lock();
         let version = state.objects.version();
@@ -438,7 +439,7 @@ impl<'a> Watch<'a> {
             return Next::Cut(Cut::Close);
         }
         let kind = state.objects.kind(self.ask.resource);
-        // What has happened before goes out before.
+        // Earlier events are sent first.
         let to = kind.held.unwrap_or(kind.log.len());
         self.waits &= self.position >= to;
         if self.position < to {

@@ -1,4 +1,4 @@
-//! TLS before a server: a front that asks for client certificates and passes bytes on.
+//! A TLS front for a server: it requests client certificates and passes bytes on.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,7 +26,7 @@ use tokio_rustls::rustls::{
 
 use super::ApiServer;
 
-/// Issues certificates, each authority its own.
+/// A certificate authority.
 #[derive(Debug)]
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -44,7 +44,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// If there is no randomness to make a key of.
+    /// If there is no randomness for a key.
     pub fn new() -> io::Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -62,7 +62,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// If the name is not fit for one, or there is no randomness.
+    /// If the name is invalid, or there is no randomness.
     pub fn issue(&self, name: &str) -> io::Result<Identity> {
         let (key, certificate) = self.signed(name).map_err(io::Error::other)?;
         Ok(Identity {
@@ -79,7 +79,7 @@ impl Authority {
     }
 }
 
-/// A server's front, until it is dropped.
+/// A server's TLS front. Dropping it stops it.
 #[derive(Debug)]
 pub struct Https {
     address: SocketAddr,
@@ -87,14 +87,14 @@ pub struct Https {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Whom a front lets in.
+/// The clients that a front accepts.
 #[derive(Debug, Clone)]
 pub enum Clients {
-    /// Who shows a certificate of the authority.
+    /// Clients with a certificate of the authority.
     OfAuthority,
-    /// Everyone.
+    /// All clients.
     All,
-    /// Who shows this certificate, whatever is in it, and has its key.
+    /// The client with this certificate, whatever its content, and its key.
     Only {
         /// As PEM.
         certificate: String,
@@ -104,7 +104,8 @@ pub enum Clients {
 }
 
 impl ApiServer {
-    /// Serves HTTPS too, with a certificate of an authority, to those alone who show one of it.
+    /// Adds HTTPS, with a certificate of an authority, for clients with a certificate of the same
+    /// authority.
     ///
     /// # Errors
     ///
@@ -146,12 +147,12 @@ impl Https {
         })
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
@@ -194,7 +195,7 @@ fn config(authority: &Authority, host: &str, clients: Clients) -> io::Result<Ser
         .map_err(io::Error::other)
 }
 
-/// Knows one client by its certificate and key, and nothing of what is in the certificate.
+/// Verifies one client by its certificate and key, without parsing the certificate.
 #[derive(Debug)]
 struct Only {
     certificate: CertificateDer<'static>,
@@ -248,7 +249,7 @@ async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, behind: SocketAd
     while let Ok((stream, _)) = listener.accept().await {
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            // A client that is turned away, or goes, is none of our business.
+            // Rejected clients and clients that disconnect are ignored.
             let (Ok(mut client), Ok(mut server)) = (
                 acceptor.accept(stream).await,
                 TcpStream::connect(behind).await,

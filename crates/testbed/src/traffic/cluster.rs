@@ -1,4 +1,4 @@
-//! Real clients and endpoints for the table.
+//! Real clients and endpoints, which test the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,18 +15,18 @@ use crate::{Answer, AskError, Backend, Family, Host, Node, Protocol, Topology};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Much more than anything takes on an emulated and busy machine.
+/// Much longer than anything takes on an emulated and busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// As long as that a refusal, if it was one, would have come.
+/// Long enough for a refusal to arrive.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Most of them wait.
+/// Most workers wait.
 const WORKERS: usize = 24;
-/// Enough for a second endpoint to get its turn, round robin.
+/// Enough for round robin to reach a second endpoint.
 const LEAST_REQUESTS: usize = 2;
-/// Until all endpoints have had their turn.
+/// Maximum number of requests until all endpoints have answered.
 const MOST_REQUESTS: usize = 40;
 
-/// Endpoints on two nodes, and clients everywhere.
+/// Endpoints on two nodes, and clients at every place.
 #[derive(Debug)]
 pub struct Cluster<'a> {
     here: Half<'a>,
@@ -36,7 +36,7 @@ pub struct Cluster<'a> {
     _backends: Vec<Backend>,
 }
 
-/// A node, a pod that is a client and one that is an endpoint.
+/// A node with a client pod and an endpoint pod.
 #[derive(Debug)]
 struct Half<'a> {
     node: &'a Host,
@@ -53,8 +53,7 @@ struct Try {
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts the endpoints, and makes all clients send what is for virtual IPs to the first
-    /// node.
+    /// Starts the endpoints, and routes virtual IPs to the first node for all clients.
     ///
     /// # Errors
     ///
@@ -121,7 +120,7 @@ impl<'a> Cluster<'a> {
         })
     }
 
-    /// Tries each cell over every protocol and both families; what was not as expected.
+    /// Tests each cell with every protocol and both families. Returns the deviations.
     #[must_use]
     pub fn failures(&self, cells: &[Cell]) -> Vec<String> {
         let jobs = Mutex::new(jobs(cells, self.protocols));
@@ -157,7 +156,7 @@ impl<'a> Cluster<'a> {
             }
             .ask(self.client(one.cell.from))
         };
-        // How a packet filter tells senders on its own host that it refused or dropped a datagram.
+        // The error of a sender on the host whose packet filter rejected or dropped a datagram.
         let own_filter = |error: &AskError| {
             one.cell.from == Client::Node
                 && *error == AskError::Unreachable(io::ErrorKind::PermissionDenied)
@@ -255,7 +254,7 @@ impl<'a> Half<'a> {
 }
 
 impl Try {
-    /// Of those who may answer.
+    /// The names of the backends that may answer.
     fn expected_names(&self, who: Who) -> BTreeSet<String> {
         let places = self.cell.service.places();
         let (places, listener) = match (who, self.cell.way) {
@@ -268,12 +267,12 @@ impl Try {
     }
 }
 
-/// What can be tried at the same time; within each, one after the other, so that round robin is
-/// not disturbed. Those that wait stand last, to be taken first.
+/// Jobs that can run at the same time. The tries of a job run one after another, so that they do
+/// not disturb round robin. Jobs that wait are last, because workers take from the end.
 fn jobs(cells: &[Cell], protocols: &[Protocol]) -> Vec<Vec<Try>> {
     let mut jobs: BTreeMap<(bool, SocketAddr, &str), Vec<Try>> = BTreeMap::new();
     for (number, &cell) in (0..).zip(cells) {
-        // One Service is enough to show that each port has targets of its own.
+        // One Service is enough to show that each port has its own targets.
         let another = (cell.service == Service::Cluster).then_some(ANOTHER_PORT);
         let ports = PORTS.into_iter().chain(another);
         for port in ports.filter(|port| protocols.contains(&port.protocol)) {
@@ -288,7 +287,7 @@ fn jobs(cells: &[Cell], protocols: &[Protocol]) -> Vec<Vec<Try>> {
                 };
                 let mut of = cell.service.address(way, family, port);
                 if waits {
-                    // Each for itself.
+                    // A separate job each.
                     of = (of.ip(), number).into();
                 }
                 jobs.entry((waits, of, port.name)).or_default().push(one);
@@ -298,7 +297,7 @@ fn jobs(cells: &[Cell], protocols: &[Protocol]) -> Vec<Vec<Try>> {
     jobs.into_values().collect()
 }
 
-/// A backend's.
+/// The name of a backend.
 fn name(place: Place, listener: &str) -> String {
     format!("{}-{listener}", place.word())
 }
@@ -317,9 +316,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// No proxy runs on the other node: what its pods have for virtual IPs goes through the first,
-/// and what its endpoint answers too. The client reaches the other node through the first, as if
-/// they were on different segments.
+/// No proxy runs on the other node: its pods reach virtual IPs through the first node, and its
+/// endpoint's answers go the same way. The client reaches the other node through the first one, as
+/// if they were on different segments.
 fn route(client: &Host, here: &Half<'_>, there: &Half<'_>) -> Result<(), Error> {
     there.node.ip(&virtual_ips_through(here.node))?;
     client.ip(&[

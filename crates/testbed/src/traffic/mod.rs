@@ -1,5 +1,5 @@
-//! The table of who answers a client of a Service and whom they see (`docs/traffic.md`), and the
-//! cluster in which each of its cells is tried.
+//! The table of which endpoints answer a client of a Service, and which source address they see
+//! (`docs/traffic.md`); and a cluster that tests each of its cells.
 //!
 //! ```no_run
 //! use testbed::Topology;

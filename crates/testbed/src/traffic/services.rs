@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::table::{Service, Way};
 use crate::{Family, Protocol};
 
-/// What the first node is to be given once a proxy runs there, before the cells are tried.
+/// An address to add to the first node after the proxy has started, before the test of the cells.
 pub const NEW_ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 50);
 /// The IPv6 counterpart of [`NEW_ADDRESS_V4`].
 pub const NEW_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0x50);
 
-/// On which both nodes listen themselves.
+/// A port on which both nodes listen themselves.
 pub(super) const NODES_OWN_PORT: u16 = 10250;
 
 /// The addresses of the first two nodes of a [`Topology`](crate::Topology), the client's, and the
@@ -52,13 +52,13 @@ const fn port(name: &'static str, protocol: Protocol) -> Port {
     }
 }
 
-/// One for each protocol, all with the same numbers.
+/// One port for each protocol, all with the same numbers.
 pub(super) const PORTS: [Port; 3] = [
     port("tcp", Protocol::Tcp),
     port("udp", Protocol::Udp),
     port("sctp", Protocol::Sctp),
 ];
-/// Other numbers.
+/// A port with other numbers.
 pub(super) const ANOTHER_PORT: Port = Port {
     port: 180,
     node_port: 30100,
@@ -67,7 +67,7 @@ pub(super) const ANOTHER_PORT: Port = Port {
 };
 
 impl Service {
-    /// In its addresses and ports.
+    /// The Service's number in its addresses and ports.
     const fn number(self) -> u16 {
         self as u16 + 1
     }
@@ -83,7 +83,7 @@ impl Service {
         }
     }
 
-    /// What a client connects to.
+    /// The address that a client connects to.
     pub(super) fn address(self, way: Way, family: Family, port: Port) -> SocketAddr {
         let n = self.number();
         let by_family = |(v4, v6): (Ipv4Addr, Ipv6Addr)| match family {
@@ -227,16 +227,16 @@ ports:
     }
 }
 
-/// On which node.
+/// The node of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Place {
-    /// Where the proxy runs.
+    /// The node with the proxy.
     Here,
     There,
 }
 
 impl Place {
-    /// In backends' names.
+    /// The word in backends' names.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Here => "here",

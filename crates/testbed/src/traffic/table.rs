@@ -1,37 +1,37 @@
-//! Reading `docs/traffic.md`.
+//! Parses `docs/traffic.md`.
 
 use std::fmt;
 
 const PAGE: &str = include_str!("../../../../docs/traffic.md");
 
-/// A combination for which the page says what happens.
+/// A cell of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cell {
     /// The Service.
     pub service: Service,
-    /// To which of its addresses.
+    /// The kind of address.
     pub way: Way,
-    /// From where.
+    /// The client.
     pub from: Client,
-    /// What is to happen.
+    /// The expected result.
     pub expected: Expected,
 }
 
-/// What becomes of a connection.
+/// The expected result of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Expected {
-    /// It is made.
+    /// It reaches an endpoint.
     Reached {
-        /// Who answers.
+        /// The endpoints that answer.
         who: Who,
-        /// Whom they see.
+        /// The source address that they see.
         see: Seen,
-        /// Whom the client sees, where it answers itself.
+        /// The source address that the client sees if it answers itself.
         itself: Seen,
     },
-    /// The client is told at once.
+    /// The client gets an error at once.
     Refused,
-    /// The client hears nothing.
+    /// The client gets no answer.
     Dropped,
 }
 
@@ -46,7 +46,7 @@ macro_rules! words {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// What the page calls it.
+            /// The word on the page.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
@@ -64,7 +64,7 @@ macro_rules! words {
 words! {
     /// A Service, described in the heading of its section.
     Service {
-        /// Everyone reaches all endpoints.
+        /// All clients reach all endpoints.
         Cluster = "cluster",
         /// Both policies `Local`.
         Local = "local",
@@ -98,21 +98,21 @@ words! {
         ThisNodesIp = "external IP that is this node's",
         /// The other node's address as an external IP.
         OtherNodesIp = "external IP that is the other node's",
-        /// An address that this node was given after svcproxy had started.
+        /// An address that was added to this node after svcproxy had started.
         NewAddress = "node port of a new address",
         /// The node port's number on the cluster IP.
         ClusterIpNodePort = "node port of a cluster IP",
         /// The node port's number on a loopback address.
         Loopback = "node port of a loopback address",
-        /// A port of this node's address that is no Service's.
+        /// A port of this node's address that no Service uses.
         ThisNodesPort = "another port of this node",
-        /// A port of the other node's address that is no Service's.
+        /// A port of the other node's address that no Service uses.
         OtherNodesPort = "another port of the other node",
     }
 }
 
 words! {
-    /// Where a connection comes from.
+    /// The client of a connection.
     Client {
         /// A pod of this node that is no endpoint.
         PodHere = "pod of this node",
@@ -120,7 +120,7 @@ words! {
         Node = "this node",
         /// A pod of the other node that is no endpoint.
         PodThere = "pod of the other node",
-        /// Outside of the cluster.
+        /// A client outside of the cluster.
         Outside = "outside",
         /// The same, with an address that is in no source range.
         OutsideRanges = "outside, in no range",
@@ -130,7 +130,7 @@ words! {
 }
 
 words! {
-    /// Who answers.
+    /// The endpoints that answer.
     Who {
         /// Every endpoint.
         All = "all",
@@ -144,7 +144,7 @@ words! {
 }
 
 words! {
-    /// Whose address the one who answers sees.
+    /// The source address that the endpoint sees.
     Seen {
         /// The client's.
         Client = "client",
@@ -169,7 +169,7 @@ pub fn table() -> Result<Vec<Cell>, String> {
             service = Some(Service::read(name).map_err(at)?);
             ways.clear();
         }
-        // The words are explained in a table too, before the first Service.
+        // Skips the table before the first Service, which explains the words.
         let Some((service, row)) = service.zip(line.strip_prefix("| ")) else {
             continue;
         };
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_say_nothing_are_told() {
+    fn meaningless_words_are_errors() {
         for words in ["", "all", "all see nobody", "some see client", "refused "] {
             assert!(Expected::read(words).is_err(), "{words:?}");
         }
