@@ -1,4 +1,4 @@
-//! What needs no kernel: `plan`, help, and how wrong input is told.
+//! Tests that need no kernel: `plan`, help, and errors for wrong input.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
@@ -12,7 +12,7 @@ use testbed::{
     ApiServer, Authority, Behaviour, Clients, Fault, ForwardProxy, Https, Resource, Verb,
 };
 
-/// The node of the examples: the one that has the pods in `10.244.1.0/24`.
+/// The node of the examples, with the pods in `10.244.1.0/24`.
 const NODE: [&str; 6] = [
     "--node-name=node-a",
     "--node-ip=172.18.0.1,fd00:172:18::1",
@@ -55,14 +55,14 @@ fn run(command: &mut Command) -> (String, String, i32) {
     (text(stdout), text(stderr), status.code().unwrap())
 }
 
-/// Standard output of a command that has nothing to complain of, though it may have notes.
+/// Standard output of a command that logs nothing above notes.
 fn succeed(arguments: &[&str]) -> String {
     let (out, err, code) = run(svcproxy(arguments).env("SVCPROXY_LOG", "warn"));
     assert_eq!((err.as_str(), code), ("", 0), "{arguments:?}");
     out
 }
 
-/// What a command that is used wrongly says.
+/// The error of wrong usage.
 fn usage_error(arguments: &[&str]) -> String {
     let (out, err, code) = run(&mut svcproxy(arguments));
     assert_eq!((out.as_str(), code), ("", 2), "{arguments:?}: {err}");
@@ -148,7 +148,7 @@ fn plan_with_another_scheduler() {
     assert_eq!(servers.count(), 13);
 }
 
-/// A DaemonSet of kubeadm's with another image and command name: flags and file as they are.
+/// kubeadm's DaemonSet with another image and command name: same flags and file.
 #[test]
 fn plan_with_kubeadms_configuration_of_kube_proxy() {
     let plan = [
@@ -161,7 +161,7 @@ fn plan_with_kubeadms_configuration_of_kube_proxy() {
     ];
     assert_eq!(succeed(&plan), plan_examples(&[]));
 
-    // What the file covers is not heard on the command line, and said so.
+    // Flags that the file covers are ignored, which is logged.
     let ignored = [
         "--cluster-cidr=192.0.2.0/24",
         "--ipvs-strict-arp",
@@ -185,11 +185,11 @@ fn plan_with_kubeadms_configuration_of_kube_proxy() {
 
 /// Command lines of managed clusters and templates, with a manifest in place of an API server.
 #[test]
-fn command_lines_of_kube_proxys_are_taken_as_they_are() {
+fn command_lines_of_kube_proxy_are_accepted_unchanged() {
     let expected = plan_examples(&[]);
     let plan = [&["plan", "--manifests=examples"], &NODE[..]].concat();
     let lines: [&[&str]; 3] = [
-        // AKS's renders what is not set as an empty value.
+        // AKS's template renders unset values as empty ones.
         &[
             "--pod-interface-name-prefix=",
             "--pod-bridge-interface=",
@@ -228,7 +228,7 @@ fn command_lines_of_kube_proxys_are_taken_as_they_are() {
     assert!(error.contains("write '--proxy-mode'"), "{error}");
 }
 
-/// Files that kube-proxy reads with a word of warning.
+/// Files that kube-proxy reads with a warning.
 #[test]
 fn configurations_with_what_kube_proxy_ignores_are_read() {
     let notes = |file: &str| {
@@ -258,7 +258,7 @@ fn configurations_with_what_kube_proxy_ignores_are_read() {
 }
 
 #[test]
-fn a_log_filter_that_means_nothing_is_wrong_usage_and_none_hides_errors() {
+fn an_invalid_log_filter_is_wrong_usage_and_no_filter_hides_errors() {
     let nothing = ["plan", "--manifests=nothing", "--log-format=json"];
     for filter in ["debgu", "proxier=loud", "info,verbose"] {
         let (_, log, code) = run(svcproxy(&nothing).env("SVCPROXY_LOG", filter));
@@ -274,7 +274,7 @@ fn a_log_filter_that_means_nothing_is_wrong_usage_and_none_hides_errors() {
     }
 }
 
-/// Nobody who reads the log, and nowhere to write it.
+/// A log that is not read, or cannot be written.
 #[test]
 fn losing_the_log_changes_nothing() {
     let manifests = manifests(&[("wrong.yaml", "kind: Service\napiVersion: v1\n")]);
@@ -287,9 +287,9 @@ fn losing_the_log_changes_nothing() {
     }
 }
 
-/// A name of a file, and a field's value, with a terminal's controls.
+/// A file name and a field's value with terminal control sequences.
 #[test]
-fn what_is_quoted_in_the_log_is_escaped() {
+fn quoted_text_in_the_log_is_escaped() {
     let name = "a\n\u{1b}[31m\u{202e}.yaml";
     let kind = "kind: \"Ser\\x1b]0;x\\x07\\u202Evice\"\napiVersion: v1\n";
     let manifests = manifests(&[(name, kind)]);
@@ -347,7 +347,7 @@ fn plan_is_the_same_whatever_the_order_of_the_files() {
 }
 
 #[test]
-fn plan_without_ipv6_tells_what_it_leaves_out() {
+fn plan_without_ipv6_names_what_it_leaves_out() {
     let (out, log, code) = run(&mut svcproxy(&[
         "plan",
         "--log-format=json",
@@ -373,9 +373,9 @@ metadata: {name: legacy}
 spec: {clusterIP: 192.0.2.80, ports: [{port: 80}]}
 ";
 
-/// Everything that a manifest can have wrong, each beside something right.
+/// Every kind of error in a manifest, each beside valid parts.
 #[test]
-fn malformed_manifests_are_told_and_the_rest_is_used() {
+fn malformed_manifests_are_reported_and_the_rest_is_used() {
     let manifests = manifests(&[
         (
             "1-broken.yaml",
@@ -480,7 +480,7 @@ fn missing_manifests_are_invalid_input() {
 }
 
 #[test]
-fn wrong_usage_is_told() {
+fn wrong_usage_is_an_error() {
     let plan = ["plan", "--manifests", "examples"];
     let with = |arguments: &[&'static str]| usage_error(&[&plan, arguments].concat());
     assert_golden!(
@@ -542,7 +542,7 @@ fn plan_of_what_an_api_server_has() {
     );
 }
 
-/// What `svcproxy plan` of an API server says when it gives up.
+/// The error of `svcproxy plan` with an API server after the timeout.
 fn plan_in_vain(server: &str, timeout: &str) -> String {
     let arguments = [
         "plan",
@@ -558,7 +558,7 @@ fn plan_in_vain(server: &str, timeout: &str) -> String {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
+fn a_silent_server_is_waited_for_until_the_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     assert_eq!(
@@ -569,7 +569,7 @@ fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
 }
 
 #[test]
-fn a_server_that_refuses_is_quoted_when_waiting_ends() {
+fn the_error_of_a_server_is_quoted_at_the_timeout() {
     let server = ApiServer::start(Behaviour::default()).unwrap();
     let unavailable = Fault::Status {
         code: 503,
@@ -592,7 +592,7 @@ fn a_server_that_refuses_is_quoted_when_waiting_ends() {
 /// kubeadm copies the proxy variables of its own environment into kube-proxy's DaemonSet
 /// (kubernetes/kubernetes#84559).
 #[test]
-fn proxy_variables_lead_through_the_proxy_and_no_proxy_around_it() {
+fn proxy_variables_and_no_proxy_are_followed() {
     let server = ApiServer::start(Behaviour::default()).unwrap();
     let authority = Authority::new().unwrap();
     let host = "api.svcproxy.invalid";
@@ -640,7 +640,7 @@ fn proxy_variables_lead_through_the_proxy_and_no_proxy_around_it() {
     }
 }
 
-/// A plugin that hangs defeats neither the time limit nor a signal.
+/// A hanging plugin blocks neither the time limit nor a signal.
 #[test]
 fn plan_ends_in_time_though_an_exec_plugin_hangs() {
     let directory = tempfile::tempdir().unwrap();
@@ -667,7 +667,7 @@ fn log_format_may_stand_before_a_subcommand() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_wrong_usage() {
+fn contradicting_settings_are_wrong_usage() {
     let log = |arguments: &[&'static str]| {
         let plan = ["plan", "--log-format=json", "--manifests", "examples"];
         messages(&usage_error(&[&plan, arguments].concat()))

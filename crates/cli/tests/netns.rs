@@ -1,4 +1,4 @@
-//! On this machine's own kernel, whatever it has, in a network namespace of its own.
+//! Tests on this machine's kernel, with or without IPVS, in separate network namespaces.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,7 +25,7 @@ mod refused;
 use serde_json::Value;
 use testbed::{Backend, Client, Protocol, Topology};
 
-/// As kube-proxy's users call it: without a source, and with a file that may be gone.
+/// As kube-proxy's users call it: without a source, and with a file that may be missing.
 #[test]
 #[ignore = "netns: needs root"]
 fn cleanup_as_a_flag_needs_nothing_else() {
@@ -85,10 +85,10 @@ fn once_gives_up_where_no_api_server_answers() {
     assert!(!saved.contains("SVCPROXY"), "{saved}");
 }
 
-/// Without --node-ip, on a machine whose kernel speaks one of the two families.
+/// Without --node-ip, on a machine whose kernel has only one of the two families.
 #[test]
 #[ignore = "netns: needs root"]
-fn a_family_that_the_machine_lacks_keeps_the_other_from_nothing() {
+fn a_missing_family_does_not_affect_the_other() {
     let topology = Topology::new("onefamily", &[0]).unwrap();
     let node = &topology.node().host;
     let off = "net.ipv6.conf.all.disable_ipv6=1";
@@ -145,10 +145,10 @@ ports: [{name: http, port: 8080}]
 endpoints: [{addresses: [10.244.1.1], nodeName: node-a}, {addresses: [10.244.2.1], nodeName: node-b}]
 ";
 
-/// What is to be done, what was done, and what the rules carry.
+/// The plan before and after a sync, and the status of the rules.
 #[test]
 #[ignore = "netns: needs root"]
-fn plan_and_status_in_iptables_mode_tell_what_the_kernel_has() {
+fn plan_and_status_in_iptables_mode_read_the_kernel() {
     let topology = Topology::new("status", &[1, 1]).unwrap();
     let node = &topology.node().host;
     let manifests = tempfile::tempdir().unwrap();

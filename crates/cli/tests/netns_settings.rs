@@ -1,4 +1,4 @@
-//! A configuration file that changes under a running svcproxy, in a network namespace.
+//! A configuration file that changes while svcproxy runs, in a network namespace.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "kernel/follower.rs"]
@@ -89,7 +89,7 @@ fn configz(node: &Namespace) -> Value {
 fn a_file_that_changes_is_applied_without_a_restart() {
     let before = "clusterCIDR: 10.244.0.0/16,fd00:10:244::/48\n";
     let after = &format!("{before}iptables: {{masqueradeAll: true, syncPeriod: 5m}}\n");
-    // What new starts make of the two.
+    // The results of fresh starts with both files.
     let made = |prefix: &str, fields: &str| {
         let volume = tempfile::tempdir().unwrap();
         write(volume.path(), "1", fields);

@@ -1,4 +1,4 @@
-//! iptables mode in the place of kube-proxy, on this machine's own kernel.
+//! iptables mode takes over from kube-proxy, on this machine's kernel.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ endpoints:
 - {addresses: [10.244.2.1], nodeName: node-b}
 ";
 
-/// Every way to the Service.
+/// Every address of the Service.
 const WAYS: [&str; 3] = ["10.96.0.90:80", "172.18.0.1:30090", "203.0.113.90:80"];
 
 fn address(text: &str) -> SocketAddr {
@@ -39,7 +39,7 @@ fn kube_proxy(node: &Host) -> KubeProxy<'_> {
     KubeProxy::new(node, vec![node.v4.into()], vec![shop])
 }
 
-/// What there is of kube-proxy's.
+/// kube-proxy's state on the node.
 fn left(node: &Host) -> Vec<String> {
     let mut left = Vec::new();
     for command in [
@@ -58,7 +58,7 @@ fn left(node: &Host) -> Vec<String> {
     left
 }
 
-/// Connections from everywhere, in every way, go on with whom they began; new ones work.
+/// Connections from all clients to every address keep their backends, and new ones work.
 fn is_taken_over(name: &str, write: impl Fn(&KubeProxy<'_>)) {
     let topology = Topology::new(name, &[2, 1]).unwrap();
     let node = &topology.node().host;

@@ -1,15 +1,15 @@
-//! What it costs to follow a large cluster: memory, processor time until all is in force, and the
-//! way of one change.
+//! The cost of a large cluster: memory, CPU time until everything is in effect, and the latency of
+//! one change.
 //!
 //! ```text
 //! cargo run --release -p svcproxy-proxier --features kube,testing --example kube_load -- \
 //!     [SERVICES] [ENDPOINTS] [streamed|paged] [fake|none]
 //! ```
 //!
-//! A stand-in API server in a process of its own serves so many Services with a slice of so many
-//! endpoints each. `fake` puts a kernel in memory behind the proxier, which counts; `none` takes
-//! what it is told. Times are told as multiples of what a bare client needs that reads the same
-//! bytes over one connection and only finds the ends of the JSON.
+//! A fake API server in a separate process serves Services with one slice each. `fake` uses an
+//! in-memory kernel, whose memory counts; `none` accepts everything. Times are multiples of those
+//! of a bare client, which reads the same bytes over one connection and only finds the ends of the
+//! JSON.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -124,7 +124,7 @@ fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64
     println!("memory after {CHANGES} changes: {} kB", status("VmRSS"));
 }
 
-/// Takes in what comes next; whether it was put in force.
+/// Applies the next reading. Returns whether it is in effect.
 fn apply(proxier: &mut Proxier<Ipvs<impl Backend>>, readings: &Receiver<Reading>) -> bool {
     let reading = readings.recv().unwrap();
     let report = proxier.handle(reading.changes).unwrap();
@@ -138,14 +138,14 @@ fn status(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Processor time of this process, in ticks.
+/// CPU time of this process, in ticks.
 fn cpu_ticks() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// A data plane without memory.
+/// A backend without state.
 struct NoBackend;
 
 impl Backend for NoBackend {
@@ -216,7 +216,7 @@ impl Server {
     fn watch_barely(&self) -> BufReader<TcpStream> {
         let path = "/apis/discovery.k8s.io/v1/endpointslices?watch=true&resourceVersion=1000000";
         let mut answer = self.ask(path);
-        // Once it has begun, it misses nothing.
+        // A watch that has begun misses nothing.
         let mut line = String::new();
         while line != "\r\n" {
             line.clear();
@@ -225,7 +225,7 @@ impl Server {
         answer
     }
 
-    /// Reads what a list holds, and parses it without keeping anything.
+    /// Reads and parses a list without keeping anything.
     fn read_all_barely(&self) {
         for path in [
             "/api/v1/services",
@@ -284,7 +284,7 @@ fn name(number: u32) -> String {
     format!("service-{number:05}")
 }
 
-/// As `kubectl apply` and the API server leave a Service.
+/// A Service as `kubectl apply` and the API server write it.
 fn service(number: u32) -> serde_json::Value {
     let name = name(number);
     let address = format!(
@@ -321,7 +321,8 @@ fn service(number: u32) -> serde_json::Value {
     })
 }
 
-/// As the control plane's controller writes a slice; `version` makes one endpoint's address.
+/// A slice as the control plane's controller writes it; `version` determines one endpoint's
+/// address.
 fn slice(number: u32, endpoints: u32, version: u32) -> serde_json::Value {
     let name = name(number);
     let endpoint = |index: u32| {

@@ -1,4 +1,4 @@
-//! Health checks over loopback, as a load balancer asks them.
+//! Health checks over loopback, as a load balancer sends them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use proxier::observe::health::{HealthError, ServiceHealth};
 const PATIENCE: Duration = Duration::from_secs(20);
 const EADDRINUSE: i32 = 98;
 
-/// Ports on which nothing else listens.
+/// Free ports.
 fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
     std::array::from_fn(|_| testbed::reserve_port().unwrap())
 }
@@ -102,7 +102,7 @@ fn is_refused(to: impl Into<SocketAddr>) -> bool {
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Name and count in an answer.
+/// The Service and the count in an answer.
 fn told(answer: &Answer) -> (&str, usize) {
     let field = |name: &str| {
         let start = answer.body.split_once(name).unwrap().1;
@@ -122,7 +122,7 @@ fn the_answer_is_that_of_kube_proxy() {
     sync(&mut health, [check("web", port, 2)]);
     let answer = ask(port);
     assert_eq!(answer.status, 200);
-    // What kube-proxy's handler prints (pkg/proxy/healthcheck/service_health.go).
+    // The output of kube-proxy's handler (pkg/proxy/healthcheck/service_health.go).
     assert_eq!(
         answer.body,
         r#"{
@@ -199,7 +199,7 @@ fn a_connection_lives_through_changes_and_ends_with_its_check() {
     assert_eq!(client.get().status, 200);
     sync(&mut health, [check("web", port, 0)]);
     assert_eq!(client.get().status, 503);
-    // Another Service takes the port over.
+    // Another Service takes over the port.
     sync(&mut health, [check("shop", port, 4)]);
     assert_eq!(told(&client.get()), ("shop", 4));
     sync(&mut health, []);
@@ -257,7 +257,7 @@ fn an_occupied_port_is_an_error_until_it_is_free() {
 }
 
 #[test]
-fn of_two_services_with_one_port_the_first_by_name_has_it() {
+fn of_two_services_with_one_port_the_first_by_name_gets_it() {
     let mut health = all();
     let [port] = free_ports();
     let errors = health.sync([
@@ -274,13 +274,13 @@ fn of_two_services_with_one_port_the_first_by_name_has_it() {
     };
     assert_eq!(texts, [text("b"), text("c")]);
     assert_eq!(told(&ask(port)), ("a", 1));
-    // It goes, and the next one has it.
+    // After its deletion, the next one gets the port.
     sync(&mut health, [check("b", port, 2)]);
     assert_eq!(told(&ask(port)), ("b", 2));
 }
 
 #[test]
-fn it_answers_at_the_addresses_given_alone() {
+fn it_answers_only_at_the_given_addresses() {
     let mut health = ServiceHealth::new(
         Runtime::start().unwrap(),
         vec!["127.0.0.0/8".parse().unwrap()],
@@ -289,7 +289,7 @@ fn it_answers_at_the_addresses_given_alone() {
     sync(&mut health, [check("web", port, 1)]);
     assert_eq!(ask(port).status, 200);
     assert!(is_refused((std::net::Ipv6Addr::LOCALHOST, port)));
-    // Any address of 127.0.0.0/8 is this machine's, and only the first is an interface's.
+    // All addresses of 127.0.0.0/8 are local, but only the first one belongs to an interface.
     assert!(is_refused((Ipv4Addr::new(127, 0, 0, 2), port)));
     sync(&mut health, [check("web", port, 0)]);
     assert_eq!(ask(port).status, 503);
@@ -333,7 +333,7 @@ fn many_services() {
 }
 
 #[test]
-fn clients_that_do_not_behave_keep_no_other_from_an_answer() {
+fn misbehaving_clients_do_not_affect_others() {
     let mut health = all();
     let [port] = free_ports();
     sync(&mut health, [check("web", port, 1)]);
@@ -348,7 +348,7 @@ fn clients_that_do_not_behave_keep_no_other_from_an_answer() {
     many_headers.send(&format!("GET / HTTP/1.1\r\n{headers}\r\n"));
     assert_eq!(many_headers.answer().status, 431);
 
-    // It is cut off long before it has sent all.
+    // The connection is closed long before the client has sent everything.
     let mut endless = connect();
     let stream = endless.0.get_mut();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -356,7 +356,7 @@ fn clients_that_do_not_behave_keep_no_other_from_an_answer() {
     let sent = (0..10_000).take_while(|_| stream.write_all(&[b'y'; 4096]).is_ok());
     assert!(sent.count() < 10_000);
 
-    // Requests without end whose answers nobody reads.
+    // Endless requests whose answers are not read.
     let mut deaf = connect();
     let stream = deaf.0.get_mut();
     stream
@@ -365,7 +365,7 @@ fn clients_that_do_not_behave_keep_no_other_from_an_answer() {
     let requests = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
     while stream.write_all(requests.as_bytes()).is_ok() {}
 
-    // More that say nothing, or not all, than there may be.
+    // More silent or incomplete connections than the limit.
     let mut idle: Vec<_> = (0..400).map(|_| connect()).collect();
     idle.iter_mut()
         .step_by(2)

@@ -24,7 +24,7 @@ use testbed::{
 
 const PORT: u16 = 80;
 const TARGET: u16 = 8080;
-/// For an answer, in an emulated machine.
+/// How long to wait for an answer, in an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn protocol(protocol: Protocol) -> ipvs::Protocol {
@@ -60,7 +60,7 @@ fn config(node: &Host) -> Config {
     config
 }
 
-/// What a node has whatever its Services.
+/// The base steps of a node, without Services.
 fn base(node: &Host) -> Vec<Step> {
     let config = config(node);
     let mark = config.marks.ours();
@@ -74,7 +74,7 @@ fn base(node: &Host) -> Vec<Step> {
         .collect()
 }
 
-/// A virtual server with one real server, which is on this node or on another.
+/// A virtual server with one real server, on this or another node.
 fn service(key: FrontendKey, pod: IpAddr, is_local: bool) -> Vec<Step> {
     let comment = Some("default/web:http".into());
     let mut steps = vec![Step::AddElement(Element::VirtualServer(key), comment)];
@@ -132,7 +132,7 @@ fn carries_traffic() {
         .iter()
         .map(|case| listen(near, *case, "near"))
         .collect();
-    // What must never answer on a VIP.
+    // Listeners that must never answer on a VIP.
     let _node: Vec<_> = [Protocol::Tcp, Protocol::Udp]
         .into_iter()
         .flat_map(|protocol| {
@@ -208,7 +208,7 @@ fn carries_traffic() {
 
 #[test]
 #[ignore = "kernel: needs IPVS; cleanup"]
-fn cleanup_leaves_what_is_not_ours() {
+fn cleanup_keeps_foreign_state() {
     load_modules();
     let topology = Topology::new("cleanup", &[1]).unwrap();
     let node = &topology.node().host;
@@ -229,7 +229,7 @@ fn cleanup_leaves_what_is_not_ours() {
         let report = backend.apply(&steps.into_iter().collect());
         assert!(report.failures.is_empty(), "{:#?}", report.failures);
 
-        // Not by the one who made it, as after a restart.
+        // With another backend, as after a restart.
         let mut backend = IpvsBackend::open().unwrap();
         let done = cleanup(&mut backend).unwrap();
         assert!(
@@ -253,7 +253,7 @@ fn cleanup_leaves_what_is_not_ours() {
 
 #[test]
 #[ignore = "kernel: needs IPVS; failures of single changes"]
-fn a_change_that_fails_does_not_take_the_others_down() {
+fn a_failed_change_does_not_affect_others() {
     load_modules();
     let topology = Topology::new("partial", &[1]).unwrap();
     let node = &topology.node().host;
@@ -268,7 +268,7 @@ fn a_change_that_fails_does_not_take_the_others_down() {
             )
         });
         steps.extend(services.flatten());
-        // Nothing there to be deleted.
+        // The object to delete does not exist.
         let missing = key(Protocol::Udp, vip(Family::V4, 1))
             .virtual_server()
             .unwrap();
@@ -280,7 +280,7 @@ fn a_change_that_fails_does_not_take_the_others_down() {
         assert_eq!(report.failed_steps(), [at], "{:#?}", report.failures);
         expected.record(&plan, &report.failed_steps());
         assert!(backend.observe().unwrap() == expected);
-        // Once more: each step either fails because it was done, or changes nothing.
+        // A second time: each step fails because it was executed before, or changes nothing.
         let again = backend.apply(&plan);
         assert!(again.failures.len() > 400);
         assert!(backend.observe().unwrap() == expected);

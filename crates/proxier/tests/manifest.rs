@@ -1,4 +1,4 @@
-//! Manifests in, objects and diagnostics out: a golden text for each file.
+//! Objects and diagnostics of manifests: a golden text for each file.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fmt::Write as _;
@@ -106,7 +106,7 @@ fn malformed() {
 }
 
 #[test]
-fn what_is_told_of_hostile_input_is_bounded() {
+fn reports_of_hostile_input_are_bounded() {
     let notes = "kind: Secret\n---\n".repeat(2000);
     let errors = format!("kind: List\nitems:\n{}", "- 7\n".repeat(2000));
     let ports = format!(

@@ -1,4 +1,4 @@
-//! Watched manifests: real files, changed as editors and the kubelet change them.
+//! Watched manifests: real files, changed as editors and the kubelet do it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
@@ -11,7 +11,7 @@ use notify::Watcher as _;
 use proxier::source::manifest::{Manifests, Reading, Watch};
 use proxier::store::Store;
 
-/// Far more than it takes, for a machine under load.
+/// Far longer than it takes, for a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Watched {
@@ -33,7 +33,7 @@ impl Watched {
             _watch: watch.unwrap(),
         };
         watched.next();
-        // What cannot be read has not been listed.
+        // An unreadable path counts as not listed.
         assert_eq!(watched.store.is_ready(), path.exists());
         watched
     }
@@ -46,7 +46,7 @@ impl Watched {
         reading
     }
 
-    /// Waits until the Services' addresses are these. There may be readings between, since an
+    /// Waits until the Services have these addresses. There may be readings in between, because an
     /// edit is not one step.
     fn until(&mut self, expected: &[&str]) {
         while self.addresses() != expected {
@@ -136,7 +136,7 @@ fn pods_that_come_and_go() {
 }
 
 #[test]
-fn what_changes_nothing_is_not_delivered() {
+fn readings_without_changes_are_not_delivered() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     fs::write(path("a.yaml"), service("a", "10.96.0.1")).unwrap();
@@ -150,7 +150,7 @@ fn what_changes_nothing_is_not_delivered() {
         &path("a.yaml"),
         &format!("# the same\n{}", service("a", "10.96.0.1")),
     );
-    // The file gets its name when it is complete: whoever opens it under that name reads it.
+    // The file gets its name when it is complete, so the first open under that name is a reading.
     let read = notify::EventKind::Access(notify::event::AccessKind::Open(
         notify::event::AccessMode::Any,
     ));
@@ -213,7 +213,7 @@ fn a_file_of_a_config_map_volume_is_swapped() {
 }
 
 #[test]
-fn a_directory_that_comes_late_and_is_replaced() {
+fn a_directory_that_is_created_late_and_replaced() {
     let above = tempfile::tempdir().unwrap();
     let directory = above.path().join("etc/manifests");
     let make = |at: &Path, ip: &str| {
@@ -229,7 +229,7 @@ fn a_directory_that_comes_late_and_is_replaced() {
     fs::rename(&directory, above.path().join("old")).unwrap();
     fs::rename(&other, &directory).unwrap();
     watched.until(&["10.96.0.2"]);
-    // It is the new one that is watched.
+    // The new directory is watched.
     replace(&directory.join("a.yaml"), &service("a", "10.96.0.3"));
     watched.until(&["10.96.0.3"]);
 }

@@ -1,4 +1,4 @@
-//! Metrics and health over loopback, as Prometheus and load balancers ask them.
+//! Metrics and health over loopback, as Prometheus and load balancers request them.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -74,7 +74,7 @@ impl Proxy {
         self.events.send(Event::Changes(changes)).unwrap();
     }
 
-    /// The scrape at which `is_there` holds.
+    /// Scrapes until `is_there` holds.
     fn scrape_until(&self, is_there: impl Fn(&Scrape) -> bool) -> Scrape {
         let attempt = || {
             let text = self.monitor.scrape();
@@ -96,12 +96,12 @@ impl Drop for Proxy {
     }
 }
 
-/// Prometheus's text format, as far as it is used.
+/// The used part of Prometheus's text format.
 #[derive(Debug, Default)]
 struct Scrape {
     /// Names and types.
     types: BTreeMap<String, String>,
-    /// Series with their labels as they stand, and values.
+    /// Series with their labels as text, and values.
     samples: BTreeMap<String, f64>,
 }
 
@@ -130,7 +130,7 @@ impl Scrape {
         scrape
     }
 
-    /// The name that the type of a sample goes by.
+    /// The name of a sample's metric.
     fn family<'a>(&self, sample: &'a str) -> &'a str {
         let parts = ["_bucket", "_sum", "_count"].iter();
         let mut bases = parts.filter_map(|part| sample.strip_suffix(part));
@@ -202,7 +202,7 @@ fn options() -> Options {
     Options::new(vec![Family::V4])
 }
 
-/// What this process logs.
+/// The log of this process.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -263,7 +263,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
 }
 
 #[test]
-fn every_metric_is_documented_and_every_documented_one_is_told() {
+fn every_metric_is_documented_and_every_documented_one_exists() {
     let mut intervals = Intervals::default();
     intervals.audit = Duration::from_millis(50);
     let proxy = Proxy::start(options(), intervals);
@@ -295,7 +295,7 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
     assert_eq!(get(health, "/healthz").0, 200);
     assert_eq!(get(health, "/livez").0, 200);
     proxy.scrape_until(synced);
-    // A partial sync, in which a UDP Service has its first endpoint.
+    // A partial sync in which a UDP Service gets its first endpoint.
     let mut of_dns = slice("dns", &[[10, 244, 0, 3]]);
     let udp = EndpointPort::new(PortName::default(), Protocol::Udp, 53.try_into().unwrap());
     of_dns.ports = [udp].into();
@@ -343,7 +343,7 @@ fn every_metric_is_documented_and_every_documented_one_is_told() {
 }
 
 #[test]
-fn metrics_tell_what_happened() {
+fn metrics_count_syncs_and_changes() {
     let mut intervals = Intervals::default();
     intervals.drain = Duration::from_secs(3600);
     let proxy = Proxy::start(options(), intervals);
@@ -367,7 +367,7 @@ fn metrics_tell_what_happened() {
     ] {
         assert_eq!(scrape.value(series), value, "{series}");
     }
-    // Two of its buckets, as kube-proxy has them.
+    // Two of kube-proxy's buckets.
     let bucket = |le: &str| {
         format!(
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{{le=\"{le}\",ip_family=\"IPv4\"}}"
@@ -381,8 +381,8 @@ fn metrics_tell_what_happened() {
         );
     }
 
-    // The metric measures this delay. An earlier time would not do: changes of before the proxy
-    // started do not count.
+    // The metric measures this delay. An earlier time does not work: changes before the start do
+    // not count.
     let mut changed = slice("web", &[[10, 244, 0, 1]]);
     changed.last_change = Timestamp::after_epoch(since_1970(SystemTime::now()));
     thread::sleep(Duration::from_millis(300));
@@ -406,7 +406,7 @@ fn metrics_tell_what_happened() {
 }
 
 #[test]
-fn an_audit_counts_what_others_changed() {
+fn an_audit_counts_drift() {
     let mut intervals = Intervals::default();
     intervals.audit = Duration::from_millis(20);
     let proxy = Proxy::start(options(), intervals);
@@ -422,7 +422,7 @@ fn an_audit_counts_what_others_changed() {
 }
 
 #[test]
-fn traffic_is_told_of_services_that_ask_for_it_and_of_so_many_only() {
+fn traffic_is_exported_on_request_and_up_to_the_limit() {
     let mut options = options();
     options.service_limit = 2;
     let proxy = Proxy::start(options, Intervals::default());
@@ -465,7 +465,7 @@ fn traffic_is_told_of_services_that_ask_for_it_and_of_so_many_only() {
 }
 
 #[test]
-fn a_node_that_is_to_go_fails_healthz_and_not_livez() {
+fn a_node_that_is_being_deleted_fails_healthz_and_not_livez() {
     let proxy = Proxy::start(options(), Intervals::default());
     let port = reserve_port().unwrap();
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
@@ -492,7 +492,7 @@ fn a_node_that_is_to_go_fails_healthz_and_not_livez() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_had_when_it_is_free() {
+fn an_address_in_use_is_served_as_soon_as_it_is_free() {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt()
@@ -515,7 +515,7 @@ fn an_address_that_is_taken_is_had_when_it_is_free() {
 }
 
 #[test]
-fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
+fn a_stuck_loop_delays_no_scrape_and_is_unhealthy() {
     let mut options = options();
     options.health_timeout = Duration::from_millis(300);
     let monitor = Monitor::new(options);
@@ -553,7 +553,8 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
         scrape.value("kubeproxy_sync_proxy_rules_service_changes_pending"),
         1.0
     );
-    // Over HTTP neither: each is answered from the last snapshot, however many come at once.
+    // The same over HTTP: every scrape is answered from the last snapshot, however many arrive at
+    // once.
     let port = reserve_port().unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let pages = Pages::new(String::new, "{}".into());
@@ -568,21 +569,21 @@ fn a_loop_that_is_stuck_keeps_no_scrape_and_is_unhealthy() {
         let age = Scrape::parse(&body).value("svcproxy_snapshot_age_seconds");
         assert!(age.is_finite(), "{body}");
     }
-    // The loop goes on with the stop; what the scrape asked for it tells first or not at all.
+    // The loop continues with the stop. It answers the scrape's request before, or not at all.
     events.send(Event::Stop).unwrap();
     stuck.wait();
     run.join().unwrap();
 }
 
 #[test]
-fn clients_that_do_not_read_hold_up_nobody_and_are_bounded() {
+fn clients_that_do_not_read_block_nothing_and_are_bounded() {
     let proxy = Proxy::start(options(), Intervals::default());
     let port = reserve_port().unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let pages = Pages::new(String::new, "{}".into());
     let _metrics = ProxyServer::metrics(&runtime(), address, proxy.monitor.clone(), pages).unwrap();
     assert_eq!(get(port, "/healthz").0, 200);
-    // One that comes again and again, as Prometheus does, and was there first.
+    // A client with repeated requests, like Prometheus, which connected first.
     let mut scraper = TcpStream::connect(address).unwrap();
     scraper.set_read_timeout(Some(PATIENCE)).unwrap();
     let ask = b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n";
@@ -602,13 +603,13 @@ fn clients_that_do_not_read_hold_up_nobody_and_are_bounded() {
     for _ in 0..300 {
         let mut client = TcpStream::connect(address).unwrap();
         let request = b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n";
-        // The server may have cut it off by now.
+        // The server may have closed the connection already.
         let _ = client.write_all(request);
         crowd.push(client);
     }
     assert_eq!(get(port, "/metrics").0, 200);
     answers_again();
-    // The oldest of the crowd were cut off.
+    // The oldest connections of the crowd were closed.
     let first = &mut crowd[0];
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut rest = Vec::new();

@@ -1,5 +1,5 @@
-//! The IPVS backend's packet filter and routes in network namespaces of this machine, over an
-//! IPVS in memory.
+//! nftables and routes of the IPVS backend in network namespaces of this machine, with an in-memory
+//! IPVS.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -48,7 +48,7 @@ fn apply(backend: &mut impl Backend, steps: impl IntoIterator<Item = Step>) -> A
     backend.apply(&steps.into_iter().collect::<Plan>())
 }
 
-/// Applies steps none of which may fail, and tells how much was sent.
+/// Applies steps, none of which may fail; returns the counts.
 fn succeed(backend: &mut impl Backend, steps: impl IntoIterator<Item = Step>) -> Counts {
     let report = apply(backend, steps);
     assert!(report.failures.is_empty(), "{:#?}", report.failures);
@@ -125,7 +125,7 @@ fn listing(namespace: &Namespace) -> String {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn what_is_installed_is_what_the_text_says() {
+fn installed_rules_equal_their_text() {
     let interface = |of: fn(_) -> PodInterfaces| {
         let mut config = config();
         config.pod_interfaces = Some(of("veth-a.b".parse().unwrap()));
@@ -150,8 +150,8 @@ fn what_is_installed_is_what_the_text_says() {
             .unwrap();
         let listed = listing(&ours);
         assert_eq!(listed, listing(&theirs));
-        // Line by line what we say it is, but for the words that nft has for priorities and for
-        // the most usual answer.
+        // nft lists the same lines, except for its names of priorities and of the default
+        // rejection.
         for line in text.lines().filter(|line| !line.contains("priority")) {
             let line = line.replace("reject with icmpx port-unreachable", "reject");
             assert!(listed.lines().any(|listed| listed == line), "{line}");
@@ -161,7 +161,7 @@ fn what_is_installed_is_what_the_text_says() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn what_was_applied_is_observed() {
+fn applied_steps_are_observed() {
     namespace().enter(|| {
         let mut backend = backend();
         assert!(backend.observe().unwrap().elements.is_empty());
@@ -217,7 +217,7 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             "insert rule inet svcproxy filter-input accept",
             "add chain inet svcproxy filter-input { policy drop; }",
             "add chain inet svcproxy other; add rule inet svcproxy other accept",
-            // Unhooks every chain and leaves all of them as they are.
+            // Detaches every chain from its hook without changing it.
             "add table inet svcproxy { flags dormant; }",
             "add chain inet svcproxy other",
             "add chain inet svcproxy other { type filter hook input priority 0; }",
@@ -271,7 +271,7 @@ fn sets_of_another_version_are_replaced() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn what_is_not_ours_stays() {
+fn foreign_state_stays() {
     let namespace = namespace();
     let foreign = "table inet filter { chain input { type filter hook input priority 0; }; }
         table ip svcproxy { set virtual-servers-v4 { type ipv4_addr; }; }";
@@ -316,7 +316,7 @@ fn what_is_not_ours_stays() {
             done.applied.failures
         );
         assert_eq!(everything(), before);
-        // Nor does it matter that there is nothing.
+        // A second cleanup succeeds, too.
         assert!(cleanup(&mut backend).unwrap().plan.is_empty());
         assert_eq!(everything(), before);
     });
@@ -329,7 +329,7 @@ fn errnos(report: &ApplyReport) -> Vec<(usize, Option<i32>)> {
         .collect()
 }
 
-/// What a connection to an address meets.
+/// The result of a connection to an address.
 fn connect(address: &str) -> Result<(), io::ErrorKind> {
     let stream = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(3));
     stream.map(drop).map_err(|error| error.kind())
@@ -355,7 +355,7 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
             route("fd00:10:96::/112", "fd00::1"),
         ];
         succeed(&mut backend, routes.map(Step::AddRoute));
-        // The trouble there would be.
+        // The problem without the rules.
         assert_eq!(connect("10.96.0.1:8080"), Ok(()));
         assert_eq!(connect("[fd00:10:96::1]:8080"), Ok(()));
 
@@ -367,12 +367,13 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
             add(cidr("fd00:10:96::/112")),
         ];
         succeed(&mut backend, steps.into_iter().chain(servers.map(add)));
-        // No virtual server: refused, at once; its own addresses: as before.
+        // Without a virtual server, connections are refused at once; the node's own addresses are
+        // not affected.
         assert_eq!(connect("10.96.0.1:8080"), REFUSED);
         assert_eq!(connect("[fd00:10:96::1]:8080"), REFUSED);
         assert_eq!(connect("192.0.2.1:8080"), Ok(()));
         assert_eq!(connect("[fd00::1]:8080"), Ok(()));
-        // A virtual server is left to IPVS; without IPVS that is to the listener.
+        // Packets for a virtual server are left to IPVS; without IPVS they reach the listener.
         assert_eq!(connect("10.96.0.2:8080"), Ok(()));
         assert_eq!(connect("[fd00:10:96::2]:8080"), Ok(()));
         for (from, to) in [
@@ -384,7 +385,7 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
                 .set_read_timeout(Some(Duration::from_secs(3)))
                 .unwrap();
             client.connect(to).unwrap();
-            // Netfilter drops it on its way out, which send tells too.
+            // Netfilter drops it in the output hook, so send fails.
             let _ = client.send(b"x");
             let error = client.recv(&mut [0]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}");
@@ -402,14 +403,14 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
         established
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        // No endpoints: what is new is refused, what is there goes on until IPVS has no more
-        // of it.
+        // Without endpoints, new connections are refused, and existing ones continue as long as
+        // IPVS has them.
         let refuse = [v4, v6].map(|vip| add(Element::NoEndpoints(key(Protocol::Tcp, vip, 8080))));
         succeed(&mut backend, refuse);
         assert_eq!(connect("10.96.0.2:8080"), REFUSED);
         assert_eq!(connect("[fd00:10:96::2]:8080"), REFUSED);
         established.write_all(b"still there").unwrap();
-        // Connections of before wait there too, and have ended.
+        // Earlier connections are in the queue, too, and have ended.
         let mut accepted = listener.incoming().map(Result::unwrap);
         let _accepted = accepted
             .find(|mut stream| stream.read_exact(&mut [0; 11]).is_ok())

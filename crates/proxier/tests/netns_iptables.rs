@@ -1,4 +1,4 @@
-//! The iptables backend in network namespaces of this machine, over both iptables.
+//! The iptables backend in network namespaces of this machine, with both iptables.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 #[path = "incremental/arbitrary.rs"]
@@ -44,7 +44,7 @@ fn transactions(plan: &Plan) -> impl Iterator<Item = &Transaction> {
     })
 }
 
-/// Carries a plan out, each text of which must be taken for good before.
+/// Executes a plan, after `iptables-restore --test` has accepted each text.
 fn apply(backend: &mut IptablesBackend, plan: &Plan, node: &mut Node) {
     for transaction in transactions(plan) {
         let outcome = backend.test(transaction);
@@ -71,7 +71,7 @@ fn desired(changes: &[Change], settings: &Arc<Config>) -> DesiredState {
 fn random_services(cases: u32, test: impl Fn(Vec<Change>)) {
     let mut runner = TestRunner::new(ProptestConfig {
         cases,
-        // Each takes its time.
+        // Each attempt is slow.
         max_shrink_iters: 20,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -94,7 +94,7 @@ fn every_text_is_accepted_and_read_back(flavour: Flavour) {
             let mut state = DesiredState::new(Arc::clone(&settings));
             let plan = Plan::new(&state, &node, Scope::Full);
             apply(&mut backend, &plan, &mut node);
-            // One text for each few changes.
+            // One text per few changes.
             for some in changes.chunks(4) {
                 some.iter().for_each(|change| store.apply(change.clone()));
                 let mut touched = Touched::default();
@@ -127,11 +127,11 @@ fn every_text_is_accepted_and_read_back_by_legacy() {
     every_text_is_accepted_and_read_back(Flavour::Legacy);
 }
 
-/// Legacy iptables has a lock for the whole machine.
+/// Legacy iptables has one lock for the whole machine.
 #[test]
 #[ignore = "netns: needs root"]
-fn another_ones_lock_is_waited_for() {
-    // Whom a program waits for, see proc(5).
+fn a_held_lock_is_waited_for() {
+    // Whether a program waits for the lock, see proc(5).
     let waiting = |lock: &File| {
         let inode = format!(":{} ", lock.metadata().unwrap().ino());
         let locks = fs::read_to_string("/proc/locks").unwrap();
@@ -163,7 +163,7 @@ fn another_ones_lock_is_waited_for() {
     });
 }
 
-/// Some Services, all with endpoints here.
+/// Some Services with endpoints on this node.
 fn some_services() -> DesiredState {
     use proxier::model::{
         Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Protocol, Service, ServicePort,
@@ -202,7 +202,7 @@ COMMIT
 COMMIT
 ";
 
-/// What others have, without the counters.
+/// Foreign rules, without counters.
 fn foreign(namespace: &Namespace, flavour: Flavour) -> Vec<String> {
     let saved = namespace.run([format!("{flavour}-save")]).unwrap();
     let lines = saved.lines().filter(|line| {
@@ -215,7 +215,7 @@ fn foreign(namespace: &Namespace, flavour: Flavour) -> Vec<String> {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn what_others_spoil_is_mended_and_what_is_theirs_is_not_touched() {
+fn drift_is_repaired_and_foreign_rules_are_not_touched() {
     for flavour in FLAVOURS {
         let namespace = namespace();
         let restore = format!("{flavour}-restore");
@@ -289,7 +289,7 @@ fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn a_refusal_tells_the_line_and_whom_it_is_for() {
+fn a_rejection_names_the_line_and_its_service() {
     let namespace = namespace();
     namespace.enter(|| {
         for flavour in FLAVOURS {
@@ -297,7 +297,7 @@ fn a_refusal_tells_the_line_and_whom_it_is_for() {
             let mut node = backend.observe().unwrap();
             let plan = Plan::new(&DesiredState::new(config(0)), &node, Scope::Full);
             apply(&mut backend, &plan, &mut node);
-            // The rules lead to a chain that has gone.
+            // The rules jump to a deleted chain.
             let state = some_services();
             let plan = Plan::new(&state, &node, Scope::Full);
             let gone = format!("{flavour}-restore");
@@ -324,7 +324,7 @@ fn a_refusal_tells_the_line_and_whom_it_is_for() {
                     "{said}"
                 );
             }
-            // Nothing of it was done.
+            // Nothing was changed.
             let observed = backend.observe().unwrap();
             assert!(
                 observed

@@ -1,4 +1,4 @@
-//! Removing what kube-proxy left, in network namespaces of this machine.
+//! Removal of kube-proxy's state, in network namespaces of this machine.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::time::Instant;
@@ -10,7 +10,7 @@ fn namespace() -> Namespace {
     Namespace::new("kube-proxy").unwrap()
 }
 
-/// The state of some Services of both families.
+/// kube-proxy's state for some Services of both families.
 fn predecessor(namespace: &Namespace) -> testbed::KubeProxy<'_> {
     let socket = |text: &str| text.parse().unwrap();
     let port = |protocol, vip, endpoints: &[&str]| {
@@ -33,7 +33,7 @@ fn predecessor(namespace: &Namespace) -> testbed::KubeProxy<'_> {
     )
 }
 
-/// What others have in iptables beside it: the kubelet, a network plugin, the administrator.
+/// Foreign iptables rules: of the kubelet, a network plugin, the administrator.
 const OTHERS: &str = "*mangle
 :KUBE-IPTABLES-HINT - [0:0]
 :KUBE-KUBELET-CANARY - [0:0]
@@ -66,7 +66,7 @@ fn restore(namespace: &Namespace, flavour: &str, text: &str) {
     }
 }
 
-/// What iptables and ipset have, without counters, dates and empty tables.
+/// The state of iptables and ipset, without counters, dates and empty tables.
 fn state(namespace: &Namespace) -> String {
     let mut text = String::new();
     for program in ["iptables", "ip6tables"] {
@@ -74,7 +74,7 @@ fn state(namespace: &Namespace) -> String {
             let program = format!("{program}-{flavour}-save");
             let saved = namespace.run([&program]).unwrap();
             let lines = saved.lines().filter(|line| !line.starts_with('#'));
-            // Built-in chains come into being when somebody looks.
+            // Listing creates built-in chains.
             let lines = lines.filter(|line| !line.contains(" ACCEPT ") && !line.starts_with('*'));
             let lines = lines.filter(|line| *line != "COMMIT");
             text.extend(lines.map(|line| format!("{program}: {line}\n")));
@@ -92,8 +92,9 @@ fn remove(namespace: &Namespace) -> Removal {
     })
 }
 
-/// All of it goes, nothing else does, and then there is nothing to remove.
-fn all_goes_but_others(flavours: &[&str], write: impl Fn(&Namespace, &str)) -> Removal {
+/// Checks that everything of kube-proxy is removed and nothing else, and that a second removal
+/// finds nothing.
+fn only_kube_proxy_is_removed(flavours: &[&str], write: impl Fn(&Namespace, &str)) -> Removal {
     let namespace = namespace();
     for flavour in flavours {
         restore(&namespace, flavour, OTHERS);
@@ -122,21 +123,22 @@ fn all_goes_but_others(flavours: &[&str], write: impl Fn(&Namespace, &str)) -> R
 
 #[test]
 #[ignore = "netns: needs root"]
-fn what_the_iptables_mode_left_goes_from_both_iptables() {
+fn chains_of_the_iptables_mode_are_removed_from_both_iptables() {
     for flavours in [&["nft"][..], &["legacy"], &["nft", "legacy"]] {
-        let removal = all_goes_but_others(flavours, |namespace, flavour| {
+        let removal = only_kube_proxy_is_removed(flavours, |namespace, flavour| {
             predecessor(namespace).write_iptables(flavour).unwrap();
         });
-        // Of IPv4 12, and 2 Services' with 3 endpoints and one from outside; of IPv6 12 and 2.
+        // IPv4: 12, and those of 2 Services with 3 endpoints and one external address; IPv6: 12 and
+        // 2.
         assert_eq!(removal.removed.chains, flavours.len() * (12 + 6 + 12 + 2));
     }
 }
 
 #[test]
 #[ignore = "netns: needs root"]
-fn chains_and_sets_of_the_ipvs_mode_go() {
+fn chains_and_sets_of_the_ipvs_mode_are_removed() {
     for flavour in ["nft", "legacy"] {
-        let removal = all_goes_but_others(&[flavour], |namespace, flavour| {
+        let removal = only_kube_proxy_is_removed(&[flavour], |namespace, flavour| {
             predecessor(namespace).write_ipvs_chains(flavour).unwrap();
         });
         assert_eq!((removal.removed.chains, removal.removed.sets), (22, 34));
@@ -145,7 +147,7 @@ fn chains_and_sets_of_the_ipvs_mode_go() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn what_others_lead_to_stays() {
+fn chains_that_foreign_rules_jump_to_stay() {
     let namespace = namespace();
     predecessor(&namespace).write_ipvs_chains("nft").unwrap();
     let theirs = "*nat\n:CNI-SETMARK - [0:0]\n-A CNI-SETMARK -j KUBE-MARK-MASQ\nCOMMIT\n\
@@ -174,7 +176,7 @@ fn what_others_lead_to_stays() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn tables_of_the_nftables_mode_go_and_others_stay() {
+fn tables_of_the_nftables_mode_are_removed_and_others_stay() {
     let namespace = namespace();
     let others = "table ip kube-proxy-like {\n}\ntable inet kube-proxy {\n}\n";
     namespace

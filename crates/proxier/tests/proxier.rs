@@ -1,4 +1,4 @@
-//! The stages put together, on a node in memory.
+//! All stages together, on an in-memory node.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "proxier/audit.rs"]
@@ -69,7 +69,7 @@ fn proxier(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
     Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()))
 }
 
-/// What a node's IPVS holds, in the words of ipvsadm.
+/// A node's IPVS table in ipvsadm's format.
 fn table(node: &FakeNode) -> Vec<String> {
     let mut client = node.ipvs().client().unwrap();
     let mut lines = Vec::new();
@@ -104,7 +104,7 @@ fn nothing_is_programmed_before_every_kind_is_listed() {
 }
 
 #[test]
-fn a_restart_adopts_what_is_there_and_sends_nothing() {
+fn a_restart_adopts_the_existing_state_and_sends_nothing() {
     let node = FakeNode::default();
     assert!(
         proxier(&node)
@@ -146,7 +146,7 @@ fn a_change_sends_only_its_own_services_changes() {
     assert_eq!(report.kind, SyncKind::Changes);
 }
 
-/// A proxier of whose two endpoints one has gone, with connections left.
+/// A proxier after one of two endpoints was removed, with open connections.
 fn draining(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
     let mut proxier = proxier(node);
     proxier.handle(two_services()).unwrap();
@@ -189,7 +189,7 @@ fn weights(node: &FakeNode) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn an_endpoint_that_goes_lives_until_its_connections_end() {
+fn a_removed_endpoint_drains_until_its_connections_end() {
     let node = FakeNode::default();
     let mut proxier = draining(&node);
     let start = Instant::now();
@@ -207,7 +207,7 @@ fn an_endpoint_that_goes_lives_until_its_connections_end() {
 }
 
 #[test]
-fn a_drain_has_an_end_also_after_a_restart() {
+fn a_drain_times_out_also_after_a_restart() {
     let node = FakeNode::default();
     drop(draining(&node));
     let mut proxier = proxier(&node);
@@ -248,7 +248,7 @@ fn an_endpoint_that_comes_back_is_revived() {
 }
 
 #[test]
-fn what_others_made_stays() {
+fn foreign_state_stays() {
     let node = FakeNode::default();
     let mut client = node.ipvs().client().unwrap();
     let foreign = VirtualServer::new("tcp 198.51.100.1:443".parse().unwrap());
@@ -287,7 +287,7 @@ fn a_service_removed_while_svcproxy_was_down_is_removed_by_the_next_run() {
     assert_eq!(table(&node), expected);
 }
 
-/// A whole audit, in which nothing fails; how many steps it found necessary.
+/// Runs a whole audit without failures; returns the number of steps.
 fn audit<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
     let mut steps = 0;
     loop {
@@ -302,7 +302,7 @@ fn audit<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
 }
 
 #[test]
-fn whichever_step_fails_the_next_try_mends_it() {
+fn whichever_step_fails_the_next_try_repairs_it() {
     let steps = {
         let report = proxier(&FakeNode::default())
             .handle(two_services())
@@ -324,7 +324,7 @@ fn whichever_step_fails_the_next_try_mends_it() {
     }
 }
 
-/// A virtual server that is not recorded would be taken for somebody else's after a restart.
+/// An unrecorded virtual server would count as foreign after a restart.
 fn assert_recorded(node: &FakeNode) {
     let state = node.backend().unwrap().observe().unwrap();
     for key in state.virtual_servers.keys() {
@@ -358,7 +358,7 @@ fn whichever_step_of_a_removal_fails_what_stays_is_recorded() {
 }
 
 #[test]
-fn connection_tracking_has_what_it_is_to_have_at_least() {
+fn connection_tracking_gets_its_minimum_settings() {
     let node = FakeNode::default();
     node.set_sysctl(Sysctl::CT_TCP_ESTABLISHED, "432000");
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
@@ -383,7 +383,7 @@ fn connection_tracking_has_what_it_is_to_have_at_least() {
 }
 
 #[test]
-fn an_audit_mends_what_others_broke() {
+fn an_audit_repairs_drift() {
     let node = FakeNode::default();
     let mut proxier = proxier(&node);
     proxier.handle(two_services()).unwrap();
@@ -410,7 +410,7 @@ fn a_node_that_cannot_be_observed_is_left_alone() {
 }
 
 #[test]
-fn the_loop_retries_by_itself_and_stops_when_told() {
+fn the_loop_retries_and_stops() {
     let node = FakeNode::default();
     let mut proxier = proxier(&node);
     node.fail_observe(EPERM);
@@ -440,7 +440,7 @@ fn the_loop_retries_by_itself_and_stops_when_told() {
 }
 
 #[test]
-fn the_loop_sees_drains_to_their_end() {
+fn the_loop_finishes_drains() {
     let node = FakeNode::default();
     let mut proxier = draining(&node);
     set_connections(&node, 0);
@@ -460,7 +460,7 @@ fn the_loop_sees_drains_to_their_end() {
 }
 
 #[test]
-fn settings_that_cannot_work_with_the_node_leave_the_last_in_force() {
+fn invalid_settings_of_the_node_keep_the_previous_ones() {
     let node = FakeNode::default();
     let mut proxier = proxier(&node);
     proxier.handle(two_services()).unwrap();
@@ -474,7 +474,7 @@ fn settings_that_cannot_work_with_the_node_leave_the_last_in_force() {
     assert_eq!(table(&node), before);
     settings.node_ips = vec!["192.0.2.1".parse().unwrap()];
     proxier.reconfigure(Arc::new(settings));
-    // The virtual servers alone, which have another scheduler.
+    // Only the virtual servers change, which get another scheduler.
     let report = proxier.handle([]).unwrap().unwrap();
     assert_eq!((report.plan.steps().len(), proxier.node_error()), (2, None));
     assert!(
@@ -487,7 +487,7 @@ fn settings_that_cannot_work_with_the_node_leave_the_last_in_force() {
 }
 
 #[test]
-fn the_loop_takes_settings_in_after_a_failure_too() {
+fn the_loop_applies_settings_after_a_failure_too() {
     let node = FakeNode::default();
     let mut proxier = proxier(&node);
     let (events, received) = mpsc::channel();
@@ -524,7 +524,7 @@ fn the_loop_takes_settings_in_after_a_failure_too() {
 }
 
 #[test]
-fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
+fn a_foreign_virtual_server_is_reported_each_time() {
     let node = FakeNode::default();
     let mut proxier = proxier(&node);
     let key =
@@ -540,14 +540,15 @@ fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
         });
         about.collect::<Vec<_>>()
     };
-    // Before the start.
+    // Created before the start.
     place("10.96.0.1");
     let report = proxier.handle(two_services()).unwrap().unwrap();
     assert!(report.is_success());
     assert_eq!(told(&report.notices), [Subject::Service(name("a"))]);
     let report = proxier.audit().unwrap().unwrap();
     assert_eq!(told(&report.notices), []);
-    // While it runs: the Service's virtual server cannot be made, and the next sync takes it over.
+    // Created while it runs: the Service's virtual server cannot be created, and the next sync
+    // takes over the foreign one.
     for _ in 0..2 {
         place("10.96.0.3");
         let applied = Change::ServiceApplied(service("c", "10.96.0.3"));
@@ -559,7 +560,7 @@ fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
         assert!(report.is_success());
         assert_eq!(told(&report.notices), []);
         assert_eq!(audit(&mut proxier), 0);
-        // It goes with the Service, and comes back.
+        // It is deleted with the Service, and created again.
         let report = proxier
             .handle([Change::ServiceDeleted(name("c"))])
             .unwrap()
@@ -570,7 +571,7 @@ fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
             .unwrap();
         assert!(!proxier.has_virtual_server(&key("10.96.0.3")));
     }
-    // Of what is ours and has lost its record, nothing is told.
+    // svcproxy's own virtual server without its record is not reported.
     node.flush_ruleset();
     let report = proxier.audit().unwrap().unwrap();
     assert!(report.is_success());
@@ -578,7 +579,7 @@ fn a_foreign_virtual_server_in_the_way_is_told_of_each_time() {
 }
 
 #[test]
-fn many_foreign_virtual_servers_are_told_of_in_one_notice() {
+fn many_foreign_virtual_servers_are_reported_in_one_notice() {
     let node = FakeNode::default();
     let mut proxier = proxier(&node);
     let mut client = node.ipvs().client().unwrap();
@@ -615,7 +616,7 @@ fn many_foreign_virtual_servers_are_told_of_in_one_notice() {
 }
 
 #[test]
-fn another_data_plane_goes_on_with_what_is_known() {
+fn another_data_plane_continues_with_the_same_store() {
     let (old, new) = (FakeNode::default(), FakeNode::default());
     let mut proxier = proxier(&old);
     proxier.handle(two_services()).unwrap();
@@ -626,9 +627,9 @@ fn another_data_plane_goes_on_with_what_is_known() {
     assert_eq!(table(&old), TWO_SERVICES);
 }
 
-/// A cluster of both families, on a machine that has an address of one.
+/// A dual-stack cluster on a machine with an address of one family.
 #[test]
-fn a_family_comes_with_the_nodes_address_and_until_then_the_other_is_served() {
+fn a_family_is_served_once_the_node_has_an_address_of_it() {
     let node = FakeNode::default();
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     config

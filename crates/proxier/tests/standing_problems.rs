@@ -1,4 +1,5 @@
-//! One change costs work for its Service, however many have a problem that stands: counted.
+//! Counts the work of a change: it costs work for its own Service, however many Services have
+//! conditions.
 #![allow(clippy::unwrap_used)]
 
 use std::num::NonZeroU16;
@@ -20,7 +21,7 @@ fn name(number: usize) -> ObjectName {
     ObjectName::new("default", &format!("s{number}")).unwrap()
 }
 
-/// Service `number`, which asks for an external IP that is not served.
+/// Service `number`, with an external IP that is not served.
 fn refused(number: usize, external: &str) -> Service {
     let mut service = Service::new(name(number));
     let (high, low) = (number / 250, number % 250 + 1);
@@ -56,8 +57,8 @@ impl Node {
         node
     }
 
-    /// Service 7 asks for another address: how many allocations that takes, from the change to the
-    /// new notices. Each problem that is looked at costs some, for its texts.
+    /// Service 7 requests another address. Returns the number of allocations from the change to the
+    /// new notices; each checked problem costs some for its texts.
     fn change(&mut self, external: &str) -> u64 {
         let service = refused(7, external);
         let mut result = None;
@@ -77,22 +78,22 @@ impl Node {
 }
 
 #[test]
-fn what_stands_for_others_is_not_looked_at() {
+fn conditions_of_other_services_are_not_checked() {
     let [few, many] = [50, 5_000].map(|services| {
         let mut node = Node::new(services);
         let changes = ["10.96.0.98", "10.96.0.97", "10.96.0.96"];
         changes.map(|external| node.change(external))
     });
     println!("allocations a change: {few:?} of 50 Services, {many:?} of 5,000");
-    // A table that grows is one allocation; a problem is three.
+    // A growing table is one allocation; a problem is three.
     for (few, many) in few.into_iter().zip(many) {
         assert!(many <= few + 16, "{many} of 5,000 Services, {few} of 50");
     }
 }
 
-/// What a data plane has no room for is a problem of the Service that came too late.
+/// If a data plane has no free mark, that is a problem of the latest Service.
 #[test]
-fn one_for_whom_no_mark_is_left_is_told_of() {
+fn a_service_without_a_free_mark_is_reported() {
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     // One bit for this node, the others for 255 virtual servers.
     config.marks = Marks::new(14, 0xff_8000).unwrap();

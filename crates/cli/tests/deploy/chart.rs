@@ -1,5 +1,5 @@
-//! The Helm chart, as Helm renders it: `cargo xtask test` sees to it that the golden file is what
-//! comes of the chart, and lints it.
+//! The Helm chart, as Helm renders it. `cargo xtask test` checks that the golden file is the
+//! rendered chart, and lints the chart.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{deploy, kustomize, objects, read, workspace, yaml};
 
-/// What the chart becomes with nothing but what it requires.
+/// The chart, rendered with only the required values.
 fn rendered() -> Vec<Value> {
     let text = read(workspace().join("crates/cli/tests/golden/chart.yaml"));
     text.split("---\n")

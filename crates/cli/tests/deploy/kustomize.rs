@@ -49,7 +49,7 @@ fn every_object_is_valid() {
 }
 
 #[test]
-fn what_objects_refer_to_is_there() {
+fn references_of_objects_exist() {
     let pod = &one("DaemonSet")["spec"]["template"]["spec"];
     let name = |kind: &str| one(kind)["metadata"]["name"].clone();
     assert_eq!(pod["serviceAccountName"], name("ServiceAccount"));
@@ -67,7 +67,7 @@ fn what_objects_refer_to_is_there() {
     let mounts = &pod["containers"][0]["volumeMounts"];
     assert_eq!(names(mounts), names(&pod["volumes"]));
 
-    // Files named by flags and by one another.
+    // Files that flags and other files refer to.
     let directory = mounts[0]["mountPath"].as_str().unwrap();
     let config_map = one("ConfigMap");
     let is_there = |path: &str| {
@@ -93,7 +93,7 @@ fn arguments() -> Vec<String> {
 
 #[test]
 fn flags_are_svcproxys() {
-    // Help comes only if what stands before it is right.
+    // `--help` is reached only if the flags before it are valid.
     let output = Command::new(env!("CARGO_BIN_EXE_svcproxy"))
         .args(arguments())
         .arg("--help")

@@ -1,4 +1,4 @@
-//! What `deploy/` holds: valid, complete, and at one with the program.
+//! Checks that `deploy/` is valid, complete and consistent with the program.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Alert rules and the dashboard. `cargo xtask test` tries the rules with promtool.
+//! Alert rules and the dashboard. `cargo xtask test` tests the rules with promtool.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,8 @@ fn expressions(value: &Value) -> Vec<&str> {
     }
 }
 
-/// The metrics of a service proxy in an expression. What a histogram has belongs to it.
+/// The metrics of a service proxy in an expression; the series of a histogram count as the
+/// histogram.
 fn metrics(expression: &str) -> impl Iterator<Item = &str> {
     let words = expression.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
     let ours = words.filter(|w| w.starts_with("kubeproxy_") || w.starts_with("svcproxy_"));

@@ -1,5 +1,5 @@
-//! Kubernetes objects, held against the API's types: a field that the types do not know is lost
-//! on the way through them.
+//! Checks Kubernetes objects against the API's types: decoding and encoding an object loses unknown
+//! fields.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What is wrong with an object. None if nothing.
+/// The error of an object, if any.
 pub(crate) fn fault(object: &Value) -> Option<String> {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
     let check = match (text("apiVersion"), text("kind")) {
@@ -32,7 +32,7 @@ fn strict<T: DeserializeOwned + Serialize>(object: &Value) -> Result<(), String>
     }
 }
 
-/// Where `before` has what is not in `after`.
+/// The path of a value in `before` that `after` lacks.
 fn lost(before: &Value, after: &Value) -> Option<String> {
     let below = |key: String, path: String| format!(".{key}{path}");
     match (before, after) {

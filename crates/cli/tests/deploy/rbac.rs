@@ -1,4 +1,4 @@
-//! What svcproxy asks an API server for, and what its role allows.
+//! Compares svcproxy's requests to an API server with the permissions of its role.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -50,8 +50,8 @@ fn allowed() -> BTreeSet<Request> {
 }
 
 #[test]
-fn role_allows_all_that_is_asked_for_and_nothing_else() {
-    // A server that does not begin watches with what there is, is asked for lists.
+fn role_allows_all_requests_and_nothing_else() {
+    // svcproxy requests lists from a server without streamed lists.
     let behaviour = Behaviour {
         streams_lists: false,
         ..Behaviour::default()

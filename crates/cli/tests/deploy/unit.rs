@@ -1,4 +1,4 @@
-//! The systemd unit. `cargo xtask test` lets systemd itself look at it.
+//! The systemd unit. `cargo xtask test` verifies it with systemd itself.
 
 use std::process::Command;
 

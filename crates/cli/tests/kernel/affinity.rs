@@ -27,7 +27,7 @@ fn client_keeps_its_backend() {
         .collect();
     // Round robin gives each new client the next one.
     assert_eq!(of_clients.len(), clients.len(), "{of_clients:?}");
-    // What was chosen stays chosen, also with another scheduler.
+    // The choice persists, also with another scheduler.
     let before = only_backend(&lab, lab.probe());
     let (log, code) = run_logged(lab.once_command().arg("--ipvs-scheduler=lc"));
     assert_eq!(code, 0, "{log:?}");
@@ -36,7 +36,7 @@ fn client_keeps_its_backend() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn client_of_a_backend_that_is_gone_gets_another() {
+fn client_of_a_removed_backend_gets_another() {
     let lab = Lab::new("cart-gone", &[CART]);
     lab.use_example("session-affinity.yaml");
     lab.once();
@@ -69,8 +69,8 @@ fn affinity_comes_and_goes_with_the_manifest() {
     only_backend(&lab, lab.probe());
 }
 
-/// A node port may be another than the endpoints' port, which the kernel's persistence of a mark
-/// does not heed.
+/// A node port may differ from the endpoints' port, which the kernel's persistence of a firewall
+/// mark ignores.
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn client_keeps_its_backend_at_a_node_port() {

@@ -1,4 +1,4 @@
-//! `status` and `cleanup`; what is someone else's, and what someone else took away.
+//! `status` and `cleanup`; state of other programs, and changes by other programs.
 
 use serde_json::Value;
 use testbed::eventually;
@@ -8,7 +8,7 @@ use crate::ports::{self, WEB};
 
 const FOREIGN: &str = "-A -t 10.96.0.200:80 -s wrr\n-a -t 10.96.0.200:80 -r 10.244.9.9:80 -m -w 3";
 
-/// How many connections the Service `web` ever had.
+/// Total number of connections of the Service `web`.
 fn connections_of_web(status: &Value) -> u64 {
     let services = status["services"].as_array().unwrap();
     let web = services
@@ -24,7 +24,7 @@ fn connections_of_web(status: &Value) -> u64 {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn status_tells_what_the_node_carries() {
+fn status_shows_what_the_node_serves() {
     let lab = Lab::new("status", &[&[WEB], ports::DUAL_STACK].concat());
     lab.use_all_examples();
     lab.write(
@@ -117,7 +117,7 @@ fn status_tells_what_the_node_carries() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn cleanup_removes_what_is_ours_and_nothing_else() {
+fn cleanup_removes_svcproxys_state_and_nothing_else() {
     let lab = Lab::new("cleanup", &[]);
     let node = lab.node();
     // Nothing to remove is no failure.
@@ -204,12 +204,12 @@ fn steps_against_the_kernel_are_those_that_are_needed() {
             .any(|step| step.starts_with("add route local 10.96.0.0/12 dev lo src")),
         "{before:?}"
     );
-    // Looking changes nothing.
+    // Planning changes nothing.
     assert_eq!(lab.steps(), before);
     lab.once();
     assert_eq!(lab.plan(&["--against=kernel"]), "nothing to do\n");
 
-    // Someone flushes IPVS.
+    // Another program flushes IPVS.
     lab.node().run(["ipvsadm", "-C"]).unwrap();
     let steps = lab.steps();
     assert_eq!(steps.len(), 4, "{steps:?}");
@@ -218,7 +218,8 @@ fn steps_against_the_kernel_are_those_that_are_needed() {
     assert_eq!(lab.steps(), [""; 0]);
     lab.ask(lab.probe(), &WEB).unwrap();
 
-    // Someone deletes the table, the routes, a real server; adds one; turns a sysctl off.
+    // Another program deletes the table, the routes and a real server, adds one, and resets a
+    // sysctl.
     lab.node()
         .run(["nft", "delete", "table", "inet", "svcproxy"])
         .unwrap();
@@ -266,7 +267,7 @@ fn running_svcproxy_repairs_what_others_destroyed() {
     let svcproxy = lab.follow();
     lab.node().run(["ipvsadm", "-C"]).unwrap();
     lab.ask(lab.probe(), &WEB).unwrap_err();
-    // By the audit, once a minute.
+    // Repaired by the audit, once a minute.
     let repaired = || lab.ask(lab.probe(), &WEB);
     eventually(3 * PATIENCE, repaired).unwrap();
     lab.converges();

@@ -1,4 +1,4 @@
-//! Every kind of address, from everywhere, by the table in docs/traffic.md.
+//! Every kind of address, from every client, as in docs/traffic.md.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -29,7 +29,7 @@ fn whole_table() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(complaints(), [""; 0]);
 
-    // Of an external IP that is a node's address, a port is taken and the rest is the node's.
+    // If an external IP is a node's address, only the Service's port is captured.
     for family in FAMILIES {
         for node in &lab.topology.nodes {
             let address = node.host.address(family);
@@ -51,8 +51,8 @@ fn whole_table() {
     }
 }
 
-/// What IPVS said in the kernel's log of virtual servers that it found without real servers:
-/// those of the table, and those of marks, which it does not tell apart.
+/// IPVS's messages in the kernel's log about virtual servers without real servers: those of the
+/// table, and firewall-mark virtual servers, which the messages do not distinguish.
 fn complaints() -> Vec<String> {
     let log = succeed(&mut Command::new("dmesg"));
     let theirs = [
@@ -136,7 +136,7 @@ fn path_with_a_small_mtu() {
             lab.converges();
         }
         for way in ways {
-            // A path once known to be narrow would need no telling.
+            // Forget the path MTU: a known one needs no ICMP error.
             for name in ["net/ipv4/route/flush", "net/ipv6/route/flush"] {
                 pod.sysctl(name, "1").unwrap();
             }
@@ -147,8 +147,8 @@ fn path_with_a_small_mtu() {
     }
 }
 
-/// A host that believes in an MTU of 1500, behind a client that sends it no packet longer than
-/// 1280 and says so to the sender.
+/// A host with an MTU of 1500, behind a client that forwards packets of up to 1280 bytes and sends
+/// ICMP errors for longer ones.
 fn behind_the_client(lab: &Lab, far: &Namespace) {
     let client = lab.client();
     for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
@@ -165,7 +165,7 @@ fn behind_the_client(lab: &Lab, far: &Namespace) {
             "address add 2001:db8:51::1/64 dev far nodad".to_owned(),
         ])
         .unwrap();
-    // No default route: IPVS sees what the node forwards, and is to see what it cannot forward too.
+    // No default route: IPVS must also see packets that the node cannot forward.
     lab.node()
         .ip(&[
             format!("route replace 198.51.100.0/24 via {}", client.v4),

@@ -1,4 +1,4 @@
-//! svcproxy at work, and its log.
+//! A running svcproxy, and its log.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -22,7 +22,7 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn start(command: &mut Command) -> Self {
-        // Syncs are logged at the level debug.
+        // Syncs are logged at level debug.
         command.env("SVCPROXY_LOG", "info,svcproxy=debug");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -43,12 +43,12 @@ impl Follower {
         }
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> Vec<Value> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for an event in the log, also one that is there already.
+    /// Waits for an event in the log; existing ones count.
     pub(crate) fn wait(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let find = || {
             self.log()
@@ -59,7 +59,7 @@ impl Follower {
         eventually(PATIENCE, find).unwrap_or_else(|log| panic!("no {what} in {log:#?}"))
     }
 
-    /// How often it has brought the node in line.
+    /// The number of syncs.
     pub(crate) fn syncs(&self) -> usize {
         let log = self.log();
         log.iter()
@@ -67,7 +67,7 @@ impl Follower {
             .count()
     }
 
-    /// SIGTERM; it must end well. All that it logged.
+    /// Sends SIGTERM; svcproxy must exit with 0. Returns the whole log.
     pub(crate) fn terminate(mut self) -> Vec<Value> {
         self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
@@ -76,7 +76,7 @@ impl Follower {
         self.log()
     }
 
-    /// Waits for it to end well by itself.
+    /// Waits until it exits by itself with 0.
     pub(crate) fn ends(mut self) {
         let ended = || match self.child.try_wait().unwrap() {
             Some(status) => Ok(status),

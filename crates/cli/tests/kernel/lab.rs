@@ -30,8 +30,8 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Nodes with pods for these ports' backends, which answer with their address as their name.
-    /// No manifests yet.
+    /// Nodes with pods for these ports' backends, which are named after their addresses. Without
+    /// manifests.
     pub(crate) fn new(name: &str, ports: &[Port]) -> Self {
         let endpoints: BTreeSet<IpAddr> = ports
             .iter()
@@ -89,12 +89,12 @@ impl Lab {
         self.topology.pod(address.ip()).unwrap()
     }
 
-    /// Whether svcproxy's node has this pod.
+    /// Whether this pod is on svcproxy's node.
     pub(crate) fn is_local(&self, address: SocketAddr) -> bool {
         place(address.ip()).0 == 1
     }
 
-    /// Whose requests come from their own address, and whose do not.
+    /// The source address that a backend sees: the client's, or the node's.
     pub(crate) fn source_seen(&self, from: &Host, to: &Port) -> IpAddr {
         let is_pod = from.name() != self.node().name() && from.name() != self.client().name();
         let seen = if is_pod { from } else { self.node() };
@@ -105,14 +105,14 @@ impl Lab {
         self.manifests.path()
     }
 
-    /// Puts a manifest in place, all of it at once.
+    /// Writes a manifest atomically.
     pub(crate) fn write(&self, name: &str, text: &str) {
         let hidden = self.manifests().join(format!(".{name}"));
         fs::write(&hidden, text).unwrap();
         fs::rename(hidden, self.manifests().join(name)).unwrap();
     }
 
-    /// Changes a manifest, all of it at once.
+    /// Changes a manifest atomically.
     pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let text = fs::read_to_string(self.manifests().join(name)).unwrap();
         assert!(text.contains(from), "{name} has no {from}");
@@ -123,7 +123,7 @@ impl Lab {
         fs::remove_file(self.manifests().join(name)).unwrap();
     }
 
-    /// Puts one of the examples in place.
+    /// Copies an example into the manifests.
     pub(crate) fn use_example(&self, name: &str) {
         self.write(name, &fs::read_to_string(examples().join(name)).unwrap());
     }
@@ -141,7 +141,7 @@ impl Lab {
         command
     }
 
-    /// The arguments that name the manifests and the node.
+    /// The arguments for the manifests and the node.
     pub(crate) fn settings(&self) -> Vec<String> {
         let node = self.node();
         vec![
@@ -168,7 +168,7 @@ impl Lab {
         command
     }
 
-    /// Brings the node in line; what was logged of it.
+    /// Syncs the node once; returns the log entry of the sync.
     pub(crate) fn once(&self) -> Value {
         let (log, code) = run_logged(&mut self.once_command());
         assert_eq!(code, 0, "{log:?}");
@@ -177,12 +177,12 @@ impl Lab {
             .expect("a sync in the log")
     }
 
-    /// `svcproxy --mode ipvs`, in line when this returns.
+    /// Starts `svcproxy --mode ipvs`; returns after the first sync.
     pub(crate) fn follow(&self) -> Follower {
         self.follow_with(&[])
     }
 
-    /// The same with more arguments.
+    /// As [`follow`](Self::follow), with more arguments.
     pub(crate) fn follow_with(&self, arguments: &[&str]) -> Follower {
         let mut command = self.svcproxy(&["--mode=ipvs", "--log-format=json"]);
         let follower = Follower::start(command.args(self.settings()).args(arguments));
@@ -219,7 +219,7 @@ impl Lab {
         eventually(PATIENCE, left).expect("in line with the manifests");
     }
 
-    /// What the kernel has, by ipvsadm, sorted.
+    /// The output of `ipvsadm -Sn`, sorted.
     pub(crate) fn ipvsadm(&self) -> Vec<String> {
         sorted(&self.node().run(["ipvsadm", "-Sn"]).unwrap())
     }
@@ -229,9 +229,9 @@ impl Lab {
         client(to.protocol, to.vip()).ask(from)
     }
 
-    /// A connection to a port's VIP that stays.
+    /// A persistent connection to a port's VIP.
     pub(crate) fn connect(&self, from: &Host, to: &Port) -> Connection {
-        // HTTP has but one answer a connection.
+        // HTTP has only one answer per connection.
         let protocol = match to.protocol {
             Protocol::Http => Protocol::Tcp,
             other => other,
@@ -239,7 +239,7 @@ impl Lab {
         client(protocol, to.vip()).connect(from).unwrap()
     }
 
-    /// Does something while `from` asks again and again; no request may fail.
+    /// Runs an action while `from` sends requests; none may fail.
     pub(crate) fn undisturbed<T>(&self, from: &Host, to: &Port, action: impl FnOnce() -> T) -> T {
         let (stopped, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
         let flow = || {
@@ -272,7 +272,7 @@ impl Lab {
     }
 }
 
-/// Stops a flow of requests, also if a test fails meanwhile.
+/// Stops a flow of requests, also if a test panics.
 pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -310,7 +310,7 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// What a command logged as JSON, and its exit code.
+/// The JSON log of a command, and its exit code.
 pub(crate) fn run_logged(command: &mut Command) -> (Vec<Value>, i32) {
     let Output { status, stderr, .. } = command.output().unwrap();
     let log = String::from_utf8(stderr).unwrap();
@@ -333,7 +333,7 @@ fn place(endpoint: IpAddr) -> (usize, u8) {
         }
         IpAddr::V6(ip) => {
             let [_, _, _, node, .., pod] = ip.segments();
-            // Written in hexadecimal as the number is in decimal.
+            // The hexadecimal digits are the decimal digits of the number.
             (node.into(), format!("{pod:x}").parse().unwrap())
         }
     }

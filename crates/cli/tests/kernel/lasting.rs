@@ -1,4 +1,4 @@
-//! Connections that last, through everything that changes around them.
+//! Open connections must survive every change around them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use testbed::{AskError, Connection, eventually};
 use crate::lab::{Lab, PATIENCE, client};
 use crate::ports::{Port, SHOP, SHOP_UDP};
 
-/// A connection from everywhere that a client can be, in every way.
+/// A connection from every client to every kind of address.
 pub(crate) struct Lasting<'a> {
     lab: &'a Lab,
     ports: &'static [Port],
-    /// With the backend that answers, and who asks whom.
+    /// Connections with the answering backend, and a description.
     connections: Vec<(Connection, String, String)>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Lasting<'a> {
         }
     }
 
-    /// Each still has the backend that it began with.
+    /// Checks that each connection still has its backend.
     pub(crate) fn hold(&mut self) {
         let mut lost = Vec::new();
         for (connection, backend, name) in &mut self.connections {
@@ -46,7 +46,7 @@ impl<'a> Lasting<'a> {
         assert_eq!(lost, [""; 0]);
     }
 
-    /// Does something to svcproxy; new connections work all the while, and these after it.
+    /// Runs an action on svcproxy. New connections must work meanwhile, and these ones after it.
     pub(crate) fn through<T>(&mut self, action: impl FnOnce(&Lab) -> T) -> T {
         let lab = self.lab;
         let result = lab.undisturbed(lab.probe(), &self.ports[0], || action(lab));
@@ -54,7 +54,7 @@ impl<'a> Lasting<'a> {
         result
     }
 
-    /// The backends that answer them.
+    /// The backends of the connections.
     fn backends(&self) -> BTreeSet<&str> {
         let backends = self.connections.iter();
         backends.map(|(_, backend, _)| backend.as_str()).collect()
@@ -113,7 +113,7 @@ fn connections_outlive_every_change_of_the_others() {
     lab.write("shop.yaml", &shop(&[FIRST], "", ""));
     let svcproxy = lab.follow();
     let mut lasting = Lasting::open(&lab, SHOP);
-    // More, fewer, and others.
+    // More, fewer, and different endpoints.
     for endpoints in [
         &[FIRST, SECOND, THIRD][..],
         &[FIRST, SECOND],
@@ -126,7 +126,7 @@ fn connections_outlive_every_change_of_the_others() {
         lab.write("shop.yaml", &shop(&[FIRST, THIRD], metadata, spec));
         lab.converges();
     };
-    // New connections may fail: while the kernel changes a scheduler there is none
+    // New connections may fail: while the kernel changes the scheduler, the virtual server has none
     // (`ip_vs_edit_service`).
     for scheduler in ["lc", "mh", "rr"] {
         let annotation = format!("annotations: {{svcproxy.io/scheduler: {scheduler}}}");
@@ -145,7 +145,7 @@ fn connections_outlive_every_change_of_the_others() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn connections_of_an_endpoint_that_goes_are_drained() {
+fn connections_of_a_removed_endpoint_drain() {
     let lab = Lab::new("going", SHOP);
     lab.write("shop.yaml", &shop(&[FIRST], "", ""));
     let svcproxy = lab.follow();
@@ -154,7 +154,7 @@ fn connections_of_an_endpoint_that_goes_are_drained() {
     let mut on_third = Lasting::open(&lab, SHOP);
     assert_eq!(on_third.backends(), BTreeSet::from(["10.244.2.10:8080"]));
 
-    // The last one goes too.
+    // The last endpoint is removed, too.
     has(&lab, &[]);
     on_first.hold();
     on_third.hold();
@@ -165,7 +165,7 @@ fn connections_of_an_endpoint_that_goes_are_drained() {
         }
     }
 
-    // One that comes back is as if it had never gone.
+    // An endpoint that comes back continues as before.
     has(&lab, &[FIRST]);
     on_first.hold();
     on_third.hold();
@@ -173,7 +173,7 @@ fn connections_of_an_endpoint_that_goes_are_drained() {
     assert_eq!(again.backends(), BTreeSet::from(["10.244.1.10:8080"]));
     drop((on_first, again));
 
-    // In the end nothing is left of it.
+    // At the end, nothing is left of the removed endpoint.
     has(&lab, &[FIRST, SECOND]);
     on_third.hold();
     drop(on_third);
@@ -187,7 +187,7 @@ fn connections_of_an_endpoint_that_goes_are_drained() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn drain_has_an_end() {
+fn drain_timeout_cuts_connections() {
     let lab = Lab::new("end", SHOP);
     lab.write("shop.yaml", &shop(&[FIRST], "", ""));
     let _svcproxy = lab.follow_with(&["--drain-timeout=4"]);
@@ -205,7 +205,7 @@ fn drain_has_an_end() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn datagrams_of_an_endpoint_that_goes_move_on() {
+fn datagrams_of_a_removed_endpoint_move_on() {
     let lab = Lab::new("datagrams", SHOP_UDP);
     lab.write("shop.yaml", &shop(&[FIRST], "", ""));
     let _svcproxy = lab.follow();
@@ -218,7 +218,7 @@ fn datagrams_of_an_endpoint_that_goes_move_on() {
             flows.push((flow, port, from.name()));
         }
     }
-    // From one to another, and over a time without any.
+    // From one endpoint to another, also after a time without endpoints.
     for endpoints in [&[SECOND][..], &[], &[THIRD]] {
         has(&lab, endpoints);
         for (flow, port, from) in &mut flows {

@@ -1,4 +1,4 @@
-//! Connections through node ports that go, and whose policy changes.
+//! Connections through removed node ports, and through changes of the traffic policy.
 
 use testbed::{AskError, eventually};
 
@@ -12,14 +12,14 @@ fn lab(name: &str) -> Lab {
     lab
 }
 
-/// Virtual servers of marks.
+/// Firewall-mark virtual servers.
 fn marks(lab: &Lab) -> Vec<String> {
     let table = lab.ipvsadm();
     let marks = table.iter().filter(|line| line.starts_with("-A -f"));
     marks.cloned().collect()
 }
 
-/// Waits until there are so many.
+/// Waits until there are `count` firewall-mark virtual servers.
 fn has_marks(lab: &Lab, count: usize) {
     let there = || match marks(lab) {
         marks if marks.len() == count => Ok(()),
@@ -30,7 +30,7 @@ fn has_marks(lab: &Lab, count: usize) {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn connections_through_a_node_port_that_goes_are_drained() {
+fn connections_through_a_removed_node_port_drain() {
     let lab = lab("leaving");
     let svcproxy = lab.follow();
     let mut lasting = Lasting::open(&lab, DOOR);
@@ -63,7 +63,7 @@ fn connections_through_a_node_port_that_goes_are_drained() {
     lab.converges();
     lasting.hold();
 
-    // A restart goes on with it.
+    // A restart continues the drain.
     svcproxy.kill();
     let _svcproxy = lab.follow();
     lasting.hold();
@@ -73,7 +73,7 @@ fn connections_through_a_node_port_that_goes_are_drained() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn node_ports_are_known_again_after_a_flush_and_a_kill() {
+fn node_ports_are_recognised_after_a_flush_and_a_kill() {
     let lab = lab("forgotten");
     let foreign = "-A -f 73728 -s wlc";
     lab.node()
@@ -88,7 +88,7 @@ fn node_ports_are_known_again_after_a_flush_and_a_kill() {
     lasting.hold();
     assert_eq!(lab.ipvsadm(), before);
 
-    // And those that nobody wants any more.
+    // The same for node ports that are not needed any more.
     svcproxy.kill();
     lab.node().run(["nft", "flush", "ruleset"]).unwrap();
     lab.edit("door.yaml", "nodePort: 30070", "nodePort: 30071");

@@ -1,5 +1,5 @@
-//! svcproxy in a kernel with IPVS: real clients, real backends, `ipvsadm`, `nft`, `ip` and
-//! `strace` as witnesses. Each test has nodes, pods and a client of its own.
+//! svcproxy in a kernel with IPVS: real clients, real backends, `ipvsadm`, `nft`, `ip` and `strace`
+//! as witnesses. Each test has its own nodes, pods and client.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Manifests that change under a running svcproxy, for better and for worse.
+//! Manifests that change while svcproxy runs, with and without errors.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ fn answered_by(lab: &Lab, expected: &[&str]) {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn edits_are_followed_and_bad_ones_are_not() {
+fn edits_are_followed_except_invalid_ones() {
     let lab = Lab::new("edits", &[&[WEB], ports::API_SERVER].concat());
     lab.use_example("web.yaml");
     lab.use_example("api-server.yaml");
@@ -45,7 +45,7 @@ fn edits_are_followed_and_bad_ones_are_not() {
     );
     answered_by(&lab, &[all[0], all[2]]);
 
-    // A bad edit: told with file, document and field; the last good state carries on.
+    // An invalid edit: reported with file, document and field; the last good state stays in effect.
     let good = fs::read_to_string(lab.manifests().join("web.yaml")).unwrap();
     lab.undisturbed(lab.probe(), &WEB, || {
         lab.edit("web.yaml", "port: 80\n", "port: 70000\n");
@@ -74,12 +74,12 @@ fn edits_are_followed_and_bad_ones_are_not() {
     });
     answered_by(&lab, &[all[0], all[2]]);
 
-    // And a good one is taken again.
+    // A valid edit is applied again.
     lab.use_example("web.yaml");
     answered_by(&lab, &all);
     lab.converges();
 
-    // Written in place and removed, as people do.
+    // Written in place and removed, as people do it.
     let old = fs::read_to_string(lab.manifests().join("web.yaml")).unwrap();
     fs::write(
         lab.manifests().join("web.yaml"),
@@ -99,7 +99,7 @@ fn edits_are_followed_and_bad_ones_are_not() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn one_change_sends_only_what_it_takes() {
+fn one_change_sends_only_its_own_steps() {
     let lab = Lab::new("one-change", &[]);
     lab.use_all_examples();
     let svcproxy = lab.follow();
@@ -124,7 +124,7 @@ fn one_change_sends_only_what_it_takes() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn malformed_manifests_leave_all_others_at_work() {
+fn malformed_manifests_do_not_affect_others() {
     let every = [
         &[WEB][..],
         ports::API_SERVER,
@@ -158,7 +158,7 @@ fn malformed_manifests_leave_all_others_at_work() {
         let expected = port.backends().map(|backend| backend.to_string()).collect();
         assert_eq!(answers, expected, "{port:?}");
     }
-    // A file that cannot be read at all may have anything in it: nothing is changed.
+    // An unreadable file may contain any object, so nothing is changed.
     lab.write(
         "broken.yaml",
         "apiVersion: v1\nkind: Service\nmetadata: {name: x\n",
@@ -168,14 +168,14 @@ fn malformed_manifests_leave_all_others_at_work() {
     let names = |event: &Value| message(event).contains("broken.yaml");
     assert!(log.iter().any(names), "{log:#?}");
     lab.remove("broken.yaml");
-    // The same manifests without the malformed ones are no different.
+    // Without the malformed manifests, the state is the same.
     for (name, ..) in MALFORMED {
         lab.remove(name);
     }
     assert_eq!(lab.steps(), [""; 0]);
 }
 
-/// File, content, and what of it must be told.
+/// File, content, and the expected message.
 const MALFORMED: [(&str, &str, &str); 8] = [
     (
         "zero.yaml",
@@ -227,7 +227,7 @@ fn cluster_ip_outside_of_the_service_cidrs() {
     lab.use_example("web.yaml");
     lab.edit("web.yaml", "clusterIP: 10.96.0.80", "clusterIP: 192.0.2.80");
     lab.once();
-    // The client outside knows the way to the Service CIDRs only.
+    // The client outside has routes to the Service CIDRs only.
     let to_vip = format!("route add 192.0.2.80 via {}", lab.node().v4);
     lab.client().ip(&[to_vip]).unwrap();
     for from in [lab.probe(), lab.node(), lab.client()] {

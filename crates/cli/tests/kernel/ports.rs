@@ -1,4 +1,4 @@
-//! The examples' Service ports and who answers there, as people read them in the manifests.
+//! The Service ports of the examples with their backends, as in the manifests.
 
 use std::net::SocketAddr;
 
@@ -91,7 +91,7 @@ pub(crate) const SELECTOR: &[Port] = &[port(
     &["10.244.1.70:8080", "10.244.2.70:9090"],
 )];
 
-/// Of the example with session affinity.
+/// The example with session affinity.
 pub(crate) const CART: Port = port(
     Http,
     "10.96.0.83:80",
@@ -104,7 +104,7 @@ pub(crate) const WEB: Port = port(
     &["10.244.1.10:8080", "10.244.1.11:8080", "10.244.2.10:8080"],
 );
 
-/// One Service, every way to it.
+/// Every kind of address of one Service.
 pub(crate) const SHOP: &[Port] = &[
     port(Http, "10.96.0.90:80", SHOPS),
     port(Http, "172.18.0.1:30090", SHOPS),
@@ -120,7 +120,7 @@ pub(crate) const SHOP_UDP: &[Port] = &[
 
 const SHOPS: &[&str] = &["10.244.1.10:8080", "10.244.1.11:8080", "10.244.2.10:8080"];
 
-/// For each family and protocol, all that one endpoint is behind: two Services, every way.
+/// For each family and protocol, every address of two Services with the same endpoint.
 pub(crate) fn same_endpoint() -> Vec<[Port; 5]> {
     let v4 = [
         "10.96.0.21:80",

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::lab::{Lab, succeed};
 use crate::ports::{self, WEB};
 
-/// Nothing but this one capability, also for root and what it starts.
+/// Only this capability, also for root and its child processes.
 const CAPABILITY: &str = "--bounding-set=-all,+net_admin --inh-caps=-all,+net_admin";
 
 fn lab(name: &str) -> Lab {
@@ -16,8 +16,7 @@ fn lab(name: &str) -> Lab {
     lab
 }
 
-/// A shell on the node, in a mount namespace of its own, in which `"$@"` is svcproxy with
-/// its arguments.
+/// A shell on the node, in a separate mount namespace; `"$@"` is svcproxy with its arguments.
 fn shell(lab: &Lab, script: &str, svcproxy: &Command) -> Command {
     let mut command = lab.node().command("unshare");
     command.args(["--mount", "sh", "-ec", script, "sh"]);
@@ -64,7 +63,7 @@ fn container_with_one_capability_and_sysctls_mounted_elsewhere() {
 #[ignore = "kernel: needs IPVS"]
 fn any_user_with_one_capability() {
     let lab = lab("user");
-    // That user must be able to read both.
+    // The user must be able to read both.
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("svcproxy");
     fs::copy(env!("CARGO_BIN_EXE_svcproxy"), &program).unwrap();

@@ -1,4 +1,4 @@
-//! What no Service answers is refused at once, and the node's own services stay its own.
+//! Packets without a Service are rejected at once, and the node's own listeners are not affected.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,7 +21,7 @@ fn vip(family: Family) -> IpAddr {
         .ip()
 }
 
-/// In the Service CIDR, and no Service's.
+/// An unused address in the Service CIDR.
 fn unused(family: Family) -> IpAddr {
     match family {
         Family::V4 => [10, 100, 7, 7].into(),
@@ -144,7 +144,7 @@ spec:
             }
         }
     }
-    // Those of others still answer, and when its last endpoint goes a Service refuses too.
+    // Other Services still answer; a Service without its last endpoint is refused, too.
     let port = &ports::DUAL_STACK[0];
     lab.ask(lab.probe(), port).unwrap();
     lab.edit(

@@ -1,4 +1,4 @@
-//! Connections that last, and svcproxy stopping, dying and starting under them.
+//! Open connections while svcproxy stops, is killed and starts.
 
 use std::fmt::Write;
 use std::fs;
@@ -42,7 +42,7 @@ fn connections_survive_a_kill() {
     is_unchanged(&svcproxy);
 }
 
-/// What the first sync had to do: nothing.
+/// Checks that the first sync changed nothing.
 fn is_unchanged(svcproxy: &Follower) {
     let sync = svcproxy.wait("a sync", |event| event["message"] == "synced");
     for count in [
@@ -57,7 +57,7 @@ fn is_unchanged(svcproxy: &Follower) {
     }
 }
 
-/// Enough for a kill to come while they are being made.
+/// Enough for a kill to arrive while they are being created.
 const SERVICES: usize = 120;
 const PORTS: usize = 20;
 
@@ -85,7 +85,7 @@ fn kill_in_the_middle_of_a_big_change_converges() {
     );
     lasting.through(comes_in_line);
 
-    // And the same when they go.
+    // The same for their removal.
     lab.remove("many.yaml");
     let left = lasting.through(|lab| {
         let svcproxy = Follower::start(&mut lab.once_command());
@@ -105,8 +105,8 @@ fn kill_in_the_middle_of_a_big_change_converges() {
     assert_eq!(lab.ipvsadm().len(), 4);
 }
 
-/// Starts again. Dumps of a table as large as this can miss something while other namespaces'
-/// virtual servers come and go: then it takes a second sync.
+/// Starts svcproxy again. Dumps of such a large table can miss entries while virtual servers of
+/// other namespaces change; then a second sync is necessary.
 fn comes_in_line(lab: &Lab) {
     let svcproxy = lab.follow();
     lab.converges();
@@ -122,7 +122,7 @@ fn comes_in_line(lab: &Lab) {
     svcproxy.terminate();
 }
 
-/// Services whose endpoints nobody asks.
+/// Services without traffic.
 fn many() -> String {
     let mut text = String::new();
     for service in 1..=SERVICES {
@@ -150,8 +150,8 @@ endpoints: [{{addresses: [10.245.1.{service}]}}, {{addresses: [10.245.2.{service
     text
 }
 
-/// How many the kernel has, or few less: `/proc/net/ip_vs` skips some where other namespaces have
-/// virtual servers too.
+/// The number of virtual servers, or a few less: `/proc/net/ip_vs` skips some if other namespaces
+/// have virtual servers, too.
 fn virtual_servers(lab: &Lab) -> usize {
     let table = lab
         .node()
@@ -172,7 +172,7 @@ fn connections_survive_scaling() {
     let (most, _) = text.split_once(&last_line).unwrap();
     lab.write("web.yaml", most);
     let svcproxy = lab.follow();
-    // None of them has the backend that is to come and to go.
+    // None of them has the backend that will be added and removed.
     let mut lasting = Lasting::open(&lab, &[WEB]);
     lasting.through(|lab| {
         lab.write("web.yaml", &text);

@@ -1,7 +1,8 @@
 //! A client that uses one source port for several virtual IPs of one endpoint.
 //!
-//! Systems do so by themselves: a source port is free for each destination anew. IPVS knows whose
-//! a real server's answer is by the two ends it is between, which are then the same for all.
+//! Systems do this by default: a source port is free for each destination separately. IPVS finds
+//! the connection of an answer by the addresses and ports of client and real server, which are then
+//! the same for all of them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -11,7 +12,7 @@ use testbed::{Connection, Host};
 use crate::lab::{Lab, client};
 use crate::ports::{Port, same_endpoint};
 
-/// Outside of what the kernel chooses from.
+/// Outside of the kernel's range of ephemeral ports.
 static SOURCE_PORT: AtomicU16 = AtomicU16::new(20_000);
 
 /// The Services of [`same_endpoint`].
@@ -76,7 +77,7 @@ fn ask_in_turn(from: &Host, ports: &[Port]) {
         to.connect(from).unwrap()
     };
     let mut connections: Vec<Connection> = ports.iter().map(connect).collect();
-    // IPVS knows of a UDP client from its first question on.
+    // IPVS has an entry for a UDP client from its first packet on.
     for _ in 0..2 {
         for (connection, port) in connections.iter_mut().zip(ports) {
             let answer = connection.ask();

@@ -1,4 +1,4 @@
-//! Every scheduler of the kernel's can be chosen.
+//! Every scheduler of the kernel can be chosen.
 
 use std::process::Command;
 
@@ -21,10 +21,10 @@ fn each_is_set_and_read_back() {
     }
 }
 
-/// In Linux since 5.12, and in few distributions.
+/// The scheduler is in Linux since 5.12, but in few distributions.
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn one_that_the_kernel_lacks_is_an_error() {
+fn a_scheduler_that_the_kernel_lacks_is_an_error() {
     let lab = Lab::new("twos", &[]);
     lab.use_example("web.yaml");
     let has_it = Command::new("modprobe")
@@ -53,7 +53,7 @@ fn choose(lab: &Lab, scheduler: &str) -> (i32, String) {
 fn is_in_force(lab: &Lab, scheduler: &str) {
     let server = format!("-A -t 10.96.0.80:80 -s {scheduler}");
     let table = lab.ipvsadm();
-    // ipvsadm shows mh's and sh's flags behind the name.
+    // ipvsadm prints the flags of mh and sh after the name.
     assert!(
         table.iter().any(|line| line.trim_end() == server),
         "{scheduler}: {table:?}"

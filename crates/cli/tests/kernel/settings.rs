@@ -1,4 +1,4 @@
-//! Settings that change under traffic, and what is told of a stranger's virtual server.
+//! Settings that change under traffic, and the report of a foreign virtual server.
 
 use std::fs;
 
@@ -32,7 +32,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     let port = &ports::API_SERVER[0];
     let mut connection = lab.connect(lab.probe(), port);
     let first = connection.ask().unwrap();
-    // The scheduler and who is masqueraded: virtual servers are changed in place.
+    // Scheduler and masquerade: virtual servers are changed in place.
     write("ipvs: {scheduler: lc}\niptables: {masqueradeAll: true}\n");
     let changed = || {
         let table = lab.ipvsadm();
@@ -67,7 +67,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn a_strangers_virtual_server_in_the_way_is_told_of_once() {
+fn a_foreign_virtual_server_is_reported_once() {
     let lab = Lab::new("stranger", &[]);
     lab.use_example("web.yaml");
     let node = lab.node();
@@ -86,6 +86,6 @@ fn a_strangers_virtual_server_in_the_way_is_told_of_once() {
     assert_eq!(first.len(), 1, "{first:?}");
     let about = "Service default/web: tcp 10.96.0.80:80: there was a virtual server";
     assert!(first[0].starts_with(about), "{first:?}");
-    // It is ours by now.
+    // svcproxy owns it now.
     assert_eq!(told(), [""; 0]);
 }

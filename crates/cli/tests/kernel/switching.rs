@@ -1,4 +1,4 @@
-//! From one mode to the other and back, while clients come and stay.
+//! Switching modes and back, with new and existing connections.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,17 +16,18 @@ use crate::lab::{Lab, PATIENCE, Stop, client, succeed};
 use crate::lasting::{FIRST, Lasting, SECOND, THIRD, shop};
 use crate::ports::{Port, SHOP, SHOP_UDP};
 
-/// A new connection, tried.
+/// The result of a new connection.
 struct Tried {
     began: Instant,
     ended: Instant,
     failure: Option<String>,
 }
 
-/// Does something while new connections come from everywhere, in every way; they work throughout.
+/// Runs an action while all clients open connections to every kind of address; they must work
+/// throughout.
 ///
-/// One in some thousands was seen to fail: what IPVS remembers of a source port may be in the way
-/// of a connection by iptables.
+/// About one in some thousands fails: an IPVS entry of a source port may conflict with a connection
+/// through iptables.
 #[expect(clippy::print_stdout, reason = "the window is to be seen")]
 fn under_load<T>(lab: &Lab, what: &str, action: impl FnOnce() -> T) -> T {
     let (stopped, tried) = (AtomicBool::new(false), Mutex::new(Vec::new()));
@@ -95,7 +96,7 @@ fn under_load<T>(lab: &Lab, what: &str, action: impl FnOnce() -> T) -> T {
     result
 }
 
-/// UDP from everywhere, in every way; each is to be answered by and by.
+/// UDP flows from all clients to every kind of address; each must be answered eventually.
 struct Datagrams<'a>(Vec<(Connection, &'a Port, &'a str)>);
 
 impl<'a> Datagrams<'a> {
@@ -127,7 +128,7 @@ fn start(lab: &Lab, arguments: &[&str]) -> Follower {
     follower
 }
 
-/// What IPVS mode has on the node.
+/// The state of IPVS mode on the node.
 fn of_ipvs_mode(lab: &Lab) -> Vec<String> {
     let node = lab.node();
     let mut found = lab.ipvsadm();
@@ -152,7 +153,7 @@ fn of_ipvs_mode(lab: &Lab) -> Vec<String> {
     found
 }
 
-/// What iptables mode has on the node, in whichever iptables.
+/// The state of iptables mode on the node, in both iptables.
 fn of_iptables_mode(lab: &Lab) -> Vec<String> {
     let programs = [
         "iptables-nft-save",
@@ -193,7 +194,7 @@ fn modes_are_switched_under_load_and_nothing_is_left() {
             let message = event["message"].as_str();
             message.is_some_and(|message| message.contains("that IPVS has go on"))
         });
-        // IPVS still has these, and they are the clients' own to end.
+        // IPVS still has these connections; the clients end them.
         on_ipvs.hold();
         datagrams.go_on();
         drop(on_ipvs);
@@ -212,13 +213,13 @@ fn modes_are_switched_under_load_and_nothing_is_left() {
     });
     assert!(!of_ipvs_mode(&lab).is_empty());
     lab.converges();
-    // Connection tracking leads them on.
+    // Connection tracking keeps translating them.
     on_iptables.hold();
     datagrams.go_on();
     svcproxy.terminate();
 }
 
-/// What is left after the time is up is cut, and nothing else.
+/// Connections that are left at the timeout are cut, and no others.
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn connections_of_the_other_mode_have_a_bound() {
@@ -244,7 +245,7 @@ fn connections_of_the_other_mode_have_a_bound() {
     Lasting::open(&lab, SHOP).hold();
 }
 
-/// Sysctls without IPVS's, as where its module is not loaded.
+/// Sysctls without those of IPVS, as if its module were not loaded.
 fn sysctls_without_ipvs(directory: &Path) {
     let [net, ipv4] = ["net", "net/ipv4"].map(|path| directory.join(path));
     fs::create_dir_all(&ipv4).unwrap();
@@ -270,7 +271,7 @@ fn told(log: &[Value], reason: &str) -> usize {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn ipvs_that_appears_is_told_of_and_switched_to_where_that_is_asked_for() {
+fn available_ipvs_is_reported_and_switched_to_on_request() {
     for (how, switches) in [("auto", false), ("auto-upgrade", true)] {
         let lab = Lab::new("appears", SHOP);
         lab.write("shop.yaml", &shop(&[FIRST, SECOND, THIRD], "", ""));
@@ -301,7 +302,7 @@ fn ipvs_that_appears_is_told_of_and_switched_to_where_that_is_asked_for() {
         lasting.hold();
         assert_eq!(of_ipvs_mode(&lab).is_empty(), !switches);
         assert_eq!(of_iptables_mode(&lab).is_empty(), switches);
-        // It goes on to follow the manifests.
+        // It continues to follow the manifests.
         lab.write("shop.yaml", &shop(&[SECOND], "", ""));
         let only = |port: &Port| match lab.ask(lab.probe(), port) {
             Ok(answer) if answer.backend.starts_with(SECOND) => Ok(()),
@@ -346,7 +347,7 @@ fn check_finds_all_and_leaves_nothing() {
     }
     assert_eq!(rest(), before);
 
-    // Beside svcproxy at work, nothing of it changes.
+    // Beside a running svcproxy, nothing changes.
     lab.use_all_examples();
     lab.once();
     let before = rest();
@@ -354,7 +355,7 @@ fn check_finds_all_and_leaves_nothing() {
     assert_eq!(rest(), before);
     assert_eq!(lab.steps(), [""; 0]);
 
-    // Without the privilege, and as root of a user namespace alone.
+    // Without the privilege, and as root of only a user namespace.
     for prefix in [
         &["setpriv", "--bounding-set=-all", "--inh-caps=-all"][..],
         &["unshare", "--user", "--map-root-user", "--net"],

@@ -1,4 +1,4 @@
-//! The kernel's table is the one that `svcproxy plan` prints, and stays so without being touched.
+//! The kernel's table equals the output of `svcproxy plan`, and later syncs do not change it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ fn plan_is_what_ipvsadm_saves_and_restores() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn rules_are_what_they_were_written_as() {
+fn rules_are_listed_as_written() {
     let lab = Lab::new("rules", &[]);
     lab.use_all_examples();
     lab.once();
@@ -102,8 +102,8 @@ fn second_run_sends_no_change() {
     assert_eq!(lab.steps(), [""; 0]);
 }
 
-/// Runs svcproxy under strace, and tells what kinds of changes it asked the kernel for, beside what
-/// it tries.
+/// Runs svcproxy under strace; returns the kinds of changes that it requested from the kernel,
+/// except for the probe.
 fn trace(lab: &Lab) -> BTreeSet<String> {
     let trace = lab.manifests().join(".trace");
     let mut strace = lab.node().command("strace");
@@ -135,7 +135,7 @@ fn trace(lab: &Lab) -> BTreeSet<String> {
 fn changes(call: &str) -> Vec<&'static str> {
     // linux/ip_vs.h: IPVS_CMD_GET_SERVICE, GET_DEST, GET_DAEMON, GET_CONFIG, GET_INFO
     const READING: [&str; 5] = ["\\x04", "\\x08", "\\x0b", "\\x0d", "\\x0f"];
-    // NEW_SERVICE, GET_SERVICE, DEL_SERVICE: the probe's, which leaves nothing behind
+    // NEW_SERVICE, GET_SERVICE, DEL_SERVICE: the probe, which leaves nothing behind
     const TRIAL: [&str; 3] = ["\\x01", "\\x04", "\\x03"];
     let mut changes = Vec::new();
     if !call.contains("send") {
@@ -144,7 +144,7 @@ fn changes(call: &str) -> Vec<&'static str> {
         }
         return changes;
     }
-    // What has no end is checked and not committed.
+    // A transaction without an end is validated, not committed.
     if call.contains("NFNL_MSG_BATCH_END") {
         changes.push("packet filter");
     }

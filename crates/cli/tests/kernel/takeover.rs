@@ -1,4 +1,4 @@
-//! In the place of kube-proxy, and back, without a connection lost.
+//! Taking over from kube-proxy and back, without losing connections.
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ endpoints:
 - {addresses: [10.244.2.10], nodeName: node-b}
 ";
 
-/// As keepalived has them.
+/// A virtual server as keepalived creates it.
 const FOREIGN: &str =
     "-A -t 198.51.100.7:80 -s wrr\n-a -t 198.51.100.7:80 -r 10.244.9.9:80 -m -w 3";
 
@@ -40,7 +40,7 @@ fn lab(name: &str) -> Lab {
     lab
 }
 
-/// kube-proxy on the node, with the Service of [`SHOP`], and one that was deleted since.
+/// kube-proxy on the node, with the Service of [`SHOP`] and a deleted one.
 fn kube_proxy(lab: &Lab) -> KubeProxy<'_> {
     let endpoints: Vec<_> = SHOP[0].backends().collect();
     let mut shop = ServicePort::new("tcp", SHOP[0].vip(), endpoints.clone());
@@ -67,7 +67,7 @@ fn is_removal(event: &Value) -> bool {
     event["reason"] == "PredecessorRemoved"
 }
 
-/// What there is of kube-proxy's.
+/// kube-proxy's state on the node.
 fn left(lab: &Lab) -> String {
     let mut left = String::new();
     for command in [
@@ -88,7 +88,8 @@ fn left(lab: &Lab) -> String {
     left
 }
 
-/// Connections of pods, the node and a client outside, in every way, while svcproxy takes over.
+/// Connections of pods, the node and a client outside to every kind of address, while svcproxy
+/// takes over.
 fn take_over(name: &str, write: impl Fn(&Lab)) {
     let lab = lab(name);
     write(&lab);
@@ -109,7 +110,7 @@ fn take_over(name: &str, write: impl Fn(&Lab)) {
     svcproxy.terminate();
 }
 
-/// With the last connection the last of it goes.
+/// After the last connection, nothing of kube-proxy is left.
 fn is_gone(lab: &Lab) {
     let gone = || {
         let left = left(lab);
@@ -153,10 +154,10 @@ fn nftables_mode_is_taken_over() {
     });
 }
 
-/// Nobody will be there later: what carries connections goes as well.
+/// With `--once`, virtual servers with connections are removed as well.
 #[test]
 #[ignore = "kernel: needs IPVS"]
-fn what_others_made_stays() {
+fn state_of_other_programs_stays() {
     let lab = lab("foreign");
     sysctls(&lab);
     lab.node()
@@ -166,7 +167,7 @@ fn what_others_made_stays() {
         .ip(&["address add 198.51.100.7/32 dev lo"])
         .unwrap();
     kube_proxy(&lab).write_ipvs("legacy").unwrap();
-    // Somebody else has a virtual server in kube-proxy's place.
+    // Another program has a virtual server at an address of kube-proxy.
     let excluded = "10.96.0.99/32";
     let arguments = [format!("--exclude-cidrs={excluded}")];
     let (log, code) = run_logged(lab.once_command().args(arguments));
@@ -180,14 +181,14 @@ fn what_others_made_stays() {
     assert!(servers.contains("-A -t 10.96.0.99:80 -s rr"), "{servers}");
     assert!(!servers.contains(":30090"), "{servers}");
     assert_eq!(left(&lab), "");
-    // There is nothing left to say.
+    // Nothing is reported again.
     let (log, code) = run_logged(&mut lab.once_command());
     assert_eq!(code, 0);
     assert!(!log.iter().any(is_removal), "{log:#?}");
 }
 
-/// kube-proxy writes its state over ours, and cleanup then removes ours. Virtual servers that
-/// kube-proxy has taken over stay; those of marks end their connections.
+/// kube-proxy writes its state over svcproxy's, and cleanup then removes svcproxy's. Virtual
+/// servers that kube-proxy has taken over stay; firewall-mark virtual servers drain.
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn kube_proxys_ipvs_mode_takes_over_again() {
@@ -217,7 +218,7 @@ fn kube_proxys_ipvs_mode_takes_over_again() {
             lab.ask(from, port).unwrap();
         }
     }
-    // With its last connection the mark's virtual server goes, and cleanup ends.
+    // After its last connection, the firewall-mark virtual server is removed, and cleanup ends.
     drop(through_a_mark);
     cleanup.ends();
     lasting.through(|_| ());

@@ -1,4 +1,4 @@
-//! Requests through the VIPs of the examples arrive where the manifests say.
+//! Requests to the VIPs of the examples reach the endpoints in the manifests.
 
 use std::collections::BTreeSet;
 
@@ -97,8 +97,7 @@ fn carries_all(lab: &Lab, ports: &[Port]) {
     }
 }
 
-/// As many consecutive connections as there are backends reach each of them once, wherever one
-/// begins to count: what `rr` promises.
+/// With `rr`, any `n` consecutive connections reach each of `n` backends once.
 fn spreads(lab: &Lab, from: &Host, port: &Port) {
     let count = port.backends().len();
     let expected: BTreeSet<_> = port.backends().map(|backend| backend.to_string()).collect();

@@ -1,5 +1,5 @@
-//! Where mode ipvs cannot run: svcproxy is root of a user namespace, whom the kernel never lets at
-//! IPVS, but at the rest of the network namespace that belongs to it.
+//! Mode ipvs cannot run: svcproxy is root of a user namespace, for which the kernel never allows
+//! IPVS, but everything else of the user namespace's network namespace.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE};
 use crate::ports::WEB;
 
-/// `svcproxy ARGUMENTS` in a user and network namespace of its own.
+/// `svcproxy ARGUMENTS` in a separate user and network namespace.
 fn without_ipvs(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = lab.node().command("unshare");
     command.args(["--user", "--map-root-user", "--net"]);
@@ -55,7 +55,7 @@ fn without_fallback_the_error_names_what_to_load() {
     let before = rest();
     let mut command = lab.svcproxy(&["--once", "--fallback=never"]);
     let (_, log, code) = run(command.args(lab.settings()));
-    // Asking for IPVS has loaded it, if it can be.
+    // The request has loaded IPVS, if the machine has it.
     if this_machine_has_ipvs() {
         assert_eq!(code, 0, "{log}");
         return;
@@ -137,7 +137,7 @@ fn check_says_what_is_missing_and_changes_nothing() {
         "{text}"
     );
 
-    // Sysctls that are nowhere, and no programs.
+    // A missing directory of sysctls, and no iptables programs.
     let (json, _, code) = check(&["--mode=iptables", "-o=json", "--proc-sys=/nowhere"]);
     assert_eq!(code, 1, "{json}");
     let mut command = lab.node().command("env");
@@ -174,7 +174,7 @@ fn check_without_privileges_says_so() {
     }
 }
 
-/// What a server of the node answers, head and all.
+/// The answer of a server on the node, with its head.
 pub(crate) fn fetch(lab: &Lab, port: u16, path: &str) -> String {
     lab.node().enter(|| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -187,10 +187,10 @@ pub(crate) fn fetch(lab: &Lab, port: u16, path: &str) -> String {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn the_fallback_serves_and_is_loud() {
+fn the_fallback_works_and_is_reported_everywhere() {
     let lab = Lab::new("auto", &[WEB]);
     lab.use_example("web.yaml");
-    // IPVS, if there is any, is not to be had at its sysctl.
+    // Even if the machine has IPVS, its sysctls are missing here.
     let sysctls = tempfile::tempdir().unwrap();
     let ipv4 = sysctls.path().join("net/ipv4");
     std::fs::create_dir_all(&ipv4).unwrap();
@@ -245,7 +245,7 @@ fn the_fallback_serves_and_is_loud() {
         "{body}"
     );
 
-    // It is told once, however many audits there are.
+    // It is reported once, however many audits there are.
     let before = svcproxy.syncs();
     let audits = || {
         let more = svcproxy.syncs() > before + 2;
@@ -267,10 +267,10 @@ fn the_fallback_serves_and_is_loud() {
     );
 }
 
-/// As after `rmmod ip_vs`: what was in the packet filter and in the routes is still there.
+/// As after `rmmod ip_vs`: the nftables rules and routes are still there.
 #[test]
 #[ignore = "netns: needs root"]
-fn what_ipvs_mode_left_goes_also_where_there_is_no_ipvs() {
+fn the_state_of_ipvs_mode_is_removed_also_without_ipvs() {
     let lab = Lab::new("remains", &[WEB]);
     lab.use_example("web.yaml");
     let node = lab.node();

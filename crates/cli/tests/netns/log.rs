@@ -1,4 +1,4 @@
-//! What becomes of the log is not felt by the data plane.
+//! Problems of the log do not affect the data plane.
 
 use std::fs::File;
 use std::io::{Read, pipe};
@@ -21,8 +21,8 @@ impl Drop for Running {
     }
 }
 
-/// Starts svcproxy with this standard error, with far more to log than a pipe holds, and has it
-/// follow a change, answer for its health and end.
+/// Starts svcproxy with this standard error and far more log than a pipe holds; it must apply a
+/// change, answer health checks and exit.
 fn serves(name: &str, stderr: impl Into<Stdio>) {
     let lab = Lab::new(name, &[]);
     let nonsense = |n| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: No-{n}}}\n---\n");
@@ -52,7 +52,7 @@ fn serves(name: &str, stderr: impl Into<Stdio>) {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn a_pipe_that_nobody_reads_stops_nothing() {
+fn an_unread_pipe_stops_nothing() {
     let (mut reader, writer) = pipe().unwrap();
     serves("stalled", writer);
     // It was full: a pipe holds 64 KiB, in whole lines.
@@ -63,7 +63,7 @@ fn a_pipe_that_nobody_reads_stops_nothing() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn a_reader_of_the_log_that_goes_away_stops_nothing() {
+fn a_closed_pipe_stops_nothing() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     serves("no-reader", writer);

@@ -1,4 +1,4 @@
-//! A Service whose rules iptables refuses for good.
+//! A Service whose rules iptables permanently rejects.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +28,7 @@ endpoints: [{{addresses: [{endpoint}]}}]
     )
 }
 
-/// In the place of iptables-restore: refuses what sends to one address.
+/// Replaces iptables-restore: rejects rules for one address.
 const REFUSES: &str = r#"#!/bin/sh
 text=$(mktemp) && cat >"$text"
 line=$(grep -n -m1 -e '--to-destination 10.244.2.99:' "$text" | cut -d: -f1)
@@ -51,7 +51,7 @@ fn reasons(log: &[Value]) -> Vec<&str> {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn it_is_told_once_and_costs_no_other_service_a_full_sync() {
+fn it_is_reported_once_and_causes_no_full_sync_for_others() {
     let lab = Lab::new("refused", &[]);
     let programs = tempfile::tempdir().unwrap();
     let name = "iptables-nft-restore";

@@ -1,4 +1,4 @@
-//! Objects of which each field is most often right by itself.
+//! Random objects, in which each field is usually valid by itself.
 
 use proptest::collection::{hash_map, vec};
 use proptest::option;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
 
-/// Texts that are wrong nearly everywhere.
+/// Texts that are invalid in nearly every field.
 fn wrong() -> impl Strategy<Value = String> {
     prop_oneof![
         select(vec![
@@ -26,7 +26,7 @@ fn wrong() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Most often one of these, so that many objects pass.
+/// Usually one of these, so that many objects are valid.
 fn mostly<T: Clone + Into<Value> + std::fmt::Debug + 'static>(
     right: Vec<T>,
 ) -> BoxedStrategy<Value> {
@@ -112,7 +112,7 @@ fn metadata(labels: Vec<&'static str>) -> BoxedStrategy<Value> {
     with(rest, "name", mostly(vec!["web"]))
 }
 
-/// The object with this field too.
+/// Adds a field to the object.
 fn with(
     object: BoxedStrategy<Value>,
     field: &'static str,

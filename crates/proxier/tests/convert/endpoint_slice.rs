@@ -76,7 +76,7 @@ fn endpoints() {
                 "[{addresses: [10.244.0.1], nodeName: node-a, zone: eu-1a}, {addresses: [10.244.0.2], zone: ''}]",
                 "Tcp 8080, 10.244.0.1 on node-a in eu-1a, 10.244.0.2",
             ),
-            // As the slice has them: who merges slices removes doubles.
+            // Unchanged: merging slices removes duplicates.
             (
                 "[{addresses: [10.244.0.1]}, {addresses: [10.244.0.1], conditions: {ready: false}}]",
                 "Tcp 8080, 10.244.0.1, 10.244.0.1 unready",
@@ -116,7 +116,7 @@ fn hints() {
                 "[{addresses: [10.244.0.1], hints: {forNodes: [{name: node-a}]}}]",
                 "Tcp 8080, 10.244.0.1 for nodes node-a",
             ),
-            // Hints for nobody say nothing.
+            // Hints without names are ignored.
             (
                 "[{addresses: [10.244.0.1], hints: {}}, {addresses: [10.244.0.2], hints: {forZones: []}}]",
                 "Tcp 8080, 10.244.0.1, 10.244.0.2",
@@ -207,7 +207,7 @@ fn five_thousand_endpoints_share_the_names_of_their_nodes_and_zones() {
 }
 
 #[test]
-fn when_the_last_change_happened() {
+fn last_change_trigger_times() {
     let last_change = |time: &str| {
         let annotation = "endpoints.kubernetes.io/last-change-trigger-time";
         let converted = converted(json!({"metadata": {"annotations": {annotation: time}}}));

@@ -45,7 +45,7 @@ fn mirrored() {
                 "{metadata: {labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}, subsets: [{addresses: [{ip: 10.244.0.1}]}]}",
                 "web-mirrored-0-ipv4 : 10.244.0.1",
             ),
-            // The slices would bear the same labels.
+            // The slices would have the same labels.
             (
                 "{metadata: {labels: {service.kubernetes.io/service-proxy-name: x}}, subsets: [{addresses: [{ip: 10.244.0.1}]}]}",
                 "web-mirrored-0-ipv4 : 10.244.0.1",

@@ -59,7 +59,7 @@ fn load_balancer_ips() {
             "10.96.0.1, Tcp 80, lb 203.0.113.2",
         ),
         ("[{hostname: lb.example.org}]", "10.96.0.1, Tcp 80"),
-        // What one controller wrote wrong takes nothing else away.
+        // An invalid entry of one controller does not affect others.
         (
             "[{ip: lb}, {ip: 127.0.0.1}, {ip: 203.0.113.2, ipMode: vip}, {ip: '2001:db8::1'}, {ip: 10.96.0.1}, {ip: 203.0.113.1}]",
             "10.96.0.1, Tcp 80, lb 203.0.113.1\n\
@@ -94,7 +94,8 @@ fn source_ranges() {
             "{type: LoadBalancer, loadBalancerSourceRanges: [0.0.0.0/0, 192.0.2.0/24, '::/0']}",
             "10.96.0.1, Tcp 80, from 0.0.0.0/0 ::/0",
         ),
-        // Of the other family only: nobody of this one, so it must not look empty.
+        // Only the other family has ranges. No client of this family is allowed, so the list must
+        // not be empty.
         (
             "{type: LoadBalancer, loadBalancerSourceRanges: ['2001:db8::/32']}",
             "10.96.0.1, Tcp 80, from 2001:db8::/32",

@@ -1,4 +1,4 @@
-//! Whatever stands in an object, nothing panics, little is told, and what passes is sound.
+//! For any object: no panic, a bounded number of findings, and a valid result.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::arbitrary::{endpoints, node, service, slice};
 
-/// Most findings of one object, and most characters of one text.
+/// Maximum number of findings per object, and maximum length of one text.
 const FINDINGS: usize = 101;
 const TEXT: usize = 401;
 
-/// What holds of each conversion; the object if there is one.
+/// Checks the invariants of a conversion; returns the object, if any.
 fn sound<T>(converted: Converted<T>) -> Option<T> {
     let Converted {
         object,
@@ -108,7 +108,7 @@ proptest! {
         let service: api::Service = serde_json::from_value(object).unwrap();
         if let Some(service) = sound(convert::service(&service)) {
             sound_service(&service);
-            // Never open to all because what was asked for was not understood.
+            // Invalid ranges never open the Service to all clients.
             let closed = service.load_balancer_ips.is_empty();
             assert!(closed || had_ranges != service.load_balancer_source_ranges.is_empty());
         }
@@ -138,7 +138,7 @@ proptest! {
 }
 
 #[test]
-fn megabytes_are_told_of_in_a_few_lines() {
+fn megabytes_of_errors_are_reported_in_a_few_lines() {
     let long = "x".repeat(3 << 20);
     let flags = "sh-fall,".repeat(1 << 18);
     let annotations = json!({"svcproxy.io/scheduler": "sh", "svcproxy.io/scheduler-flags": flags});
@@ -166,7 +166,7 @@ fn megabytes_are_told_of_in_a_few_lines() {
         )))
         .is_some()
     );
-    // Notes do not crowd out the error that explains why it is gone.
+    // Notes do not displace the error that explains the rejection.
     let refused = service(
         json!({"svcproxy.io/scheduler": "sh", "svcproxy.io/scheduler-flags": "x,".repeat(500)}),
         Value::Null,

@@ -1,7 +1,7 @@
-//! Objects of the API in, what becomes of them out.
+//! Converts API objects, and compares the results.
 //!
-//! The tables have a row for each case: YAML, and the object in one line (`-` if there is none)
-//! followed by the findings, a line each.
+//! The tables have a row for each case: YAML, and the expected object in one line (`-` if there is
+//! none) followed by the findings, one per line.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arbitrary;

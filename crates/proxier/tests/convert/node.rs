@@ -28,7 +28,7 @@ fn nodes() {
                   status: {addresses: [{type: Hostname, address: node-a}, {type: ExternalIP, address: 203.0.113.9}, {type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: 192.0.2.2}, {type: InternalIP, address: '2001:db8::1'}]}}",
                 "node-a [192.0.2.1 2001:db8::1] pods [10.244.1.0/24 fd00:1::/64] eu-1a",
             ),
-            // A family without internal address has its external one.
+            // A family without an internal address has its external one.
             (
                 "{status: {addresses: [{type: ExternalIP, address: '2001:db8::9'}, {type: InternalIP, address: 192.0.2.1}]}}",
                 "node-a [192.0.2.1 2001:db8::9] pods [] -",
@@ -41,7 +41,7 @@ fn nodes() {
                 "{metadata: {labels: {topology.kubernetes.io/zone: ''}}, spec: {podCIDR: ''}}",
                 "node-a [] pods [] -",
             ),
-            // Who wrote the status wrong does not take the rest away.
+            // An invalid entry of the status does not affect the rest.
             (
                 "{metadata: {labels: {topology.kubernetes.io/zone: 'a b'}}, status: {addresses: [{type: InternalIP, address: 127.0.0.1}, {type: InternalIP, address: x}, {type: InternalIP, address: 192.0.2.1}]}}",
                 "node-a [192.0.2.1] pods [] -\n\
@@ -75,7 +75,7 @@ fn nodes() {
 }
 
 #[test]
-fn a_node_that_is_to_go_is_not_eligible() {
+fn a_node_that_is_being_deleted_is_not_eligible() {
     let eligible = |value: &str| {
         let base = json!({"metadata": {"name": "node-a"}});
         let node: api::Node = object(("v1", "Node"), base, super::yaml(value));

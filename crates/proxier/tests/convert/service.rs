@@ -54,7 +54,7 @@ pub(super) fn whole(value: Value) -> String {
     shown(&convert::service(&service), show)
 }
 
-/// Rows whose YAML is that of the spec.
+/// Rows whose YAML is the spec.
 pub(super) fn specs(rows: &[(&str, &str)]) {
     check(rows, |spec| whole(json!({"spec": spec})));
 }
@@ -89,7 +89,7 @@ fn cluster_ips() {
 }
 
 #[test]
-fn what_has_no_cluster_ip_is_programmed_nowhere() {
+fn services_without_cluster_ip_need_nothing() {
     specs(&[
         ("{clusterIP: None}", "Tcp 80"),
         (
@@ -112,14 +112,14 @@ fn what_has_no_cluster_ip_is_programmed_nowhere() {
 }
 
 #[test]
-fn labels_of_what_is_not_ours() {
+fn labels_that_exclude_a_service() {
     let rows = [
         (
             "{metadata: {labels: {service.kubernetes.io/service-proxy-name: other}}}",
             "-\n\
              note: metadata.labels: not used: the label service.kubernetes.io/service-proxy-name assigns it to another service proxy",
         ),
-        // The presence counts, and what else is wrong with it is the other proxy's affair.
+        // Only the presence counts; other errors of the Service are the other proxy's business.
         (
             "{metadata: {labels: {service.kubernetes.io/service-proxy-name: ''}}, spec: {ports: [{port: 0}]}}",
             "-\n\
@@ -178,7 +178,7 @@ fn node_ports() {
              warning: spec.ports[0].nodePort: 30080 does not go with type ClusterIP",
         ),
         ("{ports: [{port: 80, nodePort: 0}]}", "10.96.0.1, Tcp 80"),
-        // One error, not one for each field that goes with some types only.
+        // One error, not one for each field that is valid for some types only.
         (
             "{type: Nodeport, ports: [{port: 80, nodePort: 30080}], externalTrafficPolicy: Local}",
             "-\nerror: spec.type: \"Nodeport\" is not a type of Service (ClusterIP, NodePort, LoadBalancer or ExternalName)\n\
@@ -298,7 +298,7 @@ fn schedulers() {
             "{svcproxy.io/scheduler: sh, svcproxy.io/scheduler-flags: ''}",
             "10.96.0.1, Tcp 80, scheduler sh",
         ),
-        // Whose flags they are cannot be told.
+        // It is unknown which scheduler the flags belong to.
         (
             "{svcproxy.io/scheduler-flags: sh-port}",
             "10.96.0.1, Tcp 80\n\
@@ -319,7 +319,7 @@ fn schedulers() {
 }
 
 #[test]
-fn metrics_are_asked_for_by_label() {
+fn a_label_requests_metrics() {
     for (value, shown) in [
         ("true", "10.96.0.1, Tcp 80, metrics"),
         ("false", "10.96.0.1, Tcp 80"),

@@ -21,9 +21,9 @@ use proxier::store::Change;
 const SERVICES: u8 = 5;
 const SLICES: u8 = 6;
 
-/// One of them outside of the Service CIDRs, one the node's own.
+/// One is outside of the Service CIDRs, one is the node's own.
 const CLUSTER_IPS: [&str; 4] = ["10.96.0.1", "10.96.0.2", "172.20.0.1", "192.0.2.1"];
-/// A cluster IP, the node's own address, another's, and one that is excluded.
+/// A cluster IP, the node's own address, another node's, and an excluded one.
 const EXTERNAL_IPS: [&str; 5] = [
     "10.96.0.1",
     "192.0.2.1",
@@ -177,7 +177,7 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// This node's object, in a zone, or with none no object.
+/// This node's Node in a zone; without a zone, no Node.
 fn node(zone: Option<&str>) -> Change {
     Change::NodeReplaced(zone.map(|zone| {
         let mut node = Node::new("here");

@@ -1,5 +1,5 @@
-//! The same in iptables mode: each plan leads exactly there, every client meets what the API
-//! objects say, and no object can put more into the text than it should.
+//! The same in iptables mode: each plan leads to the desired state, every client gets the result
+//! that the API objects define, and no object can inject text.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::arbitrary::{change, config};
 use crate::oracle;
 use crate::packet::Tables;
 
-/// As the other test's, but pods are known in both families.
+/// As in the other test, but pods are known in both families.
 fn settings(masquerade_all: bool) -> Arc<Config> {
     let mut config = Config::clone(&config(0));
     let pods = "fd00:10:244::/56".parse().unwrap();
@@ -23,7 +23,7 @@ fn settings(masquerade_all: bool) -> Arc<Config> {
     Arc::new(config)
 }
 
-/// What iptables-save would print: what was recorded, read anew.
+/// The output of iptables-save for the recorded rules.
 fn saved(rules: &Rules) -> String {
     let mut text = String::new();
     for table in proxier::mode::iptables::Table::ALL {
@@ -45,7 +45,7 @@ fn saved(rules: &Rules) -> String {
     text
 }
 
-/// Each line is one of a few forms, in which nothing but checked words can stand.
+/// Checks that each line has one of a few forms with only checked words.
 fn check_text(text: &str) {
     for line in text.lines() {
         let words: Vec<_> = line.split(' ').collect();
@@ -182,7 +182,7 @@ proptest! {
     }
 }
 
-/// So many Services of one port and one endpoint, in the Service CIDR one after another.
+/// Services with one port and one endpoint, at consecutive addresses of the Service CIDR.
 fn many(count: u32) -> (Store, DesiredState) {
     use proxier::model::{
         Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
@@ -208,7 +208,7 @@ fn many(count: u32) -> (Store, DesiredState) {
     (store, state)
 }
 
-/// What iptables is told when one Service among so many is changed.
+/// The input for iptables when one Service among `count` changes.
 fn text_of_a_change(count: u32, change: &Change) -> String {
     let (mut store, mut state) = many(count);
     let mut node = Node::default();
@@ -244,8 +244,7 @@ fn the_text_of_a_change_does_not_grow_with_the_number_of_services() {
         assert_eq!(few, many, "{change:?}");
     }
 
-    // Where there was no address near it, the branches are new; where there were, theirs are
-    // rewritten.
+    // Without neighbouring addresses, the branches are new; otherwise theirs are rewritten.
     let mut service = Service::new(ObjectName::new("default", "new").unwrap());
     service.cluster_ips = [[10, 96, 1, 100].into()].into();
     service.ports.clone_from(&there.service.ports);
@@ -255,7 +254,7 @@ fn the_text_of_a_change_does_not_grow_with_the_number_of_services() {
 }
 
 #[test]
-fn what_is_not_as_it_was_left_is_put_right_and_nothing_else() {
+fn drift_is_repaired_and_nothing_else() {
     let (_, state) = many(3);
     let mut node = Node::default();
     node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
@@ -288,7 +287,7 @@ fn what_is_not_as_it_was_left_is_put_right_and_nothing_else() {
 }
 
 #[test]
-fn frontends_that_have_gone_while_nobody_looked_are_known_by_their_rules() {
+fn frontends_removed_while_stopped_are_recognised_by_their_rules() {
     let (mut store, state) = many(2);
     let mut node = Node::default();
     node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
@@ -317,7 +316,7 @@ fn pods_by_interface() {
 }
 
 #[test]
-fn everything_is_masqueraded_if_asked_for() {
+fn everything_is_masqueraded_on_request() {
     let state = DesiredState::new(settings(true));
     let plan = Plan::new(&state, &Node::default(), Scope::Full);
     let text: String = texts(&plan).collect();

@@ -1,6 +1,5 @@
-//! Random sequences of API changes: the state kept up to date one Service at a time equals the
-//! one made from scratch, each plan leads exactly there, and every client meets what the API
-//! objects say.
+//! Random sequences of API changes: the incrementally updated state equals the state from scratch,
+//! each plan leads to it, and every client gets the result that the API objects define.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod arbitrary;
@@ -45,7 +44,7 @@ fn health_checks(state: &DesiredState) -> Vec<HealthCheck> {
     checks
 }
 
-/// What must hold of any node, said without the code under test.
+/// Invariants of any node, checked without the code under test.
 fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
     let expected = oracle::expected(store, config);
     for (key, clients) in &expected {
@@ -57,7 +56,7 @@ fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
             );
         }
     }
-    // Nothing is there for nobody.
+    // No element without an owner.
     for element in node.elements.keys() {
         if let Some(key) = element.frontend() {
             assert!(expected.contains_key(&key), "{element} is for nothing");
@@ -68,7 +67,7 @@ fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
     let there: BTreeSet<_> = node.virtual_servers.keys().copied().collect();
     assert!(there.is_superset(&recorded), "recorded, and not there");
     for key in there.difference(&recorded) {
-        // By a mark that no packet gets any more.
+        // A firewall-mark virtual server whose mark no packet gets any more.
         let state = &node.virtual_servers[key];
         let is_mark = matches!(key, VirtualServerKey::FirewallMark { .. });
         let drains = state.real_servers.iter().all(|r| r.weight == 0);
@@ -97,8 +96,8 @@ fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
     }
 }
 
-/// The steps that fail, or are not taken because an earlier one for the same virtual server did.
-/// An element that gets another comment is deleted and added in one transaction.
+/// The steps that fail, or are skipped because an earlier step for the same virtual server failed.
+/// An element with a new comment is deleted and added in one transaction.
 fn failed_steps(plan: &Plan, failures: &[bool]) -> Vec<usize> {
     let mut broken = HashSet::new();
     let mut failed = Vec::new();
@@ -143,9 +142,9 @@ proptest! {
         let base = Plan::new(&state, &node, Scope::Full);
         prop_assert!(kernel.apply(&base).failures.is_empty());
         node.record(&base, &[]);
-        // Follows the same changes on a kernel that refuses some steps, and is mended at the end.
+        // Follows the same changes on a kernel that rejects some steps, and is repaired at the end.
         let mut lame = node.clone();
-        // Looked at only where a change says so.
+        // Checked only if a change requires it.
         let mut problems = BTreeMap::new();
         for change in changes {
             store.apply(change);
@@ -194,7 +193,7 @@ proptest! {
         check_invariants(&lame, &store, scratch.config());
         prop_assert!(Plan::new(&scratch, &lame, Scope::Full).is_empty());
 
-        // Somebody empties the packet filter, and nobody is there to remember.
+        // Another program flushes nftables while svcproxy is stopped.
         let mut forgotten = node.clone();
         forgotten.ruleset = None;
         forgotten.elements.clear();

@@ -1,5 +1,5 @@
-//! What a packet should meet, said from the API objects as simply as can be, and what it does
-//! meet, by the way that the packet filter and IPVS take. Neither uses the code under test.
+//! The expected fate of a packet, derived from the API objects as simply as possible, and its
+//! actual fate in nftables and IPVS. Neither uses the code under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,11 +11,11 @@ use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::model::{Endpoint, EndpointSlice, Family, Service, ServicePort, TrafficPolicy};
 use proxier::store::Store;
 
-/// Who sends.
+/// The client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Client {
     Pod,
-    /// Outside of the cluster, in a source range or not.
+    /// A client outside of the cluster, in a source range or not.
     Outside {
         in_range: bool,
     },
@@ -33,17 +33,17 @@ pub(crate) enum Outcome {
     Dropped,
     Served {
         by: BTreeSet<(IpAddr, u16)>,
-        /// Whether the backend sees the node's address in place of a client's from outside.
+        /// Whether the backend sees the node's address instead of the outside client's.
         masqueraded: bool,
     },
 }
 
-/// All that is reachable, and what becomes of whom there.
+/// Every reachable frontend, with the result for each client.
 pub(crate) type Reach = BTreeMap<FrontendKey, Vec<(Client, Outcome)>>;
 
 impl Client {
-    /// 198.18.7.7 or 2001:db8:1::7, if it is in range of all ranges that there are but
-    /// 198.18.0.0/15 alone; for the sake of this test a range lets in whom it contains.
+    /// 198.18.7.7 or 2001:db8:1::7, the address of a client in range; a client in no range has
+    /// another one.
     pub(crate) fn address(self, family: Family) -> IpAddr {
         let text = match (self, family) {
             (Self::Pod, Family::V4) => "10.244.0.77",
@@ -61,9 +61,9 @@ impl Client {
     }
 }
 
-/// What the API objects ask for.
+/// The results that the API objects define.
 pub(crate) fn expected(store: &Store, config: &Config) -> Reach {
-    // Kind of address, age, Service and port decide who has a key.
+    // The kind of address, age, Service and port decide which frontend gets a key.
     let mut claims = BTreeMap::new();
     for view in store.services() {
         let service = view.service;
@@ -180,7 +180,7 @@ fn meets(
     Outcome::Served { by, masqueraded }
 }
 
-/// Address, port and endpoint; of those with one address and port the ready one that is here.
+/// The endpoints by address and port; of duplicates, the ready one on this node.
 type Found<'a> = BTreeMap<(IpAddr, u16), &'a Endpoint>;
 
 fn distinct<'a>(
@@ -269,7 +269,7 @@ fn chosen(
     leaving.filter(|(_, e)| may(e)).map(|(at, _)| *at).collect()
 }
 
-/// What the node does with a client's first packet, step by step as it passes its hooks.
+/// The fate of a client's first packet, step by step through the hooks.
 pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &Config) -> Outcome {
     let has = |element| node.elements.contains(&element);
     let outside = client.is_outside();
@@ -320,7 +320,7 @@ pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &C
     let masqueraded = match (mark, captured) {
         (Some(mark), _) => masquerade(mark.get()),
         (None, Some(mark)) => masquerade(mark.get()),
-        // By the rule for all that comes from outside, which knows pods of this family.
+        // The rule for packets from outside, if pods of this family are known.
         (None, None) => true,
     };
     let state = node.virtual_servers.get(&server);

@@ -1,5 +1,5 @@
-//! What iptables rules do with the first packet of a connection: their text, read anew, without
-//! the code under test.
+//! The fate of a connection's first packet in iptables rules: interprets their text without the
+//! code under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ struct Packet<'a> {
     translated: Option<&'a str>,
 }
 
-/// Each table's chains, and the rules that lead to them by the chain they stand in.
+/// The chains of each table, and the rules of built-in chains that jump to them.
 pub(crate) struct Tables<'a> {
     chains: BTreeMap<(Table, &'a str), Vec<&'a str>>,
 }
@@ -49,7 +49,7 @@ impl<'a> Tables<'a> {
         Self { chains }
     }
 
-    /// What a client meets at a frontend.
+    /// The result for a client at a frontend.
     pub(crate) fn met(&self, key: FrontendKey, client: Client, config: &Config) -> Outcome {
         let family = key.family();
         let node = config.node_ip(family).unwrap();
@@ -100,7 +100,7 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// All that chance may make of a packet.
+    /// All possible random results for a packet.
     fn through(&self, table: Table, chain: &str, packet: Packet<'a>) -> Vec<(End, Packet<'a>)> {
         let Some(rules) = self.chains.get(&(table, chain)) else {
             panic!("no chain {chain} in {table}");
@@ -203,7 +203,7 @@ impl Packet<'_> {
                     assert!(chance > 0.0 && chance < 1.0);
                     (true, more)
                 }
-                // No client is remembered.
+                // No client is in a list.
                 ["-m", "recent", "--update", ..] => return false,
                 [
                     "-m",

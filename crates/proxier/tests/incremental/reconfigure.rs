@@ -13,7 +13,7 @@ use proxier::store::Change;
 use crate::arbitrary::{change, config};
 use crate::frontends;
 
-/// The usual settings with some of them changed.
+/// The default settings with some changes.
 fn settings() -> impl Strategy<Value = Arc<Config>> {
     let change = |change: fn(&mut Config)| Just(change);
     let changes = prop_oneof![
@@ -45,7 +45,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn new_settings_lead_where_a_new_start_leads(
+    fn new_settings_have_the_effect_of_a_new_start(
         mut changes in proptest::collection::vec(change(), 1..40),
         (first, then) in (settings(), settings()),
     ) {
@@ -62,7 +62,7 @@ proptest! {
         let mut new = Proxier::new(Arc::clone(&then), Ipvs::new(backend()));
         let steps = new.preview(changes.clone()).unwrap();
 
-        // No step more than a new start would take.
+        // No more steps than a new start.
         let report = running.handle([]).unwrap().unwrap();
         prop_assert!(report.is_success());
         match report.kind {

@@ -1,4 +1,4 @@
-//! Flows over IPVS that connection tracking is to forget.
+//! Deletion of IPVS flows from connection tracking.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Carries out steps none of which may fail, and tells how many flows went.
+/// Executes steps, none of which may fail; returns the number of deleted flows.
 fn apply(node: &Host, steps: impl IntoIterator<Item = Step>) -> u64 {
     let plan = steps.into_iter().collect();
     let report = node.enter(|| IpvsBackend::open().unwrap().apply(&plan));
@@ -58,7 +58,8 @@ fn answered_from(node: &Host, client: SocketAddr) -> SocketAddr {
     )
 }
 
-/// Who answers now. IPVS drops the packet by which it notices that a real server is gone.
+/// The backend that answers now. IPVS drops the packet with which it notices that a real server was
+/// deleted.
 fn answerer(client: &mut Connection) -> String {
     let answer = eventually(Duration::from_secs(20), || client.ask());
     answer.unwrap().backend
@@ -66,7 +67,7 @@ fn answerer(client: &mut Connection) -> String {
 
 #[test]
 #[ignore = "kernel: needs IPVS; root"]
-fn flows_are_told_by_the_backend_that_ipvs_chose() {
+fn flows_are_found_by_the_backend_that_ipvs_chose() {
     let topology = Topology::new("flows", &[2]).unwrap();
     let node = &topology.node().host;
     let [one, two] = [0, 1].map(|pod| &topology.node().pods[pod]);
@@ -102,7 +103,7 @@ fn flows_are_told_by_the_backend_that_ipvs_chose() {
     let mut clients = [connect(vip), connect(node_port)];
     let answered_from = |client: &Connection| answered_from(node, client.source().unwrap());
 
-    // Too early: these flows would stay as they are when there is a virtual server.
+    // Too early: these flows would stay unchanged when the virtual server exists.
     for (client, to) in clients.iter_mut().zip([vip, node_port]) {
         assert_eq!(client.ask(), Err(AskError::Refused));
         assert_eq!(answered_from(client), to);
@@ -130,11 +131,11 @@ fn flows_are_told_by_the_backend_that_ipvs_chose() {
 
     let by_one = |to| Step::DeleteFlows(Flows::to(to).answered_by(one.v4.into()));
     assert_eq!(apply(node, [by_one(key(vip))]), 1);
-    // That to the node port has the same backend, and stays.
+    // The flow to the node port has the same backend, and stays.
     assert_eq!(answered_from(&clients[1]), at(one));
     assert_eq!(apply(node, [by_one(any)]), 1);
 
-    // IPVS may be the first to have its own flows forgotten.
+    // IPVS may delete its own flows first.
     let replace = virtual_servers.map(|key| [add(key, at(two)), delete(key, at(one))]);
     let steps = replace.into_iter().flatten();
     apply(node, steps.chain([by_one(key(vip)), by_one(any)]));

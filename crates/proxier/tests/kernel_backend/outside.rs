@@ -1,4 +1,4 @@
-//! Addresses that are reached from outside: node ports, load balancers', external ones.
+//! Addresses for clients outside: node ports, load-balancer and external IPs.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use proxier::mode::ipvs::plan::{Audience, Purpose};
 
 use super::*;
 
-/// A virtual server of a mark, with one real server.
+/// A firewall-mark virtual server with one real server.
 fn marked(key: FrontendKey, purpose: Purpose, number: u32, pod: IpAddr) -> Vec<Step> {
     let masquerade = purpose == Purpose::NodePort;
     let mark = Marks::default().number(number, masquerade).unwrap();
@@ -20,7 +20,7 @@ fn marked(key: FrontendKey, purpose: Purpose, number: u32, pod: IpAddr) -> Vec<S
     steps
 }
 
-/// Services that are reached from outside, at addresses of one family, for one protocol.
+/// Services with external addresses of one family, for one protocol.
 struct Outside<'a> {
     protocol: Protocol,
     family: Family,
@@ -30,7 +30,7 @@ struct Outside<'a> {
 }
 
 impl Outside<'_> {
-    /// A load balancer's address.
+    /// A load-balancer IP.
     fn lb(&self, number: u8) -> IpAddr {
         let address = match self.family {
             Family::V4 => format!("203.0.113.{number}"),
@@ -53,8 +53,8 @@ impl Outside<'_> {
         key(self.protocol, address)
     }
 
-    /// To tell who is served how, clients in the cluster have the far pod where those from
-    /// outside have the near one.
+    /// To distinguish the virtual servers, clients in the cluster get the far pod and clients
+    /// outside the near one.
     fn steps(&self, first_number: u32) -> Vec<Step> {
         let (near, far) = (
             self.near.address(self.family),
@@ -136,7 +136,7 @@ fn carries_traffic_from_outside() {
             [
                 listen(of, near, TARGET, "near"),
                 listen(of, far, TARGET, "far"),
-                // What is reached where nothing is captured.
+                // The listener that is reached where nothing is captured.
                 listen(of, other_node, PORT, "other"),
                 listen(of, other_node, PORT + 1, "other"),
             ]
@@ -147,7 +147,7 @@ fn carries_traffic_from_outside() {
     let services_steps = (0..).zip(&services);
     let steps = services_steps.flat_map(|(n, of)| of.steps(1 + n * 5));
     let plan: Plan = base(node).into_iter().chain(steps).collect();
-    // Addresses are captured for every protocol, once.
+    // An address is captured once, for all protocols.
     let mut seen = HashSet::new();
     let is_first = |step: &&Step| match step {
         Step::AddElement(element, _) => seen.insert(*element),
@@ -202,8 +202,8 @@ fn carries_traffic_from_outside() {
                 [refused.clone(), refused.clone(), refused.clone()],
             ),
             (here, 30083, [dropped(), far_masked(), far_masked()]),
-            // Another node's address: its own but for the port that is captured here; the
-            // client's way there does not lead through this node.
+            // Another node's address: only one port is captured here, and the client's route to it
+            // does not go through this node.
             (
                 there,
                 PORT,
@@ -236,7 +236,7 @@ fn errors_about_captured_connections_are_captured() {
     let near = &topology.node().pods[0];
     let route = format!("route add 2001:db8::/64 via {}", node.v6);
     client.ip(&[route]).unwrap();
-    // Or IPVS might find them on their way through.
+    // Otherwise IPVS might handle forwarded packets.
     node.ip(&[
         "route add unreachable 203.0.113.0/24",
         "route add unreachable 2001:db8::/64",
@@ -264,7 +264,7 @@ fn errors_about_captured_connections_are_captured() {
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         let asks = SocketAddr::new(client.address(family), 0);
         let asks = client.enter(|| UdpSocket::bind(asks).unwrap());
-        // To the near pod, who sees the client's address.
+        // To the near pod, which sees the client's address.
         asks.send_to(b"?", SocketAddr::new(of.lb(2), PORT)).unwrap();
         let (_, from) = server.recv_from(&mut [0; 8]).unwrap();
         assert_eq!(from, asks.local_addr().unwrap());
@@ -272,8 +272,8 @@ fn errors_about_captured_connections_are_captured() {
         server.send(b"!").unwrap();
         asks.recv(&mut [0; 8]).unwrap();
 
-        // Nobody is there any more to take the second answer: the client says so to the load
-        // balancer's address, which is not the node's.
+        // The second answer finds no socket: the client sends an ICMP error to the load-balancer
+        // IP, which is not the node's.
         drop(asks);
         server.send(b"!").unwrap();
         let error = server.recv(&mut [0; 8]).unwrap_err();

@@ -1,4 +1,4 @@
-//! A server that sends too much, or too slowly: it costs bounded memory and bounded time.
+//! A server that sends too much, or too slowly, costs bounded memory and time.
 
 use std::fs;
 use std::sync::{Mutex, PoisonError};
@@ -10,12 +10,12 @@ use testbed::{Behaviour, Cut, Fault, Resource, Verb};
 use crate::cluster::{Cluster, START, access, both, impatient, populated, service, slice, timing};
 
 const MIB: usize = 1 << 20;
-/// Held by tests that need much memory, and by those that measure it.
+/// Locked by tests that need or measure much memory.
 static MEMORY: Mutex<()> = Mutex::new(());
 
 fn big_service(name: &str, address: &str) -> Value {
     let mut service = service(name, address);
-    // Before the name, in the order of the stand-in's JSON.
+    // Before the name, in the order of the fake server's JSON.
     service["metadata"]["annotations"] = json!({"big": "x".repeat(9 * MIB)});
     service
 }
@@ -33,7 +33,7 @@ fn an_object_that_is_too_long_costs_only_itself() {
                     its last good version stays in effect";
         assert_eq!(cluster.told, [told]);
 
-        // Now in events.
+        // The same with events.
         let server = &cluster.server;
         server.put(Resource::Services, service("d", "10.96.0.4"));
         let four = [START[0], START[1], START[2], "10.96.0.4:80 → "];
@@ -49,7 +49,7 @@ fn an_object_that_is_too_long_costs_only_itself() {
         });
         assert_eq!(cluster.serves(), changed);
 
-        // And in the list after them.
+        // The same with the next list.
         cluster.server.compact();
         cluster.server.cut(Resource::Services, Cut::Close);
         cluster.until("told again", |cluster| match cluster.told.len() {
@@ -63,7 +63,7 @@ fn an_object_that_is_too_long_costs_only_itself() {
     }
 }
 
-/// Most memory this process has had so far, in bytes.
+/// Peak memory of this process, in bytes.
 fn peak() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -89,7 +89,7 @@ fn an_answer_without_a_line_end_takes_no_memory() {
 }
 
 #[test]
-fn a_list_that_drips_is_given_up() {
+fn a_dripping_list_is_abandoned() {
     for behaviour in both() {
         let server = populated(behaviour);
         server.fail(Resource::Services, Verb::Watch, [Fault::Drip]);
@@ -111,7 +111,7 @@ fn a_list_that_drips_is_given_up() {
 }
 
 #[test]
-fn a_watch_without_bookmarks_is_asked_for_again() {
+fn a_watch_without_bookmarks_is_requested_again() {
     let server = populated(Behaviour::default());
     let access = access(&server);
     let mut timing = timing();
@@ -125,7 +125,7 @@ fn a_watch_without_bookmarks_is_asked_for_again() {
     cluster.becomes(&["10.96.0.1:80 → 10.244.0.9", START[1], START[2]]);
     let failures = cluster.source.state().failures;
     assert!(failures.is_empty(), "{failures:?}");
-    // From where it was, and not with a new list.
+    // From its last version, without a new list.
     let asks = cluster
         .server
         .asks_of(Resource::EndpointSlices, Verb::Watch);

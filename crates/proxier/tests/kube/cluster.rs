@@ -1,4 +1,4 @@
-//! A stand-in server and a node that follows it.
+//! A fake server and a node that follows it.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -16,9 +16,9 @@ use proxier::source::kube::{Access, KubeSource, Timing};
 use serde_json::{Value, json};
 use testbed::{ApiServer, Behaviour, Resource};
 
-/// Far more than anything takes, for a machine under load.
+/// Far longer than anything takes, for a machine under load.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How long nothing must come for the source to be idle.
+/// How long the source must be silent to count as idle.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 pub(crate) const NODE: &str = "node-a";
@@ -32,7 +32,7 @@ pub(crate) fn timing() -> Timing {
     timing
 }
 
-/// Watches that are given up soon.
+/// Short time limits.
 pub(crate) fn impatient() -> Timing {
     let mut timing = timing();
     timing.answer = Duration::from_millis(500);
@@ -70,7 +70,7 @@ pub(crate) fn kubeconfig(directory: &Path, cluster: &str, user: &str) -> Access 
     access
 }
 
-/// Replaces a file at once.
+/// Replaces a file atomically.
 pub(crate) fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
@@ -81,14 +81,14 @@ pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
     pub(crate) source: KubeSource,
     pub(crate) proxier: Proxier<Ipvs<FakeBackend>>,
-    /// What the source had to say of objects.
+    /// The source's diagnostics.
     pub(crate) told: Vec<String>,
     readings: Receiver<Reading>,
     taken: usize,
 }
 
 impl Cluster {
-    /// A server of this kind with a node, three Services and their slices, followed.
+    /// A followed server with a node, three Services and their slices.
     pub(crate) fn new(behaviour: Behaviour) -> Self {
         let server = populated(behaviour);
         let access = access(&server);
@@ -119,12 +119,12 @@ impl Cluster {
         }
     }
 
-    /// How many readings have come.
+    /// The number of readings.
     pub(crate) fn readings_taken(&self) -> usize {
         self.taken
     }
 
-    /// Waits until `done`, while readings come.
+    /// Applies readings until `done`.
     pub(crate) fn until<T: Debug>(
         &mut self,
         what: impl Debug,
@@ -147,7 +147,8 @@ impl Cluster {
         assert!(report.is_none_or(|report| report.is_success()));
     }
 
-    /// Waits until the node serves exactly this: a line a frontend, as `10.96.0.1:80 → 10.244.0.1`.
+    /// Waits until the node serves exactly this: one line per frontend, such as `10.96.0.1:80 →
+    /// 10.244.0.1`.
     pub(crate) fn becomes(&mut self, expected: &[&str]) {
         self.until(expected, |cluster| {
             let is = cluster.serves();
@@ -155,7 +156,7 @@ impl Cluster {
         });
     }
 
-    /// Takes in all that comes until nothing does, and checks that it leaves the node so.
+    /// Applies readings until the source is idle, and checks that the node is unchanged.
     pub(crate) fn stays(&mut self, expected: &[&str]) {
         while let Ok(reading) = self.readings.recv_timeout(QUIET) {
             self.take_in(reading);
@@ -177,7 +178,7 @@ impl Cluster {
         frontends
     }
 
-    /// Waits until the server was asked so often, or more.
+    /// Waits until the server got at least this number of requests.
     pub(crate) fn asked(&mut self, resource: Resource, verb: testbed::Verb, times: usize) {
         self.until((resource, verb, times), |cluster| {
             let asks = cluster.server.asks_of(resource, verb);
@@ -189,7 +190,7 @@ impl Cluster {
         });
     }
 
-    /// Waits until the source says that all is well.
+    /// Waits until the source is connected.
     pub(crate) fn connects(&mut self) {
         self.until("connected", |cluster| {
             let state = cluster.source.state();
@@ -202,7 +203,7 @@ impl Cluster {
     }
 }
 
-/// Waits until a kind is not followed for this reason, and returns all that is said of it.
+/// Waits until a kind fails for this reason, and returns the whole error.
 pub(crate) fn fails(cluster: &mut Cluster, kind: &str, why: &str) -> String {
     let failure = |cluster: &Cluster| cluster.source.state().failures.get(kind).cloned();
     let said = RefCell::new(String::new());
@@ -216,7 +217,7 @@ pub(crate) fn fails(cluster: &mut Cluster, kind: &str, why: &str) -> String {
     said.into_inner()
 }
 
-/// What the node serves at first.
+/// The initial state of the node.
 pub(crate) const START: [&str; 3] = [
     "10.96.0.1:80 → 10.244.0.1",
     "10.96.0.2:80 → 10.244.0.2 10.244.1.2",

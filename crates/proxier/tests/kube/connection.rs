@@ -1,4 +1,5 @@
-//! Ways to the API server: path prefixes, proxies, and TLS in all forms that client-go takes.
+//! Connections to the API server: path prefixes, proxies, and TLS in all forms that client-go
+//! supports.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use testbed::{Authority, Behaviour, Clients, ForwardProxy, Https, Resource, Verb
 
 use crate::cluster::{Cluster, NODE, START, fails, kubeconfig, populated, timing};
 
-/// A name that no resolver knows: who reaches it did not look it up.
+/// A name that no resolver knows: a client that reaches it did not resolve it.
 const HOST: &str = "api.svcproxy.invalid";
 
 #[test]
@@ -77,7 +78,7 @@ fn through_each_kind_of_proxy() {
     }
 }
 
-/// A server without TLS is asked for by URL.
+/// A server without TLS is requested by URL.
 #[test]
 fn through_a_proxy_without_a_tunnel() {
     let directory = tempfile::tempdir().unwrap();
@@ -177,7 +178,7 @@ fn a_server_that_does_not_speak_tls() {
 fn nobody_listens() {
     let directory = tempfile::tempdir().unwrap();
     let server = populated(Behaviour::default());
-    // What was free a moment ago is most likely free still.
+    // A port that was free a moment ago is most likely still free.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -201,8 +202,8 @@ fn openssl(directory: &Path, arguments: &str) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// A certificate of X.509 version 1 for the key in `user.key`, as guides to making a cluster by hand
-/// have it made.
+/// A certificate of X.509 version 1 for the key in `user.key`, as in guides for manual
+/// installation.
 fn issue_v1(directory: &Path) {
     openssl(
         directory,

@@ -1,4 +1,4 @@
-//! Who we are to the server, and what if that changes.
+//! Credentials, and their changes.
 
 use proxier::source::kube::{Access, AccessError, KubeSource, StartError};
 use testbed::{ApiServer, Ask, Behaviour, Cut, Fault, Resource, Verb};
@@ -12,7 +12,7 @@ fn a_token_that_changes() {
     let directory = tempfile::tempdir().unwrap();
     let server = populated(Behaviour::default());
     server.require_token("old");
-    // As an editor leaves it.
+    // With a trailing newline, as editors write it.
     replace(&directory.path().join("token"), "old\n");
     // Relative to the kubeconfig.
     let access = kubeconfig(directory.path(), &at(&server), "tokenFile: token");
@@ -61,7 +61,7 @@ fn a_kubeconfig_that_changes() {
     cluster.becomes(&START);
     let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
     assert_eq!(ask.authorization.as_deref(), Some("Bearer secret"));
-    // While it cannot be read, the last stays in use.
+    // While it is unreadable, the last version stays in use.
     replace(&path, "apiVersion: [");
     cluster.server.cut(Resource::Services, Cut::End);
     cluster.asked(Resource::Services, Verb::Watch, 2);
@@ -73,7 +73,7 @@ fn a_kubeconfig_that_changes() {
 }
 
 #[test]
-fn a_given_server_is_asked_and_not_the_kubeconfigs() {
+fn a_given_server_takes_precedence_over_the_kubeconfigs() {
     let directory = tempfile::tempdir().unwrap();
     let nowhere = "server: 'http://192.0.2.1:1'";
     let server = populated(Behaviour::default());
@@ -86,7 +86,7 @@ fn a_given_server_is_asked_and_not_the_kubeconfigs() {
 }
 
 #[test]
-fn what_cannot_work_is_reported_at_the_start() {
+fn invalid_settings_are_reported_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let start = |access| KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
@@ -125,7 +125,7 @@ fn what_cannot_work_is_reported_at_the_start() {
         error.to_string(),
         "\"not a URL\" is not the URL of an API server"
     );
-    // No test runs in a pod.
+    // Tests do not run in a pod.
     let error = start(Access::default());
     assert!(
         matches!(error, StartError::Access(AccessError::NotInCluster(_))),
@@ -137,9 +137,9 @@ fn at(server: &ApiServer) -> String {
     format!("server: {:?}", server.url())
 }
 
-/// One sentence each, that names the file, and what to do.
+/// Each error is one sentence with the file and a remedy.
 #[test]
-fn kubeconfigs_that_cannot_be_used() {
+fn invalid_kubeconfigs() {
     let server = "server: 'https://192.0.2.1:6443'";
     let cases = [
         (
@@ -225,9 +225,9 @@ fn a_source_within_a_tokio_runtime() {
     });
 }
 
-/// What a server says cannot forge lines of the log, or command the terminal.
+/// Text from a server cannot forge log lines or control the terminal.
 #[test]
-fn what_a_server_says_is_escaped() {
+fn text_from_a_server_is_escaped() {
     let server = populated(Behaviour::default());
     server.say("one\u{1b}[2Jtwo\rthree\u{202e}");
     let refusal = Fault::Status {

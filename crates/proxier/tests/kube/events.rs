@@ -1,4 +1,4 @@
-//! Events after the list, in whatever order and number they come.
+//! Events after the list, in any order and number.
 
 use serde_json::json;
 use testbed::{Behaviour, Cut, Resource, Verb};
@@ -6,7 +6,7 @@ use testbed::{Behaviour, Cut, Resource, Verb};
 use crate::cluster::{Cluster, START, service, slice};
 
 #[test]
-fn what_happens_is_followed() {
+fn events_are_applied() {
     let mut cluster = Cluster::new(Behaviour::default());
     cluster
         .server
@@ -42,8 +42,8 @@ fn a_slice_changes_hands() {
     ]);
 }
 
-/// What the tests of order have the server do: `a` and `b` change twice, `c` goes, comes back with
-/// another address and goes again, and `d` comes.
+/// The changes for the tests of order: `a` and `b` change twice, `c` is deleted, created with
+/// another address and deleted again, and `d` is created.
 fn change(cluster: &Cluster) {
     let server = &cluster.server;
     for address in ["10.96.1.1", "10.96.2.1"] {
@@ -63,7 +63,7 @@ const CHANGED: [&str; 3] = [
     "10.96.2.2:80 → 10.244.0.2 10.244.1.2",
 ];
 
-/// All is well again, and nothing of what came before comes back.
+/// Checks that the final state is reached, and that no earlier state returns.
 fn check(order: impl FnOnce(&mut Vec<String>)) {
     let mut cluster = Cluster::new(Behaviour::default());
     cluster.server.hold(Resource::Services);
@@ -92,7 +92,7 @@ fn events_backwards() {
 
 #[test]
 fn events_in_any_order() {
-    // Every rotation, and every exchange of two.
+    // Every rotation, and every swap of two.
     for by in 1..8 {
         check(|lines| lines.rotate_left(by));
         check(|lines| lines.swap(0, by));
@@ -125,7 +125,7 @@ fn an_event_after_its_object_has_gone() {
 }
 
 #[test]
-fn a_late_deletion_of_what_has_come_back() {
+fn a_late_deletion_of_a_recreated_object() {
     let mut cluster = Cluster::new(Behaviour::default());
     cluster.server.hold(Resource::Services);
     cluster.server.delete(Resource::Services, "default/c");
@@ -145,7 +145,7 @@ fn a_late_deletion_of_what_has_come_back() {
 #[test]
 fn a_bookmark_moves_the_watch_on() {
     let mut cluster = Cluster::new(Behaviour::default());
-    // Versions that the Services' watch would hear nothing of.
+    // Versions without events for the watch of Services.
     for _ in 0..10 {
         cluster
             .server
@@ -170,7 +170,7 @@ fn a_refused_object_leaves_its_last_good_version() {
     let mut bad = service("a", "10.96.0.9");
     bad["spec"]["ports"][0]["port"] = json!(70_000);
     cluster.server.put(Resource::Services, bad);
-    // Not even of the right form.
+    // Not even decodable.
     let mut bad = slice("b-1", "b", &["10.244.9.9"]);
     bad["ports"] = json!("many");
     cluster.server.put(Resource::EndpointSlices, bad);
@@ -190,7 +190,7 @@ fn a_refused_object_leaves_its_last_good_version() {
         assert!(told.iter().any(|told| told.starts_with(&start)), "{told:?}");
     }
     cluster.stays(&START);
-    // And in a new list.
+    // The same in a new list.
     for resource in [Resource::Services, Resource::EndpointSlices] {
         cluster.server.compact();
         cluster.server.cut(resource, Cut::Close);
@@ -200,7 +200,7 @@ fn a_refused_object_leaves_its_last_good_version() {
         .server
         .put(Resource::Services, service("d", "10.96.0.4"));
     cluster.becomes(&[START[0], START[1], START[2], "10.96.0.4:80 → "]);
-    // A good version takes its place, and it can go.
+    // A valid version replaces it, and it can be deleted.
     cluster
         .server
         .put(Resource::Services, service("a", "10.96.0.9"));

@@ -13,7 +13,7 @@ use crate::cluster::{
     Cluster, NODE, PATIENCE, START, fails, kubeconfig, populated, replace, service, timing,
 };
 
-/// A kubeconfig whose user is a program: a shell script beside it, with these further fields.
+/// A kubeconfig with an exec plugin: a shell script beside it, with further fields.
 fn access(directory: &Path, server: &ApiServer, script: &str, fields: &str) -> Access {
     let program = directory.join("plugin");
     fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -27,7 +27,7 @@ fn access(directory: &Path, server: &ApiServer, script: &str, fields: &str) -> A
 const V1: &str = "apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never";
 const V1BETA1: &str = "apiVersion: client.authentication.k8s.io/v1beta1";
 
-/// What a plugin of this version prints that gives a token.
+/// The output of a plugin of this version with a token.
 fn token(version: &str, status: &str) -> String {
     format!(
         r#"{{"apiVersion":"client.authentication.k8s.io/{version}","kind":"ExecCredential","status":{{{status}}}}}"#
@@ -35,7 +35,7 @@ fn token(version: &str, status: &str) -> String {
 }
 
 #[test]
-fn a_plugin_knows_where_it_is_and_is_asked_again_when_it_is_refused() {
+fn a_plugin_gets_the_cluster_and_runs_again_after_a_rejection() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let server = populated(Behaviour::default());
@@ -78,7 +78,7 @@ fn a_plugin_knows_where_it_is_and_is_asked_again_when_it_is_refused() {
 }
 
 #[test]
-fn what_has_expired_is_asked_for_again() {
+fn expired_credentials_are_renewed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let server = populated(Behaviour::default());
@@ -100,7 +100,7 @@ fn what_has_expired_is_asked_for_again() {
     assert_eq!(runs, asks, "once for each request");
 }
 
-/// Waits until a process is gone, or waits for a parent that does not ask.
+/// Waits until a process has ended, or is a zombie.
 fn ends(process: &str) {
     let deadline = Instant::now() + PATIENCE;
     let is_alive = || {
@@ -128,9 +128,9 @@ fn written(path: &Path) -> String {
     }
 }
 
-/// Neither the start nor the end waits for it, and its own child ends with it.
+/// Neither start nor stop waits for it, and its child ends with it.
 #[test]
-fn a_plugin_that_hangs_holds_nobody_up() {
+fn a_hanging_plugin_blocks_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let server = populated(Behaviour::default());
@@ -146,7 +146,7 @@ fn a_plugin_that_hangs_holds_nobody_up() {
 }
 
 #[test]
-fn a_plugin_is_killed_when_its_time_is_up() {
+fn a_plugin_is_killed_at_its_time_limit() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let server = populated(Behaviour::default());
@@ -162,7 +162,7 @@ fn a_plugin_is_killed_when_its_time_is_up() {
 }
 
 #[test]
-fn plugins_that_give_nothing_say_why_in_one_sentence() {
+fn failed_plugins_have_errors_of_one_sentence() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let cases = [
@@ -204,7 +204,7 @@ fn plugins_that_give_nothing_say_why_in_one_sentence() {
 }
 
 #[test]
-fn a_plugin_that_is_not_installed_says_how_to_install_it() {
+fn the_error_for_a_missing_plugin_has_an_installation_hint() {
     let directory = tempfile::tempdir().unwrap();
     let cases = [
         (

@@ -1,4 +1,4 @@
-//! A server that fails: what is in force stays, and what has happened meanwhile is caught up with.
+//! A failing server: the last state stays in effect, and missed changes are applied later.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ const KINDS: [Resource; 4] = [
     Resource::ServiceCidrs,
 ];
 
-/// What the node serves after [`change`].
+/// The state of the node after [`change`].
 const CHANGED: [&str; 3] = [
     START[0],
     "10.96.0.2:80 → 10.244.0.9 10.244.1.2",
     "10.96.0.4:80 → ",
 ];
 
-/// One object comes, one changes, one goes.
+/// Creates one object, changes one and deletes one.
 fn change(cluster: &Cluster) {
     cluster
         .server
@@ -48,7 +48,7 @@ fn watches_that_end_in_any_way() {
 }
 
 #[test]
-fn watches_go_on_where_they_were() {
+fn watches_continue_at_their_version() {
     let mut cluster = Cluster::new(Behaviour::default());
     cluster.server.cut(Resource::Services, Cut::Close);
     cluster.asked(Resource::Services, Verb::Watch, 2);
@@ -104,9 +104,9 @@ fn a_server_that_has_forgotten() {
     }
 }
 
-/// A relist is one reading: at no time is there less than before and after.
+/// A relist is one reading: there is no moment with fewer objects than before and after.
 #[test]
-fn a_new_list_takes_nothing_away_that_stays() {
+fn a_new_list_removes_nothing_temporarily() {
     let mut cluster = Cluster::new(Behaviour {
         streams_lists: false,
         page: 1,
@@ -140,7 +140,7 @@ fn requests_that_fail_in_any_way() {
             code: 429,
             retry_after: Some(1),
         },
-        // More than anyone would wait for.
+        // Longer than the upper limit.
         Fault::Status {
             code: 503,
             retry_after: Some(100_000_000),
@@ -188,7 +188,7 @@ fn a_server_that_falls_silent() {
 }
 
 #[test]
-fn a_list_that_falls_silent_is_asked_for_in_pages() {
+fn a_silent_list_is_requested_in_pages() {
     let server = populated(Behaviour::default());
     server.fail(Resource::Services, Verb::Watch, [Fault::Silence]);
     let access = access(&server);
@@ -222,10 +222,10 @@ fn watches_are_renewed_at_their_time() {
     );
 }
 
-/// As of a server that was put back from a copy: it knows nothing of what was heard of it last, and
-/// watches from then on are never told anything.
+/// A server restored from a backup: it does not know the last version, and watches from that
+/// version get no events.
 #[test]
-fn a_server_that_begins_again() {
+fn a_restored_server() {
     let server = populated(Behaviour::default());
     let access = access(&server);
     let mut timing = impatient();
@@ -245,13 +245,14 @@ fn a_server_that_begins_again() {
     cluster.connects();
 }
 
-/// A server that has forgotten a version is well: that is no failure, and no pause grows.
+/// A server that has forgotten a version still works: this is no failure, and the pause does not
+/// grow.
 #[test]
-fn a_version_that_is_gone_is_no_failure() {
+fn an_expired_version_is_no_failure() {
     let server = populated(Behaviour::default());
     let access = access(&server);
     let mut timing = timing();
-    // Long enough for a failure to be seen.
+    // Long enough to see a failure.
     timing.first_retry = Duration::from_millis(300);
     let mut cluster = Cluster::follow(server, access, timing);
     cluster.becomes(&START);

@@ -1,4 +1,4 @@
-//! What is told of a server that is slow to list, or goes away.
+//! Health reports about a server that lists slowly or becomes unreachable.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

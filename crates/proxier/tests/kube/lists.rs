@@ -1,11 +1,11 @@
-//! The first list, and how it is asked for.
+//! The first list, and its requests.
 
 use serde_json::json;
 use testbed::{Behaviour, Fault, Resource, Verb};
 
 use crate::cluster::{Cluster, START, access, both, fails, populated, service, slice, timing};
 
-/// A server before streamed lists, ServiceCIDRs and field selectors of Services.
+/// A server without streamed lists, ServiceCIDRs and field selectors of Services.
 const OLD: Behaviour = Behaviour {
     streams_lists: false,
     has_service_cidrs: false,
@@ -30,14 +30,13 @@ fn lists_are_streamed_where_they_can_be() {
             "one connection for the list and what follows"
         );
         assert_eq!(asks[0].parameter("sendInitialEvents"), Some("true"));
-        // Any: answered from the server's cache.
+        // Any version: answered from the server's cache.
         assert_eq!(asks[0].parameter("resourceVersion"), Some("0"));
         assert_eq!(asks[0].parameter("allowWatchBookmarks"), Some("true"));
     }
 }
 
-/// A quorum read for every node of a fleet at once brings a control plane down
-/// (kubernetes/kubernetes#85342).
+/// A quorum read for every node at once can overload a control plane (kubernetes/kubernetes#85342).
 #[test]
 fn lists_come_from_the_cache_and_never_go_back() {
     for behaviour in both() {
@@ -100,7 +99,7 @@ fn an_old_server_is_asked_for_pages() {
 }
 
 #[test]
-fn what_is_not_for_us_is_left_out_at_the_server() {
+fn excluded_objects_are_left_out_at_the_server() {
     let cluster = Cluster::new(Behaviour::default());
     let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
     assert_eq!(
@@ -166,7 +165,7 @@ fn nothing_is_programmed_before_every_kind_is_listed() {
 }
 
 #[test]
-fn half_a_list_is_none() {
+fn an_incomplete_list_is_not_applied() {
     for behaviour in [Behaviour::default(), OLD] {
         let server = populated(behaviour);
         for resource in [Resource::Services, Resource::EndpointSlices] {
@@ -191,7 +190,7 @@ fn half_a_list_is_none() {
 }
 
 #[test]
-fn a_page_may_be_gone() {
+fn a_page_may_be_expired() {
     let server = populated(OLD);
     for resource in [Resource::Services, Resource::EndpointSlices] {
         let gone = Fault::Status {

@@ -1,6 +1,7 @@
-//! A node that follows an API server: whatever the server does, the node ends as its objects say.
+//! A node that follows an API server: whatever the server does, the node ends in the state of its
+//! objects.
 //!
-//! The server is a stand-in that speaks HTTP on loopback, the node one in memory.
+//! The server is a fake with HTTP on loopback; the node is in memory.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

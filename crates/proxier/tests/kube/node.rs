@@ -1,4 +1,4 @@
-//! What the API says of the node and of the cluster's networks.
+//! The Node and the ServiceCIDRs of the API.
 
 use proxier::desired::Config;
 use serde_json::json;
@@ -45,7 +45,7 @@ fn the_node_is_followed() {
 }
 
 #[test]
-fn heartbeats_are_not_told() {
+fn heartbeats_are_ignored() {
     let mut cluster = Cluster::new(Behaviour::default());
     for second in 0..10 {
         let mut beating = node(NODE);
@@ -74,7 +74,7 @@ fn service_cidrs_are_followed() {
     cluster
         .server
         .put(Resource::ServiceCidrs, service_cidr("more", "10.64.0.0/16"));
-    // Within another, and of a family the node does not speak.
+    // Inside of another one, and of a family that the node does not have.
     cluster.server.put(
         Resource::ServiceCidrs,
         service_cidr("within", "10.96.0.0/24"),
@@ -98,8 +98,8 @@ fn service_cidrs_are_followed() {
     cluster.stays(&START);
 }
 
-/// What a server forbids while it starts up is not taken for what it forbids for good: the usual
-/// Service CIDR is wider than this one, and others may live in the rest.
+/// What a server forbids while it starts up may be allowed later. The default Service CIDR is
+/// larger than this one, and other programs may use the rest.
 #[test]
 fn service_cidrs_of_a_server_that_starts_up() {
     let server = populated(Behaviour::default());
@@ -124,7 +124,7 @@ fn service_cidrs_of_a_server_that_starts_up() {
     cluster.connects();
     let is_narrow = |config: &Config| config.service_cidrs[0].prefix_len() == 16;
     becomes(&mut cluster, "/16", is_narrow);
-    // Nor when it starts up again.
+    // The same when it restarts.
     let asks = cluster.server.asks().len();
     cluster.server.forbid(&[Resource::ServiceCidrs]);
     cluster.server.compact();
@@ -140,9 +140,9 @@ fn service_cidrs_of_a_server_that_starts_up() {
     cluster.connects();
 }
 
-/// The role of a kube-proxy from before there were ServiceCIDRs.
+/// The role of a kube-proxy older than ServiceCIDRs.
 #[test]
-fn service_cidrs_that_we_may_not_see() {
+fn forbidden_service_cidrs() {
     let server = populated(Behaviour::default());
     server.forbid(&[Resource::ServiceCidrs]);
     let access = access(&server);

@@ -1,4 +1,4 @@
-//! What an operator must know, posted as Events.
+//! Notices, posted as Events.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ fn events_are_found_by_their_object() {
     assert_eq!(of_service["reportingController"], "svcproxy");
     assert_eq!(of_service["reportingInstance"], "svcproxy-node-a");
     assert!(without_uid["regarding"]["uid"].is_null());
-    // As the kubelet refers to its node.
+    // The reference to a Node, as in the kubelet's Events.
     assert_eq!(of_node["regarding"]["kind"], "Node");
     assert_eq!(of_node["regarding"]["uid"], NODE);
     assert!(of_node["regarding"]["namespace"].is_null());
@@ -91,7 +91,7 @@ fn events_are_found_by_their_object() {
 #[test]
 fn an_event_is_posted_once_though_it_is_tried_several_times() {
     let (server, _source, sender) = posting();
-    // The last one has taken it, and its answer is lost.
+    // The last try succeeded, but its answer is lost.
     fail(
         &server,
         &[status(429), status(503), Fault::Close, Fault::Half],
@@ -106,7 +106,7 @@ fn an_event_is_posted_once_though_it_is_tried_several_times() {
 }
 
 #[test]
-fn an_event_that_is_refused_is_left_and_the_next_is_posted() {
+fn a_rejected_event_is_dropped_and_the_next_is_posted() {
     let (server, _source, sender) = posting();
     fail(&server, &[status(403)]);
     sender.post(of_web("a"), None);
@@ -116,7 +116,7 @@ fn an_event_that_is_refused_is_left_and_the_next_is_posted() {
 }
 
 #[test]
-fn a_server_that_is_asked_too_much_is_left_alone_after_a_while() {
+fn tries_for_an_overloaded_server_are_limited() {
     let (server, _source, sender) = posting();
     fail(&server, &vec![status(429); 12]);
     sender.post(of_web("a"), None);
@@ -126,7 +126,7 @@ fn a_server_that_is_asked_too_much_is_left_alone_after_a_while() {
 }
 
 #[test]
-fn a_server_that_is_away_takes_the_events_when_it_is_back() {
+fn events_are_posted_when_the_server_is_back() {
     let (server, source, sender) = posting();
     let connected = || source.state().connected_since.ok_or(()).map(drop);
     eventually(PATIENCE, connected).unwrap();

@@ -1,4 +1,4 @@
-//! A server that speaks TLS, and credentials that rotate on disk.
+//! A server with TLS, and credentials that rotate on disk.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -65,7 +65,7 @@ fn credentials_that_rotate_are_used_and_the_old_ones_refused() {
     let mut cluster = Cluster::follow(server, access(directory.path(), &https.url()), timing());
     cluster.becomes(&START);
 
-    // What is open goes on; what is asked anew is refused until the token has changed on disk.
+    // Open watches continue; new requests are rejected until the token changes on disk.
     cluster.server.require_token("new");
     cluster.server.cut(Resource::Services, Cut::End);
     fails(&mut cluster, "Service", "401");
@@ -110,7 +110,7 @@ fn a_server_of_another_authority_is_not_followed() {
 }
 
 #[test]
-fn a_client_certificate_that_is_refused_is_replaced() {
+fn a_rejected_client_certificate_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let volume = directory.path().join("volume");
     fs::create_dir(&volume).unwrap();

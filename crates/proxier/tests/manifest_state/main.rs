@@ -1,4 +1,4 @@
-//! What stays, what changes and what goes when manifests are read again.
+//! The changes when manifests are read again.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod pods;
@@ -18,7 +18,7 @@ struct Node {
 }
 
 impl Node {
-    /// Reads the directory, with these files in it.
+    /// A directory with these files, read once.
     fn new(files: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut node = Self {
@@ -50,7 +50,7 @@ impl Node {
         reading
     }
 
-    /// Reads, and yields the only diagnostic without its directory.
+    /// Reads, and returns the only diagnostic without its directory.
     fn read_error(&mut self) -> String {
         let reading = self.read();
         let [error] = reading.diagnostics.as_slice() else {
@@ -111,7 +111,7 @@ fn nothing_new_is_no_change() {
     assert_eq!(node.services(), ["a [10.96.0.1] 1"]);
     let reading = node.read();
     assert_eq!((reading.changes, reading.diagnostics), (vec![], vec![]));
-    // The same, said otherwise.
+    // The same objects in another form.
     fs::rename(node.path("a.yaml"), node.path("z.yaml")).unwrap();
     assert_eq!(node.read().changes, []);
 }
@@ -150,10 +150,10 @@ fn a_refused_object_keeps_its_last_good_version() {
     let error = node.read_error();
     assert!(error.starts_with("a.yaml: document 1 (line 4): Service default/a: spec.clusterIP: "));
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
-    // As often as it is read.
+    // At each reading.
     node.read_error();
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
-    // Refused elsewhere.
+    // Rejected in another file.
     fs::rename(node.path("a.yaml"), node.path("b.yaml")).unwrap();
     node.read_error();
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
@@ -163,10 +163,10 @@ fn a_refused_object_keeps_its_last_good_version() {
 }
 
 #[test]
-fn a_broken_document_takes_nothing_away() {
+fn a_broken_document_removes_nothing() {
     let both = documents(&[service("a", "10.96.0.1"), service("b", "10.96.0.2")]);
     let mut node = Node::new(&[("ab.yaml", &both), ("c.yaml", &service("c", "10.96.0.3"))]);
-    // One is broken and the other changed, while a third goes for good.
+    // One document is broken, another one changed, and a third one deleted.
     node.write(
         "ab.yaml",
         &documents(&["kind: [\n".into(), service("b", "10.96.0.9")]),
@@ -175,11 +175,11 @@ fn a_broken_document_takes_nothing_away() {
     let error = node.read_error();
     assert!(error.starts_with("ab.yaml: document 1 (line "), "{error}");
     assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.9] 0"]);
-    // A name that is none may be that of anything.
+    // An object with an invalid name may be any object.
     node.write("ab.yaml", &service("A", "10.96.0.1"));
     node.read_error();
     assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.9] 0"]);
-    // What another file defines now is not kept from this one.
+    // An object that another file defines now is not kept from this one.
     node.write("c.yaml", &service("a", "10.96.0.4"));
     node.read_error();
     assert_eq!(node.services(), ["a [10.96.0.4] 0", "b [10.96.0.9] 0"]);
@@ -189,7 +189,7 @@ fn a_broken_document_takes_nothing_away() {
 }
 
 #[test]
-fn what_cannot_be_read_takes_nothing_away() {
+fn unreadable_files_remove_nothing() {
     let mut node = Node::new(&[
         ("a.yaml", &service("a", "10.96.0.1")),
         ("b.yaml", &service("b", "10.96.0.2")),
@@ -202,7 +202,7 @@ fn what_cannot_be_read_takes_nothing_away() {
     std::os::unix::fs::symlink("/dev/zero", node.path("a.yaml")).unwrap();
     assert_eq!(node.read_error(), "a.yaml: cannot be read: not a file");
     assert_eq!(node.services(), ["a [10.96.0.1] 0", "b [10.96.0.2] 0"]);
-    // The whole directory is away.
+    // The whole directory is missing.
     let away = node.directory.path().with_extension("away");
     fs::rename(node.directory.path(), &away).unwrap();
     assert!(node.read().has_errors());
@@ -235,7 +235,7 @@ fn a_file_that_was_asked_for_must_be_there() {
 /// Services of an earlier run may be in effect on the node: nothing may be replaced or removed
 /// before all of them are known.
 #[test]
-fn what_cannot_be_read_at_start_has_not_been_listed() {
+fn files_unreadable_at_start_count_as_not_listed() {
     type Break = fn(&Path);
     let breaks: [(&str, Break); 5] = [
         ("no such directory", |directory| {
@@ -268,7 +268,7 @@ fn what_cannot_be_read_at_start_has_not_been_listed() {
             last.starts_with("nothing on this node is changed until"),
             "{what}: {last}"
         );
-        // Nothing new, nothing lost.
+        // No changes.
         assert!(!node.read().changes.iter().any(is_list), "{what}");
 
         let _ = fs::remove_file(directory.join("b.yaml"));
@@ -278,7 +278,7 @@ fn what_cannot_be_read_at_start_has_not_been_listed() {
         assert_eq!(reading.diagnostics, [], "{what}");
         assert!(node.store.is_ready(), "{what}");
         assert_eq!(node.services(), ["a [10.96.0.1] 0"], "{what}");
-        // From now on a broken file takes nothing away.
+        // From now on, a broken file removes nothing.
         node.write("b.yaml", "a: [b");
         assert!(node.read().has_errors() && node.store.is_ready(), "{what}");
         assert_eq!(node.services(), ["a [10.96.0.1] 0"], "{what}");
@@ -292,9 +292,9 @@ fn is_list(change: &Change) -> bool {
     )
 }
 
-/// An object that is rejected is one that was listed: its name is known.
+/// A rejected object counts as listed, because its name is known.
 #[test]
-fn a_refused_object_at_start_holds_nothing_up() {
+fn a_rejected_object_at_start_delays_nothing() {
     let refused = service("b", "10.96.0.2").replace("clusterIP", "type: X, clusterIP");
     let node = Node::new(&[("a.yaml", &service("a", "10.96.0.1")), ("b.yaml", &refused)]);
     assert!(node.store.is_ready());
@@ -303,7 +303,7 @@ fn a_refused_object_at_start_holds_nothing_up() {
 
 /// calico#8151: the API server's own Service has Endpoints with the label `skip-mirror`.
 #[test]
-fn endpoints_that_are_not_mirrored_serve_where_there_is_no_slice() {
+fn endpoints_with_skip_mirror_are_used_without_slices() {
     let endpoints = "apiVersion: v1\nkind: Endpoints\n\
                      metadata: {name: a, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}\n\
                      subsets: [{addresses: [{ip: 10.244.1.1}, {ip: 10.244.1.2}], ports: [{port: 80}]}]\n";
@@ -323,7 +323,7 @@ fn endpoints_that_are_not_mirrored_serve_where_there_is_no_slice() {
 }
 
 #[test]
-fn a_huge_file_is_refused() {
+fn a_huge_file_is_rejected() {
     let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
     let file = fs::File::create(node.path("a.yaml")).unwrap();
     file.set_len(1 << 40).unwrap();
@@ -345,12 +345,12 @@ fn the_first_definition_counts() {
 }
 
 #[test]
-fn an_address_stays_with_who_has_it() {
+fn an_address_stays_with_its_service() {
     let mut node = Node::new(&[
         ("m.yaml", &service("m", "10.96.0.1")),
         ("z.yaml", &service("z", "10.96.0.2")),
     ]);
-    // Defined before, and still too late.
+    // Defined in an earlier file, but too late.
     node.write("a.yaml", &service("a", "10.96.0.1"));
     let error = node.read_error();
     assert_eq!(
@@ -359,12 +359,12 @@ fn an_address_stays_with_who_has_it() {
          80 of 10.96.0.1 is Service default/m's already"
     );
     assert_eq!(node.services(), ["m [10.96.0.1] 0", "z [10.96.0.2] 0"]);
-    // An edit that takes another's address leaves its Service as it was.
+    // An edit that claims another Service's address leaves the Service unchanged.
     fs::remove_file(node.path("a.yaml")).unwrap();
     node.write("z.yaml", &service("z", "10.96.0.1"));
     node.read_error();
     assert_eq!(node.services(), ["m [10.96.0.1] 0", "z [10.96.0.2] 0"]);
-    // Once it is free, it may be had; two may change places.
+    // A free address can be claimed; two Services may swap addresses.
     node.write("m.yaml", &service("m", "10.96.0.2"));
     assert_eq!(node.read().diagnostics, []);
     assert_eq!(node.services(), ["m [10.96.0.2] 0", "z [10.96.0.1] 0"]);
@@ -392,17 +392,17 @@ fn slices_of_the_control_plane_take_the_place_of_endpoints() {
 }
 
 #[test]
-fn a_file_without_permission_takes_nothing_away() {
+fn a_file_without_permission_removes_nothing() {
     let mut node = Node::new(&[("a.yaml", &service("a", "10.96.0.1"))]);
     let none = fs::Permissions::from_mode(0o0);
     fs::set_permissions(node.path("a.yaml"), none).unwrap();
-    // Root may read it all the same.
+    // Root can read it anyway.
     node.read();
     assert_eq!(node.services(), ["a [10.96.0.1] 0"]);
 }
 
 #[test]
-fn a_document_that_only_moved_is_told_at_its_new_place() {
+fn a_moved_document_is_reported_at_its_new_place() {
     let list = "apiVersion: v1\nkind: ServiceList\nitems:\n\
                 - metadata: {name: x}\n  spec: {clusterIP: None}\n\
                 - metadata: {name: a}\n  spec: {clusterIP: None}\n";

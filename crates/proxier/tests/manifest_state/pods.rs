@@ -1,4 +1,4 @@
-//! Pods and Nodes, and the slices that follow from them.
+//! Pods and Nodes, and the slices that are derived from them.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn pod(name: &str, app: &str, ip: &str) -> String {
     )
 }
 
-/// A Service that selects the Pods of its name.
+/// A Service that selects the Pods with its name.
 fn selecting(name: &str, ip: &str) -> String {
     let spec = format!("spec: {{selector: {{app: {name}}}, ");
     service(name, ip).replace("spec: {", &spec)
@@ -48,20 +48,20 @@ fn slices_follow_the_pods_that_come_change_and_go() {
     node.write("a-1.yaml", &pod("a-1", "a", "10.244.1.3"));
     assert_eq!(slices(&node.read().changes), ["+a-derived-0-ipv4"]);
     assert_eq!(node.services(), ["a [10.96.0.1] 2", "b [10.96.0.2] 1"]);
-    // From one Service to the other.
+    // The Pod moves to the other Service.
     node.write("a-1.yaml", &pod("a-1", "b", "10.244.1.3"));
     assert_eq!(
         slices(&node.read().changes),
         ["+a-derived-0-ipv4", "+b-derived-0-ipv4"]
     );
     assert_eq!(node.services(), ["a [10.96.0.1] 1", "b [10.96.0.2] 2"]);
-    // What no endpoint shows is no change.
+    // Changes that do not affect an endpoint are ignored.
     let other = pod("a-0", "a", "10.244.1.2").replace("app: a", "app: a, other: x");
     node.write("a-0.yaml", &other);
     assert_eq!(node.read().changes, []);
     fs::remove_file(node.path("a-0.yaml")).unwrap();
     assert_eq!(slices(&node.read().changes), ["-a-derived-0-ipv4"]);
-    // The Service selects others.
+    // The Service selects other Pods.
     node.write(
         "a.yaml",
         &selecting("a", "10.96.0.1").replace("app: a", "app: b"),
@@ -88,7 +88,7 @@ fn a_refused_pod_keeps_its_last_good_version() {
 }
 
 #[test]
-fn slices_in_the_manifests_count_more_than_pods() {
+fn slices_in_the_manifests_take_precedence_over_pods() {
     let mut node = Node::new(&[
         ("a.yaml", &selecting("a", "10.96.0.1")),
         ("a-0.yaml", &pod("a-0", "a", "10.244.1.1")),
@@ -136,7 +136,7 @@ fn the_node_of_the_name_is_this_node() {
     let zone_of = |this: &Node| this.store.node().map(|node| node.zone.clone().unwrap());
     assert_eq!(zone_of(&this).as_deref(), Some("east"));
     assert_eq!(this.read().changes, []);
-    // It changes: so do the endpoints on it.
+    // A change of the Node changes its endpoints.
     this.write(
         "a.yaml",
         &documents(&[selecting("a", "10.96.0.1"), pod("a-0", "a", "10.244.1.1")]),
@@ -152,7 +152,7 @@ fn the_node_of_the_name_is_this_node() {
         && slice.endpoints[0].zone.as_deref() == Some("north")),
         "{reading:?}"
     );
-    // With an error it stays.
+    // A Node with an error keeps its last version.
     let error = format!("{}spec: {{podCIDRs: x}}\n", node("node-a", ""));
     this.write("n.yaml", &error);
     let error = this.read_error();

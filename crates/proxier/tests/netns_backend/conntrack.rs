@@ -1,5 +1,5 @@
-//! Flows that connection tracking is to forget. nftables translates them here, in place of IPVS:
-//! either puts the backend into the reply's source.
+//! Deletion of flows from connection tracking. nftables translates them here instead of IPVS: both
+//! set the reply's source to the backend.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{fs, iter};
@@ -20,7 +20,7 @@ const POD_V6: &str = "fd00:10:244:1::5";
 
 const IPPROTO_SCTP: i32 = 132;
 
-/// A node with pods in its own namespace, which translates as `rules` say.
+/// A node with pods in its own namespace, which translates with `rules`.
 fn node(rules: &str) -> Namespace {
     let node = namespace();
     let mut lines: Vec<_> = [NODE, POD, OTHER_POD]
@@ -30,14 +30,14 @@ fn node(rules: &str) -> Namespace {
     lines.extend([
         format!("route add local 10.96.0.0/12 dev lo src {NODE}"),
         format!("route add local fd00:10:96::/112 dev lo src {NODE_V6}"),
-        // The way to other nodes, where nobody is.
+        // A link to other nodes, which do not exist.
         "link add eth0 type veth peer name eth1".to_owned(),
         "link set eth0 up".to_owned(),
         "link set eth1 up".to_owned(),
         "route add 198.51.100.0/24 dev eth0".to_owned(),
     ]);
     node.ip(&lines).unwrap();
-    // Nothing is forgotten but by us: an association without an answer would be after 3 seconds.
+    // Long timeouts: an association without an answer would expire after 3 seconds.
     for state in [
         "udp_timeout",
         "sctp_timeout_cookie_wait",
@@ -65,7 +65,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Begins a flow from a port of the node; nobody has to answer.
+/// Begins a flow from a port of the node; no answer is needed.
 fn begin(port: u16, to: &str) {
     let to = address(to);
     let from = if to.is_ipv4() { NODE } else { NODE_V6 };
@@ -73,7 +73,7 @@ fn begin(port: u16, to: &str) {
     UdpSocket::bind(from).unwrap().send_to(b"?", to).unwrap();
 }
 
-/// Begins an association as the kernel would that has SCTP: this one may not.
+/// Begins an association with a raw packet, because the kernel may lack SCTP.
 fn begin_sctp(port: u16, to: &str) {
     let to = address(to);
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(IPPROTO_SCTP.into())).unwrap();
@@ -81,7 +81,7 @@ fn begin_sctp(port: u16, to: &str) {
     socket.bind(&from.into()).unwrap();
     let mut packet = port.to_be_bytes().to_vec();
     packet.extend(to.port().to_be_bytes());
-    // No tag yet, and a checksum that nobody looks at on the way out.
+    // No tag yet; the checksum is not verified on output.
     packet.extend([0; 8]);
     // INIT, 20 bytes: tag, window, streams out and in, first number.
     packet.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
@@ -89,7 +89,7 @@ fn begin_sctp(port: u16, to: &str) {
     socket.send_to(&packet, &to.into()).unwrap();
 }
 
-/// The client's port of each flow there is.
+/// The client ports of all flows.
 fn flows() -> BTreeSet<u16> {
     let table = fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
     let port = |line: &str| {
@@ -106,7 +106,7 @@ fn udp(address: &str, port: u16) -> FrontendKey {
     key(Protocol::Udp, address, port)
 }
 
-/// Forgets flows, and tells how many those were.
+/// Deletes flows; returns their number.
 fn forget(backend: &mut impl Backend, flows: impl IntoIterator<Item = Flows>) -> u64 {
     succeed(backend, flows.into_iter().map(Step::DeleteFlows)).flows
 }
@@ -227,7 +227,7 @@ fn flows_to_a_node_port_go_and_others_stay() {
             BTreeSet::from([4002, 4003, 4004, 4006, 4007, 6001])
         );
         assert_eq!(forget(&mut backend, [Flows::to(v6)]), 1);
-        // The pod's addresses are the node's too here.
+        // Here, the pod's addresses are also the node's.
         assert_eq!(forget(&mut backend, [Flows::to(v4)]), 3);
         assert_eq!(flows(), BTreeSet::from([4004, 4007]));
     });

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Elements of every set, as steps and as nft would be told.
+/// Elements of every set, as steps and as input for nft.
 pub(crate) fn elements() -> (Vec<Step>, String) {
     let v4 = elements_of(
         Family::V4,
@@ -40,7 +40,7 @@ fn elements_of(
         add(Element::Hairpin(pod.parse().unwrap())),
         add(Element::Restricted(lb)),
         named(range(lb, many), "default/web:http"),
-        // nft, whose order the kernel keeps, writes them sorted.
+        // Sorted, as nft adds them; the kernel keeps the order.
         add(range(sctp, everywhere)),
         add(range(lb, one)),
         add(Element::Dropped(web, Audience::All)),

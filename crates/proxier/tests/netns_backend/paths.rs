@@ -1,4 +1,4 @@
-//! What becomes of packets on their way to where IPVS would take them.
+//! The fate of packets on their way to IPVS.
 
 use std::net::SocketAddr;
 
@@ -8,14 +8,14 @@ use super::*;
 
 const MASQUERADE: u32 = 0x4000;
 
-/// What becomes of the first packet of a connection.
+/// The fate of a connection's first packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It gets to IPVS with this mark.
+    /// It reaches IPVS with this mark.
     Mark(u32),
-    /// The sender is told at once.
+    /// It is rejected with an error.
     Refused,
-    /// The sender hears nothing.
+    /// It is dropped.
     Dropped,
 }
 
@@ -52,7 +52,7 @@ impl Addresses {
         }
     }
 
-    /// What Services there are.
+    /// The elements of the Services.
     fn elements(&self) -> Vec<Element> {
         use Element::{CapturedAddress, Dropped, NoEndpoints, Restricted, VirtualServer};
         let tcp = |address, port: u16| FrontendKey {
@@ -80,8 +80,8 @@ impl Addresses {
             NoEndpoints(udp(tcp(vip, 82))),
             NoEndpoints(tcp(vip, 82)),
             Dropped(tcp(vip, 85), Audience::All),
-            // For everyone; with local backends for clients from outside; without any; with none
-            // for clients from outside; for the pod alone.
+            // For all clients; with local backends for outside clients; without backends; without
+            // backends for outside clients; for the pod only.
             VirtualServer(tcp(lb, 80)),
             captured(tcp(lb, 80), MASQUERADE),
             VirtualServer(tcp(lb, 81)),
@@ -120,13 +120,13 @@ impl Addresses {
         elements
     }
 
-    /// Where to, and what becomes of it from outside, from a pod and from the node itself.
+    /// Destinations, with the fate of packets from outside, from a pod and from the node itself.
     fn tcp_cases(&self) -> Vec<(SocketAddr, [Fate; 3])> {
         let masquerade = Mark(MASQUERADE);
         let Self { vip, lb, node, .. } = *self;
         let cases = [
             (vip, 80, [masquerade, Mark(0), masquerade]),
-            // A node port's number makes no node port of it.
+            // The number of a node port on another address is not a node port.
             (vip, 30080, [masquerade, Mark(0), masquerade]),
             (vip, 30081, [Refused; 3]),
             (vip, 82, [Refused; 3]),
@@ -136,7 +136,7 @@ impl Addresses {
             (lb, 82, [Refused; 3]),
             (lb, 83, [Dropped, Mark(0), masquerade]),
             (lb, 84, [Dropped, masquerade, masquerade]),
-            // Of others, and left to them: the way there leads back to the client.
+            // Addresses of other hosts are left alone: their route leads back to the client.
             (lb, 99, [Dropped, Dropped, Mark(0)]),
             (node, 30080, [Mark(0x0001_6000); 3]),
             (
@@ -146,7 +146,7 @@ impl Addresses {
             ),
             (node, 30082, [Refused; 3]),
             (node, 30083, [Dropped, Mark(0x0005_6000), Mark(0x0005_6000)]),
-            // The virtual server of the address has it.
+            // The virtual server of the address takes precedence.
             (node, 30084, [masquerade; 3]),
             (node, 22, [Mark(0); 3]),
         ];
@@ -156,7 +156,7 @@ impl Addresses {
     }
 }
 
-/// Another's table, which notes the marks that packets have where IPVS is.
+/// A separate table, which records the marks of packets at the position of IPVS.
 const PROBE: &str = "table inet probe {
     set in { type inet_service . mark; flags dynamic; size 1000; }
     set out { type inet_service . mark; flags dynamic; size 1000; }
@@ -173,7 +173,7 @@ fn seen(node: &Namespace, set: &str, port: u16) -> Option<u32> {
     u32::from_str_radix(&listed[at..at + 8], 16).ok()
 }
 
-/// Sends the first packet of a connection, and sees what becomes of it.
+/// Sends the first packet of a connection, and returns its fate.
 fn fate(topology: &Topology, sender: &Host, protocol: Protocol, to: SocketAddr) -> Fate {
     let node = &topology.node().host;
     node.run(["nft", "flush set inet probe in; flush set inet probe out"])
@@ -195,7 +195,8 @@ fn fate(topology: &Topology, sender: &Host, protocol: Protocol, to: SocketAddr) 
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused),
     });
     let arrived = seen(node, "in", to.port());
-    // The node's own are IPVS's on their way out; what it has nothing for comes back over `lo`.
+    // IPVS handles the node's own packets in the output hook; those without a virtual server return
+    // over `lo`.
     let left = seen(node, "out", to.port()).filter(|_| sender.v4 == node.v4);
     match (arrived, left) {
         (_, Some(mark)) if !is_refused || arrived.is_some() => Mark(mark),
@@ -207,7 +208,7 @@ fn fate(topology: &Topology, sender: &Host, protocol: Protocol, to: SocketAddr) 
 
 #[test]
 #[ignore = "netns: needs root"]
-fn packets_get_to_ipvs_as_they_should() {
+fn packets_reach_ipvs_as_expected() {
     let topology = Topology::new("paths", &[1]).unwrap();
     let (node, client) = (topology.node(), &topology.client);
     let families = [Family::V4, Family::V6].map(|family| Addresses::of(family, &topology));
@@ -236,7 +237,7 @@ fn packets_get_to_ipvs_as_they_should() {
         succeed(&mut backend, steps);
     });
 
-    // As on nodes with WireGuard: the way back to a sender is looked for by mark.
+    // As on nodes with WireGuard, the mark is used for the route back to the sender.
     node.host
         .sysctl("net/ipv4/conf/all/src_valid_mark", "1")
         .unwrap();
@@ -264,10 +265,10 @@ fn packets_get_to_ipvs_as_they_should() {
     }
 }
 
-/// The first packet is none of theirs that is sent again after the answer.
+/// A first packet that is sent again after the answer must not get a mark.
 #[test]
 #[ignore = "netns: needs root"]
-fn the_nodes_own_connections_that_others_have_translated_get_no_mark() {
+fn the_nodes_own_connections_translated_by_other_programs_get_no_mark() {
     let topology = Topology::new("others", &[1]).unwrap();
     let (host, pod) = (&topology.node().host, &topology.node().pods[0]);
     let port = node_port(Protocol::Tcp, Family::V4, 30080);

@@ -1,10 +1,10 @@
-//! Routes, and those of others.
+//! svcproxy's routes and foreign routes.
 
 use super::*;
 
 #[test]
 #[ignore = "netns: needs root"]
-fn routes_of_others_are_not_replaced() {
+fn foreign_routes_are_not_replaced() {
     let namespace = namespace();
     let lines = [
         "addr add 192.0.2.1/32 dev lo",
@@ -27,7 +27,7 @@ fn routes_of_others_are_not_replaced() {
         succeed(&mut backend, [Step::DeleteRoute(single)]);
         assert_eq!(local().unwrap().lines().count(), 1);
 
-        // Our own: another source takes the place of the former.
+        // svcproxy's own route: a new source replaces the old one.
         for (prefix, old, new) in [
             ("10.96.0.0/12", "192.0.2.1", "192.0.2.2"),
             ("fd00:10:96::/112", "fd00::1", "fd00::2"),
@@ -215,7 +215,7 @@ fn what_cannot_be_passed_is_named() {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn policy_routes_are_whole_or_not_there() {
+fn policy_routes_are_complete_or_absent() {
     let namespace = namespace();
     let foreign = [
         "rule add fwmark 0x2000/0x2000 lookup 73 priority 73 protocol 42",
@@ -274,7 +274,7 @@ fn policy_routes_are_whole_or_not_there() {
         succeed(&mut backend, [delete(v4), delete(other)]);
         assert_eq!(everything(), before);
 
-        // What a kill left.
+        // Leftovers of a kill.
         succeed(&mut backend, [add(v4), add(v6)]);
         listed("-4", &["rule", "del", "priority", "73", "protocol", "73"]);
         listed(

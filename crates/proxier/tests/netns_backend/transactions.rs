@@ -1,10 +1,10 @@
-//! Elements that change, in few transactions and in spite of others that fail.
+//! Changes of elements: in few transactions, and in spite of failures of others.
 
 use super::*;
 
 #[test]
 #[ignore = "netns: needs root"]
-fn a_step_that_fails_does_not_take_the_others_down() {
+fn a_failed_step_does_not_affect_others() {
     const ENOENT: i32 = 2;
     namespace().enter(|| {
         let mut backend = backend();
@@ -48,7 +48,7 @@ fn a_comment_is_changed_in_one_transaction() {
         let server = |port| Element::VirtualServer(key(Protocol::Tcp, "10.96.0.1", port));
         let with = |text: &str, port| Step::AddElement(server(port), Some(text.into()));
         succeed(&mut backend, [install(), with("a/a", 1), with("a/a", 2)]);
-        // One that is there is kept as it is.
+        // An existing element stays unchanged.
         succeed(&mut backend, [with("b/b", 1)]);
         let comment = |backend: &mut IpvsBackend<_>, port| {
             let elements = backend.observe().unwrap().elements;
@@ -82,7 +82,7 @@ fn marks_and_ranges_are_changed_in_one_transaction() {
                 add(range(at(80), "192.0.2.0/24")),
             ],
         );
-        // Neither can be there beside what is.
+        // Both conflict with existing elements.
         let clashes = [
             captured(80, 0x6000),
             range(at(80), "192.0.2.7/32"),
@@ -93,7 +93,7 @@ fn marks_and_ranges_are_changed_in_one_transaction() {
         let expected = [0, 1, 2, 3].map(|step| (step, EEXIST));
         assert_eq!(errnos(&report), expected);
 
-        // Many, so that a transaction could end anywhere; only between addresses it does.
+        // Enough to fill several transactions, which must end only between addresses.
         let ports = 1000..1200u16;
         let before = |port| {
             let ranges = (0..8u8).map(move |n| range(at(port), &format!("10.{n}.0.0/16")));
@@ -159,7 +159,7 @@ fn ten_thousand_services() {
         // Too many to be printed if they differ.
         assert!(backend.observe().unwrap().elements == as_elements(&steps));
 
-        // Addresses alone and one route each, as for VIPs outside of the Service CIDRs.
+        // Addresses with one route each, as for VIPs outside of the Service CIDRs.
         let vips = (0..10_000u32).map(|number| {
             let address = IpAddr::from((0xc0a8_0000 + number).to_be_bytes());
             add(Element::ServiceCidr(address.into()))

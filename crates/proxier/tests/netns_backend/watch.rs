@@ -1,10 +1,10 @@
-//! Changes of others, noticed when they are made.
+//! Notifications of changes by other programs.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use super::*;
 
-/// Longer than several reports of changes that follow one another are apart.
+/// Longer than the time between two reports.
 const QUIET: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -19,7 +19,7 @@ fn quiet(reports: &Receiver<()>) {
 
 #[test]
 #[ignore = "netns: needs root"]
-fn changes_of_others_are_reported_and_svcproxys_own_are_not() {
+fn changes_by_other_programs_are_reported_and_own_changes_are_not() {
     let namespace = namespace();
     let foreign = "table inet filter { chain input { type filter hook input priority 0; }; }";
     namespace.enter(|| {
@@ -62,7 +62,7 @@ fn changes_of_others_are_reported_and_svcproxys_own_are_not() {
             assert_eq!(reports.recv_timeout(LIMIT), Ok(()), "{change}");
             quiet(&reports);
         }
-        // What was not removed by others is there still.
+        // The other state is still there.
         let report = apply(&mut backend, steps());
         assert!(report.failures.len() < 40, "{:#?}", report.failures);
         drop(watching);

@@ -1,4 +1,4 @@
-//! Real clients and endpoints: the table of docs/traffic.md, which is the IPVS backend's too.
+//! Real clients and endpoints: the table of docs/traffic.md, as for the IPVS backend.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use testbed::{
 
 use super::*;
 
-/// All but SCTP, for which not every kernel has sockets.
+/// All except SCTP, for which not every kernel has sockets.
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// The node that svcproxy runs on.
@@ -80,7 +80,7 @@ fn kernel_whole_table_of_sctp_by_legacy() {
 /// node itself.
 #[test]
 #[ignore = "netns: needs root"]
-fn datagrams_of_an_endpoint_that_goes_move_on() {
+fn datagrams_of_a_removed_endpoint_move_on() {
     for flavour in FLAVOURS {
         let topology = Topology::new("flows", &[3]).unwrap();
         let node = topology.node();
@@ -142,7 +142,7 @@ fn datagrams_of_an_endpoint_that_goes_move_on() {
         for flow in &mut flows {
             assert_eq!(flow.ask().unwrap().backend, pods[0].name());
         }
-        // Nothing is forgotten while the endpoint stays.
+        // No flow is deleted while the endpoint exists.
         assert_eq!(sync(vec![to(&pods)]), 0);
         for flow in &mut flows {
             assert_eq!(flow.ask().unwrap().backend, pods[0].name());
@@ -151,14 +151,14 @@ fn datagrams_of_an_endpoint_that_goes_move_on() {
         for flow in &mut flows {
             assert_eq!(flow.ask().unwrap().backend, pods[1].name());
         }
-        // Over a time without any.
+        // Also after a time without endpoints.
         sync(vec![to(&[])]);
         for flow in &mut flows {
             assert!(flow.ask().is_err());
         }
         sync(vec![to(&pods[..1])]);
         for flow in &mut flows {
-            // The socket may still have to tell that an earlier datagram was refused.
+            // The socket may first report the rejection of an earlier datagram.
             let answer = eventually(Duration::from_secs(10), || flow.ask());
             assert_eq!(answer.unwrap().backend, pods[0].name());
         }

@@ -1,4 +1,4 @@
-//! An audit goes in slices.
+//! Audits in slices.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -10,11 +10,11 @@ use proxier::mode::{ApplyReport, BackendError};
 
 use super::*;
 
-/// Enough for some slices, the last of which is not full.
+/// Enough for several slices; the last one is not full.
 const SERVICES: usize = 3 * Ipvs::<FakeBackend>::AUDIT_SLICE + 5;
 const SLICES: usize = 4;
 
-/// A backend that counts of how many virtual servers it reads the real servers.
+/// A backend that counts reads of real servers.
 struct Counting {
     backend: FakeBackend,
     read: Rc<Cell<usize>>,
@@ -63,7 +63,7 @@ fn endpoints(n: usize, addresses: &[&str]) -> Change {
 
 const BOTH: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
 
-/// A proxier of many Services with two endpoints each, and how many lists it has read.
+/// A proxier with many Services of two endpoints each, and the number of lists that it has read.
 fn many(node: &FakeNode) -> (Proxier<Ipvs<Counting>>, Rc<Cell<usize>>) {
     let read = Rc::<Cell<usize>>::default();
     let backend = Counting {
@@ -83,7 +83,8 @@ fn many(node: &FakeNode) -> (Proxier<Ipvs<Counting>>, Rc<Cell<usize>>) {
     (proxier, read)
 }
 
-/// Has others take a real server away from the virtual servers of all Services from one on.
+/// Deletes a real server, as another program would, from the virtual servers of all Services from
+/// `from` on.
 fn drift(node: &FakeNode, from: usize) {
     let mut client = node.ipvs().client().unwrap();
     for n in from..SERVICES {
@@ -92,7 +93,7 @@ fn drift(node: &FakeNode, from: usize) {
     }
 }
 
-/// Goes on with an audit to its end; how many steps it found necessary.
+/// Finishes an audit; returns the number of steps.
 fn finish<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
     let mut steps = 0;
     while proxier.is_auditing() {
@@ -106,7 +107,7 @@ fn finish<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
 }
 
 #[test]
-fn each_slice_reads_so_many_virtual_servers_and_mends_them() {
+fn each_slice_reads_and_repairs_a_limited_number_of_virtual_servers() {
     let node = FakeNode::default();
     let (mut proxier, read) = many(&node);
     let right = table(&node);
@@ -123,7 +124,7 @@ fn each_slice_reads_so_many_virtual_servers_and_mends_them() {
     assert!(kinds.iter().all(|kind| *kind == SyncKind::Slice));
     assert!(!proxier.is_auditing());
     assert_eq!(table(&node), right);
-    // Nothing to tell but at the end.
+    // Only the last slice has a report.
     for slice in 1..=SLICES {
         let report = proxier.audit().unwrap();
         assert_eq!(report.is_some(), slice == SLICES);
@@ -141,7 +142,8 @@ fn a_change_between_slices_is_handled_at_once_and_is_no_drift() {
         node.ipvs().set_connections(&key(n), &gone, connections);
     }
     assert!(proxier.audit().unwrap().is_none());
-    // Wherever they are, read or not: one endpoint more, one fewer, a Service gone, a new one.
+    // Changes of Services that are read already or not: an endpoint added, one removed, a Service
+    // deleted, a new one.
     for n in (0..SERVICES).step_by(4) {
         let before = read.get();
         let more = [BOTH[0], BOTH[1], "10.244.0.3"];
@@ -166,24 +168,24 @@ fn a_change_between_slices_is_handled_at_once_and_is_no_drift() {
 }
 
 #[test]
-fn what_others_do_between_slices_is_mended() {
+fn drift_between_slices_is_repaired() {
     let node = FakeNode::default();
     let (mut proxier, _) = many(&node);
     let right = table(&node);
     assert!(proxier.audit().unwrap().is_none());
-    // All virtual servers with their real servers, of which the rest of the audit finds its own.
+    // Deletes all virtual servers; the rest of the audit finds those of its slices.
     node.ipvs().client().unwrap().flush().unwrap();
     assert!(finish(&mut proxier) > 0);
     let unread = SERVICES - Ipvs::<Counting>::AUDIT_SLICE;
     assert_eq!(table(&node).len(), 3 * unread);
-    // The next one finds the others.
+    // The next audit finds the others.
     proxier.audit().unwrap();
     finish(&mut proxier);
     assert_eq!(table(&node), right);
 }
 
 #[test]
-fn the_real_servers_of_a_virtual_server_that_was_not_known_are_read_at_once() {
+fn the_real_servers_of_an_unknown_virtual_server_are_read_at_once() {
     let node = FakeNode::default();
     let (mut proxier, _) = many(&node);
     proxier.handle([endpoints(0, &[])]).unwrap();
@@ -191,7 +193,7 @@ fn the_real_servers_of_a_virtual_server_that_was_not_known_are_read_at_once() {
     proxier.drain(later).unwrap();
     let right = table(&node);
     assert!(!proxier.has_virtual_server(&key(0)));
-    // Its connections may end, as those of any whose last endpoint has gone.
+    // Its connections drain, as after the removal of a last endpoint.
     let mut client = node.ipvs().client().unwrap();
     let foreign = VirtualServer::new(key(0));
     client.add_virtual_server(&foreign).unwrap();
@@ -208,7 +210,7 @@ fn the_real_servers_of_a_virtual_server_that_was_not_known_are_read_at_once() {
 }
 
 #[test]
-fn a_slice_that_cannot_be_read_ends_the_audit_and_the_next_begins_again() {
+fn an_unreadable_slice_ends_the_audit_and_the_next_one_starts_over() {
     let node = FakeNode::default();
     let (mut proxier, read) = many(&node);
     let right = table(&node);
@@ -225,7 +227,7 @@ fn a_slice_that_cannot_be_read_ends_the_audit_and_the_next_begins_again() {
 }
 
 #[test]
-fn a_step_that_fails_in_a_slice_is_taken_by_the_next_audit() {
+fn a_failed_step_of_a_slice_is_retried_by_the_next_audit() {
     let node = FakeNode::default();
     let (mut proxier, _) = many(&node);
     let right = table(&node);
@@ -244,7 +246,7 @@ fn the_loop_handles_changes_between_slices() {
     let node = FakeNode::default();
     let (mut proxier, _) = many(&node);
     let right = table(&node);
-    // But for the one that changes, whose change would fail.
+    // Except for the Service that changes, whose change would fail.
     drift(&node, 1);
     let (events, received) = mpsc::channel();
     let mut intervals = Intervals::default();
