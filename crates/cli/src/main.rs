@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod component_config;
+mod kube_proxy;
 mod lock;
 mod logging;
 mod mode;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     let mut cli = args::parse();
     let notes = component_config::take_in(&mut cli);
     // After the configuration file: it may set the log's format and level.
-    let _guard = match logging::init(&cli.log, cli.log_waits()) {
+    let _guard = match logging::init(&cli) {
         Ok(guard) => guard,
         Err(error) => {
             logging::fatal(&error.to_string());

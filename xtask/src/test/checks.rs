@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::report::Report;
-use crate::{process, tools};
+use crate::{paths, process, tools};
 
 /// Name, subcommand of cargo that may have to be installed, arguments of cargo.
 type Check = (&'static str, Option<&'static str>, &'static str);
@@ -49,10 +49,22 @@ const AFTER_THE_BUILD: [Check; 1] = [(
 
 pub(super) fn before_the_build(report: &mut Report) {
     run(&BEFORE_THE_BUILD, report);
+    module_graph(report);
 }
 
 pub(super) fn after_the_build(report: &mut Report) {
     run(&AFTER_THE_BUILD, report);
+}
+
+/// No module may use another that uses it, directly or through others.
+fn module_graph(report: &mut Report) {
+    report.phase("module graph");
+    let result = tools::ensure("cycles").and_then(|()| {
+        let mut cycles = Command::new("cargo-cycles");
+        cycles.env("PATH", tools::path());
+        process::run(cycles.current_dir(paths::workspace()))
+    });
+    report.check("module graph without cycles", result);
 }
 
 fn run(checks: &[Check], report: &mut Report) {

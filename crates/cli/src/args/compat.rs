@@ -7,7 +7,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
 use super::{go_bool, go_int};
-use crate::component_config::{GoDuration, KubeProxyConfiguration, Takes, all_flags};
+use crate::kube_proxy::{GoDuration, KubeProxyConfiguration, Takes, all_flags};
 
 const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
 

@@ -33,8 +33,6 @@ use clap::{
 use ipnet::IpNet;
 use ipvs::Family;
 
-use crate::logging::Waits;
-
 /// Kubernetes service proxy for this node, over the kernel's IPVS or iptables
 ///
 /// Reads Services and their endpoints from the API server or from manifests, programs IPVS, an
@@ -175,14 +173,6 @@ fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
 }
 
 impl Cli {
-    /// Whether a slow reader of the log may block the command.
-    pub(crate) fn log_waits(&self) -> Waits {
-        match &self.command {
-            None | Some(Command::Cleanup(_)) => Waits::Nobody,
-            Some(_) => Waits::Program,
-        }
-    }
-
     /// The node settings of the command, if it has any.
     pub(crate) fn node_mut(&mut self) -> Option<&mut NodeArgs> {
         match &mut self.command {

@@ -8,7 +8,7 @@ use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
 
 use super::{KubeProxyArgs, MonitorArgs, SourceArgs, SyncArgs, go_bool, go_int};
-use crate::component_config::GoDuration;
+use crate::kube_proxy::GoDuration;
 
 pub(super) const NODE: &str = "This node";
 const PODS: &str = "Pods and masquerading";

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Mode;
 use super::node::NODE;
-use crate::component_config::GoDuration;
+use crate::kube_proxy::GoDuration;
 
 /// kube-proxy's default in iptables mode (`defaults.go`); its IPVS mode has 0.
 const IPTABLES_MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);

@@ -10,12 +10,12 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use ipvs::Family;
 
-use super::config::{Conntrack, KubeProxyConfiguration, Logging};
-use super::{FieldError, GoDuration, Note};
+use super::{FieldError, Note};
 use crate::args::{
     BindAddress, ConntrackArgs, DEFAULT_HEALTHZ, DEFAULT_METRICS, DetectLocal, LogArgs, LogFormat,
     NodeArgs, NodePortAddresses, SyncArgs, Timeout, node_name, node_port_addresses, scheduler,
 };
+use crate::kube_proxy::{Conntrack, GoDuration, KubeProxyConfiguration, Logging};
 
 /// kube-proxy's default limits of tracked connections: per processor, and the minimum.
 const MAX_PER_CORE: u32 = 32 * 1024;

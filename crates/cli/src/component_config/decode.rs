@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Track;
 use serde_saphyr::{DuplicateKeyPolicy, options};
 
-use super::config::{KubeProxyConfiguration, VModule};
 use super::{FieldError, Fields, Note, inert};
+use crate::kube_proxy::{KubeProxyConfiguration, VModule};
 
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 pub(super) const KIND: &str = "KubeProxyConfiguration";

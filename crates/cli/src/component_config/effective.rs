@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use proxier::desired::Config;
 
-use super::GoDuration;
-use super::config::{ClientConnection, Conntrack, DetectLocal, KubeProxyConfiguration, Logging};
 use super::decode::{API_VERSION, KIND};
 use crate::args::{
     self, BindAddress, Cli, LogFormat, Mode, NodeArgs, NodePortAddresses, Periods, Timeout,
+};
+use crate::kube_proxy::{
+    ClientConnection, Conntrack, DetectLocal, GoDuration, KubeProxyConfiguration, Logging,
 };
 
 /// kube-proxy's default (pkg/proxy/apis/config/v1alpha1 `defaults.go`).

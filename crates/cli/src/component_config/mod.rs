@@ -1,9 +1,7 @@
 //! kube-proxy's configuration file. Its fields replace svcproxy's flags.
 
 mod apply;
-mod config;
 mod decode;
-mod duration;
 mod effective;
 mod inert;
 
@@ -13,12 +11,10 @@ use std::{fs, io};
 
 use serde_json::Value;
 
-pub(crate) use config::KubeProxyConfiguration;
-pub(crate) use duration::GoDuration;
 pub(crate) use effective::effective;
-pub(crate) use inert::{Takes, all_flags};
 
 use crate::args::{Cli, LogArgs, NodeArgs};
+use crate::kube_proxy::GoDuration;
 
 /// What an operator must know about a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

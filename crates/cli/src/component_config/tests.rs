@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use clap::CommandFactory;
 use serde_json::{Value, json};
 
-use super::inert::{FLAGS, OBSOLETE_FIELDS, OBSOLETE_FLAGS};
 use super::*;
 use crate::args::{self, COVERED, Command, ConntrackArgs};
+use crate::kube_proxy::{FLAGS, OBSOLETE_FIELDS, OBSOLETE_FLAGS};
 
 const TABLE: &str = include_str!("../../../../docs/kube-proxy.md");
 /// The file that kubeadm writes, with mode ipvs.

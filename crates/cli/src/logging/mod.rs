@@ -25,7 +25,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 pub(crate) use self::escape::write_field;
 use self::escape::write_json;
 use self::queue::Queue;
-use crate::args::{LogArgs, LogFormat};
+use crate::args::{Cli, Command, LogFormat};
 
 /// How long the process waits at its end for lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -34,11 +34,20 @@ const VARIABLE: &str = "SVCPROXY_LOG";
 
 /// What happens if the reader of the log is slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waits {
+enum Backpressure {
     /// The process waits; for commands that end by themselves.
-    Program,
-    /// Nothing waits: lines that do not fit into the queue are dropped and counted.
-    Nobody,
+    Block,
+    /// Lines that do not fit into the queue are dropped and counted.
+    Drop,
+}
+
+impl Backpressure {
+    fn of(command: Option<&Command>) -> Self {
+        match command {
+            None | Some(Command::Cleanup(_)) => Self::Drop,
+            Some(_) => Self::Block,
+        }
+    }
 }
 
 /// The filter is invalid.
@@ -68,7 +77,8 @@ impl Drop for Guard {
 /// # Errors
 ///
 /// If `SVCPROXY_LOG` is not a filter. The log then has the level from `args`.
-pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
+pub(crate) fn init(cli: &Cli) -> Result<Guard, FilterError> {
+    let args = &cli.log;
     let level = level(args.verbosity);
     let given = env::var_os(VARIABLE).filter(|text| !text.is_empty());
     let given = given
@@ -85,12 +95,12 @@ pub(crate) fn init(args: &LogArgs, waits: Waits) -> Result<Guard, FilterError> {
         io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let is_json = args.log_format == Some(LogFormat::Json);
     // Only the error will be logged, so waiting is fine.
-    let waits = if error.is_some() {
-        Waits::Program
+    let backpressure = if error.is_some() {
+        Backpressure::Block
     } else {
-        waits
+        Backpressure::of(cli.command.as_ref())
     };
-    let (output, queue) = Output::open(waits, is_json);
+    let (output, queue) = Output::open(backpressure, is_json);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(output)
         .with_ansi(colour)
@@ -152,13 +162,13 @@ enum To {
 }
 
 impl Output {
-    /// Opens standard error, with a queue if `waits` asks for one. If neither works, lines are
+    /// Opens standard error, with a queue if lines may be dropped. If neither works, lines are
     /// discarded.
-    fn open(waits: Waits, is_json: bool) -> (Self, Option<Queue>) {
+    fn open(backpressure: Backpressure, is_json: bool) -> (Self, Option<Queue>) {
         let file = io::stderr().as_fd().try_clone_to_owned().map(File::from);
-        let to = file.and_then(|file| match waits {
-            Waits::Program => Ok(To::File(Mutex::new(file))),
-            Waits::Nobody => Queue::start(file).map(To::Queue),
+        let to = file.and_then(|file| match backpressure {
+            Backpressure::Block => Ok(To::File(Mutex::new(file))),
+            Backpressure::Drop => Queue::start(file).map(To::Queue),
         });
         let to = to.unwrap_or(To::Nowhere);
         let queue = match &to {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use ipvs::ipvsadm::scheduler_flags;
@@ -12,7 +13,13 @@ use proxier::desired::{
 use proxier::mode::ipvs::plan::{LocalRoute, Step};
 use proxier::model::{Protocol, SessionAffinity};
 
-use super::print::from_nothing;
+use super::ipvsadm::from_nothing;
+
+/// Prints the desired state as text.
+pub(crate) fn desired_text(desired: &DesiredState) -> anyhow::Result<()> {
+    write!(io::stdout().lock(), "{}", Text(desired))?;
+    Ok(())
+}
 
 /// The node's settings, then each Service port with its addresses and endpoints, then health checks
 /// and routes.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::access::AccessError;
-use super::follower::EventError;
-use super::wire::Status;
 use crate::escaped::Escaped;
 
 /// Why a list or a watch has ended.
@@ -42,6 +42,32 @@ pub(super) enum Failure {
     Unfinished,
     #[error("the watch ended as soon as it had begun")]
     Short,
+}
+
+/// Why an event cannot be applied. A new list is necessary.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EventError {
+    #[error("an event holds no object with a name")]
+    NotAnObject(#[source] serde_json::Error),
+    /// The object is unknown, and the event is older than others, so the object may have been
+    /// deleted in the meantime.
+    #[error("events came out of order")]
+    OutOfOrder,
+}
+
+/// An error that a server sends instead of objects.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) code: u16,
+    pub(super) message: String,
+    pub(super) details: Option<StatusDetails>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct StatusDetails {
+    pub(super) retry_after_seconds: u32,
 }
 
 impl Failure {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::{Cause, Diagnostic, Reading};
+use super::error::EventError;
 use super::kind::{Kind, Metadata};
 use super::split::{LONGEST_OBJECT, Text};
 use super::wire::AnyObject;
@@ -16,17 +17,6 @@ type Version = Option<u64>;
 pub(super) enum Happened {
     Applied,
     Deleted,
-}
-
-/// Why an event cannot be applied. A new list is necessary.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum EventError {
-    #[error("an event holds no object with a name")]
-    NotAnObject(#[source] serde_json::Error),
-    /// The object is unknown, and the event is older than others, so the object may have been
-    /// deleted in the meantime.
-    #[error("events came out of order")]
-    OutOfOrder,
 }
 
 /// The known objects of one kind: only names and versions, to recognise old events.

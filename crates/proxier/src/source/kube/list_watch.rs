@@ -13,13 +13,13 @@ use tokio::sync::oneshot;
 use super::super::Reading;
 use super::backoff::{Backoff, Timing};
 use super::client::{Ask, Clients};
-use super::error::Failure;
-use super::follower::{EventError, Follower, Happened};
+use super::error::{EventError, Failure, Status};
+use super::follower::{Follower, Happened};
 use super::kind::{Kind, Selection};
 use super::progress::Progress;
 use super::split::{LONGEST_OBJECT, Page, Text};
 use super::state::States;
-use super::wire::{Answer, Bookmark, Frame, List, Outline, Status};
+use super::wire::{Answer, Bookmark, Frame, List, Outline};
 use crate::escaped::Chain;
 
 /// Number of objects per page of a list.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::client::{Ask, Client};
-use super::error::Failure;
+use super::error::{Failure, Status};
 use super::kind::Metadata;
 use super::progress::Progress;
 use super::split::{Object, Text};
@@ -56,21 +56,6 @@ pub(super) struct Outline {
 #[derive(Debug, Deserialize)]
 pub(super) struct AnyObject {
     pub(super) metadata: Metadata,
-}
-
-/// An error that a server sends instead of objects.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Status {
-    pub(super) code: u16,
-    pub(super) message: String,
-    pub(super) details: Option<StatusDetails>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct StatusDetails {
-    pub(super) retry_after_seconds: u32,
 }
 
 #[derive(Debug, Deserialize)]

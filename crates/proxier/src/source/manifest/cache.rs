@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::decode::Parsed;
-use super::object::{Key, Object};
+use super::parsed::{Documents, Parsed};
 
 /// How long a file must have been unchanged for its [`Stamp`] to be trusted. Two writes within one
 /// tick of the kernel's clock get the same time (4 ms, or seconds on some file systems).
@@ -36,17 +35,6 @@ pub(super) struct File {
     pub(super) stamp: Option<Stamp>,
     pub(super) parsed: Arc<Parsed>,
     pub(super) documents: Documents,
-}
-
-/// The objects of documents without diagnostics, by a keyed hash of their text.
-pub(super) type Documents = HashMap<u64, Box<[Known]>>;
-
-/// A valid object of a document.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) key: Key,
-    pub(super) item: Option<String>,
-    pub(super) object: Arc<Object>,
 }
 
 /// Distinguishes versions of a file.

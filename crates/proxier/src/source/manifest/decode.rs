@@ -9,14 +9,13 @@ use serde_json::Value;
 use super::super::api;
 use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location};
-use super::cache::{Cache, Documents, Known};
+use super::cache::Cache;
 use super::document::{self, Document, Format};
 use super::lines::Lines;
 use super::object::{DEFAULT_NAMESPACE, Key, Kind, Maker, Object};
+use super::parsed::{Definition, Documents, Known, Outcome, Parsed};
 use super::raw::{Items, Raw};
 
-/// Maximum number of errors, and of notes, that are reported per file.
-const MAX_REPORTED: usize = 1000;
 /// The label with the name of a slice's controller.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The suffix of the names of the control plane's slice controllers.
@@ -33,77 +32,6 @@ const NUMBERS: [&str; 6] = [
 /// The remedy for a template.
 const RENDER: &str =
     "render it first, for instance with 'helm template RELEASE CHART', and use the output";
-
-/// The result for an object in a document.
-#[derive(Debug, Clone)]
-pub(super) enum Outcome {
-    Good(Arc<Object>),
-    /// The object exists, but needs nothing on a node.
-    LeftOut,
-    Refused,
-}
-
-/// An object that a document defines.
-#[derive(Debug, Clone)]
-pub(super) struct Definition {
-    pub(super) key: Key,
-    pub(super) location: Location,
-    pub(super) outcome: Outcome,
-}
-
-impl Definition {
-    /// The part that can be reused when the same document is read again.
-    fn known(&self) -> Option<Known> {
-        let Outcome::Good(object) = &self.outcome else {
-            return None;
-        };
-        Some(Known {
-            key: self.key.clone(),
-            item: self.location.item.clone(),
-            object: object.clone(),
-        })
-    }
-}
-
-/// The content of a file.
-#[derive(Debug, Default)]
-pub(super) struct Parsed {
-    pub(super) definitions: Vec<Definition>,
-    pub(super) diagnostics: Vec<Diagnostic>,
-    /// A part of the file is so broken that its object cannot be identified.
-    pub(super) unattributed: bool,
-    /// A part of the file could not be read as an object.
-    pub(super) unread: bool,
-    /// The number of errors without the limit.
-    errors: usize,
-    notes: usize,
-}
-
-impl Parsed {
-    fn report(&mut self, diagnostic: Diagnostic) {
-        let count = if diagnostic.is_error() {
-            &mut self.errors
-        } else {
-            &mut self.notes
-        };
-        *count += 1;
-        if *count <= MAX_REPORTED {
-            self.diagnostics.push(diagnostic);
-        } else if *count == MAX_REPORTED + 1 {
-            self.diagnostics.push(Diagnostic {
-                object: None,
-                field: None,
-                message: "more like this in the rest of the file".to_owned(),
-                ..diagnostic
-            });
-        }
-    }
-
-    /// The diagnostics after the first `before` ones.
-    fn since(&mut self, before: usize) -> &mut [Diagnostic] {
-        self.diagnostics.get_mut(before..).unwrap_or_default()
-    }
-}
 
 /// Decodes the text of a file, which diagnostics call `name`. `path` is the file's key in the
 /// cache.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
 use super::cache::{self, Cache, Stamp};
-use super::decode::{self, Parsed};
+use super::decode;
 use super::document::MAX_FILE_BYTES;
+use super::parsed::Parsed;
 
 /// The path that means standard input.
 const STDIN: &str = "-";

@@ -52,6 +52,7 @@ mod document;
 mod files;
 mod lines;
 mod object;
+mod parsed;
 mod raw;
 mod state;
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
 use super::claims::{self, Claims};
-use super::decode::Outcome;
 use super::derived::Derived;
 use super::files::Source;
 use super::object::{Entry, Key, Kind, Maker, Object, Objects};
+use super::parsed::Outcome;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
 

@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use super::kubeconfig::or_default;
-use super::{AccessError, Material};
+use super::{AccessError, Material, or_default};
 
 /// Maximum output of a plugin. Credentials are a token and a chain of certificates.
 const LONGEST_OUTPUT: usize = 1 << 20;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::options;
 
 use super::exec::Plugin;
-use super::{AccessError, Files, Material, Secret, Target, Trust};
+use super::{AccessError, Files, Material, Secret, Target, Trust, or_default};
 
 /// A kubeconfig (client-go `tools/clientcmd/api/v1`), as far as a connection needs it.
 #[derive(Debug, Default, Deserialize)]
@@ -116,15 +116,6 @@ struct User {
 struct AuthProvider {
     #[serde(deserialize_with = "or_default")]
     name: String,
-}
-
-/// Decodes null as the default, as Go's JSON does.
-pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// The target of a kubeconfig's current context. `server` takes precedence over the kubeconfig's

@@ -1,4 +1,4 @@
-//! Prints the desired state of a node, and the steps that lead to it.
+//! Prints the desired state of a node in the syntax of ipvsadm.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -7,17 +7,9 @@ use ipvs::{Change, RealServer, VirtualServer};
 use proxier::desired::DesiredState;
 use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step};
 
-use super::text::Text;
-
 /// The plan for an empty node.
 pub(super) fn from_nothing(desired: &DesiredState) -> Plan {
     Plan::new(desired, &NodeState::default(), Scope::Full)
-}
-
-/// Prints the desired state as text.
-pub(crate) fn desired_text(desired: &DesiredState) -> anyhow::Result<()> {
-    write!(io::stdout().lock(), "{}", Text(desired))?;
-    Ok(())
 }
 
 /// In the syntax of `ipvsadm -Sn`, virtual servers by protocol, address and port, then those of
