@@ -16,11 +16,17 @@ mod follower;
 mod lab;
 #[path = "netns/log.rs"]
 mod log;
+#[path = "netns/plugin.rs"]
+mod plugin;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;
 #[path = "netns/refused.rs"]
 mod refused;
+#[path = "kernel/repair.rs"]
+mod repair;
+#[path = "netns/repair.rs"]
+mod repair_iptables;
 
 use serde_json::Value;
 use testbed::{Backend, Client, Protocol, Topology};

@@ -28,34 +28,87 @@ const GAP: Duration = Duration::from_millis(200);
 /// Pause before a retry if the kernel has no memory for poll(2).
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The netlink sockets of this process that make changes: protocol and port. May contain
+/// The netlink sockets of this process, and of programs that it runs, that make changes. May contain
 /// duplicates, because sockets in different network namespaces may have the same port.
-static OWN: Mutex<Vec<(isize, u32)>> = Mutex::new(Vec::new());
+static OWN: Mutex<Vec<Marked>> = Mutex::new(Vec::new());
+
+/// How long a program's socket counts as svcproxy's after the program has ended: its notifications
+/// may not have been read yet.
+const LINGER: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+struct Marked {
+    protocol: isize,
+    port: u32,
+    /// When the mark ends, once that is known.
+    until: Option<Instant>,
+}
 
 /// Marks a socket as one of this process, so that its changes are not reported.
 ///
 /// A notification that is read after the drop counts as a change by another process.
 #[derive(Debug)]
-pub struct Own(isize, u32);
+pub struct Own {
+    protocol: isize,
+    port: u32,
+    linger: Duration,
+}
 
 impl Own {
     /// Marks the socket with this port, of a netlink protocol (`NETLINK_…`).
     pub fn new(protocol: isize, port: u32) -> Self {
-        own().push((protocol, port));
-        Self(protocol, port)
+        Self::lingering(protocol, port, Duration::ZERO)
+    }
+
+    /// Marks the first socket of a protocol that a program opens: the kernel gives it the process's
+    /// number as its port (`netlink_autobind`). The mark stays for two seconds after this is dropped.
+    pub fn of_program(protocol: isize, process: u32) -> Self {
+        Self::lingering(protocol, process, LINGER)
+    }
+
+    fn lingering(protocol: isize, port: u32, linger: Duration) -> Self {
+        let now = Instant::now();
+        let mut own = own();
+        own.retain(|socket| socket.until.is_none_or(|until| until > now));
+        own.push(Marked {
+            protocol,
+            port,
+            until: None,
+        });
+        Self {
+            protocol,
+            port,
+            linger,
+        }
     }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
         let mut own = own();
-        if let Some(at) = own.iter().position(|socket| *socket == (self.0, self.1)) {
+        let is_it = |socket: &Marked| {
+            (socket.protocol, socket.port, socket.until) == (self.protocol, self.port, None)
+        };
+        let Some(at) = own.iter().position(is_it) else {
+            return;
+        };
+        if self.linger.is_zero() {
             own.swap_remove(at);
+        } else if let Some(socket) = own.get_mut(at) {
+            socket.until = Some(Instant::now() + self.linger);
         }
     }
 }
 
-fn own() -> MutexGuard<'static, Vec<(isize, u32)>> {
+fn is_own(protocol: isize, port: u32) -> bool {
+    let now = Instant::now();
+    own().iter().any(|socket| {
+        (socket.protocol, socket.port) == (protocol, port)
+            && socket.until.is_none_or(|until| until > now)
+    })
+}
+
+fn own() -> MutexGuard<'static, Vec<Marked>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -106,9 +159,8 @@ impl Listener {
                 Err(_) => return true,
             }
             for message in Messages::new(&self.buffer) {
-                changed |= message.is_ok_and(|message| {
-                    !own().contains(&(self.protocol, message.port)) && matters(&message)
-                });
+                changed |= message
+                    .is_ok_and(|message| !is_own(self.protocol, message.port) && matters(&message));
             }
         }
     }
@@ -227,12 +279,16 @@ mod tests {
     #[test]
     fn a_port_is_marked_until_its_last_socket_is_gone() {
         const PROTOCOL: isize = -1;
-        let is_own = || own().contains(&(PROTOCOL, 7));
+        let is_own = || is_own(PROTOCOL, 7);
         let (first, second) = (Own::new(PROTOCOL, 7), Own::new(PROTOCOL, 7));
         drop(first);
         assert!(is_own());
         drop(second);
         assert!(!is_own());
+        let program = Own::of_program(PROTOCOL, 7);
+        drop((Own::new(PROTOCOL, 7), program));
+        // What a program did may be read after its end.
+        assert!(is_own());
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub mod model;
 pub mod notice;
 #[cfg(feature = "health")]
 pub mod observe;
-#[cfg(feature = "iptables")]
+#[cfg(any(feature = "iptables", feature = "kube"))]
 mod program;
 pub mod reconcile;
 #[cfg(feature = "health")]

@@ -1,12 +1,19 @@
 //! External programs: each has a time limit, and is killed with all processes that it started.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io;
+#[cfg(feature = "iptables")]
+use std::io::Read;
+#[cfg(feature = "iptables")]
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+#[cfg(feature = "iptables")]
+use std::process::{ChildStdin, Command, Output, Stdio};
+#[cfg(feature = "iptables")]
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
+#[cfg(feature = "iptables")]
 use std::thread;
+#[cfg(feature = "iptables")]
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -14,18 +21,19 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// The process groups of running programs.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// A program in its own process group. Dropping this kills the group.
-struct Group(Pid);
+/// The process group of a running program. Dropping this does not kill it.
+pub(crate) struct Group(Pid);
 
 impl Group {
-    fn of(child: &Child) -> io::Result<Self> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    /// The group of a process that leads one.
+    pub(crate) fn of(process: u32) -> io::Result<Self> {
+        let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
         running(|groups| groups.insert(pid.as_raw_nonzero().get()));
         Ok(Self(pid))
     }
 
-    fn kill(&self) {
+    pub(crate) fn kill(&self) {
         // The group may have ended already.
         let _ = kill_process_group(self.0, Signal::KILL);
     }
@@ -43,6 +51,7 @@ fn running<T>(f: impl FnOnce(&mut BTreeSet<i32>) -> T) -> T {
 
 /// Kills every program that svcproxy is waiting for, with its process group. Call it before the
 /// process exits: an orphaned `iptables-restore` would keep the xtables lock.
+#[cfg(feature = "iptables")]
 pub(crate) fn kill_all() {
     let groups = running(|groups| groups.clone());
     for pid in groups.into_iter().filter_map(Pid::from_raw) {
@@ -50,20 +59,24 @@ pub(crate) fn kill_all() {
     }
 }
 
-/// Runs a program to its end. `write` writes the input, while the output is being read.
+/// Runs a program to its end. `write` writes the input, while the output is being read. The value
+/// that `started` makes of the process's number is kept until the program has ended.
 ///
 /// # Errors
 ///
 /// If the program cannot be run; [`io::ErrorKind::TimedOut`] if it has not ended in time, after it
 /// was killed with its process group.
-pub(crate) fn output(
+#[cfg(feature = "iptables")]
+pub(crate) fn output<T>(
     command: &mut Command,
     limit: Duration,
+    started: impl FnOnce(u32) -> T,
     write: impl FnOnce(ChildStdin) + Send,
 ) -> io::Result<Output> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = piped.stderr(Stdio::piped()).process_group(0).spawn()?;
-    let group = Group::of(&child)?;
+    let _kept = started(child.id());
+    let group = Group::of(child.id())?;
     let stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (ended, end) = mpsc::channel::<()>();
@@ -102,6 +115,7 @@ pub(crate) fn output(
     output
 }
 
+#[cfg(feature = "iptables")]
 fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(mut pipe) = pipe {
@@ -110,7 +124,7 @@ fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "iptables"))]
 mod tests {
     use std::io::Write;
 
@@ -118,7 +132,7 @@ mod tests {
 
     fn shell(script: &str, limit: Duration) -> io::Result<Output> {
         let mut command = Command::new("sh");
-        output(command.args(["-c", script]), limit, |mut stdin| {
+        output(command.args(["-c", script]), limit, drop, |mut stdin| {
             let _ = stdin.write_all(&[b'x'; 1 << 20]);
         })
     }
@@ -152,7 +166,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let waits = thread::spawn(move || {
             let mut command = Command::new("cat");
-            output(&mut command, Duration::from_secs(60), move |stdin| {
+            output(&mut command, Duration::from_secs(60), drop, move |stdin| {
                 // cat runs until its input ends.
                 let _ = tell.send(stdin);
             })

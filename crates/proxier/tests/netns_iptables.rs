@@ -5,6 +5,8 @@
 mod arbitrary;
 #[path = "netns_iptables/traffic.rs"]
 mod traffic;
+#[path = "netns_iptables/watch.rs"]
+mod watch;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::desired::Config;
-use proxier::mode::iptables::{Iptables, IptablesBackend, kill_programs};
-use proxier::mode::ipvs::{self, Ipvs, IpvsBackend, Watching};
+use proxier::mode::iptables::{self, Flavour, Iptables, IptablesBackend, kill_programs};
+use proxier::mode::ipvs::{self, Ipvs, IpvsBackend};
 use proxier::mode::{BackendError, Counts};
 use proxier::mode::{DataPlane, PlanSteps};
 use proxier::notice::{Notice, Reason};
@@ -74,11 +74,15 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Mode::Iptables => {
             let backend = IptablesBackend::open()?.proc_sys(&args.mode.proc_sys);
             tracing::info!("the data plane is {}", backend.flavour());
+            let flavour = backend.flavour();
             let proxier = Proxier::new(config, Iptables::new(backend));
             if args.once {
                 return start.once(proxier);
             }
-            start.follow(proxier, Following::serve_until_ipvs)
+            start.follow(proxier, |following, proxier| {
+                let watching = following.watch_chains(flavour);
+                following.serve_until_ipvs(proxier, watching);
+            })
         }
     }
 }
@@ -247,24 +251,40 @@ impl Following<'_> {
     }
 
     /// Starts an audit as soon as another program changes the rules or routes of IPVS mode.
-    fn watch(&self) -> Option<Watching> {
+    fn watch(&self) -> Option<ipvs::Watching> {
+        ipvs::watch(self.drift()).inspect_err(not_watched).ok()
+    }
+
+    /// Starts an audit as soon as another program changes the chains of iptables mode.
+    fn watch_chains(&self, flavour: Flavour) -> Option<iptables::Watching> {
+        let watching = iptables::watch(flavour, self.drift());
+        let watching = watching.inspect_err(not_watched).ok()?;
+        if watching.is_none() {
+            tracing::info!(
+                "{flavour} has no notifications: changes by others are noticed by the next audit only"
+            );
+        }
+        watching
+    }
+
+    fn drift(&self) -> impl FnMut() + Send + 'static {
         let events = self.events.clone();
-        let watching = ipvs::watch(move || {
+        move || {
             // The receiver is gone only when svcproxy is about to end.
             let _ = events.send(Event::Drift);
-        });
-        let warn = |error: &BackendError| {
-            let error = chain(error);
-            tracing::warn!("changes by others are noticed by the next audit only: {error}");
-        };
-        watching.inspect_err(warn).ok()
+        }
     }
 
     /// Runs mode iptables and, as soon as possible and allowed, mode ipvs.
-    fn serve_until_ipvs(&mut self, mut proxier: Proxier<Iptables>) {
+    fn serve_until_ipvs(
+        &mut self,
+        mut proxier: Proxier<Iptables>,
+        watching: Option<iptables::Watching>,
+    ) {
         while self.serve(&mut proxier).is_break() {
             match open_ipvs(self.args) {
                 Ok(backend) => {
+                    drop(watching);
                     let mut proxier = proxier.with_data_plane(Ipvs::new(backend));
                     self.serve_by(self.choice.upgraded());
                     // An empty change starts a sync at once.
@@ -277,6 +297,11 @@ impl Following<'_> {
             }
         }
     }
+}
+
+fn not_watched(error: &BackendError) {
+    let error = chain(error);
+    tracing::warn!("changes by others are noticed by the next audit only: {error}");
 }
 
 /// Applies changes of the configuration file, if there is one.

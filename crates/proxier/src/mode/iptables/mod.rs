@@ -75,7 +75,7 @@ pub(crate) use data_plane::Tables;
 #[cfg(feature = "iptables")]
 pub use kernel::kill_programs;
 #[cfg(feature = "iptables")]
-pub use kernel::{Flavour, IptablesBackend, Refusal};
+pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, watch};
 pub use limits::{limits, limits_of};
 pub use name::{ForeignName, Name};
 pub use plan::{Node, Plan, Step};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 /// The prefix of the names of svcproxy's chains.
-const PREFIX: &str = "SVCPROXY-";
+pub(super) const PREFIX: &str = "SVCPROXY-";
 /// Maximum length in iptables: XT_EXTENSION_MAXNAMELEN without the NUL.
 const MAX: usize = 28;
 /// RFC 4648.

@@ -68,6 +68,19 @@ impl Flavour {
         Ok(version.trim().to_owned())
     }
 
+    /// Whether its tables are nftables tables.
+    ///
+    /// # Errors
+    ///
+    /// If its program cannot be run, where only the version tells.
+    pub(crate) fn is_nft(self) -> Result<bool, BackendError> {
+        match self {
+            Self::Nft => Ok(true),
+            Self::Legacy => Ok(false),
+            Self::Plain => Ok(self.version()?.contains(Self::Nft.version_word())),
+        }
+    }
+
     /// The flavour behind the name `iptables`.
     fn of_distribution() -> Result<Self, BackendError> {
         let version = Self::Plain.version()?;

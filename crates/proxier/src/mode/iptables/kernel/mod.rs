@@ -4,6 +4,7 @@ mod flavour;
 mod isolation;
 mod program;
 mod refusal;
+mod watch;
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,16 +21,18 @@ use program::{Program, Verb};
 #[cfg(feature = "ipvs")]
 pub(crate) use flavour::has_legacy_tables;
 
-/// Kills all running iptables programs, with their process groups.
+/// Kills all running programs, with their process groups: iptables, and exec plugins for
+/// credentials.
 ///
-/// Call it before the process exits without waiting: an orphaned program keeps the xtables lock,
-/// and may change rules later.
+/// Call it before the process exits without waiting: an orphaned iptables-restore keeps the xtables
+/// lock, and may change rules later.
 pub fn kill_programs() {
     crate::program::kill_all();
 }
 
 pub use flavour::Flavour;
 pub use refusal::Refusal;
+pub use watch::{Watching, watch};
 
 /// The backend of iptables mode.
 ///

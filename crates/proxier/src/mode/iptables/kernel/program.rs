@@ -7,6 +7,7 @@ use std::process::{ChildStdin, Command};
 use std::time::Duration;
 
 use ipvs::Family;
+use netlink::Own;
 
 use super::{Flavour, Refusal};
 use crate::mode::BackendError;
@@ -15,6 +16,8 @@ use crate::program;
 /// Time limit of a program: several times what legacy iptables takes for 10,000 Services on a slow
 /// machine.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+pub(super) const NETLINK_NETFILTER: isize = 12;
 
 /// The operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,10 @@ impl Program {
             source,
         };
         let mut command = Command::new(&self.name);
-        let output = program::output(command.args(self.arguments), TIME_LIMIT, |stdin| {
+        let command = command.args(self.arguments);
+        // The watch must not take svcproxy's own changes for those of others.
+        let mark = |process| Own::of_program(NETLINK_NETFILTER, process);
+        let output = program::output(command, TIME_LIMIT, mark, |stdin| {
             // If the program stops reading, its exit code gives the reason.
             let _ = write(stdin, input);
         });

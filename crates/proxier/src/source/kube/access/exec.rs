@@ -8,13 +8,13 @@ use std::time::Duration;
 use std::{env, fs};
 
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 use super::{AccessError, Material, or_default};
+use crate::program;
 
 /// Maximum output of a plugin. Credentials are a token and a chain of certificates.
 const LONGEST_OUTPUT: usize = 1 << 20;
@@ -218,11 +218,13 @@ impl Plugin {
             io::ErrorKind::NotFound => self.missing(),
             _ => self.failed(format!("cannot be run: {error}")),
         })?;
-        let mut child = Group(child);
+        let group = child.id().map(program::Group::of).transpose();
+        let group = group.map_err(|error| self.failed(format!("cannot be run: {error}")))?;
+        let mut child = Running { child, group };
         let ended = tokio::time::timeout(limit, child.output()).await;
         let Ok(ended) = ended else {
             child.kill();
-            let _ = tokio::time::timeout(DEATH, child.0.wait()).await;
+            let _ = tokio::time::timeout(DEATH, child.child.wait()).await;
             return Err(self.failed(format!("killed: not done after {limit:?}")));
         };
         let (status, output, complaint) =
@@ -300,30 +302,32 @@ fn describe(status: ExitStatus, complaint: &[u8]) -> String {
     }
 }
 
-/// A program that leads a process group. Dropping this kills the group.
-struct Group(Child);
+/// A running plugin, which leads a process group. Dropping this kills the group.
+struct Running {
+    child: Child,
+    /// Among those that end with this process.
+    group: Option<program::Group>,
+}
 
-impl Group {
+impl Running {
     async fn output(&mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
-        let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
+        let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
         let (output, complaint, status) =
-            futures_util::future::join3(read_all(stdout), read_all(stderr), self.0.wait()).await;
+            futures_util::future::join3(read_all(stdout), read_all(stderr), self.child.wait())
+                .await;
         Ok((status?, output?, complaint?))
     }
 
     fn kill(&self) {
         // After the wait, the PID may belong to another process.
-        let id = self
-            .0
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        if let Some(group) = id {
-            let _ = kill_process_group(group, Signal::KILL);
+        let is_running = self.child.id().is_some();
+        if let Some(group) = self.group.as_ref().filter(|_| is_running) {
+            group.kill();
         }
     }
 }
 
-impl Drop for Group {
+impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
