@@ -13,21 +13,33 @@ use crate::args::{DetectLocal, NodeArgs, NodePortAddresses};
 
 /// The node's settings, validated.
 pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
-    config_on(args, own_addresses)
+    config_on(args, own_networks)
 }
 
-/// The settings on a machine with these addresses; the first of each family counts.
+/// The settings on a machine with these addresses, each with its network.
 pub(crate) fn config_on(
     args: &NodeArgs,
-    own_addresses: impl FnOnce() -> anyhow::Result<Vec<IpAddr>>,
+    own_networks: impl FnOnce() -> anyhow::Result<Vec<IpNet>>,
 ) -> anyhow::Result<Config> {
     let name = args.node_name.clone().map_or_else(host_name, Ok)?;
     let bind = args.kube_proxy.bind_address;
     let bind = bind.filter(|ip| !ip.is_unspecified() && args.node_ips.is_empty());
-    let mut node_ips = if args.node_ips.is_empty() {
-        own_addresses()?
+    // Another machine's networks say nothing of a node whose addresses are given.
+    let (mut node_ips, attached) = if args.node_ips.is_empty() {
+        let own = own_networks()?;
+        let first = |family| {
+            own.iter()
+                .map(IpNet::addr)
+                .find(|ip| Family::of(ip) == family)
+        };
+        let first = [Family::V4, Family::V6].into_iter().filter_map(first);
+        // The address of a dummy device may be a virtual IP itself.
+        let wide = own
+            .iter()
+            .filter(|own| own.prefix_len() < own.max_prefix_len());
+        (first.collect(), wide.map(IpNet::trunc).collect())
     } else {
-        args.node_ips.clone()
+        (args.node_ips.clone(), Vec::new())
     };
     if let Some(bind) = bind {
         node_ips.retain(|ip| Family::of(ip) != Family::of(&bind));
@@ -74,9 +86,8 @@ pub(crate) fn config_on(
         .with_pod_cidrs(args.detect_local_mode == DetectLocal::NodeCidr)
         .with_zone(args.zone.is_none())
         .with_service_cidrs(args.service_cidrs.is_empty());
-    if !args.service_cidrs.is_empty() {
-        config.service_cidrs.clone_from(&args.service_cidrs);
-    }
+    config.service_cidrs.clone_from(&args.service_cidrs);
+    config.attached = attached;
     config.validate()?;
     Ok(config)
 }
@@ -108,22 +119,21 @@ fn host_name() -> anyhow::Result<String> {
     name.context("the host's name is not UTF-8: give --node-name")
 }
 
-/// The first address of each family that other machines can reach.
-fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
+/// The addresses that others can reach, with their networks.
+fn own_networks() -> anyhow::Result<Vec<IpNet>> {
     let interfaces = if_addrs::get_if_addrs().context("cannot list this node's addresses")?;
-    let mut addresses: Vec<_> = interfaces.iter().map(if_addrs::Interface::ip).collect();
-    addresses.retain(|ip| match ip {
+    let networks = interfaces.iter().filter_map(|interface| {
+        let prefix = match &interface.addr {
+            if_addrs::IfAddr::V4(own) => own.prefixlen,
+            if_addrs::IfAddr::V6(own) => own.prefixlen,
+        };
+        IpNet::new(interface.ip(), prefix).ok()
+    });
+    let can_be_reached = |own: &IpNet| match own.addr() {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-    });
-    let first = |family| {
-        addresses
-            .iter()
-            .copied()
-            .find(|ip| Family::of(ip) == family)
     };
-    let families = [Family::V4, Family::V6].into_iter();
-    Ok(families.filter_map(first).collect())
+    Ok(networks.filter(can_be_reached).collect())
 }
 
 #[cfg(test)]
@@ -137,7 +147,11 @@ mod tests {
     fn on_machine(addresses: &[&str], arguments: &[&str]) -> Result<Config, String> {
         let command = ["svcproxy", "--node-name=node-a"];
         let cli = Cli::try_parse_from(command.iter().chain(arguments)).unwrap();
-        let own = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        let own = addresses.iter().map(|ip| {
+            let ip: IpAddr = ip.parse().unwrap();
+            ip.into()
+        });
+        let own = own.collect();
         config_on(&cli.run.node, || Ok(own)).map_err(|error| error.to_string())
     }
 

@@ -668,6 +668,7 @@ fn log_format_may_stand_before_a_subcommand() {
 
 #[test]
 fn contradicting_settings_are_wrong_usage() {
+    const CIDR: &str = "--service-cidr=10.96.0.0/12";
     let log = |arguments: &[&'static str]| {
         let plan = ["plan", "--log-format=json", "--manifests", "examples"];
         messages(&usage_error(&[&plan, arguments].concat()))
@@ -675,9 +676,9 @@ fn contradicting_settings_are_wrong_usage() {
     assert_golden!(
         [
             log(&["--node-ip", "192.0.2.1,192.0.2.2"]),
-            log(&["--node-ip", "10.96.0.7"]),
+            log(&["--node-ip", "10.96.0.7", CIDR]),
             log(&["--node-ip", "192.0.2.1", "--service-cidr", "fd00::/112"]),
-            log(&["--node-ip", "192.0.2.1", "--cluster-cidr", "10.0.0.0/8"]),
+            log(&["--node-ip", "192.0.2.1", CIDR, "--cluster-cidr=10.0.0.0/8"]),
         ]
         .concat()
     );

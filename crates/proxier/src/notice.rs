@@ -43,6 +43,8 @@ pub enum Reason {
     NodeRefused,
     /// An address family is not served, because the node has no address of it.
     FamilyLeftOut,
+    /// A Service CIDR holds what is no Service, and is not captured as a whole.
+    ServiceCidrShared,
     /// An address of a Service is not served.
     AddressRefused,
     /// Another Service has an address and port of the Service.
@@ -74,11 +76,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
         Self::FamilyLeftOut,
+        Self::ServiceCidrShared,
         Self::AddressRefused,
         Self::AddressConflict,
         Self::UnknownScheduler,
@@ -101,6 +104,7 @@ impl Reason {
             Self::IpvsAvailable => "IpvsAvailable",
             Self::NodeRefused => "NodeRefused",
             Self::FamilyLeftOut => "FamilyLeftOut",
+            Self::ServiceCidrShared => "ServiceCidrShared",
             Self::AddressRefused => "AddressRefused",
             Self::AddressConflict => "AddressConflict",
             Self::UnknownScheduler => "UnknownScheduler",

@@ -65,7 +65,8 @@ fn two_services() -> [Change; 2] {
 }
 
 fn proxier(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
-    let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
     Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()))
 }
 
@@ -632,9 +633,9 @@ fn another_data_plane_continues_with_the_same_store() {
 fn a_family_is_served_once_the_node_has_an_address_of_it() {
     let node = FakeNode::default();
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
-    config
-        .service_cidrs
-        .push("fd00:10:96::/112".parse().unwrap());
+    config.service_cidrs = ["10.96.0.0/12", "fd00:10:96::/112"]
+        .map(|cidr| cidr.parse().unwrap())
+        .into();
     config.follow_node = FollowNode::default().with_addresses(true);
     config.validate().unwrap();
     let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));

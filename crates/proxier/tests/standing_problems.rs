@@ -39,7 +39,8 @@ struct Node {
 
 impl Node {
     fn new(services: usize) -> Self {
-        let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
         let backend = FakeNode::default().backend().unwrap();
         let mut node = Self {
             proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),

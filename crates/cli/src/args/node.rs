@@ -141,7 +141,8 @@ pub(crate) struct NodeArgs {
 
     /// Networks of cluster IPs; may be repeated. The node routes them to itself, and rejects
     /// packets to addresses without a Service. A family in which the node has no address is left
-    /// out, with a warning [default: the API's ServiceCIDRs, or 10.96.0.0/12]
+    /// out, with a warning [default: the API's ServiceCIDRs, or kubeadm's ClusterConfiguration, or
+    /// none: one route per cluster IP]
     #[arg(
         long = "service-cidr",
         value_name = "CIDR",

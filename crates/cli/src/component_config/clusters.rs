@@ -27,7 +27,7 @@ fn start(path: &Path) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
     });
     let mut cli = args::try_parse([OsString::from("svcproxy")].into_iter().chain(words))?;
     let notes = super::take_in(&mut cli)?;
-    node::config_on(&cli.run.node, || Ok(vec!["192.0.2.1".parse()?]))?;
+    node::config_on(&cli.run.node, || Ok(vec!["192.0.2.1/24".parse()?]))?;
     let subject = |note: &super::Note| {
         let note = note.to_string();
         let (subject, _) = note.split_once(' ').unwrap_or((&note, ""));

@@ -40,7 +40,8 @@ impl Node {
         };
         let timing = Timing::default();
         let source = KubeSource::start_with_events(access, timing, "node-a", events, deliver);
-        let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
         let backend = FakeNode::default().backend().unwrap();
         Self {
             server,

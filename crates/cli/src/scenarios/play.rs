@@ -317,7 +317,7 @@ pub(super) fn config(script: &Script, file: &Path) -> Arc<Config> {
     let Some(Command::Plan(args)) = cli.unwrap_or_else(|e| panic!("{e}")).command else {
         panic!("not a plan");
     };
-    let host = || Ok(vec!["192.0.2.99".parse()?, "2001:db8::99".parse()?]);
+    let host = || Ok(vec!["192.0.2.99/24".parse()?, "2001:db8::99/64".parse()?]);
     Arc::new(node::config_on(&args.node, host).unwrap())
 }
 

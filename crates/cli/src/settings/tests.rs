@@ -2,18 +2,19 @@
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::*;
 
 const FILE: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
-fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
-    Ok(vec!["192.0.2.1".parse()?, "2001:db8::1".parse()?])
+fn own_networks() -> anyhow::Result<Vec<IpNet>> {
+    Ok(vec!["192.0.2.1/24".parse()?, "2001:db8::1/64".parse()?])
 }
 
 fn config(args: &args::NodeArgs) -> anyhow::Result<Config> {
-    node::config_on(args, own_addresses)
+    node::config_on(args, own_networks)
 }
 
 /// The command line with a file of these fields.
@@ -132,7 +133,8 @@ fn settings_of_a_running_proxy_are_those_of_a_new_one() {
 
 #[test]
 fn an_invalid_file_keeps_the_last_settings() {
-    let (before, _) = cli(&[], "ipvs: {scheduler: lc}").unwrap();
+    let cidr = ["--service-cidr=10.96.0.0/12"];
+    let (before, _) = cli(&cidr, "ipvs: {scheduler: lc}").unwrap();
     let mut reload = Reload::new(&before, &"node-a".into());
     let start = reload.in_force.clone();
     for (wrong, said) in [
@@ -145,20 +147,23 @@ fn an_invalid_file_keeps_the_last_settings() {
         // A valid file, but invalid on this node.
         ("clusterCIDR: 10.96.0.0/16", "overlap"),
     ] {
-        assert!(reload.take_in(cli(&[], wrong), config).is_none(), "{wrong}");
+        assert!(
+            reload.take_in(cli(&cidr, wrong), config).is_none(),
+            "{wrong}"
+        );
         let error = reload.error.clone().unwrap();
         assert!(error.contains(said), "{error}");
         assert_eq!(reload.in_force, start);
     }
     assert!(
         reload
-            .take_in(cli(&[], "ipvs: {scheduler: lc}"), config)
+            .take_in(cli(&cidr, "ipvs: {scheduler: lc}"), config)
             .is_none()
     );
     assert_eq!(reload.error, None);
     assert!(
         reload
-            .take_in(cli(&[], "ipvs: {scheduler: sh}"), config)
+            .take_in(cli(&cidr, "ipvs: {scheduler: sh}"), config)
             .is_some()
     );
 }

@@ -5,9 +5,10 @@ pub(crate) mod other_mode;
 
 use std::time::Instant;
 
+use ipnet::IpNet;
 use ipvs::VirtualServerKey;
 use proxier::Proxier;
-use proxier::desired::FrontendKey;
+use proxier::desired::{FrontendKey, Need};
 use proxier::mode::BackendError;
 use proxier::mode::DataPlane;
 use proxier::notice::{Notice, Reason};
@@ -78,7 +79,7 @@ impl Predecessors {
         proxier: &Proxier<B>,
         report: &SyncReport<B::Plan>,
     ) {
-        if report.kind != SyncKind::Full || !report.is_complete() {
+        if self.left.is_empty() || report.kind != SyncKind::Full || !report.is_complete() {
             return;
         }
         let desired = proxier.desired();
@@ -86,10 +87,17 @@ impl Predecessors {
         let has_node_port = |key: &FrontendKey| desired.frontend(key).is_some();
         let has = |key: &VirtualServerKey| proxier.has_virtual_server(key);
         // Virtual servers exist only together with local routes.
-        let local: &[_] = proxier.servers().map_or(&[], |_| &config.service_cidrs);
+        let mut local = Vec::new();
+        if proxier.servers().is_some() {
+            local.extend(&config.service_cidrs);
+            local.extend(desired.all_needs().filter_map(|need| match need {
+                Need::Route(vip) => Some(IpNet::from(*vip)),
+                _ => None,
+            }));
+        }
         let successor = Successor::new(&has, &has_node_port)
             .excluding(&config.exclude_cidrs)
-            .with_local(local)
+            .with_local(&local)
             .draining(config.drain_timeout);
         let notices = &self.notices;
         self.left.retain_mut(|left| !left.go(&successor, notices));

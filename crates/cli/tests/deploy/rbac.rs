@@ -20,11 +20,13 @@ fn asked(server: &ApiServer) -> BTreeSet<Request> {
             Resource::EndpointSlices => ("discovery.k8s.io", "endpointslices"),
             Resource::Nodes => ("", "nodes"),
             Resource::ServiceCidrs => ("networking.k8s.io", "servicecidrs"),
+            Resource::ConfigMaps => ("", "configmaps"),
             Resource::Events => ("events.k8s.io", "events"),
         };
         let verb = match ask.verb {
             Verb::List => "list",
             Verb::Watch => "watch",
+            Verb::Get => "get",
             Verb::Create => "create",
         };
         (group.to_owned(), resource.to_owned(), verb.to_owned())
@@ -51,21 +53,29 @@ fn allowed() -> BTreeSet<Request> {
 
 #[test]
 fn role_allows_all_requests_and_nothing_else() {
-    // svcproxy requests lists from a server without streamed lists.
-    let behaviour = Behaviour {
-        streams_lists: false,
-        ..Behaviour::default()
-    };
-    let server = ApiServer::start(behaviour).unwrap();
-    let mut access = Access::default();
-    access.server = Some(server.url());
-    let (sender, events) = event_queue();
-    let timing = Timing::default();
-    let _source = KubeSource::start_with_events(access, timing, "node-a", events, |_| {}).unwrap();
-    sender.post(Notice::of_node(Reason::ModeFallback, "a test"), None);
+    // svcproxy requests lists from a server without streamed lists, and kubeadm's configuration
+    // from one without ServiceCIDRs.
+    let sources = [true, false].map(|has_service_cidrs| {
+        let behaviour = Behaviour {
+            streams_lists: false,
+            has_service_cidrs,
+            ..Behaviour::default()
+        };
+        let server = ApiServer::start(behaviour).unwrap();
+        let mut access = Access::default();
+        access.server = Some(server.url());
+        let (sender, events) = event_queue();
+        let timing = Timing::default();
+        let source = KubeSource::start_with_events(access, timing, "node-a", events, |_| {});
+        sender.post(Notice::of_node(Reason::ModeFallback, "a test"), None);
+        (server, source.unwrap(), sender)
+    });
     let allowed = allowed();
     eventually(Duration::from_secs(60), || {
-        let asked = asked(&server);
+        let asked: BTreeSet<_> = sources
+            .iter()
+            .flat_map(|(server, ..)| asked(server))
+            .collect();
         if asked == allowed { Ok(()) } else { Err(asked) }
     })
     .unwrap();

@@ -20,9 +20,17 @@ pub struct Config {
     /// Networks of the pods. Connections from elsewhere to a VIP are masqueraded. If empty, only
     /// those of an endpoint to itself are.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Networks of the cluster IPs. Packets to an address or port in them without a Service are
-    /// rejected.
+    /// Networks of the cluster IPs, as far as they are known. The node captures them as a whole,
+    /// and rejects packets to an address or port in them without a Service. A cluster IP outside of
+    /// them has a route of its own.
     pub service_cidrs: Vec<IpNet>,
+    /// Service CIDRs that also hold an address of this node, a pod network or a network that the
+    /// node is attached to. The node captures only the cluster IPs in them.
+    /// [`following`](Self::following) sets them.
+    pub shared_cidrs: Vec<IpNet>,
+    /// Networks that the node is attached to. No Service CIDR that overlaps one is captured as a
+    /// whole.
+    pub attached: Vec<IpNet>,
     /// Service CIDRs of families in which the node has no address. These families are not served.
     /// [`following`](Self::following) sets them.
     pub left_out: Vec<IpNet>,
@@ -87,14 +95,14 @@ pub enum PodInterfaces {
 }
 
 impl Config {
-    /// A node with this name and these addresses, kubeadm's Service CIDR, round robin and a drain
-    /// timeout of 30 seconds.
+    /// A node with this name and these addresses, round robin and a drain timeout of 30 seconds. No
+    /// Service CIDR is known: each cluster IP has a route of its own.
     ///
     /// ```
     /// use proxier::desired::Config;
     ///
     /// let config = Config::new("node-a", vec!["192.0.2.1".parse()?]);
-    /// assert_eq!(config.service_cidrs[0].to_string(), "10.96.0.0/12");
+    /// assert!(config.service_cidrs.is_empty());
     /// # Ok::<(), std::net::AddrParseError>(())
     /// ```
     pub fn new(node_name: impl Into<Arc<str>>, node_ips: Vec<IpAddr>) -> Self {
@@ -102,7 +110,9 @@ impl Config {
             node_name: node_name.into(),
             node_ips,
             cluster_cidrs: Vec::new(),
-            service_cidrs: vec![IpNet::new_assert([10, 96, 0, 0].into(), 12)],
+            service_cidrs: Vec::new(),
+            shared_cidrs: Vec::new(),
+            attached: Vec::new(),
             left_out: Vec::new(),
             scheduler: Scheduler::RoundRobin,
             drain_timeout: Duration::from_secs(30),
@@ -244,7 +254,7 @@ pub enum ConfigError {
     },
 }
 
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
+pub(super) fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 

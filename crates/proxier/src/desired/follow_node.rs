@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use ipvs::Family;
 
+use super::config::overlap;
 use super::{Config, ConfigError};
 use crate::model::Node;
 use crate::notice::{Notice, Reason};
@@ -52,7 +53,9 @@ impl FollowNode {
 
 impl Config {
     /// These settings, with what they follow of the Node and the API's ServiceCIDRs. The result is
-    /// validated. Service CIDRs of families in which the node has no address are left out.
+    /// validated. Service CIDRs of families in which the node has no address are left out. One that
+    /// overlaps what is not a Service is not captured as a whole: the API's, if it holds an address
+    /// of this node or a pod network; any, if the node is attached to a network in it.
     ///
     /// If the operator set a Service CIDR of a family in which the Node has no address, the
     /// machine's own address of that family stays in effect.
@@ -112,11 +115,25 @@ impl Config {
         let is_spoken = |cidr: &IpNet| self.node_ip(Family::of(&cidr.addr())).is_some();
         let (spoken, left_out): (Vec<_>, Vec<_>) = named.iter().copied().partition(is_spoken);
         let own = self.service_cidrs.iter().copied().filter(is_spoken);
-        self.service_cidrs = match spoken.is_empty() {
+        let spoken = match spoken.is_empty() {
             true => own.collect(),
             false => spoken,
         };
+        let (shared, whole) = spoken.into_iter().partition(|cidr| self.is_shared(cidr));
+        self.service_cidrs = whole;
+        self.shared_cidrs = shared;
         self.left_out = left_out;
+    }
+
+    /// Whether something in a Service CIDR is known to be no Service. An operator's own Service
+    /// CIDR that contradicts other settings is an error instead: [`validate`](Self::validate).
+    fn is_shared(&self, cidr: &IpNet) -> bool {
+        let others = self.attached.iter();
+        let pods = self.cluster_cidrs.iter();
+        let pods = pods.filter(|_| self.follow_node.service_cidrs);
+        let mut nodes = self.node_ips.iter();
+        others.chain(pods).any(|other| overlap(cidr, other))
+            || self.follow_node.service_cidrs && nodes.any(|ip| cidr.contains(ip))
     }
 
     /// Whether the cluster has this family and the node does not serve it.
@@ -125,11 +142,21 @@ impl Config {
         speaks(&self.left_out, family)
     }
 
-    /// One notice per family that the node does not serve, with a remedy.
+    /// What an operator must know of these settings: one notice per family that the node does not
+    /// serve, and one per Service CIDR that is not captured as a whole, with a remedy.
     pub fn notices(&self) -> impl Iterator<Item = Notice> {
+        let shared = self.shared_cidrs.iter().map(|cidr| {
+            let message = format!(
+                "Service CIDR {cidr} is not captured as a whole: it holds addresses of this node, \
+                 of pods or of a network that the node is attached to. Each cluster IP has a route \
+                 of its own, and packets to unused addresses are not rejected. Check the cluster's \
+                 Service CIDR, or give it by --service-cidr"
+            );
+            Notice::of_node(Reason::ServiceCidrShared, message)
+        });
         let families = [(Family::V4, "IPv4"), (Family::V6, "IPv6")].into_iter();
         let families = families.filter(|(family, _)| self.leaves_out(*family));
-        families.map(|(family, name)| {
+        let left_out = families.map(|(family, name)| {
             let cidrs = self.left_out.iter();
             let cidrs = cidrs.filter(|cidr| Family::of(&cidr.addr()) == family);
             let cidrs: Vec<_> = cidrs.map(ToString::to_string).collect();
@@ -140,7 +167,8 @@ impl Config {
                 cidrs.join(", "),
             );
             Notice::of_node(Reason::FamilyLeftOut, message)
-        })
+        });
+        shared.chain(left_out)
     }
 }
 
@@ -209,6 +237,45 @@ mod tests {
         alone.follow_node = follow.with_service_cidrs(true);
         let in_force = alone.following(None, &[]).unwrap();
         assert!(in_force.service_cidrs.is_empty() && in_force.left_out.is_empty());
+    }
+
+    /// The API's Service CIDR wins nothing over what is known to be no Service.
+    #[test]
+    fn service_cidr_unknown_or_shared_captures_nothing_but_cluster_ips() {
+        let cidrs: [IpNet; 1] = ["10.96.0.0/12".parse().unwrap()];
+        let follow = FollowNode::default().with_service_cidrs(true);
+        let mut settings = config(&["192.0.2.1"], &[]);
+        settings.follow_node = follow;
+        let unknown = settings.following(None, &[]).unwrap();
+        assert!(unknown.service_cidrs.is_empty() && unknown.shared_cidrs.is_empty());
+        let whole = settings.following(None, &cidrs).unwrap();
+        assert_eq!(
+            (&whole.service_cidrs[..], whole.notices().count()),
+            (&cidrs[..], 0)
+        );
+        let others: [fn(&mut Config); 3] = [
+            |config| config.node_ips = ips(&["10.100.0.7"]),
+            |config| config.cluster_cidrs = vec!["10.100.0.0/16".parse().unwrap()],
+            |config| config.attached = vec!["10.100.44.0/24".parse().unwrap()],
+        ];
+        for other in others {
+            let mut settings = settings.clone();
+            other(&mut settings);
+            let shared = settings.following(None, &cidrs).unwrap();
+            assert!(shared.service_cidrs.is_empty());
+            assert_eq!(shared.shared_cidrs, cidrs);
+            let told: Vec<_> = shared.notices().collect();
+            assert_eq!(told.len(), 1);
+            assert_eq!(told[0].reason, Reason::ServiceCidrShared);
+            assert!(told[0].message.contains("10.96.0.0/12"));
+        }
+        // An operator's own that contradicts itself is an error; a neighbour's network is not.
+        let mut named = config(&["10.100.0.7"], &["10.96.0.0/12"]);
+        named.following(None, &[]).unwrap_err();
+        named.node_ips = ips(&["192.0.2.1"]);
+        named.attached = vec!["10.100.44.0/24".parse().unwrap()];
+        let shared = named.following(None, &[]).unwrap();
+        assert!(shared.service_cidrs.is_empty() && shared.shared_cidrs == cidrs);
     }
 
     #[test]

@@ -191,9 +191,9 @@ pub(crate) fn config(drain_seconds: u64) -> Arc<Config> {
         .map(|ip| ip.parse().unwrap())
         .into();
     let mut config = Config::new("here", node_ips);
-    config
-        .service_cidrs
-        .push("fd00:10:96::/112".parse().unwrap());
+    config.service_cidrs = ["10.96.0.0/12", "fd00:10:96::/112"]
+        .map(|cidr| cidr.parse().unwrap())
+        .into();
     config.cluster_cidrs.push("10.244.0.0/16".parse().unwrap());
     config
         .exclude_cidrs

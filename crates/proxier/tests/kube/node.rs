@@ -1,6 +1,6 @@
 //! The Node and the ServiceCIDRs of the API.
 
-use proxier::desired::Config;
+use proxier::desired::{Config, Need};
 use serde_json::json;
 use testbed::{Behaviour, Cut, Resource, Verb};
 
@@ -122,7 +122,8 @@ fn service_cidrs_of_a_server_that_starts_up() {
     cluster.server.forbid(&[]);
     cluster.becomes(&START);
     cluster.connects();
-    let is_narrow = |config: &Config| config.service_cidrs[0].prefix_len() == 16;
+    let cidrs = ["10.96.0.0/16".parse().unwrap()];
+    let is_narrow = |config: &Config| config.service_cidrs == cidrs;
     becomes(&mut cluster, "/16", is_narrow);
     // The same when it restarts.
     let asks = cluster.server.asks().len();
@@ -152,9 +153,66 @@ fn forbidden_service_cidrs() {
     cluster.server.forbid(&[]);
     let cidr = service_cidr("kubernetes", "10.96.0.0/16");
     cluster.server.put(Resource::ServiceCidrs, cidr);
-    becomes(&mut cluster, "/16", |config| {
-        config.service_cidrs[0].prefix_len() == 16
-    });
+    let cidrs = ["10.96.0.0/16".parse().unwrap()];
+    becomes(&mut cluster, "/16", |config| config.service_cidrs == cidrs);
+}
+
+/// kubernetes/kubernetes has no such object before 1.33, and 10.96.0.0/12 is kubeadm's default only:
+/// other clusters have nodes and pods there.
+#[test]
+fn service_cidrs_that_nobody_tells() {
+    let behaviour = Behaviour {
+        has_service_cidrs: false,
+        ..Behaviour::default()
+    };
+    let mut cluster = Cluster::new(behaviour);
+    cluster.connects();
+    let config = cluster.proxier.desired().config();
+    assert!(config.service_cidrs.is_empty() && config.left_out.is_empty());
+    let routes = cluster.proxier.desired().all_needs();
+    let routes = routes.filter(|need| matches!(need, Need::Route(_)));
+    assert_eq!(routes.count(), START.len());
+}
+
+fn kubeadm_config(cluster_configuration: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "kube-system", "name": "kubeadm-config"},
+        "data": {"ClusterConfiguration": cluster_configuration},
+    })
+}
+
+#[test]
+fn service_cidrs_that_kubeadm_tells() {
+    let behaviour = Behaviour {
+        has_service_cidrs: false,
+        ..Behaviour::default()
+    };
+    let cidrs = |texts: &[&str]| texts.iter().map(|cidr| cidr.parse().unwrap()).collect();
+    let cases: [(_, Vec<ipnet::IpNet>); 4] = [
+        (
+            "apiVersion: kubeadm.k8s.io/v1beta4\nclusterName: kubernetes\n\
+             kind: ClusterConfiguration\nnetworking:\n  dnsDomain: cluster.local\n  \
+             podSubnet: 10.244.0.0/16\n  serviceSubnet: 10.96.0.0/16\n",
+            cidrs(&["10.96.0.0/16"]),
+        ),
+        (
+            "networking: {serviceSubnet: '10.96.0.0/16,fd00:10:96::/112'}",
+            cidrs(&["10.96.0.0/16"]),
+        ),
+        ("networking: {serviceSubnet: 10.96.0.0}", cidrs(&[])),
+        ("networking: {dnsDomain: cluster.local}", cidrs(&[])),
+    ];
+    for (text, expected) in cases {
+        let server = populated(behaviour);
+        server.put(Resource::ConfigMaps, kubeadm_config(text));
+        let access = access(&server);
+        let mut cluster = Cluster::follow(server, access, timing());
+        // Before the Services: they are never in force with another Service CIDR.
+        cluster.becomes(&START);
+        let config = cluster.proxier.desired().config();
+        assert_eq!(config.service_cidrs, expected, "{text}");
+    }
 }
 
 #[test]
@@ -165,10 +223,7 @@ fn service_cidrs_that_come_with_a_new_server() {
     };
     let mut cluster = Cluster::new(behaviour);
     cluster.connects();
-    assert_eq!(
-        cluster.proxier.desired().config().service_cidrs,
-        ["10.96.0.0/12".parse().unwrap()]
-    );
+    assert!(cluster.proxier.desired().config().service_cidrs.is_empty());
     behaviour.has_service_cidrs = true;
     cluster.server.become_like(behaviour);
     cluster.server.put(
@@ -176,7 +231,6 @@ fn service_cidrs_that_come_with_a_new_server() {
         service_cidr("kubernetes", "10.96.0.0/16"),
     );
     cluster.asked(Resource::ServiceCidrs, Verb::Watch, 2);
-    becomes(&mut cluster, "/16", |config| {
-        config.service_cidrs[0].prefix_len() == 16
-    });
+    let cidrs = ["10.96.0.0/16".parse().unwrap()];
+    becomes(&mut cluster, "/16", |config| config.service_cidrs == cidrs);
 }

@@ -48,19 +48,22 @@ pub(super) fn read(
     let watch = query
         .iter()
         .any(|(key, value)| key == "watch" && matches!(value.as_str(), "true" | "1"));
+    let at = path.strip_prefix(&*prefix).and_then(Resource::of_path);
     let verb = match method {
+        "GET" if at.is_some_and(|(.., name)| name.is_some()) => Some(Verb::Get),
         "GET" if watch => Some(Verb::Watch),
         "GET" => Some(Verb::List),
         "POST" => Some(Verb::Create),
         _ => None,
     };
-    let ask = verb.zip(path.strip_prefix(&*prefix).and_then(Resource::of_path));
-    let ask = ask.map(|(verb, (resource, namespace))| Ask {
+    let ask = verb.zip(at);
+    let ask = ask.map(|(verb, (resource, namespace, name))| Ask {
         resource,
         verb,
         query,
         authorization: header("authorization"),
         namespace: namespace.map(str::to_owned),
+        name: name.map(str::to_owned),
         body: serde_json::from_slice(&body).ok(),
     });
     Ok(Some(ask.ok_or(())))

@@ -31,16 +31,19 @@ pub enum Resource {
     EndpointSlices,
     Nodes,
     ServiceCidrs,
+    /// Can only be read one by one.
+    ConfigMaps,
     /// Events can only be created.
     Events,
 }
 
 impl Resource {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Services,
         Self::EndpointSlices,
         Self::Nodes,
         Self::ServiceCidrs,
+        Self::ConfigMaps,
         Self::Events,
     ];
 
@@ -51,23 +54,28 @@ impl Resource {
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
             Self::Nodes => "/api/v1/nodes",
             Self::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
+            Self::ConfigMaps => "/api/v1/configmaps",
             Self::Events => "/apis/events.k8s.io/v1/events",
         }
     }
 
-    /// The kind in a path, and the namespace, if any.
-    fn of_path(path: &str) -> Option<(Self, Option<&str>)> {
-        let (all, namespace) = match path.split_once("/namespaces/") {
+    /// The kind in a path, and the namespace and the name, if any.
+    fn of_path(path: &str) -> Option<(Self, Option<&str>, Option<&str>)> {
+        let (all, namespace, name) = match path.split_once("/namespaces/") {
             Some((group, rest)) => {
                 let (namespace, kind) = rest.split_once('/')?;
-                (format!("{group}/{kind}"), Some(namespace))
+                let (kind, name) = match kind.split_once('/') {
+                    Some((kind, name)) => (kind, Some(name)),
+                    None => (kind, None),
+                };
+                (format!("{group}/{kind}"), Some(namespace), name)
             }
-            None => (path.to_owned(), None),
+            None => (path.to_owned(), None, None),
         };
         let resource = Self::ALL
             .into_iter()
             .find(|resource| resource.path() == all);
-        Some((resource?, namespace))
+        Some((resource?, namespace, name))
     }
 }
 
@@ -78,6 +86,8 @@ pub enum Verb {
     List,
     /// A watch, with or without initial events.
     Watch,
+    /// One object.
+    Get,
     /// A new object.
     Create,
 }
@@ -166,6 +176,8 @@ pub struct Ask {
     pub authorization: Option<String>,
     /// The namespace in the path.
     pub namespace: Option<String>,
+    /// The name in the path.
+    pub name: Option<String>,
     /// The body.
     pub body: Option<Value>,
 }

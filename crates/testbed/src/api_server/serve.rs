@@ -74,6 +74,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
         return Ok(true);
     }
     match ask.verb {
+        Verb::Get => get(ask, stream, shared),
         Verb::Create => create(ask, fault.as_ref(), stream, shared),
         Verb::List => list(ask, fault.as_ref(), stream, shared),
         Verb::Watch => Watch::new(ask, shared, stream)
@@ -153,6 +154,19 @@ fn selector(ask: &Ask) -> Option<Selector> {
         ask.parameter("labelSelector").unwrap_or_default(),
         ask.parameter("fieldSelector").unwrap_or_default(),
     )
+}
+
+/// One object.
+fn get(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool> {
+    let parts = [ask.namespace.as_deref(), ask.name.as_deref()];
+    let name = parts.map(Option::unwrap_or_default).join("/");
+    let object =
+        shared.change(|state| state.objects.kind(ask.resource).objects.get(&name).cloned());
+    match object {
+        Some(object) => http::write(stream, 200, "", object.to_string().as_bytes())?,
+        None => refuse(stream, &NOT_FOUND)?,
+    }
+    Ok(true)
 }
 
 /// Creates an Event.

@@ -62,6 +62,19 @@ impl<K: Kind> Follower<K> {
         }
     }
 
+    /// The path of what stands in for the kind where a server does not have it.
+    pub(super) fn stand_in(&self) -> Option<&'static str> {
+        self.kind.stand_in()
+    }
+
+    /// What the stand-in says.
+    pub(super) fn stood_in(&mut self, object: &[u8]) -> Reading {
+        Reading {
+            changes: self.kind.stood_in(object).into_iter().collect(),
+            ..Reading::default()
+        }
+    }
+
     /// The version to continue the watch from. None if a list is necessary first.
     pub(super) fn position(&self) -> Option<&str> {
         self.position.as_deref()

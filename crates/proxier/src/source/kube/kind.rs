@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_saphyr::options;
 
 use super::super::api;
 use super::super::convert::{self, Converted};
@@ -76,6 +77,17 @@ pub(super) trait Kind {
     fn replaced(&mut self, models: Vec<Self::Model>) -> Change;
     fn applied(&mut self, model: Self::Model) -> Option<Change>;
     fn deleted(&mut self, name: Self::Name) -> Option<Change>;
+
+    /// The path of an object that stands in for the kind on a server that does not have it, or not
+    /// for us.
+    fn stand_in(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What that object says.
+    fn stood_in(&mut self, _object: &[u8]) -> Option<Change> {
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -233,6 +245,47 @@ impl Kind for ThisNode {
     }
 }
 
+/// What kubeadm was told of the cluster. Before Kubernetes 1.33, nothing else in the API tells the
+/// Service CIDR. kubeadm lets nodes read it; whether svcproxy may depends on its role.
+const CLUSTER_CONFIGURATION: &str = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config";
+
+/// The ConfigMap that kubeadm keeps its configuration in.
+#[derive(Deserialize)]
+struct KubeadmConfig {
+    data: KubeadmData,
+}
+
+#[derive(Deserialize)]
+struct KubeadmData {
+    /// As YAML.
+    #[serde(rename = "ClusterConfiguration")]
+    cluster_configuration: String,
+}
+
+#[derive(Deserialize)]
+struct ClusterConfiguration {
+    networking: Networking,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Networking {
+    /// One per family, separated by commas.
+    service_subnet: String,
+}
+
+/// The Service CIDRs in kubeadm's ConfigMap. `None` if it has none, or others than networks.
+fn kubeadm_service_cidrs(config_map: &[u8]) -> Option<Vec<IpNet>> {
+    let config: KubeadmConfig = serde_json::from_slice(config_map).ok()?;
+    let options = options! { with_snippet: false };
+    let yaml = config.data.cluster_configuration;
+    let cluster: ClusterConfiguration =
+        serde_saphyr::from_slice_with_options(yaml.as_bytes(), options).ok()?;
+    let subnets = cluster.networking.service_subnet;
+    let cidrs = subnets.split(',').map(|subnet| subnet.trim().parse());
+    cidrs.collect::<Result<_, _>>().ok()
+}
+
 /// The networks of cluster IPs, if the server has this kind (since Kubernetes 1.33).
 #[derive(Debug, Default)]
 pub(super) struct ServiceCidrs {
@@ -294,6 +347,15 @@ impl Kind for ServiceCidrs {
     fn deleted(&mut self, name: Arc<str>) -> Option<Change> {
         self.networks.remove(&name)?;
         Some(self.all())
+    }
+
+    fn stand_in(&self) -> Option<&'static str> {
+        Some(CLUSTER_CONFIGURATION)
+    }
+
+    fn stood_in(&mut self, object: &[u8]) -> Option<Change> {
+        let networks = kubeadm_service_cidrs(object)?;
+        Some(Change::ServiceCidrsReplaced(IpNet::aggregate(&networks)))
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) struct ListWatch<'a, K: Kind> {
     is_known: bool,
     /// Whether the server has forgotten the version (410), and has sent nothing since.
     is_forgotten: bool,
+    /// Whether the server did not have the kind, or not for us, when it was last asked.
+    is_without: bool,
 }
 
 impl<'a, K: Kind> ListWatch<'a, K> {
@@ -86,6 +88,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             listed,
             is_known: false,
             is_forgotten: false,
+            is_without: false,
         }
     }
 
@@ -94,10 +97,17 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let timing = self.shared.timing;
         let mut backoff = Backoff::new(timing);
         loop {
-            let Err(failure) = self.list_or_watch().await else {
+            let Err(mut failure) = self.list_or_watch().await else {
                 continue;
             };
-            let pause = match self.cure(&failure) {
+            let mut cure = self.cure(&failure);
+            if matches!(cure, Cure::DoWithout)
+                && let Err(other) = self.do_without(&failure).await
+            {
+                failure = other;
+                cure = self.cure(&failure);
+            }
+            let pause = match cure {
                 Cure::AskOtherwise => {
                     tracing::debug!(kind = K::NAME, %failure, "asking otherwise");
                     continue;
@@ -108,11 +118,6 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                     timing.relist()
                 }
                 Cure::DoWithout => {
-                    tracing::warn!(
-                        kind = K::NAME,
-                        %failure,
-                        "done without: what the settings say stands in"
-                    );
                     self.shared.states.absent(K::NAME);
                     self.tell_listed();
                     timing.absent
@@ -132,6 +137,37 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Uses what stands in for a kind that the server does not have, or not for us.
+    async fn do_without(&mut self, failure: &Failure) -> Result<(), Failure> {
+        let stand_in = self.follower.stand_in();
+        let reading = match stand_in {
+            Some(path) => self.read_stand_in(path).await?,
+            None => Reading::default(),
+        };
+        if !mem::replace(&mut self.is_without, true) {
+            let stand_in = stand_in.filter(|_| !reading.is_empty());
+            tracing::warn!(
+                kind = K::NAME,
+                %failure,
+                instead = stand_in.unwrap_or("nothing"),
+                "the API server does not serve this kind to svcproxy"
+            );
+        }
+        self.deliver(reading);
+        Ok(())
+    }
+
+    async fn read_stand_in(&mut self, path: &str) -> Result<Reading, Failure> {
+        let object = match self.ask(Ask::get(path, &[])).await {
+            Ok(answer) => answer.short(self.shared.timing.answer).await?,
+            Err(Failure::Refused {
+                code: 403 | 404, ..
+            }) => return Ok(Reading::default()),
+            Err(failure) => return Err(failure),
+        };
+        Ok(self.follower.stood_in(&object))
     }
 
     async fn list_or_watch(&mut self) -> Result<(), Failure> {
@@ -397,6 +433,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     fn end_list(&mut self, version: &str) {
         let reading = self.follower.end_list(version);
         self.asks_for_latest = false;
+        self.is_without = false;
         self.shared.states.connected(K::NAME);
         self.deliver(reading);
         self.tell_listed();
