@@ -460,6 +460,37 @@ fn the_loop_finishes_drains() {
     assert_eq!(weights(&node), [("10.244.0.2:8080".to_owned(), 1)]);
 }
 
+/// The loop checks what the observer removes as it checks real servers.
+#[test]
+fn the_loop_checks_what_drains_beside_the_data_plane() {
+    let node = FakeNode::default();
+    let mut proxier = proxier(&node);
+    let (events, received) = mpsc::channel();
+    events.send(Event::Changes(two_services().into())).unwrap();
+    let mut intervals = Intervals::default();
+    intervals.drain = Duration::from_millis(1);
+    let mut looks = 0;
+    let ended = run(
+        &mut proxier,
+        &received,
+        &mut intervals,
+        |proxier, observed| {
+            match observed {
+                Observed::Round(_) => proxier.set_draining_beside(true),
+                Observed::Drain => looks += 1,
+                _ => {}
+            }
+            if looks == 3 {
+                proxier.set_draining_beside(false);
+                events.send(Event::Stop).unwrap();
+            }
+            ControlFlow::Continue(())
+        },
+    );
+    assert_eq!((ended, looks), (ControlFlow::Continue(()), 3));
+    assert!(!proxier.is_draining());
+}
+
 #[test]
 fn invalid_settings_of_the_node_keep_the_previous_ones() {
     let node = FakeNode::default();

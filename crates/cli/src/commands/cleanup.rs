@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use proxier::mode::BackendError;
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs;
-use proxier::mode::ipvs::Heir;
+use proxier::mode::ipvs::{Backend, Cleanup, Replacement, Retiring};
 use proxier::takeover::{KubeProxy, Presence};
 
 use super::log_failures;
@@ -31,21 +32,15 @@ pub(crate) fn cleanup(lock: &LockArgs, drain_timeout: Duration) -> anyhow::Resul
 
 fn of_ipvs(drain_timeout: Duration) -> anyhow::Result<Ending> {
     let mut ipvs = ipvs_mode()?;
-    let deadline = Instant::now() + drain_timeout;
-    let wait = || {
-        let left = deadline.saturating_duration_since(Instant::now());
-        thread::sleep(left.min(PAUSE));
-        !left.is_zero()
-    };
     let cleanup = match KubeProxy::open()?.presence()? {
         Presence::Servers(servers) => {
             tracing::info!("kube-proxy is at work here: its virtual servers stay");
             let has = |key: &_| servers.has(key);
-            ipvs::hand_over(&mut *ipvs, Heir::Ipvs(&has), wait)?
+            retire(&mut *ipvs, Replacement::Ipvs(&has), drain_timeout)?
         }
         Presence::Rules => {
             tracing::info!("kube-proxy is at work here: connections may end first");
-            ipvs::hand_over(&mut *ipvs, Heir::Rules, wait)?
+            retire(&mut *ipvs, Replacement::Rules, drain_timeout)?
         }
         _ => ipvs::cleanup(&mut *ipvs)?,
     };
@@ -60,4 +55,21 @@ fn of_ipvs(drain_timeout: Duration) -> anyhow::Result<Ending> {
         "removed what svcproxy made"
     );
     Ok(Ending::Done)
+}
+
+/// Waits for the end of connections, and removes what is left.
+fn retire(
+    ipvs: &mut dyn Backend,
+    replacement: Replacement<'_>,
+    drain_timeout: Duration,
+) -> Result<Cleanup, BackendError> {
+    let (mut retiring, mut cleanup) =
+        Retiring::begin(ipvs, replacement, drain_timeout, Instant::now())?;
+    loop {
+        if let Some(rest) = retiring.finish(ipvs, Instant::now())? {
+            cleanup.append(rest);
+            return Ok(cleanup);
+        }
+        thread::sleep(PAUSE);
+    }
 }

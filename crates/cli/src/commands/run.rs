@@ -220,8 +220,14 @@ impl Following<'_> {
         let intervals = &mut self.intervals;
         proxier::reconcile::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);
-            let Observed::Round(round) = observed else {
-                return ControlFlow::Continue(());
+            let round = match observed {
+                Observed::Round(round) => round,
+                Observed::Drain => {
+                    predecessors.look();
+                    proxier.set_draining_beside(predecessors.are_draining());
+                    return ControlFlow::Continue(());
+                }
+                _ => return ControlFlow::Continue(()),
             };
             match round.result {
                 Ok(report) => {
@@ -232,6 +238,7 @@ impl Following<'_> {
                     }
                     self.standing.follow(proxier, report);
                     predecessors.follow(proxier, report);
+                    proxier.set_draining_beside(predecessors.are_draining());
                 }
                 Err(error) => {
                     tracing::error!("nothing was changed: {}", chain(error));

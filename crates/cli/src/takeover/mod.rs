@@ -29,6 +29,16 @@ pub(crate) trait Predecessor {
     ///
     /// If the node cannot be read.
     fn remove(&mut self, successor: &Successor<'_>) -> Result<Outcome, BackendError>;
+
+    /// Checks what has been draining since [`remove`](Self::remove), and removes it if its connections
+    /// have ended.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be read.
+    fn look(&mut self) -> Result<Outcome, BackendError> {
+        Ok(Outcome::default())
+    }
 }
 
 /// The result of a removal.
@@ -40,8 +50,17 @@ pub(crate) struct Outcome {
     pub(crate) in_use: Vec<String>,
     /// What could not be removed yet, with the reason.
     pub(crate) left: Vec<String>,
-    /// The removal continues by itself (a drain); nothing to report.
-    pub(crate) goes_on: bool,
+    /// The rest drains; call [`look`](Predecessor::look) until it has.
+    pub(crate) is_draining: bool,
+}
+
+impl Outcome {
+    fn draining() -> Self {
+        Self {
+            is_draining: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// The proxies that may have left something.
@@ -53,6 +72,7 @@ pub(crate) struct Predecessors {
 /// One proxy, and the last report about it.
 struct Left {
     predecessor: Box<dyn Predecessor>,
+    is_draining: bool,
     told: Vec<Notice>,
 }
 
@@ -64,6 +84,7 @@ impl Predecessors {
     ) -> Self {
         let left = all.into_iter().map(|predecessor| Left {
             predecessor,
+            is_draining: false,
             told: Vec::new(),
         });
         Self {
@@ -100,7 +121,27 @@ impl Predecessors {
             .with_local(&local)
             .draining(config.drain_timeout);
         let notices = &self.notices;
-        self.left.retain_mut(|left| !left.go(&successor, notices));
+        self.left.retain_mut(|left| {
+            let outcome = left.predecessor.remove(&successor);
+            !left.is_gone(outcome, notices)
+        });
+    }
+
+    /// Checks what drains.
+    pub(crate) fn look(&mut self) {
+        let notices = &self.notices;
+        self.left.retain_mut(|left| {
+            if !left.is_draining {
+                return true;
+            }
+            let outcome = left.predecessor.look();
+            !left.is_gone(outcome, notices)
+        });
+    }
+
+    /// Whether anything drains.
+    pub(crate) fn are_draining(&self) -> bool {
+        self.left.iter().any(|left| left.is_draining)
     }
 
     /// Whether nothing is left of any of them.
@@ -110,11 +151,10 @@ impl Predecessors {
 }
 
 impl Left {
-    /// Removes what one proxy left; returns whether nothing is left. An unchanged result is not
+    /// Reports the result of a removal; returns whether nothing is left. An unchanged result is not
     /// reported again.
-    fn go(&mut self, successor: &Successor<'_>, notices: &Notices) -> bool {
+    fn is_gone(&mut self, outcome: Result<Outcome, BackendError>, notices: &Notices) -> bool {
         let name = self.predecessor.name();
-        let outcome = self.predecessor.remove(successor);
         let outcome = outcome.unwrap_or_else(|error| Outcome {
             left: vec![chain(&error)],
             ..Outcome::default()
@@ -137,7 +177,8 @@ impl Left {
             notices.tell(notice);
         }
         self.told = some;
-        outcome.left.is_empty() && !outcome.goes_on
+        self.is_draining = outcome.is_draining;
+        outcome.left.is_empty() && !outcome.is_draining
     }
 }
 
@@ -167,7 +208,7 @@ impl Predecessor for OfKubeProxy {
             removed: removed.map(|removed| removed.to_string()),
             in_use: in_use.cloned().collect(),
             left: failures.chain(draining).chain(connected).collect(),
-            goes_on: false,
+            is_draining: false,
         })
     }
 }

@@ -1,14 +1,12 @@
 //! Removes the state of svcproxy's other mode.
 
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proxier::desired::Config;
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs;
 use proxier::mode::ipvs::plan::Plan;
-use proxier::mode::ipvs::{Backend, Cleanup, IpvsBackend, IpvsRemains, Retiring};
+use proxier::mode::ipvs::{Backend, Cleanup, IpvsBackend, IpvsRemains, Replacement, Retiring};
 use proxier::mode::{ApplyReport, BackendError};
 use proxier::takeover::Successor;
 
@@ -16,23 +14,20 @@ use crate::args::Mode;
 use crate::commands::chain;
 use crate::takeover::{Outcome, Predecessor};
 
-/// How often to check for connections that IPVS still has.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// Removes the state of the mode that is not in effect.
 pub(crate) fn predecessor(in_force: Mode, config: &Config) -> Box<dyn Predecessor> {
     match in_force {
         Mode::Ipvs => Box::new(OfIptablesMode),
         Mode::Iptables => Box::new(OfIpvsMode {
             config: config.clone(),
-            draining: None,
+            retiring: None,
         }),
     }
 }
 
 /// The backend for what IPVS mode left, with or without IPVS in the kernel. Does not make the
 /// kernel load IPVS.
-pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend + Send>, BackendError> {
+pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend>, BackendError> {
     if ipvs::is_loaded() {
         Ok(Box::new(IpvsBackend::open()?))
     } else {
@@ -61,7 +56,7 @@ impl Predecessor for OfIptablesMode {
 /// New connections bypass IPVS at once; IPVS's state is removed when the last connection has ended.
 struct OfIpvsMode {
     config: Config,
-    draining: Option<Draining>,
+    retiring: Option<(Box<dyn Backend>, Retiring)>,
 }
 
 impl Predecessor for OfIpvsMode {
@@ -70,32 +65,45 @@ impl Predecessor for OfIpvsMode {
     }
 
     fn remove(&mut self, _: &Successor<'_>) -> Result<Outcome, BackendError> {
-        if let Some(draining) = self.draining.take_if(|draining| draining.has_ended()) {
-            return draining.join().map(|cleanup| outcome(&cleanup));
+        if self.retiring.is_some() {
+            return self.look();
         }
-        if self.draining.is_none() {
-            let mut backend = match ipvs_mode() {
-                Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
-                opened => opened?,
-            };
-            let begun = Retiring::begin(&mut *backend, &self.config, Instant::now());
-            let (mut retiring, begun) = match begun {
-                Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
-                begun => begun?,
-            };
-            if !begun.applied.failures.is_empty() {
-                return Ok(outcome(&begun));
-            }
-            if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
-                return Ok(outcome(&cleanup));
-            }
-            tracing::info!("connections that IPVS has go on; new ones are iptables'");
-            self.draining = Some(Draining::start(backend, retiring));
+        let mut backend = match ipvs_mode() {
+            Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
+            opened => opened?,
+        };
+        let replacement = Replacement::Iptables(&self.config);
+        let timeout = self.config.drain_timeout;
+        let begun = Retiring::begin(&mut *backend, replacement, timeout, Instant::now());
+        let (mut retiring, begun) = match begun {
+            Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
+            begun => begun?,
+        };
+        if !begun.applied.failures.is_empty() {
+            return Ok(outcome(&begun));
         }
-        Ok(Outcome {
-            goes_on: true,
-            ..Outcome::default()
-        })
+        if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
+            return Ok(outcome(&cleanup));
+        }
+        tracing::info!("existing connections stay on IPVS, new ones use iptables");
+        self.retiring = Some((backend, retiring));
+        Ok(Outcome::draining())
+    }
+
+    fn look(&mut self) -> Result<Outcome, BackendError> {
+        let Some((mut backend, mut retiring)) = self.retiring.take() else {
+            return Ok(Outcome::default());
+        };
+        match retiring.finish(&mut *backend, Instant::now())? {
+            None => {
+                self.retiring = Some((backend, retiring));
+                Ok(Outcome::draining())
+            }
+            Some(cleanup) => {
+                tracing::info!("removed IPVS rules: connections drained, or drain timeout reached");
+                Ok(outcome(&cleanup))
+            }
+        }
     }
 }
 
@@ -125,54 +133,4 @@ fn left(plan: &Plan, applied: &ApplyReport) -> Vec<String> {
         format!("{step}: {}", chain(&failure.error))
     });
     failures.collect()
-}
-
-/// A thread that waits until connections have ended. It stops when this is dropped; the next start
-/// continues.
-struct Draining {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<Result<Cleanup, BackendError>>>,
-}
-
-impl Draining {
-    fn start(mut backend: Box<dyn Backend + Send>, mut retiring: Retiring) -> Self {
-        let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            loop {
-                match stopped.recv_timeout(LOOK) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    _ => return Err(BackendError::NotTried),
-                }
-                if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
-                    tracing::info!("IPVS has no connections left, or no time; it is removed");
-                    return Ok(cleanup);
-                }
-            }
-        });
-        Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    fn join(mut self) -> Result<Cleanup, BackendError> {
-        let joined = self.thread.take().map(JoinHandle::join);
-        // The thread does not panic.
-        joined
-            .and_then(Result::ok)
-            .unwrap_or(Err(BackendError::NotTried))
-    }
-}
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }

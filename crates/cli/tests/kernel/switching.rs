@@ -190,9 +190,9 @@ fn modes_are_switched_under_load_and_nothing_is_left() {
     let svcproxy = under_load(&lab, "ipvs to iptables", || {
         svcproxy.terminate();
         let svcproxy = start(&lab, &["--mode=iptables", "--drain-timeout=45"]);
-        svcproxy.wait("IPVS's connections going on", |event| {
+        svcproxy.wait("IPVS to keep its connections", |event| {
             let message = event["message"].as_str();
-            message.is_some_and(|message| message.contains("that IPVS has go on"))
+            message.is_some_and(|message| message.contains("existing connections stay on IPVS"))
         });
         // IPVS still has these connections; the clients end them.
         on_ipvs.hold();

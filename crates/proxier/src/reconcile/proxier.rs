@@ -56,6 +56,7 @@ pub struct Proxier<D: DataPlane> {
     touched: Touched,
     /// What was tried since the last [`take_attempt`](Self::take_attempt).
     attempt: Attempt,
+    is_draining_beside: bool,
     data_plane: D,
 }
 
@@ -109,6 +110,7 @@ impl<D: DataPlane> Proxier<D> {
             node_error: None,
             touched: Touched::default(),
             attempt: Attempt::default(),
+            is_draining_beside: false,
             data_plane,
         }
     }
@@ -123,6 +125,7 @@ impl<D: DataPlane> Proxier<D> {
             desired: self.desired,
             touched: Touched::default(),
             attempt: Attempt::default(),
+            is_draining_beside: false,
             data_plane,
         }
     }
@@ -390,9 +393,21 @@ impl<D: DataPlane> Proxier<D> {
         }
     }
 
-    /// Whether real servers drain. If so, call [`drain`](Self::drain) regularly.
+    /// Whether anything drains; if so, call [`drain`](Self::drain) now and then.
     pub fn is_draining(&self) -> bool {
-        self.data_plane.status().is_draining
+        self.data_plane.status().is_draining || self.is_draining_beside
+    }
+
+    /// Whether something else drains that the observer of [`run`](crate::reconcile::run) removes, for
+    /// instance what the other mode left. While it does, the observer gets
+    /// [`Observed::Drain`](crate::reconcile::Observed::Drain) once per
+    /// [`Intervals::drain`](crate::reconcile::Intervals::drain).
+    pub const fn set_draining_beside(&mut self, is_draining: bool) {
+        self.is_draining_beside = is_draining;
+    }
+
+    pub(crate) const fn is_draining_beside(&self) -> bool {
+        self.is_draining_beside
     }
 
     /// Removes the draining real servers whose connections have ended, or that have drained for

@@ -61,6 +61,8 @@ pub enum Observed<'a, P> {
     Round(Round<'a, P>),
     /// [`Event::Inspect`].
     Inspect,
+    /// Time to check what drains beside the data plane ([`Proxier::set_draining_beside`]).
+    Drain,
 }
 
 /// A sync, successful or not.
@@ -153,6 +155,9 @@ pub fn run<B: DataPlane>(
             if !proxier.is_auditing() {
                 audited = Duration::ZERO;
             }
+            if action == Action::Drain && proxier.is_draining_beside() {
+                observe(proxier, Observed::Drain)?;
+            }
             let outcome = outcome(proxier, &action, result.is_err());
             schedule.finished(Instant::now(), &action, outcome);
             if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
@@ -163,6 +168,9 @@ pub fn run<B: DataPlane>(
                     took,
                 };
                 observe(proxier, Observed::Round(round))?;
+                if proxier.is_draining() {
+                    schedule.drains(Instant::now());
+                }
             }
         }
         if received.inspect {

@@ -152,7 +152,7 @@ impl<K: Ord + Clone> Schedule<K> {
         }
     }
 
-    /// Real servers were draining when the loop began.
+    /// Something drains that no action has reported.
     pub(crate) fn drains(&mut self, now: Instant) {
         self.drain.get_or_insert(now + self.intervals.drain);
     }

@@ -18,6 +18,7 @@ use ipvs::{Protocol, VirtualServerKey};
 
 use crate::desired::FrontendKey;
 use crate::mode::BackendError;
+use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::kernel::rtnetlink::Rtnetlink;
 use crate::takeover::leftovers::{NFTABLES_TABLE, Record, SetOf, is_set, set_of};
 use netlink::{Socket, ipset, tables};
@@ -51,8 +52,8 @@ const SET_PAUSE: Duration = Duration::from_millis(50);
 pub struct KubeProxy {
     netfilter: Socket,
     netlink: Rtnetlink,
-    /// Since when virtual servers drain.
-    draining_since: Option<Instant>,
+    /// kube-proxy's virtual servers that drain.
+    draining: Draining,
 }
 
 /// The data plane that is in effect now.
@@ -166,7 +167,7 @@ impl KubeProxy {
         Ok(Self {
             netfilter: Socket::open().map_err(packet_filter("open netfilter"))?,
             netlink: Rtnetlink::open().map_err(links("open rtnetlink"))?,
-            draining_since: None,
+            draining: Draining::default(),
         })
     }
 
@@ -280,9 +281,7 @@ impl KubeProxy {
         successor: &Successor<'_>,
         now: Instant,
     ) -> Result<servers::Outcome, BackendError> {
-        let since = *self.draining_since.get_or_insert(now);
-        let cut = now.saturating_duration_since(since) >= successor.drain_timeout;
-        servers::delete(record, successor, cut)
+        servers::delete(record, successor, &mut self.draining, now)
     }
 
     fn remove_sets(&mut self, mut sets: Vec<String>, removal: &mut Removal) {

@@ -1,13 +1,15 @@
 //! Removes kube-proxy's virtual servers that are no longer needed.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use ipvs::{Change, Client, ErrorKind, Family, Protocol, VirtualServerKey};
 
 use super::Successor;
 use crate::desired::FrontendKey;
 use crate::mode::conntrack::Conntrack;
-use crate::mode::ipvs::plan::{Flows, Step};
+use crate::mode::ipvs::drain::Draining;
+use crate::mode::ipvs::plan::{Flows, Step, drains};
 use crate::mode::ipvs::virtual_servers;
 use crate::mode::{ApplyReport, BackendError};
 use crate::takeover::leftovers::Record;
@@ -21,12 +23,12 @@ pub(super) struct Outcome {
     pub(super) draining: Vec<VirtualServerKey>,
 }
 
-/// Deletes the recorded virtual servers that the new data plane does not own. Deletes those with
-/// connections only if `cut`.
+/// Deletes those of the record that are not the successor's and have drained.
 pub(super) fn delete(
     record: &Record,
     successor: &Successor<'_>,
-    cut: bool,
+    draining: &mut Draining,
+    now: Instant,
 ) -> Result<Outcome, BackendError> {
     let mut client = match Client::open() {
         Err(error) if *error.kind() == ErrorKind::Unsupported => return Ok(Outcome::default()),
@@ -39,10 +41,16 @@ pub(super) fn delete(
             stale.insert(key);
         }
     }
+    draining.retain(|(key, _)| stale.contains(key));
+    let waited_for = stale.iter().filter(|key| lasts(key));
+    waited_for.for_each(|key| draining.note((*key, None)));
+    let count = |key: &_| virtual_servers::connections(&mut client, key);
+    let ended = draining.ended(successor.drain_timeout, now, count)?;
+    let ended: BTreeSet<_> = ended.into_iter().map(|(key, _)| key).collect();
     let mut outcome = Outcome::default();
     let mut flows = Vec::new();
     for key in stale {
-        if !cut && carries_connections(&mut client, &key)? {
+        if lasts(&key) && !ended.contains(&key) {
             outcome.draining.push(key);
             continue;
         }
@@ -86,38 +94,16 @@ fn is_its(record: &Record, successor: &Successor<'_>, key: &VirtualServerKey) ->
     record.has(key) || is_node_port()
 }
 
-/// Whether a virtual server has connections to wait for. UDP does not drain, because its senders
-/// would not notice.
-fn carries_connections(client: &mut Client, key: &VirtualServerKey) -> ipvs::Result<bool> {
-    let is_udp = matches!(
-        key,
-        VirtualServerKey::Address {
-            protocol: Protocol::Udp,
-            ..
-        }
-    );
-    if is_udp {
-        return Ok(false);
+/// Whether its connections drain.
+fn lasts(key: &VirtualServerKey) -> bool {
+    match key {
+        VirtualServerKey::Address { protocol, .. } => drains(*protocol),
+        _ => true,
     }
-    let connections = virtual_servers::connections(client, key)?;
-    Ok(connections.values().any(|count| *count > 0))
 }
 
 /// The flows that connection tracking would still send to the old endpoints.
 fn flows_to(key: VirtualServerKey) -> Option<Flows> {
-    let VirtualServerKey::Address {
-        protocol,
-        address,
-        port,
-    } = key
-    else {
-        return None;
-    };
-    let port = port.try_into().ok()?;
-    let to = FrontendKey {
-        protocol,
-        address,
-        port,
-    };
-    (protocol != Protocol::Tcp).then(|| Flows::to(to))
+    let to = FrontendKey::of(&key)?;
+    (to.protocol != Protocol::Tcp).then(|| Flows::to(to))
 }

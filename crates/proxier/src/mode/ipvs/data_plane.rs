@@ -290,7 +290,8 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         let Some(node) = &self.node else {
             return Ok(None);
         };
-        self.draining.ended(node, &mut self.backend, timeout, now)
+        let count = |key: &_| self.backend.connections(key);
+        self.draining.removal(node, timeout, now, count)
     }
 
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {

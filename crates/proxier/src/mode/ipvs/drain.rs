@@ -1,4 +1,8 @@
-//! Draining real servers: they wait until their connections have ended.
+//! Draining: no new connections, and existing ones may end until the drain timeout is reached.
+//!
+//! [`Draining`] records what drains and since when, and decides what has ended. Its users are the
+//! real servers of removed endpoints (below), IPVS mode as a whole ([`Retiring`](super::Retiring))
+//! and kube-proxy's virtual servers ([`takeover`](crate::takeover)).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -6,22 +10,124 @@ use std::time::{Duration, Instant};
 use ipvs::{Change, Protocol, RealServerKey, VirtualServerKey};
 
 use crate::desired::FrontendKey;
-use crate::mode::BackendError;
-use crate::mode::ipvs::Backend;
 use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step, VirtualServerState};
 
-/// The real servers of weight 0, which is what a plan gives a removed endpoint's.
+/// The number of connections of each real server of a virtual server.
+pub(crate) type Connections = HashMap<RealServerKey, u64>;
+
+/// A real server that drains; `None` stands for all real servers of the virtual server.
+pub(crate) type Target = (VirtualServerKey, Option<RealServerKey>);
+
+/// The targets that drain.
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
-    /// When each began to drain, once it is known.
-    since: BTreeMap<(VirtualServerKey, RealServerKey), Option<Instant>>,
+    /// When each began to drain; `None` until the first look.
+    since: BTreeMap<Target, Option<Instant>>,
 }
 
 impl Draining {
+    /// Whole virtual servers that begin to drain.
+    pub(crate) fn all_of(
+        virtual_servers: impl IntoIterator<Item = VirtualServerKey>,
+        now: Instant,
+    ) -> Self {
+        let since = virtual_servers.into_iter();
+        Self {
+            since: since.map(|key| ((key, None), Some(now))).collect(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.since.is_empty()
     }
 
+    /// Adds a target. If it is known, its time continues.
+    pub(crate) fn note(&mut self, target: Target) {
+        self.since.entry(target).or_default();
+    }
+
+    /// Adds a target. If it is known, its time starts again.
+    fn begin(&mut self, target: Target) {
+        self.since.insert(target, None);
+    }
+
+    /// Forgets targets that no longer drain.
+    pub(crate) fn retain(&mut self, mut drains: impl FnMut(&Target) -> bool) {
+        self.since.retain(|target, _| drains(target));
+    }
+
+    /// The targets without connections, and those that have reached the timeout. They stay known until
+    /// [`retain`](Self::retain) forgets them, because their removal may fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of `count`.
+    pub(crate) fn ended<E>(
+        &mut self,
+        timeout: Duration,
+        now: Instant,
+        mut count: impl FnMut(&VirtualServerKey) -> Result<Connections, E>,
+    ) -> Result<Vec<Target>, E> {
+        let mut ended = Vec::new();
+        let mut counted: Option<(VirtualServerKey, Connections)> = None;
+        for (target, since) in &mut self.since {
+            if has_time(since, timeout, now) {
+                let (virtual_server, _) = *target;
+                // Sorted, so one request per virtual server.
+                let known = counted.take_if(|(key, _)| *key == virtual_server);
+                let connections = match known {
+                    Some((_, connections)) => connections,
+                    None => count(&virtual_server)?,
+                };
+                let is_busy = is_busy(target, &connections);
+                counted = Some((virtual_server, connections));
+                if is_busy {
+                    continue;
+                }
+            }
+            ended.push(*target);
+        }
+        Ok(ended)
+    }
+
+    /// Whether all targets have no connections or have reached the timeout. Those that do are
+    /// forgotten, since no new connections come; the first that does not ends the check.
+    ///
+    /// # Errors
+    ///
+    /// Those of `count`.
+    pub(crate) fn have_all_ended<E>(
+        &mut self,
+        timeout: Duration,
+        now: Instant,
+        mut count: impl FnMut(&VirtualServerKey) -> Result<Connections, E>,
+    ) -> Result<bool, E> {
+        while let Some(mut last) = self.since.last_entry() {
+            if has_time(last.get_mut(), timeout, now) {
+                let target = last.key();
+                if is_busy(target, &count(&target.0)?) {
+                    return Ok(false);
+                }
+            }
+            last.remove();
+        }
+        Ok(true)
+    }
+}
+
+fn has_time(since: &mut Option<Instant>, timeout: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(*since.get_or_insert(now)) < timeout
+}
+
+fn is_busy((_, real_server): &Target, connections: &Connections) -> bool {
+    match real_server {
+        Some(key) => connections.get(key).is_some_and(|count| *count > 0),
+        None => connections.values().any(|count| *count > 0),
+    }
+}
+
+/// The real servers of weight 0, which is what a plan gives a removed endpoint's.
+impl Draining {
     /// Adds those of an earlier run of svcproxy.
     pub(crate) fn note_node(&mut self, node: &NodeState) {
         for (virtual_server, state) in &node.virtual_servers {
@@ -36,8 +142,7 @@ impl Draining {
         state: &VirtualServerState,
     ) {
         for real_server in state.real_servers.iter().filter(|r| r.weight == 0) {
-            let drains = (virtual_server, real_server.key);
-            self.since.entry(drains).or_default();
+            self.note((virtual_server, Some(real_server.key)));
         }
     }
 
@@ -50,39 +155,34 @@ impl Draining {
             }) = step
                 && real_server.weight == 0
             {
-                self.since.insert((*virtual_server, real_server.key), None);
+                self.begin((*virtual_server, Some(real_server.key)));
             }
         }
     }
 
-    /// A plan that removes those whose connections have ended or that have reached the drain
-    /// timeout, and the frontends whose virtual servers have no real servers then.
-    pub(crate) fn ended<B: Backend>(
+    /// A plan that removes those that have ended, and the frontends whose virtual servers have no real
+    /// servers then.
+    ///
+    /// # Errors
+    ///
+    /// Those of `count`.
+    pub(crate) fn removal<E>(
         &mut self,
         node: &NodeState,
-        backend: &mut B,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
+        count: impl FnMut(&VirtualServerKey) -> Result<Connections, E>,
+    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, E> {
         // Forget those that came back, or were deleted with their virtual servers.
-        self.since.retain(|(virtual_server, key), _| {
+        self.retain(|(virtual_server, key)| {
             let state = node.virtual_servers.get(virtual_server);
-            let real_server = state.and_then(|state| state.real_server(key));
+            let real_server = state.zip(key.as_ref());
+            let real_server = real_server.and_then(|(state, key)| state.real_server(key));
             real_server.is_some_and(|real_server| real_server.weight == 0)
         });
         let mut ended = BTreeMap::<_, Vec<_>>::new();
-        let mut connections: Option<(VirtualServerKey, HashMap<RealServerKey, u64>)> = None;
-        for ((virtual_server, real_server), since) in &mut self.since {
-            // Sorted, so one request per virtual server.
-            let counts = match connections.take_if(|(key, _)| key == virtual_server) {
-                Some((_, counts)) => counts,
-                None => backend.connections(virtual_server)?,
-            };
-            let waited = now.saturating_duration_since(*since.get_or_insert(now));
-            if waited >= timeout || counts.get(real_server).is_none_or(|count| *count == 0) {
-                ended.entry(*virtual_server).or_default().push(*real_server);
-            }
-            connections = Some((*virtual_server, counts));
+        for (virtual_server, real_server) in self.ended(timeout, now, count)? {
+            ended.entry(virtual_server).or_default().extend(real_server);
         }
         let (mut removals, mut emptied) = (Vec::new(), Vec::new());
         for (virtual_server, ended) in ended {
@@ -129,4 +229,84 @@ fn flows_cut(node: &NodeState, change: &Change) -> Option<Flows> {
     let to = node.frontend_of(virtual_server)?;
     let flows = Flows::to(to).answered_by(real_server.address);
     (to.protocol != Protocol::Tcp).then_some(flows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    fn server(host: u8) -> VirtualServerKey {
+        VirtualServerKey::tcp(([10, 96, 0, host], 80).into())
+    }
+
+    fn real_server() -> RealServerKey {
+        "10.244.0.1:80".parse().unwrap()
+    }
+
+    /// `busy` virtual servers have a connection each; notes those that are asked for.
+    fn count<'a>(
+        busy: &'a [VirtualServerKey],
+        asked: &'a mut Vec<VirtualServerKey>,
+    ) -> impl FnMut(&VirtualServerKey) -> Result<Connections, Infallible> + 'a {
+        move |key| {
+            asked.push(*key);
+            Ok([(real_server(), u64::from(busy.contains(key)))].into())
+        }
+    }
+
+    #[test]
+    fn the_time_of_each_begins_at_its_first_look() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(10);
+        let targets = [1, 2].map(|host| (server(host), Some(real_server())));
+        let [first, second] = targets;
+        let busy = [server(1), server(2)];
+        let mut draining = Draining::default();
+        let look = |draining: &mut Draining, at| {
+            let ended = draining.ended(TIMEOUT, at, count(&busy, &mut Vec::new()));
+            ended.unwrap()
+        };
+        draining.note(first);
+        assert_eq!(look(&mut draining, now), []);
+        draining.note(first);
+        draining.note(second);
+        assert_eq!(look(&mut draining, later), []);
+        assert_eq!(look(&mut draining, now + TIMEOUT), [first]);
+        draining.begin(first);
+        assert_eq!(look(&mut draining, later + TIMEOUT), [second]);
+    }
+
+    #[test]
+    fn real_servers_of_a_virtual_server_cost_one_request() {
+        let other = "10.244.0.2:80".parse().unwrap();
+        let mut draining = Draining::default();
+        draining.note((server(1), Some(real_server())));
+        draining.note((server(1), Some(other)));
+        let mut asked = Vec::new();
+        let ended = draining.ended(TIMEOUT, Instant::now(), count(&[server(1)], &mut asked));
+        assert_eq!(ended.unwrap(), [(server(1), Some(other))]);
+        assert_eq!(asked, [server(1)]);
+    }
+
+    #[test]
+    fn the_first_that_is_busy_ends_a_look_and_what_has_ended_is_not_counted_again() {
+        let now = Instant::now();
+        let mut draining = Draining::all_of([1, 2, 3].map(server), now);
+        let mut asked = Vec::new();
+        let busy = [server(1), server(2)];
+        let ended = draining.have_all_ended(TIMEOUT, now, count(&busy, &mut asked));
+        assert!(!ended.unwrap());
+        assert_eq!(asked, [server(3), server(2)]);
+        asked.clear();
+        let ended = draining.have_all_ended(TIMEOUT, now, count(&[server(1)], &mut asked));
+        assert!(!ended.unwrap());
+        assert_eq!(asked, [server(2), server(1)]);
+        asked.clear();
+        let ended = draining.have_all_ended(TIMEOUT, now + TIMEOUT, count(&busy, &mut asked));
+        assert!(ended.unwrap() && asked.is_empty() && draining.is_empty());
+    }
 }

@@ -4,9 +4,8 @@
 
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 mod carry_out;
-mod cleanup;
 mod data_plane;
-mod drain;
+pub(crate) mod drain;
 #[cfg(any(feature = "testing", test))]
 mod fake;
 #[cfg(feature = "ipvs")]
@@ -20,7 +19,6 @@ pub mod rules;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 pub(crate) mod virtual_servers;
 
-pub use cleanup::{Cleanup, Heir, cleanup, hand_over};
 pub use data_plane::Ipvs;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
@@ -28,7 +26,7 @@ pub use fake::{FakeBackend, FakeNode};
 pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
-pub use retire::Retiring;
+pub use retire::{Cleanup, Replacement, Retiring, cleanup};
 
 use std::collections::HashMap;
 

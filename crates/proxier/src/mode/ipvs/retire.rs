@@ -1,31 +1,96 @@
-//! Retires IPVS mode after another data plane has replaced it, without cutting connections.
+//! Removes IPVS mode: at once, or without cutting connections after another data plane has replaced
+//! it.
 
 use std::collections::BTreeSet;
 use std::iter;
 use std::time::{Duration, Instant};
 
-use ipvs::{Protocol, VirtualServerKey};
+use ipvs::VirtualServerKey;
 
-use super::{Backend, Cleanup, cleanup};
+use super::Backend;
+use super::drain::Draining;
 use crate::desired::Config;
-use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step};
+use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step, drains};
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::{ApplyReport, BackendError};
 
+/// The report of a [`cleanup`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Cleanup {
+    /// The planned removal of virtual servers and routes.
+    pub plan: Plan,
+    /// The results of its steps.
+    pub applied: ApplyReport,
+}
+
+impl Cleanup {
+    fn apply<B: Backend + ?Sized>(backend: &mut B, plan: Plan) -> Self {
+        let applied = if plan.is_empty() {
+            ApplyReport::default()
+        } else {
+            backend.apply(&plan)
+        };
+        Self { plan, applied }
+    }
+
+    /// Appends the report of what was done next.
+    pub fn append(&mut self, then: Self) {
+        self.applied.append(then.applied, self.plan.steps().len());
+        self.plan.append(then.plan);
+    }
+}
+
+/// Removes everything that a backend created: the virtual servers that the nftables sets record,
+/// the routes with svcproxy's protocol number, and then the rules with their sets.
+///
+/// If a step fails, the rules and sets stay, because they record the ownership: call cleanup again.
+///
+/// # Errors
+///
+/// If the node cannot be read, or the rules cannot be removed.
+pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendError> {
+    let plan = Plan::removal(&owned(backend)?);
+    let applied = backend.apply(&plan);
+    if applied.failures.is_empty() {
+        backend.remove_ruleset()?;
+    }
+    Ok(Cleanup { plan, applied })
+}
+
+/// The part of the node's state that svcproxy owns.
+fn owned<B: Backend + ?Sized>(backend: &mut B) -> Result<NodeState, BackendError> {
+    let mut node = backend.outline()?;
+    node.retain_recorded_and(iter::empty());
+    Ok(node)
+}
+
+/// The data plane that has replaced IPVS mode on a node and gets the new connections.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub enum Replacement<'a> {
+    /// svcproxy's mode iptables with these settings. It translates new connections before IPVS sees
+    /// them, and IPVS mode's rules must let them pass.
+    Iptables(&'a Config),
+    /// A proxy whose rules translate addresses before svcproxy sees a packet.
+    Rules,
+    /// A proxy over IPVS that has taken over these virtual servers, and has made their addresses
+    /// local. They stay.
+    Ipvs(&'a dyn Fn(&VirtualServerKey) -> bool),
+}
+
 /// The state of IPVS mode on a node where another data plane is in effect.
 ///
-/// New connections bypass it at once: they are translated before IPVS sees them, and the nftables
-/// rules let them pass. UDP moves to the other data plane at once. Existing connections stay on
-/// IPVS until they end or the drain timeout is reached; then everything is removed.
+/// New connections and UDP bypass it at once. Existing connections stay on IPVS until they end or the
+/// drain timeout is reached; then everything is removed.
 ///
 /// ```no_run
 /// use std::time::{Duration, Instant};
-/// use proxier::mode::ipvs::{IpvsBackend, Retiring};
-/// use proxier::desired::Config;
+/// use proxier::mode::ipvs::{IpvsBackend, Replacement, Retiring};
 ///
-/// let config = Config::new("node-a", vec!["192.0.2.1".parse()?]);
 /// let mut backend = IpvsBackend::open()?;
-/// let (mut retiring, _) = Retiring::begin(&mut backend, &config, Instant::now())?;
+/// let (replacement, timeout) = (Replacement::Rules, Duration::from_secs(60));
+/// let (mut retiring, _) = Retiring::begin(&mut backend, replacement, timeout, Instant::now())?;
 /// while retiring.finish(&mut backend, Instant::now())?.is_none() {
 ///     std::thread::sleep(Duration::from_secs(1));
 /// }
@@ -33,37 +98,59 @@ use crate::mode::{ApplyReport, BackendError};
 /// ```
 #[derive(Debug)]
 pub struct Retiring {
-    busy: Busy,
-    began: Instant,
+    draining: Draining,
     timeout: Duration,
+    /// What is left to remove, if the sets that record the ownership are gone.
+    rest: Option<NodeState>,
 }
 
 impl Retiring {
-    /// Makes new connections bypass IPVS mode, and returns the report of that plan. Existing
-    /// connections may last for [`Config::drain_timeout`].
+    /// Makes new connections bypass IPVS mode, and returns the report of that. Existing connections
+    /// may last for `timeout`.
     ///
     /// # Errors
     ///
-    /// If the node cannot be read; nothing is changed then.
+    /// If the node cannot be read; nothing is changed then. If the rules cannot be removed.
     pub fn begin<B: Backend + ?Sized>(
         backend: &mut B,
-        config: &Config,
+        replacement: Replacement<'_>,
+        timeout: Duration,
         now: Instant,
     ) -> Result<(Self, Cleanup), BackendError> {
-        let mut node = backend.outline()?;
-        node.retain_recorded_and(iter::empty());
-        let plan = retirement(&node, config);
-        let applied = if plan.is_empty() {
-            ApplyReport::default()
-        } else {
-            backend.apply(&plan)
+        let mut node = owned(backend)?;
+        let plan = match replacement {
+            Replacement::Iptables(config) => retirement(&node, config),
+            Replacement::Rules => Plan::default(),
+            Replacement::Ipvs(has) => {
+                node.virtual_servers.retain(|key, _| !has(key));
+                // As long as svcproxy's rules mark packets, kube-proxy's virtual servers do not see
+                // them.
+                let mut ways = node.clone();
+                ways.virtual_servers.clear();
+                Plan::removal(&ways)
+            }
         };
+        let begun = Cleanup::apply(backend, plan);
+        let lasts = |key: &VirtualServerKey| {
+            let frontend = node.frontend_of(key);
+            // A virtual server without a frontend is draining, so it does not have UDP flows.
+            frontend.is_none_or(|frontend| drains(frontend.protocol))
+        };
+        let lasting = node.virtual_servers.keys().copied().filter(lasts);
+        let draining = Draining::all_of(lasting, now);
+        let mut rest = None;
+        if matches!(replacement, Replacement::Ipvs(_)) {
+            backend.remove_ruleset()?;
+            node.routes.clear();
+            node.policy_routes.clear();
+            rest = Some(node);
+        }
         let retiring = Self {
-            busy: Busy::of(&node),
-            began: now,
-            timeout: config.drain_timeout,
+            draining,
+            timeout,
+            rest,
         };
-        Ok((retiring, Cleanup { plan, applied }))
+        Ok((retiring, begun))
     }
 
     /// Removes everything if no connections are left or the drain timeout is reached. `None`
@@ -77,49 +164,14 @@ impl Retiring {
         backend: &mut B,
         now: Instant,
     ) -> Result<Option<Cleanup>, BackendError> {
-        let has_time = now.saturating_duration_since(self.began) < self.timeout;
-        if has_time && self.busy.is_left(backend)? {
+        let count = |key: &_| backend.connections(key);
+        if !self.draining.have_all_ended(self.timeout, now, count)? {
             return Ok(None);
         }
-        cleanup(backend).map(Some)
-    }
-}
-
-/// Virtual servers without new connections that may have existing ones.
-#[derive(Debug)]
-pub(super) struct Busy(Vec<VirtualServerKey>);
-
-impl Busy {
-    /// Those of a node, except for UDP: a UDP flow has no end that could be waited for.
-    pub(super) fn of(node: &NodeState) -> Self {
-        let lasts = |key: &VirtualServerKey| {
-            let frontend = node.frontend_of(key);
-            // A virtual server without a frontend is draining, so it does not have UDP flows.
-            frontend.is_none_or(|frontend| frontend.protocol != Protocol::Udp)
-        };
-        let servers = node.virtual_servers.keys().copied().filter(lasts);
-        let servers: BTreeSet<_> = servers.collect();
-        Self(servers.into_iter().collect())
-    }
-
-    /// Whether any has connections. No new ones come, so a virtual server without connections is
-    /// not checked again.
-    ///
-    /// # Errors
-    ///
-    /// If connections cannot be read.
-    pub(super) fn is_left<B: Backend + ?Sized>(
-        &mut self,
-        backend: &mut B,
-    ) -> Result<bool, BackendError> {
-        while let Some(key) = self.0.last() {
-            let connections = backend.connections(key)?;
-            if connections.values().any(|count| *count > 0) {
-                return Ok(true);
-            }
-            self.0.pop();
+        match &self.rest {
+            Some(rest) => Ok(Some(Cleanup::apply(backend, Plan::removal(rest)))),
+            None => cleanup(backend).map(Some),
         }
-        Ok(false)
     }
 }
 
@@ -130,7 +182,7 @@ fn retirement(node: &NodeState, config: &Config) -> Plan {
     let rules = rules.then_some(Step::InstallRuleset(retired));
     let servers = node.virtual_servers.keys();
     let frontends = servers.filter_map(|key| node.frontend_of(key));
-    let datagrams = frontends.filter(|frontend| frontend.protocol == Protocol::Udp);
+    let datagrams = frontends.filter(|frontend| !drains(frontend.protocol));
     let flows: BTreeSet<_> = datagrams.map(Flows::to).collect();
     let flows = flows.into_iter().map(Step::DeleteFlows);
     rules.into_iter().chain(flows).collect()
@@ -138,29 +190,99 @@ fn retirement(node: &NodeState, config: &Config) -> Plan {
 
 #[cfg(test)]
 mod tests {
+    use ipvs::{Connections, RealServer, VirtualServer};
+
     use super::*;
-    use crate::desired::Config;
-    use crate::mode::ipvs::{FakeNode, Ipvs};
-    use crate::reconcile::Proxier;
+    use crate::mode::ipvs::plan::Element;
+    use crate::mode::ipvs::{FakeBackend, FakeNode};
+
+    const VIP: &str = "10.96.0.1:80";
+    const SERVER: &str = "10.244.0.1:80";
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    fn key() -> VirtualServerKey {
+        VirtualServerKey::tcp(VIP.parse().unwrap())
+    }
+
+    /// A node with one virtual server, whose real server has a connection.
+    fn node() -> (FakeNode, FakeBackend) {
+        let node = FakeNode::default();
+        let mut backend = node.backend().unwrap();
+        let config = Config::new("node-a", vec!["198.51.100.1".parse().unwrap()]);
+        let to = crate::desired::FrontendKey::of(&key()).unwrap();
+        let steps = [
+            Step::InstallRuleset(Ruleset::new(&config)),
+            Step::AddElement(Element::VirtualServer(to), None),
+            Step::Ipvs(ipvs::Change::AddVirtualServer(VirtualServer::new(key()))),
+            Step::Ipvs(ipvs::Change::AddRealServer {
+                virtual_server: key(),
+                real_server: RealServer::new(SERVER.parse().unwrap()),
+            }),
+        ];
+        let applied = backend.apply(&steps.into_iter().collect());
+        assert!(applied.failures.is_empty(), "{:?}", applied.failures);
+        connections(&node, 1);
+        (node, backend)
+    }
+
+    fn connections(node: &FakeNode, count: u32) {
+        let connections = Connections::new(count, 0, 0);
+        node.ipvs()
+            .set_connections(&key(), &SERVER.parse().unwrap(), connections);
+    }
 
     #[test]
-    fn without_connections_it_is_gone_at_once() {
-        let config = Config::new("node-a", vec!["198.51.100.1".parse().unwrap()]);
-        let node = FakeNode::default();
-        let mut proxier = Proxier::new(config.clone().into(), Ipvs::new(node.backend().unwrap()));
-        let lists = [
-            crate::store::Change::ServicesReplaced(vec![]),
-            crate::store::Change::EndpointSlicesReplaced(vec![]),
-        ];
-        proxier.handle(lists).unwrap();
-        let mut backend = node.backend().unwrap();
-        assert!(backend.observe().unwrap().ruleset.is_some());
+    fn existing_connections_go_on_until_the_last_has_ended() {
+        let (node, mut backend) = node();
         let now = Instant::now();
-        let (mut retiring, begun) = Retiring::begin(&mut backend, &config, now).unwrap();
+        let (mut retiring, begun) =
+            Retiring::begin(&mut backend, Replacement::Rules, TIMEOUT, now).unwrap();
         assert!(begun.plan.is_empty());
+        assert!(retiring.finish(&mut backend, now).unwrap().is_none());
+        assert_eq!(backend.outline().unwrap().virtual_servers.len(), 1);
+        connections(&node, 0);
         let cleanup = retiring.finish(&mut backend, now).unwrap().unwrap();
         assert!(cleanup.applied.failures.is_empty());
-        let left = backend.observe().unwrap();
-        assert_eq!((left.ruleset, left.routes.len()), (None, 0));
+        let left = backend.outline().unwrap();
+        assert!(left.virtual_servers.is_empty() && left.ruleset.is_none());
+    }
+
+    #[test]
+    fn the_timeout_ends_the_drain() {
+        let (_node, mut backend) = node();
+        let now = Instant::now();
+        let (mut retiring, _) =
+            Retiring::begin(&mut backend, Replacement::Rules, TIMEOUT, now).unwrap();
+        let early = now + TIMEOUT - Duration::from_millis(1);
+        assert!(retiring.finish(&mut backend, early).unwrap().is_none());
+        let finished = retiring.finish(&mut backend, now + TIMEOUT).unwrap();
+        assert!(finished.is_some());
+        assert!(backend.outline().unwrap().virtual_servers.is_empty());
+    }
+
+    /// The rules of the mode must not reject what another proxy over IPVS serves.
+    #[test]
+    fn rules_go_before_what_drains_where_another_proxy_uses_ipvs() {
+        let (_node, mut backend) = node();
+        let now = Instant::now();
+        let replacement = Replacement::Ipvs(&|_| false);
+        let (mut retiring, _) = Retiring::begin(&mut backend, replacement, TIMEOUT, now).unwrap();
+        let left = backend.outline().unwrap();
+        assert_eq!((left.ruleset, left.virtual_servers.len()), (None, 1));
+        assert!(retiring.finish(&mut backend, now).unwrap().is_none());
+        let finished = retiring.finish(&mut backend, now + TIMEOUT).unwrap();
+        assert!(finished.is_some());
+        assert!(backend.outline().unwrap().virtual_servers.is_empty());
+    }
+
+    #[test]
+    fn what_another_proxy_over_ipvs_has_taken_over_stays() {
+        let (_node, mut backend) = node();
+        let now = Instant::now();
+        let replacement = Replacement::Ipvs(&|_| true);
+        let (mut retiring, _) = Retiring::begin(&mut backend, replacement, TIMEOUT, now).unwrap();
+        assert!(retiring.finish(&mut backend, now).unwrap().is_some());
+        let left = backend.outline().unwrap();
+        assert_eq!((left.ruleset, left.virtual_servers.len()), (None, 1));
     }
 }

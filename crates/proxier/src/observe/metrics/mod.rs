@@ -214,6 +214,7 @@ impl Monitor {
         match observed {
             Observed::Round(round) => self.round(proxier, round),
             Observed::Inspect => self.inspect(proxier),
+            Observed::Drain => {}
         }
     }
 

@@ -14,6 +14,12 @@ use super::{Audience, Comment, Element, Flows, Purpose, Step, VirtualServerState
 use crate::desired::{Frontend, FrontendKey};
 use crate::hash::{fnv1a, spread};
 
+/// Whether connections of a protocol drain. UDP does not: a sender would not notice that it must
+/// reconnect, so a flow has no end that could be waited for.
+pub(crate) fn drains(protocol: Protocol) -> bool {
+    protocol != Protocol::Udp
+}
+
 impl Builder<'_> {
     /// Plans everything of one address and port.
     pub(super) fn frontend(&mut self, key: FrontendKey) {
@@ -151,10 +157,9 @@ impl Builder<'_> {
         gone.for_each(|gone| self.forget_flows(of, Some(gone)));
     }
 
-    /// Whether connections of a protocol drain. UDP does not, because its senders would not notice
-    /// that they must reconnect.
+    /// Whether connections of a protocol drain under these settings.
     pub(super) fn drains(&self, protocol: Protocol) -> bool {
-        !self.desired.config().drain_timeout.is_zero() && protocol != Protocol::Udp
+        !self.desired.config().drain_timeout.is_zero() && drains(protocol)
     }
 
     /// Whether a removed endpoint's real server can drain with weight 0. The hashing schedulers
