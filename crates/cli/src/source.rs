@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use proxier::Runtime;
 use proxier::observe::metrics::Monitor;
 use proxier::source::kube::{Access, EventQueue, EventSender, KubeSource, Timing, event_queue};
 use proxier::source::manifest::{Manifests, Watch};
@@ -67,7 +68,8 @@ impl Source {
             Self::Manifests(mut manifests) => Ok(manifests.read()),
             Self::Kube { timeout, .. } => {
                 let (deliver, readings) = mpsc::channel();
-                let following = self.follow(move |reading| {
+                let runtime = Runtime::start()?;
+                let following = self.follow(&runtime, move |reading| {
                     let _ = deliver.send(reading);
                 })?;
                 let all = read_all(&readings, timeout);
@@ -76,9 +78,10 @@ impl Source {
         }
     }
 
-    /// Delivers the current state and all changes, from a thread of its own.
+    /// Delivers the current state and all changes, from a thread of its own, or for an API server of `runtime`.
     pub(crate) fn follow(
         self,
+        runtime: &Runtime,
         deliver: impl FnMut(Reading) + Send + 'static,
     ) -> anyhow::Result<Following> {
         Ok(match self {
@@ -92,7 +95,8 @@ impl Source {
                 ..
             } => {
                 let timing = Timing::default();
-                let source = KubeSource::start_with_events(access, timing, &node, events, deliver)?;
+                let source =
+                    KubeSource::start_with_events(runtime, access, timing, &node, events, deliver)?;
                 Following::Kube { source }
             }
         })

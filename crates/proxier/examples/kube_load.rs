@@ -77,9 +77,15 @@ fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64
     let mut access = Access::default();
     access.server = Some(server.url.clone());
     let cpu = cpu_ticks();
-    let source = KubeSource::start(access, Timing::default(), "node-a", move |reading| {
-        let _ = deliver.send(reading);
-    });
+    let source = KubeSource::start(
+        &proxier::Runtime::start().unwrap(),
+        access,
+        Timing::default(),
+        "node-a",
+        move |reading| {
+            let _ = deliver.send(reading);
+        },
+    );
     let _source = source.unwrap();
     while !apply(&mut proxier, &readings) {}
     let synced_cpu = cpu_ticks() - cpu;

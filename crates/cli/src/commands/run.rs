@@ -144,7 +144,8 @@ impl<'a> Start<'a> {
         stop_on_signal(events.clone())?;
         let args = &cli.run.node;
         let config = proxier.desired().config();
-        let runtime = Runtime::start().context("cannot start the threads for HTTP")?;
+        let runtime =
+            Runtime::start().context("cannot start the threads for HTTP and the API server")?;
         let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
         let configz = Configz::new(cli, config);
@@ -171,7 +172,7 @@ impl<'a> Start<'a> {
         let queue = monitor.clone();
         let mut diagnostics = DiagnosticLog::default();
         let causes = following.trail.causes();
-        let source = source.follow(move |reading| {
+        let source = source.follow(&runtime, move |reading| {
             diagnostics.log(&reading.diagnostics);
             causes.read(&reading);
             queue.queued(&reading.changes);

@@ -39,7 +39,14 @@ impl Node {
             let _ = deliver.send(reading);
         };
         let timing = Timing::default();
-        let source = KubeSource::start_with_events(access, timing, "node-a", events, deliver);
+        let source = KubeSource::start_with_events(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing,
+            "node-a",
+            events,
+            deliver,
+        );
         let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
         config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
         let backend = FakeNode::default().backend().unwrap();

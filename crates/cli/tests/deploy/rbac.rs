@@ -66,7 +66,14 @@ fn role_allows_all_requests_and_nothing_else() {
         access.server = Some(server.url());
         let (sender, events) = event_queue();
         let timing = Timing::default();
-        let source = KubeSource::start_with_events(access, timing, "node-a", events, |_| {});
+        let source = KubeSource::start_with_events(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing,
+            "node-a",
+            events,
+            |_| {},
+        );
         sender.post(Notice::of_node(Reason::ModeFallback, "a test"), None);
         (server, source.unwrap(), sender)
     });

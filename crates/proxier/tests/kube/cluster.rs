@@ -99,9 +99,15 @@ impl Cluster {
 
     pub(crate) fn follow(server: ApiServer, access: Access, timing: Timing) -> Self {
         let (deliver, readings) = channel();
-        let source = KubeSource::start(access, timing, NODE, move |reading| {
-            let _ = deliver.send(reading);
-        });
+        let source = KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing,
+            NODE,
+            move |reading| {
+                let _ = deliver.send(reading);
+            },
+        );
         let mut config = Config::new(NODE, vec!["192.0.2.1".parse().unwrap()]);
         config.follow_node = FollowNode::default()
             .with_addresses(true)

@@ -302,9 +302,15 @@ fn keys_that_cannot_be_used_are_named() {
         let cluster = "server: 'https://192.0.2.1', insecure-skip-tls-verify: true";
         let user = "client-certificate: user.crt, client-key: bad.key";
         let access = kubeconfig(path, cluster, user);
-        KubeSource::start(access, timing(), NODE, |_| {})
-            .unwrap_err()
-            .to_string()
+        KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing(),
+            NODE,
+            |_| {},
+        )
+        .unwrap_err()
+        .to_string()
     };
     let key = path.join("bad.key");
     for (make, problem) in cases {

@@ -89,7 +89,16 @@ fn a_given_server_takes_precedence_over_the_kubeconfigs() {
 fn invalid_settings_are_reported_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let start = |access| KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
+    let start = |access| {
+        KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing(),
+            NODE,
+            |_| {},
+        )
+        .unwrap_err()
+    };
     let mut missing = Access::default();
     missing.kubeconfig = Some(path.join("none"));
     let error = start(missing);
@@ -189,7 +198,14 @@ fn invalid_kubeconfigs() {
     for (cluster, user, problem) in cases {
         let access = kubeconfig(directory.path(), cluster, user);
         let path = access.kubeconfig.clone().unwrap();
-        let error = KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
+        let error = KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing(),
+            NODE,
+            |_| {},
+        )
+        .unwrap_err();
         let expected = format!("cannot use the kubeconfig {}: {problem}", path.display());
         assert_eq!(error.to_string(), expected);
     }
@@ -208,7 +224,14 @@ fn invalid_kubeconfigs() {
         replace(&path, text);
         let mut access = Access::default();
         access.kubeconfig = Some(path);
-        let error = KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
+        let error = KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing(),
+            NODE,
+            |_| {},
+        )
+        .unwrap_err();
         assert!(error.to_string().ends_with(problem), "{error}");
     }
 }
@@ -220,7 +243,13 @@ fn a_source_within_a_tokio_runtime() {
         let mut cluster = Cluster::new(Behaviour::default());
         cluster.stays(&START);
         drop(cluster);
-        let error = KubeSource::start(Access::default(), timing(), NODE, |_| {});
+        let error = KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            Access::default(),
+            timing(),
+            NODE,
+            |_| {},
+        );
         assert!(matches!(error, Err(StartError::Access(_))), "{error:?}");
     });
 }

@@ -139,7 +139,14 @@ fn a_hanging_plugin_blocks_nothing() {
         path.join("child")
     );
     let access = access(path, &server, &script, V1);
-    let source = KubeSource::start(access, timing(), NODE, |_| {}).unwrap();
+    let source = KubeSource::start(
+        &proxier::Runtime::start().unwrap(),
+        access,
+        timing(),
+        NODE,
+        |_| {},
+    )
+    .unwrap();
     let child = written(&path.join("child"));
     drop(source);
     ends(&child);
@@ -221,7 +228,14 @@ fn the_error_for_a_missing_plugin_has_an_installation_hint() {
     for (command, hint, problem) in cases {
         let user = format!("exec: {{command: {command}, {hint}, {V1}}}");
         let access = kubeconfig(directory.path(), "server: 'http://192.0.2.1'", &user);
-        let error = KubeSource::start(access, timing(), NODE, |_| {}).unwrap_err();
+        let error = KubeSource::start(
+            &proxier::Runtime::start().unwrap(),
+            access,
+            timing(),
+            NODE,
+            |_| {},
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("exec plugin {command:?} {problem}")

@@ -40,10 +40,16 @@ fn a_proxy_is_ready_after_every_list_and_stays_so_without_its_server() {
     let monitor = Monitor::new(Options::new(vec![Family::V4]));
     let (events, received) = mpsc::channel();
     let (queue, changes) = (monitor.clone(), events.clone());
-    let source = KubeSource::start(access(&server), timing(), NODE, move |reading| {
-        queue.queued(&reading.changes);
-        let _ = changes.send(Event::Changes(reading.changes));
-    });
+    let source = KubeSource::start(
+        &proxier::Runtime::start().unwrap(),
+        access(&server),
+        timing(),
+        NODE,
+        move |reading| {
+            queue.queued(&reading.changes);
+            let _ = changes.send(Event::Changes(reading.changes));
+        },
+    );
     let source = source.unwrap();
     monitor.follow_source(source.watch_state());
     monitor.inspect_by(events.clone());

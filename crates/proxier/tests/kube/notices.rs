@@ -15,8 +15,15 @@ const UID: &str = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
 fn posting() -> (ApiServer, KubeSource, EventSender) {
     let server = populated(Behaviour::default());
     let (sender, queue) = event_queue();
-    let source =
-        KubeSource::start_with_events(access(&server), timing(), NODE, queue, |_| {}).unwrap();
+    let source = KubeSource::start_with_events(
+        &proxier::Runtime::start().unwrap(),
+        access(&server),
+        timing(),
+        NODE,
+        queue,
+        |_| {},
+    )
+    .unwrap();
     (server, source, sender)
 }
 

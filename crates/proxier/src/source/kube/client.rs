@@ -1,7 +1,6 @@
 //! Requests to the API server, with the current credentials.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{error, fmt};
 
@@ -13,7 +12,7 @@ use hyper_util::client::legacy::Client as Connections;
 use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::super::RequestOutcome;
 use super::access::{Access, AccessError, Credential, Files, Proxy, Secret, Target};
@@ -181,9 +180,9 @@ pub(super) struct Clients {
     states: States,
     /// How long an exec plugin may take.
     plugin_limit: Duration,
-    current: RefCell<Option<Current>>,
+    current: Mutex<Option<Current>>,
     /// Held while a client is created, so that an exec plugin runs once, not for each kind.
-    making: Mutex<()>,
+    making: AsyncMutex<()>,
 }
 
 struct Current {
@@ -220,13 +219,17 @@ impl Clients {
             access,
             states,
             plugin_limit,
-            current: RefCell::new(None),
-            making: Mutex::new(()),
+            current: Mutex::new(None),
+            making: AsyncMutex::new(()),
         }
     }
 
+    fn current(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn fresh(&self) -> Option<Client> {
-        let current = self.current.borrow();
+        let current = self.current();
         let fresh = current.as_ref().filter(|current| current.is_fresh());
         fresh.map(|current| current.client.clone())
     }
@@ -242,7 +245,7 @@ impl Clients {
             return Ok(client);
         }
         let connected = self.connect().await;
-        let mut last = self.current.borrow_mut();
+        let mut last = self.current();
         match (connected, &*last) {
             (Ok(current), before) => {
                 if before.as_ref().is_some_and(|b| b.files != current.files) {
@@ -261,7 +264,7 @@ impl Clients {
 
     /// Call this after an answer 401: the credentials are invalid even if no file has changed.
     pub(super) fn forget(&self) {
-        if let Some(current) = &mut *self.current.borrow_mut() {
+        if let Some(current) = &mut *self.current() {
             // The client stays in use until there is another one.
             current.is_refused = true;
         }
@@ -269,7 +272,7 @@ impl Clients {
 
     async fn connect(&self) -> Result<Current, AccessError> {
         let target = self.access.load()?;
-        if let (None, Some(proxy)) = (&*self.current.borrow(), target.proxy()?) {
+        if let (None, Some(proxy)) = (&*self.current(), target.proxy()?) {
             tracing::info!(server = %target.server, %proxy, "connecting through a proxy");
         }
         let credential = match &target.plugin {

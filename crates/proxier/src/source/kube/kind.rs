@@ -56,13 +56,13 @@ pub(super) struct Metadata {
 }
 
 /// A kind of object.
-pub(super) trait Kind {
+pub(super) trait Kind: Send + Sync {
     /// The API's type.
     type Object: DeserializeOwned;
     /// The converted type.
-    type Model;
+    type Model: Send + Sync;
     /// The identity among the objects of its kind.
-    type Name: Clone + Eq + Hash + Display;
+    type Name: Clone + Eq + Hash + Display + Send + Sync;
 
     const NAME: &'static str;
 

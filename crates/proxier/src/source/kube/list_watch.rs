@@ -32,7 +32,7 @@ pub(super) struct Shared<'a> {
     pub(super) clients: &'a Clients,
     pub(super) timing: &'a Timing,
     pub(super) states: &'a States,
-    pub(super) deliver: &'a dyn Fn(Reading),
+    pub(super) deliver: &'a (dyn Fn(Reading) + Sync),
 }
 
 /// The reaction to a failure.

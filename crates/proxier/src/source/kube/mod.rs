@@ -17,10 +17,12 @@
 //! - The size and duration of a server's answers are bounded.
 //!
 //! ```no_run
+//! use proxier::Runtime;
 //! use proxier::source::kube::{Access, KubeSource, Timing};
 //!
 //! let access = Access::default(); // this pod's service account
-//! let source = KubeSource::start(access, Timing::default(), "node-a", |reading| {
+//! let runtime = Runtime::start()?; // shared with HTTP servers
+//! let source = KubeSource::start(&runtime, access, Timing::default(), "node-a", |reading| {
 //!     println!("{} changes", reading.changes.len());
 //! })?;
 //! println!("{:?}", source.state());
@@ -41,13 +43,12 @@ mod split;
 mod state;
 mod wire;
 
-use std::cell::RefCell;
+use std::convert::Infallible;
 use std::io;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::{self, Either};
-use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use self::client::Clients;
@@ -56,18 +57,23 @@ use self::kind::{EndpointSlices, Kind, ServiceCidrs, Services, ThisNode};
 use self::list_watch::{ListWatch, Shared};
 use self::state::States;
 use super::Reading;
+use crate::Runtime;
 
 pub use self::access::{Access, AccessError};
 pub use self::backoff::Timing;
 pub use self::events::{EventQueue, EventSender, event_queue};
 pub use super::ConnectionState;
 
-/// Follows an API server in its own thread until it is dropped.
+/// Follows an API server until it is dropped.
+///
+/// Dropping it waits for a task of the [`Runtime`], so drop it outside of that runtime's own tasks.
 #[derive(Debug)]
 pub struct KubeSource {
     states: States,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected when the task is gone.
+    ended: Receiver<Infallible>,
+    _runtime: Runtime,
 }
 
 /// Why an API server cannot be followed.
@@ -77,31 +83,31 @@ pub enum StartError {
     /// The kubeconfig, a credential or the proxy cannot be used.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// The thread or its runtime cannot be started.
-    #[error("cannot start the thread that follows the API server")]
-    Thread(#[source] io::Error),
+    /// The runtime has stopped.
+    #[error("cannot follow the API server")]
+    Runtime(#[source] io::Error),
 }
 
 impl KubeSource {
-    /// Follows the API server for the node with this name. Calls `deliver` from the source's
-    /// thread, with all changes of a list or an event; the source waits until it returns.
+    /// Follows the API server for the node with this name. Calls `deliver` on a thread of `runtime`,
+    /// with all changes of a list or an event; the source waits until it returns. `deliver` must not
+    /// block; let it send to a channel.
     ///
-    /// It can be called inside a tokio runtime, because the source has its own thread and runtime.
-    /// `deliver` runs inside that runtime, so it must not block on another one; let it send to a
-    /// channel. This reads files before it returns, and waits for nothing else.
+    /// This reads files before it returns, and waits for nothing else.
     ///
     /// # Errors
     ///
     /// [`StartError`] if the credentials cannot be read. An unreachable server is not an error here;
     /// see [`state`](Self::state).
     pub fn start(
+        runtime: &Runtime,
         access: Access,
         timing: Timing,
         node: &str,
         deliver: impl FnMut(Reading) + Send + 'static,
     ) -> Result<Self, StartError> {
         let (_, nothing) = event_queue();
-        Self::start_with_events(access, timing, node, nothing, deliver)
+        Self::start_with_events(runtime, access, timing, node, nothing, deliver)
     }
 
     /// As [`start`](Self::start), and posts Events.
@@ -110,6 +116,7 @@ impl KubeSource {
     ///
     /// As [`start`](Self::start). Events that cannot be posted are logged.
     pub fn start_with_events(
+        runtime: &Runtime,
         access: Access,
         timing: Timing,
         node: &str,
@@ -124,36 +131,23 @@ impl KubeSource {
             ServiceCidrs::NAME,
         ]);
         let (stop, stopped) = oneshot::channel();
-        let (started, starts) = mpsc::sync_channel(1);
+        let (running, ended) = mpsc::channel();
         let (node, told) = (node.to_owned(), states.clone());
-        let thread = thread::Builder::new()
-            .name("kube".to_owned())
-            .spawn(move || {
-                // Created on the thread: a runtime can be neither used nor dropped inside another
-                // one, and the caller may be in one.
-                let runtime = match Builder::new_current_thread().enable_all().build() {
-                    Ok(runtime) => runtime,
-                    Err(error) => return drop(started.send(Err(error))),
-                };
-                let _ = started.send(Ok(()));
-                let follow = Box::pin(follow(access, timing, &node, events, &told, deliver));
-                runtime.block_on(async {
-                    if let Either::Left((never, _)) = future::select(follow, stopped).await {
-                        match never {}
-                    }
-                });
-                // Does not wait for a hanging DNS lookup.
-                runtime.shutdown_background();
-            });
-        let thread = thread.map_err(StartError::Thread)?;
-        let started = starts
-            .recv()
-            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-        started.map_err(StartError::Thread)?;
+        let task = async move {
+            // Dropped last, when nothing can be delivered any more.
+            let _running = running;
+            let follow = Box::pin(follow(access, timing, &node, events, &told, deliver));
+            if let Either::Left((never, _)) = future::select(follow, stopped).await {
+                match never {}
+            }
+        };
+        let handle = runtime.handle().map_err(StartError::Runtime)?;
+        drop(handle.spawn(task));
         Ok(Self {
             states,
             stop: Some(stop),
-            thread: Some(thread),
+            ended,
+            _runtime: runtime.clone(),
         })
     }
 
@@ -170,15 +164,14 @@ impl KubeSource {
 }
 
 impl Drop for KubeSource {
-    /// Waits for the thread, so that nothing is delivered afterwards. The thread ends as soon as
+    /// Waits for the task, so that nothing is delivered afterwards. The task ends as soon as
     /// `deliver` returns; an exec plugin that runs is killed with its process group.
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // Nothing is ever sent: this returns when the task is gone.
+        let _ = self.ended.recv();
     }
 }
 
@@ -188,15 +181,18 @@ async fn follow(
     node: &str,
     events: EventQueue,
     states: &States,
-    deliver: impl FnMut(Reading),
-) -> std::convert::Infallible {
-    let deliver = RefCell::new(deliver);
+    deliver: impl FnMut(Reading) + Send,
+) -> Infallible {
+    let deliver = Mutex::new(deliver);
     let clients = Clients::new(access, timing.plugin, states.clone());
     let shared = Shared {
         clients: &clients,
         timing: &timing,
         states,
-        deliver: &|reading| deliver.borrow_mut()(reading),
+        deliver: &|reading| {
+            let mut deliver = deliver.lock().unwrap_or_else(PoisonError::into_inner);
+            deliver(reading);
+        },
     };
     let (node_listed, node_is_listed) = oneshot::channel();
     let (cidrs_listed, cidrs_are_listed) = oneshot::channel();
