@@ -70,8 +70,7 @@ impl Choice {
     pub(crate) fn tell(&self, notices: &Notices) {
         if let Some(missing) = &self.missing {
             let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
-            let message =
-                format!("mode {wanted} cannot run, and mode {in_force} serves: {missing}");
+            let message = format!("mode {wanted} cannot run, using mode {in_force}: {missing}");
             notices.tell(&Notice::of_node(Reason::ModeFallback, message));
         }
     }
@@ -132,7 +131,8 @@ impl Lookout {
             let then = if self.switches {
                 "svcproxy switches to it"
             } else {
-                "a restart of svcproxy switches to it, --fallback=auto-upgrade without one"
+                "restart svcproxy to switch to it (--fallback=auto-upgrade switches without a \
+                 restart)"
             };
             let message = format!("mode ipvs can run now: {then}");
             notices.tell(&Notice::of_node(Reason::IpvsAvailable, message));

@@ -563,8 +563,8 @@ fn a_silent_server_is_waited_for_until_the_timeout() {
     let url = format!("http://{}", silent.local_addr().unwrap());
     assert_eq!(
         plan_in_vain(&url, "1s"),
-        "ERROR the API server has not told all there is within 1s (--timeout); not listed: \
-         EndpointSlice, Node, Service, ServiceCIDR; there was no answer, and no error"
+        "ERROR initial list incomplete after 1s (--timeout): missing EndpointSlice, Node, Service, \
+         ServiceCIDR; no answer, and no error"
     );
 }
 

@@ -109,7 +109,7 @@ pub(crate) fn output<T>(
         (output, guard.join().unwrap_or_default())
     });
     if is_late {
-        let message = format!("killed: not done after {limit:?}");
+        let message = format!("killed: not finished after {limit:?}");
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     }
     output

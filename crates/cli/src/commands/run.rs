@@ -73,7 +73,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         }
         Mode::Iptables => {
             let backend = IptablesBackend::open()?.proc_sys(&args.mode.proc_sys);
-            tracing::info!("the data plane is {}", backend.flavour());
+            tracing::info!("mode iptables uses {}", backend.flavour());
             let flavour = backend.flavour();
             let proxier = Proxier::new(config, Iptables::new(backend));
             if args.once {
@@ -181,7 +181,7 @@ impl<'a> Start<'a> {
         })?;
         source.tell(&monitor);
         serve(&mut following, proxier);
-        tracing::info!("stopped; the data plane stays as it is");
+        tracing::info!("stopped; the data plane stays in effect");
         Ok(Ending::Done)
     }
 }
@@ -269,7 +269,7 @@ impl Following<'_> {
         let watching = watching.inspect_err(not_watched).ok()?;
         if watching.is_none() {
             tracing::info!(
-                "{flavour} has no notifications: changes by others are noticed by the next audit only"
+                "{flavour} has no notifications: only audits notice changes by other programs"
             );
         }
         watching
@@ -301,7 +301,10 @@ impl Following<'_> {
                     let _ = self.serve(&mut proxier);
                     return;
                 }
-                Err(error) => tracing::error!("mode iptables stays: {}", chain(&error)),
+                Err(error) => tracing::error!(
+                    "cannot switch to mode ipvs, mode iptables stays in effect: {}",
+                    chain(&error)
+                ),
             }
         }
     }
@@ -309,7 +312,7 @@ impl Following<'_> {
 
 fn not_watched(error: &BackendError) {
     let error = chain(error);
-    tracing::warn!("changes by others are noticed by the next audit only: {error}");
+    tracing::warn!("cannot watch for changes by other programs, only audits notice them: {error}");
 }
 
 /// Applies changes of the configuration file, if there is one.
@@ -329,7 +332,7 @@ fn follow_settings(
         configz.reconfigure(&cli, &settings.config);
         let _ = events.send(Event::Settings(settings));
     });
-    watch.context("the configuration file cannot be followed")
+    watch.context("cannot watch the configuration file")
 }
 
 /// Ends the loop at the first signal; at a second one the process ends as it is.
@@ -380,7 +383,7 @@ fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
     let named: Vec<_> = steps.iter().take(NAMED).map(String::as_str).collect();
     let more = if count > NAMED { "; …" } else { "" };
     let message = format!(
-        "the node was not as svcproxy had left it; {count} repair steps: {}{more}",
+        "another program changed the node; repaired in {count} steps: {}{more}",
         named.join("; ")
     );
     notices.tell(&Notice::of_node(Reason::DriftRepaired, message));

@@ -60,7 +60,7 @@ impl Notices {
         let left_out = self.with_limit(|limit| limit.left_out(Instant::now()));
         if let Some(count) = left_out {
             let message = format!(
-                "{count} more notices are left out; the log names them at the level debug \
+                "{count} more notices were suppressed; the log has them at level debug \
                  (SVCPROXY_LOG=debug)"
             );
             self.say(&Notice::of_node(Reason::NoticesLeftOut, message), None);

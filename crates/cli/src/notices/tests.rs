@@ -191,7 +191,10 @@ fn ten_thousand_problems_are_cut_and_counted() {
     let left_out = |event: &Arc<Value>| event["reason"] == "NoticesLeftOut";
     let left_out = node.server.events().into_iter().find(left_out).unwrap();
     let note = left_out["note"].as_str().unwrap();
-    assert!(note.starts_with("9970 more notices are left out"), "{note}");
+    assert!(
+        note.starts_with("9970 more notices were suppressed"),
+        "{note}"
+    );
 }
 
 #[test]

@@ -111,14 +111,14 @@ impl Reload {
             Err(error) => {
                 let error = chain(error.as_ref());
                 if self.error.as_ref() != Some(&error) {
-                    tracing::error!("{error}; the settings stay as they were");
+                    tracing::error!("{error}; the previous settings stay in effect");
                 }
                 self.error = Some(error);
                 return None;
             }
         };
         if self.error.take().is_some() {
-            tracing::info!("the configuration file is right again");
+            tracing::info!("the configuration file is valid again");
         }
         if let Some(before) = self.notes.replace(notes.clone()) {
             let new = notes.iter().filter(|note| !before.contains(note));
@@ -131,9 +131,9 @@ impl Reload {
                 continue;
             }
             if now.wants_restart {
-                tracing::warn!("{name}: {old} stays in force; {new} takes a restart");
+                tracing::warn!("{name}: {old} stays in effect; {new} needs a restart");
             } else {
-                tracing::info!("{name}: {new} is in force now; it was {old}");
+                tracing::info!("{name}: changed from {old} to {new}");
                 is_changed = true;
                 *before = now;
             }

@@ -140,7 +140,7 @@ fn an_invalid_file_keeps_the_last_settings() {
     for (wrong, said) in [
         (
             "ipvs: {scheduler: fastest}",
-            "ipvs.scheduler: \"fastest\": no scheduler of that name",
+            "ipvs.scheduler: \"fastest\": unknown scheduler",
         ),
         ("ipvs: {scheduler: 5}", "ipvs.scheduler: invalid type"),
         ("ipvs: [", ""),

@@ -164,8 +164,11 @@ impl Left {
             notices.tell(&Notice::of_node(Reason::PredecessorRemoved, message));
         }
         let some = [
-            (&outcome.in_use, "stays, since others use it"),
-            (&outcome.left, "goes after the next audit"),
+            (&outcome.in_use, "is used by other programs and stays"),
+            (
+                &outcome.left,
+                "could not be removed, retrying after the next audit",
+            ),
         ];
         let some = some.into_iter().filter(|(what, _)| !what.is_empty());
         let some = some.map(|(what, why)| {

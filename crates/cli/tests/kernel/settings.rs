@@ -50,7 +50,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     };
     svcproxy.wait(
         "the scheduler",
-        says("ipvs.scheduler: lc is in force now; it was rr"),
+        says("ipvs.scheduler: changed from rr to lc"),
     );
     assert_eq!(connection.ask().unwrap(), first);
     assert!(lab.ask(lab.probe(), port).is_ok());
@@ -58,7 +58,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     write("ipvs: {scheduler: fastest}\n");
     svcproxy.wait(
         "an error",
-        says("ipvs.scheduler: \"fastest\": no scheduler of that name"),
+        says("ipvs.scheduler: \"fastest\": unknown scheduler"),
     );
     assert_eq!(connection.ask().unwrap(), first);
     changed().unwrap();

@@ -209,7 +209,7 @@ impl Config {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Two node addresses of one family.
-    #[error("node IPs {first} and {second} are of one family: give at most one a family")]
+    #[error("node IPs {first} and {second} have the same family: give at most one per family")]
     SeveralNodeIps {
         /// The first one.
         first: IpAddr,
@@ -286,7 +286,12 @@ mod tests {
                 &["10.244.0.0/16", "fd01::/48"],
                 "",
             ),
-            (&["192.0.2.1", "192.0.2.2"], &[], &[], "of one family"),
+            (
+                &["192.0.2.1", "192.0.2.2"],
+                &[],
+                &[],
+                "have the same family",
+            ),
             (
                 &["10.96.0.1"],
                 &["10.96.0.0/12"],

@@ -162,8 +162,8 @@ impl Config {
             let cidrs: Vec<_> = cidrs.map(ToString::to_string).collect();
             let message = format!(
                 "{name} is not served, and its Service CIDR {} left out: the node has no {name} \
-                 address. If it is to have one, add it to the Node's addresses or give --node-ip; \
-                 else name the other family's Service CIDR alone (--service-cidr)",
+                 address. If the node should have one, add it to the Node's addresses or pass \
+                 --node-ip; otherwise pass only the other family's Service CIDR (--service-cidr)",
                 cidrs.join(", "),
             );
             Notice::of_node(Reason::FamilyLeftOut, message)

@@ -72,7 +72,7 @@ pub enum BackendError {
         source: io::Error,
     },
     /// An earlier step for the same virtual server failed.
-    #[error("not tried, since an earlier step for the same virtual server failed")]
+    #[error("skipped, because an earlier step for the same virtual server failed")]
     NotTried,
     /// A sysctl cannot be read or written.
     #[error("sysctl {sysctl}: cannot {operation}{}", sysctl_hint(*sysctl, source))]

@@ -300,7 +300,7 @@ impl<D: DataPlane> Proxier<D> {
     pub fn node_conditions(&self) -> Vec<Notice> {
         let config = self.desired.config();
         let refused = self.node_error.as_ref().map(|error| {
-            let message = format!("{error}; the settings stay as they were");
+            let message = format!("{error}; the previous settings stay in effect");
             Notice::of_node(Reason::NodeRefused, message)
         });
         let of_config = config.notices().chain(refused);

@@ -132,7 +132,7 @@ fn hints() {
             (
                 "[{addresses: [10.244.0.1], hints: {forZones: [{name: a}, {name: b}, {name: c}, {name: d}, {name: e}, {name: f}, {name: g}, {name: h}, {name: i}]}}]",
                 "Tcp 8080, 10.244.0.1\n\
-             warning: endpoints[0].hints.forZones: 9 names, where 8 are the most",
+             warning: endpoints[0].hints.forZones: 9 names; at most 8 are allowed",
             ),
         ],
         of_endpoints,
@@ -169,7 +169,7 @@ fn what_is_left_out() {
         .collect();
     assert_eq!(
         whole(json!({ "ports": ports })),
-        "-\nerror: ports: 20001 ports, where 20000 are the most"
+        "-\nerror: ports: 20001 ports; at most 20000 are allowed"
     );
 }
 

@@ -109,7 +109,7 @@ fn source_ranges() {
         ),
         (
             "{type: NodePort, ports: [{port: 80, nodePort: 30080}], loadBalancerSourceRanges: [10.0.0.0/8]}",
-            "-\nerror: spec.loadBalancerSourceRanges: does not go with type NodePort",
+            "-\nerror: spec.loadBalancerSourceRanges: is not allowed with type NodePort",
         ),
     ]);
     let annotation = "metadata: {annotations: {service.beta.kubernetes.io/load-balancer-source-ranges: 10.0.0.0/8}}";
@@ -117,7 +117,8 @@ fn source_ranges() {
         (
             &*format!("{{{annotation}, spec: {{type: LoadBalancer}}}}"),
             "10.96.0.1, Tcp 80\nnote: metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: \
-             not used: it is for cloud load balancers, nodes go by spec.loadBalancerSourceRanges alone",
+             not used: it is for cloud load balancers; nodes use only \
+             spec.loadBalancerSourceRanges",
         ),
         (
             &*format!(

@@ -62,7 +62,7 @@ fn nodes() {
             ),
             (
                 "{spec: {podCIDRs: [10.244.2.0/24, 'fd00::/64', 10.244.3.0/24]}}",
-                "-\nerror: spec.podCIDRs: 3 ranges, where 2 are the most",
+                "-\nerror: spec.podCIDRs: 3 ranges; at most 2 are allowed",
             ),
             (
                 "{metadata: {name: Node_A}}",

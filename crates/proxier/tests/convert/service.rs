@@ -83,7 +83,7 @@ fn cluster_ips() {
         ),
         (
             "{clusterIPs: [10.96.0.1, 'fd00::1'], ipFamilyPolicy: SingleStack}",
-            "-\nerror: spec.ipFamilyPolicy: SingleStack does not go with two cluster IPs",
+            "-\nerror: spec.ipFamilyPolicy: SingleStack is not allowed with two cluster IPs",
         ),
     ]);
 }
@@ -98,11 +98,11 @@ fn services_without_cluster_ip_need_nothing() {
         ),
         (
             "{clusterIP: None, clusterIPs: [None, 10.96.0.1]}",
-            "-\nerror: spec.clusterIPs: None (a headless Service) does not go with addresses",
+            "-\nerror: spec.clusterIPs: None (a headless Service) is not allowed with addresses",
         ),
         (
             "{clusterIP: None, type: NodePort, ports: [{port: 80, nodePort: 30080}]}",
-            "-\nerror: spec.clusterIP: None (a headless Service) does not go with type NodePort",
+            "-\nerror: spec.clusterIP: None (a headless Service) is not allowed with type NodePort",
         ),
         (
             "{type: ExternalName, externalName: example.org, externalIPs: [192.0.2.1], ports: [{port: 80, nodePort: 30080}]}",
@@ -175,7 +175,7 @@ fn node_ports() {
         (
             "{ports: [{port: 80, nodePort: 30080}]}",
             "10.96.0.1, Tcp 80\n\
-             warning: spec.ports[0].nodePort: 30080 does not go with type ClusterIP",
+             warning: spec.ports[0].nodePort: 30080 is not allowed with type ClusterIP",
         ),
         ("{ports: [{port: 80, nodePort: 0}]}", "10.96.0.1, Tcp 80"),
         // One error, not one for each field that is valid for some types only.
@@ -213,7 +213,8 @@ fn traffic_policies() {
         ),
         (
             "{externalTrafficPolicy: Cluster}",
-            "-\nerror: spec.externalTrafficPolicy: \"Cluster\" does not go with type ClusterIP: nothing of the Service can be reached from outside",
+            "-\nerror: spec.externalTrafficPolicy: \"Cluster\" is not allowed with type ClusterIP: \
+             nothing of the Service can be reached from outside",
         ),
         ("{externalTrafficPolicy: ''}", "10.96.0.1, Tcp 80"),
     ]);
@@ -234,7 +235,8 @@ fn health_check_node_ports() {
         (
             "{type: LoadBalancer, healthCheckNodePort: 32000}",
             "10.96.0.1, Tcp 80\n\
-             warning: spec.healthCheckNodePort: 32000 goes with type LoadBalancer and externalTrafficPolicy Local only",
+             warning: spec.healthCheckNodePort: 32000 is allowed only with type LoadBalancer and \
+             externalTrafficPolicy Local",
         ),
         (
             "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 70000}",

@@ -164,7 +164,10 @@ fn a_plugin_is_killed_at_its_time_limit() {
     let mut cluster = Cluster::follow(server, access, timing);
     let child = written(&path.join("child"));
     let said = fails(&mut cluster, "Node", "killed");
-    assert_eq!(said, "exec plugin \"./plugin\" killed: not done after 1s");
+    assert_eq!(
+        said,
+        "exec plugin \"./plugin\" killed: not finished after 1s"
+    );
     ends(&child);
 }
 

@@ -356,7 +356,7 @@ fn an_address_stays_with_its_service() {
     assert_eq!(
         error,
         "a.yaml: document 1 (line 1): Service default/a: spec.ports[0].port: \
-         80 of 10.96.0.1 is Service default/m's already"
+         80 of 10.96.0.1 belongs to Service default/m"
     );
     assert_eq!(node.services(), ["m [10.96.0.1] 0", "z [10.96.0.2] 0"]);
     // An edit that claims another Service's address leaves the Service unchanged.

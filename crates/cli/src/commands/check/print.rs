@@ -268,7 +268,7 @@ mod tests {
             ),
             Finding::new(
                 Requirement::Nftables,
-                missing(Reason::Permission, Some(1), "cannot have the rules checked"),
+                missing(Reason::Permission, Some(1), "cannot validate the rules"),
             ),
             finding(Requirement::RoutingRules),
             finding(Requirement::ConnectionTracking),

@@ -315,7 +315,11 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 Ok(None) => break,
                 // Not a failure: the server may have had no bookmark to send.
                 Err(Failure::Silent(time)) if after_list && time < lasts => {
-                    tracing::debug!(kind = K::NAME, ?time, "the watch is silent; asking again");
+                    tracing::debug!(
+                        kind = K::NAME,
+                        ?time,
+                        "the watch is silent; requesting it again"
+                    );
                     self.end_silence();
                     return Ok(());
                 }
