@@ -61,7 +61,7 @@ impl Own {
         );
         registry.register(
             "drift_steps",
-            "Steps with which audits repaired drift: others had changed the node",
+            "Steps in which audits repaired drift (changes by other programs)",
             self.drift.clone(),
         );
         registry.register(
