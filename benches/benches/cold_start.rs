@@ -37,16 +37,16 @@ fn main() -> Result<()> {
     let cluster = Cluster::new(SERVICES, ENDPOINTS)?;
     let changes = ipvs_changes(&cluster)?;
     let datagrams = in_fresh_namespace(|| record(&changes))?;
-    let (mut ours, mut minimal) = (Vec::new(), Vec::new());
+    let (mut svcproxy, mut minimal) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         minimal.push(in_fresh_namespace(|| replay(&datagrams))?);
-        ours.push(in_fresh_namespace(|| cold_start(&cluster))?);
+        svcproxy.push(in_fresh_namespace(|| cold_start(&cluster))?);
     }
     let ipvsadm = ipvsadm(&Cluster::new(IPVSADM_SERVICES, ENDPOINTS)?)?;
     // Other load on the machine makes a run longer, never shorter.
     let minimal = minimal.into_iter().min().unwrap_or_default();
-    let ours = ours.into_iter().min_by_key(Times::on_the_wire);
-    let ours = ours.unwrap_or_default();
+    let svcproxy = svcproxy.into_iter().min_by_key(Times::on_the_wire);
+    let svcproxy = svcproxy.unwrap_or_default();
     println!(
         "{SERVICES} Services of {ENDPOINTS} endpoints, {} IPVS messages",
         changes.len()
@@ -62,17 +62,17 @@ fn main() -> Result<()> {
     row("the same IPVS messages, pre-encoded and batched", minimal);
     row(
         "svcproxy, from the first netlink message to the last reply",
-        ours.on_the_wire(),
+        svcproxy.on_the_wire(),
     );
-    row("- observe the empty node", ours.observe);
-    row("- plan", ours.plan);
-    row("- packet filter elements", ours.packet_filter);
-    row("- IPVS", ours.ipvs);
-    row("- rules, routes, sysctls", ours.rest);
-    row("- bookkeeping", ours.record);
+    row("- observe the empty node", svcproxy.observe);
+    row("- plan", svcproxy.plan);
+    row("- packet filter elements", svcproxy.packet_filter);
+    row("- IPVS", svcproxy.ipvs);
+    row("- rules, routes, sysctls", svcproxy.rest);
+    row("- bookkeeping", svcproxy.record);
     row(
         "store and desired state, before that",
-        ours.store_and_desired,
+        svcproxy.store_and_desired,
     );
     let tenth = SERVICES / IPVSADM_SERVICES;
     row(

@@ -38,7 +38,7 @@ const CHANGES: usize = 10;
 /// The times of both, by turn.
 #[derive(Default)]
 struct Times {
-    ours: Vec<Duration>,
+    svcproxy: Vec<Duration>,
     alone: Vec<Duration>,
 }
 
@@ -68,7 +68,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
         let desired = DesiredState::from_store(config(), &store);
         before.push(start.elapsed());
         let mut plan = None;
-        first.ours.push(timed(&here, || {
+        first.svcproxy.push(timed(&here, || {
             let mut backend = backend();
             let mut node = backend.observe().unwrap();
             let start = Instant::now();
@@ -83,7 +83,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
 
         let mut proxier = Proxier::new(config(), Iptables::new(backend()));
         let changes = cluster.changes();
-        restart.ours.push(timed(&here, || {
+        restart.svcproxy.push(timed(&here, || {
             let report = proxier.handle(changes).unwrap().unwrap();
             assert!(report.plan.is_empty(), "{:?}", report.plan);
         }));
@@ -94,7 +94,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
             let mut slice = cluster.slices[index].clone();
             slice.endpoints = slice.endpoints[1..].into();
             let mut report = None;
-            change.ours.push(timed(&here, || {
+            change.svcproxy.push(timed(&here, || {
                 report = proxier
                     .handle([Change::EndpointSliceApplied(slice)])
                     .unwrap();
@@ -103,7 +103,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
             assert!(report.is_success(), "{:?}", report.applied.failures);
             change.alone.push(texts(flavour, &there, &report.plan));
         }
-        audit.ours.push(timed(&here, || {
+        audit.svcproxy.push(timed(&here, || {
             let report = proxier.audit().unwrap().unwrap();
             assert!(report.plan.is_empty(), "{:?}", report.plan);
         }));
@@ -188,16 +188,16 @@ fn timed(namespace: &Namespace, action: impl FnOnce() + Send) -> Duration {
 impl Times {
     fn print(&self, flavour: Flavour, what: &str) {
         let mut ratios: Vec<_> = self
-            .ours
+            .svcproxy
             .iter()
             .zip(&self.alone)
-            .map(|(ours, alone)| ours.as_secs_f64() / alone.as_secs_f64())
+            .map(|(svcproxy, alone)| svcproxy.as_secs_f64() / alone.as_secs_f64())
             .collect();
         ratios.sort_unstable_by(f64::total_cmp);
-        let (ours, alone) = (median(&self.ours), median(&self.alone));
+        let (svcproxy, alone) = (median(&self.svcproxy), median(&self.alone));
         println!(
-            "| {flavour}: {what} | {alone:.2?} | {ours:.2?} | {:.2} | {:.2} to {:.2}, the middle one {:.2} |",
-            ours.as_secs_f64() / alone.as_secs_f64(),
+            "| {flavour}: {what} | {alone:.2?} | {svcproxy:.2?} | {:.2} | {:.2} to {:.2}, the middle one {:.2} |",
+            svcproxy.as_secs_f64() / alone.as_secs_f64(),
             ratios[0],
             ratios[ratios.len() - 1],
             ratios[ratios.len() / 2],

@@ -87,11 +87,11 @@ fn row(name: &str, mut run: impl FnMut(bool) -> Duration) {
     {
         return;
     }
-    let (mut raw, mut ours) = (Vec::new(), Vec::new());
+    let (mut raw, mut svcproxy) = (Vec::new(), Vec::new());
     for n in 0..RUNS {
         // Each kind is first as often as second.
         for first in [n % 2 == 0, n % 2 != 0] {
-            let times = if first { &mut raw } else { &mut ours };
+            let times = if first { &mut raw } else { &mut svcproxy };
             times.push(run(first));
             // The kernel removes the namespace in the background.
             sleep(CLEAN_UP);
@@ -106,8 +106,11 @@ fn row(name: &str, mut run: impl FnMut(bool) -> Duration) {
             .unwrap_or_default()
             .as_secs_f64()
     };
-    let (raw, ours) = (best(&raw), best(&ours));
-    println!("| {name} | {raw:.3} s | {ours:.3} s | {:.2} |", ours / raw);
+    let (raw, svcproxy) = (best(&raw), best(&svcproxy));
+    println!(
+        "| {name} | {raw:.3} s | {svcproxy:.3} s | {:.2} |",
+        svcproxy / raw
+    );
 }
 
 /// The virtual server's address and port.

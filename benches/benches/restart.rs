@@ -63,7 +63,7 @@ impl Round {
         self.raw_ipvs + self.raw_filter
     }
 
-    fn ours(&self) -> Duration {
+    fn svcproxy(&self) -> Duration {
         self.outline + self.real_servers + self.plan
     }
 }
@@ -92,7 +92,7 @@ fn compare() -> Result<()> {
         ("- of the packet filter's sets", |round| round.raw_filter),
         (
             "svcproxy, until it knows that there is nothing to do",
-            Round::ours,
+            Round::svcproxy,
         ),
         ("- all but real servers", |round| round.outline),
         ("- real servers", |round| round.real_servers),

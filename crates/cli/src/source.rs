@@ -165,7 +165,7 @@ impl Following {
     }
 
     /// Reports the state of the connection in metrics and health, if there is one.
-    pub(crate) fn tell(&self, monitor: &Monitor) {
+    pub(crate) fn report_to(&self, monitor: &Monitor) {
         if let Self::Kube { source } = self {
             monitor.follow_source(source.watch_state());
         }

@@ -163,15 +163,15 @@ mod tests {
 
     #[test]
     fn a_program_is_registered_while_it_runs() {
-        let (tell, told) = mpsc::channel();
+        let (send, receive) = mpsc::channel();
         let waits = thread::spawn(move || {
             let mut command = Command::new("cat");
             output(&mut command, Duration::from_secs(60), drop, move |stdin| {
                 // cat runs until its input ends.
-                let _ = tell.send(stdin);
+                let _ = send.send(stdin);
             })
         });
-        let stdin = told.recv().unwrap();
+        let stdin = receive.recv().unwrap();
         let before = running(|groups| groups.clone());
         assert!(!before.is_empty());
         drop(stdin);

@@ -103,7 +103,7 @@ fn is_refused(to: impl Into<SocketAddr>) -> bool {
 }
 
 /// The Service and the count in an answer.
-fn told(answer: &Answer) -> (&str, usize) {
+fn reported(answer: &Answer) -> (&str, usize) {
     let field = |name: &str| {
         let start = answer.body.split_once(name).unwrap().1;
         start
@@ -174,7 +174,7 @@ fn without_endpoints_or_health_the_service_is_unavailable() {
     let [port] = free_ports();
     sync(&mut health, [check("web", port, 0)]);
     let answer = ask(port);
-    assert_eq!((answer.status, told(&answer)), (503, ("web", 0)));
+    assert_eq!((answer.status, reported(&answer)), (503, ("web", 0)));
     assert!(
         answer
             .headers
@@ -184,7 +184,7 @@ fn without_endpoints_or_health_the_service_is_unavailable() {
     sync(&mut health, [check("web", port, 3)]);
     healthy.store(false, Ordering::Relaxed);
     let answer = ask(port);
-    assert_eq!((answer.status, told(&answer)), (503, ("web", 3)));
+    assert_eq!((answer.status, reported(&answer)), (503, ("web", 3)));
     assert!(answer.body.ends_with("\"serviceProxyHealthy\": false\n}"));
     healthy.store(true, Ordering::Relaxed);
     assert_eq!(ask(port).status, 200);
@@ -201,7 +201,7 @@ fn a_connection_lives_through_changes_and_ends_with_its_check() {
     assert_eq!(client.get().status, 503);
     // Another Service takes over the port.
     sync(&mut health, [check("shop", port, 4)]);
-    assert_eq!(told(&client.get()), ("shop", 4));
+    assert_eq!(reported(&client.get()), ("shop", 4));
     sync(&mut health, []);
     assert!(client.is_closed());
     assert!(is_refused((Ipv4Addr::LOCALHOST, port)));
@@ -213,10 +213,10 @@ fn ports_change_and_change_hands() {
     let [one, two, three] = free_ports();
     sync(&mut health, [check("a", one, 1), check("b", two, 2)]);
     sync(&mut health, [check("a", two, 1), check("b", one, 2)]);
-    assert_eq!(told(&ask(one)), ("b", 2));
-    assert_eq!(told(&ask(two)), ("a", 1));
+    assert_eq!(reported(&ask(one)), ("b", 2));
+    assert_eq!(reported(&ask(two)), ("a", 1));
     sync(&mut health, [check("a", three, 1)]);
-    assert_eq!(told(&ask(three)), ("a", 1));
+    assert_eq!(reported(&ask(three)), ("a", 1));
     for closed in [one, two] {
         assert!(is_refused((Ipv4Addr::LOCALHOST, closed)));
         // Free for others as soon as it is closed.
@@ -249,11 +249,11 @@ fn an_occupied_port_is_an_error_until_it_is_free() {
                  (something else on this node has the port)"
             )
         );
-        assert_eq!(told(&ask(free)), ("shop", 1));
+        assert_eq!(reported(&ask(free)), ("shop", 1));
     }
     drop(other);
     sync(&mut health, checks());
-    assert_eq!(told(&ask(taken)), ("web", 1));
+    assert_eq!(reported(&ask(taken)), ("web", 1));
 }
 
 #[test]
@@ -273,10 +273,10 @@ fn of_two_services_with_one_port_the_first_by_name_gets_it() {
         )
     };
     assert_eq!(texts, [text("b"), text("c")]);
-    assert_eq!(told(&ask(port)), ("a", 1));
+    assert_eq!(reported(&ask(port)), ("a", 1));
     // After its deletion, the next one gets the port.
     sync(&mut health, [check("b", port, 2)]);
-    assert_eq!(told(&ask(port)), ("b", 2));
+    assert_eq!(reported(&ask(port)), ("b", 2));
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn many_services() {
     sync(&mut health, checks(1));
     sync(&mut health, checks(7));
     for port in ports {
-        assert_eq!(told(&ask(port)), (format!("web-{port}").as_str(), 7));
+        assert_eq!(reported(&ask(port)), (format!("web-{port}").as_str(), 7));
     }
     sync(&mut health, []);
     assert!(

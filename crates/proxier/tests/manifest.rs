@@ -72,8 +72,11 @@ fn examples() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut reading = Manifests::new([examples]).read();
     // The slice of a headless Service is left out with a note.
-    let told: Vec<_> = reading.diagnostics.iter().map(|d| &d.object).collect();
-    assert_eq!(told, [&Some("EndpointSlice default/peers-v6r4z".into())]);
+    let reported: Vec<_> = reading.diagnostics.iter().map(|d| &d.object).collect();
+    assert_eq!(
+        reported,
+        [&Some("EndpointSlice default/peers-v6r4z".into())]
+    );
     assert!(!reading.has_errors());
     reading.diagnostics.clear();
     settings().bind(|| insta::assert_snapshot!("examples", golden(&reading)));

@@ -315,11 +315,11 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
     let scrape = Scrape::parse(&body);
     let labels = scrape.labels();
-    let told = scrape.types.iter().map(|(name, type_)| {
+    let reported = scrape.types.iter().map(|(name, type_)| {
         let labels = labels[name].clone();
         (name.clone(), (type_.clone(), labels))
     });
-    assert_eq!(told.collect::<BTreeMap<_, _>>(), documented());
+    assert_eq!(reported.collect::<BTreeMap<_, _>>(), documented());
 
     assert_eq!(scrape.value("svcproxy_source_up"), 0.0);
     let requests = r#"rest_client_requests_total{code="200",host="192.0.2.9:6443",method="GET"}"#;
@@ -456,11 +456,11 @@ fn traffic_is_exported_on_request_and_up_to_the_limit() {
         9.0
     );
     assert_eq!(of("svcproxy_service_connections_total", "s03\""), 0.0);
-    let told = scrape
+    let reported = scrape
         .samples
         .keys()
         .filter(|series| series.contains("service=\""));
-    assert_eq!(told.count(), 2 * 5);
+    assert_eq!(reported.count(), 2 * 5);
     assert_eq!(scrape.value("svcproxy_service_metrics_left_out"), 47.0);
 }
 

@@ -143,12 +143,12 @@ fn installed_rules_equal_their_text() {
         let (steps, elements) = elements();
         let text = Ruleset::new(&config).to_string();
         let install = Step::InstallRuleset(Ruleset::new(&config));
-        let (ours, theirs) = (namespace(), namespace());
-        ours.enter(|| succeed(&mut backend(), [install].into_iter().chain(steps)));
+        let (own, theirs) = (namespace(), namespace());
+        own.enter(|| succeed(&mut backend(), [install].into_iter().chain(steps)));
         theirs
             .run_with_input(["nft", "-f", "-"], &format!("{text}{elements}"))
             .unwrap();
-        let listed = listing(&ours);
+        let listed = listing(&own);
         assert_eq!(listed, listing(&theirs));
         // nft lists the same lines, except for its names of priorities and of the default
         // rejection.

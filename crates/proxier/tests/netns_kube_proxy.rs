@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use proxier::takeover::{KubeProxy, Removal, Successor};
+use proxier::takeover::{KubeProxy, NewProxy, Removal};
 use testbed::{Namespace, ServicePort};
 
 fn namespace() -> Namespace {
@@ -11,7 +11,7 @@ fn namespace() -> Namespace {
 }
 
 /// kube-proxy's state for some Services of both families.
-fn predecessor(namespace: &Namespace) -> testbed::KubeProxy<'_> {
+fn kube_proxy(namespace: &Namespace) -> testbed::KubeProxy<'_> {
     let socket = |text: &str| text.parse().unwrap();
     let port = |protocol, vip, endpoints: &[&str]| {
         let endpoints = endpoints.iter().map(|text| socket(text)).collect();
@@ -85,10 +85,10 @@ fn state(namespace: &Namespace) -> String {
 
 fn remove(namespace: &Namespace) -> Removal {
     namespace.enter(|| {
-        let successor = Successor::new(&|_| false, &|_| false);
+        let new_proxy = NewProxy::new(&|_| false, &|_| false);
         KubeProxy::open()
             .unwrap()
-            .remove(&successor, Instant::now())
+            .remove(&new_proxy, Instant::now())
     })
 }
 
@@ -126,7 +126,7 @@ fn only_kube_proxy_is_removed(flavours: &[&str], write: impl Fn(&Namespace, &str
 fn chains_of_the_iptables_mode_are_removed_from_both_iptables() {
     for flavours in [&["nft"][..], &["legacy"], &["nft", "legacy"]] {
         let removal = only_kube_proxy_is_removed(flavours, |namespace, flavour| {
-            predecessor(namespace).write_iptables(flavour).unwrap();
+            kube_proxy(namespace).write_iptables(flavour).unwrap();
         });
         // IPv4: 12, and those of 2 Services with 3 endpoints and one external address; IPv6: 12 and
         // 2.
@@ -139,7 +139,7 @@ fn chains_of_the_iptables_mode_are_removed_from_both_iptables() {
 fn chains_and_sets_of_the_ipvs_mode_are_removed() {
     for flavour in ["nft", "legacy"] {
         let removal = only_kube_proxy_is_removed(&[flavour], |namespace, flavour| {
-            predecessor(namespace).write_ipvs_chains(flavour).unwrap();
+            kube_proxy(namespace).write_ipvs_chains(flavour).unwrap();
         });
         assert_eq!((removal.removed.chains, removal.removed.sets), (22, 34));
     }
@@ -149,7 +149,7 @@ fn chains_and_sets_of_the_ipvs_mode_are_removed() {
 #[ignore = "netns: needs root"]
 fn chains_that_foreign_rules_jump_to_stay() {
     let namespace = namespace();
-    predecessor(&namespace).write_ipvs_chains("nft").unwrap();
+    kube_proxy(&namespace).write_ipvs_chains("nft").unwrap();
     let theirs = "*nat\n:CNI-SETMARK - [0:0]\n-A CNI-SETMARK -j KUBE-MARK-MASQ\nCOMMIT\n\
                   *filter\n-A FORWARD -m set --match-set KUBE-IPVS-IPS dst -j ACCEPT\nCOMMIT\n";
     namespace
@@ -183,7 +183,7 @@ fn tables_of_the_nftables_mode_are_removed_and_others_stay() {
         .run_with_input(["nft", "-f", "-"], others)
         .unwrap();
     let before = namespace.run(["nft", "list", "ruleset"]).unwrap();
-    predecessor(&namespace).write_nftables().unwrap();
+    kube_proxy(&namespace).write_nftables().unwrap();
     let removal = remove(&namespace);
     assert!(removal.is_complete(), "{removal:?}");
     assert_eq!(removal.removed.to_string(), "2 nftables tables");

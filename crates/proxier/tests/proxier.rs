@@ -565,7 +565,7 @@ fn a_foreign_virtual_server_is_reported_each_time() {
         let add = ipvs::Change::AddVirtualServer(VirtualServer::new(key(vip)));
         node.ipvs().client().unwrap().change(add).unwrap();
     };
-    let told = |notices: &[Notice]| {
+    let reported = |notices: &[Notice]| {
         let about = notices.iter().map(|notice| {
             assert_eq!(notice.reason, Reason::ForeignVirtualServer);
             notice.about.clone()
@@ -576,9 +576,9 @@ fn a_foreign_virtual_server_is_reported_each_time() {
     place("10.96.0.1");
     let report = proxier.handle(two_services()).unwrap().unwrap();
     assert!(report.is_success());
-    assert_eq!(told(&report.notices), [Subject::Service(name("a"))]);
+    assert_eq!(reported(&report.notices), [Subject::Service(name("a"))]);
     let report = proxier.audit().unwrap().unwrap();
-    assert_eq!(told(&report.notices), []);
+    assert_eq!(reported(&report.notices), []);
     // Created while it runs: the Service's virtual server cannot be created, and the next sync
     // takes over the foreign one.
     for _ in 0..2 {
@@ -587,17 +587,17 @@ fn a_foreign_virtual_server_is_reported_each_time() {
         let slice = Change::EndpointSliceApplied(slice("c", &["10.244.0.4"]));
         let report = proxier.handle([applied, slice]).unwrap().unwrap();
         assert!(!report.is_success());
-        assert_eq!(told(&report.notices), [Subject::Service(name("c"))]);
+        assert_eq!(reported(&report.notices), [Subject::Service(name("c"))]);
         let report = proxier.audit().unwrap().unwrap();
         assert!(report.is_success());
-        assert_eq!(told(&report.notices), []);
+        assert_eq!(reported(&report.notices), []);
         assert_eq!(audit(&mut proxier), 0);
         // It is deleted with the Service, and created again.
         let report = proxier
             .handle([Change::ServiceDeleted(name("c"))])
             .unwrap()
             .unwrap();
-        assert_eq!(told(&report.notices), []);
+        assert_eq!(reported(&report.notices), []);
         proxier
             .drain(Instant::now() + Duration::from_secs(3600))
             .unwrap();
@@ -607,7 +607,7 @@ fn a_foreign_virtual_server_is_reported_each_time() {
     node.flush_ruleset();
     let report = proxier.audit().unwrap().unwrap();
     assert!(report.is_success());
-    assert_eq!(told(&report.notices), []);
+    assert_eq!(reported(&report.notices), []);
 }
 
 #[test]
@@ -686,8 +686,8 @@ fn a_family_is_served_once_the_node_has_an_address_of_it() {
     ];
     let report = proxier.handle(changes).unwrap().unwrap();
     assert!(report.is_success());
-    let told = standing.follow(&proxier, &report.concerned);
-    let reasons: Vec<_> = told
+    let reported = standing.follow(&proxier, &report.concerned);
+    let reasons: Vec<_> = reported
         .iter()
         .map(|notice| (&notice.about, notice.reason))
         .collect();

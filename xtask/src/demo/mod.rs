@@ -40,7 +40,7 @@ pub(crate) fn run_command(args: &DemoArgs) -> Result<ExitCode> {
         if !has_ipvs() {
             bail!("the VM's kernel has no IPVS");
         }
-        return story::tell(&svcproxy);
+        return story::run(&svcproxy);
     }
     in_the_vm(&svcproxy, args.kernel.unwrap_or_default())
 }

@@ -39,7 +39,7 @@ const SHOWN: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the demo; fails if any request failed.
-pub(super) fn tell(svcproxy: &Path) -> Result<ExitCode> {
+pub(super) fn run(svcproxy: &Path) -> Result<ExitCode> {
     let mut total = Tally::default();
 
     heading("A cluster on one machine");
@@ -82,20 +82,20 @@ pub(super) fn tell(svcproxy: &Path) -> Result<ExitCode> {
 
     heading(&format!("Scaling {WEB} while requests flow"));
     println!("The client outside asks {web} all the time; {WEB_MANIFEST} is edited meanwhile.\n");
-    let (told, tally) = Traffic::during(&cluster.topology.client, web, |traffic| {
+    let (outcome, tally) = Traffic::during(&cluster.topology.client, web, |traffic| {
         [3, 6, 1, 3]
             .iter()
             .try_for_each(|&replicas| scale(&cluster, traffic, replicas))
     });
     total.add(tally);
-    told?;
+    outcome?;
 
     heading("kill -9, and a new start, while requests flow");
-    let (told, tally) = Traffic::during(&cluster.topology.client, web, |traffic| {
+    let (outcome, tally) = Traffic::during(&cluster.topology.client, web, |traffic| {
         restart(&cluster, proxy, traffic, web)
     });
     total.add(tally);
-    let _proxy = told?;
+    let _proxy = outcome?;
 
     heading("$ svcproxy status");
     print!("{}", cluster.status()?);

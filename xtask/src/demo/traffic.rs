@@ -77,7 +77,7 @@ impl Traffic {
         let traffic = Self::default();
         thread::scope(|scope| {
             let all = scope.spawn(|| traffic.send(from, to));
-            let told = {
+            let outcome = {
                 // Also if the story ends with a panic.
                 let _stop = Stop(&traffic.stopped);
                 story(&traffic)
@@ -85,7 +85,7 @@ impl Traffic {
             let all = all
                 .join()
                 .unwrap_or_else(|payload| panic::resume_unwind(payload));
-            (told, all)
+            (outcome, all)
         })
     }
 

@@ -169,11 +169,11 @@ fn a_problem_that_comes_and_goes_does_not_flood() {
         node.server.put(Resource::Services, refused.clone());
         node.until_problems(1);
     }
-    let told = [
+    let reported = [
         ("AddressRefused", "web", 10),
         ("NoticesLeftOut", "node-a", 1),
     ];
-    assert_eq!(node.events(11), counts(&told));
+    assert_eq!(node.events(11), counts(&reported));
 }
 
 #[test]

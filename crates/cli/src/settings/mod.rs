@@ -79,7 +79,7 @@ pub(crate) fn taking_a_restart(cli: &Cli) -> impl Iterator<Item = &'static str> 
 
 /// The last valid settings.
 struct Reload {
-    in_force: Vec<Field>,
+    in_effect: Vec<Field>,
     mode: Mode,
     node_name: Arc<str>,
     /// None before the first reading, whose notes were logged at the start.
@@ -91,7 +91,7 @@ struct Reload {
 impl Reload {
     fn new(cli: &Cli, node_name: &Arc<str>) -> Self {
         Self {
-            in_force: fields(cli, cli.run.mode()),
+            in_effect: fields(cli, cli.run.mode()),
             mode: cli.run.mode(),
             node_name: Arc::clone(node_name),
             notes: None,
@@ -125,7 +125,7 @@ impl Reload {
             new.for_each(Note::log);
         }
         let mut is_changed = false;
-        for (before, now) in self.in_force.iter_mut().zip(fields(&cli, self.mode)) {
+        for (before, now) in self.in_effect.iter_mut().zip(fields(&cli, self.mode)) {
             let (name, old, new) = (now.name, &before.value, &now.value);
             if old == new {
                 continue;

@@ -73,7 +73,7 @@ fn a_foreign_virtual_server_is_reported_once() {
     let node = lab.node();
     let add = ["ipvsadm", "-A", "-t", "10.96.0.80:80", "-s", "wlc"];
     node.run(add).unwrap();
-    let told = || {
+    let reported = || {
         let (log, code) = run_logged(&mut lab.once_command());
         assert_eq!(code, 0, "{log:#?}");
         let reasons = log
@@ -82,10 +82,10 @@ fn a_foreign_virtual_server_is_reported_once() {
         let messages = reasons.map(|event| event["message"].as_str().unwrap().to_owned());
         messages.collect::<Vec<_>>()
     };
-    let first = told();
+    let first = reported();
     assert_eq!(first.len(), 1, "{first:?}");
     let about = "Service default/web: tcp 10.96.0.80:80: there was a virtual server";
     assert!(first[0].starts_with(about), "{first:?}");
     // svcproxy owns it now.
-    assert_eq!(told(), [""; 0]);
+    assert_eq!(reported(), [""; 0]);
 }

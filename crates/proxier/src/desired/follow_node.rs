@@ -210,9 +210,9 @@ mod tests {
         for without in [with(&[]), with(&["192.0.2.7"]), named.before_api()] {
             assert_eq!(texts(&without.service_cidrs), [dual[0]]);
             assert!(without.leaves_out(Family::V6) && !without.leaves_out(Family::V4));
-            let told: Vec<_> = without.notices().map(|notice| notice.message).collect();
-            assert_eq!(told.len(), 1);
-            assert!(told[0].contains("IPv6 is not served") && told[0].contains(dual[1]));
+            let reported: Vec<_> = without.notices().map(|notice| notice.message).collect();
+            assert_eq!(reported.len(), 1);
+            assert!(reported[0].contains("IPv6 is not served") && reported[0].contains(dual[1]));
         }
         let both = with(&["192.0.2.7", "2001:db8::7"]);
         assert_eq!(texts(&both.service_cidrs), dual);
@@ -228,15 +228,15 @@ mod tests {
         let mut node = Node::new("node-a");
         node.addresses = ips(&["192.0.2.7"]).into();
         let cidrs = dual.map(|cidr| cidr.parse().unwrap());
-        let in_force = followed.following(Some(&node), &cidrs).unwrap();
-        assert_eq!(in_force.node_ips, ips(&["192.0.2.7"]));
-        assert_eq!(texts(&in_force.service_cidrs), [dual[0]]);
-        assert!(in_force.leaves_out(Family::V6));
+        let in_effect = followed.following(Some(&node), &cidrs).unwrap();
+        assert_eq!(in_effect.node_ips, ips(&["192.0.2.7"]));
+        assert_eq!(texts(&in_effect.service_cidrs), [dual[0]]);
+        assert!(in_effect.leaves_out(Family::V6));
         // Defaults are not reported.
         let mut alone = config(&["2001:db8::1"], &dual[..1]);
         alone.follow_node = follow.with_service_cidrs(true);
-        let in_force = alone.following(None, &[]).unwrap();
-        assert!(in_force.service_cidrs.is_empty() && in_force.left_out.is_empty());
+        let in_effect = alone.following(None, &[]).unwrap();
+        assert!(in_effect.service_cidrs.is_empty() && in_effect.left_out.is_empty());
     }
 
     /// The API's Service CIDR wins nothing over what is known to be no Service.
@@ -264,10 +264,10 @@ mod tests {
             let shared = settings.following(None, &cidrs).unwrap();
             assert!(shared.service_cidrs.is_empty());
             assert_eq!(shared.shared_cidrs, cidrs);
-            let told: Vec<_> = shared.notices().collect();
-            assert_eq!(told.len(), 1);
-            assert_eq!(told[0].reason, Reason::ServiceCidrShared);
-            assert!(told[0].message.contains("10.96.0.0/12"));
+            let reported: Vec<_> = shared.notices().collect();
+            assert_eq!(reported.len(), 1);
+            assert_eq!(reported[0].reason, Reason::ServiceCidrShared);
+            assert!(reported[0].message.contains("10.96.0.0/12"));
         }
         // An operator's own that contradicts itself is an error; a neighbour's network is not.
         let mut named = config(&["10.100.0.7"], &["10.96.0.0/12"]);
@@ -283,13 +283,13 @@ mod tests {
         let mut unknown = config(&[], &["10.96.0.0/12"]);
         unknown.follow_node = FollowNode::default().with_addresses(true);
         unknown.validate().unwrap();
-        let in_force = unknown.following(None, &[]).unwrap();
-        assert!(in_force.service_cidrs.is_empty() && in_force.leaves_out(Family::V4));
+        let in_effect = unknown.following(None, &[]).unwrap();
+        assert!(in_effect.service_cidrs.is_empty() && in_effect.leaves_out(Family::V4));
         let mut node = Node::new("node-a");
         node.addresses = ips(&["192.0.2.7"]).into();
-        let in_force = unknown.following(Some(&node), &[]).unwrap();
+        let in_effect = unknown.following(Some(&node), &[]).unwrap();
         assert_eq!(
-            (in_force.service_cidrs.len(), in_force.left_out.len()),
+            (in_effect.service_cidrs.len(), in_effect.left_out.len()),
             (1, 0)
         );
     }

@@ -211,13 +211,13 @@ fn last_change_trigger_times() {
     let last_change = |time: &str| {
         let annotation = "endpoints.kubernetes.io/last-change-trigger-time";
         let converted = converted(json!({"metadata": {"annotations": {annotation: time}}}));
-        let told: Vec<_> = converted
+        let reported: Vec<_> = converted
             .diagnostics
             .iter()
             .map(|d| d.to_string())
             .collect();
         let time = converted.object.unwrap().last_change;
-        (time.map(|time| time.since_epoch().as_nanos()), told)
+        (time.map(|time| time.since_epoch().as_nanos()), reported)
     };
     let whole = 1_767_225_600_000_000_000;
     assert_eq!(last_change("2026-01-01T00:00:00Z"), (Some(whole), vec![]));
@@ -231,7 +231,10 @@ fn last_change_trigger_times() {
         "1969-12-31T23:59:59Z",
         "2999-01-01T00:00:00Z",
     ] {
-        let (time, told) = last_change(wrong);
-        assert!(time.is_none() && told.len() == 1, "{wrong}: {told:?}");
+        let (time, reported) = last_change(wrong);
+        assert!(
+            time.is_none() && reported.len() == 1,
+            "{wrong}: {reported:?}"
+        );
     }
 }

@@ -29,9 +29,9 @@ fn an_object_that_is_too_long_costs_only_itself() {
         let access = access(&server);
         let mut cluster = Cluster::follow(server, access, timing());
         cluster.becomes(&START);
-        let told = "Service default/d: the object is longer than 8 MiB and is ignored; \
+        let reported = "Service default/d: the object is longer than 8 MiB and is ignored; \
                     its last good version stays in effect";
-        assert_eq!(cluster.told, [told]);
+        assert_eq!(cluster.reported, [reported]);
 
         // The same with events.
         let server = &cluster.server;
@@ -43,8 +43,8 @@ fn an_object_that_is_too_long_costs_only_itself() {
         server.put(Resource::EndpointSlices, slice("a-1", "a", &["10.244.0.9"]));
         let changed = ["10.96.0.1:80 → 10.244.0.9", four[1], four[2], four[3]];
         cluster.becomes(&changed);
-        cluster.until("told twice", |cluster| match &cluster.told[..] {
-            [_, second] if second == told => Ok(()),
+        cluster.until("reported twice", |cluster| match &cluster.reported[..] {
+            [_, second] if second == reported => Ok(()),
             others => Err(others.to_vec()),
         });
         assert_eq!(cluster.serves(), changed);
@@ -52,7 +52,7 @@ fn an_object_that_is_too_long_costs_only_itself() {
         // The same with the next list.
         cluster.server.compact();
         cluster.server.cut(Resource::Services, Cut::Close);
-        cluster.until("told again", |cluster| match cluster.told.len() {
+        cluster.until("reported again", |cluster| match cluster.reported.len() {
             3 => Ok(()),
             others => Err(others),
         });

@@ -82,7 +82,7 @@ pub(crate) struct Cluster {
     pub(crate) source: KubeSource,
     pub(crate) proxier: Proxier<Ipvs<FakeBackend>>,
     /// The source's diagnostics.
-    pub(crate) told: Vec<String>,
+    pub(crate) reported: Vec<String>,
     readings: Receiver<Reading>,
     taken: usize,
 }
@@ -119,7 +119,7 @@ impl Cluster {
             server,
             source: source.unwrap(),
             proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
-            told: Vec::new(),
+            reported: Vec::new(),
             readings,
             taken: 0,
         }
@@ -147,8 +147,8 @@ impl Cluster {
 
     fn take_in(&mut self, reading: Reading) {
         self.taken += 1;
-        let told = reading.diagnostics.iter().map(ToString::to_string);
-        self.told.extend(told);
+        let reported = reading.diagnostics.iter().map(ToString::to_string);
+        self.reported.extend(reported);
         let report = self.proxier.handle(reading.changes).unwrap();
         assert!(report.is_none_or(|report| report.is_success()));
     }

@@ -177,17 +177,20 @@ fn a_refused_object_leaves_its_last_good_version() {
     let mut never_good = service("x", "10.96.0.10");
     never_good["spec"]["ports"][0]["protocol"] = json!("ICMP");
     cluster.server.put(Resource::Services, never_good);
-    cluster.until("told", |cluster| {
-        if cluster.told.len() == 3 {
+    cluster.until("reported", |cluster| {
+        if cluster.reported.len() == 3 {
             Ok(())
         } else {
-            Err(cluster.told.clone())
+            Err(cluster.reported.clone())
         }
     });
-    let told = &cluster.told;
+    let reported = &cluster.reported;
     for (object, field) in [("a", "spec.ports[0].port"), ("x", "spec.ports[0].protocol")] {
         let start = format!("Service default/{object}: {field}: ");
-        assert!(told.iter().any(|told| told.starts_with(&start)), "{told:?}");
+        assert!(
+            reported.iter().any(|reported| reported.starts_with(&start)),
+            "{reported:?}"
+        );
     }
     cluster.stays(&START);
     // The same in a new list.

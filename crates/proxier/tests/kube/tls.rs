@@ -93,11 +93,11 @@ fn a_server_of_another_authority_is_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     let volume = directory.path().join("volume");
     fs::create_dir(&volume).unwrap();
-    let (ours, theirs) = (Authority::new().unwrap(), Authority::new().unwrap());
+    let (own, theirs) = (Authority::new().unwrap(), Authority::new().unwrap());
     let user = theirs.issue("node-a").unwrap();
     let server = populated(Behaviour::default());
     let https = server.serve_https(&theirs).unwrap();
-    write(&volume, "1", &files(&ours.certificate(), &user, "x"));
+    write(&volume, "1", &files(&own.certificate(), &user, "x"));
     let mut cluster = Cluster::follow(server, access(directory.path(), &https.url()), timing());
     fails(
         &mut cluster,

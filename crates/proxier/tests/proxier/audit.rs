@@ -305,11 +305,11 @@ fn a_route_of_others_is_passed_or_reported_until_it_is_gone() {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let told = report.notices.into_iter().map(|notice| notice.message);
+        let reported = report.notices.into_iter().map(|notice| notice.message);
         let lasting = proxier.node_conditions().into_iter();
         (
             steps,
-            told.collect::<Vec<_>>(),
+            reported.collect::<Vec<_>>(),
             lasting.map(|notice| notice.message).collect::<Vec<_>>(),
         )
     };
@@ -320,19 +320,19 @@ fn a_route_of_others_is_passed_or_reported_until_it_is_gone() {
         can_be_passed,
     };
     node.obstruct(obstacle("blackhole 10.96.0.0/12 proto boot metric 0", true));
-    let (steps, told, lasting) = audit();
+    let (steps, reported, lasting) = audit();
     assert_eq!(steps, ["add route local 10.96.0.0/12 dev lo src 192.0.2.1"]);
     assert!(
-        told[0].contains("blackhole 10.96.0.0/12 proto boot metric 0"),
-        "{told:?}"
+        reported[0].contains("blackhole 10.96.0.0/12 proto boot metric 0"),
+        "{reported:?}"
     );
-    assert_eq!((told.len(), lasting.len()), (1, 0));
+    assert_eq!((reported.len(), lasting.len()), (1, 0));
     assert_eq!(audit(), (vec![], vec![], vec![]));
 
     node.obstruct(obstacle("prohibit 10.97.0.0/16 proto 4 metric 5", false));
     for _ in 0..2 {
-        let (steps, told, lasting) = audit();
-        assert_eq!((steps.len(), told.len()), (0, 0));
+        let (steps, reported, lasting) = audit();
+        assert_eq!((steps.len(), reported.len()), (0, 0));
         assert!(
             lasting[0].contains("prohibit 10.97.0.0/16 proto 4 metric 5"),
             "{lasting:?}"

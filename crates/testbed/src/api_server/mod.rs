@@ -266,7 +266,7 @@ impl ApiServer {
             token: None,
             forbidden: Vec::new(),
             prefix: String::new(),
-            message: "told to fail".to_owned(),
+            message: "reported to fail".to_owned(),
             stops: false,
         };
         let shared = Arc::new(Shared {

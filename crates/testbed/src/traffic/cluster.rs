@@ -164,11 +164,11 @@ impl<'a> Cluster<'a> {
         let result = match one.cell.expected {
             Expected::Refused => match ask(PATIENCE) {
                 Err(error) if error == AskError::Refused || own_filter(&error) => Ok(()),
-                other => Err(told(other)),
+                other => Err(reported(other)),
             },
             Expected::Dropped => match ask(SILENCE) {
                 Err(error) if error == AskError::TimedOut || own_filter(&error) => Ok(()),
-                other => Err(told(other)),
+                other => Err(reported(other)),
             },
             Expected::Reached { who, see, itself } => {
                 self.all_get_their_turn(one, who, see, itself, || ask(PATIENCE))
@@ -302,7 +302,7 @@ fn name(place: Place, listener: &str) -> String {
     format!("{}-{listener}", place.word())
 }
 
-fn told(result: Result<Answer, AskError>) -> String {
+fn reported(result: Result<Answer, AskError>) -> String {
     match result {
         Ok(Answer {
             backend,

@@ -352,8 +352,8 @@ impl<B: Backend> DataPlane for Ipvs<B> {
             return Ok(None);
         };
         let statistics = self.backend.statistics()?.into_iter();
-        let ours = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
-        let carried = ours.filter_map(|(key, statistics)| {
+        let own = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
+        let carried = own.filter_map(|(key, statistics)| {
             let frontend = desired.frontend(&node.frontend_of(&key)?)?;
             Some(Carried {
                 key,

@@ -185,14 +185,14 @@ impl Kind for EndpointSlices {
 pub(super) struct ThisNode {
     name: String,
     /// The last reported Node: most changes of a Node are heartbeats.
-    told: Option<Node>,
+    reported: Option<Node>,
 }
 
 impl ThisNode {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            told: None,
+            reported: None,
         }
     }
 }
@@ -227,25 +227,25 @@ impl Kind for ThisNode {
     }
 
     fn replaced(&mut self, models: Vec<Node>) -> Change {
-        self.told = models.into_iter().find(|node| *node.name == *self.name);
-        Change::NodeReplaced(self.told.clone())
+        self.reported = models.into_iter().find(|node| *node.name == *self.name);
+        Change::NodeReplaced(self.reported.clone())
     }
 
     fn applied(&mut self, model: Node) -> Option<Change> {
-        if *model.name != *self.name || self.told.as_ref() == Some(&model) {
+        if *model.name != *self.name || self.reported.as_ref() == Some(&model) {
             return None;
         }
-        self.told = Some(model);
-        Some(Change::NodeReplaced(self.told.clone()))
+        self.reported = Some(model);
+        Some(Change::NodeReplaced(self.reported.clone()))
     }
 
     fn deleted(&mut self, name: Arc<str>) -> Option<Change> {
-        let gone = self.told.take_if(|node| node.name == name);
+        let gone = self.reported.take_if(|node| node.name == name);
         gone.map(|_| Change::NodeReplaced(None))
     }
 }
 
-/// What kubeadm was told of the cluster. Before Kubernetes 1.33, nothing else in the API tells the
+/// What kubeadm was reported of the cluster. Before Kubernetes 1.33, nothing else in the API tells the
 /// Service CIDR. kubeadm lets nodes read it; whether svcproxy may depends on its role.
 const CLUSTER_CONFIGURATION: &str = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config";
 

@@ -195,7 +195,7 @@ pub(crate) fn io_error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// What befell a socket and rtnetlink does not tell.
+/// An error of the socket that the crate rtnetlink does not report.
 #[derive(Default)]
 struct Faults {
     noted: Mutex<Option<i32>>,

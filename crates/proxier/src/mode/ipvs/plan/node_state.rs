@@ -210,13 +210,13 @@ impl NodeState {
         let servers = self.virtual_servers.values().map(|state| &state.server);
         let tagged = servers.filter(|server| tagged(server).is_some());
         let tagged = tagged.map(|server| server.key);
-        let ours: HashSet<_> = recorded.chain(tagged).chain(others).collect();
+        let own: HashSet<_> = recorded.chain(tagged).chain(others).collect();
         let foreign = |key: &VirtualServerKey| match key {
-            VirtualServerKey::FirewallMark { mark, .. } if !ours.contains(key) => Some(*mark),
+            VirtualServerKey::FirewallMark { mark, .. } if !own.contains(key) => Some(*mark),
             _ => None,
         };
         self.foreign_marks = self.virtual_servers.keys().filter_map(foreign).collect();
-        self.virtual_servers.retain(|key, _| ours.contains(key));
+        self.virtual_servers.retain(|key, _| own.contains(key));
     }
 
     /// The virtual servers without an ownership record in nftables and without svcproxy's tag.
