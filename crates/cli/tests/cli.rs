@@ -656,7 +656,7 @@ fn plan_ends_in_time_though_an_exec_plugin_hangs() {
     let mut command = svcproxy(&["plan", "--timeout=1s", "--kubeconfig"]);
     let (_, log, code) = run(command.arg(&kubeconfig).args(NODE));
     assert_eq!(code, 1, "{log}");
-    assert!(log.contains("within 1s (--timeout)"), "{log}");
+    assert!(log.contains("after 1s (--timeout)"), "{log}");
 }
 
 #[test]

@@ -268,8 +268,8 @@ fn of_two_services_with_one_port_the_first_by_name_gets_it() {
     let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let text = |name| {
         format!(
-            "Service default/{name}: spec.healthCheckNodePort: {port} is that of \
-             Service default/a already"
+            "Service default/{name}: spec.healthCheckNodePort: Service default/a already uses \
+             {port}"
         )
     };
     assert_eq!(texts, [text("b"), text("c")]);

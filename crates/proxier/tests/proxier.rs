@@ -640,7 +640,7 @@ fn many_foreign_virtual_servers_are_reported_in_one_notice() {
         (&Subject::Node, Reason::ForeignVirtualServer)
     );
     assert!(
-        notice.message.starts_with("1000 virtual servers"),
+        notice.message.starts_with("took over 1000 virtual servers"),
         "{}",
         notice.message
     );
