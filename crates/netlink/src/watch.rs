@@ -32,8 +32,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// duplicates, because sockets in different network namespaces may have the same port.
 static OWN: Mutex<Vec<Marked>> = Mutex::new(Vec::new());
 
-/// How long a program's socket counts as svcproxy's after the program has ended: its notifications
-/// may not have been read yet.
+/// How long a program's socket counts as svcproxy's after the program has ended, because its
+/// notifications may not have been read yet.
 const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -60,8 +60,8 @@ impl Own {
         Self::lingering(protocol, port, Duration::ZERO)
     }
 
-    /// Marks the first socket of a protocol that a program opens: the kernel gives it the process's
-    /// number as its port (`netlink_autobind`). The mark stays for two seconds after this is dropped.
+    /// Marks the first socket of a protocol that a program opens: the kernel uses the PID as its
+    /// port (`netlink_autobind`). The mark stays for two seconds after the drop.
     pub fn of_program(protocol: isize, process: u32) -> Self {
         Self::lingering(protocol, process, LINGER)
     }
@@ -287,7 +287,7 @@ mod tests {
         assert!(!is_own());
         let program = Own::of_program(PROTOCOL, 7);
         drop((Own::new(PROTOCOL, 7), program));
-        // What a program did may be read after its end.
+        // Notifications of a program may be read after its end.
         assert!(is_own());
     }
 

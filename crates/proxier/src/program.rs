@@ -60,7 +60,7 @@ pub(crate) fn kill_all() {
 }
 
 /// Runs a program to its end. `write` writes the input, while the output is being read. The value
-/// that `started` makes of the process's number is kept until the program has ended.
+/// that `started` returns for the PID is kept until the program has ended.
 ///
 /// # Errors
 ///

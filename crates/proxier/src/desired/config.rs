@@ -20,9 +20,9 @@ pub struct Config {
     /// Networks of the pods. Connections from elsewhere to a VIP are masqueraded. If empty, only
     /// those of an endpoint to itself are.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Networks of the cluster IPs, as far as they are known. The node captures them as a whole,
-    /// and rejects packets to an address or port in them without a Service. A cluster IP outside of
-    /// them has a route of its own.
+    /// Networks of the cluster IPs, if they are known. The node captures them as a whole, and
+    /// rejects packets to an address or port in them without a Service. A cluster IP outside of
+    /// them has a separate route.
     pub service_cidrs: Vec<IpNet>,
     /// Service CIDRs that also hold an address of this node, a pod network or a network that the
     /// node is attached to. The node captures only the cluster IPs in them.
@@ -96,7 +96,7 @@ pub enum PodInterfaces {
 
 impl Config {
     /// A node with this name and these addresses, round robin and a drain timeout of 30 seconds. No
-    /// Service CIDR is known: each cluster IP has a route of its own.
+    /// Service CIDR is known: each cluster IP has a separate route.
     ///
     /// ```
     /// use proxier::desired::Config;

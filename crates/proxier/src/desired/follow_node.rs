@@ -53,9 +53,10 @@ impl FollowNode {
 
 impl Config {
     /// These settings, with what they follow of the Node and the API's ServiceCIDRs. The result is
-    /// validated. Service CIDRs of families in which the node has no address are left out. One that
-    /// overlaps what is not a Service is not captured as a whole: the API's, if it holds an address
-    /// of this node or a pod network; any, if the node is attached to a network in it.
+    /// validated. Service CIDRs of families in which the node has no address are left out. A
+    /// Service CIDR that also contains other addresses is not captured as a whole: one from the
+    /// API, if it contains an address of this node or a pod network; any, if the node is attached
+    /// to a network in it.
     ///
     /// If the operator set a Service CIDR of a family in which the Node has no address, the
     /// machine's own address of that family stays in effect.
@@ -125,7 +126,7 @@ impl Config {
         self.left_out = left_out;
     }
 
-    /// Whether something in a Service CIDR is known to be no Service. An operator's own Service
+    /// Whether a Service CIDR is known to contain other addresses, too. An operator's own Service
     /// CIDR that contradicts other settings is an error instead: [`validate`](Self::validate).
     fn is_shared(&self, cidr: &IpNet) -> bool {
         let others = self.attached.iter();
@@ -142,8 +143,8 @@ impl Config {
         speaks(&self.left_out, family)
     }
 
-    /// What an operator must know of these settings: one notice per family that the node does not
-    /// serve, and one per Service CIDR that is not captured as a whole, with a remedy.
+    /// The notices about these settings: one per family that the node does not serve, and one per
+    /// Service CIDR that is not captured as a whole, with a remedy.
     pub fn notices(&self) -> impl Iterator<Item = Notice> {
         let shared = self.shared_cidrs.iter().map(|cidr| {
             let message = format!(
@@ -239,7 +240,7 @@ mod tests {
         assert!(in_effect.service_cidrs.is_empty() && in_effect.left_out.is_empty());
     }
 
-    /// The API's Service CIDR wins nothing over what is known to be no Service.
+    /// A Service CIDR from the API does not capture addresses that are known not to be Services'.
     #[test]
     fn service_cidr_unknown_or_shared_captures_nothing_but_cluster_ips() {
         let cidrs: [IpNet; 1] = ["10.96.0.0/12".parse().unwrap()];
@@ -269,7 +270,8 @@ mod tests {
             assert_eq!(reported[0].reason, Reason::ServiceCidrShared);
             assert!(reported[0].message.contains("10.96.0.0/12"));
         }
-        // An operator's own that contradicts itself is an error; a neighbour's network is not.
+        // An operator's contradicting Service CIDR is an error; one that overlaps an attached
+        // network is not.
         let mut named = config(&["10.100.0.7"], &["10.96.0.0/12"]);
         named.following(None, &[]).unwrap_err();
         named.node_ips = ips(&["192.0.2.1"]);

@@ -296,7 +296,7 @@ impl<D: DataPlane> Proxier<D> {
         problems
     }
 
-    /// What is wrong with the node, until it is no more.
+    /// The conditions of the node.
     pub fn node_conditions(&self) -> Vec<Notice> {
         let config = self.desired.config();
         let refused = self.node_error.as_ref().map(|error| {

@@ -157,8 +157,8 @@ fn forbidden_service_cidrs() {
     becomes(&mut cluster, "/16", |config| config.service_cidrs == cidrs);
 }
 
-/// kubernetes/kubernetes has no such object before 1.33, and 10.96.0.0/12 is kubeadm's default only:
-/// other clusters have nodes and pods there.
+/// Kubernetes has no such object before 1.33, and 10.96.0.0/12 is only kubeadm's default: other
+/// clusters have nodes and pods there.
 #[test]
 fn service_cidrs_that_nobody_tells() {
     let behaviour = Behaviour {
@@ -208,7 +208,7 @@ fn service_cidrs_that_kubeadm_tells() {
         server.put(Resource::ConfigMaps, kubeadm_config(text));
         let access = access(&server);
         let mut cluster = Cluster::follow(server, access, timing());
-        // Before the Services: they are never in force with another Service CIDR.
+        // Before the Services, which are never in effect with another Service CIDR.
         cluster.becomes(&START);
         let config = cluster.proxier.desired().config();
         assert_eq!(config.service_cidrs, expected, "{text}");

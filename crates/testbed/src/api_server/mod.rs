@@ -31,7 +31,7 @@ pub enum Resource {
     EndpointSlices,
     Nodes,
     ServiceCidrs,
-    /// Can only be read one by one.
+    /// Objects of this kind can only be read one by one.
     ConfigMaps,
     /// Events can only be created.
     Events,

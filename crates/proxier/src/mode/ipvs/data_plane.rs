@@ -37,7 +37,7 @@ pub struct Ipvs<B> {
     unmarked: BTreeSet<FrontendKey>,
     /// Foreign virtual servers that were taken over.
     foreign: BTreeSet<VirtualServerKey>,
-    /// Routes of others that were found before svcproxy's.
+    /// Foreign routes that preceded svcproxy's.
     passed: BTreeSet<Obstacle>,
     /// Failed work to do again.
     owed: Owed,

@@ -78,13 +78,13 @@ pub(super) trait Kind: Send + Sync {
     fn applied(&mut self, model: Self::Model) -> Option<Change>;
     fn deleted(&mut self, name: Self::Name) -> Option<Change>;
 
-    /// The path of an object that stands in for the kind on a server that does not have it, or not
-    /// for us.
+    /// The path of an object that replaces the kind on a server that does not have it, or forbids
+    /// it.
     fn stand_in(&self) -> Option<&'static str> {
         None
     }
 
-    /// What that object says.
+    /// The change from that object.
     fn stood_in(&mut self, _object: &[u8]) -> Option<Change> {
         None
     }
@@ -249,7 +249,7 @@ impl Kind for ThisNode {
 /// Service CIDR. kubeadm lets nodes read it; whether svcproxy may depends on its role.
 const CLUSTER_CONFIGURATION: &str = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config";
 
-/// The ConfigMap that kubeadm keeps its configuration in.
+/// The ConfigMap with kubeadm's configuration.
 #[derive(Deserialize)]
 struct KubeadmConfig {
     data: KubeadmData,
@@ -257,7 +257,7 @@ struct KubeadmConfig {
 
 #[derive(Deserialize)]
 struct KubeadmData {
-    /// As YAML.
+    /// The configuration, as YAML.
     #[serde(rename = "ClusterConfiguration")]
     cluster_configuration: String,
 }
@@ -274,7 +274,8 @@ struct Networking {
     service_subnet: String,
 }
 
-/// The Service CIDRs in kubeadm's ConfigMap. `None` if it has none, or others than networks.
+/// The Service CIDRs in kubeadm's ConfigMap. `None` if it has none, or a value that is not a
+/// network.
 fn kubeadm_service_cidrs(config_map: &[u8]) -> Option<Vec<IpNet>> {
     let config: KubeadmConfig = serde_json::from_slice(config_map).ok()?;
     let options = options! { with_snippet: false };

@@ -72,7 +72,7 @@ impl Flavour {
     ///
     /// # Errors
     ///
-    /// If its program cannot be run, where only the version tells.
+    /// If its program cannot be run, and only the version shows the flavour.
     pub(crate) fn is_nft(self) -> Result<bool, BackendError> {
         match self {
             Self::Nft => Ok(true),
