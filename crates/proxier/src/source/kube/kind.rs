@@ -245,8 +245,8 @@ impl Kind for ThisNode {
     }
 }
 
-/// What kubeadm was reported of the cluster. Before Kubernetes 1.33, nothing else in the API tells the
-/// Service CIDR. kubeadm lets nodes read it; whether svcproxy may depends on its role.
+/// kubeadm's configuration of the cluster. Before Kubernetes 1.33, nothing else in the API contains
+/// the Service CIDR. kubeadm lets nodes read it; svcproxy's access depends on its role.
 const CLUSTER_CONFIGURATION: &str = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config";
 
 /// The ConfigMap with kubeadm's configuration.

@@ -136,7 +136,14 @@ impl KubeSource {
         let task = async move {
             // Dropped last, when nothing can be delivered any more.
             let _running = running;
-            let follow = Box::pin(follow(access, timing, &node, events, &shared_states, deliver));
+            let follow = Box::pin(follow(
+                access,
+                timing,
+                &node,
+                events,
+                &shared_states,
+                deliver,
+            ));
             if let Either::Left((never, _)) = future::select(follow, stopped).await {
                 match never {}
             }
