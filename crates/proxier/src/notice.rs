@@ -43,7 +43,7 @@ pub enum Reason {
     NodeRefused,
     /// An address family is not served, because the node has no address of it.
     FamilyLeftOut,
-    /// A Service CIDR also contains other addresses, and is not captured as a whole.
+    /// A Service CIDR holds what is no Service, and is not captured as a whole.
     ServiceCidrShared,
     /// An address of a Service is not served.
     AddressRefused,
@@ -53,12 +53,14 @@ pub enum Reason {
     UnknownScheduler,
     /// A Service's choice of scheduler has no effect in this mode.
     SchedulerIgnored,
+    /// A Service's choice of forwarding method has no effect, at some address or in this mode.
+    ForwardingIgnored,
     /// A virtual server that svcproxy did not create was at a Service's address and port, and is
     /// taken over.
     ForeignVirtualServer,
     /// Rules, routes or servers were not as svcproxy left them, and were repaired.
     DriftRepaired,
-    /// A route or routing rule of another program sends packets for Services elsewhere.
+    /// A route or routing rule of another program takes packets to Services elsewhere.
     RouteInTheWay,
     /// There is no free firewall mark for a virtual server.
     NoMarkLeft,
@@ -76,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -86,6 +88,7 @@ impl Reason {
         Self::AddressConflict,
         Self::UnknownScheduler,
         Self::SchedulerIgnored,
+        Self::ForwardingIgnored,
         Self::ForeignVirtualServer,
         Self::DriftRepaired,
         Self::RouteInTheWay,
@@ -109,6 +112,7 @@ impl Reason {
             Self::AddressConflict => "AddressConflict",
             Self::UnknownScheduler => "UnknownScheduler",
             Self::SchedulerIgnored => "SchedulerIgnored",
+            Self::ForwardingIgnored => "ForwardingIgnored",
             Self::ForeignVirtualServer => "ForeignVirtualServer",
             Self::DriftRepaired => "DriftRepaired",
             Self::RouteInTheWay => "RouteInTheWay",

@@ -90,10 +90,7 @@ impl Queue {
             drop(state);
             if lost > 0 {
                 // This is queued like any other line.
-                tracing::warn!(
-                    lines = lost,
-                    "log lines dropped: standard error did not accept them"
-                );
+                tracing::warn!(lines = lost, "log lines lost: standard error took no more");
             }
             self.0.changed.notify_all();
         }

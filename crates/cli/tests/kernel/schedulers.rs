@@ -1,10 +1,12 @@
 //! Every scheduler of the kernel can be chosen.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::lab::{Lab, run_logged};
+use crate::ports::WEB;
 
 const SCHEDULERS: [&str; 13] = [
     "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf",
@@ -39,6 +41,39 @@ fn a_scheduler_that_the_kernel_lacks_is_an_error() {
         let start = "mode ipvs cannot run on this node: scheduler twos: ";
         assert!(error.starts_with(start), "{error}");
     }
+}
+
+/// Each endpoint gets as many connections as its weight says, and one of weight 0 drains.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn weights_decide_how_many_connections_an_endpoint_gets() {
+    const ROUNDS: usize = 5;
+    let lab = Lab::new("weights", &[WEB]);
+    lab.use_example("web.yaml");
+    let weigh = |from: &str, weights: &str| {
+        lab.edit("web.yaml", from, weights);
+        lab.once();
+    };
+    let answers = |count: usize| {
+        let mut answers = BTreeMap::new();
+        for _ in 0..count {
+            let backend = lab.ask(lab.probe(), &WEB).unwrap().backend;
+            *answers.entry(backend).or_insert(0) += 1;
+        }
+        answers
+    };
+    let expected = |shares: [usize; 3]| -> BTreeMap<_, _> {
+        let backends = WEB.backends().map(|address| address.to_string());
+        let shares = backends.zip(shares.map(|share| ROUNDS * share));
+        shares.filter(|(_, share)| *share > 0).collect()
+    };
+    let name = "  name: web-x7k2p\n";
+    let annotation = |weights| format!("  annotations: {{svcproxy.io/weight: \"{weights}\"}}\n");
+    let first = annotation("1, 10.244.1.10=4, 10.244.2.10=2");
+    weigh(name, &format!("{name}{first}"));
+    assert_eq!(answers(7 * ROUNDS), expected([4, 1, 2]));
+    weigh(&first, &annotation("2, 10.244.1.10=0, 10.244.2.10=1"));
+    assert_eq!(answers(3 * ROUNDS), expected([0, 2, 1]));
 }
 
 /// The exit code, and the first error.

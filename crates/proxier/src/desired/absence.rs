@@ -32,6 +32,8 @@ pub enum NoEndpoints {
     },
     /// This many endpoints exist, none of them ready.
     NotReady(usize),
+    /// This many ready endpoints exist, all with weight 0.
+    WithoutWeight(usize),
     /// Traffic policy `Local`: this many endpoints are on other nodes.
     OnOtherNodes(usize),
     /// Traffic policy `Local`: this many endpoints have no node name.
@@ -86,6 +88,10 @@ impl NoEndpoints {
         });
         let answers: Vec<_> = answers.collect();
         let here = |node: &str| node == &*config.node_name;
+        let with_weight = answers.iter().filter(|endpoint| endpoint.weight > 0);
+        if with_weight.count() == 0 && !answers.is_empty() {
+            return Self::WithoutWeight(answers.len());
+        }
         let elsewhere = answers.iter().filter(|endpoint| {
             let node = endpoint.node.as_deref();
             node.is_some_and(|node| !here(node))
@@ -103,7 +109,7 @@ impl fmt::Display for NoEndpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSlice => f.write_str("the Service has no endpoint slice"),
-            Self::OtherFamily => f.write_str("its endpoint slices have the other address family"),
+            Self::OtherFamily => f.write_str("its endpoint slices are of the other address family"),
             Self::Empty => f.write_str("its endpoint slices are empty"),
             Self::NoSuchPort {
                 protocol,
@@ -125,6 +131,7 @@ impl fmt::Display for NoEndpoints {
                 Ok(())
             }
             Self::NotReady(count) => write!(f, "{count} not ready"),
+            Self::WithoutWeight(count) => write!(f, "{count} with weight 0"),
             Self::OnOtherNodes(count) => write!(f, "{count} on other nodes"),
             Self::NodeUnknown(count) => write!(f, "{count} without a node name"),
         }

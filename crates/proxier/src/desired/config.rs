@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ipvs::{Family, Scheduler, Timeouts};
 
 use super::{FollowNode, InterfaceName, Marks};
+use crate::model::special;
 
 /// The settings and facts of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +21,9 @@ pub struct Config {
     /// Networks of the pods. Connections from elsewhere to a VIP are masqueraded. If empty, only
     /// those of an endpoint to itself are.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Networks of the cluster IPs, if they are known. The node captures them as a whole, and
-    /// rejects packets to an address or port in them without a Service. A cluster IP outside of
-    /// them has a separate route.
+    /// Networks of the cluster IPs, as far as they are known. The node captures them as a whole,
+    /// and rejects packets to an address or port in them without a Service. A cluster IP outside of
+    /// them has a route of its own.
     pub service_cidrs: Vec<IpNet>,
     /// Service CIDRs that also hold an address of this node, a pod network or a network that the
     /// node is attached to. The node captures only the cluster IPs in them.
@@ -96,7 +97,7 @@ pub enum PodInterfaces {
 
 impl Config {
     /// A node with this name and these addresses, round robin and a drain timeout of 30 seconds. No
-    /// Service CIDR is known: each cluster IP has a separate route.
+    /// Service CIDR is known: each cluster IP has a route of its own.
     ///
     /// ```
     /// use proxier::desired::Config;
@@ -142,7 +143,7 @@ impl Config {
         IpNet::aggregate(&networks.iter().map(IpNet::trunc).collect())
     }
 
-    /// Checks what types cannot: one node address per family, a Service CIDR of a family that the
+    /// Checks what types cannot: one node address per family that others can reach, a Service CIDR of a family that the
     /// node has, no node address in a Service CIDR, no overlap between CIDRs.
     ///
     /// # Errors
@@ -157,6 +158,13 @@ impl Config {
                     second: *second,
                 });
             }
+        }
+        let special = self
+            .node_ips
+            .iter()
+            .find_map(|ip| Some((*ip, special(*ip)?)));
+        if let Some((node_ip, special)) = special {
+            return Err(ConfigError::SpecialNodeIp { node_ip, special });
         }
         for cidr in &self.service_cidrs {
             if let Some(node_ip) = self.node_ips.iter().find(|ip| cidr.contains(*ip)) {
@@ -196,6 +204,13 @@ impl Config {
             .find(|ip| Family::of(ip) == family)
     }
 
+    /// Whether clients of cluster IPs are masqueraded if they are not pods.
+    pub(crate) fn masquerades_outsiders(&self, family: Family) -> bool {
+        let cidrs = self.cluster_cidrs.iter();
+        let mut of_family = cidrs.filter(|cidr| Family::of(&cidr.addr()) == family);
+        self.masquerade_all || self.pod_interfaces.is_some() || of_family.next().is_some()
+    }
+
     /// Whether an address is in a Service CIDR.
     pub fn in_service_cidr(&self, address: IpAddr) -> bool {
         self.service_cidrs
@@ -209,12 +224,20 @@ impl Config {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Two node addresses of one family.
-    #[error("node IPs {first} and {second} have the same family: give at most one per family")]
+    #[error("node IPs {first} and {second} are of one family: give at most one a family")]
     SeveralNodeIps {
         /// The first one.
         first: IpAddr,
         /// The second one.
         second: IpAddr,
+    },
+    /// A node's address that no other machine can reach.
+    #[error("node IP {node_ip} is {special}: give an address that other machines reach")]
+    SpecialNodeIp {
+        /// The node's address.
+        node_ip: IpAddr,
+        /// What it is.
+        special: &'static str,
     },
     /// A node's address would become a virtual IP.
     #[error(
@@ -279,19 +302,15 @@ mod tests {
     fn contradicting_settings_are_rejected() {
         let node = ["192.0.2.1", "2001:db8::1"];
         type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], &'a str);
-        let cases: [Case<'_>; 7] = [
+        let cases: [Case<'_>; 8] = [
+            (&["0.0.0.0"], &[], &[], "is the unspecified address"),
             (
                 &node,
                 &["10.96.0.0/12", "fd00::/112"],
                 &["10.244.0.0/16", "fd01::/48"],
                 "",
             ),
-            (
-                &["192.0.2.1", "192.0.2.2"],
-                &[],
-                &[],
-                "have the same family",
-            ),
+            (&["192.0.2.1", "192.0.2.2"], &[], &[], "of one family"),
             (
                 &["10.96.0.1"],
                 &["10.96.0.0/12"],

@@ -1,11 +1,14 @@
 //! The endpoints of a Service port, merged from its slices, and which of them this node may use.
 
+use std::cmp::Reverse;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use ipvs::Family;
 
-use super::{Backend, Config, Place};
-use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort};
+use super::{Backend, Config, Place, Problem};
+use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort, special};
+use crate::notice::Reason;
 use crate::store::ServiceView;
 
 /// The backends of one port of a Service in one family. Each list is sorted, without duplicates.
@@ -61,18 +64,21 @@ pub(super) fn endpoints(
             |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;
         if let Some(target) = slice.ports.iter().find(same) {
             let of_slice = slice.endpoints.iter();
-            candidates.extend(of_slice.filter_map(|endpoint| candidate(endpoint, target, config)));
+            let usable = of_slice.filter(|endpoint| refusal(endpoint, family).is_none());
+            candidates.extend(usable.filter_map(|endpoint| candidate(endpoint, target, config)));
         }
     }
     // An endpoint can be in two slices for a moment while it moves between them. If they disagree,
-    // the ready one wins, then the one on this node.
+    // the ready one wins, then the one on this node, then the one with the greatest weight.
     candidates.sort_unstable_by_key(|c| {
         let Backend {
             address,
             port,
             place,
+            weight,
         } = c.backend;
-        (address, port, c.state, !c.on_this_node, place)
+        let on_this_node = Reverse(c.on_this_node);
+        (address, port, c.state, on_this_node, place, Reverse(weight))
     });
     candidates.dedup_by_key(|c| (c.backend.address, c.backend.port));
 
@@ -90,7 +96,11 @@ pub(super) fn endpoints(
 /// addresses, as kube-proxy does (`localReadyEndpoints` in its `endpoints.go`).
 pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usize {
     let of_slice = |slice: &'_ EndpointSlice| {
-        let ready = slice.endpoints.iter().filter(|e| e.conditions.ready);
+        let ready = slice.endpoints.iter().filter(|endpoint| {
+            endpoint.conditions.ready
+                && endpoint.weight > 0
+                && refusal(endpoint, slice.family).is_none()
+        });
         let here = ready.filter(|endpoint| is_on(endpoint, config));
         here.map(|endpoint| endpoint.address).collect::<Vec<_>>()
     };
@@ -98,6 +108,36 @@ pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usiz
     addresses.sort_unstable();
     addresses.dedup();
     addresses.len()
+}
+
+/// Why an endpoint of a slice of this family cannot be a real server.
+fn refusal(endpoint: &Endpoint, family: Family) -> Option<String> {
+    let address = endpoint.address;
+    if Family::of(&address) != family {
+        return Some(format!("{address} is not of the slice's family, {family}"));
+    }
+    special(address).map(|special| format!("{address} is {special}"))
+}
+
+/// The endpoints that cannot be real servers: the first one of each slice, and how many more.
+pub(super) fn refused(view: ServiceView<'_>) -> impl Iterator<Item = Problem> {
+    view.slices().filter_map(move |slice| {
+        let endpoints = slice.endpoints.iter().enumerate();
+        let mut refused = endpoints.filter_map(|(index, endpoint)| {
+            refusal(endpoint, slice.family).map(|reason| (index, reason))
+        });
+        let (index, mut message) = refused.next()?;
+        match refused.count() {
+            0 => {}
+            more => message += &format!("; and {more} more of the slice's endpoints"),
+        }
+        Some(Problem {
+            service: slice.service.clone(),
+            field: format!("EndpointSlice {}: endpoints[{index}]", slice.name),
+            reason: Reason::AddressRefused,
+            message,
+        })
+    })
 }
 
 /// `None` for an endpoint that takes no connections at all.
@@ -110,6 +150,7 @@ fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Optio
     } else {
         return None;
     };
+    let weight = NonZeroU16::new(endpoint.weight)?;
     let hint = |names: &[Arc<str>], here: Option<&str>| match here {
         _ if names.is_empty() => Hint::Missing,
         Some(here) if names.iter().any(|name| **name == *here) => Hint::Here,
@@ -127,6 +168,7 @@ fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Optio
             address: endpoint.address,
             port: port.port,
             place: place(endpoint, config),
+            weight,
         },
         state,
         on_this_node: is_on(endpoint, config),

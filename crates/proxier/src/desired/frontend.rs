@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ipvs::{Family, Flags, Protocol, Scheduler, VirtualServerKey};
 
-use crate::model::{InvalidName, ObjectName, PortName, SessionAffinity};
+use crate::model::{Forwarding, InvalidName, ObjectName, PortName, SessionAffinity};
 
 /// Address, protocol and port of a [`Frontend`].
 ///
@@ -147,6 +147,8 @@ pub struct Frontend {
     pub scheduler_flags: Flags,
     /// Session affinity.
     pub session_affinity: SessionAffinity,
+    /// How packets reach the backends. iptables mode always masquerades.
+    pub forwarding: Forwarding,
     /// Backends for clients in the cluster, and for clients from outside unless `external` is set.
     /// Sorted, without duplicates.
     pub backends: Arc<[Backend]>,
@@ -230,6 +232,8 @@ pub struct Backend {
     pub port: NonZeroU16,
     /// Its place, seen from this node.
     pub place: Place,
+    /// Its share of new connections; not 0.
+    pub weight: NonZeroU16,
 }
 
 /// The place of a backend, seen from this node.

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ipvs::{Family, Scheduler};
+use ipvs::{Family, Scheduler, Tunnel};
 
-use super::endpoints::{Endpoints, endpoints, ready_on_this_node};
+use super::endpoints::{Endpoints, endpoints, ready_on_this_node, refused};
 use super::{
-    Config, Frontend, FrontendKey, HealthCheck, Kind, NoEndpoints, Problem, ServicePortName,
-    WithoutBackends,
+    Backend, Config, Frontend, FrontendKey, HealthCheck, Kind, NoEndpoints, Problem,
+    ServicePortName, WithoutBackends,
 };
-use crate::model::{PortName, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::model::{Forwarding, PortName, Protocol, Service, ServicePort, TrafficPolicy, special};
 use crate::notice::Reason;
 use crate::store::ServiceView;
 
@@ -26,6 +26,8 @@ pub(super) struct Wishes {
     pub(super) unanswered: Vec<Unanswered>,
     /// The scheduler that the Service chose.
     pub(super) scheduler: Option<Scheduler>,
+    /// The forwarding method that the Service chose.
+    pub(super) forwarding: Option<Forwarding>,
 }
 
 /// A port without endpoints, in a family.
@@ -61,7 +63,17 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
     let vips = vips(service, config, &mut wishes.problems);
     let uses_local = service.internal_traffic_policy == TrafficPolicy::Local
         || service.external_traffic_policy == TrafficPolicy::Local;
-    for port in &service.ports {
+    wishes.problems.extend(refused(view));
+    for (index, port) in service.ports.iter().enumerate() {
+        if let Protocol::Other(number) = port.protocol {
+            wishes.problems.push(Problem {
+                service: service.name.clone(),
+                field: format!("spec.ports[{index}].protocol"),
+                reason: Reason::AddressRefused,
+                message: format!("{number} is not the protocol TCP, UDP or SCTP by name"),
+            });
+            continue;
+        }
         for family in families(service, config) {
             let endpoints = endpoints(view, port, family, uses_local, config);
             let why = |none: bool, local| {
@@ -105,10 +117,27 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
         .frontends
         .sort_by_key(|frontend| (frontend.key, frontend.kind));
     wishes.frontends.dedup_by_key(|frontend| frontend.key);
-    let chosen = wishes.frontends.iter().find(|frontend| {
-        frontend.scheduler != config.scheduler || !frontend.scheduler_flags.is_empty()
-    });
-    wishes.scheduler = chosen.map(|frontend| frontend.scheduler);
+    if !wishes.frontends.is_empty() {
+        let scheduler = service.scheduler.unwrap_or(config.scheduler);
+        let has_flags = service
+            .scheduler_flags
+            .is_some_and(|flags| !flags.is_empty());
+        wishes.scheduler = (scheduler != config.scheduler || has_flags).then_some(scheduler);
+        wishes.forwarding = Some(service.forwarding).filter(|f| *f != Forwarding::Masquerade);
+    }
+    if wishes.forwarding.is_some() {
+        let refusals = wishes.frontends.iter();
+        let refusals = refusals.filter_map(|frontend| {
+            let reason = cannot_forward(service.forwarding, frontend, config)?;
+            Some(Problem {
+                service: service.name.clone(),
+                field: "forwarding".to_owned(),
+                reason: Reason::ForwardingIgnored,
+                message: format!("{} is served by masquerade: {reason}", frontend.key),
+            })
+        });
+        wishes.problems.extend(refusals);
+    }
     wishes.health_check = service.health_check_node_port.map(|port| HealthCheck {
         service: service.name.clone(),
         port,
@@ -135,27 +164,94 @@ fn frontend(
         (false, _, TrafficPolicy::Local) => (&endpoints.cluster, Some(&endpoints.local)),
         _ => (&endpoints.cluster, None),
     };
+    let backends = Arc::clone(backends);
+    let external = external.cloned();
     // The local endpoints may be terminating while others are ready, or the other way round.
     let none_anywhere = endpoints.cluster.is_empty() && endpoints.local.is_empty();
-    Frontend {
+    let all = || {
+        backends
+            .iter()
+            .chain(external.iter().flat_map(|all| all.iter()))
+    };
+    let scheduler = service
+        .scheduler
+        .unwrap_or_else(|| with_weights(config.scheduler, all()));
+    let mut frontend = Frontend {
         key,
         owner: ServicePortName {
             service: service.name.clone(),
             port: port.name.clone(),
         },
         kind: vip.kind,
-        scheduler: service.scheduler.unwrap_or(config.scheduler),
+        scheduler,
         scheduler_flags: service.scheduler_flags.unwrap_or_default(),
         session_affinity: service.session_affinity,
-        backends: Arc::clone(backends),
+        forwarding: Forwarding::Masquerade,
+        backends,
         without_backends: if none_anywhere {
             WithoutBackends::Refuse
         } else {
             WithoutBackends::Drop
         },
-        external: external.filter(|_| !none_anywhere).cloned(),
+        external: external.filter(|_| !none_anywhere),
         source_ranges: vip.source_ranges.clone(),
+    };
+    if cannot_forward(service.forwarding, &frontend, config).is_none() {
+        frontend.forwarding = service.forwarding;
     }
+    frontend
+}
+
+/// The scheduler that does the same as the default one, but follows weights, if these differ.
+fn with_weights<'a>(
+    default: Scheduler,
+    mut backends: impl Iterator<Item = &'a Backend>,
+) -> Scheduler {
+    let first = backends.next().map(|backend| backend.weight);
+    match default {
+        Scheduler::RoundRobin | Scheduler::LeastConnection
+            if backends.all(|backend| Some(backend.weight) == first) =>
+        {
+            default
+        }
+        Scheduler::RoundRobin => Scheduler::WeightedRoundRobin,
+        Scheduler::LeastConnection => Scheduler::WeightedLeastConnection,
+        default => default,
+    }
+}
+
+/// Why a frontend's packets cannot be forwarded by this method.
+fn cannot_forward(method: Forwarding, frontend: &Frontend, config: &Config) -> Option<String> {
+    match method {
+        Forwarding::Masquerade => return None,
+        Forwarding::Tunnel(Tunnel::Gue { port: 0, .. }) => {
+            return Some("the tunnel has port 0".to_owned());
+        }
+        Forwarding::Tunnel(Tunnel::Other { kind, .. }) => {
+            return Some(format!("{kind} is not a known type of tunnel"));
+        }
+        Forwarding::Tunnel(_) | Forwarding::DirectRouting => {}
+    }
+    match frontend.kind {
+        Kind::NodePort => {
+            return Some("an endpoint does not have the node's addresses".to_owned());
+        }
+        Kind::ClusterIp if config.masquerades_outsiders(frontend.key.family()) => {
+            return Some(
+                "answers to clients that are masqueraded must come back through this node"
+                    .to_owned(),
+            );
+        }
+        _ => {}
+    }
+    let port = frontend.key.port;
+    let external = frontend.external.iter().flat_map(|all| all.iter());
+    let mut backends = frontend.backends.iter().chain(external);
+    let other = backends.find(|backend| backend.port != port)?;
+    Some(format!(
+        "the port of endpoint {} is {}, not {port}",
+        other.address, other.port
+    ))
 }
 
 /// The addresses of a Service that this node can serve. As the API defines, a Service has the
@@ -228,14 +324,15 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
 
 /// Why this node cannot serve an address as a VIP.
 fn unusable(address: IpAddr, config: &Config) -> Option<String> {
+    if let Some(special) = special(address) {
+        return Some(format!("{address} is {special}"));
+    }
     if let Some(cidr) = config
         .exclude_cidrs
         .iter()
         .find(|cidr| cidr.contains(&address))
     {
-        return Some(format!(
-            "{address} is in {cidr}, which --exclude-cidrs excludes"
-        ));
+        return Some(format!("{address} lies in {cidr}, which is left to others"));
     }
     if config.node_ip(Family::of(&address)).is_none() {
         return Some(format!("{address}: the node has no address of this family"));

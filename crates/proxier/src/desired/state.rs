@@ -12,7 +12,7 @@ use super::counter::Counter;
 use super::need::needs;
 use super::service::{Unanswered, Wishes};
 use super::{Config, Frontend, FrontendKey, HealthCheck, Need, NoEndpoints, service};
-use crate::model::ObjectName;
+use crate::model::{Forwarding, ObjectName};
 use crate::notice::{Notice, Reason};
 use crate::store::{ServiceView, Store};
 
@@ -35,6 +35,8 @@ pub struct DesiredState {
     unanswered: BTreeMap<ObjectName, Vec<Unanswered>>,
     /// Schedulers that Services chose.
     schedulers: BTreeMap<ObjectName, Scheduler>,
+    /// Forwarding methods that Services chose, other than masquerade.
+    forwarding: BTreeMap<ObjectName, Forwarding>,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,7 @@ impl DesiredState {
             problems: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             schedulers: BTreeMap::new(),
+            forwarding: BTreeMap::new(),
         }
     }
 
@@ -223,6 +226,16 @@ impl DesiredState {
     /// The scheduler that a Service chose, by name or by flags.
     pub fn chosen_scheduler(&self, service: &ObjectName) -> Option<Scheduler> {
         self.schedulers.get(service).copied()
+    }
+
+    /// The Services that chose a forwarding method other than masquerade.
+    pub(crate) fn chosen_forwarding(&self) -> impl Iterator<Item = &ObjectName> {
+        self.forwarding.keys()
+    }
+
+    /// Whether a Service chose a forwarding method other than masquerade.
+    pub(crate) fn has_chosen_forwarding(&self, service: &ObjectName) -> bool {
+        self.forwarding.contains_key(service)
     }
 
     /// Why a frontend has no endpoints at all, or with `here` none on this node. None if it has
@@ -313,6 +326,7 @@ impl DesiredState {
             problems,
             unanswered,
             scheduler,
+            forwarding,
         } = match view {
             Some(view) => service::wishes(view, &self.config),
             None => Wishes::default(),
@@ -329,6 +343,7 @@ impl DesiredState {
             Some(unanswered).filter(|ports| !ports.is_empty()),
         );
         put(&mut self.schedulers, name, scheduler);
+        put(&mut self.forwarding, name, forwarding);
         let seniority = view.map_or(0, |view| service::seniority(view.service));
         if view.is_some() {
             let frontends = new.clone();

@@ -70,6 +70,14 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// `conditions`.
     pub conditions: EndpointConditions,
+    /// Its share of new connections, relative to the other endpoints of the port. Annotation
+    /// `svcproxy.io/weight` of the slice.
+    ///
+    /// With 0 it gets no new connections and drains, as if it were no longer in the slice. If all
+    /// endpoints have 0, the Service has none. Of the schedulers of IPVS, `rr`, `lc` and `dh` ignore
+    /// other weights; a Service that chooses no scheduler gets `wrr` for `rr` and `wlc` for `lc`
+    /// while the weights of its endpoints differ.
+    pub weight: u16,
     /// `nodeName`, if known.
     pub node: Option<Arc<str>>,
     /// `zone`, if known.
@@ -79,11 +87,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// A ready endpoint on an unknown node.
+    /// A ready endpoint of weight 1 on an unknown node.
     pub fn new(address: IpAddr) -> Self {
         Self {
             address,
             conditions: EndpointConditions::default(),
+            weight: 1,
             node: None,
             zone: None,
             hints: None,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
-use ipvs::{Flags, Scheduler};
+use ipvs::{Flags, Scheduler, Tunnel};
 
 use super::{ObjectName, PortName, Protocol, Uid};
 use crate::notice::Reason;
@@ -43,6 +43,8 @@ pub struct Service {
     pub scheduler: Option<Scheduler>,
     /// Annotation `svcproxy.io/scheduler-flags`. If set, [`scheduler`](Self::scheduler) is set too.
     pub scheduler_flags: Option<Flags>,
+    /// How packets reach the endpoints. The API has no field for it.
+    pub forwarding: Forwarding,
     /// `metadata.creationTimestamp` in seconds since 1970, if known. If two Services claim one
     /// address and port, the older one gets it.
     pub created: Option<i64>,
@@ -93,6 +95,7 @@ impl Service {
             health_check_node_port: None,
             scheduler: None,
             scheduler_flags: None,
+            forwarding: Forwarding::Masquerade,
             created: None,
             metrics: false,
             uid: None,
@@ -136,6 +139,40 @@ pub enum TrafficPolicy {
     Cluster,
     /// The endpoints on the node that receives the packets.
     Local,
+}
+
+/// How packets reach the endpoints of a Service. IPVS mode only; iptables mode masquerades, with a
+/// [`Problem`](crate::desired::Problem).
+///
+/// With methods other than masquerade, endpoints answer clients directly, and not through this node.
+/// Each endpoint must have the virtual IP, for instance on `lo`, and must not answer ARP for it. Its
+/// port must be the Service's port. Connections of the node itself do not work: it would get the
+/// answers from its own address.
+///
+/// Where the method cannot work, the virtual IP is served by masquerade, and a
+/// [`Problem`](crate::desired::Problem) says why: at node ports, with endpoints on another port, and
+/// at cluster IPs whose clients are masqueraded
+/// ([`cluster_cidrs`](crate::desired::Config::cluster_cidrs)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Forwarding {
+    /// The destination address is rewritten, and the source address of answers.
+    #[default]
+    Masquerade,
+    /// The frame goes to the endpoint unchanged, which must be on a network of this node.
+    DirectRouting,
+    /// The packet is encapsulated.
+    Tunnel(Tunnel),
+}
+
+impl From<Forwarding> for ipvs::Forwarding {
+    fn from(forwarding: Forwarding) -> Self {
+        match forwarding {
+            Forwarding::Masquerade => Self::Masquerade,
+            Forwarding::DirectRouting => Self::DirectRouting,
+            Forwarding::Tunnel(tunnel) => Self::Tunnel(tunnel),
+        }
+    }
 }
 
 /// `spec.sessionAffinity`.

@@ -19,6 +19,8 @@ pub(crate) mod annotation {
     pub(crate) const SCHEDULER: &str = "svcproxy.io/scheduler";
     /// The scheduler's flags.
     pub(crate) const SCHEDULER_FLAGS: &str = "svcproxy.io/scheduler-flags";
+    /// The weights of a slice's endpoints.
+    pub(crate) const WEIGHT: &str = "svcproxy.io/weight";
     /// The predecessor of `spec.loadBalancerSourceRanges`.
     pub(crate) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
     /// Requests topology hints; the older name.
@@ -30,9 +32,10 @@ pub(crate) mod annotation {
     /// Marks Endpoints that are a leader-election lock.
     pub(crate) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
-    pub(super) const ALL: [&str; 7] = [
+    pub(super) const ALL: [&str; 8] = [
         SCHEDULER,
         SCHEDULER_FLAGS,
+        WEIGHT,
         SOURCE_RANGES,
         TOPOLOGY_HINTS,
         TOPOLOGY_MODE,

@@ -134,11 +134,13 @@ prop_compose! {
         conditions in (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<bool>())),
         node in option::of(select(vec!["here", "there"])),
         hints in option::of((names(&["a", "b"]), names(&["here", "there"]))),
+        weight in select(vec![0, 1, 1, 1, 3]),
         v6: bool,
     ) -> Endpoint {
         let address = if v6 { format!("fd00:10:244::{host}") } else { format!("10.244.0.{host}") };
         let mut endpoint = Endpoint::new(address.parse().unwrap());
         endpoint.conditions = EndpointConditions::new(conditions.0, conditions.1, conditions.2);
+        endpoint.weight = weight;
         endpoint.node = node.map(Into::into);
         endpoint.hints = hints.map(|(zones, nodes)| Box::new(Hints::new(zones, nodes)));
         endpoint

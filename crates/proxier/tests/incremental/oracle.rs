@@ -206,7 +206,8 @@ fn distinct<'a>(
         else {
             continue;
         };
-        for endpoint in &slice.endpoints {
+        // With weight 0 it drains, as if it had left the slice.
+        for endpoint in slice.endpoints.iter().filter(|e| e.weight > 0) {
             let place = found.entry((endpoint.address, target.port.get()));
             let place = place.or_insert(endpoint);
             if rank(endpoint) < rank(place) {
@@ -277,7 +278,7 @@ pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &C
     let is_delivered = match captured {
         Some(_) => {
             let mut rules = node.policy_routes.iter();
-            rules.any(|rule| rule.family == key.family() && rule.mark == config.marks.own())
+            rules.any(|rule| rule.family == key.family() && rule.mark == config.marks.ours())
         }
         None => {
             let mut routes = node.routes.iter();
@@ -311,7 +312,7 @@ pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &C
         None => {
             assert!(
                 has(Element::VirtualServer(key)),
-                "{key} is own and not recorded"
+                "{key} is ours and not recorded"
             );
             key.virtual_server().unwrap()
         }

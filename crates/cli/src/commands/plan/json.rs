@@ -52,6 +52,9 @@ struct RealServerView {
     address: IpAddr,
     port: u16,
     place: &'static str,
+    /// Absent if it is 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +147,7 @@ fn real_servers(backends: &[Backend]) -> Vec<RealServerView> {
             Place::Elsewhere => "elsewhere",
             _ => "unknown",
         },
+        weight: Some(backend.weight.get()).filter(|weight| *weight != 1),
     };
     backends.iter().map(view).collect()
 }

@@ -158,7 +158,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
             }
             Some(service) => {
                 let refused = self.refusals.problem_of(service);
-                let limits = limits_of(service, desired).into_iter();
+                let limits = limits_of(service, desired);
                 limits.chain(refused).collect()
             }
         }

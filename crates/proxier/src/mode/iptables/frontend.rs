@@ -96,8 +96,8 @@ impl OfFrontend {
     }
 }
 
-/// Chooses each backend with the same probability, except for clients with session affinity that
-/// already have one.
+/// Chooses each backend with a probability by its weight, except for clients with session affinity
+/// that already have one.
 fn chosen(frontend: &Frontend, backends: &[Backend]) -> Vec<Rule> {
     let family = frontend.key.family();
     let all = || Match::all().protocol(frontend.key.protocol);
@@ -113,9 +113,13 @@ fn chosen(frontend: &Frontend, backends: &[Backend]) -> Vec<Rule> {
             matching.then(&Target::SendTo(*backend))
         }));
     }
-    let left = (1..=u32::try_from(backends.len()).unwrap_or(u32::MAX)).rev();
-    rules.extend(left.zip(backends).map(|(left, backend)| {
-        let mut matching = all().one_of(left);
+    // So many shares are left for a backend and those after it.
+    let shares = |backend: &Backend| u32::from(backend.weight.get());
+    let mut left = backends.iter().map(shares).fold(0, u32::saturating_add);
+    rules.extend(backends.iter().map(|backend| {
+        let share = shares(backend);
+        let mut matching = all().share_of(share, left);
+        left = left.saturating_sub(share);
         if affinity.is_some() {
             matching = matching.remember(&clients(frontend, *backend), family);
         }

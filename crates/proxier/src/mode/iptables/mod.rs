@@ -16,7 +16,7 @@
 //!   ranges and the node pass.
 //! - `SVCPROXY-X-…` exists for external traffic policy `Local`. It sends pods and the node to the
 //!   next chain, and chooses one of this node's backends for all other clients.
-//! - `SVCPROXY-S-…` chooses a backend, each with the same probability, and translates the
+//! - `SVCPROXY-S-…` chooses a backend, each with a probability by its weight, and translates the
 //!   destination. Session affinity is a list of clients per backend, `SVCPROXY-C-…`. A connection
 //!   that must be masqueraded gets a mark bit first; for a cluster IP, `SVCPROXY-OUTSIDE` decides.
 //!

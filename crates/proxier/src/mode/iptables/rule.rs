@@ -148,14 +148,14 @@ impl Match {
         self.and(format_args!("-m mark ! --mark {bits:#x}/{bits:#x}"))
     }
 
-    /// One packet of `count`, at random. The kernel compares with a random number of 31 bits
+    /// `share` packets of `all`, at random. The kernel compares with a random number of 31 bits
     /// (`xt_statistic.c`), and iptables prints the threshold as a fraction.
-    pub(super) fn one_of(self, count: u32) -> Self {
-        if count < 2 {
+    pub(super) fn share_of(self, share: u32, all: u32) -> Self {
+        if share >= all {
             return self;
         }
         let bits = f64::from(1_u32 << 31);
-        let probability = (bits / f64::from(count)).round() / bits;
+        let probability = (bits * f64::from(share) / f64::from(all)).round() / bits;
         let chance = format_args!("-m statistic --mode random --probability {probability:.11}");
         self.and(chance)
     }
@@ -284,7 +284,10 @@ mod tests {
 
     #[test]
     fn probabilities_are_as_iptables_prints_them() {
-        let rule = |count| Match::all().one_of(count).then(&Target::Drop).to_string();
+        let rule = |count| {
+            let matching = Match::all().share_of(1, count);
+            matching.then(&Target::Drop).to_string()
+        };
         assert_eq!(rule(1), "-j DROP");
         for (count, printed) in [
             (2, "0.50000000000"),
@@ -294,6 +297,9 @@ mod tests {
             let expected = format!("-m statistic --mode random --probability {printed} -j DROP");
             assert_eq!(rule(count), expected);
         }
+        let three_of_four = Match::all().share_of(3, 4).then(&Target::Drop);
+        let expected = "-m statistic --mode random --probability 0.75000000000 -j DROP";
+        assert_eq!(three_of_four.to_string(), expected);
     }
 
     #[test]

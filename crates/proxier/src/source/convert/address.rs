@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::super::api::Loose;
 use super::Findings;
-use crate::model::Family;
+use crate::model::{Family, special};
 
 /// Length of the prefix ::ffff:0:0/96 of IPv4-mapped addresses.
 const MAPPED_PREFIX: u8 = 96;
@@ -65,24 +65,14 @@ fn without_leading_zeros(text: &str) -> String {
 
 /// Checks the address of a virtual IP or an endpoint: other machines must be able to reach it. The
 /// error names the kind of an invalid address.
-///
-/// The API server's `ValidateNonSpecialIP` (kubernetes `pkg/apis/core/validation`) differs in two
-/// cases: it rejects only link-local multicast, and it accepts IPv4's broadcast address. IPVS
-/// returns EINVAL for both.
 pub(super) fn check_address(text: &str) -> Result<IpAddr, String> {
     let Some(address) = parse_address(text) else {
         return Err(format!("{text:?} is not an IP address"));
     };
-    let special = match address {
-        a if a.is_unspecified() => "the unspecified address",
-        a if a.is_loopback() => "a loopback address (127.0.0.0/8, ::1)",
-        IpAddr::V4(a) if a.is_link_local() => "a link-local address (169.254.0.0/16)",
-        IpAddr::V6(a) if a.is_unicast_link_local() => "a link-local address (fe80::/10)",
-        a if a.is_multicast() => "a multicast address (224.0.0.0/4, ff00::/8)",
-        IpAddr::V4(a) if a.is_broadcast() => "the broadcast address",
-        address => return Ok(address),
-    };
-    Err(format!("{address} is {special}"))
+    match special(address) {
+        Some(special) => Err(format!("{address} is {special}")),
+        None => Ok(address),
+    }
 }
 
 /// A network in CIDR notation. Bits beyond its prefix are ignored, as in the API server.

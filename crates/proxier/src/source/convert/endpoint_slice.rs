@@ -7,6 +7,7 @@ use super::super::api::{self, Loose, annotation};
 use super::address::family;
 use super::field::{OF_HEADLESS, PortList, namespace, reason};
 use super::names::{check_node_name, check_zone_name, intern};
+use super::weight::weigh;
 use super::{Converted, Findings};
 use crate::model::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, Hints, InvalidName,
@@ -62,7 +63,8 @@ pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
         return findings.converted(None);
     };
     let before = findings.diagnostics.len();
-    let endpoints = endpoints(&object.endpoints, family, &mut findings);
+    let mut endpoints = endpoints(&object.endpoints, family, &mut findings);
+    weigh(&mut endpoints, &object.metadata, &mut findings);
     if ports_lost || (endpoints.is_empty() && findings.left_out_since(before)) {
         findings.nothing_left();
     }
@@ -121,7 +123,7 @@ fn ports(ports: &[Loose<api::Port>], findings: &mut Findings) -> Vec<EndpointPor
     if ports.len() > MAX_PORTS {
         findings.error(
             format_args!("{FIELD}"),
-            format_args!("{} ports; at most {MAX_PORTS} are allowed", ports.len()),
+            format_args!("{} ports, where {MAX_PORTS} are the most", ports.len()),
         );
         return Vec::new();
     }
@@ -155,7 +157,7 @@ fn endpoints(
         findings.error(
             format_args!("endpoints"),
             format_args!(
-                "{} endpoints; at most {MAX_ENDPOINTS} are allowed",
+                "{} endpoints, where {MAX_ENDPOINTS} are the most",
                 endpoints.len()
             ),
         );
@@ -181,7 +183,7 @@ fn endpoint(
         findings.left_out(
             format_args!("endpoints[{index}].addresses"),
             format_args!(
-                "{} addresses; 1 to {MAX_ADDRESSES} are allowed",
+                "{} addresses, where 1 to {MAX_ADDRESSES} may stand",
                 addresses.len()
             ),
         );
@@ -246,7 +248,7 @@ fn hinted(
     if names.len() > MAX_HINTS {
         findings.left_out(
             field,
-            format_args!("{} names; at most {MAX_HINTS} are allowed", names.len()),
+            format_args!("{} names, where {MAX_HINTS} are the most", names.len()),
         );
         return None;
     }

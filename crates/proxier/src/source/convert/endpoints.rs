@@ -3,6 +3,7 @@
 use super::super::api::{self, annotation};
 use super::address::family;
 use super::field::{OF_HEADLESS, PortList};
+use super::weight::weigh;
 use super::{Converted, Findings};
 use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
 
@@ -47,7 +48,8 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
             continue;
         };
         let ports = ports(subset, index, &mut findings);
-        let endpoints = addresses(subset, index, &mut findings);
+        let mut endpoints = addresses(subset, index, &mut findings);
+        weigh(&mut endpoints, metadata, &mut findings);
         for (of, suffix) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
             let endpoints: Box<[Endpoint]> = endpoints
                 .iter()

@@ -16,6 +16,7 @@ mod pod;
 mod selection;
 mod service;
 mod service_cidr;
+mod weight;
 
 use std::fmt;
 

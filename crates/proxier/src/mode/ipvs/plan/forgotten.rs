@@ -108,6 +108,8 @@ impl Forgotten {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use ipvs::RealServer;
 
     use super::*;
@@ -130,6 +132,7 @@ mod tests {
             address: [10, 244, 0, *pod].into(),
             port: 80.try_into().unwrap(),
             place: Place::Elsewhere,
+            weight: NonZeroU16::MIN,
         };
         pods.iter().map(backend).collect()
     }

@@ -13,7 +13,7 @@ use ipvs::{
 use super::forgotten::tag;
 use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, VirtualServerState};
 use crate::desired::{Backend, Config, Conntrack, Frontend, WithoutBackends};
-use crate::model::SessionAffinity;
+use crate::model::{Forwarding, SessionAffinity};
 
 /// A virtual server with its real servers, sorted like the backends.
 ///
@@ -49,6 +49,8 @@ pub(super) fn virtual_server(
             address: backend.address,
             port: backend.port.get(),
         })
+        .with_weight(backend.weight.get().into())
+        .with_forwarding(frontend.forwarding.into())
     };
     VirtualServerState {
         server,
@@ -77,7 +79,11 @@ pub(super) fn elements(frontend: &Frontend, config: &Config) -> Vec<Element> {
         },
     });
     if frontend.is_captured() {
-        let mark = config.marks.captured(frontend.external.is_none());
+        // Answers that do not come back through this node must find the client's own address.
+        let masquerade = frontend.forwarding == Forwarding::Masquerade;
+        let mark = config
+            .marks
+            .captured(masquerade && frontend.external.is_none());
         elements.extend(NonZeroU32::new(mark).map(|mark| Element::Mark {
             key,
             purpose: Purpose::Capture,
@@ -124,7 +130,7 @@ pub(super) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> 
 
 /// The route that captured packets take.
 pub(super) fn policy_route(config: &Config, family: Family) -> PolicyRoute {
-    let mark = config.marks.own();
+    let mark = config.marks.ours();
     PolicyRoute { family, mark }
 }
 

@@ -13,7 +13,7 @@ use std::num::NonZeroU32;
 use super::super::api::{self, Loose};
 use super::field::OTHER_PROXY;
 use super::{Converted, Findings};
-use crate::model::{ObjectName, Service, ServicePort, SessionAffinity, Uid};
+use crate::model::{Forwarding, ObjectName, Service, ServicePort, SessionAffinity, Uid};
 use crate::notice::Reason;
 
 /// Default timeout of session affinity in seconds: three hours.
@@ -110,6 +110,7 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         health_check_node_port,
         scheduler,
         scheduler_flags,
+        forwarding: Forwarding::Masquerade,
         created: created(metadata),
         metrics: metadata.label(METRICS) == Some("true"),
         uid: metadata.uid.as_deref().and_then(Uid::new),

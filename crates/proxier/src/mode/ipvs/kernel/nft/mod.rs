@@ -170,7 +170,7 @@ impl Nft {
                 }
             }
         };
-        check(&mut self.socket).map_err(error("validate the rules"))
+        check(&mut self.socket).map_err(error("have the rules checked"))
     }
 
     /// Deletes the table, if there is one.
