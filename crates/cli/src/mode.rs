@@ -14,7 +14,7 @@ use crate::notices::Notices;
 /// The chosen mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
-    pub(crate) in_force: Mode,
+    pub(crate) in_effect: Mode,
     pub(crate) wanted: Mode,
     /// What the requested mode lacks, if another one was chosen.
     missing: Option<String>,
@@ -23,7 +23,7 @@ pub(crate) struct Choice {
 impl Choice {
     fn as_wanted(mode: Mode) -> Self {
         Self {
-            in_force: mode,
+            in_effect: mode,
             wanted: mode,
             missing: None,
         }
@@ -46,8 +46,8 @@ impl Choice {
              lacks something, not if it is forbidden, busy or broken",
             wanted.name()
         );
-        let in_force = Mode::Iptables;
-        let (wanted_name, other) = (wanted.name(), in_force.name());
+        let in_effect = Mode::Iptables;
+        let (wanted_name, other) = (wanted.name(), in_effect.name());
         anyhow::ensure!(
             args.fallback != Fallback::Never,
             "mode {wanted_name} cannot run on this node: {missing}"
@@ -55,33 +55,32 @@ impl Choice {
         let found = iptables::probe(config, &args.proc_sys);
         log(&found);
         anyhow::ensure!(
-            found.can_run(in_force.probed()),
+            found.can_run(in_effect.probed()),
             "mode {wanted_name} cannot run on this node: {missing}; and neither can mode {other}: {}",
-            causes(&found, in_force)
+            causes(&found, in_effect)
         );
         Ok(Self {
-            in_force,
+            in_effect,
             wanted,
             missing: Some(missing),
         })
     }
 
     /// Warns of a fallback.
-    pub(crate) fn tell(&self, notices: &Notices) {
+    pub(crate) fn report(&self, notices: &Notices) {
         if let Some(missing) = &self.missing {
-            let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
-            let message =
-                format!("mode {wanted} cannot run, and mode {in_force} serves: {missing}");
-            notices.tell(&Notice::of_node(Reason::ModeFallback, message));
+            let (in_effect, wanted) = (self.in_effect.name(), self.wanted.name());
+            let message = format!("mode {wanted} cannot run, using mode {in_effect}: {missing}");
+            notices.send(&Notice::of_node(Reason::ModeFallback, message));
         }
     }
 
     /// The field `fallback` of the proxy's health.
     pub(crate) fn fallback(&self) -> Option<health::Fallback> {
         let reason = self.missing.clone()?;
-        let (in_force, wanted) = (self.in_force.name(), self.wanted.name());
+        let (in_effect, wanted) = (self.in_effect.name(), self.wanted.name());
         Some(health::Fallback {
-            in_force,
+            in_effect,
             wanted,
             reason,
         })
@@ -110,7 +109,7 @@ fn causes(probe: &Probe, mode: Mode) -> String {
 pub(crate) struct Lookout {
     proc_sys: PathBuf,
     switches: bool,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Lookout {
@@ -119,7 +118,7 @@ impl Lookout {
         choice.missing.as_ref().map(|_| Self {
             proc_sys: args.proc_sys.clone(),
             switches: args.fallback == Fallback::AutoUpgrade,
-            is_told: false,
+            is_reported: false,
         })
     }
 
@@ -128,16 +127,17 @@ impl Lookout {
     pub(crate) fn look(&mut self, config: &Config, notices: &Notices) -> bool {
         let can_run =
             ipvs::is_loaded() && ipvs::probe(config, &self.proc_sys).can_run(probe::Mode::Ipvs);
-        if can_run && !self.is_told {
+        if can_run && !self.is_reported {
             let then = if self.switches {
                 "svcproxy switches to it"
             } else {
-                "a restart of svcproxy switches to it, --fallback=auto-upgrade without one"
+                "restart svcproxy to switch to it (--fallback=auto-upgrade switches without a \
+                 restart)"
             };
             let message = format!("mode ipvs can run now: {then}");
-            notices.tell(&Notice::of_node(Reason::IpvsAvailable, message));
+            notices.send(&Notice::of_node(Reason::IpvsAvailable, message));
         }
-        self.is_told = can_run;
+        self.is_reported = can_run;
         can_run && self.switches
     }
 }

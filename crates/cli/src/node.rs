@@ -24,7 +24,7 @@ pub(crate) fn config_on(
     let name = args.node_name.clone().map_or_else(host_name, Ok)?;
     let bind = args.kube_proxy.bind_address;
     let bind = bind.filter(|ip| !ip.is_unspecified() && args.node_ips.is_empty());
-    // Another machine's networks say nothing of a node whose addresses are given.
+    // If the node's addresses are given, this may be another machine, whose networks do not count.
     let (mut node_ips, attached) = if args.node_ips.is_empty() {
         let own = own_networks()?;
         let first = |family| {
@@ -33,7 +33,7 @@ pub(crate) fn config_on(
                 .find(|ip| Family::of(ip) == family)
         };
         let first = [Family::V4, Family::V6].into_iter().filter_map(first);
-        // The address of a dummy device may be a virtual IP itself.
+        // The address of a dummy device may itself be a virtual IP.
         let wide = own
             .iter()
             .filter(|own| own.prefix_len() < own.max_prefix_len());
@@ -119,7 +119,7 @@ fn host_name() -> anyhow::Result<String> {
     name.context("the host's name is not UTF-8: give --node-name")
 }
 
-/// The addresses that others can reach, with their networks.
+/// The addresses that other machines can reach, with their networks.
 fn own_networks() -> anyhow::Result<Vec<IpNet>> {
     let interfaces = if_addrs::get_if_addrs().context("cannot list this node's addresses")?;
     let networks = interfaces.iter().filter_map(|interface| {

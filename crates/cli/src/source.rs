@@ -126,7 +126,7 @@ fn read_all(readings: &Receiver<Reading>, timeout: Option<Duration>) -> Option<R
 /// The API server has not sent the whole initial list.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the API server has not told all there is within {waited:?} (--timeout); not listed: {}",
+    "initial list incomplete after {waited:?} (--timeout): missing {}",
     kinds(unlisted, failures)
 )]
 pub(crate) struct NotListed {
@@ -143,7 +143,7 @@ fn kinds(unlisted: &BTreeSet<&str>, failures: &BTreeMap<&'static str, String>) -
     });
     let kinds: Vec<_> = kinds.collect();
     let silent = if failures.is_empty() {
-        "; there was no answer, and no error"
+        "; no answer, and no error"
     } else {
         ""
     };
@@ -165,7 +165,7 @@ impl Following {
     }
 
     /// Reports the state of the connection in metrics and health, if there is one.
-    pub(crate) fn tell(&self, monitor: &Monitor) {
+    pub(crate) fn report_to(&self, monitor: &Monitor) {
         if let Self::Kube { source } = self {
             monitor.follow_source(source.watch_state());
         }

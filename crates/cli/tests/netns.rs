@@ -80,7 +80,7 @@ fn once_gives_up_where_no_api_server_answers() {
     assert_eq!(output.status.code(), Some(1), "{log}");
     let last = log.lines().last().unwrap();
     assert!(
-        last.contains("within 5s (--timeout); not listed: EndpointSlice, Node ("),
+        last.contains("after 5s (--timeout): missing EndpointSlice, Node ("),
         "{log}"
     );
     assert!(

@@ -118,14 +118,8 @@ fn a_file_that_changes_is_applied_without_a_restart() {
     becomes(node, &first);
     write(volume.path(), "2", after);
     becomes(node, &then);
-    follower.wait(
-        "change",
-        says("masqueradeAll: true is in force now; it was false"),
-    );
-    follower.wait(
-        "change",
-        says("syncPeriod: 300s is in force now; it was 60s"),
-    );
+    follower.wait("change", says("masqueradeAll: changed from false to true"));
+    follower.wait("change", says("syncPeriod: changed from 60s to 300s"));
     let shown = configz(node);
     let shown = &shown["kubeproxy.config.k8s.io"];
     assert_eq!(shown["iptables"]["masqueradeAll"], true);
@@ -149,7 +143,7 @@ fn a_file_that_changes_is_applied_without_a_restart() {
     becomes(node, &first);
     let left = follower.wait(
         "warning",
-        says("metricsBindAddress: 127.0.0.1:10249 stays in force"),
+        says("metricsBindAddress: 127.0.0.1:10249 stays in effect"),
     );
     assert_eq!(left["level"], "WARN");
     let shown = configz(node);

@@ -43,7 +43,7 @@ pub enum Reason {
     NodeRefused,
     /// An address family is not served, because the node has no address of it.
     FamilyLeftOut,
-    /// A Service CIDR holds what is no Service, and is not captured as a whole.
+    /// A Service CIDR also contains other addresses, and is not captured as a whole.
     ServiceCidrShared,
     /// An address of a Service is not served.
     AddressRefused,
@@ -60,7 +60,7 @@ pub enum Reason {
     ForeignVirtualServer,
     /// Rules, routes or servers were not as svcproxy left them, and were repaired.
     DriftRepaired,
-    /// A route or routing rule of another program takes packets to Services elsewhere.
+    /// A route or routing rule of another program sends packets for Services elsewhere.
     RouteInTheWay,
     /// There is no free firewall mark for a virtual server.
     NoMarkLeft,

@@ -60,7 +60,7 @@ pub(crate) fn kill_all() {
 }
 
 /// Runs a program to its end. `write` writes the input, while the output is being read. The value
-/// that `started` makes of the process's number is kept until the program has ended.
+/// that `started` returns for the PID is kept until the program has ended.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ pub(crate) fn output<T>(
         (output, guard.join().unwrap_or_default())
     });
     if is_late {
-        let message = format!("killed: not done after {limit:?}");
+        let message = format!("killed: not finished after {limit:?}");
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     }
     output
@@ -163,15 +163,15 @@ mod tests {
 
     #[test]
     fn a_program_is_registered_while_it_runs() {
-        let (tell, told) = mpsc::channel();
+        let (send, receive) = mpsc::channel();
         let waits = thread::spawn(move || {
             let mut command = Command::new("cat");
             output(&mut command, Duration::from_secs(60), drop, move |stdin| {
                 // cat runs until its input ends.
-                let _ = tell.send(stdin);
+                let _ = send.send(stdin);
             })
         });
-        let stdin = told.recv().unwrap();
+        let stdin = receive.recv().unwrap();
         let before = running(|groups| groups.clone());
         assert!(!before.is_empty());
         drop(stdin);

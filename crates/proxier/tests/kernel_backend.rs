@@ -65,7 +65,7 @@ fn config(node: &Host) -> Config {
 /// The base steps of a node, without Services.
 fn base(node: &Host) -> Vec<Step> {
     let config = config(node);
-    let mark = config.marks.ours();
+    let mark = config.marks.own();
     let policy = |family| Step::AddPolicyRoute(PolicyRoute { family, mark });
     let sysctls = base_sysctls(&config).map(|(sysctl, value)| Step::SetSysctl(sysctl, value));
     sysctls

@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 use super::{go_bool, go_int};
 use crate::kube_proxy::{GoDuration, KubeProxyConfiguration, Takes, all_flags};
 
-const KUBE_PROXY: &str = "In kube-proxy's place (docs/kube-proxy.md)";
+const KUBE_PROXY: &str = "Compatibility with kube-proxy (docs/kube-proxy.md)";
 
 /// The settings that `--config` covers, as argument and flag. Not in the list: kube-proxy's flags
 /// that take precedence over the file (`Complete` in options.go), and flags that only svcproxy has.

@@ -259,7 +259,7 @@ pub(crate) struct Timeout(pub(crate) Option<u32>);
 /// Normalises a node name as the kubelet does.
 pub(crate) fn node_name(text: &str) -> Result<String, String> {
     match text.trim() {
-        "" => Err("a node has a name".to_owned()),
+        "" => Err("the node name is empty".to_owned()),
         name => Ok(name.to_lowercase()),
     }
 }
@@ -300,7 +300,7 @@ impl Timeout {
         let seconds = seconds.filter(|seconds| *seconds <= Timeouts::MAX);
         seconds
             .map(|seconds| Self(Some(seconds)))
-            .ok_or_else(|| format!("IPVS takes whole seconds, {} at most", Timeouts::MAX))
+            .ok_or_else(|| format!("IPVS accepts whole seconds, at most {}", Timeouts::MAX))
     }
 }
 
@@ -316,6 +316,6 @@ pub(crate) fn scheduler(name: &str) -> Result<Scheduler, String> {
         .find(|scheduler| scheduler.as_str() == name)
         .ok_or_else(|| {
             let names: Vec<_> = known().map(|s| s.as_str().to_owned()).collect();
-            format!("no scheduler of that name; there are {}", names.join(", "))
+            format!("unknown scheduler; the known ones are {}", names.join(", "))
         })
 }

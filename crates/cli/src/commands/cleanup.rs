@@ -25,7 +25,7 @@ pub(crate) fn cleanup(lock: &LockArgs, drain_timeout: Duration) -> anyhow::Resul
     let ending = of_ipvs(drain_timeout)?;
     let chains = IptablesBackend::remove_all()?;
     if chains > 0 {
-        tracing::info!(chains, "removed what svcproxy made in iptables");
+        tracing::info!(chains, "removed svcproxy's iptables chains");
     }
     Ok(ending)
 }
@@ -34,12 +34,12 @@ fn of_ipvs(drain_timeout: Duration) -> anyhow::Result<Ending> {
     let mut ipvs = ipvs_mode()?;
     let cleanup = match KubeProxy::open()?.presence()? {
         Presence::Servers(servers) => {
-            tracing::info!("kube-proxy is at work here: its virtual servers stay");
+            tracing::info!("kube-proxy is running on this node: keeping its virtual servers");
             let has = |key: &_| servers.has(key);
             retire(&mut *ipvs, Replacement::Ipvs(&has), drain_timeout)?
         }
         Presence::Rules => {
-            tracing::info!("kube-proxy is at work here: connections may end first");
+            tracing::info!("kube-proxy is running on this node: waiting for connections to end");
             retire(&mut *ipvs, Replacement::Rules, drain_timeout)?
         }
         _ => ipvs::cleanup(&mut *ipvs)?,
@@ -52,7 +52,7 @@ fn of_ipvs(drain_timeout: Duration) -> anyhow::Result<Ending> {
     }
     tracing::info!(
         removed = cleanup.plan.steps().len(),
-        "removed what svcproxy made"
+        "removed svcproxy's state"
     );
     Ok(Ending::Done)
 }

@@ -34,7 +34,7 @@ use crate::observe::health_checks::Health;
 use crate::observe::trail::{Causes, Trail};
 use crate::source::Source;
 use crate::takeover::other_mode;
-use crate::takeover::{OfKubeProxy, Predecessor, Predecessors};
+use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy};
 use crate::{node, observe, settings};
 
 /// `svcproxy --mode MODE`
@@ -52,7 +52,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     // The source's thread, which posts Events, does not live long enough.
     let events = if args.once { None } else { source.events() };
     let notices = Notices::new(&config.node_name, events);
-    choice.tell(&notices);
+    choice.report(&notices);
     let start = Start {
         cli,
         choice,
@@ -60,7 +60,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         notices,
     };
     let config = Arc::new(config);
-    match start.choice.in_force {
+    match start.choice.in_effect {
         Mode::Ipvs => {
             let proxier = Proxier::new(config, Ipvs::new(open_ipvs(args)?));
             if args.once {
@@ -73,7 +73,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         }
         Mode::Iptables => {
             let backend = IptablesBackend::open()?.proc_sys(&args.mode.proc_sys);
-            tracing::info!("the data plane is {}", backend.flavour());
+            tracing::info!("mode iptables uses {}", backend.flavour());
             let flavour = backend.flavour();
             let proxier = Proxier::new(config, Iptables::new(backend));
             if args.once {
@@ -92,10 +92,10 @@ fn open_ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
 }
 
 /// Everything that may have left state on this node: kube-proxy, and svcproxy's other mode.
-fn predecessors(mode: Mode, config: &Config, notices: Notices) -> Predecessors {
-    let of_kube_proxy: Box<dyn Predecessor> = Box::<OfKubeProxy>::default();
-    let of_other_mode = other_mode::predecessor(mode, config);
-    Predecessors::new([of_kube_proxy, of_other_mode], notices)
+fn earlier_proxies(mode: Mode, config: &Config, notices: Notices) -> EarlierProxies {
+    let of_kube_proxy: Box<dyn EarlierProxy> = Box::<OfKubeProxy>::default();
+    let of_other_mode = other_mode::earlier_proxy(mode, config);
+    EarlierProxies::new([of_kube_proxy, of_other_mode], notices)
 }
 
 /// The parts that every mode needs to start.
@@ -115,11 +115,12 @@ impl<'a> Start<'a> {
             .handle(reading.changes)?
             .context("nothing was changed: not every object could be read")?;
         let config = proxier.desired().config();
-        let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
+        let mut earlier_proxies =
+            earlier_proxies(self.choice.in_effect, config, self.notices.clone());
         log_sync(&report, true);
         Standing::new(self.notices).follow(&proxier, &report);
-        predecessors.follow(&proxier, &report);
-        let is_success = report.is_complete() && predecessors.are_gone();
+        earlier_proxies.follow(&proxier, &report);
+        let is_success = report.is_complete() && earlier_proxies.are_gone();
         let invalid = invalid || proxier.node_error().is_some();
         Ok(match (is_success, invalid) {
             (false, _) => Ending::Failed,
@@ -179,9 +180,9 @@ impl<'a> Start<'a> {
             // The receiver is gone only when svcproxy is about to end.
             let _ = events.send(Event::Changes(reading.changes));
         })?;
-        source.tell(&monitor);
+        source.report_to(&monitor);
         serve(&mut following, proxier);
-        tracing::info!("stopped; the data plane stays as it is");
+        tracing::info!("stopped; the data plane stays in effect");
         Ok(Ending::Done)
     }
 }
@@ -208,7 +209,7 @@ impl Following<'_> {
     /// Reports the mode in effect everywhere: log, metrics, health.
     fn serve_by(&mut self, choice: Choice) {
         self.monitor
-            .set_mode(choice.in_force.name(), choice.wanted.name());
+            .set_mode(choice.in_effect.name(), choice.wanted.name());
         self.monitor.set_fallback(choice.fallback());
         self.lookout = Lookout::new(&self.args.mode, &choice);
         self.choice = choice;
@@ -217,15 +218,16 @@ impl Following<'_> {
     /// Runs the loop until a signal stops it. Breaks earlier if the requested mode can run now.
     fn serve<B: DataPlane>(&mut self, proxier: &mut Proxier<B>) -> ControlFlow<()> {
         let config = proxier.desired().config();
-        let mut predecessors = predecessors(self.choice.in_force, config, self.notices.clone());
+        let mut earlier_proxies =
+            earlier_proxies(self.choice.in_effect, config, self.notices.clone());
         let intervals = &mut self.intervals;
         proxier::reconcile::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);
             let round = match observed {
                 Observed::Round(round) => round,
                 Observed::Drain => {
-                    predecessors.look();
-                    proxier.set_draining_beside(predecessors.are_draining());
+                    earlier_proxies.look();
+                    proxier.set_draining_beside(earlier_proxies.are_draining());
                     return ControlFlow::Continue(());
                 }
                 _ => return ControlFlow::Continue(()),
@@ -238,8 +240,8 @@ impl Following<'_> {
                         report_drift(report, &self.notices);
                     }
                     self.standing.follow(proxier, report);
-                    predecessors.follow(proxier, report);
-                    proxier.set_draining_beside(predecessors.are_draining());
+                    earlier_proxies.follow(proxier, report);
+                    proxier.set_draining_beside(earlier_proxies.are_draining());
                 }
                 Err(error) => {
                     tracing::error!("nothing was changed: {}", chain(error));
@@ -269,7 +271,7 @@ impl Following<'_> {
         let watching = watching.inspect_err(not_watched).ok()?;
         if watching.is_none() {
             tracing::info!(
-                "{flavour} has no notifications: changes by others are noticed by the next audit only"
+                "{flavour} has no notifications: only audits notice changes by other programs"
             );
         }
         watching
@@ -301,7 +303,10 @@ impl Following<'_> {
                     let _ = self.serve(&mut proxier);
                     return;
                 }
-                Err(error) => tracing::error!("mode iptables stays: {}", chain(&error)),
+                Err(error) => tracing::error!(
+                    "cannot switch to mode ipvs, mode iptables stays in effect: {}",
+                    chain(&error)
+                ),
             }
         }
     }
@@ -309,7 +314,7 @@ impl Following<'_> {
 
 fn not_watched(error: &BackendError) {
     let error = chain(error);
-    tracing::warn!("changes by others are noticed by the next audit only: {error}");
+    tracing::warn!("cannot watch for changes by other programs, only audits notice them: {error}");
 }
 
 /// Applies changes of the configuration file, if there is one.
@@ -329,7 +334,7 @@ fn follow_settings(
         configz.reconfigure(&cli, &settings.config);
         let _ = events.send(Event::Settings(settings));
     });
-    watch.context("the configuration file cannot be followed")
+    watch.context("cannot watch the configuration file")
 }
 
 /// Ends the loop at the first signal; at a second one the process ends as it is.
@@ -380,10 +385,10 @@ fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
     let named: Vec<_> = steps.iter().take(NAMED).map(String::as_str).collect();
     let more = if count > NAMED { "; …" } else { "" };
     let message = format!(
-        "the node was not as svcproxy had left it; {count} repair steps: {}{more}",
+        "another program changed the node; repaired in {count} steps: {}{more}",
         named.join("; ")
     );
-    notices.tell(&Notice::of_node(Reason::DriftRepaired, message));
+    notices.send(&Notice::of_node(Reason::DriftRepaired, message));
 }
 
 /// Logs a sync. The first one is at level info, the others are routine.

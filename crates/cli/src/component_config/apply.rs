@@ -51,10 +51,10 @@ pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
     match mode {
         "ipvs" | "iptables" => None,
         "" => Some(Note::info(format!(
-            "{setting} is empty, which means iptables to kube-proxy: mode ipvs is used"
+            "{setting} is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"
         ))),
         mode => Some(Note::warning(format!(
-            "{setting} is {mode}, a mode that svcproxy does not have: mode ipvs is used"
+            "{setting} is {mode}, a mode that svcproxy does not have; it uses mode ipvs"
         ))),
     }
 }

@@ -135,7 +135,7 @@ fn errors_have_the_path_of_the_field() {
         ),
         (
             "ipvs: {tcpTimeout: 1500ms}",
-            "ipvs.tcpTimeout: 1s500ms: IPVS takes whole seconds, 2678400 at most",
+            "ipvs.tcpTimeout: 1s500ms: IPVS accepts whole seconds, at most 2678400",
         ),
         (
             "ipvs: {excludeCIDRs: [10.0.0.0/8, 10.0.0.1]}",
@@ -175,7 +175,7 @@ fn errors_have_the_path_of_the_field() {
     }
     let scheduler = errors(&format!("{header}ipvs: {{scheduler: fastest}}"));
     assert!(
-        scheduler[0].starts_with("ipvs.scheduler: \"fastest\": no scheduler of that name"),
+        scheduler[0].starts_with("ipvs.scheduler: \"fastest\": unknown scheduler"),
         "{scheduler:?}"
     );
     let interface = errors(&format!("{header}detectLocalMode: BridgeInterface"));
@@ -235,8 +235,8 @@ fn what_kube_proxy_ignores_is_named_and_ignored() {
                  conntrack.min, or their flags, set the limit",
                 "resourceContainer is obsolete and has no effect: the container runtime or the \
                  service manager sets the cgroup",
-                "udpIdleTimeout is obsolete and has no effect: it is for kube-proxy's former \
-                 userspace mode",
+                "udpIdleTimeout is obsolete and has no effect: it is for the userspace mode of \
+                 earlier versions",
             ],
         ),
         (
@@ -276,11 +276,11 @@ fn a_mode_of_kube_proxy_is_noted_if_it_is_not_the_one_in_effect() {
     assert_eq!(note("iptables"), [""; 0]);
     assert_eq!(
         note(""),
-        ["mode is empty, which means iptables to kube-proxy: mode ipvs is used"]
+        ["mode is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"]
     );
     for mode in ["nftables", "userspace"] {
         let expected =
-            format!("mode is {mode}, a mode that svcproxy does not have: mode ipvs is used");
+            format!("mode is {mode}, a mode that svcproxy does not have; it uses mode ipvs");
         assert_eq!(note(mode), [expected]);
     }
 }
@@ -550,11 +550,11 @@ fn flags_without_effect_are_noted_and_checked() {
     );
     assert_eq!(
         note(&["--proxy-mode="]),
-        "--proxy-mode is empty, which means iptables to kube-proxy: mode ipvs is used"
+        "--proxy-mode is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"
     );
     assert_eq!(
         note(&["--proxy-mode=nftables"]),
-        "--proxy-mode is nftables, a mode that svcproxy does not have: mode ipvs is used"
+        "--proxy-mode is nftables, a mode that svcproxy does not have; it uses mode ipvs"
     );
     assert_eq!(
         note(&["--logtostderr=true", "--resource-container="]),

@@ -90,7 +90,10 @@ impl Queue {
             drop(state);
             if lost > 0 {
                 // This is queued like any other line.
-                tracing::warn!(lines = lost, "log lines lost: standard error took no more");
+                tracing::warn!(
+                    lines = lost,
+                    "log lines dropped: standard error did not accept them"
+                );
             }
             self.0.changed.notify_all();
         }

@@ -151,11 +151,11 @@ mod tests {
     fn a_flood_is_cut_and_suppressed_notices_are_counted() {
         let start = Instant::now();
         let mut limit = Limit::new(start);
-        let told: u32 = (0..10_000)
+        let reported: u32 = (0..10_000)
             .map(|n| allowed(&mut limit, &service(&format!("s{n}")), 1, start))
             .sum();
-        assert_eq!(told, OF_ALL.burst);
-        assert_eq!(limit.left_out(start), Some(10_000 - u64::from(told)));
+        assert_eq!(reported, OF_ALL.burst);
+        assert_eq!(limit.left_out(start), Some(10_000 - u64::from(reported)));
         assert_eq!(allowed(&mut limit, &service("one-more"), 1, start), 0);
         assert_eq!(limit.left_out(start), None);
         assert_eq!(limit.left_out(start + OF_LEFT_OUT.pause), Some(1));

@@ -41,26 +41,26 @@ impl Notices {
     }
 
     /// Sends a notice, without a limit.
-    pub(crate) fn tell(&self, notice: &Notice) {
+    pub(crate) fn send(&self, notice: &Notice) {
         self.tell_of(notice, None);
     }
 
     /// Sends notices of Services in the store, within the limits, and the number of suppressed
     /// ones.
-    fn tell_all<'a>(&self, notices: impl IntoIterator<Item = &'a Notice>, store: &Store) {
+    fn send_all<'a>(&self, notices: impl IntoIterator<Item = &'a Notice>, store: &Store) {
         for notice in notices {
             match &notice.about {
                 Subject::Service(name) => {
                     let uid = store.get(name).and_then(|view| view.service.uid);
                     self.tell_of(notice, uid);
                 }
-                _ => self.tell(notice),
+                _ => self.send(notice),
             }
         }
         let left_out = self.with_limit(|limit| limit.left_out(Instant::now()));
         if let Some(count) = left_out {
             let message = format!(
-                "{count} more notices are left out; the log names them at the level debug \
+                "{count} more notices were suppressed; the log has them at level debug \
                  (SVCPROXY_LOG=debug)"
             );
             self.say(&Notice::of_node(Reason::NoticesLeftOut, message), None);
@@ -104,14 +104,14 @@ impl Notices {
 #[derive(Debug)]
 pub(crate) struct Standing {
     notices: Notices,
-    told: reconcile::Standing,
+    reported: reconcile::Standing,
 }
 
 impl Standing {
     pub(crate) fn new(notices: Notices) -> Self {
         Self {
             notices,
-            told: reconcile::Standing::default(),
+            reported: reconcile::Standing::default(),
         }
     }
 
@@ -121,14 +121,14 @@ impl Standing {
         proxier: &Proxier<B>,
         report: &SyncReport<B::Plan>,
     ) {
-        let new = self.told.follow(proxier, &report.concerned);
+        let new = self.reported.follow(proxier, &report.concerned);
         let all = report.notices.iter().chain(&new);
-        self.notices.tell_all(all, proxier.store());
+        self.notices.send_all(all, proxier.store());
     }
 
     /// Reports new conditions without a sync, because the node could not be read.
     pub(crate) fn follow_without_sync<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
-        let new = self.told.follow(proxier, &Concerned::All);
-        self.notices.tell_all(&new, proxier.store());
+        let new = self.reported.follow(proxier, &Concerned::All);
+        self.notices.send_all(&new, proxier.store());
     }
 }

@@ -169,11 +169,11 @@ fn a_problem_that_comes_and_goes_does_not_flood() {
         node.server.put(Resource::Services, refused.clone());
         node.until_problems(1);
     }
-    let told = [
+    let reported = [
         ("AddressRefused", "web", 10),
         ("NoticesLeftOut", "node-a", 1),
     ];
-    assert_eq!(node.events(11), counts(&told));
+    assert_eq!(node.events(11), counts(&reported));
 }
 
 #[test]
@@ -191,7 +191,10 @@ fn ten_thousand_problems_are_cut_and_counted() {
     let left_out = |event: &Arc<Value>| event["reason"] == "NoticesLeftOut";
     let left_out = node.server.events().into_iter().find(left_out).unwrap();
     let note = left_out["note"].as_str().unwrap();
-    assert!(note.starts_with("9970 more notices are left out"), "{note}");
+    assert!(
+        note.starts_with("9970 more notices were suppressed"),
+        "{note}"
+    );
 }
 
 #[test]

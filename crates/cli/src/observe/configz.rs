@@ -20,14 +20,14 @@ pub(crate) struct Configz(Arc<Mutex<Parts>>);
 #[derive(Debug)]
 struct Parts {
     kube_proxy: Value,
-    ours: Value,
+    own: Value,
 }
 
 impl Configz {
     pub(crate) fn new(cli: &Cli, config: &Config) -> Self {
         Self(Arc::new(Mutex::new(Parts {
             kube_proxy: document(cli, config),
-            ours: own_settings(config),
+            own: own_settings(config),
         })))
     }
 
@@ -48,12 +48,12 @@ impl Configz {
 
     /// Updates the page with the settings in effect, including those from the API.
     pub(crate) fn follow(&self, config: &Config) {
-        self.with(|parts| parts.ours = own_settings(config));
+        self.with(|parts| parts.own = own_settings(config));
     }
 
     pub(crate) fn text(&self) -> String {
         self.with(|parts| {
-            json!({ KUBE_PROXY: parts.kube_proxy, "svcproxy": parts.ours }).to_string()
+            json!({ KUBE_PROXY: parts.kube_proxy, "svcproxy": parts.own }).to_string()
         })
     }
 

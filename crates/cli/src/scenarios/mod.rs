@@ -139,7 +139,7 @@ fn services_without_a_mark_are_reported_and_keep_their_cluster_ips() {
     let script = Script::parse(Path::new("marks"), &text);
     let text = Player::new(&script).first(&script.acts[0]);
     assert_eq!(
-        text.matches("no number is left in the mask").count(),
+        text.matches("no free firewall mark in --mark-mask").count(),
         300 - 255,
         "{text}"
     );

@@ -79,7 +79,7 @@ pub(crate) fn taking_a_restart(cli: &Cli) -> impl Iterator<Item = &'static str> 
 
 /// The last valid settings.
 struct Reload {
-    in_force: Vec<Field>,
+    in_effect: Vec<Field>,
     mode: Mode,
     node_name: Arc<str>,
     /// None before the first reading, whose notes were logged at the start.
@@ -91,7 +91,7 @@ struct Reload {
 impl Reload {
     fn new(cli: &Cli, node_name: &Arc<str>) -> Self {
         Self {
-            in_force: fields(cli, cli.run.mode()),
+            in_effect: fields(cli, cli.run.mode()),
             mode: cli.run.mode(),
             node_name: Arc::clone(node_name),
             notes: None,
@@ -111,29 +111,29 @@ impl Reload {
             Err(error) => {
                 let error = chain(error.as_ref());
                 if self.error.as_ref() != Some(&error) {
-                    tracing::error!("{error}; the settings stay as they were");
+                    tracing::error!("{error}; the previous settings stay in effect");
                 }
                 self.error = Some(error);
                 return None;
             }
         };
         if self.error.take().is_some() {
-            tracing::info!("the configuration file is right again");
+            tracing::info!("the configuration file is valid again");
         }
         if let Some(before) = self.notes.replace(notes.clone()) {
             let new = notes.iter().filter(|note| !before.contains(note));
             new.for_each(Note::log);
         }
         let mut is_changed = false;
-        for (before, now) in self.in_force.iter_mut().zip(fields(&cli, self.mode)) {
+        for (before, now) in self.in_effect.iter_mut().zip(fields(&cli, self.mode)) {
             let (name, old, new) = (now.name, &before.value, &now.value);
             if old == new {
                 continue;
             }
             if now.wants_restart {
-                tracing::warn!("{name}: {old} stays in force; {new} takes a restart");
+                tracing::warn!("{name}: {old} stays in effect; {new} needs a restart");
             } else {
-                tracing::info!("{name}: {new} is in force now; it was {old}");
+                tracing::info!("{name}: changed from {old} to {new}");
                 is_changed = true;
                 *before = now;
             }

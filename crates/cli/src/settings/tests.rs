@@ -35,7 +35,7 @@ fn cli(flags: &[&str], fields: &str) -> anyhow::Result<(Cli, Vec<Note>)> {
 fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) {
     let (before, _) = cli(&[], before).unwrap();
     let mut reload = Reload::new(&before, &"node-a".into());
-    let start = reload.in_force.clone();
+    let start = reload.in_effect.clone();
     let (after, notes) = cli(&[], after).unwrap();
     let asked = fields(&after, before.run.mode());
     let settings = reload.take_in(Ok((after, notes)), config);
@@ -47,8 +47,8 @@ fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) 
         pairs.map(|(one, _)| one.name).collect()
     };
     let (live, left) = (
-        differ(&start, &reload.in_force),
-        differ(&reload.in_force, &asked),
+        differ(&start, &reload.in_effect),
+        differ(&reload.in_effect, &asked),
     );
     assert_eq!(settings.is_some(), !live.is_empty());
     (live, left)
@@ -136,11 +136,11 @@ fn an_invalid_file_keeps_the_last_settings() {
     let cidr = ["--service-cidr=10.96.0.0/12"];
     let (before, _) = cli(&cidr, "ipvs: {scheduler: lc}").unwrap();
     let mut reload = Reload::new(&before, &"node-a".into());
-    let start = reload.in_force.clone();
+    let start = reload.in_effect.clone();
     for (wrong, said) in [
         (
             "ipvs: {scheduler: fastest}",
-            "ipvs.scheduler: \"fastest\": no scheduler of that name",
+            "ipvs.scheduler: \"fastest\": unknown scheduler",
         ),
         ("ipvs: {scheduler: 5}", "ipvs.scheduler: invalid type"),
         ("ipvs: [", ""),
@@ -153,7 +153,7 @@ fn an_invalid_file_keeps_the_last_settings() {
         );
         let error = reload.error.clone().unwrap();
         assert!(error.contains(said), "{error}");
-        assert_eq!(reload.in_force, start);
+        assert_eq!(reload.in_effect, start);
     }
     assert!(
         reload

@@ -13,13 +13,13 @@ use proxier::mode::BackendError;
 use proxier::mode::DataPlane;
 use proxier::notice::{Notice, Reason};
 use proxier::reconcile::{SyncKind, SyncReport};
-use proxier::takeover::{KubeProxy, Successor};
+use proxier::takeover::{KubeProxy, NewProxy};
 
 use crate::commands::chain;
 use crate::notices::Notices;
 
 /// A proxy that ran on this node before.
-pub(crate) trait Predecessor {
+pub(crate) trait EarlierProxy {
     /// The name, for messages.
     fn name(&self) -> &'static str;
 
@@ -28,7 +28,7 @@ pub(crate) trait Predecessor {
     /// # Errors
     ///
     /// If the node cannot be read.
-    fn remove(&mut self, successor: &Successor<'_>) -> Result<Outcome, BackendError>;
+    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Outcome, BackendError>;
 
     /// Checks what has been draining since [`remove`](Self::remove), and removes it if its connections
     /// have ended.
@@ -50,7 +50,7 @@ pub(crate) struct Outcome {
     pub(crate) in_use: Vec<String>,
     /// What could not be removed yet, with the reason.
     pub(crate) left: Vec<String>,
-    /// The rest drains; call [`look`](Predecessor::look) until it has.
+    /// The rest drains; call [`look`](EarlierProxy::look) until it has.
     pub(crate) is_draining: bool,
 }
 
@@ -64,28 +64,28 @@ impl Outcome {
 }
 
 /// The proxies that may have left something.
-pub(crate) struct Predecessors {
+pub(crate) struct EarlierProxies {
     left: Vec<Left>,
     notices: Notices,
 }
 
 /// One proxy, and the last report about it.
 struct Left {
-    predecessor: Box<dyn Predecessor>,
+    earlier_proxy: Box<dyn EarlierProxy>,
     is_draining: bool,
-    told: Vec<Notice>,
+    reported: Vec<Notice>,
 }
 
-impl Predecessors {
+impl EarlierProxies {
     /// Creates the list of these proxies.
     pub(crate) fn new(
-        all: impl IntoIterator<Item = Box<dyn Predecessor>>,
+        all: impl IntoIterator<Item = Box<dyn EarlierProxy>>,
         notices: Notices,
     ) -> Self {
-        let left = all.into_iter().map(|predecessor| Left {
-            predecessor,
+        let left = all.into_iter().map(|earlier_proxy| Left {
+            earlier_proxy,
             is_draining: false,
-            told: Vec::new(),
+            reported: Vec::new(),
         });
         Self {
             left: left.collect(),
@@ -116,13 +116,13 @@ impl Predecessors {
                 _ => None,
             }));
         }
-        let successor = Successor::new(&has, &has_node_port)
+        let new_proxy = NewProxy::new(&has, &has_node_port)
             .excluding(&config.exclude_cidrs)
             .with_local(&local)
             .draining(config.drain_timeout);
         let notices = &self.notices;
         self.left.retain_mut(|left| {
-            let outcome = left.predecessor.remove(&successor);
+            let outcome = left.earlier_proxy.remove(&new_proxy);
             !left.is_gone(outcome, notices)
         });
     }
@@ -134,7 +134,7 @@ impl Predecessors {
             if !left.is_draining {
                 return true;
             }
-            let outcome = left.predecessor.look();
+            let outcome = left.earlier_proxy.look();
             !left.is_gone(outcome, notices)
         });
     }
@@ -154,18 +154,21 @@ impl Left {
     /// Reports the result of a removal; returns whether nothing is left. An unchanged result is not
     /// reported again.
     fn is_gone(&mut self, outcome: Result<Outcome, BackendError>, notices: &Notices) -> bool {
-        let name = self.predecessor.name();
+        let name = self.earlier_proxy.name();
         let outcome = outcome.unwrap_or_else(|error| Outcome {
             left: vec![chain(&error)],
             ..Outcome::default()
         });
         if let Some(removed) = outcome.removed {
             let message = format!("removed what {name} left: {removed}");
-            notices.tell(&Notice::of_node(Reason::PredecessorRemoved, message));
+            notices.send(&Notice::of_node(Reason::PredecessorRemoved, message));
         }
         let some = [
-            (&outcome.in_use, "stays, since others use it"),
-            (&outcome.left, "goes after the next audit"),
+            (&outcome.in_use, "is used by other programs and stays"),
+            (
+                &outcome.left,
+                "could not be removed, retrying after the next audit",
+            ),
         ];
         let some = some.into_iter().filter(|(what, _)| !what.is_empty());
         let some = some.map(|(what, why)| {
@@ -173,10 +176,10 @@ impl Left {
             Notice::of_node(Reason::PredecessorLeft, message)
         });
         let some: Vec<_> = some.collect();
-        for notice in some.iter().filter(|notice| !self.told.contains(notice)) {
-            notices.tell(notice);
+        for notice in some.iter().filter(|notice| !self.reported.contains(notice)) {
+            notices.send(notice);
         }
-        self.told = some;
+        self.reported = some;
         self.is_draining = outcome.is_draining;
         outcome.left.is_empty() && !outcome.is_draining
     }
@@ -186,17 +189,17 @@ impl Left {
 #[derive(Default)]
 pub(crate) struct OfKubeProxy(Option<KubeProxy>);
 
-impl Predecessor for OfKubeProxy {
+impl EarlierProxy for OfKubeProxy {
     fn name(&self) -> &'static str {
         "kube-proxy"
     }
 
-    fn remove(&mut self, successor: &Successor<'_>) -> Result<Outcome, BackendError> {
+    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Outcome, BackendError> {
         let kube_proxy = match &mut self.0 {
             Some(kube_proxy) => kube_proxy,
             unopened => unopened.insert(KubeProxy::open()?),
         };
-        let removal = kube_proxy.remove(successor, Instant::now());
+        let removal = kube_proxy.remove(new_proxy, Instant::now());
         let failures = removal.failures.iter().map(|failure| chain(failure));
         let draining = removal.draining.iter();
         let draining = draining.map(|key| format!("{key} still carries connections"));

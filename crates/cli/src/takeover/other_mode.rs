@@ -8,15 +8,15 @@ use proxier::mode::ipvs;
 use proxier::mode::ipvs::plan::Plan;
 use proxier::mode::ipvs::{Backend, Cleanup, IpvsBackend, IpvsRemains, Replacement, Retiring};
 use proxier::mode::{ApplyReport, BackendError};
-use proxier::takeover::Successor;
+use proxier::takeover::NewProxy;
 
 use crate::args::Mode;
 use crate::commands::chain;
-use crate::takeover::{Outcome, Predecessor};
+use crate::takeover::{EarlierProxy, Outcome};
 
 /// Removes the state of the mode that is not in effect.
-pub(crate) fn predecessor(in_force: Mode, config: &Config) -> Box<dyn Predecessor> {
-    match in_force {
+pub(crate) fn earlier_proxy(in_effect: Mode, config: &Config) -> Box<dyn EarlierProxy> {
+    match in_effect {
         Mode::Ipvs => Box::new(OfIptablesMode),
         Mode::Iptables => Box::new(OfIpvsMode {
             config: config.clone(),
@@ -39,12 +39,12 @@ pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend>, BackendError> {
 /// existing ones. So the rules are removed at once.
 struct OfIptablesMode;
 
-impl Predecessor for OfIptablesMode {
+impl EarlierProxy for OfIptablesMode {
     fn name(&self) -> &'static str {
         "svcproxy's mode iptables"
     }
 
-    fn remove(&mut self, _: &Successor<'_>) -> Result<Outcome, BackendError> {
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Outcome, BackendError> {
         let chains = IptablesBackend::remove_all()?;
         Ok(Outcome {
             removed: (chains > 0).then(|| format!("{chains} chains")),
@@ -59,12 +59,12 @@ struct OfIpvsMode {
     retiring: Option<(Box<dyn Backend>, Retiring)>,
 }
 
-impl Predecessor for OfIpvsMode {
+impl EarlierProxy for OfIpvsMode {
     fn name(&self) -> &'static str {
         "svcproxy's mode ipvs"
     }
 
-    fn remove(&mut self, _: &Successor<'_>) -> Result<Outcome, BackendError> {
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Outcome, BackendError> {
         if self.retiring.is_some() {
             return self.look();
         }

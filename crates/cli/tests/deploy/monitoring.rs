@@ -25,8 +25,8 @@ fn expressions(value: &Value) -> Vec<&str> {
 /// histogram.
 fn metrics(expression: &str) -> impl Iterator<Item = &str> {
     let words = expression.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
-    let ours = words.filter(|w| w.starts_with("kubeproxy_") || w.starts_with("svcproxy_"));
-    ours.map(|word| {
+    let own = words.filter(|w| w.starts_with("kubeproxy_") || w.starts_with("svcproxy_"));
+    own.map(|word| {
         let parts = ["_bucket", "_count", "_sum"];
         let histogram = parts.iter().find_map(|part| word.strip_suffix(part));
         histogram.unwrap_or(word)

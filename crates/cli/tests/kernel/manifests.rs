@@ -142,13 +142,13 @@ fn malformed_manifests_do_not_affect_others() {
     let (log, code) = run_logged(&mut lab.once_command());
     assert_eq!(code, 2, "{log:#?}");
     for (name, _, place) in MALFORMED {
-        let told = |event: &Value| {
+        let reported = |event: &Value| {
             event["level"] == "ERROR"
                 && message(event).contains(name)
                 && message(event).contains(place)
                 && !message(event).contains('\n')
         };
-        assert!(log.iter().any(told), "{name} {place}: {log:#?}");
+        assert!(log.iter().any(reported), "{name} {place}: {log:#?}");
     }
     for port in &every {
         let answers: BTreeSet<_> = port

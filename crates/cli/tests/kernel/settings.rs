@@ -50,7 +50,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     };
     svcproxy.wait(
         "the scheduler",
-        says("ipvs.scheduler: lc is in force now; it was rr"),
+        says("ipvs.scheduler: changed from rr to lc"),
     );
     assert_eq!(connection.ask().unwrap(), first);
     assert!(lab.ask(lab.probe(), port).is_ok());
@@ -58,7 +58,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     write("ipvs: {scheduler: fastest}\n");
     svcproxy.wait(
         "an error",
-        says("ipvs.scheduler: \"fastest\": no scheduler of that name"),
+        says("ipvs.scheduler: \"fastest\": unknown scheduler"),
     );
     assert_eq!(connection.ask().unwrap(), first);
     changed().unwrap();
@@ -73,7 +73,7 @@ fn a_foreign_virtual_server_is_reported_once() {
     let node = lab.node();
     let add = ["ipvsadm", "-A", "-t", "10.96.0.80:80", "-s", "wlc"];
     node.run(add).unwrap();
-    let told = || {
+    let reported = || {
         let (log, code) = run_logged(&mut lab.once_command());
         assert_eq!(code, 0, "{log:#?}");
         let reasons = log
@@ -82,10 +82,10 @@ fn a_foreign_virtual_server_is_reported_once() {
         let messages = reasons.map(|event| event["message"].as_str().unwrap().to_owned());
         messages.collect::<Vec<_>>()
     };
-    let first = told();
+    let first = reported();
     assert_eq!(first.len(), 1, "{first:?}");
     let about = "Service default/web: tcp 10.96.0.80:80: there was a virtual server";
     assert!(first[0].starts_with(about), "{first:?}");
     // svcproxy owns it now.
-    assert_eq!(told(), [""; 0]);
+    assert_eq!(reported(), [""; 0]);
 }

@@ -140,16 +140,16 @@ fn of_ipvs_mode(lab: &Lab) -> Vec<String> {
         "ip -6 route show table all",
     ] {
         let lines = run(command);
-        let ours = lines.lines().filter(|line| {
+        let own = lines.lines().filter(|line| {
             ["proto 73", "lookup 73", "fwmark 0x2000"]
                 .iter()
                 .any(|word| line.contains(word))
         });
-        found.extend(ours.map(str::to_owned));
+        found.extend(own.map(str::to_owned));
     }
     let tables = run("nft list tables");
-    let ours = tables.lines().filter(|line| line.contains("inet svcproxy"));
-    found.extend(ours.map(str::to_owned));
+    let own = tables.lines().filter(|line| line.contains("inet svcproxy"));
+    found.extend(own.map(str::to_owned));
     found
 }
 
@@ -163,8 +163,8 @@ fn of_iptables_mode(lab: &Lab) -> Vec<String> {
     ];
     let saved = programs.map(|program| lab.node().run([program]).unwrap_or_default());
     let lines = saved.iter().flat_map(|text| text.lines());
-    let ours = lines.filter(|line| line.contains("SVCPROXY"));
-    ours.map(str::to_owned).collect()
+    let own = lines.filter(|line| line.contains("SVCPROXY"));
+    own.map(str::to_owned).collect()
 }
 
 /// Waits until nothing is left of a mode.
@@ -265,7 +265,7 @@ fn ipvs_appears(directory: &Path) {
     symlink("/proc/sys/net/ipv4/vs", directory.join("net/ipv4/vs")).unwrap();
 }
 
-fn told(log: &[Value], reason: &str) -> usize {
+fn reported(log: &[Value], reason: &str) -> usize {
     log.iter().filter(|event| event["reason"] == reason).count()
 }
 
@@ -280,7 +280,7 @@ fn available_ipvs_is_reported_and_switched_to_on_request() {
         let proc_sys = format!("--proc-sys={}", sysctls.path().display());
         let fallback = format!("--fallback={how}");
         let svcproxy = start(&lab, &["--audit-interval=1s", &proc_sys, &fallback]);
-        assert_eq!(told(&svcproxy.log(), "ModeFallback"), 1);
+        assert_eq!(reported(&svcproxy.log(), "ModeFallback"), 1);
         assert_eq!(of_ipvs_mode(&lab), [""; 0]);
         assert!(!of_iptables_mode(&lab).is_empty());
         let mut lasting = Lasting::open(&lab, SHOP);
@@ -312,8 +312,8 @@ fn available_ipvs_is_reported_and_switched_to_on_request() {
             eventually(PATIENCE, || (0..5).try_for_each(|_| only(port))).unwrap();
         }
         let log = svcproxy.terminate();
-        assert_eq!(told(&log, "IpvsAvailable"), 1, "{log:#?}");
-        assert_eq!(told(&log, "ModeFallback"), 1, "{log:#?}");
+        assert_eq!(reported(&log, "IpvsAvailable"), 1, "{log:#?}");
+        assert_eq!(reported(&log, "ModeFallback"), 1, "{log:#?}");
     }
 }
 

@@ -250,7 +250,7 @@ fn kube_proxys_iptables_mode_takes_over_again() {
     let cleanup = Follower::start(&mut command);
     cleanup.wait("kube-proxy noticed", |event| {
         let message = event["message"].as_str().unwrap_or_default();
-        message.contains("kube-proxy is at work")
+        message.contains("kube-proxy is running on this node")
     });
     lasting.through(|_| ());
     drop(lasting);

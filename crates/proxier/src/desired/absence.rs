@@ -109,7 +109,7 @@ impl fmt::Display for NoEndpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSlice => f.write_str("the Service has no endpoint slice"),
-            Self::OtherFamily => f.write_str("its endpoint slices are of the other address family"),
+            Self::OtherFamily => f.write_str("its endpoint slices have the other address family"),
             Self::Empty => f.write_str("its endpoint slices are empty"),
             Self::NoSuchPort {
                 protocol,

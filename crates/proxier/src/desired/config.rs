@@ -21,9 +21,9 @@ pub struct Config {
     /// Networks of the pods. Connections from elsewhere to a VIP are masqueraded. If empty, only
     /// those of an endpoint to itself are.
     pub cluster_cidrs: Vec<IpNet>,
-    /// Networks of the cluster IPs, as far as they are known. The node captures them as a whole,
-    /// and rejects packets to an address or port in them without a Service. A cluster IP outside of
-    /// them has a route of its own.
+    /// Networks of the cluster IPs, if they are known. The node captures them as a whole, and
+    /// rejects packets to an address or port in them without a Service. A cluster IP outside of
+    /// them has a separate route.
     pub service_cidrs: Vec<IpNet>,
     /// Service CIDRs that also hold an address of this node, a pod network or a network that the
     /// node is attached to. The node captures only the cluster IPs in them.
@@ -97,7 +97,7 @@ pub enum PodInterfaces {
 
 impl Config {
     /// A node with this name and these addresses, round robin and a drain timeout of 30 seconds. No
-    /// Service CIDR is known: each cluster IP has a route of its own.
+    /// Service CIDR is known: each cluster IP has a separate route.
     ///
     /// ```
     /// use proxier::desired::Config;
@@ -224,7 +224,7 @@ impl Config {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Two node addresses of one family.
-    #[error("node IPs {first} and {second} are of one family: give at most one a family")]
+    #[error("node IPs {first} and {second} have the same family: give at most one per family")]
     SeveralNodeIps {
         /// The first one.
         first: IpAddr,
@@ -310,7 +310,12 @@ mod tests {
                 &["10.244.0.0/16", "fd01::/48"],
                 "",
             ),
-            (&["192.0.2.1", "192.0.2.2"], &[], &[], "of one family"),
+            (
+                &["192.0.2.1", "192.0.2.2"],
+                &[],
+                &[],
+                "have the same family",
+            ),
             (
                 &["10.96.0.1"],
                 &["10.96.0.0/12"],

@@ -53,9 +53,10 @@ impl FollowNode {
 
 impl Config {
     /// These settings, with what they follow of the Node and the API's ServiceCIDRs. The result is
-    /// validated. Service CIDRs of families in which the node has no address are left out. One that
-    /// overlaps what is not a Service is not captured as a whole: the API's, if it holds an address
-    /// of this node or a pod network; any, if the node is attached to a network in it.
+    /// validated. Service CIDRs of families in which the node has no address are left out. A
+    /// Service CIDR that also contains other addresses is not captured as a whole: one from the
+    /// API, if it contains an address of this node or a pod network; any, if the node is attached
+    /// to a network in it.
     ///
     /// If the operator set a Service CIDR of a family in which the Node has no address, the
     /// machine's own address of that family stays in effect.
@@ -125,7 +126,7 @@ impl Config {
         self.left_out = left_out;
     }
 
-    /// Whether something in a Service CIDR is known to be no Service. An operator's own Service
+    /// Whether a Service CIDR is known to contain other addresses, too. An operator's own Service
     /// CIDR that contradicts other settings is an error instead: [`validate`](Self::validate).
     fn is_shared(&self, cidr: &IpNet) -> bool {
         let others = self.attached.iter();
@@ -142,8 +143,8 @@ impl Config {
         speaks(&self.left_out, family)
     }
 
-    /// What an operator must know of these settings: one notice per family that the node does not
-    /// serve, and one per Service CIDR that is not captured as a whole, with a remedy.
+    /// The notices about these settings: one per family that the node does not serve, and one per
+    /// Service CIDR that is not captured as a whole, with a remedy.
     pub fn notices(&self) -> impl Iterator<Item = Notice> {
         let shared = self.shared_cidrs.iter().map(|cidr| {
             let message = format!(
@@ -162,8 +163,8 @@ impl Config {
             let cidrs: Vec<_> = cidrs.map(ToString::to_string).collect();
             let message = format!(
                 "{name} is not served, and its Service CIDR {} left out: the node has no {name} \
-                 address. If it is to have one, add it to the Node's addresses or give --node-ip; \
-                 else name the other family's Service CIDR alone (--service-cidr)",
+                 address. If the node should have one, add it to the Node's addresses or pass \
+                 --node-ip; otherwise pass only the other family's Service CIDR (--service-cidr)",
                 cidrs.join(", "),
             );
             Notice::of_node(Reason::FamilyLeftOut, message)
@@ -210,9 +211,9 @@ mod tests {
         for without in [with(&[]), with(&["192.0.2.7"]), named.before_api()] {
             assert_eq!(texts(&without.service_cidrs), [dual[0]]);
             assert!(without.leaves_out(Family::V6) && !without.leaves_out(Family::V4));
-            let told: Vec<_> = without.notices().map(|notice| notice.message).collect();
-            assert_eq!(told.len(), 1);
-            assert!(told[0].contains("IPv6 is not served") && told[0].contains(dual[1]));
+            let reported: Vec<_> = without.notices().map(|notice| notice.message).collect();
+            assert_eq!(reported.len(), 1);
+            assert!(reported[0].contains("IPv6 is not served") && reported[0].contains(dual[1]));
         }
         let both = with(&["192.0.2.7", "2001:db8::7"]);
         assert_eq!(texts(&both.service_cidrs), dual);
@@ -228,18 +229,18 @@ mod tests {
         let mut node = Node::new("node-a");
         node.addresses = ips(&["192.0.2.7"]).into();
         let cidrs = dual.map(|cidr| cidr.parse().unwrap());
-        let in_force = followed.following(Some(&node), &cidrs).unwrap();
-        assert_eq!(in_force.node_ips, ips(&["192.0.2.7"]));
-        assert_eq!(texts(&in_force.service_cidrs), [dual[0]]);
-        assert!(in_force.leaves_out(Family::V6));
+        let in_effect = followed.following(Some(&node), &cidrs).unwrap();
+        assert_eq!(in_effect.node_ips, ips(&["192.0.2.7"]));
+        assert_eq!(texts(&in_effect.service_cidrs), [dual[0]]);
+        assert!(in_effect.leaves_out(Family::V6));
         // Defaults are not reported.
         let mut alone = config(&["2001:db8::1"], &dual[..1]);
         alone.follow_node = follow.with_service_cidrs(true);
-        let in_force = alone.following(None, &[]).unwrap();
-        assert!(in_force.service_cidrs.is_empty() && in_force.left_out.is_empty());
+        let in_effect = alone.following(None, &[]).unwrap();
+        assert!(in_effect.service_cidrs.is_empty() && in_effect.left_out.is_empty());
     }
 
-    /// The API's Service CIDR wins nothing over what is known to be no Service.
+    /// A Service CIDR from the API does not capture addresses that are known not to be Services'.
     #[test]
     fn service_cidr_unknown_or_shared_captures_nothing_but_cluster_ips() {
         let cidrs: [IpNet; 1] = ["10.96.0.0/12".parse().unwrap()];
@@ -264,12 +265,13 @@ mod tests {
             let shared = settings.following(None, &cidrs).unwrap();
             assert!(shared.service_cidrs.is_empty());
             assert_eq!(shared.shared_cidrs, cidrs);
-            let told: Vec<_> = shared.notices().collect();
-            assert_eq!(told.len(), 1);
-            assert_eq!(told[0].reason, Reason::ServiceCidrShared);
-            assert!(told[0].message.contains("10.96.0.0/12"));
+            let reported: Vec<_> = shared.notices().collect();
+            assert_eq!(reported.len(), 1);
+            assert_eq!(reported[0].reason, Reason::ServiceCidrShared);
+            assert!(reported[0].message.contains("10.96.0.0/12"));
         }
-        // An operator's own that contradicts itself is an error; a neighbour's network is not.
+        // An operator's contradicting Service CIDR is an error; one that overlaps an attached
+        // network is not.
         let mut named = config(&["10.100.0.7"], &["10.96.0.0/12"]);
         named.following(None, &[]).unwrap_err();
         named.node_ips = ips(&["192.0.2.1"]);
@@ -283,13 +285,13 @@ mod tests {
         let mut unknown = config(&[], &["10.96.0.0/12"]);
         unknown.follow_node = FollowNode::default().with_addresses(true);
         unknown.validate().unwrap();
-        let in_force = unknown.following(None, &[]).unwrap();
-        assert!(in_force.service_cidrs.is_empty() && in_force.leaves_out(Family::V4));
+        let in_effect = unknown.following(None, &[]).unwrap();
+        assert!(in_effect.service_cidrs.is_empty() && in_effect.leaves_out(Family::V4));
         let mut node = Node::new("node-a");
         node.addresses = ips(&["192.0.2.7"]).into();
-        let in_force = unknown.following(Some(&node), &[]).unwrap();
+        let in_effect = unknown.following(Some(&node), &[]).unwrap();
         assert_eq!(
-            (in_force.service_cidrs.len(), in_force.left_out.len()),
+            (in_effect.service_cidrs.len(), in_effect.left_out.len()),
             (1, 0)
         );
     }

@@ -51,19 +51,19 @@ impl Marks {
 
     /// The bit of packets that svcproxy delivers to this node or sends to a firewall-mark virtual
     /// server.
-    pub const fn ours(self) -> u32 {
+    pub const fn own(self) -> u32 {
         self.mask & self.mask.wrapping_neg()
     }
 
     /// The mark of packets that are delivered to this node although the address may be another
     /// node's.
     pub const fn captured(self, masquerade: bool) -> u32 {
-        self.ours() | if masquerade { self.masquerade } else { 0 }
+        self.own() | if masquerade { self.masquerade } else { 0 }
     }
 
     /// The `n`th mark for a virtual server, from 1; `None` after the last one.
     pub fn number(self, n: u32, masquerade: bool) -> Option<NonZeroU32> {
-        let bits = self.mask & !self.ours();
+        let bits = self.mask & !self.own();
         let mut left = n;
         let mut mark = self.captured(masquerade);
         for bit in (0..u32::BITS)
@@ -82,7 +82,7 @@ impl Marks {
     pub const fn is_number(self, mark: NonZeroU32, masquerade: bool) -> bool {
         let mark = mark.get();
         let fixed = self.captured(masquerade);
-        let free = self.mask & !self.ours();
+        let free = self.mask & !self.own();
         mark & !free == fixed && mark & free != 0
     }
 }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn numbers_are_spread_over_the_mask() {
         let marks = Marks::default();
-        assert_eq!(marks.ours(), 0x2000);
+        assert_eq!(marks.own(), 0x2000);
         assert_eq!(marks.number(0, false), None);
         assert_eq!(marks.number(1, false).unwrap().get(), 0x0001_2000);
         assert_eq!(marks.number(0xffff, true).unwrap().get(), 0xffff_6000);

@@ -332,7 +332,9 @@ fn unusable(address: IpAddr, config: &Config) -> Option<String> {
         .iter()
         .find(|cidr| cidr.contains(&address))
     {
-        return Some(format!("{address} lies in {cidr}, which is left to others"));
+        return Some(format!(
+            "{address} is in {cidr}, which --exclude-cidrs excludes"
+        ));
     }
     if config.node_ip(Family::of(&address)).is_none() {
         return Some(format!("{address}: the node has no address of this family"));

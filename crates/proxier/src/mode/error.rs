@@ -32,15 +32,15 @@ pub enum BackendError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// Another route has the place of one that was to be added.
+    /// Another route has the place of a route to add.
     #[error(
         "routes: cannot add {route}: the kernel has \"{by}\" in its place (EEXIST); delete that route, \
          or exclude the prefix from the Service CIDRs"
     )]
     RouteTaken {
-        /// The route that was to be added.
+        /// The route to add.
         route: LocalRoute,
-        /// The other one: kind, prefix, protocol, device, metric.
+        /// The other route: type, prefix, protocol, device, metric.
         by: String,
     },
     /// An error of network devices or addresses.
@@ -72,7 +72,7 @@ pub enum BackendError {
         source: io::Error,
     },
     /// An earlier step for the same virtual server failed.
-    #[error("not tried, since an earlier step for the same virtual server failed")]
+    #[error("skipped, because an earlier step for the same virtual server failed")]
     NotTried,
     /// A sysctl cannot be read or written.
     #[error("sysctl {sysctl}: cannot {operation}{}", sysctl_hint(*sysctl, source))]

@@ -296,11 +296,11 @@ impl<D: DataPlane> Proxier<D> {
         problems
     }
 
-    /// What is wrong with the node, until it is no more.
+    /// The conditions of the node.
     pub fn node_conditions(&self) -> Vec<Notice> {
         let config = self.desired.config();
         let refused = self.node_error.as_ref().map(|error| {
-            let message = format!("{error}; the settings stay as they were");
+            let message = format!("{error}; the previous settings stay in effect");
             Notice::of_node(Reason::NodeRefused, message)
         });
         let of_config = config.notices().chain(refused);

@@ -22,7 +22,7 @@ const CONFIG_MAP_DATA: &str = "..data";
 
 /// Why files cannot be watched.
 #[derive(Debug, thiserror::Error)]
-#[error("no thread to watch files with")]
+#[error("cannot start the thread that watches files")]
 pub struct WatchError(#[source] io::Error);
 
 /// Reads files again when they change. Dropping it stops the thread.

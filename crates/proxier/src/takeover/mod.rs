@@ -41,10 +41,10 @@ const SET_PAUSE: Duration = Duration::from_millis(50);
 /// ```no_run
 /// use std::time::Instant;
 ///
-/// use proxier::takeover::{KubeProxy, Successor};
+/// use proxier::takeover::{KubeProxy, NewProxy};
 ///
-/// let successor = Successor::new(&|_| false, &|_| false);
-/// let removal = KubeProxy::open()?.remove(&successor, Instant::now());
+/// let new_proxy = NewProxy::new(&|_| false, &|_| false);
+/// let removal = KubeProxy::open()?.remove(&new_proxy, Instant::now());
 /// println!("removed: {}", removal.removed);
 /// # Ok::<(), proxier::mode::BackendError>(())
 /// ```
@@ -59,7 +59,7 @@ pub struct KubeProxy {
 /// The data plane that is in effect now.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
-pub struct Successor<'a> {
+pub struct NewProxy<'a> {
     /// Whether it owns a virtual server.
     pub has: &'a dyn Fn(&VirtualServerKey) -> bool,
     /// Whether it serves a node port.
@@ -72,7 +72,7 @@ pub struct Successor<'a> {
     pub drain_timeout: Duration,
 }
 
-impl<'a> Successor<'a> {
+impl<'a> NewProxy<'a> {
     /// A data plane with these virtual servers and node ports.
     pub const fn new(
         has: &'a dyn Fn(&VirtualServerKey) -> bool,
@@ -125,9 +125,9 @@ impl<'a> Successor<'a> {
     }
 }
 
-impl fmt::Debug for Successor<'_> {
+impl fmt::Debug for NewProxy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Successor")
+        f.debug_struct("NewProxy")
             .field("exclude_cidrs", &self.exclude_cidrs)
             .field("drain_timeout", &self.drain_timeout)
             .finish_non_exhaustive()
@@ -174,7 +174,7 @@ impl KubeProxy {
     /// Finds and removes what kube-proxy left: first the rules that redirect packets, then the
     /// virtual servers that the new data plane does not have, then the sets and the device, which
     /// record the ownership. A failure does not stop the rest.
-    pub fn remove(&mut self, successor: &Successor<'_>, now: Instant) -> Removal {
+    pub fn remove(&mut self, new_proxy: &NewProxy<'_>, now: Instant) -> Removal {
         let mut removal = Removal::default();
         let tables = self.remove_tables();
         removal.removed.tables = removal.took(tables);
@@ -189,7 +189,7 @@ impl KubeProxy {
         if sets.is_empty() && device.is_none() {
             return removal;
         }
-        match self.remove_servers(&record, successor, now) {
+        match self.remove_servers(&record, new_proxy, now) {
             // Keep the device and the sets: they identify the virtual servers that are left.
             Ok(outcome) if !outcome.draining.is_empty() => {
                 removal.removed.virtual_servers = outcome.deleted;
@@ -198,7 +198,7 @@ impl KubeProxy {
             Ok(outcome) => {
                 removal.removed.virtual_servers = outcome.deleted;
                 if let Some(device) = device {
-                    let used = self.remove_device(&device, successor, &mut removal.removed);
+                    let used = self.remove_device(&device, new_proxy, &mut removal.removed);
                     removal.connected = removal.took(used);
                 }
                 // Chains that could not be removed use the sets.
@@ -278,10 +278,10 @@ impl KubeProxy {
     fn remove_servers(
         &mut self,
         record: &Record,
-        successor: &Successor<'_>,
+        new_proxy: &NewProxy<'_>,
         now: Instant,
     ) -> Result<servers::Outcome, BackendError> {
-        servers::delete(record, successor, &mut self.draining, now)
+        servers::delete(record, new_proxy, &mut self.draining, now)
     }
 
     fn remove_sets(&mut self, mut sets: Vec<String>, removal: &mut Removal) {
@@ -311,11 +311,11 @@ impl KubeProxy {
     fn remove_device(
         &mut self,
         device: &Device,
-        successor: &Successor<'_>,
+        new_proxy: &NewProxy<'_>,
         removed: &mut Removed,
     ) -> Result<Vec<IpAddr>, BackendError> {
         let mut used = sockets::local_addresses().map_err(links("list connections"))?;
-        used.retain(|address| device.addresses.contains(address) && !successor.is_local(address));
+        used.retain(|address| device.addresses.contains(address) && !new_proxy.is_local(address));
         if used.is_empty() {
             device::delete(&mut self.netlink, device)
                 .map_err(links("delete kube-proxy's device kube-ipvs0"))?;

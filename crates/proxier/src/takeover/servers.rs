@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ipvs::{Change, Client, ErrorKind, Family, Protocol, VirtualServerKey};
 
-use super::Successor;
+use super::NewProxy;
 use crate::desired::FrontendKey;
 use crate::mode::conntrack::Conntrack;
 use crate::mode::ipvs::drain::Draining;
@@ -23,10 +23,10 @@ pub(super) struct Outcome {
     pub(super) draining: Vec<VirtualServerKey>,
 }
 
-/// Deletes those of the record that are not the successor's and have drained.
+/// Deletes those of the record that are not the new_proxy's and have drained.
 pub(super) fn delete(
     record: &Record,
-    successor: &Successor<'_>,
+    new_proxy: &NewProxy<'_>,
     draining: &mut Draining,
     now: Instant,
 ) -> Result<Outcome, BackendError> {
@@ -37,7 +37,7 @@ pub(super) fn delete(
     let mut stale = BTreeSet::new();
     for entry in client.virtual_servers()? {
         let key = entry.server.key;
-        if is_its(record, successor, &key) && !successor.keeps(&key) {
+        if is_its(record, new_proxy, &key) && !new_proxy.keeps(&key) {
             stale.insert(key);
         }
     }
@@ -45,7 +45,7 @@ pub(super) fn delete(
     let waited_for = stale.iter().filter(|key| lasts(key));
     waited_for.for_each(|key| draining.note((*key, None)));
     let count = |key: &_| virtual_servers::connections(&mut client, key);
-    let ended = draining.ended(successor.drain_timeout, now, count)?;
+    let ended = draining.ended(new_proxy.drain_timeout, now, count)?;
     let ended: BTreeSet<_> = ended.into_iter().map(|(key, _)| key).collect();
     let mut outcome = Outcome::default();
     let mut flows = Vec::new();
@@ -76,7 +76,7 @@ pub(super) fn delete(
 
 /// Whether a virtual server is kube-proxy's. Its sets may be incomplete, so node ports that the new
 /// data plane serves also count.
-fn is_its(record: &Record, successor: &Successor<'_>, key: &VirtualServerKey) -> bool {
+fn is_its(record: &Record, new_proxy: &NewProxy<'_>, key: &VirtualServerKey) -> bool {
     let is_node_port = || {
         let VirtualServerKey::Address {
             protocol,
@@ -89,7 +89,7 @@ fn is_its(record: &Record, successor: &Successor<'_>, key: &VirtualServerKey) ->
         let port = port.try_into().ok();
         let key = port.map(|port| FrontendKey::node_port(protocol, Family::of(&address), port));
         record.node_addresses.contains(&address)
-            && key.is_some_and(|key| (successor.has_node_port)(&key))
+            && key.is_some_and(|key| (new_proxy.has_node_port)(&key))
     };
     record.has(key) || is_node_port()
 }

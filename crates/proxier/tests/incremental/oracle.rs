@@ -278,7 +278,7 @@ pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &C
     let is_delivered = match captured {
         Some(_) => {
             let mut rules = node.policy_routes.iter();
-            rules.any(|rule| rule.family == key.family() && rule.mark == config.marks.ours())
+            rules.any(|rule| rule.family == key.family() && rule.mark == config.marks.own())
         }
         None => {
             let mut routes = node.routes.iter();
@@ -312,7 +312,7 @@ pub(crate) fn met(node: &NodeState, key: FrontendKey, client: Client, config: &C
         None => {
             assert!(
                 has(Element::VirtualServer(key)),
-                "{key} is ours and not recorded"
+                "{key} is own and not recorded"
             );
             key.virtual_server().unwrap()
         }

@@ -268,7 +268,7 @@ mod tests {
             ),
             Finding::new(
                 Requirement::Nftables,
-                missing(Reason::Permission, Some(1), "cannot have the rules checked"),
+                missing(Reason::Permission, Some(1), "cannot validate the rules"),
             ),
             finding(Requirement::RoutingRules),
             finding(Requirement::ConnectionTracking),
@@ -314,9 +314,9 @@ mod tests {
 
     #[test]
     fn a_fallback_is_reported_and_the_mode_still_cannot_run() {
-        let told = verdict(Fallback::Auto);
-        assert!(!told.can_run());
-        assert_eq!(told.instead(), Some(Mode::Iptables));
+        let reported = verdict(Fallback::Auto);
+        assert!(!reported.can_run());
+        assert_eq!(reported.instead(), Some(Mode::Iptables));
         let never = verdict(Fallback::Never);
         assert!(!never.can_run());
         assert_eq!(never.instead(), None);

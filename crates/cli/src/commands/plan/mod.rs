@@ -35,11 +35,11 @@ use text::desired_text;
 /// Prints the desired state of the node, or with `--against kernel` the steps that lead to it.
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if args.against.is_some() && args.output == PlanFormat::Ipvsadm {
-        usage_error("ipvsadm's syntax has no steps: leave out --against, or -o ipvsadm");
+        usage_error("-o ipvsadm cannot print steps: omit --against or -o ipvsadm");
     }
     let mode = args.mode();
     if mode == Mode::Iptables && args.output == PlanFormat::Ipvsadm {
-        usage_error("mode iptables makes no virtual servers: leave out -o ipvsadm");
+        usage_error("-o ipvsadm cannot be used with mode iptables, which has no virtual servers");
     }
     let settings = node::config(&args.node)?;
     let reading = Source::new(&args.node.source, &settings.node_name).read()?;

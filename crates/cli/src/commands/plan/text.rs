@@ -69,14 +69,11 @@ fn node(f: &mut Formatter<'_>, config: &Config) -> fmt::Result {
         write!(f, " in zone {zone}")?;
     }
     writeln!(f, ", {}", List(&config.node_ips))?;
-    f.write_str("in the cluster: ")?;
     match &config.pod_interfaces {
-        Some(PodInterfaces::Named(name)) => writeln!(f, "what comes in by {name}")?,
-        Some(PodInterfaces::Prefixed(prefix)) => {
-            writeln!(f, "what comes in by an interface {prefix}*")?;
-        }
-        _ if config.cluster_cidrs.is_empty() => writeln!(f, "this node, as far as known")?,
-        _ => writeln!(f, "{}", List(&config.cluster_cidrs))?,
+        Some(PodInterfaces::Named(name)) => writeln!(f, "pod interfaces: {name}")?,
+        Some(PodInterfaces::Prefixed(prefix)) => writeln!(f, "pod interfaces: {prefix}*")?,
+        _ if config.cluster_cidrs.is_empty() => writeln!(f, "pod networks: unknown")?,
+        _ => writeln!(f, "pod networks: {}", List(&config.cluster_cidrs))?,
     }
     if config.masquerade_all {
         writeln!(f, "masqueraded: all connections to cluster IPs")?;
@@ -86,7 +83,7 @@ fn node(f: &mut Formatter<'_>, config: &Config) -> fmt::Result {
         writeln!(f, "node ports at: {}", List(&networks))?;
     }
     if !config.exclude_cidrs.is_empty() {
-        writeln!(f, "left to others: {}", List(&config.exclude_cidrs))?;
+        writeln!(f, "excluded: {}", List(&config.exclude_cidrs))?;
     }
     Ok(())
 }

@@ -237,7 +237,7 @@ fn node_addresses(
 const STATISTICS: &str = "read its statistics";
 const LIST: &str = "list flows";
 const DELETE: &str = "delete a flow";
-const ADDRESSES: &str = "list the node's addresses, to tell flows to a node port";
+const ADDRESSES: &str = "list the node's addresses, to find flows to a node port";
 
 /// The failed steps by index, each with its first error.
 type Failures = BTreeMap<usize, (&'static str, io::Error)>;

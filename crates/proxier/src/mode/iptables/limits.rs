@@ -42,7 +42,7 @@ fn ignored(service: &ObjectName, scheduler: Scheduler) -> Problem {
         field: "metadata.annotations[svcproxy.io/scheduler]".to_owned(),
         reason: Reason::SchedulerIgnored,
         message: format!(
-            "{scheduler} is not followed: iptables chooses each connection's endpoint at random"
+            "{scheduler} is ignored: iptables chooses the endpoint of each connection at random"
         ),
     }
 }

@@ -80,7 +80,7 @@ impl Refusals {
             self.of(service).next().is_none() && desired.frontends_of(service).next().is_some()
         });
         let notices = accepted.into_iter().map(|service| {
-            let message = "iptables takes its rules now, and they are in force";
+            let message = "iptables accepts the rules of the Service now";
             Notice::of_service(service, Reason::RulesAccepted, message)
         });
         notices.collect()
@@ -107,8 +107,8 @@ impl Refusals {
             field: "spec.ports".to_owned(),
             reason: Reason::RulesRefused,
             message: format!(
-                "iptables refuses rules, and those that were there stay; they are tried again at \
-                 each change and audit: {said}{others}"
+                "iptables rejects rules of the Service; the previous ones stay in effect, and \
+                 svcproxy retries at each change of the Service and at each audit: {said}{others}"
             ),
         })
     }

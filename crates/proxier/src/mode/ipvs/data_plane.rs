@@ -37,7 +37,7 @@ pub struct Ipvs<B> {
     unmarked: BTreeSet<FrontendKey>,
     /// Foreign virtual servers that were taken over.
     foreign: BTreeSet<VirtualServerKey>,
-    /// Routes of others that were found before svcproxy's.
+    /// Foreign routes that preceded svcproxy's.
     passed: BTreeSet<Obstacle>,
     /// Failed work to do again.
     owed: Owed,
@@ -51,8 +51,8 @@ fn many_foreign(foreign: &BTreeSet<VirtualServerKey>) -> Notice {
     let first = foreign.iter().take(REPORTED_EACH);
     let first: Vec<_> = first.map(ToString::to_string).collect();
     let message = format!(
-        "{} virtual servers at Services' addresses that svcproxy has not made, as {}, are taken \
-         over, with their real servers replaced",
+        "took over {} virtual servers at Services' addresses that svcproxy did not create (such as \
+         {}), and replaced their real servers",
         foreign.len(),
         first.join(", "),
     );
@@ -61,8 +61,8 @@ fn many_foreign(foreign: &BTreeSet<VirtualServerKey>) -> Notice {
 
 fn foreign_notice(key: &VirtualServerKey, desired: &DesiredState) -> Notice {
     let message = format!(
-        "{key}: there was a virtual server that svcproxy has not made; it is taken over, with its \
-         real servers replaced. To leave an address to others, exclude it"
+        "{key}: took over a virtual server that svcproxy did not create, and replaced its real \
+         servers. To leave an address to other programs, use --exclude-cidrs"
     );
     match FrontendKey::of(key).and_then(|key| desired.frontend(&key)) {
         Some(frontend) => {
@@ -97,7 +97,7 @@ fn no_mark_left(frontend: &Frontend) -> Problem {
         service: frontend.owner.service.clone(),
         field: frontend.kind.field().to_owned(),
         reason: Reason::NoMarkLeft,
-        message: format!("{key} is not served: no number is left in the mask of marks"),
+        message: format!("{key} is not served: no free firewall mark in --mark-mask"),
     }
 }
 
@@ -352,8 +352,8 @@ impl<B: Backend> DataPlane for Ipvs<B> {
             return Ok(None);
         };
         let statistics = self.backend.statistics()?.into_iter();
-        let ours = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
-        let carried = ours.filter_map(|(key, statistics)| {
+        let own = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
+        let carried = own.filter_map(|(key, statistics)| {
             let frontend = desired.frontend(&node.frontend_of(&key)?)?;
             Some(Carried {
                 key,

@@ -118,7 +118,7 @@ impl FakeNode {
         node.elements.clear();
     }
 
-    /// Removes all routes, those of others too, as happens when `lo` goes down.
+    /// Removes all routes, also foreign ones, as happens when `lo` goes down.
     pub fn flush_routes(&self) {
         let node = &mut self.state().node;
         node.routes.clear();
@@ -126,7 +126,7 @@ impl FakeNode {
         node.policy_routes.clear();
     }
 
-    /// Puts another program's route in the way of svcproxy's.
+    /// Adds a route of another program before svcproxy's.
     pub fn obstruct(&self, obstacle: Obstacle) {
         self.state().node.obstacles.insert(obstacle);
     }

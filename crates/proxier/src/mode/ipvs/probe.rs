@@ -61,7 +61,7 @@ fn look(config: &Config, proc_sys: &Path) -> Probe {
     };
     findings.insert(0, finding(Requirement::Ipvs, Some("ip_vs"), found));
     let ruleset = Ruleset::new(config);
-    let rules = check_ruleset(&ruleset).map(|()| "takes the rules".to_owned());
+    let rules = check_ruleset(&ruleset).map(|()| "accepts the rules".to_owned());
     findings.push(finding(Requirement::Nftables, Some("nf_tables"), rules));
     let (routes, rules) = check_routes();
     let listed = |()| "can be listed".to_owned();
@@ -120,7 +120,7 @@ fn virtual_servers(mut client: Client, config: &Config, findings: &mut Vec<Findi
             }
             found => found,
         };
-        let found = found.map(|()| "made, read back and deleted".to_owned());
+        let found = found.map(|()| "created, read and deleted".to_owned());
         findings.push(finding(
             requirement,
             Some("ip_vs"),

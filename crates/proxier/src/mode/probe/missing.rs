@@ -58,8 +58,8 @@ impl Reason {
 }
 
 impl Missing {
-    /// Whether the node lacks it, so that another mode is the answer. A kernel that does not know a
-    /// part of a request answers EINVAL. What is forbidden, busy or broken says nothing of what the
+    /// Whether the node lacks it, so that a fallback is right. A kernel that does not know a part
+    /// of a request answers EINVAL. Forbidden, busy or broken requirements do not show what the
     /// node has.
     pub fn is_absent(&self) -> bool {
         const EINVAL: i32 = 22;

@@ -110,14 +110,14 @@ impl Probe {
             && needed.all(|finding| finding.result.is_ok())
     }
 
-    /// Whether a mode cannot run although the node may have all that it needs: nothing is known to
-    /// be [absent](Missing::is_absent).
+    /// Whether a mode cannot run although the node may have everything that it needs: nothing is
+    /// known to be [absent](Missing::is_absent).
     pub fn is_undecided(&self, mode: Mode) -> bool {
         let mut causes = self.causes(mode).peekable();
         causes.peek().is_some() && !causes.any(Missing::is_absent)
     }
 
-    /// Whether another look may find that a mode can run: all that is in its way is
+    /// Whether another probe may find that a mode can run: everything in its way is
     /// [busy](Reason::Busy) or [broken](Reason::Refused).
     pub fn may_pass(&self, mode: Mode) -> bool {
         let passes = |missing: &Missing| matches!(missing.reason, Reason::Busy | Reason::Refused);

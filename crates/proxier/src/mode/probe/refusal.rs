@@ -141,7 +141,7 @@ mod tests {
 
     fn missing(errno: i32) -> Missing {
         let source = io::Error::from_raw_os_error(errno);
-        let operation = "have the rules checked";
+        let operation = "validate the rules";
         let error = BackendError::PacketFilter { operation, source };
         Missing::of(&error, Some("nf_tables"), |_| ModuleFile::Absent)
     }

@@ -86,7 +86,7 @@ fn only_what_is_absent_decides_and_what_may_pass_is_looked_for_again() {
     };
     let missing = |reason| Missing::new(reason, "no");
     let absent = || missing(no_module("nf_tables", ModuleFile::Absent));
-    // What is in the way, whether it leaves the mode open, and whether another look may help.
+    // The obstacles, whether they leave the result open, and whether another probe may help.
     for (cause, is_undecided, may_pass) in [
         (absent(), false, false),
         (missing(Reason::NotInstalled), false, false),
@@ -105,10 +105,10 @@ fn only_what_is_absent_decides_and_what_may_pass_is_looked_for_again() {
         assert!(!probe.can_run(Mode::Ipvs));
         assert_eq!(probe.is_undecided(Mode::Ipvs), is_undecided, "{cause:?}");
         assert_eq!(probe.may_pass(Mode::Ipvs), may_pass, "{cause:?}");
-        // Beside something that is absent nothing else counts.
+        // If something is absent, nothing else counts.
         probe.findings[0].result = Err(absent());
         assert!(!probe.is_undecided(Mode::Ipvs) && !probe.may_pass(Mode::Ipvs));
-        // What may pass does not help beside what is forbidden.
+        // A transient obstacle does not help beside a forbidden one.
         probe.findings[0].result = Err(missing(Reason::Permission));
         assert!(!probe.may_pass(Mode::Ipvs));
     }

@@ -24,7 +24,7 @@ pub enum HealthError {
         source: io::Error,
     },
     /// Another Service uses the port.
-    #[error("Service {service}: spec.healthCheckNodePort: {port} is that of Service {by} already")]
+    #[error("Service {service}: spec.healthCheckNodePort: Service {by} already uses {port}")]
     PortTaken {
         /// The Service that is not served.
         service: ObjectName,

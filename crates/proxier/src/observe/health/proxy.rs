@@ -124,7 +124,7 @@ pub struct ProxyHealth {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fallback {
     /// The mode in effect.
-    pub in_force: &'static str,
+    pub in_effect: &'static str,
     /// The requested mode.
     pub wanted: &'static str,
     /// The reason.
@@ -276,14 +276,14 @@ impl<'a> HealthReport<'a> {
         }
         if let Some(fallback) = self.fallback {
             let Fallback {
-                in_force,
+                in_effect,
                 wanted,
                 reason,
             } = fallback;
             let reason = json_string(reason);
             let _ = write!(
                 body,
-                r#","fallback":{{"mode":"{in_force}","wanted":"{wanted}","reason":{reason}}}"#
+                r#","fallback":{{"mode":"{in_effect}","wanted":"{wanted}","reason":{reason}}}"#
             );
         }
         if let Some(source) = self.source {
@@ -397,10 +397,12 @@ mod tests {
         source.failures.insert("Node", String::new());
         let report = health.report(clock.at(70)).with_source(&source);
         let (ok, body) = report.readyz();
-        let told = r#""source":{"connected":false,"lastHeard":"2026-01-01T00:00:10.5Z","failing":["Node","Service"]}}"#;
-        assert!(ok && body.ends_with(told), "{body}");
+        let reported = r#""source":{"connected":false,"lastHeard":"2026-01-01T00:00:10.5Z","failing":["Node","Service"]}}"#;
+        assert!(ok && body.ends_with(reported), "{body}");
         let (healthy, alive) = (report.healthz(), report.livez());
-        assert!(healthy.0 && healthy.1.ends_with(told) && alive.0 && alive.1.ends_with(told));
+        assert!(
+            healthy.0 && healthy.1.ends_with(reported) && alive.0 && alive.1.ends_with(reported)
+        );
         source.failures.clear();
         source.connected_since = source.last_heard;
         let (_, body) = health.report(clock.at(70)).with_source(&source).livez();
@@ -412,7 +414,7 @@ mod tests {
         let (mut health, clock) = setting();
         health.synced(clock.at(0).instant, clock.at(0));
         health.set_fallback(Some(Fallback {
-            in_force: "iptables",
+            in_effect: "iptables",
             wanted: "ipvs",
             reason: "no \"ip_vs\"\n\\".to_owned(),
         }));

@@ -182,9 +182,9 @@ impl Monitor {
     }
 
     /// Records the mode in effect and the requested one.
-    pub fn set_mode(&self, in_force: &'static str, wanted: &'static str) {
-        *lock(&self.0.mode) = in_force;
-        self.0.own.set_mode(in_force, wanted);
+    pub fn set_mode(&self, in_effect: &'static str, wanted: &'static str) {
+        *lock(&self.0.mode) = in_effect;
+        self.0.own.set_mode(in_effect, wanted);
     }
 
     /// Changes [`Options::health_timeout`].

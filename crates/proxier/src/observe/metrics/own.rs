@@ -61,7 +61,7 @@ impl Own {
         );
         registry.register(
             "drift_steps",
-            "Steps with which audits repaired drift: others had changed the node",
+            "Steps in which audits repaired drift (changes by other programs)",
             self.drift.clone(),
         );
         registry.register(
@@ -91,8 +91,8 @@ impl Own {
         );
     }
 
-    pub(super) fn set_mode(&self, in_force: &'static str, wanted: &'static str) {
-        for (gauge, mode) in [(&self.mode, in_force), (&self.mode_wanted, wanted)] {
+    pub(super) fn set_mode(&self, in_effect: &'static str, wanted: &'static str) {
+        for (gauge, mode) in [(&self.mode, in_effect), (&self.mode_wanted, wanted)] {
             gauge.clear();
             gauge.get_or_create(&labels([("mode", mode)])).set(1);
         }

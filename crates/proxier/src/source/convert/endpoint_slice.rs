@@ -123,7 +123,7 @@ fn ports(ports: &[Loose<api::Port>], findings: &mut Findings) -> Vec<EndpointPor
     if ports.len() > MAX_PORTS {
         findings.error(
             format_args!("{FIELD}"),
-            format_args!("{} ports, where {MAX_PORTS} are the most", ports.len()),
+            format_args!("{} ports; at most {MAX_PORTS} are allowed", ports.len()),
         );
         return Vec::new();
     }
@@ -157,7 +157,7 @@ fn endpoints(
         findings.error(
             format_args!("endpoints"),
             format_args!(
-                "{} endpoints, where {MAX_ENDPOINTS} are the most",
+                "{} endpoints; at most {MAX_ENDPOINTS} are allowed",
                 endpoints.len()
             ),
         );
@@ -183,7 +183,7 @@ fn endpoint(
         findings.left_out(
             format_args!("endpoints[{index}].addresses"),
             format_args!(
-                "{} addresses, where 1 to {MAX_ADDRESSES} may stand",
+                "{} addresses; 1 to {MAX_ADDRESSES} are allowed",
                 addresses.len()
             ),
         );
@@ -248,7 +248,7 @@ fn hinted(
     if names.len() > MAX_HINTS {
         findings.left_out(
             field,
-            format_args!("{} names, where {MAX_HINTS} are the most", names.len()),
+            format_args!("{} names; at most {MAX_HINTS} are allowed", names.len()),
         );
         return None;
     }

@@ -68,7 +68,7 @@ fn pod_cidrs(spec: &api::NodeSpec, findings: &mut Findings) -> Vec<IpNet> {
     if all.len() > 2 {
         findings.error(
             format_args!("{FIELD}"),
-            format_args!("{} ranges, where 2 are the most", all.len()),
+            format_args!("{} ranges; at most 2 are allowed", all.len()),
         );
         return Vec::new();
     }

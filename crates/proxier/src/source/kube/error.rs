@@ -34,11 +34,11 @@ pub(super) enum Failure {
     TooLong(&'static str, usize),
     #[error("the answer was cut off")]
     Cut(#[source] hyper::Error),
-    #[error("the answer is not what the API promises")]
+    #[error("the answer does not have the format of the API")]
     Garbled(#[source] serde_json::Error),
     #[error(transparent)]
     Event(#[from] EventError),
-    #[error("the watch ended before all objects there are had come")]
+    #[error("the watch ended before the initial list was complete")]
     Unfinished,
     #[error("the watch ended as soon as it had begun")]
     Short,
@@ -47,7 +47,7 @@ pub(super) enum Failure {
 /// Why an event cannot be applied. A new list is necessary.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EventError {
-    #[error("an event holds no object with a name")]
+    #[error("an event contains no object with a name")]
     NotAnObject(#[source] serde_json::Error),
     /// The object is unknown, and the event is older than others, so the object may have been
     /// deleted in the meantime.

@@ -121,7 +121,7 @@ impl Poster<'_> {
             is_refused = posted.is_err();
             let left_out = self.queue.left_out.swap(0, Ordering::Relaxed);
             if left_out > 0 {
-                tracing::warn!("{left_out} Events are not posted: too many wait");
+                tracing::warn!("{left_out} Events dropped: the queue is full");
             }
         }
     }

@@ -78,13 +78,13 @@ pub(super) trait Kind: Send + Sync {
     fn applied(&mut self, model: Self::Model) -> Option<Change>;
     fn deleted(&mut self, name: Self::Name) -> Option<Change>;
 
-    /// The path of an object that stands in for the kind on a server that does not have it, or not
-    /// for us.
+    /// The path of an object that replaces the kind on a server that does not have it, or forbids
+    /// it.
     fn stand_in(&self) -> Option<&'static str> {
         None
     }
 
-    /// What that object says.
+    /// The change from that object.
     fn stood_in(&mut self, _object: &[u8]) -> Option<Change> {
         None
     }
@@ -185,14 +185,14 @@ impl Kind for EndpointSlices {
 pub(super) struct ThisNode {
     name: String,
     /// The last reported Node: most changes of a Node are heartbeats.
-    told: Option<Node>,
+    reported: Option<Node>,
 }
 
 impl ThisNode {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            told: None,
+            reported: None,
         }
     }
 }
@@ -227,29 +227,29 @@ impl Kind for ThisNode {
     }
 
     fn replaced(&mut self, models: Vec<Node>) -> Change {
-        self.told = models.into_iter().find(|node| *node.name == *self.name);
-        Change::NodeReplaced(self.told.clone())
+        self.reported = models.into_iter().find(|node| *node.name == *self.name);
+        Change::NodeReplaced(self.reported.clone())
     }
 
     fn applied(&mut self, model: Node) -> Option<Change> {
-        if *model.name != *self.name || self.told.as_ref() == Some(&model) {
+        if *model.name != *self.name || self.reported.as_ref() == Some(&model) {
             return None;
         }
-        self.told = Some(model);
-        Some(Change::NodeReplaced(self.told.clone()))
+        self.reported = Some(model);
+        Some(Change::NodeReplaced(self.reported.clone()))
     }
 
     fn deleted(&mut self, name: Arc<str>) -> Option<Change> {
-        let gone = self.told.take_if(|node| node.name == name);
+        let gone = self.reported.take_if(|node| node.name == name);
         gone.map(|_| Change::NodeReplaced(None))
     }
 }
 
-/// What kubeadm was told of the cluster. Before Kubernetes 1.33, nothing else in the API tells the
-/// Service CIDR. kubeadm lets nodes read it; whether svcproxy may depends on its role.
+/// kubeadm's configuration of the cluster. Before Kubernetes 1.33, nothing else in the API contains
+/// the Service CIDR. kubeadm lets nodes read it; svcproxy's access depends on its role.
 const CLUSTER_CONFIGURATION: &str = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config";
 
-/// The ConfigMap that kubeadm keeps its configuration in.
+/// The ConfigMap with kubeadm's configuration.
 #[derive(Deserialize)]
 struct KubeadmConfig {
     data: KubeadmData,
@@ -257,7 +257,7 @@ struct KubeadmConfig {
 
 #[derive(Deserialize)]
 struct KubeadmData {
-    /// As YAML.
+    /// The configuration, as YAML.
     #[serde(rename = "ClusterConfiguration")]
     cluster_configuration: String,
 }
@@ -274,7 +274,8 @@ struct Networking {
     service_subnet: String,
 }
 
-/// The Service CIDRs in kubeadm's ConfigMap. `None` if it has none, or others than networks.
+/// The Service CIDRs in kubeadm's ConfigMap. `None` if it has none, or a value that is not a
+/// network.
 fn kubeadm_service_cidrs(config_map: &[u8]) -> Option<Vec<IpNet>> {
     let config: KubeadmConfig = serde_json::from_slice(config_map).ok()?;
     let options = options! { with_snippet: false };

@@ -67,7 +67,7 @@ pub(super) struct ListWatch<'a, K: Kind> {
     is_known: bool,
     /// Whether the server has forgotten the version (410), and has sent nothing since.
     is_forgotten: bool,
-    /// Whether the server did not have the kind, or not for us, when it was last asked.
+    /// Whether the server did not have the kind, or forbade it, at the last request.
     is_without: bool,
 }
 
@@ -139,7 +139,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         }
     }
 
-    /// Uses what stands in for a kind that the server does not have, or not for us.
+    /// Uses the substitute for a kind that the server does not have, or forbids.
     async fn do_without(&mut self, failure: &Failure) -> Result<(), Failure> {
         let stand_in = self.follower.stand_in();
         let reading = match stand_in {
@@ -315,7 +315,11 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 Ok(None) => break,
                 // Not a failure: the server may have had no bookmark to send.
                 Err(Failure::Silent(time)) if after_list && time < lasts => {
-                    tracing::debug!(kind = K::NAME, ?time, "the watch is silent; asking again");
+                    tracing::debug!(
+                        kind = K::NAME,
+                        ?time,
+                        "the watch is silent; requesting it again"
+                    );
                     self.end_silence();
                     return Ok(());
                 }

@@ -132,11 +132,18 @@ impl KubeSource {
         ]);
         let (stop, stopped) = oneshot::channel();
         let (running, ended) = mpsc::channel();
-        let (node, told) = (node.to_owned(), states.clone());
+        let (node, shared_states) = (node.to_owned(), states.clone());
         let task = async move {
             // Dropped last, when nothing can be delivered any more.
             let _running = running;
-            let follow = Box::pin(follow(access, timing, &node, events, &told, deliver));
+            let follow = Box::pin(follow(
+                access,
+                timing,
+                &node,
+                events,
+                &shared_states,
+                deliver,
+            ));
             if let Either::Left((never, _)) = future::select(follow, stopped).await {
                 match never {}
             }

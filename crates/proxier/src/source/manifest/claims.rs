@@ -25,7 +25,7 @@ pub(super) struct Taken<'a> {
 impl fmt::Display for Taken<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, _, port) = self.claim;
-        write!(f, "{port} of {address} is Service {}'s already", self.owner)
+        write!(f, "{port} of {address} belongs to Service {}", self.owner)
     }
 }
 

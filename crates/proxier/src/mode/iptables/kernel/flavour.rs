@@ -72,7 +72,7 @@ impl Flavour {
     ///
     /// # Errors
     ///
-    /// If its program cannot be run, where only the version tells.
+    /// If its program cannot be run, and only the version shows the flavour.
     pub(crate) fn is_nft(self) -> Result<bool, BackendError> {
         match self {
             Self::Nft => Ok(true),
@@ -200,7 +200,7 @@ mod tests {
         let none = Traces::default();
         let few = traces("*nat\n-A PREROUTING -j DOCKER\nCOMMIT\n");
         let many = traces("*filter\n-A INPUT -j A\n-A INPUT -j B\nCOMMIT\n");
-        let ours = traces("*nat\n:SVCPROXY-VIPS - [0:0]\nCOMMIT\n");
+        let own = traces("*nat\n:SVCPROXY-VIPS - [0:0]\nCOMMIT\n");
         let hint = traces("*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n");
         let canary = traces("*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n");
         let (nft, legacy) = (Some(Flavour::Nft), Some(Flavour::Legacy));
@@ -210,13 +210,13 @@ mod tests {
             (none, few, legacy),
             (few, many, legacy),
             (few, few, nft),
-            (ours, many, nft),
-            (ours, hint, legacy),
+            (own, many, nft),
+            (own, hint, legacy),
             (hint, many, nft),
             (hint, hint, nft),
             (canary, many, nft),
             (many, canary, legacy),
-            (ours, ours, nft),
+            (own, own, nft),
         ] {
             assert_eq!(
                 Flavour::choose(in_nft, in_legacy),

@@ -1,8 +1,8 @@
 //! Watches for changes of iptables mode's chains by other programs.
 //!
 //! iptables-nft's tables are nftables tables, so the kernel sends notifications. Legacy iptables
-//! replaces its tables as a whole with setsockopt(2), of which the kernel tells nobody: there, the
-//! audit finds changes.
+//! replaces whole tables with setsockopt(2), and the kernel sends no notification: the audit finds
+//! such changes.
 
 use netlink::uapi::*;
 use netlink::{Listener, Message, Watch};
@@ -17,7 +17,7 @@ const NFNLGRP_NFTABLES: u32 = 7;
 /// The tables in which svcproxy has chains.
 const TABLES: [Option<&str>; 2] = [Some("nat"), Some("filter")];
 
-/// Calls `report` soon after another process has changed svcproxy's chains, or the rules that lead
+/// Calls `report` soon after another process has changed svcproxy's chains, or the rules that jump
 /// to them, in the calling thread's network namespace. Stops when the returned value is dropped.
 /// `None` with legacy iptables, which has no notifications.
 ///
@@ -44,7 +44,7 @@ pub fn watch(
 #[derive(Debug)]
 pub struct Watching(#[expect(dead_code, reason = "its drop ends the thread")] Watch);
 
-/// What cannot be read may be about svcproxy's chains.
+/// An unreadable message counts as one about svcproxy's chains, to be safe.
 fn matters(message: &Message<'_>) -> bool {
     let [subsystem, kind] = message.kind.to_be_bytes();
     let family = message.payload.first().copied();
@@ -64,8 +64,8 @@ fn matters(message: &Message<'_>) -> bool {
     match kind {
         NFT_MSG_NEWTABLE | NFT_MSG_DELTABLE => true,
         NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => is_own(attributes.text(NFTA_CHAIN_NAME)),
-        // A rule of another chain that jumps to one of svcproxy's has its name somewhere. Where the
-        // kernel leaves out the expressions of a deleted rule, it may have been one.
+        // A rule of another chain that jumps to one of svcproxy's contains its name. If the kernel
+        // leaves out the expressions of a deleted rule, it may have been such a rule.
         NFT_MSG_NEWRULE | NFT_MSG_DELRULE => {
             let mut words = message.payload.windows(PREFIX.len());
             let is_bare = attributes.get(NFTA_RULE_EXPRESSIONS).is_none();

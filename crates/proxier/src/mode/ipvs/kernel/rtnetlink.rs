@@ -1,9 +1,9 @@
-//! A blocking rtnetlink client, which opens its connection again when it fails.
+//! A blocking rtnetlink client, which reopens its connection after a failure.
 //!
-//! rtnetlink's connection ends at the first error of recvmsg(2), and then reports the end of every
-//! answer, so that a list looks complete and a change looks done. Of `ENOBUFS` it says nothing at
-//! all, and waits for ever for the answer that was lost. It passes over `NLM_F_DUMP_INTR` too. So
-//! its socket is wrapped: [`Wrapped`] takes note of all three.
+//! The crate rtnetlink ends its connection at the first error of recvmsg(2), and then reports the
+//! end of every answer, so that a list looks complete and a change looks successful. It does not
+//! report `ENOBUFS`, and waits forever for the lost answer. It also ignores `NLM_F_DUMP_INTR`. So
+//! [`Wrapped`] wraps its socket and records all three.
 
 use std::fmt;
 use std::future::Future;
@@ -35,9 +35,9 @@ const ENODEV: i32 = 19;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
 
-/// More than the kernel puts into one datagram.
+/// More than one datagram of the kernel.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// An operation is tried so often, with pauses that double.
+/// Maximum number of attempts, with doubling pauses.
 const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
@@ -64,8 +64,8 @@ impl fmt::Debug for Rtnetlink {
 }
 
 impl Rtnetlink {
-    /// Opens a socket in the calling thread's network namespace. Where it has to be opened again,
-    /// that is done in the network namespace of the thread that uses it then.
+    /// Opens a socket in the calling thread's network namespace. If it must be reopened, that
+    /// happens in the network namespace of the thread that uses it then.
     pub(crate) fn open() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let faults = Arc::<Faults>::default();
@@ -77,8 +77,8 @@ impl Rtnetlink {
         })
     }
 
-    /// Carries out an operation that changes nothing, again if the connection fails or a list was
-    /// interrupted by a change.
+    /// Executes a read operation. Repeats it if the connection fails, or if a change interrupted a
+    /// list.
     ///
     /// # Errors
     ///
@@ -90,8 +90,8 @@ impl Rtnetlink {
         self.attempts(operation).0
     }
 
-    /// Carries out an operation that adds or deletes one thing. If the answer to an attempt was
-    /// lost and the next one finds the thing added or deleted, it is done.
+    /// Executes an operation that adds or deletes one object. If the answer to an attempt was lost,
+    /// and the next one finds the object added or deleted, the operation has succeeded.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Rtnetlink {
         }
     }
 
-    /// What came of it, and after how many attempts.
+    /// The result, and the number of attempts.
     fn attempts<T, F>(&mut self, mut operation: impl FnMut(Handle) -> F) -> (io::Result<T>, u32)
     where
         F: Future<Output = io::Result<T>>,
@@ -138,7 +138,7 @@ impl Rtnetlink {
             None => Link::open(&self.runtime, &self.faults)?,
         };
         let operation = pin!(operation(link.handle.clone()));
-        // If both are ready the connection's end counts: it may be why the operation is.
+        // If both are ready, the end of the connection counts: it may have ended the operation.
         let ended = match self
             .runtime
             .block_on(select(&mut link.connection, operation))
@@ -180,7 +180,7 @@ impl Link {
     }
 }
 
-/// Whether the same may succeed at once over a new connection.
+/// Whether the operation may succeed at once over a new connection.
 fn is_transient(error: &io::Error) -> bool {
     [EINTR, EAGAIN, ENOBUFS]
         .map(Some)
@@ -195,11 +195,11 @@ pub(crate) fn io_error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// What befell a socket and rtnetlink does not tell.
+/// An error of the socket that the crate rtnetlink does not report.
 #[derive(Default)]
 struct Faults {
     noted: Mutex<Option<i32>>,
-    /// What is to befall it: datagrams lost with an errno, or marked as interrupted with none.
+    /// Faults to inject: datagrams lost with an errno, or marked as interrupted without one.
     #[cfg(test)]
     injected: Mutex<std::collections::VecDeque<Option<i32>>>,
 }
@@ -218,7 +218,7 @@ impl Faults {
     }
 }
 
-/// A socket that takes note of its faults.
+/// A socket that records its errors.
 struct Wrapped {
     socket: TokioSocket,
     faults: Arc<Faults>,
@@ -241,14 +241,14 @@ impl Wrapped {
             }
             Err(error) => {
                 self.faults.note(error.raw_os_error().unwrap_or(EINTR));
-                // Whatever it was: any but ENOBUFS ends rtnetlink's connection.
+                // Whatever the error: any except ENOBUFS ends rtnetlink's connection.
                 Err(io::ErrorKind::ConnectionAborted.into())
             }
         }
     }
 }
 
-/// Whether what a dump lists changed meanwhile: entries may be missing from it.
+/// Whether a dump was inconsistent, because the table changed meanwhile: entries may be missing.
 fn is_interrupted(mut datagram: &[u8]) -> bool {
     while let Some([a, b, c, d, _, _, low, high]) = datagram.first_chunk::<8>() {
         if u16::from_ne_bytes([*low, *high]) & NLM_F_DUMP_INTR != 0 {
@@ -338,8 +338,8 @@ mod tests {
         datagram
     }
 
-    /// The links of this network namespace, of which reading needs no privilege, after faults of
-    /// the first attempts; and how many attempts that took.
+    /// The links of this network namespace (reading them needs no privilege) after faults of the
+    /// first attempts, and the number of attempts.
     fn links(faults: &[Option<i32>]) -> (io::Result<usize>, u32) {
         let mut netlink = Rtnetlink::open().unwrap();
         netlink.faults.injected.lock().unwrap().extend(faults);
@@ -354,7 +354,7 @@ mod tests {
             Ok(links.len())
         };
         let outcome = netlink.attempts(list);
-        // What failed once does not spoil what follows.
+        // A failure does not affect later operations.
         netlink.faults.injected.lock().unwrap().clear();
         assert!(netlink.read(list).unwrap() > 0);
         outcome
@@ -379,7 +379,7 @@ mod tests {
             assert_eq!(listed.unwrap_err().raw_os_error(), Some(errno));
             assert_eq!(attempts, ATTEMPTS);
         }
-        // Out of memory, for one, is the business of the caller's back-off.
+        // Other errors, such as out of memory, are left to the caller's back-off.
         let (listed, attempts) = links(&[Some(12)]);
         assert_eq!(listed.unwrap_err().raw_os_error(), Some(12));
         assert_eq!(attempts, 1);

@@ -130,7 +130,7 @@ pub(super) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> 
 
 /// The route that captured packets take.
 pub(super) fn policy_route(config: &Config, family: Family) -> PolicyRoute {
-    let mark = config.marks.ours();
+    let mark = config.marks.own();
     PolicyRoute { family, mark }
 }
 

@@ -25,7 +25,7 @@ pub struct NodeState {
     pub elements: Elements,
     /// `local` routes with svcproxy's protocol number.
     pub routes: BTreeSet<LocalRoute>,
-    /// What others have put in the way of these routes.
+    /// Obstacles of other programs in the way of these routes.
     pub obstacles: BTreeSet<Obstacle>,
     /// Policy routes with svcproxy's protocol number.
     pub policy_routes: BTreeSet<PolicyRoute>,
@@ -63,15 +63,15 @@ impl fmt::Display for LocalRoute {
     }
 }
 
-/// A route or routing rule of another program that takes packets to a prefix that svcproxy's route
-/// makes local.
+/// A route or routing rule of another program that gets packets to a prefix of svcproxy's `local`
+/// route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Obstacle {
     /// The prefix of svcproxy's route.
     pub prefix: IpNet,
-    /// What takes the packets: `blackhole 10.96.0.0/12 proto boot metric 0`.
+    /// The route that gets the packets: `blackhole 10.96.0.0/12 proto boot metric 0`.
     pub by: String,
-    /// Whether it is a route to the same prefix, and svcproxy's can be put before it.
+    /// Whether it is a route to the same prefix that svcproxy's can precede.
     pub can_be_passed: bool,
 }
 
@@ -210,13 +210,13 @@ impl NodeState {
         let servers = self.virtual_servers.values().map(|state| &state.server);
         let tagged = servers.filter(|server| tagged(server).is_some());
         let tagged = tagged.map(|server| server.key);
-        let ours: HashSet<_> = recorded.chain(tagged).chain(others).collect();
+        let own: HashSet<_> = recorded.chain(tagged).chain(others).collect();
         let foreign = |key: &VirtualServerKey| match key {
-            VirtualServerKey::FirewallMark { mark, .. } if !ours.contains(key) => Some(*mark),
+            VirtualServerKey::FirewallMark { mark, .. } if !own.contains(key) => Some(*mark),
             _ => None,
         };
         self.foreign_marks = self.virtual_servers.keys().filter_map(foreign).collect();
-        self.virtual_servers.retain(|key, _| ours.contains(key));
+        self.virtual_servers.retain(|key, _| own.contains(key));
     }
 
     /// The virtual servers without an ownership record in nftables and without svcproxy's tag.
@@ -253,8 +253,8 @@ impl NodeState {
         lost
     }
 
-    /// Whether another program's route is before svcproxy's to this prefix, and svcproxy's can be put
-    /// before it.
+    /// Whether another program's route to this prefix precedes svcproxy's, and svcproxy's can be
+    /// put before it.
     pub(crate) fn is_behind(&self, prefix: &IpNet) -> bool {
         let mut obstacles = self.obstacles.iter();
         obstacles.any(|obstacle| obstacle.can_be_passed && obstacle.prefix == *prefix)

@@ -117,15 +117,15 @@ pub(super) fn capture(marks: Marks) -> Vec<Rule> {
                 Protocol(icmp(family)),
                 Statement::State(State::Related),
                 In(Set::CapturedAddresses(family)),
-                SetMark(marks.ours()),
+                SetMark(marks.own()),
             ]),
         ]
     })
 }
 
 pub(super) fn filter_input(marks: Marks) -> Vec<Rule> {
-    let ours = marks.ours();
-    let delivered = rule([HasMark(ours), ClearMark(ours)]);
+    let own = marks.own();
+    let delivered = rule([HasMark(own), ClearMark(own)]);
     [vec![delivered], by_family(|names| names.input)].concat()
 }
 
@@ -193,14 +193,14 @@ pub(super) fn node_port(pods: &Pods, family: Family) -> Vec<Rule> {
 /// the first packet of a connection only; on later ones it would stay, also on the packet of a
 /// tunnel that carries them.
 pub(super) fn after_ipvs(marks: Marks) -> Vec<Rule> {
-    let (ours, mask) = (HasMark(marks.ours()), marks.mask());
+    let (own, mask) = (HasMark(marks.own()), marks.mask());
     vec![
         rule([
-            ours.clone(),
+            own.clone(),
             Statement::State(State::Established),
             ClearMark(mask | marks.masquerade()),
         ]),
-        rule([ours, ClearMark(mask)]),
+        rule([own, ClearMark(mask)]),
     ]
 }
 

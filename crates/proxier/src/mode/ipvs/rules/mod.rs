@@ -51,7 +51,7 @@
 //! `Local`). Only the first packet of a connection needs the mark, but every packet gets it,
 //! because IPVS and connection tracking may disagree on which packet is the first.
 //!
-//! All numbers have the bit [`Marks::ours`](crate::desired::Marks::ours), so no mark of another
+//! All numbers have the bit [`Marks::own`](crate::desired::Marks::own), so no mark of another
 //! program equals one of them. `after-ipvs` recognises svcproxy's marks by the same bit. There, a
 //! packet passes the output hook for the second time, and a changed mark would make the kernel
 //! route it again. The masquerade bit stays for `nat-postrouting` on the first packet of a

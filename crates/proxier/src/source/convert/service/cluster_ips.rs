@@ -26,8 +26,8 @@ pub(super) fn cluster_ips(
     let Some(first) = all.first().copied().or(one) else {
         findings.error(
             format_args!("spec.clusterIP"),
-            "missing: svcproxy allocates no addresses, so a manifest for it must carry \
-             spec.clusterIP (an address, or None for a headless Service)",
+            "missing: svcproxy allocates no addresses, so a manifest must contain spec.clusterIP \
+             (an address, or None for a headless Service)",
         );
         return Vec::new();
     };
@@ -45,13 +45,13 @@ pub(super) fn cluster_ips(
         if kind != Kind::ClusterIp {
             findings.error(
                 format_args!("spec.clusterIP"),
-                format_args!("None (a headless Service) does not go with type {kind:?}"),
+                format_args!("None (a headless Service) is not allowed with type {kind:?}"),
             );
         }
         if all.len() > 1 {
             findings.error(
                 format_args!("spec.clusterIPs"),
-                "None (a headless Service) does not go with addresses",
+                "None (a headless Service) is not allowed with addresses",
             );
         }
         return Vec::new();
@@ -73,7 +73,7 @@ fn addresses(written: &[&Loose<String>], findings: &mut Findings) -> Vec<IpAddr>
     if written.len() > 2 {
         findings.error(
             format_args!("spec.clusterIPs"),
-            format_args!("{} addresses, where 2 are the most", written.len()),
+            format_args!("{} addresses; at most 2 are allowed", written.len()),
         );
         return Vec::new();
     }
@@ -131,7 +131,7 @@ fn families(
     let field = format_args!("spec.ipFamilyPolicy");
     match spec.ip_family_policy.as_deref() {
         Some("SingleStack") if addresses.len() > 1 => {
-            findings.error(field, "SingleStack does not go with two cluster IPs");
+            findings.error(field, "SingleStack is not allowed with two cluster IPs");
         }
         None | Some("" | "SingleStack" | "PreferDualStack" | "RequireDualStack") => {}
         Some(other) => findings.error(

@@ -133,7 +133,7 @@ pub(super) fn source_ranges(
         if object.metadata.annotation(annotation).is_some() {
             findings.note(
                 format_args!("metadata.annotations[{annotation}]"),
-                format_args!("not used: it is for cloud load balancers, nodes go by {FIELD} alone"),
+                format_args!("not used: it is for cloud load balancers; nodes use only {FIELD}"),
             );
         }
         return Ok(Vec::new());
@@ -141,7 +141,7 @@ pub(super) fn source_ranges(
     if kind != Kind::LoadBalancer {
         findings.error(
             format_args!("{FIELD}"),
-            format_args!("does not go with type {kind:?}"),
+            format_args!("is not allowed with type {kind:?}"),
         );
     }
     let mut networks = Vec::with_capacity(ranges.len());

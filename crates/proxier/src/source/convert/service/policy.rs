@@ -36,7 +36,7 @@ pub(super) fn external(
         findings.error(
             format_args!("{FIELD}"),
             format_args!(
-                "{text:?} does not go with type {kind:?}: nothing of the Service can be reached \
+                "{text:?} is not allowed with type {kind:?}: nothing of the Service can be reached \
                  from outside"
             ),
         );
@@ -87,7 +87,7 @@ pub(super) fn health_check_node_port(
         findings.left_out(
             field,
             format_args!(
-                "{number} goes with type LoadBalancer and externalTrafficPolicy Local only"
+                "{number} is allowed only with type LoadBalancer and externalTrafficPolicy Local"
             ),
         );
         return None;

@@ -149,7 +149,7 @@ fn node_port(
             let number = findings.port(Some(written), field).ok()?;
             findings.left_out(
                 field,
-                format_args!("{number} does not go with type {kind:?}"),
+                format_args!("{number} is not allowed with type {kind:?}"),
             );
             None
         }

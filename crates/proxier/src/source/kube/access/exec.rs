@@ -225,7 +225,7 @@ impl Plugin {
         let Ok(ended) = ended else {
             child.kill();
             let _ = tokio::time::timeout(DEATH, child.child.wait()).await;
-            return Err(self.failed(format!("killed: not done after {limit:?}")));
+            return Err(self.failed(format!("killed: not finished after {limit:?}")));
         };
         let (status, output, complaint) =
             ended.map_err(|error| self.failed(format!("cannot be read from: {error}")))?;

@@ -115,10 +115,10 @@ impl Cluster {
 
     fn outcome(&mut self, report: SyncReport<Plan>, calls: usize) -> Outcome {
         let new = self.standing.follow(&self.proxier, &report.concerned);
-        let told = report.notices.iter().chain(&new);
-        let told = told.map(|notice| (notice.reason, format!("{:?}", notice.about)));
+        let reported = report.notices.iter().chain(&new);
+        let reported = reported.map(|notice| (notice.reason, format!("{:?}", notice.about)));
         Outcome {
-            told: told.collect(),
+            reported: reported.collect(),
             calls: self.kernel().calls - calls,
             report,
         }
@@ -137,7 +137,7 @@ impl Cluster {
 /// The result of a sync.
 struct Outcome {
     report: SyncReport<Plan>,
-    told: Vec<(Reason, String)>,
+    reported: Vec<(Reason, String)>,
     /// The number of runs of the program.
     calls: usize,
 }
@@ -149,12 +149,12 @@ impl Outcome {
         assert_eq!(self.report.is_complete(), complete);
     }
 
-    fn told(&self, expected: &[(Reason, &str)]) {
-        let told = self.told.iter();
-        let told: Vec<_> = told
+    fn reported(&self, expected: &[(Reason, &str)]) {
+        let reported = self.reported.iter();
+        let reported: Vec<_> = reported
             .map(|(reason, about)| (*reason, about.as_str()))
             .collect();
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
     }
 }
 
@@ -165,19 +165,19 @@ fn changes_of_other_services_cost_no_more_and_the_rejection_is_reported_once() {
     for names_the_end in [false, true] {
         let (mut cluster, first) = Cluster::new(Protocol::Tcp, names_the_end, &["10.244.0.7:"]);
         first.is(SyncKind::Full, true, false);
-        first.told(&[(Reason::RulesRefused, WEB_7)]);
+        first.reported(&[(Reason::RulesRefused, WEB_7)]);
         assert!(!cluster.serves("10.244.0.7:8080") && cluster.serves("10.244.0.8:8080"));
         for round in 0..3 {
             let port = 9000 + round;
             let change = cluster.handle(web(8, Protocol::Tcp, &format!("10.244.0.8:{port}")));
             change.is(SyncKind::Changes, true, true);
-            change.told(&[]);
+            change.reported(&[]);
             assert_eq!(change.calls, 1, "nobody else is tried");
             assert!(cluster.serves(&format!("10.244.0.8:{port}")));
             // The audit tries again. This step does not count as drift.
             let audit = cluster.audit();
             audit.is(SyncKind::Full, true, false);
-            audit.told(&[]);
+            audit.reported(&[]);
             let refused: Vec<_> = audit
                 .report
                 .applied
@@ -205,16 +205,16 @@ fn changes_of_other_services_cost_no_more_and_the_rejection_is_reported_once() {
         // The Service changes, and is still rejected.
         let change = cluster.handle(web(7, Protocol::Tcp, "10.244.0.7:9090"));
         change.is(SyncKind::Changes, true, false);
-        change.told(&[]);
+        change.reported(&[]);
         // The Service changes, and is accepted.
         let change = cluster.handle(web(7, Protocol::Tcp, "10.244.1.7:8080"));
         change.is(SyncKind::Changes, true, true);
-        change.told(&[(Reason::RulesAccepted, WEB_7)]);
+        change.reported(&[(Reason::RulesAccepted, WEB_7)]);
         assert!(cluster.serves("10.244.1.7:8080"));
         assert_eq!(cluster.proxier.problems(), []);
         let audit = cluster.audit();
         audit.is(SyncKind::Full, true, true);
-        audit.told(&[]);
+        audit.reported(&[]);
         assert_eq!(audit.calls, 0);
     }
 }
@@ -228,7 +228,7 @@ fn an_audit_finds_that_the_rules_are_accepted_now() {
     assert!(!cluster.serves("10.244.0.7:8080"));
     let audit = cluster.audit();
     audit.is(SyncKind::Full, true, true);
-    audit.told(&[(Reason::RulesAccepted, WEB_7)]);
+    audit.reported(&[(Reason::RulesAccepted, WEB_7)]);
     assert_eq!(audit.report.applied.in_vain, 0);
     assert!(cluster.serves("10.244.0.7:8080"));
 }
@@ -241,11 +241,11 @@ fn a_rejection_counts_only_after_a_fresh_reading_of_the_node() {
     cluster.kernel().refused = vec!["10.244.0.7:9090"];
     let change = cluster.handle(web(7, Protocol::Tcp, "10.244.0.7:9090"));
     change.is(SyncKind::Changes, false, false);
-    change.told(&[]);
+    change.reported(&[]);
     cluster.kernel().refused.clear();
     let retry = cluster.audit();
     retry.is(SyncKind::Full, true, true);
-    retry.told(&[]);
+    retry.reported(&[]);
     assert!(cluster.serves("10.244.0.7:9090"));
     // If the rejection is permanent, the Service keeps its previous rules.
     cluster.kernel().refused = vec!["10.244.0.7:9191"];
@@ -253,12 +253,12 @@ fn a_rejection_counts_only_after_a_fresh_reading_of_the_node() {
     change.is(SyncKind::Changes, false, false);
     let retry = cluster.audit();
     retry.is(SyncKind::Full, true, false);
-    retry.told(&[(Reason::RulesRefused, WEB_7)]);
+    retry.reported(&[(Reason::RulesRefused, WEB_7)]);
     assert!(cluster.serves("10.244.0.7:9090"));
     // A deleted Service is not reported, and its rules are removed.
     let gone = cluster.handle([Change::ServiceDeleted(name("web-7"))]);
     gone.is(SyncKind::Changes, true, true);
-    gone.told(&[]);
+    gone.reported(&[]);
     assert!(!cluster.serves("10.244.0.7:9090"));
     assert_eq!(cluster.proxier.problems(), []);
 }
@@ -271,12 +271,12 @@ fn a_failure_of_no_single_service_keeps_the_rejections() {
     cluster.kernel().refused.push("*");
     let audit = cluster.audit();
     audit.is(SyncKind::Full, false, false);
-    audit.told(&[]);
+    audit.reported(&[]);
     assert_eq!(cluster.proxier.problems().len(), 1);
     cluster.kernel().refused.pop();
     let retry = cluster.audit();
     retry.is(SyncKind::Full, true, false);
-    retry.told(&[]);
+    retry.reported(&[]);
 }
 
 /// The flows of a rejected Service continue unchanged.

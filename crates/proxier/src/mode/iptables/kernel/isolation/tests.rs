@@ -123,12 +123,12 @@ fn names(outcome: &Outcome) -> Vec<String> {
 
 /// Executes a transaction, and checks that the reported part is in effect.
 fn carried_out(transaction: &Transaction, kernel: &mut Kernel) -> Outcome {
-    let mut told = kernel.rules.clone();
+    let mut reported = kernel.rules.clone();
     let outcome = carry_out(transaction, &mut |some| kernel.restore(some));
     if outcome.failures.is_empty() {
         let done = outcome.done.as_ref();
-        done.unwrap_or(transaction).record(&mut told);
-        assert_eq!(told, kernel.rules);
+        done.unwrap_or(transaction).record(&mut reported);
+        assert_eq!(reported, kernel.rules);
     }
     outcome
 }
@@ -257,9 +257,9 @@ fn netns_one_rejected_rule_affects_no_other_service() {
                 let said = outcome.refused[0].1.to_string();
                 assert!(said.contains("Service default/web-7"), "{said}");
                 let there = backend.observe().unwrap().v4;
-                let mut told = Rules::default();
-                outcome.done.unwrap().record(&mut told);
-                assert_eq!(told, there);
+                let mut reported = Rules::default();
+                outcome.done.unwrap().record(&mut reported);
+                assert_eq!(reported, there);
                 let addresses = backends(&there);
                 assert_eq!(addresses.len(), 39);
                 assert!(!addresses.contains("10.244.0.7:8080"));

@@ -170,7 +170,7 @@ impl Nft {
                 }
             }
         };
-        check(&mut self.socket).map_err(error("have the rules checked"))
+        check(&mut self.socket).map_err(error("validate the rules"))
     }
 
     /// Deletes the table, if there is one.

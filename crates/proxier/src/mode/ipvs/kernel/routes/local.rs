@@ -1,13 +1,13 @@
-//! Routes that make prefixes local, and what stands in their way.
+//! Routes that make prefixes local, and foreign routes that take precedence over them.
 //!
-//! The kernel takes the first route of the longest prefix. In table `local` others may have one to
-//! the same prefix before svcproxy's, or one to a part of it; and a routing rule may come before
-//! that of table `local`.
+//! The kernel uses the first route of the longest prefix. In table `local`, another program may
+//! have a route to the same prefix before svcproxy's, or a route to a part of it; and a routing
+//! rule may precede that of table `local`.
 //!
 //! - IPv4: a route is added before those of its prefix and metric if neither `NLM_F_EXCL` nor
 //!   `NLM_F_APPEND` is set (`fib_table_insert` in `fib_trie.c`).
-//! - IPv6: it is added behind those of its metric (`fib6_add_rt2node` in `ip6_fib.c`), so svcproxy's
-//!   has the lowest there is, [`METRIC`]: none means 1024.
+//! - IPv6: it is added after those of its metric (`fib6_add_rt2node` in `ip6_fib.c`), so svcproxy's
+//!   has the lowest possible metric, [`METRIC`]; the default is 1024.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -33,12 +33,12 @@ use crate::mode::ipvs::plan::{LocalRoute, Obstacle};
 
 /// RT_TABLE_LOCAL.
 const TABLE: u32 = 255;
-/// Of svcproxy's IPv6 routes.
+/// The metric of svcproxy's IPv6 routes.
 const METRIC: u32 = 1;
-/// The kernel is asked of so many routes whether a packet takes them.
+/// Maximum number of routes for which the kernel is asked whether a packet uses them.
 const PROBES: usize = 64;
 
-/// Why a route cannot be added: another one has its place.
+/// A route cannot be added because another one has its place.
 #[derive(Debug)]
 pub(super) struct Taken(pub(super) String);
 
@@ -50,11 +50,11 @@ impl fmt::Display for Taken {
 
 impl std::error::Error for Taken {}
 
-/// Adds a route, before those that others have to its prefix, and in place of svcproxy's own to it.
+/// Adds a route before those of other programs to its prefix, in place of svcproxy's own.
 ///
 /// # Errors
 ///
-/// [`EEXIST`] if it is there already and in its place; [`Taken`].
+/// [`EEXIST`] if it exists already in its place; [`Taken`].
 pub(super) async fn add(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     let request = handle.route().add(message(route, true)?);
     match request.execute().await.map_err(io_error) {
@@ -63,7 +63,7 @@ pub(super) async fn add(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     }
 }
 
-/// As [`add`], where there are routes to the prefix.
+/// As [`add`], if routes to the prefix exist.
 async fn add_among(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     let mut there = entries(handle, Family::of(&route.prefix.addr())).await?;
     there.retain(|entry| entry.prefix == route.prefix);
@@ -77,7 +77,7 @@ async fn add_among(handle: &Handle, route: LocalRoute) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(EEXIST));
     }
     if route.prefix.addr().is_ipv4() {
-        // The kernel refuses an exact double, wherever it is.
+        // The kernel rejects an exact duplicate, wherever it is.
         if own.contains(&route) {
             remove(handle, route).await?;
         }
@@ -99,7 +99,7 @@ async fn add_among(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     request.execute().await.map_err(io_error)
 }
 
-/// Adds an IPv4 route before those of its prefix: `ip route prepend`.
+/// Adds an IPv4 route before those of its prefix, as `ip route prepend`.
 async fn prepend(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message(route, true)?));
     request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
@@ -130,13 +130,13 @@ pub(super) async fn delete(handle: &Handle, route: LocalRoute) -> io::Result<()>
     remove(handle, route).await
 }
 
-/// Deletes one of svcproxy's routes; in IPv6 of whatever source and metric.
+/// Deletes one of svcproxy's routes; in IPv6 with any source and metric.
 async fn remove(handle: &Handle, route: LocalRoute) -> io::Result<()> {
     let request = handle.route().del(message(route, false)?);
     request.execute().await.map_err(io_error)
 }
 
-/// svcproxy's routes, and what is in their way.
+/// svcproxy's routes, and the obstacles in their way.
 pub(super) async fn list(
     handle: &Handle,
 ) -> io::Result<(BTreeSet<LocalRoute>, BTreeSet<Obstacle>)> {
@@ -147,7 +147,7 @@ pub(super) async fn list(
         for (at, entry) in entries.iter().enumerate() {
             let Some(own) = entry.own else { continue };
             routes.insert(own);
-            // Those behind the first take no packets.
+            // Only the first route of a prefix gets packets.
             if !seen.insert(own.prefix) {
                 continue;
             }
@@ -182,8 +182,8 @@ pub(super) async fn list(
     Ok((routes, obstacles))
 }
 
-/// Where the kernel takes a packet of this node to an address of a prefix, if not to this node: a
-/// routing rule may be before that of table `local`.
+/// Where the kernel routes a packet of this node to an address of a prefix, if not to this node: a
+/// routing rule may precede that of table `local`.
 async fn detour(handle: &Handle, prefix: IpNet) -> io::Result<Option<String>> {
     let address = prefix.hosts().next().unwrap_or(prefix.addr());
     let length = prefix.max_prefix_len();
@@ -193,7 +193,7 @@ async fn detour(handle: &Handle, prefix: IpNet) -> io::Result<Option<String>> {
         .kind(RouteType::Unspec)
         .destination_prefix(address, length);
     let mut asked = asked.map_err(invalid)?.build();
-    // IPv6 names the table in any case, and refuses the flag.
+    // IPv6 always reports the table, and rejects the flag.
     if prefix.addr().is_ipv4() {
         asked.header.flags = RouteFlags::LookupTable;
     }
@@ -207,8 +207,8 @@ async fn detour(handle: &Handle, prefix: IpNet) -> io::Result<Option<String>> {
         ))),
         Ok(None) => Ok(None),
         Err(error) => match error.raw_os_error() {
-            // What the routes blackhole, unreachable and prohibit answer, and a lookup that finds
-            // none.
+            // The errors of blackhole, unreachable and prohibit routes, and of a lookup without a
+            // result.
             Some(EINVAL | EHOSTUNREACH | EACCES | ENETUNREACH | EAGAIN) => Ok(Some(format!(
                 "a routing rule (a packet to {address} gets: {error})"
             ))),
@@ -238,7 +238,7 @@ fn table(route: &RouteMessage) -> u32 {
 #[derive(Debug)]
 struct Entry {
     prefix: IpNet,
-    /// If it is svcproxy's.
+    /// The route, if it is svcproxy's.
     own: Option<LocalRoute>,
     kind: RouteType,
     protocol: RouteProtocol,
@@ -279,8 +279,8 @@ impl Entry {
         })
     }
 
-    /// Whether packets that take it do not come to this node. What the kernel adds for addresses is
-    /// of the kinds local, broadcast, anycast and multicast.
+    /// Whether it routes packets elsewhere. Routes that the kernel adds for addresses have the
+    /// types local, broadcast, anycast and multicast.
     fn takes_packets(&self) -> bool {
         use RouteType::{Anycast, Broadcast, Local, Multicast};
         ![Local, Broadcast, Anycast, Multicast].contains(&self.kind)
@@ -294,8 +294,8 @@ impl Entry {
         same && is_before || !same && own.prefix.contains(&self.prefix)
     }
 
-    /// Whether svcproxy's route to a prefix can be put before it. A route for one type of service
-    /// is always before those for any.
+    /// Whether svcproxy's route to a prefix can precede it. A route for one type of service always
+    /// precedes those for any.
     fn can_be_passed(&self, prefix: &IpNet) -> bool {
         let is_v6 = prefix.addr().is_ipv6();
         self.prefix == *prefix && self.tos == 0 && (!is_v6 || self.metric > METRIC)
@@ -320,7 +320,7 @@ impl Entry {
     }
 }
 
-/// As ip-route(8) has it.
+/// The type, as in ip-route(8).
 fn kind_name(kind: RouteType) -> String {
     format!("{kind:?}").to_ascii_lowercase()
 }

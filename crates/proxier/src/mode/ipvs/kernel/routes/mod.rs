@@ -41,7 +41,7 @@ impl Routes {
         Rtnetlink::open().map(Self).map_err(error("open rtnetlink"))
     }
 
-    /// The `local` routes with svcproxy's protocol number, and what is in their way.
+    /// The `local` routes with svcproxy's protocol number, and the obstacles in their way.
     pub(super) fn observe(
         &mut self,
     ) -> Result<(BTreeSet<LocalRoute>, BTreeSet<Obstacle>), BackendError> {

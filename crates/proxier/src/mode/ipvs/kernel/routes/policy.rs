@@ -124,10 +124,10 @@ fn missing(there: &[RuleMessage], route: PolicyRoute) -> impl Iterator<Item = Ru
 }
 
 /// Whether an existing rule has all attributes of a desired one.
-fn is_same(there: &RuleMessage, ours: &RuleMessage) -> bool {
-    there.header.action == ours.header.action
-        && there.header.table == ours.header.table
-        && ours
+fn is_same(there: &RuleMessage, own: &RuleMessage) -> bool {
+    there.header.action == own.header.action
+        && there.header.table == own.header.table
+        && own
             .attributes
             .iter()
             .all(|attribute| there.attributes.contains(attribute))
