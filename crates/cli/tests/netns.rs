@@ -6,6 +6,8 @@
     clippy::panic
 )]
 
+#[path = "netns/conditions.rs"]
+mod conditions;
 #[path = "netns/fallback.rs"]
 mod fallback;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]

@@ -281,6 +281,10 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
         state.requests.insert(outcome, 3);
         state
     });
+    proxy.monitor.follow_log(|| 3);
+    proxy
+        .monitor
+        .follow_conditions(|| [("AddressConflict", 2)].into());
     let mut web = service("web", 80);
     web.metrics = true;
     web.internal_traffic_policy = TrafficPolicy::Local;

@@ -270,6 +270,15 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
 
+    /// Metrics address of the svcproxy whose conditions to list; empty lists none
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        default_value = monitor::DEFAULT_METRICS,
+        value_parser = BindAddress::parse::<10249>
+    )]
+    pub(crate) metrics_bind_address: BindAddress,
+
     /// Output format
     #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]
     pub(crate) output: StatusFormat,

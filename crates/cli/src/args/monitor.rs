@@ -15,7 +15,7 @@ const MONITORING: &str = "Monitoring";
 /// Metrics and health.
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
-    /// Address to serve /metrics, /proxyMode, /configz and /version on; empty disables the server
+    /// Address to serve /metrics, /proxyMode, /configz, /version and /conditions on; empty disables the server
     #[arg(
         long,
         value_name = "IP:PORT",

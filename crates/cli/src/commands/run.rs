@@ -27,8 +27,9 @@ use super::{DiagnosticLog, chain, log_failures};
 use crate::Ending;
 use crate::args::{Cli, Mode, RunArgs};
 use crate::lock::WriterLock;
+use crate::logging::lines_lost;
 use crate::mode::{Choice, Lookout};
-use crate::notices::{Notices, Standing};
+use crate::notices::{Conditions, Notices, Standing};
 use crate::observe::configz::Configz;
 use crate::observe::health_checks::Health;
 use crate::observe::trail::{Causes, Trail};
@@ -118,7 +119,7 @@ impl<'a> Start<'a> {
         let mut earlier_proxies =
             earlier_proxies(self.choice.in_effect, config, self.notices.clone());
         log_sync(&report, true);
-        Standing::new(self.notices).follow(&proxier, &report);
+        Standing::new(self.notices, Conditions::default()).follow(&proxier, &report);
         earlier_proxies.follow(&proxier, &report);
         let is_success = report.is_complete() && earlier_proxies.are_gone();
         let invalid = invalid || proxier.node_error().is_some();
@@ -149,13 +150,18 @@ impl<'a> Start<'a> {
             Runtime::start().context("cannot start the threads for HTTP and the API server")?;
         let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
+        let conditions = Conditions::default();
+        let counted = conditions.clone();
+        monitor.follow_conditions(move || counted.counts());
+        monitor.follow_log(lines_lost);
+        let node_name = config.node_name.clone();
         let configz = Configz::new(cli, config);
         let mut following = Following {
             lookout: None,
             has_synced: false,
             trail: Trail::new(Causes::default()),
             health: Health::new(runtime.clone(), config, monitor.clone()),
-            standing: Standing::new(notices.clone()),
+            standing: Standing::new(notices.clone(), conditions.clone()),
             args: &cli.run,
             intervals: settings::intervals(cli.run.periods()),
             configz: configz.clone(),
@@ -166,7 +172,14 @@ impl<'a> Start<'a> {
             received,
         };
         following.serve_by(choice);
-        let _servers = observe::serve(&args.monitor, &runtime, &monitor, configz.clone());
+        let _servers = observe::serve(
+            &args.monitor,
+            &runtime,
+            &monitor,
+            configz.clone(),
+            conditions.clone(),
+            node_name,
+        );
         let file = args.kube_proxy.config.as_deref();
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
         let _settings = file.map(follow).transpose()?;
@@ -175,6 +188,7 @@ impl<'a> Start<'a> {
         let causes = following.trail.causes();
         let source = source.follow(&runtime, move |reading| {
             diagnostics.log(&reading.diagnostics);
+            conditions.read(&reading.diagnostics);
             causes.read(&reading);
             queue.queued(&reading.changes);
             // The receiver is gone only when svcproxy is about to end.

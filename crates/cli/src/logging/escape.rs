@@ -27,6 +27,21 @@ impl Write for Escaping<'_, '_> {
     }
 }
 
+/// Displays text from outside on one line, with its hidden characters escaped.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| {
+            if is_hidden(c) {
+                write!(f, "{}", c.escape_debug())
+            } else {
+                f.write_char(c)
+            }
+        })
+    }
+}
+
 /// Writes a field of an event, in the text format.
 pub(crate) fn write_field(
     writer: &mut Writer<'_>,
@@ -47,7 +62,7 @@ pub(crate) fn write_field(
 
 /// Writes a line of the JSON format. Only its strings can contain hidden characters, so JSON
 /// escapes can replace them.
-pub(super) fn write_json(out: &mut Vec<u8>, line: &[u8]) {
+pub(crate) fn write_json(out: &mut Vec<u8>, line: &[u8]) {
     let line = String::from_utf8_lossy(line);
     for c in line.chars() {
         if !is_hidden(c) || c == '\n' {

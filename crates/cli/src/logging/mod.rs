@@ -22,9 +22,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-pub(crate) use self::escape::write_field;
-use self::escape::write_json;
+pub(crate) use self::escape::{Shown, write_field, write_json};
 use self::queue::Queue;
+pub(crate) use self::queue::lines_lost;
 use crate::args::{Cli, Command, LogFormat};
 
 /// How long the process waits at its end for lines to be written.

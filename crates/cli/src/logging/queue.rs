@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,6 +33,21 @@ struct State {
     lost: u64,
 }
 
+/// Lines dropped since the start of the process.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// The number of lines dropped since the start of the process.
+pub(crate) fn lines_lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+impl State {
+    fn lose_one(&mut self) {
+        self.lost += 1;
+        LOST.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Queue {
     /// Starts the thread. It runs until the process ends.
     pub(super) fn start(out: File) -> io::Result<Self> {
@@ -46,7 +62,7 @@ impl Queue {
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.bytes + line.len() > MOST {
-            state.lost += 1;
+            state.lose_one();
             return;
         }
         state.bytes += line.len();
@@ -80,7 +96,7 @@ impl Queue {
             let mut state = self.lock();
             state.is_writing = false;
             if result.is_err() {
-                state.lost += 1;
+                state.lose_one();
             }
             let lost = if result.is_ok() {
                 std::mem::take(&mut state.lost)

@@ -4,7 +4,8 @@ mod limit;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use proxier::Proxier;
@@ -14,7 +15,9 @@ use proxier::notice::{Notice, Reason, Subject};
 use proxier::reconcile;
 use proxier::reconcile::{Concerned, SyncReport};
 use proxier::source::kube::EventSender;
+use proxier::source::{Diagnostic, Severity};
 use proxier::store::Store;
+use serde::{Deserialize, Serialize};
 
 use self::limit::Limit;
 
@@ -89,10 +92,7 @@ impl Notices {
     }
 
     fn about(&self, notice: &Notice) -> String {
-        match &notice.about {
-            Subject::Service(name) => format!("Service {name}"),
-            _ => format!("Node {}", self.0.node),
-        }
+        about(notice, &self.0.node)
     }
 
     fn with_limit<T>(&self, f: impl FnOnce(&mut Limit) -> T) -> T {
@@ -100,18 +100,99 @@ impl Notices {
     }
 }
 
+/// A condition, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Condition {
+    pub(crate) reason: String,
+    pub(crate) about: String,
+    pub(crate) message: String,
+}
+
+/// Invalid manifests, as the reasons of conditions.
+const MANIFEST_ERROR: &str = "ManifestError";
+const MANIFEST_WARNING: &str = "ManifestWarning";
+
+/// At most so many conditions are listed.
+const MOST: usize = 1000;
+
+/// The current conditions: problems of Services and of the node, and invalid manifests. Clones share
+/// them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Conditions(Arc<Mutex<Current>>);
+
+#[derive(Debug, Default)]
+struct Current {
+    of_proxier: reconcile::Standing,
+    of_manifests: Vec<Diagnostic>,
+}
+
+impl Conditions {
+    /// Replaces those of manifests. Diagnostics of an API server have no location, and are not among
+    /// them.
+    pub(crate) fn read(&self, diagnostics: &[Diagnostic]) {
+        let lasting = diagnostics.iter();
+        let lasting = lasting.filter(|d| d.is_error() && d.location.is_some());
+        self.lock().of_manifests = lasting.cloned().collect();
+    }
+
+    /// How many there are for each reason.
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let current = self.lock();
+        let mut counts = current.of_proxier.counts();
+        for diagnostic in &current.of_manifests {
+            *counts.entry(reason(diagnostic)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The first ones, as a JSON list.
+    pub(crate) fn json(&self, node: &str) -> String {
+        let current = self.lock();
+        let of_manifests = current.of_manifests.iter().map(|diagnostic| Condition {
+            reason: reason(diagnostic).to_owned(),
+            about: "manifest".to_owned(),
+            message: diagnostic.to_string(),
+        });
+        let of_proxier = current.of_proxier.conditions().map(|notice| Condition {
+            reason: notice.reason.to_string(),
+            about: about(&notice, node),
+            message: notice.text(),
+        });
+        let listed: Vec<_> = of_manifests.chain(of_proxier).take(MOST).collect();
+        serde_json::to_string(&listed).unwrap_or_else(|_| "[]".to_owned())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn reason(diagnostic: &Diagnostic) -> &'static str {
+    match diagnostic.severity {
+        Severity::Error => MANIFEST_ERROR,
+        _ => MANIFEST_WARNING,
+    }
+}
+
+fn about(notice: &Notice, node: &str) -> String {
+    match &notice.about {
+        Subject::Service(name) => format!("Service {name}"),
+        _ => format!("Node {node}"),
+    }
+}
+
 /// Conditions: problems that persist across syncs. Each is reported when it begins.
 #[derive(Debug)]
 pub(crate) struct Standing {
     notices: Notices,
-    reported: reconcile::Standing,
+    conditions: Conditions,
 }
 
 impl Standing {
-    pub(crate) fn new(notices: Notices) -> Self {
+    pub(crate) fn new(notices: Notices, conditions: Conditions) -> Self {
         Self {
             notices,
-            reported: reconcile::Standing::default(),
+            conditions,
         }
     }
 
@@ -121,14 +202,22 @@ impl Standing {
         proxier: &Proxier<B>,
         report: &SyncReport<B::Plan>,
     ) {
-        let new = self.reported.follow(proxier, &report.concerned);
+        let new = self
+            .conditions
+            .lock()
+            .of_proxier
+            .follow(proxier, &report.concerned);
         let all = report.notices.iter().chain(&new);
         self.notices.send_all(all, proxier.store());
     }
 
     /// Reports new conditions without a sync, because the node could not be read.
     pub(crate) fn follow_without_sync<B: DataPlane>(&mut self, proxier: &Proxier<B>) {
-        let new = self.reported.follow(proxier, &Concerned::All);
+        let new = self
+            .conditions
+            .lock()
+            .of_proxier
+            .follow(proxier, &Concerned::All);
         self.notices.send_all(&new, proxier.store());
     }
 }

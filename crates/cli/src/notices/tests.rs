@@ -53,7 +53,7 @@ impl Node {
         Self {
             server,
             proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
-            standing: Standing::new(Notices::new("node-a", Some(sender))),
+            standing: Standing::new(Notices::new("node-a", Some(sender)), Conditions::default()),
             readings,
             _source: source.unwrap(),
         }

@@ -4,6 +4,8 @@ pub(crate) mod configz;
 pub(crate) mod health_checks;
 pub(crate) mod trail;
 
+use std::sync::Arc;
+
 use ipvs::Family;
 use proxier::Runtime;
 use proxier::desired::Config;
@@ -11,6 +13,7 @@ use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use serde_json::{Value, json};
 
 use crate::args::{MonitorArgs, RunArgs, ServiceMetrics};
+use crate::notices::Conditions;
 use crate::observe::configz::Configz;
 use crate::settings;
 
@@ -41,6 +44,8 @@ pub(crate) fn serve(
     runtime: &Runtime,
     monitor: &Monitor,
     configz: Configz,
+    conditions: Conditions,
+    node: Arc<str>,
 ) -> Servers {
     let or_warn = |what, server: std::io::Result<ProxyServer>| {
         server
@@ -48,6 +53,7 @@ pub(crate) fn serve(
             .ok()
     };
     let pages = Pages::new(move || configz.text(), version().to_string());
+    let pages = pages.with_conditions(move || conditions.json(&node));
     let metrics = args
         .metrics_bind_address
         .0

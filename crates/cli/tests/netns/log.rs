@@ -23,7 +23,7 @@ impl Drop for Running {
 
 /// Starts svcproxy with this standard error and far more log than a pipe holds; it must apply a
 /// change, answer health checks and exit.
-fn serves(name: &str, stderr: impl Into<Stdio>) {
+fn serves(name: &str, stderr: impl Into<Stdio>, loses_lines: bool) {
     let lab = Lab::new(name, &[]);
     let nonsense = |n| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: No-{n}}}\n---\n");
     lab.write("wrong.yaml", &(0..900).map(nonsense).collect::<String>());
@@ -43,6 +43,13 @@ fn serves(name: &str, stderr: impl Into<Stdio>) {
     served("10.244.2.2");
     let livez = fetch(&lab, 10256, "/livez");
     assert!(livez.contains(" 200 "), "{livez}");
+    let metrics = fetch(&lab, 10249, "/metrics");
+    let lost = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("svcproxy_log_lines_lost_total "));
+    let lost: u64 = lost.unwrap().parse().unwrap();
+    // A pipe and the queue hold all of them.
+    assert_eq!(lost > 0, loses_lines, "{lost}");
 
     kill_process(Pid::from_child(&running.0), Signal::TERM).unwrap();
     let ended = || running.0.try_wait().unwrap().ok_or("it runs");
@@ -54,7 +61,7 @@ fn serves(name: &str, stderr: impl Into<Stdio>) {
 #[ignore = "netns: needs root"]
 fn an_unread_pipe_stops_nothing() {
     let (mut reader, writer) = pipe().unwrap();
-    serves("stalled", writer);
+    serves("stalled", writer, false);
     // It was full: a pipe holds 64 KiB, in whole lines.
     let mut read = Vec::new();
     reader.read_to_end(&mut read).unwrap();
@@ -66,7 +73,7 @@ fn an_unread_pipe_stops_nothing() {
 fn a_closed_pipe_stops_nothing() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    serves("no-reader", writer);
+    serves("no-reader", writer, true);
 }
 
 #[test]
@@ -75,5 +82,6 @@ fn a_full_file_system_under_the_log_stops_nothing() {
     serves(
         "full",
         File::options().write(true).open("/dev/full").unwrap(),
+        true,
     );
 }

@@ -51,6 +51,25 @@ impl Standing {
         new
     }
 
+    /// All that are known now: those of the node, then those of Services by name.
+    pub fn conditions(&self) -> impl Iterator<Item = Notice> {
+        let of_services = self.of_services.values().flatten();
+        let of_services = of_services.cloned().map(Notice::from);
+        self.of_node.iter().cloned().chain(of_services)
+    }
+
+    /// How many there are for each reason.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let of_services = self.of_services.values().flatten();
+        let reasons = of_services.map(|problem| problem.reason);
+        let reasons = reasons.chain(self.of_node.iter().map(|notice| notice.reason));
+        let mut counts = BTreeMap::new();
+        for reason in reasons {
+            *counts.entry(reason.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
     fn take_in(&mut self, service: &ObjectName, problems: Vec<Problem>, new: &mut Vec<Notice>) {
         let before = self.of_services.get(service).map_or(&[][..], Vec::as_slice);
         let came = problems.iter().filter(|problem| !before.contains(problem));

@@ -10,6 +10,7 @@ use proxier::mode::probe::{Finding, Missing, Probe, Reason, Requirement, Weight}
 use serde::Serialize;
 
 use crate::args::{Fallback, Mode};
+use crate::logging::Shown;
 use crate::output::json;
 
 /// The findings, and the modes that can run.
@@ -198,8 +199,9 @@ impl fmt::Display for Table<'_> {
         let findings = &self.verdict.probe.findings;
         let cells = findings.iter().map(|finding| {
             let found = match &finding.result {
-                Ok(found) => found.clone(),
-                Err(missing) => missing.to_string(),
+                Ok(found) => Shown(found).to_string(),
+                // It may quote a program.
+                Err(missing) => Shown(&missing.message).to_string(),
             };
             let modes = modes(&finding.requirement);
             [

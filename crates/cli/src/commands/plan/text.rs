@@ -14,6 +14,7 @@ use proxier::mode::ipvs::plan::{LocalRoute, Step};
 use proxier::model::{Protocol, SessionAffinity};
 
 use super::ipvsadm::from_nothing;
+use crate::logging::Shown;
 
 /// Prints the desired state as text.
 pub(crate) fn desired_text(desired: &DesiredState) -> anyhow::Result<()> {
@@ -66,7 +67,7 @@ fn section<T>(
 fn node(f: &mut Formatter<'_>, config: &Config) -> fmt::Result {
     write!(f, "node {}", config.node_name)?;
     if let Some(zone) = &config.zone {
-        write!(f, " in zone {zone}")?;
+        write!(f, " in zone {}", Shown(zone))?;
     }
     writeln!(f, ", {}", List(&config.node_ips))?;
     match &config.pod_interfaces {

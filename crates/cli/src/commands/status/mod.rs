@@ -1,5 +1,6 @@
 //! `svcproxy status`.
 
+mod conditions;
 mod iptables;
 mod ipvs;
 mod print;
@@ -10,9 +11,9 @@ use crate::Ending;
 use crate::args::{Mode, StatusArgs, StatusFormat};
 use print::{Clients, RealServerStatus, Status, VipState, VipStatus, status_json, status_text};
 
-/// Prints the state of this node's kernel.
+/// Prints the state of this node's kernel, and the conditions of the svcproxy that runs here.
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
-    let status = match args.mode {
+    let mut status = match args.mode {
         Some(Mode::Ipvs) => ipvs::status()?,
         Some(Mode::Iptables) => iptables::status(&IptablesBackend::open()?)?,
         None => match IptablesBackend::in_use()? {
@@ -20,6 +21,7 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
             None => ipvs::status()?,
         },
     };
+    status.conditions = conditions::ask(&args.metrics_bind_address);
     match args.output {
         StatusFormat::Text => status_text(&status)?,
         StatusFormat::Json => status_json(&status)?,

@@ -9,6 +9,8 @@ use proxier::desired::FrontendKey;
 use proxier::mode::iptables::Sent;
 use serde::{Serialize, Serializer};
 
+use crate::logging::Shown;
+use crate::notices::Condition;
 use crate::output::json;
 
 #[derive(Serialize)]
@@ -16,6 +18,8 @@ use crate::output::json;
 pub(crate) struct Status {
     services: Vec<ServiceStatus>,
     totals: Totals,
+    /// `None` if no svcproxy answers.
+    pub(crate) conditions: Option<Vec<Condition>>,
 }
 
 #[derive(Serialize)]
@@ -177,6 +181,7 @@ impl Status {
         Self {
             services: services.into_iter().map(sorted).collect(),
             totals,
+            conditions: None,
         }
     }
 }
@@ -201,12 +206,12 @@ pub(crate) fn status_json(status: &Status) -> anyhow::Result<()> {
 pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for ServiceStatus { service, vips } in &status.services {
-        writeln!(out, "{service}")?;
+        writeln!(out, "{}", Shown(service))?;
         for vip in vips {
             let VipStatus { key, port_name, .. } = vip;
             write!(out, "  {key}")?;
             if !port_name.is_empty() {
-                write!(out, " ({port_name})")?;
+                write!(out, " ({})", Shown(port_name))?;
             }
             match vip.clients {
                 Clients::All => {}
@@ -255,5 +260,21 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
         write!(out, ", {active} active and {inactive} inactive connections")?;
     }
     writeln!(out)?;
+    match &status.conditions {
+        None => writeln!(out, "conditions: unknown, no svcproxy answers")?,
+        Some(conditions) if conditions.is_empty() => writeln!(out, "no conditions")?,
+        Some(conditions) => {
+            writeln!(out, "conditions:")?;
+            for Condition {
+                reason,
+                about,
+                message,
+            } in conditions
+            {
+                let (reason, about, message) = (Shown(reason), Shown(about), Shown(message));
+                writeln!(out, "  {reason}  {about}: {message}")?;
+            }
+        }
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Whether the proxy is healthy, as kube-proxy defines it (kubernetes `pkg/proxy/healthcheck`,
 //! `proxy_health.go` of 1.34). Pure: the time is an argument.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::ops::AddAssign;
 use std::time::{Duration, Instant, SystemTime};
@@ -202,6 +202,7 @@ impl ProxyHealth {
             fallback: self.fallback.as_ref(),
             now,
             families: &self.families,
+            conditions: None,
             source: None,
         }
     }
@@ -221,6 +222,7 @@ pub struct HealthReport<'a> {
     pub fallback: Option<&'a Fallback>,
     now: Moment,
     families: &'a [Family],
+    conditions: Option<&'a BTreeMap<&'static str, u64>>,
     source: Option<&'a ConnectionState>,
 }
 
@@ -231,6 +233,16 @@ impl<'a> HealthReport<'a> {
     pub fn with_source(self, source: &'a ConnectionState) -> Self {
         Self {
             source: Some(source),
+            ..self
+        }
+    }
+
+    /// Adds the numbers of conditions by reason. They are reported, and do not make the proxy
+    /// unhealthy.
+    #[must_use]
+    pub fn with_conditions(self, conditions: &'a BTreeMap<&'static str, u64>) -> Self {
+        Self {
+            conditions: Some(conditions),
             ..self
         }
     }
@@ -285,6 +297,13 @@ impl<'a> HealthReport<'a> {
                 body,
                 r#","fallback":{{"mode":"{in_effect}","wanted":"{wanted}","reason":{reason}}}"#
             );
+        }
+        if let Some(conditions) = self.conditions.filter(|all| !all.is_empty()) {
+            let counts = conditions.iter();
+            let counts: Vec<_> = counts
+                .map(|(reason, n)| format!("\"{reason}\":{n}"))
+                .collect();
+            let _ = write!(body, r#","conditions":{{{}}}"#, counts.join(","));
         }
         if let Some(source) = self.source {
             let connected = source.connected_since.is_some();

@@ -7,6 +7,7 @@
 mod kube_proxy;
 mod own;
 mod process;
+mod program;
 mod server;
 mod source;
 mod traffic;
@@ -36,6 +37,7 @@ use crate::store::{Change, Trigger};
 use kube_proxy::KubeProxy;
 use own::Own;
 use process::ProcessCollector;
+use program::ProgramCollector;
 use source::SourceCollector;
 use traffic::{Traffic, TrafficCollector};
 
@@ -112,6 +114,7 @@ struct Inner {
     health: Mutex<ProxyHealth>,
     traffic: Arc<Mutex<Traffic>>,
     source: SourceCollector,
+    program: ProgramCollector,
     /// Triggers of changes that are not applied yet.
     triggers: Mutex<Vec<Trigger>>,
     mode: Mutex<&'static str>,
@@ -153,6 +156,8 @@ impl Monitor {
         registry.register_collector(Box::new(TrafficCollector(Arc::clone(&traffic))));
         let source = SourceCollector::default();
         registry.register_collector(Box::new(source.clone()));
+        let program = ProgramCollector::default();
+        registry.register_collector(Box::new(program.clone()));
         registry.register_collector(Box::new(ProcessCollector));
         Self(Arc::new(Inner {
             health: Mutex::new(ProxyHealth::new(options.health_timeout, families)),
@@ -162,6 +167,7 @@ impl Monitor {
             own,
             traffic,
             source,
+            program,
             triggers: Mutex::default(),
             mode: Mutex::new(""),
             events: Mutex::default(),
@@ -179,6 +185,20 @@ impl Monitor {
     /// first call counts.
     pub fn follow_source(&self, state: impl Fn() -> ConnectionState + Send + Sync + 'static) {
         self.0.source.ask(Box::new(state));
+    }
+
+    /// Reports the numbers of conditions by reason, as metrics and in the body of the health paths.
+    /// Only the first call counts.
+    pub fn follow_conditions(
+        &self,
+        counts: impl Fn() -> BTreeMap<&'static str, u64> + Send + Sync + 'static,
+    ) {
+        self.0.program.ask_conditions(Box::new(counts));
+    }
+
+    /// Reports the number of lost log lines as a metric. Only the first call counts.
+    pub fn follow_log(&self, lost: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.0.program.ask_log_lines_lost(Box::new(lost));
     }
 
     /// Records the mode in effect and the requested one.
@@ -293,8 +313,9 @@ impl Monitor {
     /// The answer of `/healthz`, `/livez` or `/readyz`.
     fn health<T>(&self, answer: impl FnOnce(&HealthReport<'_>) -> T) -> T {
         let source = self.0.source.state();
+        let conditions = self.0.program.conditions();
         let health = lock(&self.0.health);
-        let report = health.report(Moment::now());
+        let report = health.report(Moment::now()).with_conditions(&conditions);
         answer(&match &source {
             Some(source) => report.with_source(source),
             None => report,

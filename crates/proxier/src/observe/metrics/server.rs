@@ -20,6 +20,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone)]
 pub struct Pages {
     configz: Arc<dyn Fn() -> String + Send + Sync>,
+    conditions: Arc<dyn Fn() -> String + Send + Sync>,
     version: String,
 }
 
@@ -28,7 +29,17 @@ impl Pages {
     pub fn new(configz: impl Fn() -> String + Send + Sync + 'static, version: String) -> Self {
         Self {
             configz: Arc::new(configz),
+            conditions: Arc::new(|| "[]".to_owned()),
             version,
+        }
+    }
+
+    /// Adds `/conditions`: the current conditions, a JSON document.
+    #[must_use]
+    pub fn with_conditions(self, conditions: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self {
+            conditions: Arc::new(conditions),
+            ..self
         }
     }
 }
@@ -56,7 +67,7 @@ impl fmt::Debug for ProxyServer {
 
 impl ProxyServer {
     /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (200 if the server
-    /// runs), as kube-proxy's metrics address does. Profiles are not served.
+    /// runs), as kube-proxy's metrics address does, and `/conditions`. Profiles are not served.
     ///
     /// # Errors
     ///
@@ -78,6 +89,7 @@ impl ProxyServer {
                 }
                 "/proxyMode" => text(StatusCode::OK, *lock(&monitor.0.mode)),
                 "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
+                "/conditions" => http::response(StatusCode::OK, JSON, (pages.conditions)()),
                 "/version" => http::response(StatusCode::OK, JSON, version.clone()),
                 "/healthz" => text(StatusCode::OK, "ok"),
                 _ => not_found(),

@@ -1,0 +1,76 @@
+//! Conditions are listed, counted and part of the health's body until they end.
+
+use serde_json::{Value, json};
+use testbed::eventually;
+
+use crate::fallback::fetch;
+use crate::follower::Follower;
+use crate::lab::{Lab, PATIENCE, succeed};
+use crate::refused::manifest;
+
+/// Text that would forge a line, or move a terminal's cursor.
+const HOSTILE: &str = r"a\n\e[31mb";
+
+#[test]
+#[ignore = "netns: needs root"]
+fn conditions_of_services_and_manifests_are_seen_from_outside() {
+    let lab = Lab::new("conditions", &[]);
+    lab.write("a.yaml", &manifest("a", "10.96.0.21", "10.244.2.1"));
+    let refused = manifest("b", "10.96.0.22, externalIPs: [10.96.0.99]", "10.244.2.2");
+    lab.write("b.yaml", &refused);
+    lab.write(
+        "c.yaml",
+        &format!("apiVersion: v1\nkind: Service\nmetadata: {{name: \"{HOSTILE}\"}}\n"),
+    );
+    let mut command = lab.svcproxy(&["--mode=iptables", "--log-format=json"]);
+    let svcproxy = Follower::start(command.args(lab.settings()));
+    svcproxy.wait("a sync", |event| event["message"] == "synced");
+
+    let status = |arguments: &[&str]| succeed(lab.svcproxy(&["status"]).args(arguments));
+    let text = status(&[]);
+    let listed: Vec<_> = text.lines().filter(|line| line.starts_with("  ")).collect();
+    for (reason, about) in [
+        ("AddressRefused", "Service default/b: "),
+        ("ManifestError", "manifest: "),
+    ] {
+        let is_it = |line: &&&str| line.contains(reason) && line.contains(about);
+        assert!(listed.iter().any(|line| is_it(&line)), "{text}");
+    }
+    assert!(
+        !text.contains('\u{1b}') && text.contains(r"\u{1b}"),
+        "{text}"
+    );
+    let status: Value = serde_json::from_str(&status(&["-o=json"])).unwrap();
+    assert_eq!(
+        status["conditions"].as_array().unwrap().len(),
+        3,
+        "{status}"
+    );
+
+    let health = || {
+        let health = fetch(&lab, 10256, "/healthz");
+        let (head, body) = health.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{health}");
+        serde_json::from_str::<Value>(body).unwrap()["conditions"].clone()
+    };
+    assert_eq!(health(), json!({"AddressRefused": 1, "ManifestError": 2}));
+    let metrics = fetch(&lab, 10249, "/metrics");
+    for (reason, count) in [("AddressRefused", 1), ("ManifestError", 2)] {
+        let line = format!("svcproxy_conditions{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+
+    lab.remove("b.yaml");
+    lab.remove("c.yaml");
+    let over = || match health() {
+        Value::Null => Ok(()),
+        conditions => Err(conditions),
+    };
+    eventually(PATIENCE, over).unwrap();
+    svcproxy.terminate();
+    let text = succeed(&mut lab.svcproxy(&["status"]));
+    assert!(
+        text.ends_with("conditions: unknown, no svcproxy answers\n"),
+        "{text}"
+    );
+}
