@@ -162,7 +162,7 @@ fn write_some(out: &mut File, bytes: &[u8]) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, pipe};
+    use std::io::{BufRead, BufReader, Read, pipe};
     use std::os::fd::OwnedFd;
 
     use super::*;
@@ -176,9 +176,16 @@ mod tests {
 
     #[test]
     fn a_log_without_a_reader_blocks_nothing() {
-        let (reader, writer) = pipe().unwrap();
+        let (mut reader, mut writer) = pipe().unwrap();
+        // With a full pipe, no line is written before the first read.
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let mut filling = Vec::new();
+        while let Ok(written) = writer.write(&[b'x'; 4096]) {
+            filling.resize(filling.len() + written, 0);
+        }
+        rustix::io::ioctl_fionbio(&writer, false).unwrap();
         let queue = queue(writer);
-        // More than the capacity of the pipe and the queue.
+        // More than the capacity of the queue.
         let line = [b'x'; 999];
         let line = [&line[..], b"\n"].concat();
         let count = 2 * MOST / line.len();
@@ -194,6 +201,7 @@ mod tests {
         // Returns at the limit.
         queue.flush(Duration::from_millis(1));
         // Once the pipe is read, all kept lines arrive, and each is complete.
+        reader.read_exact(&mut filling).unwrap();
         let kept = count as u64 - lost;
         let lines = BufReader::new(reader)
             .lines()
