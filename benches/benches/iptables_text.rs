@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use proxier::desired::DesiredState;
-use proxier::mode::iptables::{Node, Plan, Rules, Step};
+use proxier::mode::iptables::{NodeState, Plan, Rules, Step};
 use proxier::mode::ipvs::plan::Scope;
 use svcproxy_benches::{Cluster, config, update};
 
@@ -28,9 +28,9 @@ fn saved(plan: &Plan) -> String {
 fn from_scratch(c: &mut Criterion) {
     let cluster = Cluster::new(10_000, 3).unwrap();
     let desired = DesiredState::from_store(config(), &cluster.store());
-    let empty = Node::default();
+    let empty = NodeState::default();
     let plan = Plan::new(&desired, &empty, Scope::Full);
-    let mut right = Node::default();
+    let mut right = NodeState::default();
     right.record(&plan, &[]);
     let saved = saved(&plan);
     assert_eq!(Rules::parse(&saved), right.v4);
@@ -45,7 +45,7 @@ fn from_scratch(c: &mut Criterion) {
     });
     group.bench_function("record", |b| {
         b.iter_batched(
-            Node::default,
+            NodeState::default,
             |mut node| {
                 node.record(&plan, &[]);
                 node
@@ -68,7 +68,7 @@ fn one_change(c: &mut Criterion) {
         let cluster = Cluster::new(services, 3).unwrap();
         let mut store = cluster.store();
         let mut desired = DesiredState::from_store(config(), &store);
-        let mut node = Node::default();
+        let mut node = NodeState::default();
         node.record(&Plan::new(&desired, &node, Scope::Full), &[]);
 
         let mut changes = cluster.flapping();

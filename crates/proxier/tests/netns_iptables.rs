@@ -20,7 +20,7 @@ use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::mode::BackendError;
 use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
-use proxier::mode::iptables::{Node, Plan, Step, Transaction};
+use proxier::mode::iptables::{NodeState, Plan, Step, Transaction};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
 use proxier::reconcile::SyncKind;
@@ -47,7 +47,7 @@ fn transactions(plan: &Plan) -> impl Iterator<Item = &Transaction> {
 }
 
 /// Executes a plan, after `iptables-restore --test` has accepted each text.
-fn apply(backend: &mut IptablesBackend, plan: &Plan, node: &mut Node) {
+fn apply(backend: &mut IptablesBackend, plan: &Plan, node: &mut NodeState) {
     for transaction in transactions(plan) {
         let outcome = backend.test(transaction);
         outcome.unwrap_or_else(|error| panic!("{error}\n{transaction}"));
@@ -157,7 +157,7 @@ fn a_held_lock_is_waited_for() {
             });
             let desired = some_services();
             let mut backend = backend(Flavour::Legacy);
-            let node = Node::default();
+            let node = NodeState::default();
             let report = backend.apply(&Plan::new(&desired, &node, Scope::Full));
             assert!(report.failures.is_empty(), "{:#?}", report.failures);
             release.join().unwrap();

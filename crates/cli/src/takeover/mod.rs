@@ -28,7 +28,7 @@ pub(crate) trait EarlierProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Outcome, BackendError>;
+    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, BackendError>;
 
     /// Checks what has been draining since [`remove`](Self::remove), and removes it if its connections
     /// have ended.
@@ -36,14 +36,14 @@ pub(crate) trait EarlierProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    fn look(&mut self) -> Result<Outcome, BackendError> {
-        Ok(Outcome::default())
+    fn look(&mut self) -> Result<Removal, BackendError> {
+        Ok(Removal::default())
     }
 }
 
 /// The result of a removal.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct Removal {
     /// What was removed, as text.
     pub(crate) removed: Option<String>,
     /// What other programs use, and so stays.
@@ -54,7 +54,7 @@ pub(crate) struct Outcome {
     pub(crate) is_draining: bool,
 }
 
-impl Outcome {
+impl Removal {
     fn draining() -> Self {
         Self {
             is_draining: true,
@@ -153,11 +153,11 @@ impl EarlierProxies {
 impl Left {
     /// Reports the result of a removal; returns whether nothing is left. An unchanged result is not
     /// reported again.
-    fn is_gone(&mut self, outcome: Result<Outcome, BackendError>, notices: &Notices) -> bool {
+    fn is_gone(&mut self, outcome: Result<Removal, BackendError>, notices: &Notices) -> bool {
         let name = self.earlier_proxy.name();
-        let outcome = outcome.unwrap_or_else(|error| Outcome {
+        let outcome = outcome.unwrap_or_else(|error| Removal {
             left: vec![chain(&error)],
-            ..Outcome::default()
+            ..Removal::default()
         });
         if let Some(removed) = outcome.removed {
             let message = format!("removed what {name} left: {removed}");
@@ -194,7 +194,7 @@ impl EarlierProxy for OfKubeProxy {
         "kube-proxy"
     }
 
-    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Outcome, BackendError> {
+    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, BackendError> {
         let kube_proxy = match &mut self.0 {
             Some(kube_proxy) => kube_proxy,
             unopened => unopened.insert(KubeProxy::open()?),
@@ -207,7 +207,7 @@ impl EarlierProxy for OfKubeProxy {
         let connected = connected.map(|ip| format!("{ip} is the source of a connection"));
         let in_use = removal.in_use.iter();
         let removed = Some(removal.removed).filter(|removed| !removed.is_empty());
-        Ok(Outcome {
+        Ok(Removal {
             removed: removed.map(|removed| removed.to_string()),
             in_use: in_use.cloned().collect(),
             left: failures.chain(draining).chain(connected).collect(),

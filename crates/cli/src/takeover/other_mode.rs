@@ -12,7 +12,7 @@ use proxier::takeover::NewProxy;
 
 use crate::args::Mode;
 use crate::commands::chain;
-use crate::takeover::{EarlierProxy, Outcome};
+use crate::takeover::{EarlierProxy, Removal};
 
 /// Removes the state of the mode that is not in effect.
 pub(crate) fn earlier_proxy(in_effect: Mode, config: &Config) -> Box<dyn EarlierProxy> {
@@ -44,11 +44,11 @@ impl EarlierProxy for OfIptablesMode {
         "svcproxy's mode iptables"
     }
 
-    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Outcome, BackendError> {
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, BackendError> {
         let chains = IptablesBackend::remove_all()?;
-        Ok(Outcome {
+        Ok(Removal {
             removed: (chains > 0).then(|| format!("{chains} chains")),
-            ..Outcome::default()
+            ..Removal::default()
         })
     }
 }
@@ -64,19 +64,19 @@ impl EarlierProxy for OfIpvsMode {
         "svcproxy's mode ipvs"
     }
 
-    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Outcome, BackendError> {
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, BackendError> {
         if self.retiring.is_some() {
             return self.look();
         }
         let mut backend = match ipvs_mode() {
-            Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
+            Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
             opened => opened?,
         };
         let replacement = Replacement::Iptables(&self.config);
         let timeout = self.config.drain_timeout;
         let begun = Retiring::begin(&mut *backend, replacement, timeout, Instant::now());
         let (mut retiring, begun) = match begun {
-            Err(error) if is_without_nftables(&error) => return Ok(Outcome::default()),
+            Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
             begun => begun?,
         };
         if !begun.applied.failures.is_empty() {
@@ -87,17 +87,17 @@ impl EarlierProxy for OfIpvsMode {
         }
         tracing::info!("existing connections stay on IPVS, new ones use iptables");
         self.retiring = Some((backend, retiring));
-        Ok(Outcome::draining())
+        Ok(Removal::draining())
     }
 
-    fn look(&mut self) -> Result<Outcome, BackendError> {
+    fn look(&mut self) -> Result<Removal, BackendError> {
         let Some((mut backend, mut retiring)) = self.retiring.take() else {
-            return Ok(Outcome::default());
+            return Ok(Removal::default());
         };
         match retiring.finish(&mut *backend, Instant::now())? {
             None => {
                 self.retiring = Some((backend, retiring));
-                Ok(Outcome::draining())
+                Ok(Removal::draining())
             }
             Some(cleanup) => {
                 tracing::info!("removed IPVS rules: connections drained, or drain timeout reached");
@@ -115,13 +115,13 @@ fn is_without_nftables(error: &BackendError) -> bool {
         && [Some(EINVAL), Some(EPROTONOSUPPORT)].contains(&error.errno())
 }
 
-fn outcome(Cleanup { plan, applied, .. }: &Cleanup) -> Outcome {
+fn outcome(Cleanup { plan, applied, .. }: &Cleanup) -> Removal {
     let steps = plan.steps().len() - applied.failures.len();
     let removed = (steps > 0).then(|| format!("{steps} virtual servers and routes"));
-    Outcome {
+    Removal {
         removed,
         left: left(plan, applied),
-        ..Outcome::default()
+        ..Removal::default()
     }
 }
 

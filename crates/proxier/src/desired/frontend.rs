@@ -140,7 +140,7 @@ pub struct Frontend {
     /// The Service port.
     pub owner: ServicePortName,
     /// The kind of its address.
-    pub kind: Kind,
+    pub kind: FrontendKind,
     /// Scheduler.
     pub scheduler: Scheduler,
     /// Options of the scheduler.
@@ -171,7 +171,10 @@ impl Frontend {
 
     /// Whether the node must capture its packets, because the address may be another node's.
     pub fn is_captured(&self) -> bool {
-        matches!(self.kind, Kind::LoadBalancer | Kind::ExternalIp)
+        matches!(
+            self.kind,
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp
+        )
     }
 }
 
@@ -179,7 +182,7 @@ impl Frontend {
 /// comes first here wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum FrontendKind {
     /// `spec.clusterIPs`.
     ClusterIp,
     /// `status.loadBalancer.ingress`.
@@ -190,7 +193,7 @@ pub enum Kind {
     NodePort,
 }
 
-impl Kind {
+impl FrontendKind {
     /// Path of the Service's field for it.
     pub const fn field(self) -> &'static str {
         match self {
@@ -202,7 +205,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FrontendKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ClusterIp => "cluster IP",

@@ -19,7 +19,9 @@ mod state;
 pub use absence::NoEndpoints;
 pub use config::{Config, ConfigError, Conntrack, PodInterfaces};
 pub use follow_node::FollowNode;
-pub use frontend::{Backend, Frontend, FrontendKey, Kind, Place, ServicePortName, WithoutBackends};
+pub use frontend::{
+    Backend, Frontend, FrontendKey, FrontendKind, Place, ServicePortName, WithoutBackends,
+};
 pub use health::HealthCheck;
 pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use marks::Marks;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipvs::Family;
 
-use super::{Config, Frontend, Kind};
+use super::{Config, Frontend, FrontendKind};
 
 /// Something that a frontend needs and may share with others. It exists as long as one of them
 /// needs it.
@@ -24,7 +24,7 @@ pub enum Need {
 /// The needs of one frontend; may contain duplicates.
 pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item = Need> {
     let vip = frontend.key.address;
-    let is_stray = frontend.kind == Kind::ClusterIp && !config.in_service_cidr(vip);
+    let is_stray = frontend.kind == FrontendKind::ClusterIp && !config.in_service_cidr(vip);
     let captured = [Need::Capture(vip), Need::Delivery(frontend.key.family())];
     let captured = captured.into_iter().filter(|_| frontend.is_captured());
     let external = frontend

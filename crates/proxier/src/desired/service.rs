@@ -8,7 +8,7 @@ use ipvs::{Family, Scheduler, Tunnel};
 
 use super::endpoints::{Endpoints, endpoints, ready_on_this_node, refused};
 use super::{
-    Backend, Config, Frontend, FrontendKey, HealthCheck, Kind, NoEndpoints, Problem,
+    Backend, Config, Frontend, FrontendKey, FrontendKind, HealthCheck, NoEndpoints, Problem,
     ServicePortName, WithoutBackends,
 };
 use crate::model::{Forwarding, PortName, Protocol, Service, ServicePort, TrafficPolicy, special};
@@ -46,7 +46,7 @@ pub(super) struct Unanswered {
 #[derive(Debug, Clone)]
 struct Vip {
     address: IpAddr,
-    kind: Kind,
+    kind: FrontendKind,
     source_ranges: Option<Arc<[IpNet]>>,
 }
 
@@ -104,7 +104,7 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
                 let key = FrontendKey::node_port(port.protocol, family, number);
                 let vip = Vip {
                     address: key.address,
-                    kind: Kind::NodePort,
+                    kind: FrontendKind::NodePort,
                     source_ranges: None,
                 };
                 frontend(service, port, key, &vip, &endpoints, config)
@@ -154,7 +154,7 @@ fn frontend(
     endpoints: &Endpoints,
     config: &Config,
 ) -> Frontend {
-    let is_internal = vip.kind == Kind::ClusterIp;
+    let is_internal = vip.kind == FrontendKind::ClusterIp;
     let (backends, external) = match (
         is_internal,
         service.internal_traffic_policy,
@@ -233,10 +233,10 @@ fn cannot_forward(method: Forwarding, frontend: &Frontend, config: &Config) -> O
         Forwarding::Tunnel(_) | Forwarding::DirectRouting => {}
     }
     match frontend.kind {
-        Kind::NodePort => {
+        FrontendKind::NodePort => {
             return Some("an endpoint does not have the node's addresses".to_owned());
         }
-        Kind::ClusterIp if config.masquerades_outsiders(frontend.key.family()) => {
+        FrontendKind::ClusterIp if config.masquerades_outsiders(frontend.key.family()) => {
             return Some(
                 "answers to clients that are masqueraded must come back through this node"
                     .to_owned(),
@@ -279,7 +279,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             Some(message) => problem(format!("spec.clusterIPs[{index}]"), message),
             None => vips.push(Vip {
                 address,
-                kind: Kind::ClusterIp,
+                kind: FrontendKind::ClusterIp,
                 source_ranges: None,
             }),
         }
@@ -304,7 +304,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             Some(message) => problem(format!("spec.externalIPs[{index}]"), message),
             None => vips.push(Vip {
                 address,
-                kind: Kind::ExternalIp,
+                kind: FrontendKind::ExternalIp,
                 source_ranges: None,
             }),
         }
@@ -314,7 +314,7 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             Some(message) => problem(format!("status.loadBalancer.ingress[{index}].ip"), message),
             None => vips.push(Vip {
                 address,
-                kind: Kind::LoadBalancer,
+                kind: FrontendKind::LoadBalancer,
                 source_ranges: source_ranges(service, Family::of(&address)),
             }),
         }

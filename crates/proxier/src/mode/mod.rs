@@ -10,7 +10,7 @@ mod report;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 pub(crate) mod sysctl;
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::time::{Duration, Instant};
 
 use ::ipvs::{Statistics, VirtualServerKey};
@@ -37,7 +37,7 @@ pub trait DataPlane: sealed::Sealed {
     type Plan: PlanSteps;
 
     /// What is under way, and whether the state of the node is known.
-    fn status(&self) -> Status;
+    fn status(&self) -> DataPlaneStatus;
 
     /// Forgets the state of the node, so that it is read in full before the next plan.
     fn forget(&mut self);
@@ -85,7 +85,7 @@ pub trait DataPlane: sealed::Sealed {
     }
 
     /// The numbers of servers. `None` if they are unknown, or the mode has none.
-    fn servers(&self) -> Option<Servers>;
+    fn servers(&self) -> Option<ServerCounts>;
 
     /// Whether the node has this virtual server and svcproxy owns it.
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool;
@@ -118,7 +118,7 @@ pub enum Reading {
 
 /// The state of a [`DataPlane`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Status {
+pub struct DataPlaneStatus {
     /// Whether the state of the node is known.
     pub is_known: bool,
     /// Whether an audit has slices left.
@@ -129,7 +129,7 @@ pub struct Status {
 
 /// Numbers of servers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Servers {
+pub struct ServerCounts {
     /// Virtual servers.
     pub virtual_servers: usize,
     /// Real servers that accept new connections.
@@ -151,44 +151,43 @@ pub struct Carried {
 
 /// Ordered steps.
 pub trait PlanSteps: Debug + sealed::Sealed {
-    /// The number of steps.
-    fn count(&self) -> usize;
+    /// A step of the mode.
+    type Step: Display;
 
-    /// A summary of the step at an index.
-    fn step(&self, place: usize) -> Option<String>;
+    /// The steps, in the order of execution.
+    fn steps(&self) -> &[Self::Step];
 
     /// Appends the steps of another plan.
     fn append(&mut self, then: Self);
-}
 
-impl sealed::Sealed for Plan {}
-
-impl PlanSteps for Plan {
+    /// The number of steps.
     fn count(&self) -> usize {
         self.steps().len()
     }
 
+    /// A summary of the step at an index.
     fn step(&self, place: usize) -> Option<String> {
         self.steps().get(place).map(ToString::to_string)
     }
-
-    fn append(&mut self, then: Self) {
-        self.append(then);
-    }
 }
 
-impl sealed::Sealed for iptables::Plan {}
+macro_rules! plan {
+    ($plan:ty, $step:ty) => {
+        impl sealed::Sealed for $plan {}
 
-impl PlanSteps for iptables::Plan {
-    fn count(&self) -> usize {
-        self.steps().len()
-    }
+        impl PlanSteps for $plan {
+            type Step = $step;
 
-    fn step(&self, place: usize) -> Option<String> {
-        self.steps().get(place).map(ToString::to_string)
-    }
+            fn steps(&self) -> &[$step] {
+                self.steps()
+            }
 
-    fn append(&mut self, then: Self) {
-        self.append(then);
-    }
+            fn append(&mut self, then: Self) {
+                self.append(then);
+            }
+        }
+    };
 }
+
+plan!(Plan, ipvs::plan::Step);
+plan!(iptables::Plan, iptables::Step);

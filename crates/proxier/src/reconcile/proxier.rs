@@ -13,7 +13,7 @@ use ipvs::VirtualServerKey;
 use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
 use crate::mode::BackendError;
 use crate::mode::ipvs::plan::Scope;
-use crate::mode::{Carried, DataPlane, Failures, Item, Reading, Servers};
+use crate::mode::{Carried, DataPlane, Failures, Item, Reading, ServerCounts};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::reconcile::schedule::{Failed, Tried};
@@ -221,7 +221,7 @@ impl<D: DataPlane> Proxier<D> {
 
     /// The numbers of virtual and real servers. `None` in a mode without servers, and while the
     /// state of the node is unknown.
-    pub fn servers(&self) -> Option<Servers> {
+    pub fn servers(&self) -> Option<ServerCounts> {
         self.data_plane.servers()
     }
 

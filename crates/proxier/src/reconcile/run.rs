@@ -17,7 +17,7 @@ use crate::mode::BackendError;
 use crate::mode::{DataPlane, Item, PlanSteps};
 use crate::reconcile::SyncReport;
 use crate::reconcile::proxier::Attempt;
-use crate::reconcile::schedule::{Action, Failed, Intervals, Outcome, Schedule};
+use crate::reconcile::schedule::{Action, ActionResult, Failed, Intervals, Schedule};
 use crate::store::Change;
 
 /// An input of the loop.
@@ -196,7 +196,7 @@ fn outcome<B: DataPlane>(
     proxier: &mut Proxier<B>,
     action: &Action<Item>,
     is_error: bool,
-) -> Outcome<Item> {
+) -> ActionResult<Item> {
     let Attempt { tried, mut failed } = proxier.take_attempt();
     if is_error {
         failed.extend(match action {
@@ -206,7 +206,7 @@ fn outcome<B: DataPlane>(
             _ => Some(Failed::Audit),
         });
     }
-    Outcome {
+    ActionResult {
         tried,
         failed,
         is_auditing: proxier.is_auditing(),

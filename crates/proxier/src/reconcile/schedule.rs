@@ -33,7 +33,7 @@ pub(crate) enum Action<K> {
 
 /// The result of an [`Action`].
 #[derive(Debug, Clone)]
-pub(crate) struct Outcome<K> {
+pub(crate) struct ActionResult<K> {
     /// What the action tried.
     pub(crate) tried: Tried<K>,
     /// What failed.
@@ -191,7 +191,7 @@ impl<K: Ord + Clone> Schedule<K> {
     }
 
     /// Records the result of the action that [`next`](Self::next) returned.
-    pub(crate) fn finished(&mut self, now: Instant, action: &Action<K>, outcome: Outcome<K>) {
+    pub(crate) fn finished(&mut self, now: Instant, action: &Action<K>, outcome: ActionResult<K>) {
         self.retries.settle(
             self.began,
             now,

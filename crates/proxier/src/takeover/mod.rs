@@ -143,14 +143,14 @@ pub enum Presence {
     /// Rules of its iptables or nftables mode.
     Rules,
     /// The device of its IPVS mode, and so its virtual servers.
-    Servers(Servers),
+    Servers(KubeProxyServers),
 }
 
 /// The virtual servers of kube-proxy's IPVS mode.
 #[derive(Debug)]
-pub struct Servers(Record);
+pub struct KubeProxyServers(Record);
 
-impl Servers {
+impl KubeProxyServers {
     /// Whether a virtual server is one of them.
     pub fn has(&self, key: &VirtualServerKey) -> bool {
         self.0.has(key)
@@ -220,7 +220,7 @@ impl KubeProxy {
         let (_, device, record) = self.record()?;
         // Sets alone are no evidence: they may have been left because other programs use them.
         if device.is_some() {
-            return Ok(Presence::Servers(Servers(record)));
+            return Ok(Presence::Servers(KubeProxyServers(record)));
         }
         let tables = tables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let has_tables = !tables.map_err(packet_filter("list tables"))?.is_empty();
@@ -280,7 +280,7 @@ impl KubeProxy {
         record: &Record,
         new_proxy: &NewProxy<'_>,
         now: Instant,
-    ) -> Result<servers::Outcome, BackendError> {
+    ) -> Result<servers::Deletion, BackendError> {
         servers::delete(record, new_proxy, &mut self.draining, now)
     }
 

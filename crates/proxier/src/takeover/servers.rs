@@ -16,7 +16,7 @@ use crate::takeover::leftovers::Record;
 
 /// The result of the removal.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct Deletion {
     /// Number of deleted virtual servers.
     pub(super) deleted: usize,
     /// Virtual servers that still have connections.
@@ -29,9 +29,9 @@ pub(super) fn delete(
     new_proxy: &NewProxy<'_>,
     draining: &mut Draining,
     now: Instant,
-) -> Result<Outcome, BackendError> {
+) -> Result<Deletion, BackendError> {
     let mut client = match Client::open() {
-        Err(error) if *error.kind() == ErrorKind::Unsupported => return Ok(Outcome::default()),
+        Err(error) if *error.kind() == ErrorKind::Unsupported => return Ok(Deletion::default()),
         client => client?,
     };
     let mut stale = BTreeSet::new();
@@ -47,7 +47,7 @@ pub(super) fn delete(
     let count = |key: &_| virtual_servers::connections(&mut client, key);
     let ended = draining.ended(new_proxy.drain_timeout, now, count)?;
     let ended: BTreeSet<_> = ended.into_iter().map(|(key, _)| key).collect();
-    let mut outcome = Outcome::default();
+    let mut outcome = Deletion::default();
     let mut flows = Vec::new();
     for key in stale {
         if lasts(&key) && !ended.contains(&key) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proxier::desired::{Config, DesiredState, PodInterfaces, Touched};
-use proxier::mode::iptables::{Node, Plan, Rules, Step};
+use proxier::mode::iptables::{NodeState, Plan, Rules, Step};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::store::{Change, Store};
 
@@ -121,7 +121,7 @@ fn texts(plan: &Plan) -> impl Iterator<Item = String> {
     })
 }
 
-fn check_clients(node: &Node, store: &Store, config: &Config) {
+fn check_clients(node: &NodeState, store: &Store, config: &Config) {
     let (v4, v6) = (Tables::new(&node.v4), Tables::new(&node.v6));
     for (key, clients) in oracle::expected(store, config) {
         let tables = if key.address.is_ipv4() { &v4 } else { &v6 };
@@ -145,7 +145,7 @@ proptest! {
         let settings = settings(false);
         let mut store = Store::default();
         let mut state = DesiredState::new(Arc::clone(&settings));
-        let mut node = Node::default();
+        let mut node = NodeState::default();
         node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
         for change in changes {
             store.apply(change);
@@ -172,7 +172,7 @@ proptest! {
         prop_assert_eq!(&v4, &node.v4);
         prop_assert_eq!(&v6, &node.v6);
 
-        let mut fresh = Node::default();
+        let mut fresh = NodeState::default();
         fresh.record(&Plan::new(&state, &fresh.clone(), Scope::Full), &[]);
         prop_assert_eq!(&fresh.v4, &node.v4);
         prop_assert_eq!(&fresh.v6, &node.v6);
@@ -211,7 +211,7 @@ fn many(count: u32) -> (Store, DesiredState) {
 /// The input for iptables when one Service among `count` changes.
 fn text_of_a_change(count: u32, change: &Change) -> String {
     let (mut store, mut state) = many(count);
-    let mut node = Node::default();
+    let mut node = NodeState::default();
     node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
     store.take_touched();
     store.apply(change.clone());
@@ -256,7 +256,7 @@ fn the_text_of_a_change_does_not_grow_with_the_number_of_services() {
 #[test]
 fn drift_is_repaired_and_nothing_else() {
     let (_, state) = many(3);
-    let mut node = Node::default();
+    let mut node = NodeState::default();
     node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
     let whole = saved(&node.v4);
     let without = |words: &[&str]| {
@@ -278,7 +278,8 @@ fn drift_is_repaired_and_nothing_else() {
         ),
     ] {
         assert_ne!(spoilt, whole);
-        let mut spoilt = Node::new(node.sysctls.clone(), Rules::parse(&spoilt), node.v6.clone());
+        let mut spoilt =
+            NodeState::new(node.sysctls.clone(), Rules::parse(&spoilt), node.v6.clone());
         let plan = Plan::new(&state, &spoilt, Scope::Full);
         assert_eq!(plan.steps().len(), 1, "{plan:?}");
         spoilt.record(&plan, &[]);
@@ -289,13 +290,13 @@ fn drift_is_repaired_and_nothing_else() {
 #[test]
 fn frontends_removed_while_stopped_are_recognised_by_their_rules() {
     let (mut store, state) = many(2);
-    let mut node = Node::default();
+    let mut node = NodeState::default();
     node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
     store.apply(Change::ServicesReplaced(vec![]));
     let state = DesiredState::from_store(settings(false), &store);
     let plan = Plan::new(&state, &node, Scope::Full);
     node.record(&plan, &[]);
-    let mut fresh = Node::default();
+    let mut fresh = NodeState::default();
     fresh.record(&Plan::new(&state, &fresh.clone(), Scope::Full), &[]);
     assert_eq!(node.v4, fresh.v4);
 }
@@ -305,7 +306,7 @@ fn pods_by_interface() {
     let mut config = Config::clone(&settings(false));
     config.pod_interfaces = Some(PodInterfaces::Prefixed("veth".parse().unwrap()));
     let state = DesiredState::new(Arc::new(config));
-    let plan = Plan::new(&state, &Node::default(), Scope::Full);
+    let plan = Plan::new(&state, &NodeState::default(), Scope::Full);
     let text: String = texts(&plan).collect();
     assert_eq!(
         text.matches("-A SVCPROXY-OUTSIDE -i veth+ -j RETURN\n")
@@ -318,7 +319,7 @@ fn pods_by_interface() {
 #[test]
 fn everything_is_masqueraded_on_request() {
     let state = DesiredState::new(settings(true));
-    let plan = Plan::new(&state, &Node::default(), Scope::Full);
+    let plan = Plan::new(&state, &NodeState::default(), Scope::Full);
     let text: String = texts(&plan).collect();
     let outside: Vec<_> = text
         .lines()

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipvs::ipvsadm::scheduler_flags;
 use proxier::desired::{
-    Backend, DesiredState, Frontend, HealthCheck, Kind, Place, Problem, WithoutBackends,
+    Backend, DesiredState, Frontend, FrontendKind, HealthCheck, Place, Problem, WithoutBackends,
 };
 use proxier::model::SessionAffinity;
 use serde::Serialize;
@@ -128,11 +128,11 @@ fn vip_port(frontend: &Frontend) -> VipPortView {
 }
 
 /// The kind, named like the field of the API.
-fn kind(kind: Kind) -> &'static str {
+fn kind(kind: FrontendKind) -> &'static str {
     match kind {
-        Kind::LoadBalancer => "loadBalancerIP",
-        Kind::ExternalIp => "externalIP",
-        Kind::NodePort => "nodePort",
+        FrontendKind::LoadBalancer => "loadBalancerIP",
+        FrontendKind::ExternalIp => "externalIP",
+        FrontendKind::NodePort => "nodePort",
         _ => "clusterIP",
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         for problem in &limits {
             tracing::warn!("{problem}");
         }
-        let plan = iptables::Plan::new(&desired, &iptables::Node::default(), Scope::Full);
+        let plan = iptables::Plan::new(&desired, &iptables::NodeState::default(), Scope::Full);
         let problems = desired.problems().into_iter().chain(limits);
         restores(&plan, Some(problems.collect()), args.output)?;
         return Ok(ending);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use ipvs::ipvsadm::scheduler_flags;
 use proxier::desired::{
-    Backend, Config, DesiredState, Frontend, Kind, Place, PodInterfaces, ServicePortName,
+    Backend, Config, DesiredState, Frontend, FrontendKind, Place, PodInterfaces, ServicePortName,
     WithoutBackends,
 };
 use proxier::mode::ipvs::plan::{LocalRoute, Step};
@@ -158,10 +158,10 @@ fn address(f: &mut Formatter<'_>, frontend: &Frontend) -> fmt::Result {
     let key = &frontend.key;
     write!(f, "  {:<17} ", frontend.kind.to_string())?;
     match frontend.kind {
-        Kind::NodePort => write!(f, "{} {} {}", key.protocol, key.port, key.family())?,
+        FrontendKind::NodePort => write!(f, "{} {} {}", key.protocol, key.port, key.family())?,
         _ => write!(f, "{key}")?,
     }
-    if frontend.kind == Kind::NodePort && keeps_clients(frontend) {
+    if frontend.kind == FrontendKind::NodePort && keeps_clients(frontend) {
         f.write_str("  by the client's hash")?;
     }
     match frontend.source_ranges.as_deref() {

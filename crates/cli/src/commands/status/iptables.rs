@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use proxier::mode::iptables::IptablesBackend;
-use proxier::mode::iptables::{self, Outcome, Served};
+use proxier::mode::iptables::{self, Served, Verdict};
 
 use super::{Clients, RealServerStatus, Status, VipState, VipStatus};
 
@@ -20,8 +20,8 @@ pub(super) fn status(backend: &IptablesBackend) -> anyhow::Result<Status> {
 
 fn vip(served: Served) -> VipStatus {
     let (state, sent) = match served.outcome {
-        Outcome::Sent(backends) => (VipState::Served, backends),
-        Outcome::Refused => (VipState::Refused, Vec::new()),
+        Verdict::Sent(backends) => (VipState::Served, backends),
+        Verdict::Refused => (VipState::Refused, Vec::new()),
         _ => (VipState::Dropped, Vec::new()),
     };
     VipStatus {

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use ipvs::VirtualServerKey;
 
 use crate::desired::FrontendKey;
-use crate::mode::iptables::{IptablesBackend, Node, Plan, Refusals, Step, limits, limits_of};
+use crate::mode::iptables::{IptablesBackend, NodeState, Plan, Refusals, Step, limits, limits_of};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DesiredState, Failure, Failures, Problem,
-    Reading, Scope, Servers, Status,
+    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, DesiredState, Failure,
+    Failures, Problem, Reading, Scope, ServerCounts,
 };
 use crate::model::ObjectName;
 use crate::notice::Notice;
@@ -17,7 +17,7 @@ use crate::notice::Notice;
 /// The iptables tables of a node.
 pub(crate) trait Tables {
     /// Reads the tables.
-    fn observe(&mut self) -> Result<Node, BackendError>;
+    fn observe(&mut self) -> Result<NodeState, BackendError>;
 
     /// Executes a plan without the parts that iptables rejects. Returns the executed part if some
     /// was left out.
@@ -25,7 +25,7 @@ pub(crate) trait Tables {
 }
 
 impl Tables for IptablesBackend {
-    fn observe(&mut self) -> Result<Node, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
         self.observe()
     }
 
@@ -40,7 +40,7 @@ impl Tables for IptablesBackend {
 pub struct Iptables<T = IptablesBackend> {
     tables: T,
     /// The state of the node, if it is known.
-    node: Option<Node>,
+    node: Option<NodeState>,
     refusals: Refusals,
     /// Whether the last plan was based on a fresh reading.
     is_fresh: bool,
@@ -86,8 +86,8 @@ impl<T: Tables> Sealed for Iptables<T> {}
 impl<T: Tables> DataPlane for Iptables<T> {
     type Plan = Plan;
 
-    fn status(&self) -> Status {
-        Status {
+    fn status(&self) -> DataPlaneStatus {
+        DataPlaneStatus {
             is_known: self.node.is_some(),
             is_auditing: false,
             is_draining: false,
@@ -168,7 +168,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
         self.refusals.take_accepted(desired)
     }
 
-    fn servers(&self) -> Option<Servers> {
+    fn servers(&self) -> Option<ServerCounts> {
         None
     }
 

@@ -7,7 +7,7 @@ use ipvs::Family;
 use super::name::{Class, OUTSIDE};
 use super::rule::{Match, Target};
 use super::{Name, Rule};
-use crate::desired::{Backend, Config, Frontend, Kind, WithoutBackends};
+use crate::desired::{Backend, Config, Frontend, FrontendKind, WithoutBackends};
 use crate::model::SessionAffinity;
 
 /// The rules of one frontend in one table: its chains, and the rule that jumps to the first one.
@@ -40,9 +40,11 @@ pub(super) fn delivery(frontend: &Frontend, config: &Config) -> OfFrontend {
     let in_cluster = chosen(frontend, &frontend.backends);
     if !in_cluster.is_empty() {
         let mark = match (frontend.kind, &frontend.external) {
-            (Kind::ClusterIp, _) => Some(Target::Jump(Name::of(OUTSIDE))),
+            (FrontendKind::ClusterIp, _) => Some(Target::Jump(Name::of(OUTSIDE))),
             // For every client, because the answer must come back through this node.
-            (Kind::NodePort, _) | (_, None) => Some(Target::SetMark(config.marks.masquerade())),
+            (FrontendKind::NodePort, _) | (_, None) => {
+                Some(Target::SetMark(config.marks.masquerade()))
+            }
             (_, Some(_)) => None,
         };
         let mark = mark.map(|mark| Match::all().then(&mark));

@@ -78,13 +78,13 @@ pub use kernel::kill_programs;
 pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, watch};
 pub use limits::{limits, limits_of};
 pub use name::{ForeignName, Name};
-pub use plan::{Node, Plan, Step};
+pub use plan::{NodeState, Plan, Step};
 #[cfg(feature = "iptables")]
 pub use probe::probe;
 #[cfg(feature = "iptables")]
 pub(crate) use refusals::Refusals;
 pub use rule::Rule;
 pub use rules::Rules;
-pub use served::{Clients, Counters, Outcome, Sent, Served};
+pub use served::{Clients, Counters, Sent, Served, Verdict};
 pub use table::{Hook, Jump, Table};
 pub use transaction::Transaction;

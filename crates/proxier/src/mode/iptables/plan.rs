@@ -17,7 +17,7 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// svcproxy's state on a node in iptables mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Node {
+pub struct NodeState {
     /// Values of the sysctls that svcproxy uses.
     pub sysctls: BTreeMap<Sysctl, String>,
     /// The rules for IPv4.
@@ -26,7 +26,7 @@ pub struct Node {
     pub v6: Rules,
 }
 
-impl Node {
+impl NodeState {
     /// A node with these values of sysctls and these rules.
     pub const fn new(sysctls: BTreeMap<Sysctl, String>, v4: Rules, v6: Rules) -> Self {
         Self { sysctls, v4, v6 }
@@ -85,7 +85,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Steps that lead from a [`Node`] to a [`DesiredState`], in order.
+/// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
@@ -93,7 +93,7 @@ pub struct Plan {
 
 impl Plan {
     /// Compares the desired state with the node.
-    pub fn new(desired: &DesiredState, node: &Node, scope: Scope<'_>) -> Self {
+    pub fn new(desired: &DesiredState, node: &NodeState, scope: Scope<'_>) -> Self {
         let mut steps = Vec::new();
         if matches!(scope, Scope::Full) {
             steps.extend(sysctls(desired, node));
@@ -130,7 +130,7 @@ impl Plan {
 
     /// The plan that removes all rules of a node.
     #[must_use]
-    pub fn removal(node: &Node) -> Self {
+    pub fn removal(node: &NodeState) -> Self {
         let all = FAMILIES.map(|family| Transaction::removal(family, node.rules(family)));
         let all = all
             .into_iter()
@@ -155,7 +155,7 @@ impl Plan {
     }
 }
 
-fn sysctls(desired: &DesiredState, node: &Node) -> Vec<Step> {
+fn sysctls(desired: &DesiredState, node: &NodeState) -> Vec<Step> {
     let forward = [
         (Family::V4, Sysctl::IPV4_FORWARD),
         (Family::V6, Sysctl::IPV6_FORWARD),
@@ -182,7 +182,7 @@ struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    fn new(desired: &DesiredState, node: &'a Node, family: Family, scope: Scope<'_>) -> Self {
+    fn new(desired: &DesiredState, node: &'a NodeState, family: Family, scope: Scope<'_>) -> Self {
         let config = desired.config();
         let there = node.rules(family);
         let mut flows = BTreeSet::new();

@@ -12,7 +12,7 @@ use crate::desired::{Config, DesiredState};
 use crate::mode::BackendError;
 use crate::mode::iptables::kernel::kernel_speaks;
 use crate::mode::iptables::{Flavour, IptablesBackend};
-use crate::mode::iptables::{Node, Plan, Step, Transaction};
+use crate::mode::iptables::{NodeState, Plan, Step, Transaction};
 use crate::mode::ipvs::plan::{Scope, Sysctl, base_sysctls};
 use crate::mode::probe::look::{connection_tracking, families, finding, sysctl};
 use crate::mode::probe::{Finding, Missing, Probe, Requirement};
@@ -85,7 +85,7 @@ fn sample(config: &Config) -> Vec<Transaction> {
         .into_iter()
         .for_each(|change| store.apply(change));
     let desired = DesiredState::from_store(Arc::new(config), &store);
-    let plan = Plan::new(&desired, &Node::default(), Scope::Full);
+    let plan = Plan::new(&desired, &NodeState::default(), Scope::Full);
     let steps = plan.steps().iter();
     let transactions = steps.filter_map(|step| match step {
         Step::Restore(transaction) => Some(transaction.clone()),

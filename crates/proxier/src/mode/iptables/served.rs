@@ -21,7 +21,7 @@ pub struct Served {
     /// The clients that this applies to.
     pub clients: Clients,
     /// What happens to their connections.
-    pub outcome: Outcome,
+    pub outcome: Verdict,
     /// Timeout of session affinity, if any.
     pub affinity: Option<NonZeroU32>,
 }
@@ -41,7 +41,7 @@ pub enum Clients {
 /// What happens to connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum Verdict {
     /// They are sent to one of these backends.
     Sent(Vec<Sent>),
     /// They are rejected: the client gets an error.
@@ -125,13 +125,13 @@ impl Rules {
 
     /// What happens to packets without a backend. If some clients have backends, the rule is for
     /// the others.
-    fn verdict(&self, key: FrontendKey, leaf: &Rule) -> Option<(Clients, Outcome)> {
+    fn verdict(&self, key: FrontendKey, leaf: &Rule) -> Option<(Clients, Verdict)> {
         let chain = leaf.leads_to();
         let rules = chain.map(|chain| self.chain(Table::Filter, &chain));
         let mut targets = rules.unwrap_or_default().iter().chain([leaf]);
         let outcome = match targets.find_map(|rule| rule.value("-j")) {
-            Some("REJECT") => Outcome::Refused,
-            _ => Outcome::Dropped,
+            Some("REJECT") => Verdict::Refused,
+            _ => Verdict::Dropped,
         };
         let has = |class| !self.chain(Table::Nat, &Name::hashed(class, key)).is_empty();
         let external = Name::hashed(Class::External, key);
@@ -152,7 +152,7 @@ impl Rules {
         &self,
         leaf: &Rule,
         counters: &Counters,
-        push: &mut impl FnMut(Clients, Outcome, Option<NonZeroU32>),
+        push: &mut impl FnMut(Clients, Verdict, Option<NonZeroU32>),
     ) {
         let mut chain = leaf.leads_to();
         if let Some(restricted) = chain.take_if(|chain| chain.is_a(Class::Restricted)) {
@@ -166,12 +166,12 @@ impl Rules {
             chain = rules.iter().find_map(Rule::leads_to);
             let (backends, affinity) = self.backends_of(&external, counters);
             if !backends.is_empty() {
-                push(Clients::Outside, Outcome::Sent(backends), affinity);
+                push(Clients::Outside, Verdict::Sent(backends), affinity);
             }
         }
         if let Some(chain) = chain {
             let (backends, affinity) = self.backends_of(&chain, counters);
-            push(clients, Outcome::Sent(backends), affinity);
+            push(clients, Verdict::Sent(backends), affinity);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::mode::ipvs::owed::{self, Owed};
 use crate::mode::ipvs::plan::{Comment, Element, NodeState, Obstacle, Plan, Scope, Step};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, Failures, Reading, Servers, Status,
+    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Failures, Reading, ServerCounts,
 };
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
@@ -214,8 +214,8 @@ impl<B: Backend> Sealed for Ipvs<B> {}
 impl<B: Backend> DataPlane for Ipvs<B> {
     type Plan = Plan;
 
-    fn status(&self) -> Status {
-        Status {
+    fn status(&self) -> DataPlaneStatus {
+        DataPlaneStatus {
             is_known: self.node.is_some(),
             is_auditing: !self.unread.is_empty(),
             is_draining: !self.draining.is_empty(),
@@ -326,11 +326,11 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         lasting.map(obstacle_notice).collect()
     }
 
-    fn servers(&self) -> Option<Servers> {
+    fn servers(&self) -> Option<ServerCounts> {
         let node = self.node.as_ref()?;
-        let mut servers = Servers {
+        let mut servers = ServerCounts {
             virtual_servers: node.virtual_servers.len(),
-            ..Servers::default()
+            ..ServerCounts::default()
         };
         let states = node.virtual_servers.values();
         for real_server in states.flat_map(|state| &state.real_servers) {

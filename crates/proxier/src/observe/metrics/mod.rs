@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Proxier;
-use crate::desired::{DesiredState, Kind};
+use crate::desired::{DesiredState, FrontendKind};
 use crate::mode::DataPlane;
 use crate::model::ObjectName;
 use crate::observe::health::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
@@ -395,7 +395,7 @@ fn without_local_endpoints(
     for frontend in desired.frontends() {
         let policy = match &frontend.external {
             Some(here) if here.is_empty() => "external",
-            None if frontend.kind == Kind::ClusterIp && frontend.lacks_local_backends() => {
+            None if frontend.kind == FrontendKind::ClusterIp && frontend.lacks_local_backends() => {
                 "internal"
             }
             _ => continue,

@@ -174,7 +174,7 @@ impl World {
         if action == Action::Audit && self.slices_left == 0 {
             self.audits.push(self.now.duration_since(self.start));
         }
-        let outcome = Outcome {
+        let outcome = ActionResult {
             tried,
             failed,
             is_auditing: self.slices_left > 0,
@@ -322,7 +322,7 @@ fn nodes_that_fail_together_do_not_retry_together() {
         let mut schedule = Schedule::<u8>::new(now, Intervals::default(), seed);
         schedule.changed();
         let action = schedule.next(now).unwrap();
-        let outcome = Outcome {
+        let outcome = ActionResult {
             tried: Tried::Objects(BTreeSet::from([1])),
             failed: BTreeSet::from([Failed::Object(1)]),
             is_auditing: false,

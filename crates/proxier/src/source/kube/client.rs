@@ -61,7 +61,7 @@ impl Ask {
 
 /// A server, with one version of the credentials.
 #[derive(Clone)]
-pub(super) struct Client(Arc<Inner>);
+pub(super) struct ApiClient(Arc<Inner>);
 
 struct Inner {
     connections: Connections<Connector, Full<Bytes>>,
@@ -71,7 +71,7 @@ struct Inner {
     states: States,
 }
 
-impl Client {
+impl ApiClient {
     fn new(
         target: &Target,
         credential: Option<&Credential>,
@@ -175,7 +175,7 @@ fn headers(
 
 /// The current client, replaced when credentials change.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub(super) struct ApiClients {
     access: Access,
     states: States,
     /// How long an exec plugin may take.
@@ -186,7 +186,7 @@ pub(super) struct Clients {
 }
 
 struct Current {
-    client: Client,
+    client: ApiClient,
     files: Files,
     /// Whether the credentials come from an exec plugin, and when they expire.
     of_plugin: bool,
@@ -213,7 +213,7 @@ impl Current {
     }
 }
 
-impl Clients {
+impl ApiClients {
     pub(super) fn new(access: Access, plugin_limit: Duration, states: States) -> Self {
         Self {
             access,
@@ -228,14 +228,14 @@ impl Clients {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fresh(&self) -> Option<Client> {
+    fn fresh(&self) -> Option<ApiClient> {
         let current = self.current();
         let fresh = current.as_ref().filter(|current| current.is_fresh());
         fresh.map(|current| current.client.clone())
     }
 
     /// A client with the current credentials; while files cannot be read, the last client.
-    pub(super) async fn get(&self) -> Result<Client, AccessError> {
+    pub(super) async fn get(&self) -> Result<ApiClient, AccessError> {
         if let Some(client) = self.fresh() {
             return Ok(client);
         }
@@ -280,7 +280,7 @@ impl Clients {
             None => None,
         };
         Ok(Current {
-            client: Client::new(&target, credential.as_ref(), self.states.clone())?,
+            client: ApiClient::new(&target, credential.as_ref(), self.states.clone())?,
             of_plugin: target.plugin.is_some(),
             files: target.files,
             expires: credential.and_then(|credential| credential.expires),

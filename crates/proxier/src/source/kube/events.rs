@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::backoff::{Backoff, Timing};
-use super::client::{Ask, Clients};
+use super::client::{ApiClients, Ask};
 use super::error::Failure;
 use super::wire::Answer;
 use crate::escaped::Chain;
@@ -94,7 +94,7 @@ struct Event {
 
 /// Posts the Events of a queue.
 pub(super) struct Poster<'a> {
-    pub(super) clients: &'a Clients,
+    pub(super) clients: &'a ApiClients,
     pub(super) timing: &'a Timing,
     pub(super) node: &'a str,
     pub(super) queue: EventQueue,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::super::Reading;
 use super::backoff::{Backoff, Timing};
-use super::client::{Ask, Clients};
+use super::client::{ApiClients, Ask};
 use super::error::{EventError, Failure, Status};
 use super::follower::{Follower, Happened};
 use super::kind::{Kind, Selection};
@@ -29,7 +29,7 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// The state that all kinds share.
 pub(super) struct Shared<'a> {
-    pub(super) clients: &'a Clients,
+    pub(super) clients: &'a ApiClients,
     pub(super) timing: &'a Timing,
     pub(super) states: &'a States,
     pub(super) deliver: &'a (dyn Fn(Reading) + Sync),

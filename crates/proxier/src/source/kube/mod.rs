@@ -51,7 +51,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::future::{self, Either};
 use tokio::sync::oneshot;
 
-use self::client::Clients;
+use self::client::ApiClients;
 use self::events::Poster;
 use self::kind::{EndpointSlices, Kind, ServiceCidrs, Services, ThisNode};
 use self::list_watch::{ListWatch, Shared};
@@ -191,7 +191,7 @@ async fn follow(
     deliver: impl FnMut(Reading) + Send,
 ) -> Infallible {
     let deliver = Mutex::new(deliver);
-    let clients = Clients::new(access, timing.plugin, states.clone());
+    let clients = ApiClients::new(access, timing.plugin, states.clone());
     let shared = Shared {
         clients: &clients,
         timing: &timing,

@@ -11,7 +11,7 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::client::{Ask, Client};
+use super::client::{ApiClient, Ask};
 use super::error::{Failure, Status};
 use super::kind::Metadata;
 use super::progress::Progress;
@@ -90,7 +90,11 @@ pub(super) struct Answer {
 
 impl Answer {
     /// Sends a request, and waits for the answer to begin.
-    pub(super) async fn to(ask: Ask, client: &Client, patience: Duration) -> Result<Self, Failure> {
+    pub(super) async fn to(
+        ask: Ask,
+        client: &ApiClient,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
         let answer = tokio::time::timeout(patience, client.send(ask)).await;
         let answer = answer.map_err(|_| Failure::NoAnswer {
             server: client.server(),

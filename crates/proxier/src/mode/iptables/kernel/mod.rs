@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use ipvs::Family;
 
 use crate::mode::conntrack::Conntrack;
-use crate::mode::iptables::{Counters, Node, Plan, Rules, Served, Step, Transaction};
+use crate::mode::iptables::{Counters, NodeState, Plan, Rules, Served, Step, Transaction};
 use crate::mode::ipvs::plan;
 use crate::mode::sysctl::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
@@ -94,11 +94,11 @@ impl IptablesBackend {
     /// # Errors
     ///
     /// If some part cannot be read.
-    pub fn observe(&mut self) -> Result<Node, BackendError> {
+    pub fn observe(&mut self) -> Result<NodeState, BackendError> {
         let sysctls = self.sysctls.observe()?;
         let rules = |family| rules(self.flavour, family);
         let (v4, v6) = (rules(Family::V4)?, rules(Family::V6)?);
-        Ok(Node::new(sysctls, v4, v6))
+        Ok(NodeState::new(sysctls, v4, v6))
     }
 
     /// A backend for the iptables that has svcproxy's rules, if one has.

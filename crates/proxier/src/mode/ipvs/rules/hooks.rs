@@ -82,7 +82,7 @@ fn outside<const N: usize>(
     then: [Statement; N],
 ) -> Vec<Rule> {
     let source = match pods.outside(family) {
-        Outside::Nobody => return Vec::new(),
+        Outside::None => return Vec::new(),
         Outside::Unknown => Vec::new(),
         Outside::Matching(source) => source,
     };
@@ -253,7 +253,7 @@ pub(super) fn node_port_out(family: Family) -> Vec<Rule> {
 pub(super) fn nat_prerouting(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
     both(|family| match pods.outside(family) {
         _ if all => masquerade_from(&[], family, marks),
-        Outside::Unknown | Outside::Nobody => Vec::new(),
+        Outside::Unknown | Outside::None => Vec::new(),
         Outside::Matching(source) => masquerade_from(&source, family, marks),
     })
 }
@@ -263,7 +263,7 @@ pub(super) fn nat_output(pods: &Pods, marks: Marks, all: bool) -> Vec<Rule> {
     both(|family| match (pods, pods.outside(family)) {
         (Pods::Interfaces(_), _) => masquerade_from(&[], family, marks),
         _ if all => masquerade_from(&[], family, marks),
-        (_, Outside::Unknown | Outside::Nobody) => Vec::new(),
+        (_, Outside::Unknown | Outside::None) => Vec::new(),
         (_, Outside::Matching(source)) => masquerade_from(&source, family, marks),
     })
 }

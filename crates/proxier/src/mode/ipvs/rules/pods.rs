@@ -20,7 +20,7 @@ pub(super) enum Outside {
     /// Pods are unknown.
     Unknown,
     /// Every packet comes from a pod.
-    Nobody,
+    None,
     /// All of these must match.
     Matching(Vec<Statement>),
 }
@@ -46,7 +46,7 @@ impl Pods {
         let inside = networks.filter(|network| Family::of(&network.addr()) == family);
         // A network of all addresses has no outside.
         if inside.clone().any(|network| network.prefix_len() == 0) {
-            return Outside::Nobody;
+            return Outside::None;
         }
         let source: Vec<_> = inside
             .map(|network| Statement::SourceNotIn(*network))

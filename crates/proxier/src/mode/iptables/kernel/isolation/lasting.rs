@@ -7,7 +7,7 @@ use super::restore_all;
 use super::tests::{Kernel, backends};
 use crate::Proxier;
 use crate::desired::Config;
-use crate::mode::iptables::{Iptables, Node, Plan, Rules, Step, Tables};
+use crate::mode::iptables::{Iptables, NodeState, Plan, Rules, Step, Tables};
 use crate::mode::ipvs::plan::Sysctl;
 use crate::mode::{ApplyReport, BackendError};
 use crate::model::{
@@ -28,10 +28,10 @@ struct Plane {
 }
 
 impl Tables for Plane {
-    fn observe(&mut self) -> Result<Node, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
         let rules = self.kernel.rules.clone();
         let sysctls = [(Sysctl::IPV4_FORWARD, "1".to_owned())].into();
-        Ok(Node::new(sysctls, rules, Rules::default()))
+        Ok(NodeState::new(sysctls, rules, Rules::default()))
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>) {

@@ -5,7 +5,7 @@ use testbed::Namespace;
 use super::super::{Flavour, IptablesBackend, Program, Verb};
 use super::*;
 use crate::desired::{Config, DesiredState};
-use crate::mode::iptables::{Node, Plan, Rules, Step, Table};
+use crate::mode::iptables::{NodeState, Plan, Rules, Step, Table};
 use crate::mode::ipvs::plan::Scope;
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
@@ -40,7 +40,7 @@ fn services(numbers: std::ops::Range<u8>, port: u16) -> DesiredState {
 }
 
 fn transaction(state: &DesiredState, there: &Rules) -> Transaction {
-    let node = Node::new(Default::default(), there.clone(), Rules::default());
+    let node = NodeState::new(Default::default(), there.clone(), Rules::default());
     let plan = Plan::new(state, &node, Scope::Full);
     let restore = plan.steps().iter().find_map(|step| match step {
         Step::Restore(transaction) => Some(transaction.clone()),
