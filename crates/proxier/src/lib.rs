@@ -16,7 +16,8 @@
 //! [`Proxier`] connects the stages; [`reconcile::run`] is the loop around it. A change to one
 //! Service costs work for that Service alone at every stage, however many Services there are.
 //!
-//! An agent with its own source sends [`store::Change`]s to a [`Proxier`]:
+//! An agent with its own source sends [`store::Change`]s to a [`Proxier`]. [`guide`] explains how, with
+//! a complete program and with tests that need no kernel.
 //!
 //! ```no_run
 //! # #[cfg(feature = "ipvs")] {
@@ -40,19 +41,22 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `manifest` (default) | Services from YAML and JSON manifests |
-//! | `kube` | Services from a cluster's API server |
 //! | `ipvs` (default) | the IPVS backend |
 //! | `iptables` (default) | the iptables backend |
-//! | `health` (default) | health checks of load balancers |
-//! | `metrics` (default) | metrics and the proxy's own health over HTTP |
+//! | `manifest` | Services from YAML and JSON manifests of Kubernetes |
+//! | `kube` | Services from a Kubernetes cluster's API server |
+//! | `k8s` | the objects of the Kubernetes API and their conversion, as part of both |
+//! | `health` | health checks of load balancers |
+//! | `metrics` | metrics and the proxy's own health over HTTP |
 //! | `testing` | an in-memory backend with the kernel's semantics |
 //!
 //! Without features, the crate does no I/O at all.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod desired;
 mod escaped;
+pub mod guide;
 mod hash;
 pub mod mode;
 pub mod model;
@@ -62,7 +66,7 @@ pub mod observe;
 #[cfg(any(feature = "iptables", feature = "kube"))]
 mod program;
 pub mod reconcile;
-#[cfg(feature = "health")]
+#[cfg(any(feature = "health", feature = "kube"))]
 mod runtime;
 pub mod source;
 pub mod store;
@@ -70,5 +74,5 @@ pub mod store;
 pub mod takeover;
 
 pub use self::reconcile::Proxier;
-#[cfg(feature = "health")]
+#[cfg(any(feature = "health", feature = "kube"))]
 pub use self::runtime::Runtime;

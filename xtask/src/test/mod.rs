@@ -4,6 +4,7 @@ mod checks;
 mod deploy;
 mod load;
 mod nextest;
+mod packages;
 mod report;
 mod tiers;
 
@@ -63,6 +64,7 @@ pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
     };
     if args.everything() {
         checks::after_the_build(&mut report);
+        packages::run(&mut report);
         deploy::run(&tests.svcproxy, &mut report);
     }
     let load = args.under_load.then(Load::start).transpose()?;
