@@ -13,6 +13,7 @@ mod node;
 mod notices;
 mod observe;
 mod output;
+mod passage;
 #[cfg(test)]
 mod scenarios;
 mod settings;

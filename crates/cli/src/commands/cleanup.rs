@@ -13,6 +13,7 @@ use super::log_failures;
 use crate::Ending;
 use crate::args::LockArgs;
 use crate::lock::WriterLock;
+use crate::passage;
 use crate::takeover::other_mode::ipvs_mode;
 
 /// How often to check whether connections have ended.
@@ -23,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) fn cleanup(lock: &LockArgs, drain_timeout: Duration) -> anyhow::Result<Ending> {
     let _lock = WriterLock::take(lock.wait_lock)?;
     let ending = of_ipvs(drain_timeout)?;
-    let chains = IptablesBackend::remove_all()?;
+    let chains = IptablesBackend::remove_all()? + passage::remove()?;
     if chains > 0 {
         tracing::info!(chains, "removed svcproxy's iptables chains");
     }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxier::desired::Config;
-use proxier::mode::iptables::{self, Flavour, Iptables, IptablesBackend, kill_programs};
+use proxier::mode::iptables::{
+    self, Flavour, Iptables, IptablesBackend, PassageWatch, kill_programs,
+};
 use proxier::mode::ipvs::{self, Ipvs, IpvsBackend};
 use proxier::mode::{BackendError, Counts};
 use proxier::mode::{DataPlane, PlanSteps};
@@ -33,6 +35,7 @@ use crate::notices::{Conditions, Notices, Standing};
 use crate::observe::configz::Configz;
 use crate::observe::health_checks::Health;
 use crate::observe::trail::{Causes, Trail};
+use crate::passage::Passages;
 use crate::source::Source;
 use crate::takeover::other_mode;
 use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy};
@@ -121,6 +124,7 @@ impl<'a> Start<'a> {
         log_sync(&report, true);
         Standing::new(self.notices, Conditions::default()).follow(&proxier, &report);
         earlier_proxies.follow(&proxier, &report);
+        Passages::default().follow(self.choice.in_effect, config);
         let is_success = report.is_complete() && earlier_proxies.are_gone();
         let invalid = invalid || proxier.node_error().is_some();
         Ok(match (is_success, invalid) {
@@ -159,6 +163,7 @@ impl<'a> Start<'a> {
         let mut following = Following {
             lookout: None,
             has_synced: false,
+            passages: Passages::default(),
             trail: Trail::new(Causes::default()),
             health: Health::new(runtime.clone(), config, monitor.clone()),
             standing: Standing::new(notices.clone(), conditions.clone()),
@@ -210,6 +215,7 @@ struct Following<'a> {
     /// Some during a fallback.
     lookout: Option<Lookout>,
     has_synced: bool,
+    passages: Passages,
     trail: Trail,
     notices: Notices,
     monitor: Monitor,
@@ -235,6 +241,7 @@ impl Following<'_> {
         let mut earlier_proxies =
             earlier_proxies(self.choice.in_effect, config, self.notices.clone());
         let intervals = &mut self.intervals;
+        let (mode, passages) = (self.choice.in_effect, &mut self.passages);
         proxier::reconcile::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);
             let round = match observed {
@@ -256,6 +263,9 @@ impl Following<'_> {
                     self.standing.follow(proxier, report);
                     earlier_proxies.follow(proxier, report);
                     proxier.set_draining_beside(earlier_proxies.are_draining());
+                    if report.kind == SyncKind::Full || round.cause == Cause::Audit {
+                        passages.follow(mode, proxier.desired().config());
+                    }
                 }
                 Err(error) => {
                     tracing::error!("nothing was changed: {}", chain(error));
@@ -274,9 +284,14 @@ impl Following<'_> {
         })
     }
 
-    /// Starts an audit as soon as another program changes the rules or routes of IPVS mode.
-    fn watch(&self) -> Option<ipvs::Watching> {
-        ipvs::watch(self.drift()).inspect_err(not_watched).ok()
+    /// Starts an audit as soon as another program changes the rules or routes of IPVS mode, or the
+    /// chains of iptables that lead to its rules there.
+    fn watch(&self) -> (Option<ipvs::Watching>, Option<PassageWatch>) {
+        let passages = self.passages.watch(self.drift());
+        (
+            ipvs::watch(self.drift()).inspect_err(not_watched).ok(),
+            passages.inspect_err(not_watched).ok(),
+        )
     }
 
     /// Starts an audit as soon as another program changes the chains of iptables mode.

@@ -12,6 +12,7 @@ use proxier::takeover::NewProxy;
 
 use crate::args::Mode;
 use crate::commands::chain;
+use crate::passage;
 use crate::takeover::{EarlierProxy, Removal};
 
 /// Removes the state of the mode that is not in effect.
@@ -83,6 +84,7 @@ impl EarlierProxy for OfIpvsMode {
             return Ok(outcome(&begun));
         }
         if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
+            passage::remove()?;
             return Ok(outcome(&cleanup));
         }
         tracing::info!("existing connections stay on IPVS, new ones use iptables");
@@ -101,6 +103,7 @@ impl EarlierProxy for OfIpvsMode {
             }
             Some(cleanup) => {
                 tracing::info!("removed IPVS rules: connections drained, or drain timeout reached");
+                passage::remove()?;
                 Ok(outcome(&cleanup))
             }
         }

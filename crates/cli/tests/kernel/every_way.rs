@@ -5,11 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use testbed::traffic::{self, Cluster, NEW_ADDRESS_V4, NEW_ADDRESS_V6, table};
-use testbed::{AskError, Backend, Family, Namespace, Protocol, Topology, ping};
+use testbed::{AskError, Backend, Family, Namespace, Protocol, Topology, eventually, ping};
 
 use crate::lab::{Lab, client, succeed};
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+const V4: Family = Family::V4;
+const V6: Family = Family::V6;
+const FAMILIES: [Family; 2] = [V4, V6];
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
@@ -50,6 +52,75 @@ fn whole_table() {
         assert!(answer.is_err(), "{address} is gone: {answer:?}");
     }
 }
+
+/// kubernetes/kubernetes#59656 and #97225: Docker sets the policy of FORWARD, hardened hosts that of
+/// INPUT.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn whole_table_under_policies_that_drop() {
+    let lab = Lab::over(Topology::new("drop", &[2, 2]).unwrap());
+    let cluster = Cluster::new(&lab.topology).unwrap();
+    lab.write("services.yaml", &traffic::manifest());
+    lab.write("health.yaml", HEALTH_CHECK);
+    for (program, family) in [("iptables-nft-restore", V4), ("ip6tables-nft-restore", V6)] {
+        let firewall = traffic::firewall(family);
+        lab.node().run_with_input([program], &firewall).unwrap();
+    }
+    let svcproxy = lab.follow();
+    svcproxy.wait("rules in iptables", |event| {
+        event["message"] == "Service traffic passes iptables' filter"
+    });
+    lab.node()
+        .ip(&[
+            format!("address add {NEW_ADDRESS_V4}/16 dev eth0"),
+            format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
+        ])
+        .unwrap();
+    let failures = cluster.failures(&table().unwrap());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    for family in FAMILIES {
+        let to = |port| client(Protocol::Http, (lab.node().address(family), port).into());
+        // It answers, though not as a backend does.
+        let answer = to(30999).ask(lab.client());
+        assert!(matches!(answer, Err(AskError::Failed(_))), "{answer:?}");
+        // Nothing else is opened: nobody listens there, and nobody says so.
+        let closed = to(30998).timeout(Duration::from_millis(500));
+        assert_eq!(closed.ask(lab.client()), Err(AskError::TimedOut));
+    }
+    let rules = || {
+        lab.node()
+            .run(["iptables-nft-save", "-t", "filter"])
+            .unwrap()
+    };
+    lab.node().run(["iptables-nft", "-F", "FORWARD"]).unwrap();
+    let is_back = || match rules() {
+        rules if rules.contains("-A FORWARD -j SVCPASS-FORWARD") => Ok(()),
+        rules => Err(rules),
+    };
+    eventually(Duration::from_secs(60), is_back).unwrap();
+    svcproxy.terminate();
+    succeed(&mut lab.svcproxy(&["cleanup"]));
+    assert!(!rules().contains("SVCPASS"), "{}", rules());
+}
+
+const HEALTH_CHECK: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: checked}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.61.1
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30999
+  ports: [{port: 80, targetPort: 8080, nodePort: 30061}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: checked-1, labels: {kubernetes.io/service-name: checked}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.250], nodeName: node-a}]
+";
 
 /// IPVS's messages in the kernel's log about virtual servers without real servers: those of the
 /// table, and firewall-mark virtual servers, which the messages do not distinguish.

@@ -1,10 +1,11 @@
 //! What frontends need in addition, and may share.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use ipvs::Family;
 
-use super::{Config, Frontend, FrontendKind};
+use super::{Config, Frontend, FrontendKind, HealthCheck};
 
 /// Something that a frontend needs and may share with others. It exists as long as one of them
 /// needs it.
@@ -19,6 +20,19 @@ pub enum Need {
     Capture(IpAddr),
     /// Delivery of a family's captured packets to this node.
     Delivery(Family),
+    /// A health check node port that a host firewall must let pass.
+    HealthCheck(Family, NonZeroU16),
+}
+
+/// The needs of a health check, in the families in which the node has an address.
+pub(super) fn health_check_needs<'a>(
+    check: Option<&HealthCheck>,
+    config: &'a Config,
+) -> impl Iterator<Item = Need> + use<'a> {
+    let port = check.map(|check| check.port);
+    let families = [Family::V4, Family::V6].into_iter();
+    let families = families.filter(|family| config.node_ip(*family).is_some());
+    families.filter_map(move |family| Some(Need::HealthCheck(family, port?)))
 }
 
 /// The needs of one frontend; may contain duplicates.

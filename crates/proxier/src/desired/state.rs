@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashMapExt};
 use ipvs::Scheduler;
 
 use super::counter::Counter;
-use super::need::needs;
+use super::need::{health_check_needs, needs};
 use super::service::{Unanswered, Wishes};
 use super::{Config, Frontend, FrontendKey, HealthCheck, Need, NoEndpoints, service};
 use crate::model::{Forwarding, ObjectName};
@@ -331,6 +331,16 @@ impl DesiredState {
             Some(view) => service::wishes(view, &self.config),
             None => Wishes::default(),
         };
+        let before = self.health_checks.get(name);
+        if before.map(|check| check.port) != health_check.as_ref().map(|check| check.port) {
+            // Add the new needs first, as in `claim`.
+            let came = health_check_needs(health_check.as_ref(), &self.config);
+            let came = came.filter(|need| self.needs.add(*need));
+            note(&mut touched, came);
+            let went = health_check_needs(before, &self.config);
+            let went = went.filter(|need| self.needs.remove(need));
+            note(&mut touched, went);
+        }
         put(&mut self.health_checks, name, health_check);
         put(
             &mut self.problems,

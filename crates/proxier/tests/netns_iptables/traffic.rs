@@ -30,10 +30,14 @@ fn settings(topology: &Topology) -> Config {
 
 fn whole_table(flavour: Flavour, protocols: &[Protocol]) {
     let topology = Topology::new("table", &[2, 2]).unwrap();
-    let cluster = Cluster::with_protocols(&topology, protocols).unwrap();
+    whole_table_over(&topology, flavour, protocols);
+}
+
+fn whole_table_over(topology: &Topology, flavour: Flavour, protocols: &[Protocol]) {
+    let cluster = Cluster::with_protocols(topology, protocols).unwrap();
     let reading = parse(Path::new("services.yaml"), &manifest());
     assert!(!reading.has_errors(), "{:#?}", reading.diagnostics);
-    let state = desired(&reading.changes, &Arc::new(settings(&topology)));
+    let state = desired(&reading.changes, &Arc::new(settings(topology)));
     assert_eq!(state.problems(), []);
     let host = &topology.node().host;
     host.enter(|| {
@@ -62,6 +66,23 @@ fn whole_table_by_nft() {
 #[ignore = "netns: needs root"]
 fn whole_table_by_legacy() {
     whole_table(Flavour::Legacy, &PROTOCOLS);
+}
+
+/// kubernetes/kubernetes#59656: Docker sets the policy of FORWARD to drop.
+#[test]
+#[ignore = "netns: needs root"]
+fn whole_table_under_policies_that_drop() {
+    let topology = Topology::new("drop", &[2, 2]).unwrap();
+    let families = [
+        ("iptables-nft-restore", testbed::Family::V4),
+        ("ip6tables-nft-restore", testbed::Family::V6),
+    ];
+    for (program, family) in families {
+        let firewall = testbed::traffic::firewall(family);
+        let node = &topology.node().host;
+        node.run_with_input([program], &firewall).unwrap();
+    }
+    whole_table_over(&topology, Flavour::Nft, &PROTOCOLS);
 }
 
 #[test]

@@ -16,6 +16,29 @@ mod cluster;
 mod services;
 mod table;
 
+use crate::Family;
+
 pub use cluster::Cluster;
 pub use services::{NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest};
 pub use table::{Cell, Client, Expected, Seen, Service, Way, Who, table};
+
+/// A host firewall whose policies drop, as input of iptables-restore: what comes in or is forwarded
+/// passes only for the table's other listeners, and for programs that ask themselves.
+pub fn firewall(family: Family) -> String {
+    let (icmp, other) = match family {
+        Family::V4 => ("icmp", services::OTHER_NODE.0.to_string()),
+        Family::V6 => ("ipv6-icmp", services::OTHER_NODE.1.to_string()),
+    };
+    let port = services::NODES_OWN_PORT;
+    let listeners = ["tcp", "udp", "sctp"].map(|protocol| {
+        let to = format!("-p {protocol} --dport {port} -j ACCEPT");
+        let answers = format!("-s {other} -p {protocol} --sport {port} -j ACCEPT");
+        format!("-A INPUT {to}\n-A FORWARD -d {other} {to}\n-A FORWARD {answers}\n")
+    });
+    format!(
+        "*filter\n:INPUT DROP\n:FORWARD DROP\n:OUTPUT ACCEPT\n-A INPUT -i lo -j ACCEPT\n\
+         -A INPUT -p {icmp} -j ACCEPT\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n\
+         {}COMMIT\n",
+        listeners.concat()
+    )
+}

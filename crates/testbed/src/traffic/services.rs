@@ -17,7 +17,7 @@ pub(super) const NODES_OWN_PORT: u16 = 10250;
 /// The addresses of the first two nodes of a [`Topology`](crate::Topology), the client's, and the
 /// endpoints'.
 const THIS_NODE: (Ipv4Addr, Ipv6Addr) = on_lan(1);
-const OTHER_NODE: (Ipv4Addr, Ipv6Addr) = on_lan(2);
+pub(super) const OTHER_NODE: (Ipv4Addr, Ipv6Addr) = on_lan(2);
 const IN_RANGES: (Ipv4Addr, Ipv6Addr) = on_lan(0x100);
 pub(super) const IN_NO_RANGE: (Ipv4Addr, Ipv6Addr) = on_lan(0x101);
 

@@ -1,13 +1,16 @@
 //! The chains that do not depend on Services.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 use ipvs::{Family, Protocol};
 
 use super::frontend::pods;
 use super::name::{
-    FORWARD, HAIRPIN, NODE_PORTS, OUTSIDE, POSTROUTING, SERVICES, UNDELIVERED, VIPS, Word,
+    FORWARD, HAIRPIN, HEALTH_CHECKS, NODE_PORTS, OUTSIDE, POSTROUTING, SERVICES, UNDELIVERED, VIPS,
+    Word,
 };
 use super::rule::{Match, State, Target};
 use super::{Hook, Jump, Name, Rule, Table};
@@ -34,7 +37,7 @@ pub(super) fn chains(config: &Config, family: Family) -> [(Table, Word, Vec<Rule
 }
 
 /// svcproxy's rules in built-in chains, in the order of each chain.
-pub(super) fn jumps() -> [Jump; 7] {
+pub(super) fn jumps() -> [Jump; 8] {
     let jump = |table, hook, matching: Match, to| Jump {
         table,
         hook,
@@ -43,6 +46,7 @@ pub(super) fn jumps() -> [Jump; 7] {
     let new = || Match::all().state(State::New);
     [
         jump(Table::Filter, Hook::Input, new(), UNDELIVERED),
+        jump(Table::Filter, Hook::Input, new(), HEALTH_CHECKS),
         jump(Table::Filter, Hook::Forward, new(), UNDELIVERED),
         jump(Table::Filter, Hook::Forward, Match::all(), FORWARD),
         jump(Table::Filter, Hook::Output, new(), UNDELIVERED),
@@ -137,14 +141,24 @@ fn forward(config: &Config, family: Family) -> Vec<Rule> {
     // an answer from the backend's own address resets the connection (kubernetes/kubernetes#74839).
     let invalid = pods(config, family).into_iter();
     let invalid = invalid.map(|pod| pod.state(State::Invalid).then(&Target::Drop));
-    let known = Match::all().state(State::Translated).state(State::Known);
+    // Also the first packet of a connection that keeps its source, which kube-proxy's rules leave to
+    // those of the network plugin.
     let rest = [
         Match::all()
             .marked(config.marks.masquerade())
             .then(&Target::Accept),
-        known.then(&Target::Accept),
+        Match::all().state(State::Translated).then(&Target::Accept),
     ];
     invalid.chain(rest).collect()
+}
+
+/// Lets load balancers reach the health check node ports, as a host whose policy is to drop would
+/// not.
+pub(super) fn health_checks(ports: impl Iterator<Item = NonZeroU16>) -> Vec<Rule> {
+    let ports: BTreeSet<_> = ports.collect();
+    let ports = ports.into_iter();
+    let to = ports.map(|port| Match::all().port(Protocol::Tcp, port).then(&Target::Accept));
+    to.collect()
 }
 
 const fn loopback(family: Family) -> IpNet {

@@ -1,12 +1,13 @@
 //! The desired chains, some or all of them.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use foldhash::{HashMap, HashMapExt};
 
 use super::base;
 use super::frontend::{CLASSES, OfFrontend, delivery, verdict};
-use super::name::Class;
+use super::name::{Class, HEALTH_CHECKS};
 use super::rule::{Match, Target};
 use super::tree::Place;
 use super::{Name, Rule, Rules, Table};
@@ -58,6 +59,17 @@ impl<'a> Draft<'a> {
             };
             self.chains.insert((table, Name::of(word)), chain);
         }
+    }
+
+    /// Sets the health check node ports.
+    pub(super) fn health_checks(&mut self, ports: impl Iterator<Item = NonZeroU16>) {
+        let chain = Chain {
+            rules: base::health_checks(ports),
+            owner: None,
+            is_fixed: true,
+        };
+        let key = (Table::Filter, Name::of(HEALTH_CHECKS));
+        self.chains.insert(key, chain);
     }
 
     /// Sets the frontend of a key, or removes it.

@@ -56,6 +56,8 @@ mod isolate;
 pub(crate) mod kernel;
 mod limits;
 mod name;
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+mod passage;
 mod plan;
 #[cfg(feature = "iptables")]
 mod probe;
@@ -78,6 +80,8 @@ pub use kernel::kill_programs;
 pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, watch};
 pub use limits::{limits, limits_of};
 pub use name::{ForeignName, Name};
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+pub use passage::{Passage, PassageWatch};
 pub use plan::{NodeState, Plan, Step};
 #[cfg(feature = "iptables")]
 pub use probe::probe;

@@ -125,6 +125,8 @@ pub(super) const POSTROUTING: Word = Word("POSTROUTING");
 pub(super) const HAIRPIN: Word = Word("HAIRPIN");
 /// Packets that no rule has translated.
 pub(super) const UNDELIVERED: Word = Word("UNDELIVERED");
+/// Health check node ports.
+pub(super) const HEALTH_CHECKS: Word = Word("HEALTH-CHECKS");
 /// Forwarded packets.
 pub(super) const FORWARD: Word = Word("FORWARD");
 

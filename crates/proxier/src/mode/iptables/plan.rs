@@ -203,6 +203,11 @@ impl<'a> Changes<'a> {
                 for address in touched.needs.iter().filter_map(hairpin) {
                     draft.hairpin(address, desired.needs(&Need::Hairpin(address)));
                 }
+                let is_check =
+                    |need: &Need| matches!(need, Need::HealthCheck(of, _) if *of == family);
+                if touched.needs.iter().any(is_check) {
+                    draft.health_checks(desired.health_checks().map(|check| check.port));
+                }
                 Self {
                     draft,
                     jumps: None,
@@ -215,6 +220,7 @@ impl<'a> Changes<'a> {
                 let speaks = config.node_ip(family).is_some();
                 if speaks {
                     draft.base(config, family);
+                    draft.health_checks(desired.health_checks().map(|check| check.port));
                 }
                 for frontend in desired.frontends() {
                     draft_of(&mut draft, frontend.key, Some(frontend));

@@ -86,6 +86,7 @@ fn item(node: &NodeState, step: &Step) -> Option<Item> {
         Step::AddElement(element, _) | Step::DeleteElement(element) => match *element {
             Element::Hairpin(address) => Some(Item::Need(Need::Hairpin(address))),
             Element::CapturedAddress(address) => Some(Item::Need(Need::Capture(address))),
+            Element::HealthCheck(family, port) => Some(Item::Need(Need::HealthCheck(family, port))),
             Element::ServiceCidr(prefix) => single(prefix),
             _ => element.frontend().map(Item::Frontend),
         },

@@ -168,6 +168,7 @@ impl Keys {
             keys.needs.extend(match element {
                 Element::Hairpin(address) => Some(Need::Hairpin(*address)),
                 Element::CapturedAddress(address) => Some(Need::Capture(*address)),
+                Element::HealthCheck(family, port) => Some(Need::HealthCheck(*family, *port)),
                 _ => None,
             });
         }
@@ -297,6 +298,9 @@ impl Builder<'_> {
                     self.element(Element::CapturedAddress(address), wanted, || None);
                 }
                 Need::Delivery(family) => self.policy_route(family, wanted),
+                Need::HealthCheck(family, port) => {
+                    self.element(Element::HealthCheck(family, port), wanted, || None);
+                }
             }
         }
     }

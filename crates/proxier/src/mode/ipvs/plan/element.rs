@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -48,6 +48,8 @@ pub enum Element {
     ServiceCidr(IpNet),
     /// A network whose addresses on this node serve node ports.
     NodePortAddresses(IpNet),
+    /// A health check node port, for packets of this family.
+    HealthCheck(Family, NonZeroU16),
 }
 
 /// The purpose of a mark.
@@ -123,6 +125,7 @@ impl fmt::Display for Element {
             Self::Hairpin(address) => write!(f, "hairpin {address}"),
             Self::ServiceCidr(cidr) => write!(f, "service-cidrs {cidr}"),
             Self::NodePortAddresses(cidr) => write!(f, "node-port-addresses {cidr}"),
+            Self::HealthCheck(family, port) => write!(f, "health-checks tcp {port} ({family})"),
         }
     }
 }

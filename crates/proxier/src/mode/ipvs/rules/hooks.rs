@@ -30,6 +30,8 @@ pub(super) struct Names {
     pub(super) new_out: &'static str,
     pub(super) node_port_out: &'static str,
     pub(super) output: &'static str,
+    pub(super) admit: &'static str,
+    pub(super) admit_node_port: &'static str,
 }
 
 impl Names {
@@ -43,6 +45,8 @@ impl Names {
                 new_out: "new-output-v4",
                 node_port_out: "node-port-output-v4",
                 output: "output-v4",
+                admit: "admit-v4",
+                admit_node_port: "admit-node-port-v4",
             },
             Family::V6 => Self {
                 new_in: "new-v6",
@@ -52,6 +56,8 @@ impl Names {
                 new_out: "new-output-v6",
                 node_port_out: "node-port-output-v6",
                 output: "output-v6",
+                admit: "admit-v6",
+                admit_node_port: "admit-node-port-v6",
             },
         }
     }
@@ -121,6 +127,50 @@ pub(super) fn capture(marks: Marks) -> Vec<Rule> {
             ]),
         ]
     })
+}
+
+/// Marks what `filter-input` decides on, so that a rule of iptables can let it pass a policy that
+/// drops: see [`Passage`](crate::mode::iptables::Passage).
+pub(super) fn admit() -> Vec<Rule> {
+    by_family(|names| names.admit)
+}
+
+pub(super) fn admit_packets(family: Family, marks: Marks) -> Vec<Rule> {
+    let mark = || SetMark(marks.own());
+    vec![
+        rule([In(Set::VirtualServers(family)), mark(), Return]),
+        rule([
+            In(Set::ServiceCidrs(family)),
+            NotProtocol(icmp(family)),
+            mark(),
+            Return,
+        ]),
+        rule([
+            In(Set::HealthChecks(family)),
+            LocalDestination,
+            mark(),
+            Return,
+        ]),
+        rule([
+            DestinationNotIn(loopback(family)),
+            In(Set::NodePortAddresses(family)),
+            LocalDestination,
+            Goto(Names::of(family).admit_node_port),
+        ]),
+    ]
+}
+
+/// The number of a virtual server is not set yet: it would stay on packets that `node_port` gives
+/// none, and other programs may read its bits.
+pub(super) fn admit_node_port(family: Family, marks: Marks) -> Vec<Rule> {
+    let ours = marks.own();
+    let numbers = [Set::NodePorts(family), Set::ExternalNodePorts(family)];
+    let [inside, outside] = numbers.map(|map| rule([MarkFrom(map), ClearMark(!ours)]));
+    vec![
+        inside,
+        outside,
+        rule([In(Set::NoEndpointsNodePorts(family)), SetMark(ours)]),
+    ]
 }
 
 pub(super) fn filter_input(marks: Marks) -> Vec<Rule> {

@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | `nat-prerouting`, `nat-output` | -100 | set the masquerade bit |
 //! | `capture` | prerouting, -90 | marks packets for load-balancer and external IPs |
+//! | `admit` | input, -10 | marks packets to Services and health checks for iptables' filter |
 //! | `filter-input` | input, 20 | rejects, drops, and chooses a virtual server by mark |
 //! | IPVS | input, 98 and 99; output, -99 and -98 | chooses a real server |
 //! | `after-ipvs` | output, -500 | clears the marks on packets that IPVS sends |
@@ -21,7 +22,8 @@
 //!
 //! Cost for a packet of an established connection that is not to a Service: three lookups on its
 //! way in (`captured`, `virtual-servers`, `service-cidrs`), then one of its destination among the
-//! node's addresses and one in `node-ports`. Packets that the node sends meet none. Forwarded
+//! node's addresses and one in `node-ports`; `admit` makes all but the first once more, and one in
+//! `health-checks`. Packets that the node sends meet none. Forwarded
 //! packets, and answers to the node's own connections, meet the first. Answers to the client meet
 //! two more: their source in `virtual-servers` and among the node's addresses.
 //!

@@ -25,6 +25,8 @@ const OUTPUT: i32 = -99;
 const DESTINATION_NAT: i32 = -100;
 /// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.
 const INPUT: i32 = 20;
+/// Before NF_IP_PRI_FILTER, 0, where iptables filters.
+const ADMIT: i32 = -10;
 /// After IPVS, before NF_IP_PRI_NAT_SRC, 100.
 const ANSWERS: i32 = 99;
 /// NF_IP_PRI_NAT_SRC.
@@ -93,9 +95,11 @@ impl Ruleset {
         chains
     }
 
-    fn family_chains(&self, family: Family) -> [Chain; 7] {
-        let (names, pods) = (Names::of(family), &self.pods);
+    fn family_chains(&self, family: Family) -> [Chain; 9] {
+        let (names, pods, marks) = (Names::of(family), &self.pods, self.marks);
         [
+            chain(names.admit_node_port, hooks::admit_node_port(family, marks)),
+            chain(names.admit, hooks::admit_packets(family, marks)),
             chain(names.new_in, hooks::new_in(family)),
             chain(names.virtual_server, hooks::virtual_server(pods, family)),
             chain(names.node_port, hooks::node_port(pods, family)),
@@ -106,7 +110,7 @@ impl Ruleset {
         ]
     }
 
-    fn base_chains(&self) -> [Chain; 9] {
+    fn base_chains(&self) -> [Chain; 10] {
         use ChainKind::{Filter, Nat};
         use HookPoint::{Input, Output, Postrouting, Prerouting};
         let Self {
@@ -124,6 +128,7 @@ impl Ruleset {
                 (Filter, Prerouting, CAPTURE),
                 hooks::capture(marks),
             ),
+            base_chain("admit", (Filter, Input, ADMIT), hooks::admit()),
             base_chain(
                 "filter-input",
                 (Filter, Input, INPUT),

@@ -94,6 +94,8 @@ sets! {
     Dropped, "dropped", FRONTEND, false, false;
     /// Destinations without endpoints on this node for clients outside the cluster.
     DroppedExternal, "dropped-external", FRONTEND, false, false;
+    /// Health check node ports.
+    HealthChecks, "health-checks", NODE_PORT, false, false;
 }
 
 impl Set {

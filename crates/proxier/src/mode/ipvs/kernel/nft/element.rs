@@ -43,6 +43,7 @@ pub(super) fn set_of(element: &Element) -> Set {
         Element::Hairpin(address) => Set::Hairpin(Family::of(address)),
         Element::ServiceCidr(network) => Set::ServiceCidrs(Family::of(&network.addr())),
         Element::NodePortAddresses(network) => Set::NodePortAddresses(Family::of(&network.addr())),
+        Element::HealthCheck(family, _) => Set::HealthChecks(*family),
     }
 }
 
@@ -143,6 +144,9 @@ impl Key {
                 Self::frontend(key).with_address(network.network())
             }
             Element::CapturedAddress(address) => Self::default().with_address(*address),
+            Element::HealthCheck(family, port) => {
+                Self::default().with_port(&FrontendKey::node_port(Protocol::Tcp, *family, *port))
+            }
             Element::Hairpin(address) => Self::default()
                 .with_address(*address)
                 .with_address(*address),
@@ -259,6 +263,14 @@ impl<'a> Part<'a> {
                 (split_address(rest, family)? == (source, &[][..]))
                     .then_some(Element::Hairpin(source))
             }
+            Set::HealthChecks(family) => match frontend()? {
+                FrontendKey {
+                    protocol: Protocol::Tcp,
+                    port,
+                    ..
+                } => Some(Element::HealthCheck(family, port)),
+                _ => None,
+            },
             Set::ServiceCidrs(_) | Set::NodePortAddresses(_) => None,
         }
     }

@@ -1,0 +1,78 @@
+//! Lets mode ipvs's traffic pass iptables' filter.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proxier::desired::Config;
+use proxier::mode::BackendError;
+use proxier::mode::iptables::{Passage, PassageWatch};
+
+use crate::args::Mode;
+use crate::commands::chain;
+
+/// Keeps the rules of mode ipvs in iptables' filter. Runs the iptables programs at the start and
+/// after a change by another program only.
+#[derive(Default)]
+pub(crate) struct Passages {
+    open: Option<Passage>,
+    /// Whether the rules are as they were written.
+    is_unchanged: Arc<AtomicBool>,
+    /// What was logged last.
+    error: Option<String>,
+}
+
+impl Passages {
+    /// Ensures the rules after a full sync or an audit, if mode ipvs is in effect. A failure is
+    /// logged once, and tried again the next time.
+    pub(crate) fn follow(&mut self, mode: Mode, config: &Config) {
+        if mode != Mode::Ipvs || self.is_unchanged.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let changed = match self.ensure(config) {
+            Ok(changed) => {
+                self.error = None;
+                changed
+            }
+            Err(error) => {
+                self.is_unchanged.store(false, Ordering::Relaxed);
+                let error = chain(&error);
+                if self.error.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        "cannot let Service traffic pass iptables' filter; it is lost where the \
+                         policy of INPUT or FORWARD is to drop: {error}"
+                    );
+                }
+                self.error = Some(error);
+                return;
+            }
+        };
+        if changed > 0 {
+            tracing::info!(tables = changed, "Service traffic passes iptables' filter");
+        }
+    }
+
+    fn ensure(&mut self, config: &Config) -> Result<usize, BackendError> {
+        let passage = match self.open.take() {
+            Some(passage) => passage,
+            None => Passage::open()?,
+        };
+        self.open.insert(passage).ensure(config)
+    }
+
+    /// Calls `drift` soon after another program may have removed the rules.
+    pub(crate) fn watch(
+        &self,
+        mut drift: impl FnMut() + Send + 'static,
+    ) -> Result<PassageWatch, BackendError> {
+        let is_unchanged = Arc::clone(&self.is_unchanged);
+        Passage::watch(move || {
+            is_unchanged.store(false, Ordering::Relaxed);
+            drift();
+        })
+    }
+}
+
+/// Removes the rules. Returns the number of chains.
+pub(crate) fn remove() -> Result<usize, BackendError> {
+    Passage::open()?.remove()
+}
