@@ -70,6 +70,7 @@ pub struct Client {
     to: SocketAddr,
     from: Option<SocketAddr>,
     timeout: Duration,
+    resets: bool,
 }
 
 impl Client {
@@ -81,6 +82,7 @@ impl Client {
             to,
             from: None,
             timeout: Duration::from_secs(5),
+            resets: false,
         }
     }
 
@@ -97,6 +99,17 @@ impl Client {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// Closes a TCP connection with a reset: IPVS forgets it after 10 seconds. It remembers a
+    /// connection that both ends have closed for 120 (`tcp_timeouts` in
+    /// net/netfilter/ipvs/ip_vs_proto_tcp.c).
+    #[must_use]
+    pub fn resets(self) -> Self {
+        Self {
+            resets: true,
+            ..self
+        }
     }
 
     /// Asks once, over a new connection.
@@ -130,6 +143,9 @@ impl Client {
         socket.set_read_timeout(Some(self.timeout))?;
         socket.set_write_timeout(Some(self.timeout))?;
         connect(&socket, self.to, self.timeout)?;
+        if self.resets && matches!(self.protocol, Protocol::Http | Protocol::Tcp) {
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
         Ok(socket)
     }
 }

@@ -7,6 +7,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Repeats `attempt` until it succeeds; returns its last error after `limit`.
 ///
+/// It pauses for as long as an attempt takes: an attempt that starts programs would otherwise
+/// take the processor from what it waits for.
+///
 /// # Errors
 ///
 /// The error of the last attempt.
@@ -16,8 +19,9 @@ pub fn eventually<T, E>(
 ) -> Result<T, E> {
     let deadline = Instant::now() + limit;
     loop {
+        let began = Instant::now();
         match attempt() {
-            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(_) if Instant::now() < deadline => thread::sleep(began.elapsed().max(PAUSE)),
             result => return result,
         }
     }

@@ -82,8 +82,7 @@ impl Follower {
             Some(status) => Ok(status),
             None => Err("still at work"),
         };
-        // The kernel remembers a closed connection for two minutes.
-        let status = eventually(4 * PATIENCE, ended).unwrap();
+        let status = eventually(PATIENCE, ended).unwrap();
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
     }
 

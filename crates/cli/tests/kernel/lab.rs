@@ -281,8 +281,11 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// A client that a busy machine does not fail, and whose connections IPVS forgets soon.
 pub(crate) fn client(protocol: Protocol, to: SocketAddr) -> Client {
-    Client::new(protocol, to).timeout(Duration::from_secs(20))
+    Client::new(protocol, to)
+        .timeout(Duration::from_secs(20))
+        .resets()
 }
 
 /// The lines of a text, sorted.

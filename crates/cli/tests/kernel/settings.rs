@@ -1,39 +1,63 @@
 //! Settings that change under traffic, and the report of a foreign virtual server.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::Value;
+use tempfile::TempDir;
 use testbed::eventually;
 
 use crate::follower::{Follower, PATIENCE};
 use crate::lab::{Lab, run_logged};
 use crate::ports;
 
+/// A configuration file of kube-proxy's format that a svcproxy follows.
+pub(crate) struct Configuration {
+    directory: TempDir,
+}
+
+impl Configuration {
+    /// With these fields beside the pods' networks.
+    pub(crate) fn new(fields: &str) -> Self {
+        let configuration = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        configuration.write(fields);
+        configuration
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("config.conf")
+    }
+
+    /// Replaces the fields.
+    pub(crate) fn write(&self, fields: &str) {
+        let new = self.file().with_extension("new");
+        let pods = [testbed::POD_CIDR_V4, testbed::POD_CIDR_V6].join(",");
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        fs::write(&new, format!("{head}clusterCIDR: {pods:?}\n{fields}")).unwrap();
+        fs::rename(new, self.file()).unwrap();
+    }
+
+    /// Starts svcproxy with the file; returns after the first sync.
+    pub(crate) fn follow(&self, lab: &Lab) -> Follower {
+        let file = format!("--config={}", self.file().display());
+        lab.follow_with(&[&file])
+    }
+}
+
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn connections_outlive_a_change_of_the_configuration_file() {
     let lab = Lab::new("settings", ports::API_SERVER);
     lab.use_example("api-server.yaml");
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("config.conf");
-    let write = |fields: &str| {
-        let new = file.with_extension("new");
-        let pods = [testbed::POD_CIDR_V4, testbed::POD_CIDR_V6].join(",");
-        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
-        fs::write(&new, format!("{head}clusterCIDR: {pods:?}\n{fields}")).unwrap();
-        fs::rename(new, &file).unwrap();
-    };
-    write("");
-    let mut command = lab.svcproxy(&["--mode=ipvs", "--log-format=json"]);
-    command.args(lab.settings()).arg("--config").arg(&file);
-    let svcproxy = Follower::start(&mut command);
-    svcproxy.wait("a sync", |event| event["message"] == "synced");
-
+    let configuration = Configuration::new("");
+    let svcproxy = configuration.follow(&lab);
     let port = &ports::API_SERVER[0];
     let mut connection = lab.connect(lab.probe(), port);
     let first = connection.ask().unwrap();
     // Scheduler and masquerade: virtual servers are changed in place.
-    write("ipvs: {scheduler: lc}\niptables: {masqueradeAll: true}\n");
+    configuration.write("ipvs: {scheduler: lc}\niptables: {masqueradeAll: true}\n");
     let changed = || {
         let table = lab.ipvsadm();
         let servers: Vec<_> = table.iter().filter(|line| line.starts_with("-A")).collect();
@@ -55,7 +79,7 @@ fn connections_outlive_a_change_of_the_configuration_file() {
     assert_eq!(connection.ask().unwrap(), first);
     assert!(lab.ask(lab.probe(), port).is_ok());
 
-    write("ipvs: {scheduler: fastest}\n");
+    configuration.write("ipvs: {scheduler: fastest}\n");
     svcproxy.wait(
         "an error",
         says("ipvs.scheduler: \"fastest\": unknown scheduler"),
@@ -84,7 +108,7 @@ fn a_foreign_virtual_server_is_reported_once() {
     };
     let first = reported();
     assert_eq!(first.len(), 1, "{first:?}");
-    let about = "Service default/web: tcp 10.96.0.80:80: there was a virtual server";
+    let about = "Service default/web: tcp 10.96.0.80:80: took over a virtual server";
     assert!(first[0].starts_with(about), "{first:?}");
     // svcproxy owns it now.
     assert_eq!(reported(), [""; 0]);

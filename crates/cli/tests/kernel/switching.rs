@@ -173,8 +173,7 @@ fn nothing_left(svcproxy: &Follower, found: impl Fn() -> Vec<String>) {
         left if left.is_empty() => Ok(()),
         left => Err(left),
     };
-    // Longer than IPVS remembers connections that have ended.
-    eventually(3 * PATIENCE, left)
+    eventually(PATIENCE, left)
         .unwrap_or_else(|left| panic!("left: {left:#?}; {:#?}", svcproxy.log()));
 }
 

@@ -116,7 +116,7 @@ fn is_gone(lab: &Lab) {
         let left = left(lab);
         if left.is_empty() { Ok(()) } else { Err(left) }
     };
-    testbed::eventually(3 * PATIENCE, gone).unwrap();
+    testbed::eventually(PATIENCE, gone).unwrap();
 }
 
 #[test]
