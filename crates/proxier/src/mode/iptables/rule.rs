@@ -212,6 +212,10 @@ pub(super) enum State {
     /// The connection has no answer yet.
     New,
     /// The connection has been answered, or the packet is related to one.
+    #[cfg_attr(
+        not(all(feature = "ipvs", feature = "iptables")),
+        expect(dead_code, reason = "only the passage through host firewalls uses it")
+    )]
     Known,
     /// The packet fits no connection.
     Invalid,
