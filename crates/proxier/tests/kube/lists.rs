@@ -101,11 +101,14 @@ fn an_old_server_is_asked_for_pages() {
 #[test]
 fn excluded_objects_are_left_out_at_the_server() {
     let cluster = Cluster::new(Behaviour::default());
+    let slices = &cluster
+        .server
+        .asks_of(Resource::EndpointSlices, Verb::Watch)[0];
+    let label = slices.parameter("labelSelector");
+    assert_eq!(label, Some("!service.kubernetes.io/headless"));
     let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
-    assert_eq!(
-        ask.parameter("labelSelector"),
-        Some("!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless")
-    );
+    let label = ask.parameter("labelSelector");
+    assert_eq!(label, Some("!service.kubernetes.io/service-proxy-name"));
     assert_eq!(ask.parameter("fieldSelector"), Some("spec.clusterIP!=None"));
     let ask = &cluster.server.asks_of(Resource::Nodes, Verb::Watch)[0];
     assert_eq!(ask.parameter("fieldSelector"), Some("metadata.name=node-a"));
@@ -132,6 +135,22 @@ fn headless_and_foreign_objects_come_and_go() {
             .server
             .put(Resource::EndpointSlices, slice("b-2", "b", &["10.244.1.2"]));
         cluster.becomes(&START);
+    }
+}
+
+/// As kube-proxy 1.36: the label of headless Services matters on slices alone, and that of other
+/// proxies on Services alone.
+#[test]
+fn labels_of_the_other_kind_exclude_nothing() {
+    for behaviour in [Behaviour::default(), OLD] {
+        let mut cluster = Cluster::new(behaviour);
+        let mut labelled = service("d", "10.96.0.4");
+        labelled["metadata"]["labels"] = json!({"service.kubernetes.io/headless": ""});
+        cluster.server.put(Resource::Services, labelled);
+        let mut labelled = slice("d-1", "d", &["10.244.0.4"]);
+        labelled["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = json!("x");
+        cluster.server.put(Resource::EndpointSlices, labelled);
+        cluster.becomes(&[START[0], START[1], START[2], "10.96.0.4:80 → 10.244.0.4"]);
     }
 }
 

@@ -16,9 +16,12 @@ use super::client::Ask;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
 
-/// Label selector that excludes objects of other service proxies and of headless Services at the
-/// server, as in kube-proxy (kubernetes `cmd/kube-proxy/app/server.go`).
-const SELECTOR: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+/// Label selectors that exclude Services of other service proxies, and slices of headless Services,
+/// at the server. Each kind has one, as in kube-proxy 1.36 (kubernetes
+/// `cmd/kube-proxy/app/server.go`): a Service with a cluster IP is served whatever its other labels,
+/// and so is a slice that names another proxy.
+const OF_SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
+const OF_SLICES: &str = "!service.kubernetes.io/headless";
 
 /// The URL of a kind's objects, and the selectors.
 #[derive(Debug, Clone)]
@@ -103,7 +106,7 @@ impl Kind for Services {
     fn selection(&self) -> Selection {
         Selection {
             path: "/api/v1/services",
-            labels: Some(SELECTOR),
+            labels: Some(OF_SERVICES),
             fields: Some("spec.clusterIP!=None".to_owned()),
             fields_optional: true,
             kind_optional: false,
@@ -148,7 +151,7 @@ impl Kind for EndpointSlices {
     fn selection(&self) -> Selection {
         Selection {
             path: "/apis/discovery.k8s.io/v1/endpointslices",
-            labels: Some(SELECTOR),
+            labels: Some(OF_SLICES),
             fields: None,
             fields_optional: false,
             kind_optional: false,
