@@ -128,7 +128,7 @@ fn round(desired: &DesiredState) -> Result<Round> {
     let mut backend = IpvsBackend::open()?;
     lap();
     let mut node: NodeState = backend.outline()?;
-    node.retain_ours(desired);
+    node.retain_owned(desired);
     let outline = lap();
     let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
     backend.read_real_servers(&mut node, &keys)?;

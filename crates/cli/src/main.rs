@@ -52,7 +52,7 @@ impl From<Ending> for ExitCode {
 
 fn main() -> ExitCode {
     let mut cli = args::parse();
-    let notes = component_config::take_in(&mut cli);
+    let notes = component_config::ingest(&mut cli);
     // After the configuration file: it may set the log's format and level.
     let _guard = match logging::init(&cli) {
         Ok(guard) => guard,

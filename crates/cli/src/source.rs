@@ -78,7 +78,8 @@ impl Source {
         }
     }
 
-    /// Delivers the current state and all changes, from a thread of its own, or for an API server of `runtime`.
+    /// Delivers the current state and all changes: of manifests from a separate thread, of an API
+    /// server from `runtime`.
     pub(crate) fn follow(
         self,
         runtime: &Runtime,

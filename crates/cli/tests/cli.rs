@@ -253,7 +253,7 @@ fn configurations_with_what_kube_proxy_ignores_are_read() {
     }
     let two = notes("two-documents.yaml");
     let note = "WARN the file has 2 documents, and only the first is read, as in kube-proxy: move \
-                the others (KubeletConfiguration) to files of their own\n";
+                the others (KubeletConfiguration) to separate files\n";
     assert!(two.contains(note), "{two}");
 }
 

@@ -157,7 +157,7 @@ proptest! {
         }
     }
 
-    /// What ipvsadm has no place for, and what it does not tell from something else, is left out.
+    /// Without the fields that ipvsadm cannot express or cannot distinguish.
     #[test]
     fn rules_are_parsed_back(server in virtual_server(), real in real_server()) {
         let mut server = server.with_tag(0);

@@ -40,7 +40,7 @@ pub(crate) struct SyncArgs {
 /// The periods of the mode in effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Periods {
-    /// Between audits.
+    /// Time between audits.
     pub(crate) audit: Duration,
     /// Shortest time between syncs of changes.
     pub(crate) min_sync: Duration,

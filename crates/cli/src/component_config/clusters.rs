@@ -26,7 +26,7 @@ fn start(path: &Path) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
         OsString::from(if is_config { config.clone() } else { word })
     });
     let mut cli = args::try_parse([OsString::from("svcproxy")].into_iter().chain(words))?;
-    let notes = super::take_in(&mut cli)?;
+    let notes = super::ingest(&mut cli)?;
     node::config_on(&cli.run.node, || Ok(vec!["192.0.2.1/24".parse()?]))?;
     let subject = |note: &super::Note| {
         let note = note.to_string();

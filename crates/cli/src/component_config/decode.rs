@@ -111,7 +111,7 @@ fn other_documents(documents: &[&str]) -> Option<Note> {
     let kinds: Vec<_> = others.iter().map(kind).collect();
     Some(Note::warning(format!(
         "the file has {} documents, and only the first is read, as in kube-proxy: move the others \
-         ({}) to files of their own",
+         ({}) to separate files",
         documents.len(),
         kinds.join(", ")
     )))
@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value of JSON")
+        f.write_str("a JSON value")
     }
 
     fn visit_unit<E: Error>(self) -> Result<Value, E> {

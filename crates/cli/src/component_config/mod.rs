@@ -126,7 +126,7 @@ impl Fields {
 /// # Errors
 ///
 /// If the file cannot be read, or kube-proxy would reject it.
-pub(crate) fn take_in(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
+pub(crate) fn ingest(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
     if cli.run.cleanup {
         // `--cleanup` needs no settings, and must work even if the file is invalid.
         return Ok(Vec::new());
@@ -135,12 +135,12 @@ pub(crate) fn take_in(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
     let Some(args) = cli.node_mut() else {
         return Ok(Vec::new());
     };
-    let notes = take_in_file(args, &mut log)?;
+    let notes = ingest_file(args, &mut log)?;
     cli.log = log;
     Ok(notes)
 }
 
-fn take_in_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, ConfigFileError> {
+fn ingest_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, ConfigFileError> {
     let mut notes = inert::flags(args);
     let Some(file) = args.kube_proxy.config.clone() else {
         let mode = args.kube_proxy.proxy_mode.as_deref();

@@ -251,14 +251,14 @@ fn what_kube_proxy_ignores_is_named_and_ignored() {
             "---\nkind: KubeletConfiguration\n---\n# nothing\n---\na: b\n",
             &[
                 "the file has 3 documents, and only the first is read, as in kube-proxy: move the \
-               others (KubeletConfiguration, no kind) to files of their own",
+               others (KubeletConfiguration, no kind) to separate files",
             ],
         ),
         (
             "---\na: [",
             &[
                 "the file has 2 documents, and only the first is read, as in kube-proxy: move the \
-             others (no kind) to files of their own",
+             others (no kind) to separate files",
             ],
         ),
     ];
@@ -531,7 +531,7 @@ fn every_flag_of_kube_proxy_is_in_the_table_and_accepted_as_stated() {
 fn flags_without_effect_are_noted_and_checked() {
     let note = |flags: &[&str]| {
         let mut cli = cli(flags);
-        let notes = take_in(&mut cli).unwrap();
+        let notes = ingest(&mut cli).unwrap();
         notes
             .iter()
             .map(ToString::to_string)

@@ -43,9 +43,9 @@ impl Notices {
         }))
     }
 
-    /// Sends a notice, without a limit.
+    /// Sends a notice, within the limits.
     pub(crate) fn send(&self, notice: &Notice) {
-        self.tell_of(notice, None);
+        self.send_limited(notice, None);
     }
 
     /// Sends notices of Services in the store, within the limits, and the number of suppressed
@@ -55,7 +55,7 @@ impl Notices {
             match &notice.about {
                 Subject::Service(name) => {
                     let uid = store.get(name).and_then(|view| view.service.uid);
-                    self.tell_of(notice, uid);
+                    self.send_limited(notice, uid);
                 }
                 _ => self.send(notice),
             }
@@ -66,20 +66,20 @@ impl Notices {
                 "{count} more notices were suppressed; the log has them at level debug \
                  (SVCPROXY_LOG=debug)"
             );
-            self.say(&Notice::of_node(Reason::NoticesLeftOut, message), None);
+            self.emit(&Notice::of_node(Reason::NoticesLeftOut, message), None);
         }
     }
 
-    fn tell_of(&self, notice: &Notice, uid: Option<Uid>) {
+    fn send_limited(&self, notice: &Notice, uid: Option<Uid>) {
         if self.with_limit(|limit| limit.allows(&notice.about, Instant::now())) {
-            self.say(notice, uid);
+            self.emit(notice, uid);
         } else {
             let (about, text) = (self.about(notice), notice.text());
             tracing::debug!(reason = %notice.reason, "{about}: {text}");
         }
     }
 
-    fn say(&self, notice: &Notice, uid: Option<Uid>) {
+    fn emit(&self, notice: &Notice, uid: Option<Uid>) {
         let (about, text, reason) = (self.about(notice), notice.text(), notice.reason);
         if reason.is_warning() {
             tracing::warn!(%reason, "{about}: {text}");

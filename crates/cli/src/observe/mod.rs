@@ -68,7 +68,7 @@ pub(crate) fn serve(
     }
 }
 
-/// The form of the API server's `/version`.
+/// The version, in the format of the API server's `/version`.
 fn version() -> Value {
     json!({
         "major": env!("CARGO_PKG_VERSION_MAJOR"),

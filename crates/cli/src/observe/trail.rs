@@ -38,7 +38,7 @@ impl Causes {
         if is_on() {
             let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             for change in &reading.changes {
-                pending.take_in(change, &reading.causes);
+                pending.ingest(change, &reading.causes);
             }
         }
     }
@@ -50,7 +50,7 @@ impl Causes {
 }
 
 impl Pending {
-    fn take_in(&mut self, change: &Change, causes: &[Cause]) {
+    fn ingest(&mut self, change: &Change, causes: &[Cause]) {
         match change {
             Change::ServiceApplied(service) => {
                 self.add(&service.name, "Service", &service.name, "changed", causes);

@@ -256,7 +256,7 @@ impl<'a> Player<'a> {
             "from scratch it is another"
         );
         let mut node = self.node.backend().unwrap().observe().unwrap();
-        node.retain_ours(&desired);
+        node.retain_owned(&desired);
         let again = Plan::new(&desired, &node, Scope::Full);
         assert!(
             again.is_empty(),

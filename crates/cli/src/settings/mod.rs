@@ -61,9 +61,9 @@ pub(crate) fn follow(
         }
         last = Some(text);
         let mut cli = args::parse();
-        let loaded = component_config::take_in(&mut cli);
+        let loaded = component_config::ingest(&mut cli);
         let loaded = loaded.map(|notes| (cli, notes)).map_err(Into::into);
-        if let Some((cli, settings)) = reload.take_in(loaded, node::config) {
+        if let Some((cli, settings)) = reload.ingest(loaded, node::config) {
             apply(cli, settings);
         }
     };
@@ -100,7 +100,7 @@ impl Reload {
     }
 
     /// Processes a reading of the file, and logs what changed. None if there is nothing to apply.
-    fn take_in(
+    fn ingest(
         &mut self,
         loaded: anyhow::Result<(Cli, Vec<Note>)>,
         config: impl FnOnce(&args::NodeArgs) -> anyhow::Result<Config>,

@@ -26,7 +26,7 @@ fn cli(flags: &[&str], fields: &str) -> anyhow::Result<(Cli, Vec<Note>)> {
     let command = ["svcproxy", "--config", &path].into_iter();
     let words = command.chain(flags.iter().copied()).map(OsString::from);
     let mut cli = args::try_parse(words)?;
-    let notes = component_config::take_in(&mut cli)?;
+    let notes = component_config::ingest(&mut cli)?;
     Ok((cli, notes))
 }
 
@@ -38,7 +38,7 @@ fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) 
     let start = reload.in_effect.clone();
     let (after, notes) = cli(&[], after).unwrap();
     let asked = fields(&after, before.run.mode());
-    let settings = reload.take_in(Ok((after, notes)), config);
+    let settings = reload.ingest(Ok((after, notes)), config);
     let differ = |one: &[Field], other: &[Field]| -> Vec<_> {
         let pairs = one
             .iter()
@@ -123,7 +123,7 @@ fn settings_of_a_running_proxy_are_those_of_a_new_one() {
     let after = "hostnameOverride: node-a\nclusterCIDR: 10.244.0.0/16\n\
                  ipvs: {scheduler: lc, syncPeriod: 5m, minSyncPeriod: 2s, strictARP: true}\n";
     let (_, settings) = reload
-        .take_in(cli(&["--drain-timeout=7"], after), config)
+        .ingest(cli(&["--drain-timeout=7"], after), config)
         .unwrap();
     let (new, _) = cli(&["--drain-timeout=7"], after).unwrap();
     assert_eq!(*settings.config, config(&new.run.node).unwrap());
@@ -148,7 +148,7 @@ fn an_invalid_file_keeps_the_last_settings() {
         ("clusterCIDR: 10.96.0.0/16", "overlap"),
     ] {
         assert!(
-            reload.take_in(cli(&cidr, wrong), config).is_none(),
+            reload.ingest(cli(&cidr, wrong), config).is_none(),
             "{wrong}"
         );
         let error = reload.error.clone().unwrap();
@@ -157,13 +157,13 @@ fn an_invalid_file_keeps_the_last_settings() {
     }
     assert!(
         reload
-            .take_in(cli(&cidr, "ipvs: {scheduler: lc}"), config)
+            .ingest(cli(&cidr, "ipvs: {scheduler: lc}"), config)
             .is_none()
     );
     assert_eq!(reload.error, None);
     assert!(
         reload
-            .take_in(cli(&cidr, "ipvs: {scheduler: sh}"), config)
+            .ingest(cli(&cidr, "ipvs: {scheduler: sh}"), config)
             .is_some()
     );
 }

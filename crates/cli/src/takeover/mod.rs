@@ -50,7 +50,7 @@ pub(crate) struct Removal {
     pub(crate) in_use: Vec<String>,
     /// What could not be removed yet, with the reason.
     pub(crate) left: Vec<String>,
-    /// The rest drains; call [`look`](EarlierProxy::look) until it has.
+    /// Whether the rest drains; call [`look`](EarlierProxy::look) until it has.
     pub(crate) is_draining: bool,
 }
 

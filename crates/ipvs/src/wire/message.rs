@@ -173,7 +173,7 @@ impl Message {
         Self::parse_for(command, bytes, None)
     }
 
-    /// `family` is the virtual server's, for real servers that do not say theirs.
+    /// `family` is the virtual server's, for real servers without the attribute.
     pub(crate) fn parse_for(command: u8, bytes: &[u8], family: Option<Family>) -> Decoded<Self> {
         // The attributes of these two have the numbers of others.
         match command {
@@ -255,7 +255,7 @@ impl<'a> Parts<'a> {
         self.service.map(parse_key).transpose()
     }
 
-    /// The family of real servers that do not say theirs: the virtual server's.
+    /// The family of real servers without the attribute: the virtual server's.
     fn family(&self) -> Decoded<Option<Family>> {
         Ok(self.optional_key()?.map(|key| key.family()).or(self.family))
     }

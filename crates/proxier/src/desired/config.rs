@@ -143,8 +143,9 @@ impl Config {
         IpNet::aggregate(&networks.iter().map(IpNet::trunc).collect())
     }
 
-    /// Checks what types cannot: one node address per family that others can reach, a Service CIDR of a family that the
-    /// node has, no node address in a Service CIDR, no overlap between CIDRs.
+    /// Checks what types cannot: at most one node address per family, which other machines can
+    /// reach; Service CIDRs only of families that the node has; no node address in a Service CIDR;
+    /// no overlap between CIDRs.
     ///
     /// # Errors
     ///

@@ -173,7 +173,7 @@ impl DesiredState {
         state.services.reserve(at_most);
         state.claims.reserve(at_most);
         for view in services {
-            state.take_in(&view.service.name, Some(view), None);
+            state.ingest(&view.service.name, Some(view), None);
         }
         state
     }
@@ -302,10 +302,10 @@ impl DesiredState {
         touched: &mut Touched,
     ) {
         touched.services.insert(name.clone());
-        self.take_in(name, view, Some(touched));
+        self.ingest(name, view, Some(touched));
     }
 
-    fn take_in(
+    fn ingest(
         &mut self,
         name: &ObjectName,
         view: Option<ServiceView<'_>>,

@@ -146,11 +146,11 @@ pub enum TrafficPolicy {
 ///
 /// With methods other than masquerade, endpoints answer clients directly, and not through this node.
 /// Each endpoint must have the virtual IP, for instance on `lo`, and must not answer ARP for it. Its
-/// port must be the Service's port. Connections of the node itself do not work: it would get the
-/// answers from its own address.
+/// port must be the Service's port. Connections from the node itself do not work: the answers would
+/// come from an address that the node itself has.
 ///
 /// Where the method cannot work, the virtual IP is served by masquerade, and a
-/// [`Problem`](crate::desired::Problem) says why: at node ports, with endpoints on another port, and
+/// [`Problem`](crate::desired::Problem) gives the reason: at node ports, with endpoints on another port, and
 /// at cluster IPs whose clients are masqueraded
 /// ([`cluster_cidrs`](crate::desired::Config::cluster_cidrs)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -144,7 +144,7 @@ impl<D: DataPlane> Proxier<D> {
         &mut self,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
-        if self.take_in(changes) {
+        if self.ingest(changes) {
             self.sync().map(Some)
         } else {
             Ok(None)
@@ -159,7 +159,7 @@ impl<D: DataPlane> Proxier<D> {
     }
 
     /// Updates the desired state. Returns whether every kind of object has been listed.
-    fn take_in(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+    fn ingest(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
         self.attempt = Attempt::default();
         self.enqueue(changes);
         if !self.store.is_ready() {
@@ -360,7 +360,7 @@ impl<D: DataPlane> Proxier<D> {
         } else if failed.contains(&Failed::Audit) {
             return self.audit_from(Reading::Audit);
         }
-        if !self.take_in([]) {
+        if !self.ingest([]) {
             return Ok(None);
         }
         for item in failed {
@@ -418,7 +418,7 @@ impl<D: DataPlane> Proxier<D> {
     /// If their connections cannot be read; nothing is changed then.
     pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
         // Apply pending changes first, so that their triggers belong to their own sync.
-        if !self.take_in([]) {
+        if !self.ingest([]) {
             return Ok(None);
         }
         let timeout = self.desired.config().drain_timeout;

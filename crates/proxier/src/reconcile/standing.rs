@@ -35,12 +35,12 @@ impl Standing {
                 }
                 self.of_services.retain(|name, _| now.contains_key(name));
                 for (name, problems) in now {
-                    self.take_in(&name, problems, &mut new);
+                    self.ingest(&name, problems, &mut new);
                 }
             }
             Concerned::Services(names) => {
                 for name in names {
-                    self.take_in(name, proxier.problems_of(name), &mut new);
+                    self.ingest(name, proxier.problems_of(name), &mut new);
                 }
             }
         }
@@ -70,7 +70,7 @@ impl Standing {
         counts
     }
 
-    fn take_in(&mut self, service: &ObjectName, problems: Vec<Problem>, new: &mut Vec<Notice>) {
+    fn ingest(&mut self, service: &ObjectName, problems: Vec<Problem>, new: &mut Vec<Notice>) {
         let before = self.of_services.get(service).map_or(&[][..], Vec::as_slice);
         let came = problems.iter().filter(|problem| !before.contains(problem));
         new.extend(came.cloned().map(Notice::from));

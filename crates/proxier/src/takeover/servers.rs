@@ -23,7 +23,8 @@ pub(super) struct Deletion {
     pub(super) draining: Vec<VirtualServerKey>,
 }
 
-/// Deletes those of the record that are not the new_proxy's and have drained.
+/// Deletes the virtual servers of the record that the new proxy does not have and that have
+/// drained.
 pub(super) fn delete(
     record: &Record,
     new_proxy: &NewProxy<'_>,

@@ -180,7 +180,7 @@ proptest! {
             lame.record(&plan, &failed_steps(&plan, &failures));
         }
         let mut observed = kernel.observe().unwrap();
-        observed.retain_ours(&state);
+        observed.retain_owned(&state);
         assert_same(&observed, &node);
 
         let scratch = DesiredState::from_store(Arc::new(state.config().clone()), &store);
@@ -197,7 +197,7 @@ proptest! {
         let mut forgotten = node.clone();
         forgotten.ruleset = None;
         forgotten.elements.clear();
-        forgotten.retain_ours(&scratch);
+        forgotten.retain_owned(&scratch);
         let plan = Plan::new(&scratch, &forgotten, Scope::Full);
         forgotten.record(&plan, &[]);
         check_invariants(&forgotten, &store, scratch.config());

@@ -47,7 +47,7 @@ fn web(forwarding: Forwarding, hosts: &[&Host]) -> [Changed; 2] {
     [services, Changed::EndpointSlicesReplaced(vec![slice])]
 }
 
-/// Has a host accept packets to the virtual IPs, plain or in a tunnel.
+/// Makes a host accept packets to the virtual IPs, plain or in a tunnel.
 fn accept(host: &Host) {
     host.sysctl("net/ipv4/conf/all/arp_ignore", "1").unwrap();
     let addresses = VIRTUAL_IPS.map(|vip| format!("address add {vip}/32 dev lo"));

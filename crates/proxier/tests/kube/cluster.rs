@@ -140,12 +140,12 @@ impl Cluster {
         while let Err(is) = done(self) {
             assert!(Instant::now() < deadline, "not {what:?} but {is:?}");
             if let Ok(reading) = self.readings.recv_timeout(Duration::from_millis(20)) {
-                self.take_in(reading);
+                self.ingest(reading);
             }
         }
     }
 
-    fn take_in(&mut self, reading: Reading) {
+    fn ingest(&mut self, reading: Reading) {
         self.taken += 1;
         let reported = reading.diagnostics.iter().map(ToString::to_string);
         self.reported.extend(reported);
@@ -165,7 +165,7 @@ impl Cluster {
     /// Applies readings until the source is idle, and checks that the node is unchanged.
     pub(crate) fn stays(&mut self, expected: &[&str]) {
         while let Ok(reading) = self.readings.recv_timeout(QUIET) {
-            self.take_in(reading);
+            self.ingest(reading);
         }
         assert_eq!(self.serves(), expected);
     }

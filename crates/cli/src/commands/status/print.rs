@@ -64,7 +64,7 @@ pub(crate) enum Clients {
     Outside,
 }
 
-/// A node port has no address of its own.
+/// Serializes a frontend key; a node port has no address.
 fn vip<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Vip {

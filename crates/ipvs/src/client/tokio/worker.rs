@@ -213,7 +213,7 @@ impl<T> Worker<T> {
     ) -> std::result::Result<Call<T, R>, Lost> {
         let (reply, result) = oneshot::channel();
         let job = Box::new(move |client: &mut Client<T>| {
-            // The client is sound after a panic: sequence numbers tell late replies from its own.
+            // The client works after a panic: sequence numbers distinguish late replies.
             let finished = catch_unwind(AssertUnwindSafe(|| work(client)));
             drop(reply.send(finished));
         });

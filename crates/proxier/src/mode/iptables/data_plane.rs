@@ -65,7 +65,7 @@ impl<T> Iptables<T> {
     /// Records rejections, and returns the steps that failed for no single Service. If the plan was
     /// not based on a fresh reading, another program may have changed the node. Then a new
     /// rejection counts as a failure, so that the node is read again.
-    fn take_in(&mut self, report: &mut ApplyReport) -> Vec<usize> {
+    fn ingest(&mut self, report: &mut ApplyReport) -> Vec<usize> {
         let refused = std::mem::take(&mut report.refused).into_iter();
         let (refused, new): (Vec<_>, Vec<_>) =
             refused.partition(|refused| self.is_fresh || self.refusals.is_retried(&refused.owner));
@@ -122,7 +122,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
         let (mut report, done) = self.tables.carry_out(plan);
-        let failed = self.take_in(&mut report);
+        let failed = self.ingest(&mut report);
         // If iptables-restore failed for no single Service, it may have changed only some of the
         // tables.
         let is_restore = |place: &usize| matches!(plan.steps().get(*place), Some(Step::Restore(_)));

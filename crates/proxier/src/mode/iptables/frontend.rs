@@ -115,7 +115,7 @@ fn chosen(frontend: &Frontend, backends: &[Backend]) -> Vec<Rule> {
             matching.then(&Target::SendTo(*backend))
         }));
     }
-    // So many shares are left for a backend and those after it.
+    // The sum of the weights of a backend and those after it.
     let shares = |backend: &Backend| u32::from(backend.weight.get());
     let mut left = backends.iter().map(shares).fold(0, u32::saturating_add);
     rules.extend(backends.iter().map(|backend| {

@@ -15,7 +15,7 @@ pub fn limits(desired: &DesiredState) -> Vec<Problem> {
     schedulers.chain(methods).collect()
 }
 
-/// The limits that one Service meets.
+/// The limits that apply to one Service.
 pub fn limits_of(
     service: &ObjectName,
     desired: &DesiredState,

@@ -135,7 +135,7 @@ impl<B: Backend> Ipvs<B> {
         let lost = before.map(|before| before.lost_marks(&node));
         self.lost = lost.unwrap_or_default();
         node.elements.extend(self.lost.iter().cloned());
-        node.retain_ours(desired);
+        node.retain_owned(desired);
         let known = |key: &VirtualServerKey| {
             before.is_some_and(|before| before.virtual_servers.contains_key(key))
         };

@@ -38,7 +38,7 @@ use crate::mode::{ApplyReport, BackendError};
 /// The kernel, or a fake of it. Every call is complete when it returns.
 pub trait Backend {
     /// Reads the state of the node without real servers, whose lists are empty. It includes virtual
-    /// servers of other programs; [`NodeState::retain_ours`] removes them.
+    /// servers of other programs; [`NodeState::retain_owned`] removes them.
     ///
     /// # Errors
     ///

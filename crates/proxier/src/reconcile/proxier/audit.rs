@@ -36,7 +36,7 @@ impl<D: DataPlane> Proxier<D> {
         &mut self,
         reading: Reading,
     ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
-        if !self.take_in([]) {
+        if !self.ingest([]) {
             return Ok(None);
         }
         let mut report = if !self.is_known() {
@@ -48,8 +48,8 @@ impl<D: DataPlane> Proxier<D> {
         };
         if self.is_auditing() {
             report.kind = SyncKind::Slice;
-            let tells = report.plan.count() > 0 || !report.notices.is_empty();
-            return Ok(tells.then_some(report));
+            let is_notable = report.plan.count() > 0 || !report.notices.is_empty();
+            return Ok(is_notable.then_some(report));
         }
         (report.kind, report.concerned) = (SyncKind::Full, Concerned::All);
         Ok(Some(report))

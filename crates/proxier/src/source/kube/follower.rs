@@ -62,12 +62,12 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    /// The path of what stands in for the kind where a server does not have it.
+    /// The path of the object that replaces the kind on servers without it.
     pub(super) fn stand_in(&self) -> Option<&'static str> {
         self.kind.stand_in()
     }
 
-    /// What the stand-in says.
+    /// Converts the object that replaces the kind.
     pub(super) fn stood_in(&mut self, object: &[u8]) -> Reading {
         Reading {
             changes: self.kind.stood_in(object).into_iter().collect(),
@@ -209,7 +209,7 @@ impl<K: Kind> Follower<K> {
                 object.map(|AnyObject { metadata }| Decoded::<K>::deleted(metadata))
             }
         };
-        self.take_in(happened, object.map_err(EventError::NotAnObject)?, reading)
+        self.ingest(happened, object.map_err(EventError::NotAnObject)?, reading)
     }
 
     /// Applies an event about an object that is too long.
@@ -227,10 +227,10 @@ impl<K: Kind> Follower<K> {
             Happened::Applied => Decoded::<K>::too_long(metadata, &mut reading.diagnostics),
             Happened::Deleted => Decoded::<K>::deleted(metadata),
         };
-        self.take_in(happened, object, reading)
+        self.ingest(happened, object, reading)
     }
 
-    fn take_in(
+    fn ingest(
         &mut self,
         happened: Happened,
         object: Decoded<K>,

@@ -119,7 +119,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 }
                 Cure::DoWithout => {
                     self.shared.states.absent(K::NAME);
-                    self.tell_listed();
+                    self.report_listed();
                     timing.absent
                 }
                 Cure::Wait(asked) => {
@@ -306,9 +306,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             let mut of_line =
                 Progress::within(if self.sends_bookmarks { silence } else { lasts }, now);
             let progress = if lists { &mut of_list } else { &mut of_line };
-            let taken = answer
-                .line(progress, |line| self.take_in(line, lists))
-                .await;
+            let taken = answer.line(progress, |line| self.ingest(line, lists)).await;
             let after_list = !lists;
             match taken {
                 Ok(Some(still_lists)) => lists = still_lists?,
@@ -354,10 +352,10 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     }
 
     /// Processes a line of a watch. Returns whether the list is still under way.
-    fn take_in(&mut self, line: Text<'_>, lists: bool) -> Result<bool, Failure> {
+    fn ingest(&mut self, line: Text<'_>, lists: bool) -> Result<bool, Failure> {
         let line = match line {
             Text::Whole(line) => line,
-            Text::TooLong(outline) => return self.take_in_outline(outline, lists),
+            Text::TooLong(outline) => return self.ingest_outline(outline, lists),
         };
         let frame: Frame<'_> = serde_json::from_slice(line).map_err(Failure::Garbled)?;
         let object = frame.object.get();
@@ -398,7 +396,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     }
 
     /// The same for a line that is too long.
-    fn take_in_outline(&mut self, outline: &[u8], lists: bool) -> Result<bool, Failure> {
+    fn ingest_outline(&mut self, outline: &[u8], lists: bool) -> Result<bool, Failure> {
         let Outline { event, object } =
             serde_json::from_slice(outline).map_err(Failure::Garbled)?;
         let happened = match &*event {
@@ -440,10 +438,10 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         self.is_without = false;
         self.shared.states.connected(K::NAME);
         self.deliver(reading);
-        self.tell_listed();
+        self.report_listed();
     }
 
-    fn tell_listed(&mut self) {
+    fn report_listed(&mut self) {
         if let Some(listed) = self.listed.take() {
             let _ = listed.send(());
         }

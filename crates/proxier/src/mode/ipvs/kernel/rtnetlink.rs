@@ -225,7 +225,7 @@ struct Wrapped {
 }
 
 impl Wrapped {
-    fn take_in(&self, received: io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
+    fn ingest(&self, received: io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
         #[cfg(test)]
         let received = match self.faults.next_injected() {
             Some(Some(errno)) => Err(io::Error::from_raw_os_error(errno)),
@@ -317,7 +317,7 @@ impl AsyncSocket for Wrapped {
             Ok(from) => (from, Ok(datagram)),
             Err(error) => (SocketAddr::new(0, 0), Err(error)),
         };
-        Poll::Ready(self.take_in(datagram).map(|datagram| (datagram, from)))
+        Poll::Ready(self.ingest(datagram).map(|datagram| (datagram, from)))
     }
 }
 

@@ -199,7 +199,7 @@ impl fmt::Display for Sysctl {
 impl NodeState {
     /// Removes foreign virtual servers: without an ownership record in nftables, without svcproxy's
     /// tag, and not at an address that a Service claims.
-    pub fn retain_ours(&mut self, desired: &DesiredState) {
+    pub fn retain_owned(&mut self, desired: &DesiredState) {
         self.retain_recorded_and(desired.frontends().filter_map(|f| f.key.virtual_server()));
     }
 
