@@ -17,11 +17,11 @@
 //! alone: an address that cannot be a virtual IP, an endpoint that cannot be reached, a key that
 //! another service holds. All else is served.
 //!
-//! This is the example `registry` in full. The file lists each service with its endpoints and their
+//! This is the example `json_registry` in full. The file lists each service with its endpoints and their
 //! weights.
 //!
 #![doc = "```no_run"]
-#![cfg_attr(feature = "ipvs", doc = include_str!("../examples/registry.rs"))]
+#![cfg_attr(feature = "ipvs", doc = include_str!("../examples/json_registry.rs"))]
 #![doc = "```"]
 //!
 //! # Addresses and names

@@ -1,7 +1,7 @@
 //! The example of the guide on a node in memory.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-#[path = "../examples/registry.rs"]
+#[path = "../examples/json_registry.rs"]
 #[allow(dead_code, reason = "its main function is for a real node")]
 mod registry;
 

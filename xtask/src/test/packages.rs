@@ -73,7 +73,7 @@ fn outside() -> Result<()> {
     fs::write(program.join("Cargo.toml"), manifest)?;
     let proxier = directory.join(format!("svcproxy-proxier-{version}"));
     fs::copy(
-        proxier.join("examples/registry.rs"),
+        proxier.join("examples/json_registry.rs"),
         program.join("src/main.rs"),
     )?;
     // The same versions of all else, so that little is built and nothing is fetched.

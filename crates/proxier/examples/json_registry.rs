@@ -5,7 +5,7 @@
 //!   "endpoints": [{"address": "10.244.1.7", "port": 8080, "weight": 3}]}]
 //! ```
 //!
-//! `cargo run --example registry -- 192.0.2.1 services.json`, as root, with an address of this
+//! `cargo run --example json_registry -- 192.0.2.1 services.json`, as root, with an address of this
 //! node.
 #![allow(clippy::print_stderr)]
 
