@@ -130,6 +130,9 @@ impl World {
                 } else if is_due {
                     *waited += 1;
                     assert!(*waited <= 3, "{turn:?} starves");
+                } else {
+                    // Another action did its work: an audit retries what failed.
+                    *waited = 0;
                 }
             }
             self.carry_out(action);
