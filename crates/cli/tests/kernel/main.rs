@@ -25,6 +25,7 @@ mod restart;
 mod same_port;
 mod schedulers;
 mod settings;
+mod stress;
 mod switching;
 mod table;
 mod takeover;

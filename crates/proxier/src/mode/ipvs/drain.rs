@@ -21,8 +21,35 @@ pub(crate) type Target = (VirtualServerKey, Option<RealServerKey>);
 /// The targets that drain.
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
-    /// When each began to drain; `None` until the first look.
-    since: BTreeMap<Target, Option<Instant>>,
+    since: BTreeMap<Target, Times>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    /// When the target began to drain; `None` until the first look.
+    since: Option<Instant>,
+    /// When its connections are due to be counted again.
+    due: Option<Instant>,
+}
+
+impl Times {
+    fn begun(now: Instant) -> Self {
+        Self {
+            since: Some(now),
+            due: None,
+        }
+    }
+
+    /// What has drained for long is counted less often: its removal is late by at most an eighth of
+    /// the time that it has drained.
+    fn is_due(self, now: Instant) -> bool {
+        self.due.is_none_or(|due| due <= now)
+    }
+
+    fn counted(&mut self, now: Instant) {
+        let waited = self.since.map(|since| now.saturating_duration_since(since));
+        self.due = waited.map(|waited| now + waited / 8);
+    }
 }
 
 impl Draining {
@@ -33,7 +60,7 @@ impl Draining {
     ) -> Self {
         let since = virtual_servers.into_iter();
         Self {
-            since: since.map(|key| ((key, None), Some(now))).collect(),
+            since: since.map(|key| ((key, None), Times::begun(now))).collect(),
         }
     }
 
@@ -48,7 +75,7 @@ impl Draining {
 
     /// Adds a target. If it is known, its time starts again.
     fn begin(&mut self, target: Target) {
-        self.since.insert(target, None);
+        self.since.insert(target, Times::default());
     }
 
     /// Forgets targets that no longer drain.
@@ -70,8 +97,11 @@ impl Draining {
     ) -> Result<Vec<Target>, E> {
         let mut ended = Vec::new();
         let mut counted: Option<(VirtualServerKey, Connections)> = None;
-        for (target, since) in &mut self.since {
-            if has_time(since, timeout, now) {
+        for (target, times) in &mut self.since {
+            if has_time(times, timeout, now) {
+                if !times.is_due(now) {
+                    continue;
+                }
                 let (virtual_server, _) = *target;
                 // Sorted, so one request per virtual server.
                 let known = counted.take_if(|(key, _)| *key == virtual_server);
@@ -82,6 +112,7 @@ impl Draining {
                 let is_busy = is_busy(target, &connections);
                 counted = Some((virtual_server, connections));
                 if is_busy {
+                    times.counted(now);
                     continue;
                 }
             }
@@ -115,8 +146,8 @@ impl Draining {
     }
 }
 
-fn has_time(since: &mut Option<Instant>, timeout: Duration, now: Instant) -> bool {
-    now.saturating_duration_since(*since.get_or_insert(now)) < timeout
+fn has_time(times: &mut Times, timeout: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(*times.since.get_or_insert(now)) < timeout
 }
 
 fn is_busy((_, real_server): &Target, connections: &Connections) -> bool {
@@ -278,6 +309,31 @@ mod tests {
         assert_eq!(look(&mut draining, now + TIMEOUT), [first]);
         draining.begin(first);
         assert_eq!(look(&mut draining, later + TIMEOUT), [second]);
+    }
+
+    #[test]
+    fn what_has_drained_for_long_is_counted_less_often() {
+        let timeout = Duration::from_secs(100_000);
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let busy = [server(1), server(2)];
+        let mut draining = Draining::default();
+        let mut asked = Vec::new();
+        draining.note((server(1), Some(real_server())));
+        for second in 0..1000 {
+            if second == 990 {
+                draining.note((server(2), Some(real_server())));
+            }
+            let ended = draining.ended(timeout, at(second), count(&busy, &mut asked));
+            assert_eq!(ended.unwrap(), []);
+        }
+        let count_of = |server| asked.iter().filter(|asked| **asked == server).count();
+        // Every second at first, and after an eighth of the time then.
+        assert!(count_of(server(1)) < 70, "{}", count_of(server(1)));
+        assert_eq!(count_of(server(2)), 10);
+        // The timeout is kept.
+        let ended = draining.ended(timeout, begin + timeout, count(&busy, &mut Vec::new()));
+        assert_eq!(ended.unwrap(), [(server(1), Some(real_server()))]);
     }
 
     #[test]
