@@ -14,7 +14,7 @@ use crate::ports::WEB;
 
 /// How long the storm takes, in seconds; the long form is for figures.
 const VARIABLE: &str = "SVCPROXY_STRESS_SECONDS";
-const SECONDS: u64 = 8;
+const SECONDS: u64 = 4;
 /// A change every 2 ms.
 const PAUSE: Duration = Duration::from_millis(2);
 const SERVICES: usize = 100;
@@ -155,7 +155,8 @@ fn five_hundred_changes_a_second_starve_and_cost_nothing() {
         0.0 => Ok(()),
         left => Err(left),
     };
-    eventually(PATIENCE, drained).unwrap();
+    // A machine under load is still behind with the changes.
+    eventually(4 * PATIENCE, drained).unwrap();
     let log = svcproxy.terminate();
     let failed = |event: &&Value| event["level"] == "ERROR" || event["failed"].as_u64() > Some(0);
     let failed: Vec<_> = log.iter().filter(failed).collect();
