@@ -215,7 +215,8 @@ fn plan_and_status_in_iptables_mode_read_the_kernel() {
          tcp 10.96.0.10:80 (http) random, client keeps its endpoint {seconds} s\n    \
          -> 10.244.1.1:8080              total 0\n    \
          -> 10.244.2.1:8080              total 0\n\
-         2 Services, 4 VIP ports, 5 real servers\n"
+         2 Services, 4 VIP ports, 5 real servers\n\
+         conditions: unknown, no svcproxy answers\n"
     );
     assert_eq!(text, expected);
     let json: Value = serde_json::from_str(&svcproxy(&["status", "-o=json"])).unwrap();

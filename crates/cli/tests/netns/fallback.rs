@@ -263,7 +263,7 @@ fn the_fallback_works_and_is_reported_everywhere() {
         warnings[0]["message"]
             .as_str()
             .unwrap()
-            .contains("mode iptables serves")
+            .contains("mode ipvs cannot run, using mode iptables: ")
     );
 }
 

@@ -1,8 +1,8 @@
 //! The rules of iptables mode, as values.
 //!
-//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the [`Node`] that
-//! was observed or applied. The result is the input of iptables-restore(8), at most one
-//! [`Transaction`] per family.
+//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the
+//! [`NodeState`] that was observed or applied. The result is the input of iptables-restore(8), at
+//! most one [`Transaction`] per family.
 //!
 //! # A packet's way
 //!
