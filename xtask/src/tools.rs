@@ -15,7 +15,7 @@ use crate::{paths, process};
 const REQUIREMENTS: &str = include_str!("../tools.txt");
 
 /// The tools of the tests: programs `cargo-NAME`.
-pub(crate) const NAMES: [&str; 5] = ["nextest", "deny", "fuzz", "hack", "cycles"];
+pub(crate) const NAMES: [&str; 4] = ["nextest", "deny", "fuzz", "hack"];
 
 /// `cargo` in the workspace's directory, with the tools that [`ensure`] installed in its path.
 pub(crate) fn cargo() -> Command {

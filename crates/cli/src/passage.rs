@@ -8,7 +8,7 @@ use proxier::mode::BackendError;
 use proxier::mode::iptables::{Passage, PassageWatch};
 
 use crate::args::Mode;
-use crate::commands::chain;
+use crate::logging::chain;
 
 /// Keeps the rules of mode ipvs in iptables' filter. Runs the iptables programs at the start and
 /// after a change by another program only.

@@ -60,7 +60,6 @@ pub mod guide;
 mod hash;
 pub mod mode;
 pub mod model;
-pub mod notice;
 #[cfg(feature = "health")]
 pub mod observe;
 #[cfg(any(feature = "iptables", feature = "kube"))]
@@ -73,6 +72,7 @@ pub mod store;
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub mod takeover;
 
+pub use self::model::notice;
 pub use self::reconcile::Proxier;
 #[cfg(any(feature = "health", feature = "kube"))]
 pub use self::runtime::Runtime;

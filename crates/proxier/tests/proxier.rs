@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use ipvs::{Connections, RealServer, VirtualServer, VirtualServerKey};
 use proxier::Proxier;
 use proxier::desired::{Config, FollowNode};
-use proxier::mode::ipvs::plan::{Element, Step, Sysctl};
+use proxier::mode::Sysctl;
+use proxier::mode::ipvs::plan::{Element, Step};
 use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs, cleanup};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,

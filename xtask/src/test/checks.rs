@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use super::module_graph;
 use super::report::Report;
 use crate::{paths, process, tools};
 
@@ -49,22 +50,13 @@ const AFTER_THE_BUILD: [Check; 1] = [(
 
 pub(super) fn before_the_build(report: &mut Report) {
     run(&BEFORE_THE_BUILD, report);
-    module_graph(report);
+    report.phase("module graph");
+    let result = module_graph::check(paths::workspace());
+    report.check("module graph without cycles", result);
 }
 
 pub(super) fn after_the_build(report: &mut Report) {
     run(&AFTER_THE_BUILD, report);
-}
-
-/// No module may use another that uses it, directly or through others.
-fn module_graph(report: &mut Report) {
-    report.phase("module graph");
-    let result = tools::ensure("cycles").and_then(|()| {
-        let mut cycles = Command::new("cargo-cycles");
-        cycles.env("PATH", tools::path());
-        process::run(cycles.current_dir(paths::workspace()))
-    });
-    report.check("module graph without cycles", result);
 }
 
 fn run(checks: &[Check], report: &mut Report) {

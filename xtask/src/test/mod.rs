@@ -3,6 +3,7 @@
 mod checks;
 mod deploy;
 mod load;
+mod module_graph;
 mod nextest;
 mod packages;
 mod report;

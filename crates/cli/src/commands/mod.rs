@@ -13,12 +13,12 @@ pub(crate) use run::run;
 pub(crate) use status::status;
 
 use std::collections::BTreeSet;
-use std::error::Error;
-use std::iter;
 
 use proxier::mode::ApplyReport;
 use proxier::mode::PlanSteps;
 use proxier::source::{Diagnostic, Location, Severity};
+
+use crate::logging::chain;
 
 /// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each
 /// is logged once, until it is gone.
@@ -82,15 +82,6 @@ fn log_failures(plan: &impl PlanSteps, applied: &ApplyReport) {
     for refused in &applied.refused {
         tracing::debug!("left out: {}", chain(&refused.error));
     }
-}
-
-/// An error and its sources, on one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let errors = iter::successors(Some(error), |error| (*error).source());
-    errors
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]

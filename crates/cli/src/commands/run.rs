@@ -25,10 +25,11 @@ use proxier::{Proxier, Runtime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{DiagnosticLog, chain, log_failures};
+use super::{DiagnosticLog, log_failures};
 use crate::Ending;
 use crate::args::{Cli, Mode, RunArgs};
 use crate::lock::WriterLock;
+use crate::logging::chain;
 use crate::logging::lines_lost;
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Conditions, Notices, Standing};

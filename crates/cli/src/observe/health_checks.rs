@@ -6,7 +6,7 @@ use proxier::desired::{Config, DesiredState, HealthCheck};
 use proxier::observe::health::ServiceHealth;
 use proxier::observe::metrics::Monitor;
 
-use crate::commands::chain;
+use crate::logging::chain;
 
 /// The server, and the checks that it serves.
 pub(crate) struct Health {

@@ -15,8 +15,8 @@ use proxier::source::watch::{Watch, WatchError};
 
 use self::fields::{Field, fields};
 use crate::args::{self, Cli, Mode, Periods};
-use crate::commands::chain;
 use crate::component_config::{self, Note};
+use crate::logging::chain;
 use crate::node;
 
 /// Shortest health timeout: kube-proxy's, which is twice its default syncPeriod.

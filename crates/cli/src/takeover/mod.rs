@@ -15,7 +15,7 @@ use proxier::notice::{Notice, Reason};
 use proxier::reconcile::{SyncKind, SyncReport};
 use proxier::takeover::{KubeProxy, NewProxy};
 
-use crate::commands::chain;
+use crate::logging::chain;
 use crate::notices::Notices;
 
 /// A proxy that ran on this node before.

@@ -11,7 +11,7 @@ use proxier::mode::{ApplyReport, BackendError};
 use proxier::takeover::NewProxy;
 
 use crate::args::Mode;
-use crate::commands::chain;
+use crate::logging::chain;
 use crate::passage;
 use crate::takeover::{EarlierProxy, Removal};
 

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::mode::ipvs::plan::{LocalRoute, Sysctl};
+use crate::mode::Sysctl;
+use crate::mode::ipvs::plan::LocalRoute;
 
 const EEXIST: i32 = 17;
 

@@ -3,12 +3,14 @@
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 pub(crate) mod conntrack;
 mod error;
+mod flows;
 pub mod iptables;
 pub mod ipvs;
 pub mod probe;
-mod report;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
-pub(crate) mod sysctl;
+pub(crate) mod proc_sys;
+mod report;
+mod sysctl;
 
 use std::fmt::{Debug, Display};
 use std::time::{Duration, Instant};
@@ -21,7 +23,9 @@ use crate::model::ObjectName;
 use crate::notice::Notice;
 
 pub use error::BackendError;
+pub use flows::Flows;
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
+pub use sysctl::Sysctl;
 
 /// The plan that removes what has drained, and the frontends without real servers after it.
 pub type Drained<P> = (P, Vec<FrontendKey>);

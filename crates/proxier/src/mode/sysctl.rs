@@ -1,90 +1,66 @@
-//! Sysctls, as files below /proc/sys or another mount of it.
+//! The sysctls that svcproxy uses.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::{fs, io};
+use std::fmt;
 
-use crate::mode::ipvs::plan::{Step, Sysctl};
-use crate::mode::{ApplyReport, BackendError};
+/// A sysctl that svcproxy reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sysctl(&'static str);
 
-/// The directory of the sysctls.
-#[derive(Debug)]
-pub(crate) struct Sysctls(pub(crate) PathBuf);
+impl Sysctl {
+    /// Makes connection tracking see IPVS's connections; masquerading needs it.
+    pub const VS_CONNTRACK: Self = Self("net.ipv4.vs.conntrack");
+    /// Ends connections to a deleted real server at once.
+    pub const VS_EXPIRE_NODEST_CONN: Self = Self("net.ipv4.vs.expire_nodest_conn");
+    /// Stops persistence from choosing a real server of weight 0.
+    pub const VS_EXPIRE_QUIESCENT_TEMPLATE: Self = Self("net.ipv4.vs.expire_quiescent_template");
+    /// IPv4 forwarding.
+    pub const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
+    /// IPv6 forwarding.
+    pub const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
+    /// Answer ARP requests only for addresses of the interface that receives them.
+    pub const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
+    /// Send ARP requests with an address of the outgoing interface.
+    pub const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
+    /// Maximum number of tracked connections.
+    pub const CT_MAX: Self = Self("net.netfilter.nf_conntrack_max");
+    /// Size of the hash table of tracked connections.
+    pub const CT_BUCKETS: Self = Self("net.netfilter.nf_conntrack_buckets");
+    /// Timeout of idle TCP connections, in seconds.
+    pub const CT_TCP_ESTABLISHED: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_established");
+    /// Timeout of TCP connections in CLOSE_WAIT, in seconds.
+    pub const CT_TCP_CLOSE_WAIT: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
+    /// Accept TCP packets outside the window.
+    pub const CT_TCP_BE_LIBERAL: Self = Self("net.netfilter.nf_conntrack_tcp_be_liberal");
+    /// Timeout of UDP flows without replies, in seconds.
+    pub const CT_UDP: Self = Self("net.netfilter.nf_conntrack_udp_timeout");
+    /// Timeout of UDP flows with replies, in seconds.
+    pub const CT_UDP_STREAM: Self = Self("net.netfilter.nf_conntrack_udp_timeout_stream");
+    /// All sysctls.
+    pub const ALL: [Self; 14] = [
+        Self::VS_CONNTRACK,
+        Self::VS_EXPIRE_NODEST_CONN,
+        Self::VS_EXPIRE_QUIESCENT_TEMPLATE,
+        Self::IPV4_FORWARD,
+        Self::IPV6_FORWARD,
+        Self::ARP_IGNORE,
+        Self::ARP_ANNOUNCE,
+        Self::CT_MAX,
+        Self::CT_BUCKETS,
+        Self::CT_TCP_ESTABLISHED,
+        Self::CT_TCP_CLOSE_WAIT,
+        Self::CT_TCP_BE_LIBERAL,
+        Self::CT_UDP,
+        Self::CT_UDP_STREAM,
+    ];
 
-impl Default for Sysctls {
-    fn default() -> Self {
-        Self(PathBuf::from("/proc/sys"))
+    /// The name, as in sysctl(8): `net.ipv4.vs.conntrack`.
+    pub fn name(self) -> &'static str {
+        self.0
     }
 }
 
-impl Sysctls {
-    /// The file of a sysctl. /proc/sys/net belongs to the network namespace of the thread that
-    /// opens the file.
-    fn path(&self, sysctl: Sysctl) -> PathBuf {
-        let mut path = self.0.clone();
-        path.extend(sysctl.name().split('.'));
-        path
-    }
-
-    /// The values of all existing sysctls. Those of IPVS exist once its module is loaded; a kernel
-    /// without IPv6 lacks its sysctls.
-    pub(crate) fn observe(&self) -> Result<BTreeMap<Sysctl, String>, BackendError> {
-        let mut values = BTreeMap::new();
-        for sysctl in Sysctl::ALL {
-            match fs::read_to_string(self.path(sysctl)) {
-                Ok(text) => {
-                    values.insert(sysctl, text.trim().to_owned());
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => {
-                    let operation = "read it";
-                    return Err(BackendError::Sysctl {
-                        sysctl,
-                        operation,
-                        source,
-                    });
-                }
-            }
-        }
-        Ok(values)
-    }
-
-    /// The value of a sysctl; an error if it is not `value` and cannot be changed. Changes nothing.
-    pub(crate) fn check(&self, sysctl: Sysctl, value: u32) -> Result<String, BackendError> {
-        let error = |operation| {
-            move |source| BackendError::Sysctl {
-                sysctl,
-                operation,
-                source,
-            }
-        };
-        let path = self.path(sysctl);
-        let found = fs::read_to_string(&path).map_err(error("read it"))?;
-        let found = found.trim().to_owned();
-        if found != value.to_string() {
-            let opened = fs::OpenOptions::new().write(true).open(&path);
-            opened.map_err(error("write it"))?;
-        }
-        Ok(found)
-    }
-
-    pub(crate) fn apply(&self, steps: &[Step], first: usize, report: &mut ApplyReport) {
-        for (step, place) in steps.iter().zip(first..) {
-            let Step::SetSysctl(sysctl, value) = *step else {
-                continue;
-            };
-            report.counts.sysctls += 1;
-            if let Err(source) = fs::write(self.path(sysctl), value.to_string()) {
-                let operation = "write it";
-                report.fail(
-                    place,
-                    BackendError::Sysctl {
-                        sysctl,
-                        operation,
-                        source,
-                    },
-                );
-            }
-        }
+impl fmt::Display for Sysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
     }
 }

@@ -9,6 +9,7 @@ mod address;
 mod endpoint_slice;
 mod name;
 mod node;
+pub mod notice;
 mod service;
 mod time;
 mod uid;

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ipvs::{Flags, Scheduler, Tunnel};
 
 use super::{ObjectName, PortName, Protocol, Uid};
-use crate::notice::Reason;
+use crate::model::notice::Reason;
 
 /// A Service: virtual IPs and their ports.
 ///

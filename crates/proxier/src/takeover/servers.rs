@@ -9,9 +9,9 @@ use super::NewProxy;
 use crate::desired::FrontendKey;
 use crate::mode::conntrack::Conntrack;
 use crate::mode::ipvs::drain::Draining;
-use crate::mode::ipvs::plan::{Flows, Step, drains};
+use crate::mode::ipvs::plan::drains;
 use crate::mode::ipvs::virtual_servers;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, BackendError, Flows};
 use crate::takeover::leftovers::Record;
 
 /// The result of the removal.
@@ -63,11 +63,11 @@ pub(super) fn delete(
             }
         }
         outcome.deleted += 1;
-        flows.extend(flows_to(key).map(Step::DeleteFlows));
+        flows.extend(flows_to(key));
     }
     if !flows.is_empty() {
         let mut report = ApplyReport::default();
-        Conntrack::open()?.apply(&flows, 0, &mut report);
+        Conntrack::open()?.delete_flows(flows.into_iter().enumerate(), &mut report);
         if let Some(failure) = report.failures.into_iter().next() {
             return Err(failure.error);
         }

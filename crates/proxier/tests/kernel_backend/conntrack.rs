@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ipvs::{Change, Family, Protocol, RealServer, VirtualServer, VirtualServerKey};
 use proxier::desired::FrontendKey;
-use proxier::mode::ipvs::plan::{Flows, Step, Sysctl};
+use proxier::mode::ipvs::plan::Step;
 use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::{Flows, Sysctl};
 use testbed::{AskError, Backend as Server, Client, Connection, Host, Topology, eventually};
 
 const MARK: NonZeroU32 = NonZeroU32::new(0x12000).unwrap();

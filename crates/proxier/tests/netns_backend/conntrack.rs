@@ -1,10 +1,10 @@
 //! Deletion of flows from connection tracking. nftables translates them here instead of IPVS: both
 //! set the reply's source to the backend.
 
+use proxier::mode::Flows;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{fs, iter};
 
-use proxier::mode::ipvs::plan::Flows;
 use socket2::{Domain, Socket, Type};
 use testbed::{Backend as Server, Client};
 

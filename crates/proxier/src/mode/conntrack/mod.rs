@@ -9,8 +9,7 @@ use std::time::Instant;
 use ipvs::{Family, Protocol};
 
 use crate::desired::FrontendKey;
-use crate::mode::ipvs::plan::{Flows, Step};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, BackendError, Flows};
 use netlink::conntrack::{self, Entry, EntryName, Extent};
 use netlink::uapi::NLM_F_ACK;
 use netlink::{Refusal, Socket, Writer, again};
@@ -43,16 +42,18 @@ impl Conntrack {
         answered.map_err(|refusal| error(STATISTICS)(refusal.into_error().into()))
     }
 
-    /// Executes steps about flows; `first` is the index of the first one in its plan. Lists the
-    /// table once for each family and protocol, however many steps there are.
-    pub(crate) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
+    /// Deletes flows, each with the index of its step in the plan. Lists the table once for each
+    /// family and protocol, however many steps there are.
+    pub(crate) fn delete_flows(
+        &mut self,
+        flows: impl IntoIterator<Item = (usize, Flows)>,
+        report: &mut ApplyReport,
+    ) {
         let mut unwanted = BTreeMap::<_, Unwanted>::new();
-        for (step, place) in steps.iter().zip(first..) {
-            if let Step::DeleteFlows(flows) = step {
-                let table = (flows.to.family(), flows.to.protocol);
-                let unwanted = unwanted.entry(table).or_default();
-                unwanted.0.entry(*flows).or_insert(place);
-            }
+        for (place, flows) in flows {
+            let table = (flows.to.family(), flows.to.protocol);
+            let unwanted = unwanted.entry(table).or_default();
+            unwanted.0.entry(flows).or_insert(place);
         }
         let mut failures = BTreeMap::new();
         let node = node_addresses(&unwanted, &mut failures);

@@ -10,7 +10,8 @@ use super::diff::parts;
 use super::draft::Draft;
 use super::{Jump, Rules, Transaction, base};
 use crate::desired::{Backend, DesiredState, Frontend, FrontendKey, Need};
-use crate::mode::ipvs::plan::{Flows, Scope, Sysctl, conntrack_sysctls};
+use crate::mode::ipvs::plan::{Scope, conntrack_sysctls};
+use crate::mode::{Flows, Sysctl};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 

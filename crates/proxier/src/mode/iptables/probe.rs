@@ -9,13 +9,13 @@ use ipnet::IpNet;
 use ipvs::Family;
 
 use crate::desired::{Config, DesiredState};
-use crate::mode::BackendError;
 use crate::mode::iptables::kernel::kernel_speaks;
 use crate::mode::iptables::{Flavour, IptablesBackend};
 use crate::mode::iptables::{NodeState, Plan, Step, Transaction};
-use crate::mode::ipvs::plan::{Scope, Sysctl, base_sysctls};
+use crate::mode::ipvs::plan::{Scope, base_sysctls};
 use crate::mode::probe::look::{connection_tracking, families, finding, sysctl};
 use crate::mode::probe::{Finding, Missing, Probe, Requirement};
+use crate::mode::{BackendError, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Protocol, Service, ServicePort,
     SessionAffinity, TrafficPolicy,

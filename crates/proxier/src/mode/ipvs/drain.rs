@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use ipvs::{Change, Protocol, RealServerKey, VirtualServerKey};
 
 use crate::desired::FrontendKey;
-use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step, VirtualServerState};
+use crate::mode::Flows;
+use crate::mode::ipvs::plan::{NodeState, Plan, Step, VirtualServerState};
 
 /// The number of connections of each real server of a virtual server.
 pub(crate) type Connections = HashMap<RealServerKey, u64>;

@@ -10,8 +10,8 @@ use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, Virtua
 
 use super::carry_out::carry_out;
 use super::{Backend, virtual_servers};
-use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step, Sysctl};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step};
+use crate::mode::{ApplyReport, BackendError, Sysctl};
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;

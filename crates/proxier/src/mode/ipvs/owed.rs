@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ipvs::VirtualServerKey;
 
 use crate::desired::Need;
-use crate::mode::ipvs::plan::{Element, Flows, NodeState, Plan, Scope, Step};
-use crate::mode::{ApplyReport, BackendError, Failures, Item};
+use crate::mode::ipvs::plan::{Element, NodeState, Plan, Scope, Step};
+use crate::mode::{ApplyReport, BackendError, Failures, Flows, Item};
 
 /// Failed work that a comparison of the desired state with the node would not find.
 #[derive(Debug, Default)]

@@ -10,9 +10,9 @@ use ipvs::VirtualServerKey;
 use super::Backend;
 use super::drain::Draining;
 use crate::desired::Config;
-use crate::mode::ipvs::plan::{Flows, NodeState, Plan, Step, drains};
+use crate::mode::ipvs::plan::{NodeState, Plan, Step, drains};
 use crate::mode::ipvs::rules::Ruleset;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, BackendError, Flows};
 
 /// The report of a [`cleanup`].
 #[derive(Debug)]

@@ -6,10 +6,9 @@ use ipvs::Family;
 
 use super::{Finding, Missing, ModuleFile, Requirement};
 use crate::desired::Config;
-use crate::mode::BackendError;
 use crate::mode::conntrack::Conntrack;
-use crate::mode::ipvs::plan::Sysctl;
-use crate::mode::sysctl::Sysctls;
+use crate::mode::proc_sys::Sysctls;
+use crate::mode::{BackendError, Sysctl};
 
 /// A finding about a feature that the kernel's `module` provides, if it is in a module.
 pub(crate) fn finding(

@@ -1,9 +1,9 @@
 //! Remedies for missing requirements.
 
+use crate::mode::Sysctl;
 use ipvs::Family;
 
 use super::{Missing, ModuleFile, Reason, Requirement};
-use crate::mode::ipvs::plan::Sysctl;
 
 /// Packages with the modules that minimal kernels of distributions leave out.
 const PACKAGES: &str = "package linux-modules-extra-$(uname -r) on Ubuntu, kernel-modules on \

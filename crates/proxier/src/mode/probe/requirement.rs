@@ -1,10 +1,9 @@
 //! The requirements of modes.
 
+use crate::mode::Sysctl;
 use std::fmt;
 
 use ipvs::{Family, Scheduler};
-
-use crate::mode::ipvs::plan::Sysctl;
 
 /// A data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,9 +1,9 @@
 //! Tests of conclusions from findings.
 
+use crate::mode::Sysctl;
 use ipvs::{Family, Scheduler};
 
 use super::*;
-use crate::mode::ipvs::plan::Sysctl;
 
 fn found(requirement: Requirement) -> Finding {
     Finding::new(requirement, Ok(String::new()))

@@ -6,9 +6,9 @@ use std::num::NonZeroU16;
 use ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 
 use super::*;
-use crate::mode::ApplyReport;
-use crate::mode::ipvs::plan::{NodeState, Plan, Step, Sysctl};
+use crate::mode::ipvs::plan::{NodeState, Plan, Step};
 use crate::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs};
+use crate::mode::{ApplyReport, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,

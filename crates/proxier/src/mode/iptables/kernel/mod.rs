@@ -13,8 +13,7 @@ use ipvs::Family;
 
 use crate::mode::conntrack::Conntrack;
 use crate::mode::iptables::{Counters, NodeState, Plan, Rules, Served, Step, Transaction};
-use crate::mode::ipvs::plan;
-use crate::mode::sysctl::Sysctls;
+use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
 use program::{Program, Verb};
 
@@ -139,25 +138,21 @@ impl IptablesBackend {
         let mut report = ApplyReport::default();
         for (place, step) in plan.steps().iter().enumerate() {
             if let Step::SetSysctl(sysctl, value) = step {
-                let shared = plan::Step::SetSysctl(*sysctl, *value);
-                self.sysctls.apply(&[shared], place, &mut report);
+                self.sysctls.set(*sysctl, *value, place, &mut report);
             }
         }
         let mut restore = |some: &Transaction| restore(self.flavour, some);
         let done = isolation::restore_all(plan, &mut report, &mut restore);
         let carried_out = done.as_ref().unwrap_or(plan).steps();
-        let is_flows = |step: &Step| matches!(step, Step::DeleteFlows(_));
-        if let Some(first) = carried_out.iter().position(is_flows) {
-            // Consecutive flow steps together, so that connection tracking is listed once for all
-            // of them.
-            let flows = carried_out.iter().skip(first);
-            let flows = flows.filter_map(|step| match step {
-                Step::DeleteFlows(flows) => Some(plan::Step::DeleteFlows(*flows)),
+        // All at once, so that connection tracking is listed once for all of them.
+        let flows = carried_out
+            .iter()
+            .enumerate()
+            .filter_map(|(place, step)| match step {
+                Step::DeleteFlows(flows) => Some((place, *flows)),
                 _ => None,
             });
-            let flows: Vec<_> = flows.collect();
-            self.conntrack.apply(&flows, first, &mut report);
-        }
+        self.conntrack.delete_flows(flows, &mut report);
         (report, done)
     }
 

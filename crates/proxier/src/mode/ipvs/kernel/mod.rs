@@ -15,7 +15,7 @@ use super::{Backend, virtual_servers};
 use crate::mode::conntrack::Conntrack;
 use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step};
 use crate::mode::ipvs::rules::Ruleset;
-use crate::mode::sysctl::Sysctls;
+use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
 use nft::Nft;
 use routes::Routes;
@@ -84,10 +84,22 @@ impl Around {
 
     fn apply(&mut self, part: Part, steps: &[Step], first: usize, report: &mut ApplyReport) {
         match part {
-            Part::Sysctls => self.sysctls.apply(steps, first, report),
+            Part::Sysctls => {
+                for (step, place) in steps.iter().zip(first..) {
+                    if let Step::SetSysctl(sysctl, value) = *step {
+                        self.sysctls.set(sysctl, value, place, report);
+                    }
+                }
+            }
             Part::PacketFilter => self.nft.apply(steps, first, report),
             Part::Routes => self.routes.apply(steps, first, report),
-            Part::Conntrack => self.conntrack.apply(steps, first, report),
+            Part::Conntrack => {
+                let flows = steps.iter().enumerate().filter_map(|(n, step)| match step {
+                    Step::DeleteFlows(flows) => Some((first + n, *flows)),
+                    _ => None,
+                });
+                self.conntrack.delete_flows(flows, report);
+            }
             Part::Ipvs => {}
         }
     }

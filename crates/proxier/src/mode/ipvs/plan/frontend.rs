@@ -10,9 +10,10 @@ use ipvs::{
 
 use super::diff::Builder;
 use super::lower::{elements, virtual_server};
-use super::{Audience, Comment, Element, Flows, Purpose, Step, VirtualServerState};
+use super::{Audience, Comment, Element, Purpose, Step, VirtualServerState};
 use crate::desired::{Frontend, FrontendKey};
 use crate::hash::{fnv1a, spread};
+use crate::mode::Flows;
 
 /// Whether connections of a protocol drain. UDP does not: a sender would not notice that it must
 /// reconnect, so a flow has no end that could be waited for.

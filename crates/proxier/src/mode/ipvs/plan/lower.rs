@@ -11,8 +11,9 @@ use ipvs::{
 };
 
 use super::forgotten::tag;
-use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, Sysctl, VirtualServerState};
+use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, VirtualServerState};
 use crate::desired::{Backend, Config, Conntrack, Frontend, WithoutBackends};
+use crate::mode::Sysctl;
 use crate::model::{Forwarding, SessionAffinity};
 
 /// A virtual server with its real servers, sorted like the backends.

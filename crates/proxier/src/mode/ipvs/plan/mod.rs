@@ -18,7 +18,5 @@ pub use element::{Audience, Comment, Element, Elements, Purpose};
 pub(crate) use frontend::drains;
 pub(crate) use lower::conntrack_sysctls;
 pub use lower::{base_elements, base_routes, base_sysctls};
-pub use node_state::{
-    Flows, LocalRoute, NodeState, Obstacle, PolicyRoute, Sysctl, VirtualServerState,
-};
+pub use node_state::{LocalRoute, NodeState, Obstacle, PolicyRoute, VirtualServerState};
 pub use step::{Part, Step};

@@ -4,8 +4,9 @@ use std::fmt;
 
 use ipvs::{Change, VirtualServerKey};
 
-use super::{Comment, Element, Flows, LocalRoute, PolicyRoute, Sysctl};
+use super::{Comment, Element, LocalRoute, PolicyRoute};
 use crate::mode::ipvs::rules::Ruleset;
+use crate::mode::{Flows, Sysctl};
 
 /// One change of the node's state. Plans make all choices; a backend only executes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,7 @@ use super::tests::{Kernel, backends};
 use crate::Proxier;
 use crate::desired::Config;
 use crate::mode::iptables::{Iptables, NodeState, Plan, Rules, Step, Tables};
-use crate::mode::ipvs::plan::Sysctl;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, BackendError, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
