@@ -127,7 +127,7 @@ fn a_file_that_changes_is_applied_without_a_restart() {
     assert_eq!(shown["hostnameOverride"], "node-a");
 
     write(volume.path(), "3", "iptables: {masqueradeBit: 32}\n");
-    let error = follower.wait("error", says("the settings stay as they were"));
+    let error = follower.wait("error", says("the previous settings stay in effect"));
     assert_eq!(error["level"], "ERROR");
     let said = error["message"].as_str().unwrap();
     assert!(

@@ -97,7 +97,8 @@ pub(crate) fn init(cli: &Cli) -> Result<Guard, FilterError> {
         Ok(wanted) => (wanted, None),
         Err(error) => (None, Some(error)),
     };
-    let wanted = wanted.unwrap_or_else(|| EnvFilter::new(level));
+    // notify warns of each watched file that was replaced, which is how files are updated.
+    let wanted = wanted.unwrap_or_else(|| EnvFilter::new(format!("{level},notify=error")));
     // Errors are always logged, whatever the filter.
     let filter = wanted.or(LevelFilter::ERROR);
     let colour =
