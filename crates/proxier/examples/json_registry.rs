@@ -10,20 +10,15 @@
 #![allow(clippy::print_stderr)]
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
-use std::{env, error::Error, fs, net::IpAddr, num::NonZeroU16, thread};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::{env, error::Error, fs, net::IpAddr, num::NonZeroU16, thread, time::Duration};
 
-use proxier::Proxier;
-use proxier::desired::Config;
-use proxier::mode::DataPlane;
 use proxier::mode::ipvs::{Ipvs, IpvsBackend};
-use proxier::model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, InvalidName, ObjectName, PortName, Protocol,
-    Service, ServicePort,
-};
+use proxier::model::{Endpoint, EndpointSlice, InvalidName, ObjectName};
+use proxier::model::{PortName, Protocol, Service, ServicePort};
 use proxier::reconcile::{Event, Intervals, Observed, run};
-use proxier::store::Change;
+use proxier::{Proxier, desired::Config, store::Change};
 
 #[derive(serde::Deserialize)]
 struct Entry {
@@ -37,109 +32,66 @@ struct Entry {
 struct Target {
     address: IpAddr,
     port: NonZeroU16,
-    #[serde(default = "one")]
-    weight: u16,
+    weight: Option<u16>,
 }
 
-fn one() -> u16 {
-    1
-}
-
-/// A service, and its endpoints in slices. All endpoints of a slice have its port, and here each
-/// endpoint has a port of its own.
+/// A service with its endpoints, each of which has a port number of its own.
 fn convert(entry: &Entry) -> Result<(Service, Vec<EndpointSlice>), InvalidName> {
-    let name = ObjectName::label("registry", &entry.name)?;
-    let mut service = Service::new(name.clone());
+    let port = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, entry.port);
+    let mut service = Service::new(ObjectName::label("registry", &entry.name)?);
     service.cluster_ips = [entry.address].into();
-    service.ports = [ServicePort::new(
-        PortName::UNNAMED,
-        Protocol::Tcp,
-        entry.port,
-    )]
-    .into();
-    let slice = |(index, target): (usize, &Target)| {
-        let slice = ObjectName::new("registry", &format!("{}-{index}", entry.name))?;
-        let mut slice = EndpointSlice::new(slice, name.clone(), Family::of(&entry.address));
-        slice.ports = [EndpointPort::new(
-            PortName::UNNAMED,
-            Protocol::Tcp,
-            target.port,
-        )]
-        .into();
-        let mut endpoint = Endpoint::new(target.address);
-        endpoint.weight = target.weight;
-        slice.endpoints = [endpoint].into();
-        Ok(slice)
-    };
-    let slices = entry.endpoints.iter().enumerate().map(slice);
-    let slices = slices.collect::<Result<_, _>>()?;
+    service.ports = [port.clone()].into();
+    let endpoints = entry.endpoints.iter().map(|target| {
+        let endpoint = Endpoint::new(target.address).with_weight(target.weight.unwrap_or(1));
+        (target.port, endpoint)
+    });
+    let slices = EndpointSlice::of_port(&service, &port, endpoints)?;
     Ok((service, slices))
 }
 
 /// The complete lists: a service that is no longer in the file is removed.
 pub(crate) fn changes(json: &str) -> serde_json::Result<[Change; 2]> {
-    let (mut services, mut slices) = (Vec::new(), Vec::new());
-    for entry in serde_json::from_str::<Vec<Entry>>(json)? {
-        match convert(&entry) {
-            Ok((service, its)) => {
-                services.push(service);
-                slices.extend(its);
-            }
-            Err(error) => eprintln!("left out: {error}"),
-        }
-    }
-    let services = Change::ServicesReplaced(services);
-    Ok([services, Change::EndpointSlicesReplaced(slices)])
+    let entries: Vec<Entry> = serde_json::from_str(json)?;
+    let warn = |error: &InvalidName| eprintln!("left out: {error}");
+    let services = entries.iter().map(convert);
+    let valid = services.filter_map(|service| service.inspect_err(warn).ok());
+    Ok(Change::replace_all(valid))
 }
 
-/// Sends the services whenever the file has changed. An unreadable file changes nothing.
-fn follow(file: &str, events: &mpsc::Sender<Event>) -> Result<(), mpsc::SendError<Event>> {
-    let mut last = String::new();
-    loop {
-        let json = fs::read_to_string(file).unwrap_or_else(|error| {
-            eprintln!("{file}: {error}");
-            last.clone()
-        });
-        if json != last {
-            match changes(&json) {
-                Ok(changes) => events.send(Event::Changes(changes.into()))?,
-                Err(error) => eprintln!("{file}: {error}"),
-            }
-            last = json;
-        }
-        thread::sleep(Duration::from_secs(1));
+/// Sends the services if the file has changed.
+fn follow(file: &str, last: &mut String, events: &Sender<Event>) -> Result<(), Box<dyn Error>> {
+    let json = fs::read_to_string(file)?;
+    if json != *last {
+        events.send(Event::Changes(changes(&json)?.into()))?;
+        *last = json;
     }
-}
-
-/// Prints what failed, and what stands in the file and cannot be served.
-fn report<D: DataPlane>(
-    proxier: &mut Proxier<D>,
-    observed: Observed<'_, D::Plan>,
-) -> ControlFlow<()> {
-    if let Observed::Round(round) = observed {
-        match round.result {
-            Ok(report) => {
-                let failures = report.applied.failures.iter();
-                failures.for_each(|failure| eprintln!("{}", failure.error));
-            }
-            Err(error) => eprintln!("{error}"),
-        }
-        let problems = proxier.problems().into_iter();
-        problems.for_each(|problem| eprintln!("{problem}"));
-    }
-    ControlFlow::Continue(())
+    Ok(())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [node, file] = <[String; 2]>::try_from(arguments).map_err(|_| "usage: registry IP FILE")?;
-    let mut config = Config::new("registry", vec![node.parse()?]);
-    // Each virtual IP gets a route of its own.
-    config.service_cidrs.clear();
+    let config = Config::new("registry", vec![node.parse()?]);
     config.validate()?;
     let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(IpvsBackend::open()?));
-    let (sender, events) = mpsc::channel();
-    thread::spawn(move || follow(&file, &sender));
-    let _ended = run(&mut proxier, &events, &mut Intervals::default(), report);
+    let (sender, events) = channel();
+    thread::spawn(move || {
+        let mut last = String::new();
+        loop {
+            // A file that cannot be read changes nothing.
+            let followed = follow(&file, &mut last, &sender);
+            followed.unwrap_or_else(|error| eprintln!("{file}: {error}"));
+            thread::sleep(Duration::from_secs(1));
+        }
+    });
+    let print = |proxier: &mut Proxier<_>, observed: Observed<'_, _>| {
+        if let Observed::Round(round) = observed {
+            round.errors().for_each(|error| eprintln!("{error}"));
+            let problems = proxier.problems();
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+        }
+        ControlFlow::Continue(())
+    };
+    let _ended = run(&mut proxier, &events, &mut Intervals::default(), print);
     Ok(())
 }

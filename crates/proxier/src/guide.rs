@@ -4,10 +4,12 @@
 //!
 //! 1. Convert what the registry lists to [`model`](crate::model) types. A
 //!    [`Service`](crate::model::Service) has virtual IPs and ports; its endpoints are in
-//!    [`EndpointSlice`](crate::model::EndpointSlice)s, one for each port number. Names are DNS names:
+//!    [`EndpointSlice`](crate::model::EndpointSlice)s, one for each port number, which
+//!    [`EndpointSlice::of_port`](crate::model::EndpointSlice::of_port) makes. Names are DNS names:
 //!    [`ObjectName::new`](crate::model::ObjectName::new) rejects others.
 //! 2. Send [`Change`](crate::store::Change)s. The first ones must be `ServicesReplaced` and
-//!    `EndpointSlicesReplaced`, since nothing is programmed before both lists are complete. Later
+//!    `EndpointSlicesReplaced`, since nothing is programmed before both lists are complete:
+//!    [`Change::replace_all`](crate::store::Change::replace_all) makes both. Later
 //!    ones may be complete lists again, or single objects; both cost work only for the services that
 //!    differ.
 //! 3. Let [`run`](crate::reconcile::run()) do the rest: it syncs, retries with back-off, drains, and
@@ -47,8 +49,7 @@
 //! use proxier::desired::Config;
 //! use proxier::mode::ipvs::{FakeNode, Ipvs};
 //! use proxier::model::{
-//!     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
-//!     ServicePort,
+//!     Endpoint, EndpointSlice, ObjectName, PortName, Protocol, Service, ServicePort,
 //! };
 //! use proxier::store::Change;
 //!
@@ -56,14 +57,13 @@
 //! let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
 //! let mut proxier = Proxier::new(config, Ipvs::new(node.backend()?));
 //!
-//! let name = ObjectName::new("shop", "web")?;
-//! let mut web = Service::new(name.clone());
+//! let mut web = Service::new(ObjectName::new("shop", "web")?);
+//! let http = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, 80.try_into()?);
 //! web.cluster_ips = ["10.96.0.80".parse()?].into();
-//! web.ports = [ServicePort::new(PortName::UNNAMED, Protocol::Tcp, 80.try_into()?)].into();
-//! let mut slice = EndpointSlice::new(ObjectName::new("shop", "web-1")?, name, Family::V4);
-//! slice.ports = [EndpointPort::new(PortName::UNNAMED, Protocol::Tcp, 8080.try_into()?)].into();
-//! slice.endpoints = [Endpoint::new("10.244.1.7".parse()?)].into();
-//! let lists = [Change::ServicesReplaced(vec![web]), Change::EndpointSlicesReplaced(vec![slice])];
+//! web.ports = [http.clone()].into();
+//! let endpoint = Endpoint::new("10.244.1.7".parse()?);
+//! let slices = EndpointSlice::of_port(&web, &http, [(8080.try_into()?, endpoint)])?;
+//! let lists = Change::replace_all([(web, slices)]);
 //!
 //! // The kernel lacks memory for one step; it is reported, and tried again in the audit.
 //! let web = "tcp 10.96.0.80:80".parse()?;

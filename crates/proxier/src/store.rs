@@ -35,6 +35,21 @@ pub enum Change {
     ServiceCidrsReplaced(Vec<IpNet>),
 }
 
+impl Change {
+    /// The complete lists of Services and of endpoint slices, from Services with their slices. All
+    /// others are deleted.
+    pub fn replace_all(
+        services: impl IntoIterator<Item = (Service, Vec<EndpointSlice>)>,
+    ) -> [Self; 2] {
+        let (services, slices): (_, Vec<_>) = services.into_iter().unzip();
+        let slices = slices.into_iter().flatten().collect();
+        [
+            Self::ServicesReplaced(services),
+            Self::EndpointSlicesReplaced(slices),
+        ]
+    }
+}
+
 /// The change of a pod or Service that led to a change of an endpoint slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

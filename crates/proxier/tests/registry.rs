@@ -20,8 +20,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let node = FakeNode::default();
-        let mut config = Config::new("registry", vec!["192.0.2.1".parse().unwrap()]);
-        config.service_cidrs.clear();
+        let config = Config::new("registry", vec!["192.0.2.1".parse().unwrap()]);
         let data_plane = Ipvs::new(node.backend().unwrap());
         let proxier = Proxier::new(Arc::new(config), data_plane);
         Self { node, proxier }

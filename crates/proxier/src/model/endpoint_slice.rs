@@ -1,10 +1,11 @@
 //! `discovery.k8s.io/v1/EndpointSlice`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use super::{Family, ObjectName, PortName, Protocol, Timestamp};
+use super::{Family, InvalidName, ObjectName, PortName, Protocol, Service, ServicePort, Timestamp};
 
 /// A slice of a Service's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,60 @@ impl EndpointSlice {
             endpoints: Box::default(),
             last_change: None,
         }
+    }
+
+    /// The slices of one port of a Service, for endpoints that each have a port number of their own:
+    /// one slice for each family and port number, with a name such as
+    /// `web.tcp-80.ipv4-8080`.
+    ///
+    /// An endpoint of a family that the Service does not have goes into a slice of the family of the
+    /// Service's first address, where it is a [`Problem`](crate::desired::Problem).
+    ///
+    /// ```
+    /// use proxier::model::{
+    ///     Endpoint, EndpointSlice, ObjectName, PortName, Protocol, Service, ServicePort,
+    /// };
+    ///
+    /// let mut web = Service::new(ObjectName::new("shop", "web")?);
+    /// web.cluster_ips = ["10.96.0.80".parse()?].into();
+    /// let http = ServicePort::new(PortName::new("http")?, Protocol::Tcp, 80.try_into()?);
+    /// web.ports = [http.clone()].into();
+    /// let endpoint = Endpoint::new("10.244.1.7".parse()?).with_weight(3);
+    /// let slices = EndpointSlice::of_port(&web, &http, [(8080.try_into()?, endpoint)])?;
+    /// assert_eq!(slices[0].name.to_string(), "shop/web.tcp-80.ipv4-8080");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if the Service's name is too long to be part of a slice's name, of 253 bytes.
+    pub fn of_port(
+        service: &Service,
+        port: &ServicePort,
+        endpoints: impl IntoIterator<Item = (NonZeroU16, Endpoint)>,
+    ) -> Result<Vec<Self>, InvalidName> {
+        let families: Vec<_> = service.cluster_ips.iter().map(Family::of).collect();
+        let mut groups = BTreeMap::<_, Vec<_>>::new();
+        for (number, endpoint) in endpoints {
+            let own = Family::of(&endpoint.address);
+            let family = match families.first() {
+                Some(first) if !families.contains(&own) => *first,
+                _ => own,
+            };
+            groups.entry((family, number)).or_default().push(endpoint);
+        }
+        let slice = |((family, number), endpoints): (_, Vec<_>)| {
+            // Two labels after the Service's name, which may have dots: no two ports, of any
+            // Services, have slices of the same name.
+            let (own, protocol) = (service.name.name(), port.protocol);
+            let name = format!("{own}.{protocol}-{}.{family}-{number}", port.port);
+            let name = ObjectName::new(service.name.namespace(), &name)?;
+            let mut slice = Self::new(name, service.name.clone(), family);
+            slice.ports = [EndpointPort::new(port.name.clone(), port.protocol, number)].into();
+            slice.endpoints = endpoints.into();
+            Ok(slice)
+        };
+        groups.into_iter().map(slice).collect()
     }
 }
 
@@ -98,6 +153,13 @@ impl Endpoint {
             hints: None,
         }
     }
+
+    /// Sets [`weight`](Self::weight).
+    #[must_use]
+    pub fn with_weight(mut self, weight: u16) -> Self {
+        self.weight = weight;
+        self
+    }
 }
 
 /// `endpoints[].hints`: the zones and nodes whose traffic an endpoint should take.
@@ -147,5 +209,47 @@ impl EndpointConditions {
 impl Default for EndpointConditions {
     fn default() -> Self {
         Self::new(None, None, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_share_a_slice_by_family_and_port_number() {
+        let mut service = Service::new(ObjectName::new("shop", "web").unwrap());
+        let port = ServicePort::new(PortName::UNNAMED, Protocol::Udp, NonZeroU16::MIN);
+        let slices = |service: &Service, endpoints: &[(u16, &str)]| {
+            let endpoints = endpoints.iter().map(|(number, address)| {
+                let endpoint = Endpoint::new(address.parse().unwrap());
+                (NonZeroU16::new(*number).unwrap(), endpoint)
+            });
+            let slices = EndpointSlice::of_port(service, &port, endpoints).unwrap();
+            let text = |slice: &EndpointSlice| {
+                let addresses = slice.endpoints.iter();
+                let addresses: Vec<_> = addresses.map(|e| e.address.to_string()).collect();
+                format!("{} {}", slice.name.name(), addresses.join(" "))
+            };
+            slices.iter().map(text).collect::<Vec<_>>()
+        };
+        let endpoints = [
+            (90, "10.0.0.1"),
+            (80, "10.0.0.2"),
+            (90, "fd00::1"),
+            (80, "10.0.0.3"),
+        ];
+        service.cluster_ips = ["10.96.0.1".parse().unwrap(), "fd00::".parse().unwrap()].into();
+        let both = [
+            "web.udp-1.ipv4-80 10.0.0.2 10.0.0.3",
+            "web.udp-1.ipv4-90 10.0.0.1",
+            "web.udp-1.ipv6-90 fd00::1",
+        ];
+        assert_eq!(slices(&service, &endpoints), both);
+        // The service has no IPv6: the endpoint stays to be reported.
+        service.cluster_ips = ["10.96.0.1".parse().unwrap()].into();
+        let v4 = [both[0], "web.udp-1.ipv4-90 10.0.0.1 fd00::1"];
+        assert_eq!(slices(&service, &endpoints), v4);
+        assert_eq!(slices(&service, &[]), [""; 0]);
     }
 }

@@ -84,6 +84,16 @@ impl<P: PlanSteps> Round<'_, P> {
     pub fn is_success(&self) -> bool {
         self.result.is_ok_and(SyncReport::is_success)
     }
+
+    /// What failed: the sync as a whole, or single steps of it. The loop tries them again.
+    pub fn errors(&self) -> impl Iterator<Item = &BackendError> {
+        let failures = self
+            .result
+            .iter()
+            .flat_map(|report| &report.applied.failures);
+        let failures = failures.map(|failure| &failure.error);
+        self.result.err().into_iter().chain(failures)
+    }
 }
 
 /// Why the loop syncs.
@@ -106,6 +116,9 @@ pub enum Cause {
 ///
 /// [`Event::Settings`] changes `intervals`. `observe` is called after every sync. The loop sleeps
 /// while nothing is due.
+///
+/// Errors do not end the loop: failed objects are tried again with back-off, and `observe` gets them
+/// in [`Round::errors`]. Returns `Break` if `observe` ended the loop, `Continue` otherwise.
 pub fn run<B: DataPlane>(
     proxier: &mut Proxier<B>,
     events: &Receiver<Event>,
