@@ -127,6 +127,7 @@
 //! | sysctl `run_estimation` | 5.16 |
 //! | sysctls `est_cpulist`, `est_nice` | 6.2 |
 //! | sysctls `conn_lfactor`, `svc_lfactor`; `/proc/net/ip_vs_status` | 7.1 |
+//! | sysctl `conn_max` | 7.2 |
 //!
 //! Attributes and counters of newer kernels are kept in the `unknown` fields of what a client
 //! reads, and so are names and numbers that the crate does not know.

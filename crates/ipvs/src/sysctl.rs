@@ -109,6 +109,8 @@ sysctls! {
         "send packets to their own destination if no real server is available";
     CONN_LFACTOR "conn_lfactor" Some((7, 1)), "-8 to 8, default -4",
         "the load factor of the connection table: 2^value connections a bucket";
+    CONN_MAX "conn_max" Some((7, 2)), "0 to 2^30 (2^24 on 32-bit machines), which is the default",
+        "the largest number of connections in the network namespace";
     CONN_REUSE_MODE "conn_reuse_mode" None, "bit mask, default 1",
         "what to do with a new connection that reuses a port";
     CONNTRACK "conntrack" None, "0 or 1, default 0",
