@@ -217,7 +217,7 @@ impl fmt::Debug for InterfaceName {
     }
 }
 
-/// Bytes that are no printable UTF-8, spaces and backslashes are written as `\xNN`.
+/// Bytes that are no printable UTF-8, spaces, slashes and backslashes are written as `\xNN`.
 impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

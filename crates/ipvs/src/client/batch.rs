@@ -40,6 +40,10 @@ impl Outcomes {
         &self.0
     }
 
+    /// All outcomes as one.
+    ///
+    /// # Errors
+    ///
     /// The first error, if any.
     pub fn into_result(self) -> Result<()> {
         self.0.into_iter().collect()

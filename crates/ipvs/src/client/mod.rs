@@ -48,6 +48,13 @@ const LISTING_ATTEMPTS: u32 = 8;
 /// client.add_real_server(&web, &RealServer::new("10.244.1.7:8080".parse()?))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Errors
+///
+/// Each method lists the errors of its own. In addition, every method that sends a request can fail
+/// with [`ErrorKind::PermissionDenied`], [`ErrorKind::Unsupported`] if the module was unloaded,
+/// [`ErrorKind::AddressFamily`] on a machine without IPv6, [`ErrorKind::Malformed`],
+/// [`ErrorKind::NoReply`] and [`ErrorKind::Io`].
 #[cfg(feature = "client")]
 #[derive(Debug)]
 pub struct Client<T = Socket> {
@@ -100,6 +107,10 @@ impl<T: Transport> Client<T> {
     }
 
     /// The kernel's IPVS version.
+    ///
+    /// # Errors
+    ///
+    /// Only those that every method can have, see [`Client`].
     pub fn info(&mut self) -> Result<Info> {
         self.get(
             Operation::Info,
@@ -185,6 +196,10 @@ impl<T: Transport> Client<T> {
     }
 
     /// How long connections without traffic are kept.
+    ///
+    /// # Errors
+    ///
+    /// Only those that every method can have, see [`Client`].
     pub fn timeouts(&mut self) -> Result<TimeoutsEntry> {
         let (operation, request) = (Operation::GetTimeouts, Message::GetTimeouts);
         self.get(
@@ -199,6 +214,10 @@ impl<T: Transport> Client<T> {
     }
 
     /// The running sync daemons: at most one of each role.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Interrupted`] if they changed during every attempt.
     pub fn sync_daemons(&mut self) -> Result<Vec<SyncDaemonEntry>> {
         let take = |message| match message {
             Message::NewSyncDaemon(entry) => Some(entry),
@@ -309,6 +328,10 @@ impl<T: Transport> Client<T> {
     }
 
     /// Deletes every virtual server of the network namespace, including those of other programs.
+    ///
+    /// # Errors
+    ///
+    /// Only those that every method can have, see [`Client`].
     pub fn flush(&mut self) -> Result<()> {
         self.change(Change::Flush)
     }
@@ -343,6 +366,11 @@ impl<T: Transport> Client<T> {
     }
 
     /// Makes one change.
+    ///
+    /// # Errors
+    ///
+    /// Those of the method for this change: for `AddRealServer`, see
+    /// [`add_real_server`](Self::add_real_server).
     pub fn change(&mut self, change: Change) -> Result<()> {
         let mut outcome = batch::check(&change);
         self.apply_batch(slice::from_ref(&change), slice::from_mut(&mut outcome));
