@@ -10,10 +10,12 @@
 
 mod conformance;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
@@ -475,4 +477,26 @@ fn a_sync_daemon_that_has_hardly_begun_can_be_stopped() {
         client.stop_sync_daemon(SyncRole::Master).unwrap();
         assert_eq!(client.sync_daemons().unwrap(), []);
     }
+}
+
+/// Linux accepts any bytes but spaces, `/` and `:` in the name of an interface.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn a_sync_daemon_on_an_interface_that_is_not_utf8_is_listed() {
+    let (namespace, mut client) = namespace();
+    let interface = InterfaceName::from_bytes(b"eth\xff").unwrap();
+    let ip = |before: &[&str], after: &[&str]| {
+        let mut ip = namespace.command("ip");
+        ip.args(before).arg(OsStr::from_bytes(interface.as_bytes()));
+        assert!(ip.args(after).status().unwrap().success());
+    };
+    ip(&["link", "add"], &["type", "veth", "peer", "name", "peer"]);
+    ip(&["address", "add", "192.0.2.1/24", "dev"], &[]);
+    ip(&["link", "set"], &["up"]);
+    let daemon = SyncDaemon::new(SyncRole::Master, interface, 7);
+    client.start_sync_daemon(&daemon).unwrap();
+    let listed = client.sync_daemons().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert!(daemon.is_met_by(&listed[0].daemon), "{listed:?}");
+    assert_eq!(listed[0].daemon.interface, interface);
 }

@@ -81,11 +81,46 @@ proptest! {
     }
 
     #[test]
+    fn choices_are_their_text(
+        protocol in protocol(),
+        scheduler in scheduler(),
+        engine in "[a-z]{1,15}",
+        forwarding in forwarding(),
+        checksum in checksum(),
+        role in sync_role(),
+        mask in 1u32..,
+        length in 1u8..=128,
+    ) {
+        prop_assert_eq!(protocol.to_string().parse(), Ok(protocol));
+        prop_assert_eq!(scheduler.to_string().parse(), Ok(scheduler));
+        let engine: PersistenceEngine = engine.parse().unwrap();
+        prop_assert_eq!(engine.to_string().parse(), Ok(engine));
+        prop_assert_eq!(forwarding.to_string().parse(), Ok(forwarding));
+        if let Forwarding::Tunnel(tunnel) = forwarding {
+            prop_assert_eq!(tunnel.to_string().parse(), Ok(tunnel));
+        }
+        prop_assert_eq!(checksum.to_string().parse(), Ok(checksum));
+        prop_assert_eq!(role.to_string().parse(), Ok(role));
+        for netmask in [Netmask::V4(mask.into()), Netmask::V6(length)] {
+            prop_assert_eq!(netmask.to_string().parse(), Ok(netmask));
+        }
+        for family in [Family::V4, Family::V6] {
+            prop_assert_eq!(family.to_string().parse(), Ok(family));
+        }
+    }
+
+    #[test]
     fn no_text_panics(text in ".{0,40}") {
         let _ = text.parse::<VirtualServerKey>();
         let _ = text.parse::<RealServerKey>();
         let _ = text.parse::<Scheduler>();
         let _ = text.parse::<InterfaceName>();
+        let _ = text.parse::<Protocol>();
+        let _ = text.parse::<PersistenceEngine>();
+        let _ = text.parse::<Forwarding>();
+        let _ = text.parse::<Tunnel>();
+        let _ = text.parse::<Netmask>();
+        let _ = ipvsadm::parse(&text);
     }
 
     #[test]

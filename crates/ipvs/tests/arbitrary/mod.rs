@@ -68,7 +68,7 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-fn protocol() -> impl Strategy<Value = Protocol> {
+pub(crate) fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![
         Just(Protocol::Tcp),
         Just(Protocol::Udp),
@@ -96,7 +96,7 @@ fn name(length: usize) -> impl Strategy<Value = String> {
         .prop_map(|characters| characters.into_iter().collect::<String>().replace('/', "_"))
 }
 
-fn scheduler() -> impl Strategy<Value = Scheduler> {
+pub(crate) fn scheduler() -> impl Strategy<Value = Scheduler> {
     let known: Vec<Scheduler> = Scheduler::known().collect();
     prop_oneof![
         proptest::sample::select(known),
@@ -139,12 +139,12 @@ pub(crate) fn virtual_server() -> impl Strategy<Value = VirtualServer> {
     })
 }
 
-fn checksum() -> impl Strategy<Value = TunnelChecksum> {
+pub(crate) fn checksum() -> impl Strategy<Value = TunnelChecksum> {
     use TunnelChecksum::*;
     proptest::sample::select(vec![None, Full, Remote])
 }
 
-fn forwarding() -> impl Strategy<Value = Forwarding> {
+pub(crate) fn forwarding() -> impl Strategy<Value = Forwarding> {
     let tunnel =
         prop_oneof![
             Just(Tunnel::Ipip),
@@ -238,7 +238,7 @@ fn real_server_entry() -> impl Strategy<Value = RealServerEntry> {
         })
 }
 
-fn sync_role() -> impl Strategy<Value = SyncRole> {
+pub(crate) fn sync_role() -> impl Strategy<Value = SyncRole> {
     prop_oneof![Just(SyncRole::Master), Just(SyncRole::Backup)]
 }
 
