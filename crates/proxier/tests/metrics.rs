@@ -353,8 +353,12 @@ fn metrics_count_syncs_and_changes() {
     let proxy = Proxy::start(options(), intervals);
     let web = slice("web", &[[10, 244, 0, 1], [10, 244, 0, 2]]);
     proxy.send(lists(vec![service("web", 80)], vec![web]));
-    let scrape = proxy
-        .scrape_until(|scrape| synced(scrape) && scrape.value("svcproxy_virtual_servers") > 0.0);
+    // What is pending is read before the sync is counted, so one scrape can show both.
+    let is_done = |scrape: &Scrape| {
+        scrape.value("kubeproxy_sync_proxy_rules_service_changes_pending") == 0.0
+            && scrape.value("svcproxy_virtual_servers") > 0.0
+    };
+    let scrape = proxy.scrape_until(|scrape| synced(scrape) && is_done(scrape));
     for (series, value) in [
         ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
         ("kubeproxy_sync_proxy_rules_service_changes_pending", 0.0),

@@ -81,6 +81,13 @@ impl Drop for Site {
     }
 }
 
+/// What a task that accepts connections owns. Its fields are dropped in this order, also if the task
+/// ends before it begins: the listener is closed when `_open` reports it.
+struct Listening<F> {
+    listener: Pin<Box<F>>,
+    _open: mpsc::Sender<()>,
+}
+
 impl Server {
     pub(crate) fn new(runtime: Runtime) -> Self {
         Self {
@@ -118,10 +125,14 @@ impl Server {
         let (lease, left) = watch::channel(());
         let (open, closed) = mpsc::channel::<()>();
         let connections = Arc::clone(&self.connections);
+        let listening = Listening {
+            listener: Box::pin(listener),
+            _open: open,
+        };
         let accepting = self.runtime.handle()?.spawn(async move {
-            // Dropped last, after the listener.
-            let _open = open;
-            let listener = listener.await;
+            // The whole of it, not the field alone.
+            let mut listening = listening;
+            let listener = listening.listener.as_mut().await;
             accept(&listener, &answer, &left, &connections).await;
         });
         Ok(Site {
