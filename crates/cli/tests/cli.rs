@@ -605,8 +605,8 @@ fn proxy_variables_and_no_proxy_are_followed() {
          cluster: {{server: 'https://{host}:6443', certificate-authority: ca.crt}}}}]}}"
     );
     fs::write(&kubeconfig, text).unwrap();
-    let plan = |variables: &[(&str, String)]| {
-        let mut command = svcproxy(&["plan", "--timeout=30s", "--kubeconfig"]);
+    let plan = |timeout, variables: &[(&str, String)]| {
+        let mut command = svcproxy(&["plan", timeout, "--kubeconfig"]);
         command.arg(&kubeconfig).args(NODE);
         for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"] {
             command.env_remove(name).env_remove(name.to_lowercase());
@@ -614,11 +614,11 @@ fn proxy_variables_and_no_proxy_are_followed() {
         let variables = variables.iter().map(|(name, value)| (name, value));
         run(command.envs(variables))
     };
-    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+    for name in ["HTTPS_PROXY", "https_proxy"] {
         let proxy = ForwardProxy::start(front.address(), None).unwrap();
         let address = proxy.address().to_string();
         let no_proxy = "10.0.0.0/8,.cluster.local,svcproxy.invalid:443,127.0.0.1".to_owned();
-        let (_, log, code) = plan(&[(name, address), ("NO_PROXY", no_proxy)]);
+        let (_, log, code) = plan("--timeout=30s", &[(name, address), ("NO_PROXY", no_proxy)]);
         assert_eq!(code, 0, "{name}: {log}");
         let asks = proxy.asks();
         assert!(
@@ -626,8 +626,14 @@ fn proxy_variables_and_no_proxy_are_followed() {
             "{asks:?}"
         );
     }
+    // svcproxy.invalid is not found without a proxy.
     let proxy = ForwardProxy::start(front.address(), None).unwrap();
     let address = proxy.address().to_string();
+    for name in ["ALL_PROXY", "all_proxy"] {
+        let (_, log, code) = plan("--timeout=5s", &[(name, address.clone())]);
+        assert_eq!(code, 1, "{name}: {log}");
+        assert_eq!(proxy.asks(), [""; 0], "{name}");
+    }
     for no_proxy in ["*", "svcproxy.invalid", ".svcproxy.invalid:6443"] {
         let mut command = svcproxy(&["plan", "--timeout=5s", "--kubeconfig"]);
         command.arg(&kubeconfig).args(NODE);

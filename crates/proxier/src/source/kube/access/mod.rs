@@ -30,10 +30,10 @@ const SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
 /// How to reach the API server, and with which credentials.
 ///
 /// Unless the kubeconfig has a `proxy-url`, the proxy is the one in `HTTPS_PROXY` (for an `http://`
-/// server `HTTP_PROXY`), or else in `ALL_PROXY`, in upper or lower case, except for servers in
-/// `NO_PROXY`. The proxy's URL has the scheme `http`, `https` or `socks5`. An `https` proxy is
-/// verified with the system's certificates and the cluster's CA, and does not get the client
-/// certificate.
+/// server `HTTP_PROXY`), in upper or lower case, except for servers in `NO_PROXY`. As in Go,
+/// `ALL_PROXY` has no effect. The proxy's URL has the scheme `http`, `https` or `socks5`. An `https`
+/// proxy is verified with the system's certificates and the cluster's CA, and does not get the
+/// client certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Access {

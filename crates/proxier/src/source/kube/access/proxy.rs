@@ -114,9 +114,8 @@ impl Proxy {
             found.find(|(value, _)| !value.is_empty())
         };
         let scheme = if is_tls { "HTTPS_PROXY" } else { "HTTP_PROXY" };
-        // Go does not know ALL_PROXY, but curl and other programs do, and environments set it for
-        // them.
-        let Some((url, name)) = find(scheme).or_else(|| find("ALL_PROXY")) else {
+        // Go does not read ALL_PROXY, which environments set for curl and other programs.
+        let Some((url, name)) = find(scheme) else {
             return Ok(None);
         };
         let excluded = find("NO_PROXY").map_or_else(String::new, |(value, _)| value);
@@ -258,8 +257,9 @@ mod tests {
         let cases = [
             (&all[..], server, Some("http://s.test:1 (HTTPS_PROXY)")),
             (&all[1..], server, Some("http://t.test:2 (https_proxy)")),
-            (&all[2..], server, Some("socks5://a.test:1080 (all_proxy)")),
-            (&all[2..3], server, None),
+            // Neither the other scheme's variable nor ALL_PROXY, which Go does not read.
+            (&all[2..], server, None),
+            (&[("ALL_PROXY", "socks5://a.test")], server, None),
             (
                 &all[..],
                 "http://api.test:80",
