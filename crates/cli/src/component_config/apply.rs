@@ -20,6 +20,8 @@ use crate::kube_proxy::{Conntrack, GoDuration, KubeProxyConfiguration, Logging};
 /// kube-proxy's default limits of tracked connections: per processor, and the minimum.
 const MAX_PER_CORE: u32 = 32 * 1024;
 const MIN: u32 = 128 * 1024;
+/// kube-proxy's default bit.
+const MASQUERADE_BIT: u8 = 14;
 
 /// Replaces the flags by the settings of the file.
 pub(super) fn apply(
@@ -34,8 +36,12 @@ pub(super) fn apply(
     args.source.kubeconfig = (!kubeconfig.is_empty()).then(|| kubeconfig.into());
     fields.node(config, args);
     fields.pods(config, args);
-    fields.ipvs(config, args);
+    // Another mode's section must not prevent a start: kube-proxy does not check it. An empty mode
+    // means ipvs here, so that a wrong scheduler is an error.
+    let is_ipvs = matches!(&*config.mode, "ipvs" | "");
+    fields.section(is_ipvs, |fields| fields.ipvs(config, args));
     fields.periods(config, &mut args.sync);
+    fields.other_sections(config);
     fields.conntrack(&config.conntrack, &mut args.kube_proxy.conntrack);
     fields.logging(&config.logging, log);
     fields.unused(config);
@@ -105,6 +111,21 @@ impl Checker {
         if duration.is_negative() {
             let error = format!("{duration} must not be negative");
             self.errors.push(FieldError::new(path, error));
+        }
+    }
+
+    /// Checks a section of the file. If it is not the section of the file's mode, errors become
+    /// warnings, and the fields have their defaults.
+    fn section(&mut self, is_used: bool, check: impl FnOnce(&mut Self)) {
+        let before = self.errors.len();
+        check(self);
+        if !is_used {
+            let errors = self.errors.drain(before..);
+            self.notes.extend(errors.map(|error| {
+                Note::warning(format!(
+                    "{error}; ignored, it belongs to another mode's section"
+                ))
+            }));
         }
     }
 
@@ -197,13 +218,7 @@ impl Checker {
             ),
         };
         args.masquerade_all = all;
-        args.masquerade_bit = 14;
-        if let Some(bit) = bit {
-            let checked = u8::try_from(bit).ok().filter(|bit| *bit < 32);
-            let error = format!("{bit} must be within 0 and 31");
-            let checked = self.check(&format!("{section}.masqueradeBit"), checked.ok_or(error));
-            args.masquerade_bit = checked.unwrap_or(args.masquerade_bit);
-        }
+        args.masquerade_bit = self.masquerade_bit(section, bit);
         if config.iptables.snat_node_internal_ip == Some(true) {
             self.notes.push(Note::warning(
                 "iptables.snatNodeInternalIP has no effect: connections are masqueraded with the \
@@ -268,6 +283,53 @@ impl Checker {
         }
     }
 
+    /// Checks the sections that neither the mode nor its replacement uses.
+    fn other_sections(&mut self, config: &KubeProxyConfiguration) {
+        let (ipvs, iptables, nftables) = (&config.ipvs, &config.iptables, &config.nftables);
+        let mode = match &*config.mode {
+            "iptables" | "nftables" => &*config.mode,
+            _ => "ipvs",
+        };
+        let periods = [
+            ("ipvs", ipvs.sync_period, ipvs.min_sync_period),
+            ("iptables", iptables.sync_period, iptables.min_sync_period),
+            ("nftables", nftables.sync_period, nftables.min_sync_period),
+        ];
+        self.section(false, |fields| {
+            for (section, sync, min_sync) in periods {
+                if section != mode {
+                    fields.periods_of(section, sync, min_sync);
+                }
+            }
+            // Mode ipvs uses the bit of the section iptables.
+            if mode == "nftables" {
+                fields.masquerade_bit("iptables", iptables.masquerade_bit);
+            } else {
+                fields.masquerade_bit("nftables", nftables.masquerade_bit);
+            }
+        });
+    }
+
+    fn periods_of(&mut self, section: &str, sync: GoDuration, min_sync: GoDuration) {
+        self.not_negative(&format!("{section}.minSyncPeriod"), min_sync);
+        if !sync.is_zero() && (sync.is_negative() || sync < min_sync) {
+            let error = format!("{sync} must be more than 0 and not less than minSyncPeriod");
+            let path = format!("{section}.syncPeriod");
+            self.errors.push(FieldError::new(path, error));
+        }
+    }
+
+    /// The bit, or kube-proxy's default.
+    fn masquerade_bit(&mut self, section: &str, bit: Option<i32>) -> u8 {
+        let Some(bit) = bit else {
+            return MASQUERADE_BIT;
+        };
+        let checked = u8::try_from(bit).ok().filter(|bit| *bit < 32);
+        let error = format!("{bit} must be within 0 and 31");
+        let checked = self.check(&format!("{section}.masqueradeBit"), checked.ok_or(error));
+        checked.unwrap_or(MASQUERADE_BIT)
+    }
+
     /// Checks the periods of the file's mode, as kube-proxy does. They also apply to mode ipvs, if
     /// it replaces a mode that svcproxy does not have.
     fn periods(&mut self, config: &KubeProxyConfiguration, args: &mut SyncArgs) {
@@ -281,12 +343,7 @@ impl Checker {
             _ => (ipvs, ipvs),
         };
         let (section, sync, min_sync) = checked;
-        self.not_negative(&format!("{section}.minSyncPeriod"), min_sync);
-        if !sync.is_zero() && (sync.is_negative() || sync < min_sync) {
-            let error = format!("{sync} must be more than 0 and not less than minSyncPeriod");
-            let path = format!("{section}.syncPeriod");
-            self.errors.push(FieldError::new(path, error));
-        }
+        self.periods_of(section, sync, min_sync);
         let set = |period: GoDuration| period.duration().filter(|period| !period.is_zero());
         *args = SyncArgs {
             ipvs_sync_period: set(of_ipvs.1),

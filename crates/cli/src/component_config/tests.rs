@@ -138,7 +138,7 @@ fn errors_have_the_path_of_the_field() {
             "ipvs.tcpTimeout: 1s500ms: IPVS accepts whole seconds, at most 2678400",
         ),
         (
-            "ipvs: {excludeCIDRs: [10.0.0.0/8, 10.0.0.1]}",
+            "mode: ipvs\nipvs: {excludeCIDRs: [10.0.0.0/8, 10.0.0.1]}",
             "ipvs.excludeCIDRs[1]: \"10.0.0.1\": not a network (192.0.2.0/24)",
         ),
         (
@@ -437,6 +437,87 @@ fn every_field_is_in_the_table_and_does_what_it_says() {
                 "{path}"
             ),
             other => panic!("{path}: {other}"),
+        }
+    }
+}
+
+/// kube-proxy checks the section of its mode only.
+#[test]
+fn errors_in_another_modes_section_are_warnings() {
+    let cases = [
+        (
+            "ipvs.scheduler",
+            json!("fastest"),
+            "ipvs",
+            &["iptables", "nftables"][..],
+        ),
+        (
+            "ipvs.excludeCIDRs",
+            json!(["10.0.0.1"]),
+            "ipvs",
+            &["iptables", "nftables"],
+        ),
+        (
+            "ipvs.tcpTimeout",
+            json!("1500ms"),
+            "ipvs",
+            &["iptables", "userspace"],
+        ),
+        (
+            "ipvs.syncPeriod",
+            json!("-1s"),
+            "ipvs",
+            &["iptables", "nftables"],
+        ),
+        (
+            "iptables.masqueradeBit",
+            json!(32),
+            "iptables",
+            &["nftables"],
+        ),
+        (
+            "iptables.syncPeriod",
+            json!("-1s"),
+            "iptables",
+            &["ipvs", "nftables"],
+        ),
+        (
+            "iptables.minSyncPeriod",
+            json!("-1s"),
+            "iptables",
+            &["ipvs", "nftables", ""],
+        ),
+        (
+            "nftables.masqueradeBit",
+            json!(-1),
+            "nftables",
+            &["ipvs", "iptables", ""],
+        ),
+        (
+            "nftables.syncPeriod",
+            json!("-1s"),
+            "nftables",
+            &["ipvs", "iptables"],
+        ),
+    ];
+    for (path, value, own, others) in cases {
+        let config = |mode: &str, value: &Value| {
+            let mut fields = at(path, value.clone());
+            merge(&mut fields, &json!({"mode": mode}));
+            file(&fields)
+        };
+        let error = errors(&config(own, &value));
+        assert!(error[0].starts_with(path), "{error:?}");
+        for mode in others {
+            let (args, notes) = read(&config(mode, &value)).unwrap();
+            let note = notes.iter().find(|note| note.starts_with(path));
+            let note = note.unwrap_or_else(|| panic!("{path} in mode {mode:?}: {notes:?}"));
+            assert!(
+                note.ends_with("it belongs to another mode's section"),
+                "{note}"
+            );
+            let (without, _) = read(&config(mode, &Value::Null)).unwrap();
+            assert_eq!(args, without, "{path} in mode {mode:?}");
         }
     }
 }
