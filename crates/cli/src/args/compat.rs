@@ -44,6 +44,8 @@ pub(crate) const COVERED: &[(&str, &str)] = &[
     ("iptables_min_sync_period", "iptables-min-sync-period"),
     ("healthz_bind_address", "healthz-bind-address"),
     ("metrics_bind_address", "metrics-bind-address"),
+    ("healthz_port", "healthz-port"),
+    ("metrics_port", "metrics-port"),
 ];
 
 /// kube-proxy's flags: to run svcproxy from kube-proxy's manifests, it is enough to change the
@@ -84,6 +86,14 @@ pub(crate) struct KubeProxyArgs {
         hide = true
     )]
     pub(crate) oom_score_adj: Option<i16>,
+
+    /// 0 disables the health server; other values have no effect, as the bind address has a port
+    #[arg(long, value_name = "PORT", value_parser = go_int, hide = true)]
+    pub(crate) healthz_port: Option<i32>,
+
+    /// 0 disables the metrics server; other values have no effect, as the bind address has a port
+    #[arg(long, value_name = "PORT", value_parser = go_int, hide = true)]
+    pub(crate) metrics_port: Option<i32>,
 
     #[command(flatten)]
     pub(crate) conntrack: ConntrackArgs,

@@ -65,6 +65,35 @@ pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
     }
 }
 
+/// Disables the servers whose port is 0 (`addressFromDeprecatedFlags` in kube-proxy's
+/// `options.go`). Notes on ports without effect.
+pub(super) fn ports(args: &mut NodeArgs) -> Vec<Note> {
+    let (ports, addresses) = (&args.kube_proxy, &mut args.monitor);
+    let flags = [
+        (
+            "--healthz-port",
+            ports.healthz_port,
+            &mut addresses.healthz_bind_address,
+        ),
+        (
+            "--metrics-port",
+            ports.metrics_port,
+            &mut addresses.metrics_bind_address,
+        ),
+    ];
+    let mut notes = Vec::new();
+    for (flag, port, address) in flags {
+        match port {
+            None => {}
+            Some(0) => *address = BindAddress(None),
+            Some(_) => notes.push(Note::info(format!(
+                "{flag} has no effect: the bind address includes the port"
+            ))),
+        }
+    }
+    notes
+}
+
 fn mode_name(mode: &str) -> Result<(), String> {
     match mode {
         "" | "ipvs" | "iptables" | "nftables" | "userspace" => Ok(()),

@@ -145,6 +145,7 @@ fn ingest_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, Conf
     let Some(file) = args.kube_proxy.config.clone() else {
         let mode = args.kube_proxy.proxy_mode.as_deref();
         notes.extend(mode.and_then(|mode| apply::mode(mode, "--proxy-mode")));
+        notes.extend(apply::ports(args));
         return Ok(notes);
     };
     let read = fs::read_to_string(&file);

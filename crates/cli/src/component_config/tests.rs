@@ -655,6 +655,32 @@ fn flags_without_effect_are_noted_and_checked() {
 }
 
 #[test]
+fn port_0_disables_the_server() {
+    let servers = |flags: &[&str]| {
+        let mut cli = cli(flags);
+        let notes = ingest(&mut cli).unwrap();
+        let monitor = &cli.node_mut().unwrap().monitor;
+        let addresses = [monitor.healthz_bind_address, monitor.metrics_bind_address];
+        let notes = notes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        (addresses.map(|address| address.0.map(|a| a.port())), notes)
+    };
+    let healthz = ["--healthz-port=0", "--healthz-bind-address=0.0.0.0:10256"];
+    let (ports, notes) = servers(&healthz);
+    assert_eq!((ports, notes.len()), ([None, Some(10249)], 0));
+    assert_eq!(servers(&["--metrics-port", "0"]).0, [Some(10256), None]);
+    let (ports, notes) = servers(&["--healthz-port=0", "--healthz-port=9", "--metrics-port=-1"]);
+    assert_eq!(ports, [Some(10256), Some(10249)]);
+    assert_eq!(
+        notes,
+        [
+            "--healthz-port has no effect: the bind address includes the port",
+            "--metrics-port has no effect: the bind address includes the port"
+        ]
+    );
+    assert!(try_cli(&["plan", "--healthz-port=x"]).is_err());
+}
+
+#[test]
 fn connection_tracking_grows_with_the_processors() {
     let settings = |fields: Value| {
         let mut cli = cli(&[]);

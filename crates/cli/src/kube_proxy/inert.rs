@@ -7,7 +7,6 @@ const HIDDEN_METRICS: &str = "no metric is hidden";
 const LOG: &str = "the log is one stream without a buffer to set; SVCPROXY_LOG filters it";
 const LOOPBACK: &str = "loopback addresses never serve node ports";
 const WINDOWS: &str = "for Windows";
-const PORT: &str = "the bind address includes the port";
 const RETRIED: &str = "svcproxy retries an address in use, and works meanwhile";
 const USERSPACE: &str = "it is for the userspace mode of earlier versions";
 const CGROUPS: &str = "the container runtime or the service manager sets the cgroup";
@@ -76,8 +75,6 @@ const fn flag(name: &'static str, takes: Takes, why: &'static str) -> Flag {
 /// Flags, of cmd/kube-proxy/app `options.go` and component-base's `logs/api/v1/options.go`.
 pub(crate) const FLAGS: &[Flag] = &[
     flag("feature-gates", Takes::Text, GATES),
-    flag("healthz-port", Takes::Integer, PORT),
-    flag("metrics-port", Takes::Integer, PORT),
     flag("bind-address-hard-fail", Takes::Switch, RETRIED),
     flag("kube-api-content-type", Takes::Text, WATCHES),
     flag("kube-api-qps", Takes::Number, WATCHES),
