@@ -745,6 +745,25 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn manifests_are_read_from_standard_input() {
+    let plan = |manifests: &str, input: Stdio| {
+        let mut command = svcproxy(&["plan", "-o", "json", "--manifests", manifests]);
+        let command = command.args(NODE).env("SVCPROXY_LOG", "warn").stdin(input);
+        run(command)
+    };
+    let open = |path: &str| {
+        let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        Stdio::from(fs::File::open(format!("{workspace}/{path}")).unwrap())
+    };
+    let from_file = plan("examples/web.yaml", Stdio::null());
+    assert!(from_file.0.contains("10.96."), "{from_file:?}");
+    assert_eq!(plan("-", open("examples/web.yaml")), from_file);
+    let (_, log, code) = plan("-", open("deploy/monitoring/dashboard.json"));
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("standard input: document 1 (line 1): "), "{log}");
+}
+
+#[test]
 fn output_that_cannot_be_written_is_a_failure() {
     for format in ["text", "json", "ipvsadm"] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
