@@ -760,7 +760,10 @@ fn manifests_are_read_from_standard_input() {
     assert_eq!(plan("-", open("examples/web.yaml")), from_file);
     let (_, log, code) = plan("-", open("deploy/monitoring/dashboard.json"));
     assert_eq!(code, 2, "{log}");
-    assert!(log.contains("standard input: document 1 (line 1): "), "{log}");
+    assert!(
+        log.contains("standard input: document 1 (line 1): "),
+        "{log}"
+    );
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Health check node ports, kept in sync with the Services.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use proxier::Runtime;
 use proxier::desired::{Config, DesiredState, HealthCheck};
-use proxier::observe::health::ServiceHealth;
+use proxier::observe::health::{HealthError, ServiceHealth};
 use proxier::observe::metrics::Monitor;
 
 use crate::logging::chain;
@@ -17,6 +19,21 @@ pub(crate) struct Health {
     server: ServiceHealth,
     /// The checks in effect; `None` if a port could not be opened.
     checks: Option<Vec<HealthCheck>>,
+    reported: Reported,
+}
+
+/// The errors that were logged and have not ended.
+#[derive(Default)]
+struct Reported(BTreeSet<String>);
+
+impl Reported {
+    /// The errors that are new since the last call: ports are tried again at each sync.
+    fn follow(&mut self, errors: &[HealthError]) -> Vec<String> {
+        let now: BTreeSet<_> = errors.iter().map(|error| chain(error)).collect();
+        let new = now.difference(&self.0).cloned().collect();
+        self.0 = now;
+        new
+    }
 }
 
 impl Health {
@@ -28,6 +45,7 @@ impl Health {
             monitor,
             networks,
             checks: Some(Vec::new()),
+            reported: Reported::default(),
         }
     }
 
@@ -48,8 +66,8 @@ impl Health {
         }
         let checks: Vec<_> = desired.health_checks().cloned().collect();
         let errors = self.server.sync(checks.iter().cloned());
-        for error in &errors {
-            tracing::warn!("{}", chain(error));
+        for error in self.reported.follow(&errors) {
+            tracing::warn!("{error}");
         }
         self.checks = errors.is_empty().then_some(checks);
     }
@@ -59,4 +77,34 @@ fn server(runtime: &Runtime, networks: &[IpNet], monitor: &Monitor) -> ServiceHe
     let monitor = monitor.clone();
     ServiceHealth::new(runtime.clone(), networks.to_vec())
         .healthy_while(move || monitor.is_healthy())
+}
+
+#[cfg(test)]
+mod tests {
+    use proxier::model::ObjectName;
+
+    use super::*;
+
+    /// kubernetes/kubernetes#63617: two Services with one port.
+    #[test]
+    fn a_health_check_port_of_two_services_is_reported_once() {
+        let name = |name| ObjectName::new("default", name).unwrap();
+        let taken = |service| HealthError::PortTaken {
+            service: name(service),
+            port: 30_080.try_into().unwrap(),
+            by: name("a"),
+        };
+        let mut reported = Reported::default();
+        let new = reported.follow(&[taken("b")]);
+        assert_eq!(new.len(), 1);
+        assert!(
+            new[0].contains("default/b") && new[0].contains("default/a"),
+            "{new:?}"
+        );
+        assert_eq!(reported.follow(&[taken("b")]), [""; 0]);
+        assert_eq!(reported.follow(&[taken("b"), taken("c")]).len(), 1);
+        // It ends, and returns.
+        assert_eq!(reported.follow(&[]), [""; 0]);
+        assert_eq!(reported.follow(&[taken("b")]).len(), 1);
+    }
 }
