@@ -534,6 +534,7 @@ fn plan_of_what_an_api_server_has() {
     });
     slice["metadata"]["labels"] = json!({"kubernetes.io/service-name": "web"});
     server.put(Resource::EndpointSlices, slice);
+    server.put(Resource::Nodes, json!({"metadata": {"name": "node-a"}}));
     let arguments = ["plan", "-o", "ipvsadm", "--master", &server.url()];
     let out = succeed(&[&arguments[..], &NODE].concat());
     assert_eq!(
