@@ -63,7 +63,8 @@ fn metric(lab: &Lab, name: &str) -> f64 {
 }
 
 const AUDITS: &str = "svcproxy_audits_total";
-const AUDITS_WANTED: f64 = 2.0;
+/// In seconds; on an emulated machine, an audit of the 101 Services takes more than one.
+const AUDIT_INTERVAL: u64 = 5;
 const DRAINING: &str = "svcproxy_real_servers{state=\"draining\"}";
 const MEMORY: &str = "process_resident_memory_bytes";
 
@@ -93,7 +94,8 @@ fn five_hundred_changes_a_second_starve_and_cost_nothing() {
         );
         server.put(Resource::EndpointSlices, slice(name, &endpoints(0)));
     }
-    let mut command = lab.svcproxy(&["--mode=ipvs", "--log-format=json", "--audit-interval=1s"]);
+    let audit_interval = format!("--audit-interval={AUDIT_INTERVAL}s");
+    let mut command = lab.svcproxy(&["--mode=ipvs", "--log-format=json", &audit_interval]);
     let settings = lab.settings();
     command.args(
         settings
@@ -110,8 +112,9 @@ fn five_hundred_changes_a_second_starve_and_cost_nothing() {
     // One of the endpoints with traffic leaves and comes back all the time, gracefully.
     lab.undisturbed(lab.probe(), &WEB, || {
         let mut next_look = Duration::ZERO;
-        // Starved, audits would never come.
-        let audited = || metric(&lab, AUDITS) - audits_before >= AUDITS_WANTED;
+        // Starved, audits would never come. A machine under load is late with some.
+        let wanted = (seconds / AUDIT_INTERVAL / 2).max(1) as f64;
+        let audited = || metric(&lab, AUDITS) - audits_before >= wanted;
         while start.elapsed() < end || !audited() {
             assert!(start.elapsed() < end + PATIENCE, "audits starve");
             // Late changes come at once, so that the rate is kept.

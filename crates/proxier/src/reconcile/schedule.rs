@@ -10,7 +10,7 @@ mod retries;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use limits::Intervals;
 pub(crate) use retries::Failed;
@@ -93,8 +93,8 @@ pub(crate) struct Schedule<K> {
     retries: Retries<K>,
     /// When the next audit is due.
     audit: Instant,
-    /// When the audit under way began.
-    auditing: Option<Instant>,
+    /// The time that the slices of the audit under way have taken, without what ran between them.
+    auditing: Option<Duration>,
     /// When a change by another program last advanced an audit.
     drift: Option<Instant>,
     /// When the next check of draining real servers is due, if there are any.
@@ -134,7 +134,7 @@ impl<K: Ord + Clone> Schedule<K> {
 
     /// The settings changed.
     pub(crate) fn configured(&mut self, now: Instant, intervals: Intervals) {
-        if self.intervals.audit != intervals.audit && self.auditing.is_none() {
+        if self.intervals.audit != intervals.audit {
             self.audit = now + intervals.audit;
         }
         self.intervals = intervals;
@@ -176,7 +176,7 @@ impl<K: Ord + Clone> Schedule<K> {
             Turn::Drain => Action::Drain,
             Turn::Audit => {
                 if self.auditing.is_none() {
-                    self.auditing = Some(now);
+                    self.auditing = Some(Duration::ZERO);
                     // At a steady rate, unless the loop cannot keep up.
                     let next = self.audit + self.intervals.audit;
                     self.audit = if next > now {
@@ -199,11 +199,15 @@ impl<K: Ord + Clone> Schedule<K> {
             outcome.failed,
             self.intervals,
         );
+        if *action == Action::Audit {
+            let took = now.saturating_duration_since(self.began);
+            *self.auditing.get_or_insert_default() += took;
+        }
         if outcome.is_auditing {
-            self.auditing.get_or_insert(now);
-        } else if let Some(began) = self.auditing.take() {
+            self.auditing.get_or_insert_default();
+        } else if let Some(took) = self.auditing.take() {
             // Audits take at most half of the time.
-            self.audit = self.audit.max(now + now.saturating_duration_since(began));
+            self.audit = self.audit.max(now + took);
         }
         self.drain = match self.drain {
             Some(due) if outcome.is_draining && *action != Action::Drain => Some(due),

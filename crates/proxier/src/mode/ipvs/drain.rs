@@ -366,4 +366,35 @@ mod tests {
         let ended = draining.have_all_ended(TIMEOUT, now + TIMEOUT, count(&busy, &mut asked));
         assert!(ended.unwrap() && asked.is_empty() && draining.is_empty());
     }
+
+    #[test]
+    fn each_virtual_server_has_its_own_connections() {
+        let targets = [1, 2].map(|host| (server(host), Some(real_server())));
+        let mut draining = Draining::default();
+        for target in targets {
+            draining.note(target);
+        }
+        let busy = [server(1)];
+        let mut asked = Vec::new();
+        let ended = draining.ended(TIMEOUT, Instant::now(), count(&busy, &mut asked));
+        assert_eq!(ended.unwrap(), [targets[1]]);
+        // What came back is forgotten, the rest is not.
+        draining.retain(|target| *target == targets[0]);
+        let ended = draining.ended(TIMEOUT, Instant::now(), count(&[], &mut asked));
+        assert_eq!(ended.unwrap(), [targets[0]]);
+    }
+
+    #[test]
+    fn one_busy_real_server_keeps_a_whole_virtual_server_until_the_timeout() {
+        let now = Instant::now();
+        let other = "10.244.0.2:80".parse().unwrap();
+        let connections = || Connections::from([(real_server(), 1), (other, 0)]);
+        let mut draining = Draining::all_of([server(1)], now);
+        let mut count = |_: &VirtualServerKey| Ok::<_, Infallible>(connections());
+        assert!(!draining.have_all_ended(TIMEOUT, now, &mut count).unwrap());
+        // The time began with the drain, not with the first look.
+        let mut draining = Draining::all_of([server(1)], now);
+        let ended = draining.have_all_ended(TIMEOUT, now + TIMEOUT, &mut count);
+        assert!(ended.unwrap());
+    }
 }

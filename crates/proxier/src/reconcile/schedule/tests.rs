@@ -295,7 +295,10 @@ fn changes_of_a_failed_object_neither_advance_nor_delay_its_retry() {
 
 #[test]
 fn an_unreadable_node_is_read_only_at_its_retries() {
-    let mut world = World::new(Intervals::default());
+    let mut world = World::new(Intervals {
+        audit: ms(2_500),
+        ..Intervals::default()
+    });
     let unreadable = [(ms(0), Event::Unreadable(true))];
     world.run(
         unreadable.into_iter().chain(storm(1, 0, 20_000)),
@@ -368,6 +371,18 @@ fn the_first_change_goes_at_once_and_a_storm_goes_out_at_the_rate() {
 }
 
 #[test]
+fn without_a_burst_the_rate_still_applies() {
+    let mut world = World::new(Intervals {
+        min_sync: ms(100),
+        burst: 0,
+        ..Intervals::default()
+    });
+    world.run(storm(1, 0, 1_000), ms(1_000));
+    let syncs = world.began(|action| *action == Action::Sync).len();
+    assert!((9..=11).contains(&syncs), "{syncs}");
+}
+
+#[test]
 fn drift_advances_an_audit_once_per_interval() {
     let mut world = World::new(Intervals::default());
     let drifts = (100..3_000).map(|at| (ms(at), Event::Drift));
@@ -413,6 +428,159 @@ fn audits_take_at_most_half_of_the_time() {
     world.run([], ms(3_000));
     let slices = world.began(|action| *action == Action::Audit).len();
     assert!((400..=520).contains(&slices), "{slices}");
+}
+
+#[test]
+fn drift_after_a_quiet_time_advances_one_audit() {
+    let mut world = World::new(Intervals::default());
+    let drifts = [100, 5_000, 5_500].map(|at| (ms(at), Event::Drift));
+    world.run(drifts, ms(10_000));
+    let audits = world.began(|action| *action == Action::Audit);
+    assert_eq!(audits, [ms(100), ms(5_000), ms(6_000)]);
+}
+
+#[test]
+fn events_that_repeat_do_not_postpone_what_is_due() {
+    let intervals = Intervals {
+        audit: ms(300),
+        drain: ms(100),
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    let events = (0..200)
+        .flat_map(|at| [Event::Settings, Event::Draining(true)].map(|event| (ms(at * 10), event)));
+    world.run(events, ms(2_000));
+    assert_eq!(world.audits.len(), 6);
+    let looks = world.began(|action| *action == Action::Drain).len();
+    assert!((18..=20).contains(&looks), "{looks}");
+}
+
+/// A result of an action that tried nothing.
+fn outcome(failed: impl IntoIterator<Item = Failed<u8>>) -> ActionResult<u8> {
+    ActionResult {
+        tried: Tried::Objects(BTreeSet::new()),
+        failed: failed.into_iter().collect(),
+        is_auditing: false,
+        is_draining: false,
+    }
+}
+
+/// A schedule at a time after its first sync, which took 10 seconds.
+fn synced(outcome: ActionResult<u8>) -> (Schedule<u8>, Instant) {
+    let now = Instant::now();
+    let mut schedule = Schedule::new(now, Intervals::default(), 7);
+    schedule.drains(now);
+    schedule.changed();
+    let action = schedule.next(now).unwrap();
+    assert_eq!(action, Action::Sync);
+    let now = now + ms(10_000);
+    schedule.finished(now, &action, outcome);
+    (schedule, now)
+}
+
+#[test]
+fn a_pause_begins_when_the_action_ends() {
+    let (schedule, now) = synced(outcome([Failed::Object(1)]));
+    let pause = schedule.deadline(now).duration_since(now);
+    assert!(pause >= ms(749) && pause <= ms(1_000), "{pause:?}");
+}
+
+#[test]
+fn an_unreadable_node_is_read_before_anything_else_is_retried() {
+    let (mut schedule, now) = synced(outcome([Failed::Node, Failed::Object(1)]));
+    let action = schedule.next(now + ms(1_000));
+    assert_eq!(action, Some(Action::Retry([Failed::Node].into())));
+}
+
+#[test]
+fn many_failures_are_retried_in_slices() {
+    let (mut schedule, mut now) = synced(outcome((0..100).map(Failed::Object)));
+    // Not all at one time: a fifth of them by then.
+    let early = schedule.retries.due(now + ms(800)).len();
+    assert!((5..=50).contains(&early), "{early}");
+    now += ms(1_000);
+    let mut retried = BTreeSet::new();
+    for _ in 0..2 {
+        let action = schedule.next(now).unwrap();
+        let Action::Retry(items) = &action else {
+            panic!("{action:?}");
+        };
+        assert!(items.len() <= 64, "{}", items.len());
+        retried.extend(items.clone());
+        let failed = outcome(items.clone());
+        schedule.finished(now, &action, failed);
+    }
+    assert_eq!(retried.len(), 100);
+}
+
+#[test]
+fn an_audit_that_another_action_begins_goes_on() {
+    let is_auditing = ActionResult {
+        is_auditing: true,
+        ..outcome([])
+    };
+    let (mut schedule, now) = synced(is_auditing);
+    assert_eq!(schedule.next(now), Some(Action::Audit));
+}
+
+#[test]
+fn nothing_is_checked_once_nothing_drains() {
+    let (schedule, now) = synced(outcome([]));
+    assert_eq!(schedule.deadline(now), schedule.audit);
+}
+
+#[test]
+fn changes_do_not_delay_settings() {
+    let (mut schedule, now) = synced(outcome([Failed::Node]));
+    schedule.configured(now, Intervals::default());
+    schedule.changed();
+    assert_eq!(schedule.next(now), Some(Action::Sync));
+}
+
+#[test]
+fn a_shorter_audit_interval_counts_during_an_audit_too() {
+    let is_auditing = ActionResult {
+        is_auditing: true,
+        ..outcome([])
+    };
+    let (mut schedule, now) = synced(is_auditing);
+    let shorter = Intervals {
+        audit: ms(5_000),
+        ..Intervals::default()
+    };
+    schedule.configured(now, shorter);
+    assert_eq!(schedule.audit, now + ms(5_000));
+}
+
+#[test]
+fn work_between_the_slices_does_not_delay_the_next_audit() {
+    let intervals = Intervals {
+        audit: ms(100),
+        ..Intervals::default()
+    };
+    let mut world = World::new(intervals);
+    // 30 ms of slices, and as much for the changes between them.
+    world.slices = 10;
+    world.run(storm(1, 0, 3_000), ms(3_000));
+    let slices = world.began(|action| *action == Action::Audit);
+    let begins: Vec<_> = slices.iter().step_by(10).collect();
+    let late = |(begin, due): (&&Duration, u32)| **begin > intervals.audit * due + ms(6);
+    assert!(!begins.iter().zip(1..).any(late), "{begins:?}");
+
+    // As long as it took, not as long as it lasted.
+    let intervals = Intervals {
+        audit: ms(10),
+        ..intervals
+    };
+    let mut world = World::new(intervals);
+    world.slices = 10;
+    world.run(storm(1, 0, 3_000), ms(3_000));
+    let slices = world.began(|action| *action == Action::Audit);
+    let pauses = world.audits.iter().zip(slices.iter().skip(10).step_by(10));
+    for (end, begin) in pauses {
+        let pause = *begin - *end;
+        assert!(pause >= ms(30) && pause <= ms(36), "{pause:?}");
+    }
 }
 
 #[test]
