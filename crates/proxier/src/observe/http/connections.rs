@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +10,16 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 /// Maximum number of connections.
 const LIMIT: usize = 256;
+/// Maximum number of a peer's connections that a second request protects.
+const PROTECTED: usize = LIMIT / 2;
 
 /// The open connections of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     open: Mutex<Open>,
     closed: Condvar,
+    /// The number of requests on all connections.
+    requests: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -28,22 +32,37 @@ struct Open {
 #[derive(Debug)]
 struct Client {
     peer: IpAddr,
-    requests: Arc<AtomicU32>,
+    requests: Arc<Count>,
     /// `None` until its task is known, right after admission.
     task: Option<AbortHandle>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    requests: AtomicU32,
+    /// The number of requests on all connections at the last one on this connection.
+    last: AtomicU64,
+}
+
+impl Count {
+    fn comes_again(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 1
+    }
 }
 
 /// The number of requests on a connection. Dropping it reports the end of the connection.
 #[derive(Debug)]
 pub(crate) struct Requests {
     number: u64,
-    requests: Arc<AtomicU32>,
+    requests: Arc<Count>,
     connections: Arc<Connections>,
 }
 
 impl Requests {
     pub(crate) fn count(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let all = self.connections.requests.fetch_add(1, Ordering::Relaxed);
+        self.requests.last.store(all, Ordering::Relaxed);
+        self.requests.requests.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -66,7 +85,7 @@ impl Connections {
         peer: IpAddr,
         serve: impl FnOnce(Requests) -> JoinHandle<()>,
     ) {
-        let requests = Arc::<AtomicU32>::default();
+        let requests = Arc::<Count>::default();
         let (number, victim) = self.with(|open| {
             let number = open.next;
             open.next += 1;
@@ -111,22 +130,33 @@ impl Connections {
 impl Open {
     /// The connection to close for a new one: of the peer with the most connections, the oldest one
     /// without a second request. So many connections from one address cost that address its own,
-    /// and a scraper that sends request after request keeps its connection.
+    /// and a scraper that sends request after request keeps its connection. If more than
+    /// [`PROTECTED`] of them do, the one whose last request is the oldest is closed: otherwise idle
+    /// connections with two requests would leave no place for new ones.
     fn victim(&self, newcomer: u64) -> Option<u64> {
         let mut counts = HashMap::<IpAddr, usize>::new();
         for client in self.clients.values() {
             *counts.entry(client.peer).or_default() += 1;
         }
-        let others = self
-            .clients
-            .iter()
-            .filter(|(number, _)| **number != newcomer);
+        let others = || {
+            let clients = self.clients.iter();
+            clients.filter(|(number, _)| **number != newcomer)
+        };
         let rank = |(number, client): &(&u64, &Client)| {
-            let comes_again = client.requests.load(Ordering::Relaxed) > 1;
             let count = counts.get(&client.peer).copied().unwrap_or_default();
+            let comes_again = client.requests.comes_again();
             (std::cmp::Reverse(count), comes_again, **number)
         };
-        others.min_by_key(rank).map(|(number, _)| *number)
+        let (number, first) = others().min_by_key(rank)?;
+        let protected = || {
+            others()
+                .filter(|(_, client)| client.peer == first.peer && client.requests.comes_again())
+        };
+        if protected().count() <= PROTECTED {
+            return Some(*number);
+        }
+        let last = |(_, client): &(&u64, &Client)| client.requests.last.load(Ordering::Relaxed);
+        protected().min_by_key(last).map(|(number, _)| *number)
     }
 }
 
@@ -147,7 +177,10 @@ mod tests {
         for (number, (peer, requests)) in (0..).zip(peers) {
             let client = Client {
                 peer: [192, 0, 2, peer].into(),
-                requests: Arc::new(requests.into()),
+                requests: Arc::new(Count {
+                    requests: requests.into(),
+                    last: AtomicU64::new(number),
+                }),
                 task: None,
             };
             open.clients.insert(number, client);
@@ -169,6 +202,23 @@ mod tests {
     fn a_connection_with_a_second_request_stays() {
         let local = open([(1, 7), (1, 1), (1, 1), (1, 0)]);
         assert_eq!(local.victim(3), Some(1));
+    }
+
+    #[test]
+    fn idle_connections_with_two_requests_do_not_crowd_out_new_ones() {
+        let count = u64::try_from(PROTECTED).unwrap();
+        let crowd = (0..count).map(|_| (1, 2));
+        // A new connection is closed for the next one only while few others come again.
+        let full = open(crowd.clone().chain([(1, 1), (1, 0)]));
+        assert_eq!(full.victim(count + 1), Some(count));
+        let fuller = open(crowd.chain([(1, 2), (1, 1), (1, 0)]));
+        assert_eq!(fuller.victim(count + 2), Some(0));
+        // The time of the last request counts, not that of the connection.
+        fuller.clients[&0]
+            .requests
+            .last
+            .store(1_000, Ordering::Relaxed);
+        assert_eq!(fuller.victim(count + 2), Some(1));
     }
 
     #[test]
