@@ -21,14 +21,21 @@ fn what_others_undo_in_mode_iptables_is_repaired_at_once() {
     let mut command = lab.svcproxy(&["--mode=iptables", "--log-format=json", NO_AUDITS]);
     let svcproxy = Follower::start(command.args(lab.settings()));
     svcproxy.wait("a sync", |event| event["message"] == "synced");
-    for undo in [
-        "iptables-nft -t nat -F SVCPROXY-SERVICES",
-        "iptables-nft -t nat -F PREROUTING",
-        "iptables-nft -t filter -F",
-        "nft delete table ip nat",
-        "nft flush ruleset",
+    for (undo, named) in [
+        (
+            "iptables-nft -t nat -F SVCPROXY-SERVICES",
+            "nat SVCPROXY-SERVICES",
+        ),
+        ("iptables-nft -t nat -F PREROUTING", "nat PREROUTING"),
+        ("iptables-nft -t filter -F", "filter FORWARD"),
+        ("nft delete table ip nat", "nat OUTPUT"),
+        ("nft flush ruleset", "nat OUTPUT"),
     ] {
         is_undone(&lab, &svcproxy, undo, || saved(&lab));
+        svcproxy.wait("what was repaired", |event| {
+            let step = event["step"].as_str().unwrap_or_default();
+            event["message"] == "repaired drift" && step.contains(named)
+        });
         lab.ask(lab.probe(), &WEB).unwrap();
     }
     svcproxy.terminate();

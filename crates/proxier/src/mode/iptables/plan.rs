@@ -73,13 +73,22 @@ pub enum Step {
     DeleteFlows(Flows),
 }
 
+/// The number of chains that a summary names.
+const NAMED: usize = 4;
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
             Self::Restore(transaction) => {
                 let (family, chains) = (transaction.family, transaction.chains());
-                write!(f, "restore {chains} chains ({family})")
+                write!(f, "restore {chains} chains ({family})")?;
+                let (named, left_out) = transaction.names(NAMED);
+                write!(f, ": {}", named.join(", "))?;
+                match left_out {
+                    0 => Ok(()),
+                    _ => write!(f, ", and {left_out} more"),
+                }
             }
             Self::DeleteFlows(flows) => write!(f, "delete flows {flows}"),
         }

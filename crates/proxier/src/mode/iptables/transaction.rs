@@ -1,6 +1,6 @@
 //! The input of iptables-restore(8), as a value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -104,6 +104,26 @@ impl Transaction {
         parts
             .map(|part| part.rewritten.len() + part.deleted.len())
             .sum()
+    }
+
+    /// The names of what it changes, built-in chains first, and how many names are left out.
+    pub(super) fn names(&self, limit: usize) -> (Vec<String>, usize) {
+        let built_in = self.parts.iter().flat_map(|part| {
+            let jumps = part.inserted.iter().chain(&part.removed);
+            jumps.map(|jump| format!("{} {}", part.table, jump.hook))
+        });
+        let built_in: BTreeSet<_> = built_in.collect();
+        let own = self.parts.iter().flat_map(|part| {
+            let chains = part.rewritten.keys().chain(part.deleted.keys());
+            chains.map(|name| (part.table, name))
+        });
+        let count = built_in.len() + self.chains();
+        let own = own
+            .take(limit)
+            .map(|(table, name)| format!("{table} {name}"));
+        let named: Vec<_> = built_in.into_iter().chain(own).take(limit).collect();
+        let left_out = count - named.len();
+        (named, left_out)
     }
 
     /// The line of the text with this number (from 1), and its Service port.
