@@ -424,9 +424,13 @@ fn an_audit_counts_drift() {
     ));
     let audits = |scrape: &Scrape| scrape.value("svcproxy_audits_total");
     let quiet = proxy.scrape_until(|scrape| synced(scrape) && audits(scrape) >= 2.0);
-    assert_eq!(quiet.value("svcproxy_drift_steps_total"), 0.0);
+    let repaired = |kind| format!("svcproxy_drift_steps_total{{kind=\"{kind}\"}}");
+    for kind in proxier::mode::KINDS {
+        assert_eq!(quiet.value(&repaired(kind)), 0.0, "{kind}");
+    }
     proxy.node.flush_routes();
-    proxy.scrape_until(|scrape| scrape.value("svcproxy_drift_steps_total") >= 1.0);
+    let scrape = proxy.scrape_until(|scrape| scrape.value(&repaired("route")) >= 1.0);
+    assert_eq!(scrape.value(&repaired("rules")), 0.0);
 }
 
 #[test]

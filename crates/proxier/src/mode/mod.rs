@@ -169,11 +169,26 @@ pub trait PlanSteps: Debug + sealed::Sealed {
         self.steps().len()
     }
 
+    /// What a step changes: one of [`KINDS`].
+    fn kind(step: &Self::Step) -> &'static str;
+
     /// A summary of the step at an index.
     fn step(&self, place: usize) -> Option<String> {
         self.steps().get(place).map(ToString::to_string)
     }
 }
+
+/// What the steps of all modes change, as the metrics name it.
+pub const KINDS: [&str; 8] = [
+    "element",
+    "flows",
+    "ipvs_timeouts",
+    "real_server",
+    "route",
+    "rules",
+    "sysctl",
+    "virtual_server",
+];
 
 macro_rules! plan {
     ($plan:ty, $step:ty) => {
@@ -181,6 +196,10 @@ macro_rules! plan {
 
         impl PlanSteps for $plan {
             type Step = $step;
+
+            fn kind(step: &$step) -> &'static str {
+                step.kind()
+            }
 
             fn steps(&self) -> &[$step] {
                 self.steps()

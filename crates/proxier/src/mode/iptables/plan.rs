@@ -76,6 +76,17 @@ pub enum Step {
 /// The number of chains that a summary names.
 const NAMED: usize = 4;
 
+impl Step {
+    /// What it changes, as the metrics name it.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::SetSysctl(..) => "sysctl",
+            Self::Restore(_) => "rules",
+            Self::DeleteFlows(_) => "flows",
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Labels, labels};
 use crate::Proxier;
-use crate::mode::BackendError;
+use crate::mode::{BackendError, KINDS};
 use crate::mode::{DataPlane, PlanSteps};
 use crate::reconcile::{Cause, Round};
 use crate::reconcile::{SyncKind, SyncReport};
@@ -22,7 +22,7 @@ pub(super) struct Own {
     sync_failures: Counter,
     kernel_errors: Family<Labels<2>, Counter>,
     audits: Counter,
-    drift: Counter,
+    drift: Family<Labels<1>, Counter>,
     virtual_servers: Gauge,
     real_servers: Family<Labels<1>, Gauge>,
     problems: Gauge,
@@ -64,6 +64,9 @@ impl Own {
             "Steps in which audits repaired drift (changes by other programs)",
             self.drift.clone(),
         );
+        for kind in KINDS {
+            self.drift.get_or_create(&labels([("kind", kind)])).inc_by(0);
+        }
         registry.register(
             "virtual_servers",
             "svcproxy's virtual servers on this node",
@@ -109,9 +112,17 @@ impl Own {
         match round.result {
             Ok(report) => {
                 if round.cause == Cause::Audit {
-                    // Rejected steps are planned again each time, so they are no drift.
-                    let steps = report.plan.count() - report.applied.in_vain;
-                    self.drift.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));
+                    // Rejected steps are planned again each time, so they are no drift. They are
+                    // rules of iptables mode.
+                    let mut in_vain = report.applied.in_vain;
+                    for step in report.plan.steps() {
+                        let kind = P::kind(step);
+                        if kind == "rules" && in_vain > 0 {
+                            in_vain -= 1;
+                            continue;
+                        }
+                        self.drift.get_or_create(&labels([("kind", kind)])).inc();
+                    }
                 }
                 let failures = report.applied.failures.iter();
                 failures.for_each(|failure| self.error(&failure.error));

@@ -52,6 +52,27 @@ pub enum Part {
 }
 
 impl Step {
+    /// What it changes, as the metrics name it.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::SetSysctl(..) => "sysctl",
+            Self::InstallRuleset(_) => "rules",
+            Self::AddElement(..) | Self::DeleteElement(_) => "element",
+            Self::AddRoute(_)
+            | Self::DeleteRoute(_)
+            | Self::AddPolicyRoute(_)
+            | Self::DeletePolicyRoute(_) => "route",
+            Self::Ipvs(
+                Change::AddRealServer { .. }
+                | Change::UpdateRealServer { .. }
+                | Change::DeleteRealServer { .. },
+            ) => "real_server",
+            Self::Ipvs(Change::SetTimeouts(_)) => "ipvs_timeouts",
+            Self::Ipvs(_) => "virtual_server",
+            Self::DeleteFlows(_) => "flows",
+        }
+    }
+
     /// The part of the node that it changes.
     pub fn part(&self) -> Part {
         match self {

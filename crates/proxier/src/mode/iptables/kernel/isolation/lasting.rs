@@ -331,7 +331,7 @@ fn metrics_count_each_rejection_but_no_failure_and_no_drift() {
     let text = monitor.scrape();
     for line in [
         "svcproxy_sync_failures_total 0\n",
-        "svcproxy_drift_steps_total 0\n",
+        "svcproxy_drift_steps_total{kind=\"rules\"} 0\n",
         "svcproxy_problems 1\n",
         // Two ports, twice.
         "svcproxy_kernel_errors_total{part=\"packet_filter\",errno=\"none\"} 4\n",
