@@ -13,13 +13,13 @@ mod fallback;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/follower.rs"]
 mod follower;
+#[path = "netns/hanging.rs"]
+mod hanging;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "netns/log.rs"]
 mod log;
-#[path = "netns/plugin.rs"]
-mod plugin;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;

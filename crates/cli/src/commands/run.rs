@@ -367,6 +367,9 @@ fn follow_settings(
     watch.context("cannot watch the configuration file")
 }
 
+/// How long programs may run on after the first signal: the DaemonSet gives svcproxy 10 seconds.
+const PROGRAMS_GRACE: Duration = Duration::from_secs(5);
+
 /// Ends the loop at the first signal; at a second one the process ends as it is.
 fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
@@ -381,11 +384,25 @@ fn stop_on_signal(events: Sender<Event>) -> anyhow::Result<()> {
                     kill_programs();
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
                 }
+                if !is_stopping {
+                    // Without this thread, a hanging program is killed at its own time limit.
+                    let _ = thread::Builder::new().spawn(kill_programs_soon);
+                }
                 is_stopping = true;
             }
         })
         .context("cannot start the thread that waits for signals")?;
     Ok(())
+}
+
+/// Kills the programs that still run after a time, and those that are started later, until the
+/// process ends.
+fn kill_programs_soon() {
+    thread::sleep(PROGRAMS_GRACE);
+    loop {
+        kill_programs();
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Reports what an audit repaired: one log line for each step, up to a limit, and one notice of the

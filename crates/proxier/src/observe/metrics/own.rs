@@ -65,7 +65,9 @@ impl Own {
             self.drift.clone(),
         );
         for kind in KINDS {
-            self.drift.get_or_create(&labels([("kind", kind)])).inc_by(0);
+            self.drift
+                .get_or_create(&labels([("kind", kind)]))
+                .inc_by(0);
         }
         registry.register(
             "virtual_servers",
