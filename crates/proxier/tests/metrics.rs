@@ -48,6 +48,7 @@ impl Proxy {
         let (events, received) = mpsc::channel();
         let monitor = Monitor::new(options);
         monitor.set_mode("ipvs", "ipvs");
+        monitor.set_build("0.1.0", "0123abc");
         monitor.inspect_by(events.clone());
         let observer = monitor.clone();
         let run = thread::spawn(move || {

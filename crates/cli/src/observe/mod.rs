@@ -34,7 +34,9 @@ pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
     options.health_timeout = settings::health_timeout(args.periods().audit);
     options.all_services = args.node.monitor.service_metrics == ServiceMetrics::All;
     options.service_limit = args.node.monitor.service_metrics_limit;
-    Monitor::new(options)
+    let monitor = Monitor::new(options);
+    monitor.set_build(env!("CARGO_PKG_VERSION"), COMMIT);
+    monitor
 }
 
 /// Starts the servers at the addresses of the flags. A failure is logged and does not stop the
@@ -68,12 +70,19 @@ pub(crate) fn serve(
     }
 }
 
+/// The commit that svcproxy was built from, if the environment of the build named it.
+const COMMIT: &str = match option_env!("SVCPROXY_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
 /// The version, in the format of the API server's `/version`.
 fn version() -> Value {
     json!({
         "major": env!("CARGO_PKG_VERSION_MAJOR"),
         "minor": env!("CARGO_PKG_VERSION_MINOR"),
         "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")),
+        "gitCommit": COMMIT,
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     })
 }

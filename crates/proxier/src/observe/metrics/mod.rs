@@ -201,6 +201,11 @@ impl Monitor {
         self.0.program.ask_log_lines_lost(Box::new(lost));
     }
 
+    /// Records the version and the commit of the program.
+    pub fn set_build(&self, version: &'static str, commit: &'static str) {
+        self.0.own.set_build(version, commit);
+    }
+
     /// Records the mode in effect and the requested one.
     pub fn set_mode(&self, in_effect: &'static str, wanted: &'static str) {
         *lock(&self.0.mode) = in_effect;

@@ -17,6 +17,7 @@ use crate::reconcile::{SyncKind, SyncReport};
 
 #[derive(Debug, Default)]
 pub(super) struct Own {
+    build: Family<Labels<2>, Gauge>,
     mode: Family<Labels<1>, Gauge>,
     mode_wanted: Family<Labels<1>, Gauge>,
     sync_failures: Counter,
@@ -38,6 +39,11 @@ impl Own {
     }
 
     fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "build_info",
+            "1 for the version and the commit of svcproxy",
+            self.build.clone(),
+        );
         registry.register("proxy_mode", "1 for the mode in effect", self.mode.clone());
         registry.register(
             "proxy_mode_wanted",
@@ -94,6 +100,11 @@ impl Own {
             "Age of the last snapshot of virtual servers, real servers, problems and Services' traffic",
             self.snapshot_age.clone(),
         );
+    }
+
+    pub(super) fn set_build(&self, version: &'static str, commit: &'static str) {
+        let build = labels([("version", version), ("commit", commit)]);
+        self.build.get_or_create(&build).set(1);
     }
 
     pub(super) fn set_mode(&self, in_effect: &'static str, wanted: &'static str) {
