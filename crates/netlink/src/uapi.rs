@@ -1,6 +1,8 @@
 //! Numbers of include/uapi/linux/netlink.h and
 //! include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h, in the kernel's spelling.
 
+pub use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+
 pub const NLM_F_REQUEST: u16 = 0x01;
 pub const NLM_F_ACK: u16 = 0x04;
 pub const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -18,6 +20,9 @@ pub const NFPROTO_UNSPEC: u8 = 0;
 pub const NFPROTO_INET: u8 = 1;
 pub const NFPROTO_IPV4: u8 = 2;
 pub const NFPROTO_IPV6: u8 = 10;
+
+/// The group of all changes of nftables.
+pub const NFNLGRP_NFTABLES: u32 = 7;
 
 pub const NFT_MSG_NEWTABLE: u8 = 0;
 pub const NFT_MSG_GETTABLE: u8 = 1;

@@ -13,13 +13,11 @@
 //! They are the same whatever the Services, so the iptables programs run at the start only, and
 //! after another program has changed the built-in chains.
 
-use std::fs;
-
 use ipvs::Family;
 use netlink::uapi::*;
 use netlink::{Listener, Message, Socket, Watch, tables};
 
-use super::kernel::{Flavour, restore, save};
+use super::kernel::{Flavour, kind_in_iptables, legacy_tables, restore, save};
 use super::rule::{Match, State, Target};
 use super::transaction::{Part, Written};
 use super::{Hook, Jump, Name, Rule, Rules, Table, Transaction};
@@ -31,13 +29,6 @@ const INPUT: &str = "SVCPASS-INPUT";
 const FORWARD: &str = "SVCPASS-FORWARD";
 const HOOKS: [(Hook, &str); 2] = [(Hook::Input, INPUT), (Hook::Forward, FORWARD)];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
-const NETLINK_NETFILTER: isize = 12;
-/// include/uapi/linux/netfilter/nfnetlink.h.
-const NFNLGRP_NFTABLES: u32 = 7;
-/// include/uapi/linux/netfilter.h.
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
 
 /// The rules that let IPVS mode's traffic pass iptables' filter, in iptables-nft and
 /// iptables-legacy. A host without a table `filter` needs none.
@@ -115,11 +106,7 @@ impl Passage {
         let has_nft = chains
             .iter()
             .any(|(table, name)| table == Table::Filter.name() && is_built_in(name));
-        let legacy = match family {
-            Family::V4 => "/proc/thread-self/net/ip_tables_names",
-            Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-        };
-        let legacy = fs::read_to_string(legacy).unwrap_or_default();
+        let legacy = legacy_tables(family).unwrap_or_default();
         let has_legacy = legacy.lines().any(|name| name == Table::Filter.name());
         let flavours = [(Flavour::Nft, has_nft), (Flavour::Legacy, has_legacy)];
         let flavours = flavours.into_iter();
@@ -195,13 +182,9 @@ fn missing(family: Family, there: &Rules, marks: Marks) -> Option<Transaction> {
 
 /// Whether a change may be of the rules' places, or remove them.
 fn matters(message: &Message<'_>) -> bool {
-    let [subsystem, kind] = message.kind.to_be_bytes();
-    let family = message.payload.first();
-    if subsystem != NFNL_SUBSYS_NFTABLES
-        || ![Some(&NFPROTO_IPV4), Some(&NFPROTO_IPV6)].contains(&family)
-    {
+    let Some(kind) = kind_in_iptables(message) else {
         return false;
-    }
+    };
     let chain = match kind {
         NFT_MSG_DELTABLE => None,
         NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => Some(NFTA_CHAIN_NAME),

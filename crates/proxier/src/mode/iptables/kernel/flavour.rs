@@ -1,6 +1,6 @@
 //! Finds out which iptables a node uses.
 
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 use ipvs::Family;
 
@@ -170,13 +170,18 @@ impl Traces {
     }
 }
 
-/// Whether the kernel has tables of legacy iptables for a family.
-pub(crate) fn has_legacy_tables(family: Family) -> bool {
+/// The names of the kernel's tables of legacy iptables for a family, one on each line.
+pub(crate) fn legacy_tables(family: Family) -> io::Result<String> {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    fs::read_to_string(names).is_ok_and(|names| !names.is_empty())
+    fs::read_to_string(names)
+}
+
+/// Whether the kernel has tables of legacy iptables for a family.
+pub(crate) fn has_legacy_tables(family: Family) -> bool {
+    legacy_tables(family).is_ok_and(|names| !names.is_empty())
 }
 
 impl fmt::Display for Flavour {

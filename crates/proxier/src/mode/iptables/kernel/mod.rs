@@ -19,6 +19,10 @@ use program::{Program, Verb};
 
 #[cfg(feature = "ipvs")]
 pub(crate) use flavour::has_legacy_tables;
+#[cfg(feature = "ipvs")]
+pub(super) use flavour::legacy_tables;
+#[cfg(feature = "ipvs")]
+pub(super) use watch::kind_in_iptables;
 
 /// Kills all running programs, with their process groups: iptables, and exec plugins for
 /// credentials.

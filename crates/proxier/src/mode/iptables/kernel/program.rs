@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipvs::Family;
 use netlink::Own;
+use netlink::uapi::NETLINK_NETFILTER;
 
 use super::{Flavour, Refusal};
 use crate::mode::BackendError;
@@ -16,8 +17,6 @@ use crate::program;
 /// Time limit of a program: several times what legacy iptables takes for 10,000 Services on a slow
 /// machine.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
-
-pub(super) const NETLINK_NETFILTER: isize = 12;
 
 /// The operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

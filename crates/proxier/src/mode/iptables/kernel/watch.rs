@@ -8,12 +8,9 @@ use netlink::uapi::*;
 use netlink::{Listener, Message, Watch};
 
 use super::Flavour;
-use super::program::NETLINK_NETFILTER;
 use crate::mode::BackendError;
 use crate::mode::iptables::name::PREFIX;
 
-/// include/uapi/linux/netfilter/nfnetlink.h.
-const NFNLGRP_NFTABLES: u32 = 7;
 /// The tables in which svcproxy has chains.
 const TABLES: [Option<&str>; 2] = [Some("nat"), Some("filter")];
 
@@ -44,15 +41,20 @@ pub fn watch(
 #[derive(Debug)]
 pub struct Watching(#[expect(dead_code, reason = "its drop ends the thread")] Watch);
 
-/// An unreadable message counts as one about svcproxy's chains, to be safe.
-fn matters(message: &Message<'_>) -> bool {
+/// The kind of a message about nftables, if it is of a family that iptables has.
+pub(crate) fn kind_in_iptables(message: &Message<'_>) -> Option<u8> {
     let [subsystem, kind] = message.kind.to_be_bytes();
     let family = message.payload.first().copied();
-    if subsystem != NFNL_SUBSYS_NFTABLES
-        || ![Some(NFPROTO_IPV4), Some(NFPROTO_IPV6)].contains(&family)
-    {
+    let is_of_iptables = subsystem == NFNL_SUBSYS_NFTABLES
+        && [Some(NFPROTO_IPV4), Some(NFPROTO_IPV6)].contains(&family);
+    is_of_iptables.then_some(kind)
+}
+
+/// An unreadable message counts as one about svcproxy's chains, to be safe.
+fn matters(message: &Message<'_>) -> bool {
+    let Some(kind) = kind_in_iptables(message) else {
         return false;
-    }
+    };
     let Ok(attributes) = message.attributes() else {
         return true;
     };

@@ -17,20 +17,18 @@ use std::time::Duration;
 use bytes::BufMut;
 use futures_util::future::{Either, select};
 use netlink::Own;
+use netlink::uapi::{NETLINK_ROUTE, NLM_F_DUMP_INTR};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
 use rtnetlink::proto::Connection;
 use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 use tokio::runtime::{Builder, Runtime};
 
-const NETLINK_ROUTE: isize = 0;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-
-const ENOENT: i32 = 2;
-const ESRCH: i32 = 3;
+pub(super) const ENOENT: i32 = 2;
+pub(super) const ESRCH: i32 = 3;
 const EINTR: i32 = 4;
-const EAGAIN: i32 = 11;
-const EEXIST: i32 = 17;
+pub(super) const EAGAIN: i32 = 11;
+pub(super) const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;

@@ -9,11 +9,6 @@ use super::routes::ROUTE_PROTOCOL;
 use crate::mode::BackendError;
 use crate::mode::ipvs::rules::TABLE;
 
-const NETLINK_ROUTE: isize = 0;
-const NETLINK_NETFILTER: isize = 12;
-
-/// include/uapi/linux/netfilter/nfnetlink.h.
-const NFNLGRP_NFTABLES: u32 = 7;
 /// include/uapi/linux/rtnetlink.h: routes and rules of both families.
 const RTNLGRP: [u32; 4] = [7, 8, 11, 19];
 const RTM_NEWROUTE: u16 = 24;

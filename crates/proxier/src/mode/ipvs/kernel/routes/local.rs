@@ -27,8 +27,8 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{EEXIST, ESRCH, LOOPBACK, PROTOCOL, address_family, builder, dump};
-use crate::mode::ipvs::kernel::rtnetlink::io_error;
+use super::{LOOPBACK, PROTOCOL, address_family, builder, dump};
+use crate::mode::ipvs::kernel::rtnetlink::{EAGAIN, EEXIST, ESRCH, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle};
 
 /// RT_TABLE_LOCAL.
@@ -217,7 +217,6 @@ async fn detour(handle: &Handle, prefix: IpNet) -> io::Result<Option<String>> {
     }
 }
 
-const EAGAIN: i32 = 11;
 const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;

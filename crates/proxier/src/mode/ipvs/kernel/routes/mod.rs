@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use ipvs::Family;
 
-use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
+use crate::mode::ipvs::kernel::rtnetlink::{EEXIST, Rtnetlink, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle, PolicyRoute, Step};
 use crate::mode::{ApplyReport, BackendError};
 
@@ -26,10 +26,6 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
 
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
 const LOOPBACK: u32 = 1;
-
-const ENOENT: i32 = 2;
-const ESRCH: i32 = 3;
-const EEXIST: i32 = 17;
 
 /// The routes of one network namespace.
 #[derive(Debug)]

@@ -16,10 +16,8 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 
-use super::{
-    EEXIST, ENOENT, LOOPBACK, PROTOCOL, ROUTE_PROTOCOL, address_family, builder, in_table,
-};
-use crate::mode::ipvs::kernel::rtnetlink::io_error;
+use super::{LOOPBACK, PROTOCOL, ROUTE_PROTOCOL, address_family, builder, in_table};
+use crate::mode::ipvs::kernel::rtnetlink::{EEXIST, ENOENT, io_error};
 use crate::mode::ipvs::plan::PolicyRoute;
 
 /// The number of the table: free in iproute2's `rt_tables`, and not used by Cilium (2004 and on),
