@@ -426,7 +426,7 @@ fn an_audit_counts_drift() {
     let audits = |scrape: &Scrape| scrape.value("svcproxy_audits_total");
     let quiet = proxy.scrape_until(|scrape| synced(scrape) && audits(scrape) >= 2.0);
     let repaired = |kind| format!("svcproxy_drift_steps_total{{kind=\"{kind}\"}}");
-    for kind in proxier::mode::KINDS {
+    for kind in proxier::mode::StepKind::ALL.map(proxier::mode::StepKind::name) {
         assert_eq!(quiet.value(&repaired(kind)), 0.0, "{kind}");
     }
     proxy.node.flush_routes();

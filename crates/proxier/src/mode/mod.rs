@@ -169,8 +169,8 @@ pub trait PlanSteps: Debug + sealed::Sealed {
         self.steps().len()
     }
 
-    /// What a step changes: one of [`KINDS`].
-    fn kind(step: &Self::Step) -> &'static str;
+    /// What a step changes.
+    fn kind(step: &Self::Step) -> StepKind;
 
     /// A summary of the step at an index.
     fn step(&self, place: usize) -> Option<String> {
@@ -178,17 +178,55 @@ pub trait PlanSteps: Debug + sealed::Sealed {
     }
 }
 
-/// What the steps of all modes change, as the metrics name it.
-pub const KINDS: [&str; 8] = [
-    "element",
-    "flows",
-    "ipvs_timeouts",
-    "real_server",
-    "route",
-    "rules",
-    "sysctl",
-    "virtual_server",
-];
+/// What a step changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum StepKind {
+    /// An element of an nftables set.
+    Element,
+    /// Flows of connection tracking.
+    Flows,
+    /// The timeouts of IPVS.
+    IpvsTimeouts,
+    /// A real server.
+    RealServer,
+    /// A route or a routing rule.
+    Route,
+    /// Rules of nftables or iptables.
+    Rules,
+    /// A sysctl.
+    Sysctl,
+    /// A virtual server.
+    VirtualServer,
+}
+
+impl StepKind {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Element,
+        Self::Flows,
+        Self::IpvsTimeouts,
+        Self::RealServer,
+        Self::Route,
+        Self::Rules,
+        Self::Sysctl,
+        Self::VirtualServer,
+    ];
+
+    /// The name, as in metrics: `real_server`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Element => "element",
+            Self::Flows => "flows",
+            Self::IpvsTimeouts => "ipvs_timeouts",
+            Self::RealServer => "real_server",
+            Self::Route => "route",
+            Self::Rules => "rules",
+            Self::Sysctl => "sysctl",
+            Self::VirtualServer => "virtual_server",
+        }
+    }
+}
 
 macro_rules! plan {
     ($plan:ty, $step:ty) => {
@@ -197,7 +235,7 @@ macro_rules! plan {
         impl PlanSteps for $plan {
             type Step = $step;
 
-            fn kind(step: &$step) -> &'static str {
+            fn kind(step: &$step) -> StepKind {
                 step.kind()
             }
 

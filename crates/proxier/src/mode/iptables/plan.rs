@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::{Jump, Rules, Transaction, base};
 use crate::desired::{Backend, DesiredState, Frontend, FrontendKey, Need};
 use crate::mode::ipvs::plan::{Scope, conntrack_sysctls};
-use crate::mode::{Flows, Sysctl};
+use crate::mode::{Flows, StepKind, Sysctl};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -77,12 +77,12 @@ pub enum Step {
 const NAMED: usize = 4;
 
 impl Step {
-    /// What it changes, as the metrics name it.
-    pub(crate) const fn kind(&self) -> &'static str {
+    /// What it changes.
+    pub(crate) const fn kind(&self) -> StepKind {
         match self {
-            Self::SetSysctl(..) => "sysctl",
-            Self::Restore(_) => "rules",
-            Self::DeleteFlows(_) => "flows",
+            Self::SetSysctl(..) => StepKind::Sysctl,
+            Self::Restore(_) => StepKind::Rules,
+            Self::DeleteFlows(_) => StepKind::Flows,
         }
     }
 }

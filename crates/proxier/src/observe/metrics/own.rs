@@ -10,10 +10,8 @@ use prometheus_client::registry::Registry;
 
 use super::{Labels, labels};
 use crate::Proxier;
-use crate::mode::{BackendError, KINDS};
-use crate::mode::{DataPlane, PlanSteps};
-use crate::reconcile::{Cause, Round};
-use crate::reconcile::{SyncKind, SyncReport};
+use crate::mode::{BackendError, DataPlane, PlanSteps, StepKind};
+use crate::reconcile::{Cause, Round, SyncKind, SyncReport};
 
 #[derive(Debug, Default)]
 pub(super) struct Own {
@@ -70,10 +68,8 @@ impl Own {
             "Steps in which audits repaired drift (changes by other programs)",
             self.drift.clone(),
         );
-        for kind in KINDS {
-            self.drift
-                .get_or_create(&labels([("kind", kind)]))
-                .inc_by(0);
+        for kind in StepKind::ALL {
+            self.drift(kind, 0);
         }
         registry.register(
             "virtual_servers",
@@ -130,11 +126,11 @@ impl Own {
                     let mut in_vain = report.applied.in_vain;
                     for step in report.plan.steps() {
                         let kind = P::kind(step);
-                        if kind == "rules" && in_vain > 0 {
+                        if kind == StepKind::Rules && in_vain > 0 {
                             in_vain -= 1;
                             continue;
                         }
-                        self.drift.get_or_create(&labels([("kind", kind)])).inc();
+                        self.drift(kind, 1);
                     }
                 }
                 let failures = report.applied.failures.iter();
@@ -144,6 +140,11 @@ impl Own {
             }
             Err(error) => self.error(error),
         }
+    }
+
+    fn drift(&self, kind: StepKind, steps: u64) {
+        let kind = labels([("kind", kind.name())]);
+        self.drift.get_or_create(&kind).inc_by(steps);
     }
 
     pub(super) fn error(&self, error: &BackendError) {

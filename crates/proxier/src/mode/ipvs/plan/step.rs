@@ -6,7 +6,7 @@ use ipvs::{Change, VirtualServerKey};
 
 use super::{Comment, Element, LocalRoute, PolicyRoute};
 use crate::mode::ipvs::rules::Ruleset;
-use crate::mode::{Flows, Sysctl};
+use crate::mode::{Flows, StepKind, Sysctl};
 
 /// One change of the node's state. Plans make all choices; a backend only executes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,24 +52,24 @@ pub enum Part {
 }
 
 impl Step {
-    /// What it changes, as the metrics name it.
-    pub(crate) const fn kind(&self) -> &'static str {
+    /// What it changes.
+    pub(crate) const fn kind(&self) -> StepKind {
         match self {
-            Self::SetSysctl(..) => "sysctl",
-            Self::InstallRuleset(_) => "rules",
-            Self::AddElement(..) | Self::DeleteElement(_) => "element",
+            Self::SetSysctl(..) => StepKind::Sysctl,
+            Self::InstallRuleset(_) => StepKind::Rules,
+            Self::AddElement(..) | Self::DeleteElement(_) => StepKind::Element,
             Self::AddRoute(_)
             | Self::DeleteRoute(_)
             | Self::AddPolicyRoute(_)
-            | Self::DeletePolicyRoute(_) => "route",
+            | Self::DeletePolicyRoute(_) => StepKind::Route,
             Self::Ipvs(
                 Change::AddRealServer { .. }
                 | Change::UpdateRealServer { .. }
                 | Change::DeleteRealServer { .. },
-            ) => "real_server",
-            Self::Ipvs(Change::SetTimeouts(_)) => "ipvs_timeouts",
-            Self::Ipvs(_) => "virtual_server",
-            Self::DeleteFlows(_) => "flows",
+            ) => StepKind::RealServer,
+            Self::Ipvs(Change::SetTimeouts(_)) => StepKind::IpvsTimeouts,
+            Self::Ipvs(_) => StepKind::VirtualServer,
+            Self::DeleteFlows(_) => StepKind::Flows,
         }
     }
 
