@@ -90,7 +90,7 @@ impl Tiers<'_> {
         self.skip(Tier::Kernel, "kernel: left out by --no-vm")
     }
 
-    /// Fails for each ignored test that no tier runs: nobody would ever run it.
+    /// Fails for each ignored test that no tier runs: it would never run.
     pub(super) fn nothing_left_out(&mut self) -> Result<()> {
         let of = |tier| -> Result<BTreeSet<TestName>> {
             Ok(self

@@ -13,6 +13,17 @@ const V4: Family = Family::V4;
 const V6: Family = Family::V6;
 const FAMILIES: [Family; 2] = [V4, V6];
 
+/// Adds an address of each family to the node, without making it the source of the node's own
+/// connections.
+fn add_addresses(lab: &Lab) {
+    lab.node()
+        .ip(&[
+            format!("address add {NEW_ADDRESS_V4}/16 dev eth0"),
+            format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
+        ])
+        .unwrap();
+}
+
 #[test]
 #[ignore = "kernel: needs IPVS"]
 fn whole_table() {
@@ -20,13 +31,7 @@ fn whole_table() {
     let cluster = Cluster::new(&lab.topology).unwrap();
     lab.write("services.yaml", &traffic::manifest());
     let _svcproxy = lab.follow();
-    // Without becoming the source of the node's own connections.
-    lab.node()
-        .ip(&[
-            format!("address add {NEW_ADDRESS_V4}/16 dev eth0"),
-            format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
-        ])
-        .unwrap();
+    add_addresses(&lab);
     let failures = cluster.failures(&table().unwrap());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(complaints(), [""; 0]);
@@ -70,12 +75,7 @@ fn whole_table_under_policies_that_drop() {
     svcproxy.wait("rules in iptables", |event| {
         event["message"] == "Service traffic passes iptables' filter"
     });
-    lab.node()
-        .ip(&[
-            format!("address add {NEW_ADDRESS_V4}/16 dev eth0"),
-            format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
-        ])
-        .unwrap();
+    add_addresses(&lab);
     let failures = cluster.failures(&table().unwrap());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     for family in FAMILIES {
@@ -83,7 +83,7 @@ fn whole_table_under_policies_that_drop() {
         // It answers, though not as a backend does.
         let answer = to(30999).ask(lab.client());
         assert!(matches!(answer, Err(AskError::Failed(_))), "{answer:?}");
-        // Nothing else is opened: nobody listens there, and nobody says so.
+        // Nothing else is opened: the host firewall drops packets to a port without a listener.
         let closed = to(30998).timeout(Duration::from_millis(500));
         assert_eq!(closed.ask(lab.client()), Err(AskError::TimedOut));
     }

@@ -12,7 +12,7 @@ use proxier::Proxier;
 use proxier::desired::{Config, FollowNode};
 use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
 use proxier::source::Reading;
-use proxier::source::kube::{Access, KubeSource, Timing};
+use proxier::source::kube::{Access, KubeSource, StartError, Timing};
 use serde_json::{Value, json};
 use testbed::{ApiServer, Behaviour, Resource};
 
@@ -30,6 +30,12 @@ pub(crate) fn timing() -> Timing {
     timing.absent = Duration::from_millis(100);
     timing.relist = Duration::from_millis(50);
     timing
+}
+
+/// The error with which a source rejects its settings.
+pub(crate) fn rejected(access: Access) -> StartError {
+    let runtime = proxier::Runtime::start().unwrap();
+    KubeSource::start(&runtime, access, timing(), NODE, |_| {}).unwrap_err()
 }
 
 /// Short time limits.

@@ -6,10 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use proxier::source::kube::KubeSource;
 use testbed::{Authority, Behaviour, Clients, ForwardProxy, Https, Resource, Verb};
 
-use crate::cluster::{Cluster, NODE, START, fails, kubeconfig, populated, timing};
+use crate::cluster::{Cluster, START, fails, kubeconfig, populated, rejected, timing};
 
 /// A name that no resolver knows: a client that reaches it did not resolve it.
 const HOST: &str = "api.svcproxy.invalid";
@@ -302,15 +301,7 @@ fn keys_that_cannot_be_used_are_named() {
         let cluster = "server: 'https://192.0.2.1', insecure-skip-tls-verify: true";
         let user = "client-certificate: user.crt, client-key: bad.key";
         let access = kubeconfig(path, cluster, user);
-        KubeSource::start(
-            &proxier::Runtime::start().unwrap(),
-            access,
-            timing(),
-            NODE,
-            |_| {},
-        )
-        .unwrap_err()
-        .to_string()
+        rejected(access).to_string()
     };
     let key = path.join("bad.key");
     for (make, problem) in cases {

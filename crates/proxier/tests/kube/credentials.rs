@@ -4,7 +4,7 @@ use proxier::source::kube::{Access, AccessError, KubeSource, StartError};
 use testbed::{ApiServer, Ask, Behaviour, Cut, Fault, Resource, Verb};
 
 use crate::cluster::{
-    Cluster, NODE, START, access, fails, kubeconfig, populated, replace, service, timing,
+    Cluster, NODE, START, access, fails, kubeconfig, populated, rejected, replace, service, timing,
 };
 
 #[test]
@@ -89,19 +89,9 @@ fn a_given_server_takes_precedence_over_the_kubeconfigs() {
 fn invalid_settings_are_reported_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let start = |access| {
-        KubeSource::start(
-            &proxier::Runtime::start().unwrap(),
-            access,
-            timing(),
-            NODE,
-            |_| {},
-        )
-        .unwrap_err()
-    };
     let mut missing = Access::default();
     missing.kubeconfig = Some(path.join("none"));
-    let error = start(missing);
+    let error = rejected(missing);
     assert!(
         matches!(
             error,
@@ -114,12 +104,12 @@ fn invalid_settings_are_reported_at_the_start() {
     );
     let nowhere = "server: 'http://192.0.2.1:1'";
     replace(&path.join("token"), " \n");
-    let error = start(kubeconfig(path, nowhere, "tokenFile: token"));
+    let error = rejected(kubeconfig(path, nowhere, "tokenFile: token"));
     assert!(
         matches!(error, StartError::Access(AccessError::NoToken(_))),
         "{error}"
     );
-    let error = start(kubeconfig(path, nowhere, "tokenFile: none"));
+    let error = rejected(kubeconfig(path, nowhere, "tokenFile: none"));
     assert!(
         matches!(
             error,
@@ -129,13 +119,13 @@ fn invalid_settings_are_reported_at_the_start() {
     );
     let mut access = Access::default();
     access.server = Some("not a URL".to_owned());
-    let error = start(access);
+    let error = rejected(access);
     assert_eq!(
         error.to_string(),
         "\"not a URL\" is not the URL of an API server"
     );
     // Tests do not run in a pod.
-    let error = start(Access::default());
+    let error = rejected(Access::default());
     assert!(
         matches!(error, StartError::Access(AccessError::NotInCluster(_))),
         "{error}"
@@ -198,14 +188,7 @@ fn invalid_kubeconfigs() {
     for (cluster, user, problem) in cases {
         let access = kubeconfig(directory.path(), cluster, user);
         let path = access.kubeconfig.clone().unwrap();
-        let error = KubeSource::start(
-            &proxier::Runtime::start().unwrap(),
-            access,
-            timing(),
-            NODE,
-            |_| {},
-        )
-        .unwrap_err();
+        let error = rejected(access);
         let expected = format!("cannot use the kubeconfig {}: {problem}", path.display());
         assert_eq!(error.to_string(), expected);
     }
@@ -224,14 +207,7 @@ fn invalid_kubeconfigs() {
         replace(&path, text);
         let mut access = Access::default();
         access.kubeconfig = Some(path);
-        let error = KubeSource::start(
-            &proxier::Runtime::start().unwrap(),
-            access,
-            timing(),
-            NODE,
-            |_| {},
-        )
-        .unwrap_err();
+        let error = rejected(access);
         assert!(error.to_string().ends_with(problem), "{error}");
     }
 }

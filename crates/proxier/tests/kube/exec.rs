@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use testbed::{ApiServer, Behaviour, Cut, Resource, Verb};
 
 use crate::cluster::{
-    Cluster, NODE, PATIENCE, START, fails, kubeconfig, populated, replace, service, timing,
+    Cluster, NODE, PATIENCE, START, fails, kubeconfig, populated, rejected, replace, service,
+    timing,
 };
 
 /// A kubeconfig with an exec plugin: a shell script beside it, with further fields.
@@ -231,14 +232,7 @@ fn the_error_for_a_missing_plugin_has_an_installation_hint() {
     for (command, hint, problem) in cases {
         let user = format!("exec: {{command: {command}, {hint}, {V1}}}");
         let access = kubeconfig(directory.path(), "server: 'http://192.0.2.1'", &user);
-        let error = KubeSource::start(
-            &proxier::Runtime::start().unwrap(),
-            access,
-            timing(),
-            NODE,
-            |_| {},
-        )
-        .unwrap_err();
+        let error = rejected(access);
         assert_eq!(
             error.to_string(),
             format!("exec plugin {command:?} {problem}")
