@@ -12,7 +12,6 @@ mod mode;
 mod node;
 mod notices;
 mod observe;
-mod output;
 mod passage;
 #[cfg(test)]
 mod scenarios;

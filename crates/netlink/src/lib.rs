@@ -4,7 +4,7 @@
 //!   strict: malformed input is an error with its place.
 //! - [`Socket`] sends transactions and list requests to netfilter. The kernel executes a request
 //!   before `send` returns, so nothing blocks here.
-//! - [`uapi`] has the kernel's numbers; [`expression`] and [`tables`] are for nftables,
+//! - [`uapi`] has the kernel's numbers; [`nftables`] is for expressions, tables and chains,
 //!   [`conntrack`] for connection tracking, [`ipset`] for ipsets.
 //! - [`Watch`] reports changes by other processes.
 //!
@@ -13,11 +13,10 @@
 
 pub mod conntrack;
 mod error;
-pub mod expression;
 pub mod ipset;
+pub mod nftables;
 mod read;
 mod socket;
-pub mod tables;
 #[allow(missing_docs, reason = "the kernel's headers document these numbers")]
 #[rustfmt::skip]
 pub mod uapi;

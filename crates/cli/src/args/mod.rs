@@ -5,7 +5,6 @@ mod mode;
 mod monitor;
 mod node;
 mod pflag;
-mod source;
 mod sync;
 
 #[cfg(test)]
@@ -15,11 +14,11 @@ pub(crate) use mode::{Fallback, Mode, ModeArgs};
 pub(crate) use monitor::{
     BindAddress, DEFAULT_HEALTHZ, DEFAULT_METRICS, MonitorArgs, ServiceMetrics,
 };
-pub(crate) use node::{DetectLocal, NodeArgs, NodePortAddresses, Timeout};
-pub(crate) use node::{node_name, node_port_addresses, scheduler};
+pub(crate) use node::{
+    DetectLocal, NodeArgs, NodePortAddresses, Timeout, node_name, node_port_addresses, scheduler,
+};
 pub(crate) use pflag::{go_bool, go_int};
-pub(crate) use source::SourceArgs;
-pub(crate) use sync::{Periods, SyncArgs};
+pub(crate) use sync::{Periods, SourceArgs, SyncArgs};
 
 use std::env;
 use std::ffi::OsString;

@@ -1,5 +1,6 @@
-//! Flags for the intervals of syncs and audits.
+//! Flags that choose the source of Services, and flags for the intervals of syncs and audits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,6 +11,30 @@ use crate::kube_proxy::GoDuration;
 
 /// kube-proxy's default in iptables mode (`defaults.go`); its IPVS mode has 0.
 const IPTABLES_MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
+
+/// Manifests, or an API server.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Files or directories of YAML or JSON manifests, or - for standard input: Service,
+    /// EndpointSlice, Endpoints, Pod, Node [default: read the API server]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) manifests: Vec<PathBuf>,
+
+    /// Kubeconfig file; its current context names the API server and the credentials [default: the
+    /// service account of this pod]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, instead of the kubeconfig's; it must be reachable without a service
+    /// proxy
+    #[arg(long, value_name = "URL")]
+    pub(crate) master: Option<String>,
+
+    /// How long --once and the command plan wait for the API server (30s, 5m); 0 waits without
+    /// limit
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = not_negative)]
+    pub(crate) timeout: Duration,
+}
 
 /// The periods. kube-proxy has some of them once per mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]

@@ -6,19 +6,20 @@ pub(crate) mod plan;
 mod run;
 mod status;
 
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use proxier::mode::{ApplyReport, PlanSteps};
+use proxier::source::{Diagnostic, Location, Severity};
+use serde::Serialize;
+
+use crate::logging::{chain, write_json};
+
 pub(crate) use check::check;
 pub(crate) use cleanup::cleanup;
 pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use status::status;
-
-use std::collections::BTreeSet;
-
-use proxier::mode::ApplyReport;
-use proxier::mode::PlanSteps;
-use proxier::source::{Diagnostic, Location, Severity};
-
-use crate::logging::chain;
 
 /// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each
 /// is logged once, until it is gone.
@@ -82,6 +83,17 @@ fn log_failures(plan: &impl PlanSteps, applied: &ApplyReport) {
     for refused in &applied.refused {
         tracing::debug!("left out: {}", chain(&refused.error));
     }
+}
+
+/// Prints one JSON document and a line break. Hidden characters in its strings are JSON escapes.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::from)?;
+    let mut shown = Vec::with_capacity(text.len());
+    write_json(&mut shown, &text);
+    let mut out = io::stdout().lock();
+    out.write_all(&shown)?;
+    writeln!(out)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,33 +14,27 @@ use proxier::mode::iptables::{
     self, Flavour, Iptables, IptablesBackend, PassageWatch, kill_programs,
 };
 use proxier::mode::ipvs::{self, Ipvs, IpvsBackend};
-use proxier::mode::{BackendError, Counts};
-use proxier::mode::{DataPlane, PlanSteps};
+use proxier::mode::{BackendError, Counts, DataPlane, PlanSteps};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
-use proxier::reconcile::{Cause, Event, Intervals, Observed};
-use proxier::reconcile::{SyncKind, SyncReport};
+use proxier::reconcile::{Cause, Event, Intervals, Observed, SyncKind, SyncReport};
 use proxier::source::watch::Watch;
 use proxier::{Proxier, Runtime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{DiagnosticLog, log_failures};
-use crate::Ending;
 use crate::args::{Cli, Mode, RunArgs};
 use crate::lock::WriterLock;
-use crate::logging::chain;
-use crate::logging::lines_lost;
+use crate::logging::{chain, lines_lost};
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Conditions, Notices, Standing};
-use crate::observe::configz::Configz;
-use crate::observe::health_checks::Health;
 use crate::observe::trail::{Causes, Trail};
+use crate::observe::{Configz, Health};
 use crate::passage::Passages;
 use crate::source::Source;
-use crate::takeover::other_mode;
-use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy};
-use crate::{node, observe, settings};
+use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy, other_mode};
+use crate::{Ending, node, observe, settings};
 
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Track;
 use serde_saphyr::{DuplicateKeyPolicy, options};
 
-use super::{FieldError, Fields, Note, inert};
+use super::{FieldError, Fields, Note, unknown};
 use crate::kube_proxy::{KubeProxyConfiguration, VModule};
 
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -56,7 +56,7 @@ pub(super) fn decode(text: &str) -> Result<Decoded, Vec<FieldError>> {
     if !compared.errors.is_empty() {
         return Err(compared.errors);
     }
-    notes.extend(compared.unknown.iter().map(|path| inert::unknown(path)));
+    notes.extend(compared.unknown.iter().map(|path| unknown(path)));
     without_nulls(&mut value);
     match serde_path_to_error::deserialize(&value) {
         Ok(config) => Ok(Decoded {

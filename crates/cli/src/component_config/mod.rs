@@ -3,7 +3,6 @@
 mod apply;
 mod decode;
 mod effective;
-mod inert;
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -11,10 +10,10 @@ use std::{fs, io};
 
 use serde_json::Value;
 
-pub(crate) use effective::effective;
-
 use crate::args::{Cli, LogArgs, NodeArgs};
-use crate::kube_proxy::GoDuration;
+use crate::kube_proxy::{FIELDS, GoDuration, OBSOLETE_FIELDS, all_flags};
+
+pub(crate) use effective::effective;
 
 /// What an operator must know about a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +140,7 @@ pub(crate) fn ingest(cli: &mut Cli) -> Result<Vec<Note>, ConfigFileError> {
 }
 
 fn ingest_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, ConfigFileError> {
-    let mut notes = inert::flags(args);
+    let mut notes = inert_flags(args);
     let Some(file) = args.kube_proxy.config.clone() else {
         let mode = args.kube_proxy.proxy_mode.as_deref();
         notes.extend(mode.and_then(|mode| apply::mode(mode, "--proxy-mode")));
@@ -170,7 +169,7 @@ fn apply_text(
         fields,
         mut notes,
     } = decode::decode(text)?;
-    notes.extend(inert::fields(&fields));
+    notes.extend(inert_fields(&fields));
     notes.extend(apply::apply(&config, args, log)?);
     args.kube_proxy.file = Some(Box::new(config));
     Ok(notes)
@@ -180,3 +179,47 @@ fn apply_text(
 mod clusters;
 #[cfg(test)]
 mod tests;
+
+/// The note of a field that `KubeProxyConfiguration` does not have.
+fn unknown(path: &str) -> Note {
+    match OBSOLETE_FIELDS.iter().find(|(name, _)| *name == path) {
+        Some((_, why)) => Note::info(format!("{path} is obsolete and has no effect: {why}")),
+        None => Note::warning(format!(
+            "{path} is not a field of KubeProxyConfiguration and has no effect"
+        )),
+    }
+}
+
+/// Notes on the given flags that have no effect.
+fn inert_flags(args: &NodeArgs) -> Vec<Note> {
+    let given = args.kube_proxy.given();
+    let inert = |name: &str| all_flags().find(|flag| flag.name == name);
+    let without = given
+        .iter()
+        .filter_map(|name| Some(format!("--{name} has no effect: {}", inert(name)?.why)));
+    let mut notes: Vec<_> = without.map(Note::info).collect();
+    if args.kube_proxy.config.is_some() {
+        let covered = given.iter().filter(|name| inert(name).is_none());
+        notes.extend(
+            covered.map(|name| Note::warning(format!("--{name} is ignored: --config covers it"))),
+        );
+    }
+    notes
+}
+
+/// Notes on the fields that are set and have no effect.
+fn inert_fields(fields: &Fields) -> Vec<Note> {
+    let mut notes = Vec::new();
+    for (path, why) in FIELDS {
+        match fields.get(path) {
+            Some(Value::Object(entries)) => notes.extend(
+                entries
+                    .keys()
+                    .map(|key| Note::info(format!("{path}.{key} has no effect: {why}"))),
+            ),
+            Some(_) => notes.push(Note::info(format!("{path} has no effect: {why}"))),
+            None => {}
+        }
+    }
+    notes
+}

@@ -1,21 +1,22 @@
-//! Metrics and health of the running proxy, and their HTTP servers.
+//! Metrics, health and settings of the running proxy, and their HTTP servers.
 
-pub(crate) mod configz;
-pub(crate) mod health_checks;
 pub(crate) mod trail;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use ipnet::IpNet;
 use ipvs::Family;
 use proxier::Runtime;
-use proxier::desired::Config;
+use proxier::desired::{Config, DesiredState, HealthCheck};
+use proxier::observe::health::{HealthError, ServiceHealth};
 use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
 use serde_json::{Value, json};
 
-use crate::args::{MonitorArgs, RunArgs, ServiceMetrics};
+use crate::args::{Cli, MonitorArgs, RunArgs, ServiceMetrics};
+use crate::logging::chain;
 use crate::notices::Conditions;
-use crate::observe::configz::Configz;
-use crate::settings;
+use crate::{component_config, settings};
 
 /// The servers. Dropping this stops them.
 pub(crate) struct Servers {
@@ -85,4 +86,176 @@ fn version() -> Value {
         "gitCommit": COMMIT,
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     })
+}
+
+/// The key of kube-proxy's settings (`kubeproxyconfig.GroupName`).
+const KUBE_PROXY: &str = "kubeproxy.config.k8s.io";
+
+/// The page, kept up to date. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Configz(Arc<Mutex<Parts>>);
+
+#[derive(Debug)]
+struct Parts {
+    kube_proxy: Value,
+    own: Value,
+}
+
+impl Configz {
+    pub(crate) fn new(cli: &Cli, config: &Config) -> Self {
+        Self(Arc::new(Mutex::new(Parts {
+            kube_proxy: document(cli, config),
+            own: own_settings(config),
+        })))
+    }
+
+    /// Updates the page with new settings. Those that need a restart stay unchanged.
+    pub(crate) fn reconfigure(&self, cli: &Cli, config: &Config) {
+        let mut new = document(cli, config);
+        self.with(|parts| {
+            for name in settings::taking_a_restart(cli) {
+                let pointer = format!("/{}", name.replace('.', "/"));
+                let old = parts.kube_proxy.pointer(&pointer);
+                if let (Some(old), Some(new)) = (old, new.pointer_mut(&pointer)) {
+                    new.clone_from(old);
+                }
+            }
+            parts.kube_proxy = new;
+        });
+    }
+
+    /// Updates the page with the settings in effect, including those from the API.
+    pub(crate) fn follow(&self, config: &Config) {
+        self.with(|parts| parts.own = own_settings(config));
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.with(|parts| {
+            json!({ KUBE_PROXY: parts.kube_proxy, "svcproxy": parts.own }).to_string()
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Parts) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn document(cli: &Cli, config: &Config) -> Value {
+    serde_json::to_value(component_config::effective(cli, config)).unwrap_or_default()
+}
+
+/// Settings without a field in kube-proxy's configuration, and those from the API.
+fn own_settings(config: &Config) -> Value {
+    let list =
+        |networks: &[IpNet]| -> Vec<String> { networks.iter().map(ToString::to_string).collect() };
+    json!({
+        "nodeName": &*config.node_name,
+        "nodeIPs": config.node_ips,
+        "zone": config.zone.as_deref(),
+        "clusterCIDRs": list(&config.cluster_cidrs),
+        "serviceCIDRs": list(&config.service_cidrs),
+        "nodePortNetworks": list(&config.node_port_networks()),
+        "drainTimeoutSeconds": config.drain_timeout.as_secs(),
+        "masqueradeMark": format!("{:#x}", config.marks.masquerade()),
+        "markMask": format!("{:#x}", config.marks.mask()),
+    })
+}
+
+/// The server, and the checks that it serves.
+pub(crate) struct Health {
+    runtime: Runtime,
+    monitor: Monitor,
+    /// The networks of the addresses that it listens on.
+    networks: Vec<IpNet>,
+    server: ServiceHealth,
+    /// The checks in effect; `None` if a port could not be opened.
+    checks: Option<Vec<HealthCheck>>,
+    reported: Reported,
+}
+
+/// The errors that were logged and have not ended.
+#[derive(Default)]
+struct Reported(BTreeSet<String>);
+
+impl Reported {
+    /// The errors that are new since the last call: ports are tried again at each sync.
+    fn follow(&mut self, errors: &[HealthError]) -> Vec<String> {
+        let now: BTreeSet<_> = errors.iter().map(|error| chain(error)).collect();
+        let new = now.difference(&self.0).cloned().collect();
+        self.0 = now;
+        new
+    }
+}
+
+impl Health {
+    pub(crate) fn new(runtime: Runtime, config: &Config, monitor: Monitor) -> Self {
+        let networks = config.node_port_networks();
+        Self {
+            server: server(&runtime, &networks, &monitor),
+            runtime,
+            monitor,
+            networks,
+            checks: Some(Vec::new()),
+            reported: Reported::default(),
+        }
+    }
+
+    /// Updates the checks. Ports that could not be opened are tried again.
+    pub(crate) fn follow(&mut self, desired: &DesiredState) {
+        let networks = desired.config().node_port_networks();
+        if networks != self.networks {
+            self.server = server(&self.runtime, &networks, &self.monitor);
+            self.networks = networks;
+            self.checks = Some(Vec::new());
+        }
+        let as_before = self
+            .checks
+            .as_ref()
+            .is_some_and(|checks| desired.health_checks().eq(checks));
+        if as_before {
+            return;
+        }
+        let checks: Vec<_> = desired.health_checks().cloned().collect();
+        let errors = self.server.sync(checks.iter().cloned());
+        for error in self.reported.follow(&errors) {
+            tracing::warn!("{error}");
+        }
+        self.checks = errors.is_empty().then_some(checks);
+    }
+}
+
+fn server(runtime: &Runtime, networks: &[IpNet], monitor: &Monitor) -> ServiceHealth {
+    let monitor = monitor.clone();
+    ServiceHealth::new(runtime.clone(), networks.to_vec())
+        .healthy_while(move || monitor.is_healthy())
+}
+
+#[cfg(test)]
+mod tests {
+    use proxier::model::ObjectName;
+
+    use super::*;
+
+    /// kubernetes/kubernetes#63617: two Services with one port.
+    #[test]
+    fn a_health_check_port_of_two_services_is_reported_once() {
+        let name = |name| ObjectName::new("default", name).unwrap();
+        let taken = |service| HealthError::PortTaken {
+            service: name(service),
+            port: 30_080.try_into().unwrap(),
+            by: name("a"),
+        };
+        let mut reported = Reported::default();
+        let new = reported.follow(&[taken("b")]);
+        assert_eq!(new.len(), 1);
+        assert!(
+            new[0].contains("default/b") && new[0].contains("default/a"),
+            "{new:?}"
+        );
+        assert_eq!(reported.follow(&[taken("b")]), [""; 0]);
+        assert_eq!(reported.follow(&[taken("b"), taken("c")]).len(), 1);
+        // It ends, and returns.
+        assert_eq!(reported.follow(&[]), [""; 0]);
+        assert_eq!(reported.follow(&[taken("b")]).len(), 1);
+    }
 }

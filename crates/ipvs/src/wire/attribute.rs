@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::Family;
+use crate::{Family, UnknownAttribute};
 
 /// A message that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -308,6 +308,20 @@ fn close<S: Sink>(sink: &mut S, start: usize) {
 impl From<DecodeError> for netlink_packet_core::DecodeError {
     fn from(error: DecodeError) -> Self {
         Self::from(error.to_string())
+    }
+}
+
+pub(super) fn keep_unknown(unknown: &mut Vec<UnknownAttribute>, attribute: Attribute<'_>) {
+    let Attribute { kind, value } = attribute;
+    unknown.push(UnknownAttribute {
+        kind,
+        value: value.to_vec(),
+    });
+}
+
+pub(super) fn put_unknown<S: Sink>(sink: &mut S, unknown: &[UnknownAttribute]) {
+    for UnknownAttribute { kind, value } in unknown {
+        put(sink, *kind, value);
     }
 }
 

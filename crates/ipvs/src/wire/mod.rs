@@ -4,8 +4,6 @@
 //! real server.
 
 mod attribute;
-mod entry;
-mod family;
 mod key;
 mod message;
 mod netlink;
@@ -18,14 +16,14 @@ mod virtual_server;
 pub use attribute::DecodeError;
 pub use message::Message;
 
-pub(crate) use family::{CONTROLLER, parse_family_id, put_family_request};
 pub(crate) use message::{put_change, put_message};
-pub(crate) use netlink::{Body, Header, Packet, Packets, put_packet};
+pub(crate) use netlink::{
+    Body, CONTROLLER, Header, Packet, Packets, parse_family_id, put_family_request, put_packet,
+};
 pub(crate) use real_server::{forwarding_fields, forwarding_from, tunnel_fields, tunnel_from};
 #[cfg(any(feature = "testing", test))]
 pub(crate) use {
-    family::put_family_reply,
-    netlink::{put_done, put_error},
+    netlink::{put_done, put_error, put_family_reply},
     real_server::IP_VS_CONN_F_TUNNEL_TYPE_GUE,
 };
 

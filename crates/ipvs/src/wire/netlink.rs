@@ -1,6 +1,12 @@
-//! Netlink packets: the header, and the messages that do not belong to a family.
+//! Netlink packets: the header, the messages that do not belong to a family, and the generic netlink
+//! controller, which resolves the number of a family.
+//!
+//! The controller's messages are written here because the parser of netlink-packet-generic 0.5.0
+//! panics on malformed input.
 
-use super::attribute::{Attributes, DecodeError, Sink};
+#[cfg(any(feature = "testing", test))]
+use super::attribute::put_fixed;
+use super::attribute::{Attributes, DecodeError, Sink, put_text};
 
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -199,4 +205,49 @@ pub(crate) fn put_done<S: Sink>(sink: &mut S, sequence: u32, interrupted: bool) 
         sequence,
     };
     put_packet(sink, header, |sink| sink.put(&[0; 4]));
+}
+
+/// The controller's own number: `GENL_ID_CTRL`.
+pub(crate) const CONTROLLER: u16 = 16;
+
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_CMD_NEWFAMILY: u8 = 1;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+const CTRL_VERSION: u8 = 1;
+
+/// Writes the request, generic header included.
+pub(crate) fn put_family_request<S: Sink>(sink: &mut S, name: &str) {
+    sink.put(&[CTRL_CMD_GETFAMILY, CTRL_VERSION, 0, 0]);
+    put_text(sink, CTRL_ATTR_FAMILY_NAME, name.as_bytes());
+}
+
+/// Writes the reply.
+#[cfg(any(feature = "testing", test))]
+pub(crate) fn put_family_reply<S: Sink>(sink: &mut S, request: Header, family: u16) {
+    put_packet(
+        sink,
+        Header {
+            flags: 0,
+            ..request
+        },
+        |sink| {
+            sink.put(&[CTRL_CMD_NEWFAMILY, CTRL_VERSION, 0, 0]);
+            put_fixed(sink, CTRL_ATTR_FAMILY_ID, family.to_ne_bytes());
+        },
+    );
+}
+
+/// Reads the reply.
+pub(crate) fn parse_family_id(command: u8, bytes: &[u8]) -> Result<u16, DecodeError> {
+    if command != CTRL_CMD_NEWFAMILY {
+        return Err(DecodeError::Command(command));
+    }
+    for attribute in Attributes::new(bytes, "family") {
+        let attribute = attribute?;
+        if attribute.kind == CTRL_ATTR_FAMILY_ID {
+            return attribute.u16("family id");
+        }
+    }
+    Err(DecodeError::Missing("family id"))
 }

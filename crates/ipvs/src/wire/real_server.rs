@@ -1,7 +1,9 @@
 //! The attributes of a real server.
 
-use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_address, put_fixed, put_nested};
-use super::entry::{keep_unknown, put_unknown};
+use super::attribute::{
+    Attribute, DecodeError, Decoded, Sink, keep_unknown, put_address, put_fixed, put_nested,
+    put_unknown,
+};
 use super::key::{family_from, family_number};
 use super::statistics::{StatisticsParser, put_statistics64};
 use crate::{

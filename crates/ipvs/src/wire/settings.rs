@@ -1,7 +1,8 @@
 //! The attributes of timeouts and of the version, both at the first level of their messages.
 
-use super::attribute::{Attributes, DecodeError, Decoded, Sink, put_fixed};
-use super::entry::{keep_unknown, put_unknown};
+use super::attribute::{
+    Attributes, DecodeError, Decoded, Sink, keep_unknown, put_fixed, put_unknown,
+};
 use crate::{Info, Timeouts, TimeoutsEntry, Version};
 
 const IPVS_CMD_ATTR_TIMEOUT_TCP: u16 = 4;

@@ -1,7 +1,6 @@
 //! The attributes of statistics, in 32 and in 64 bits.
 
-use super::attribute::{Attribute, Decoded, Sink, put_fixed};
-use super::entry::keep_unknown;
+use super::attribute::{Attribute, Decoded, Sink, keep_unknown, put_fixed};
 use crate::{Rates, Statistics, UnknownAttribute};
 
 const IPVS_STATS_ATTR_CONNS: u16 = 1;

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_fixed, put_text};
-use super::entry::{keep_unknown, put_unknown};
+use super::attribute::{
+    Attribute, DecodeError, Decoded, Sink, keep_unknown, put_fixed, put_text, put_unknown,
+};
 use crate::{InterfaceName, SyncDaemon, SyncDaemonEntry, SyncRole};
 
 const IPVS_DAEMON_ATTR_STATE: u16 = 1;

@@ -3,8 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::IP_VS_SVC_F_PERSISTENT;
-use super::attribute::{Attribute, DecodeError, Decoded, Sink, put_fixed, put_nested, put_text};
-use super::entry::{keep_unknown, put_unknown};
+use super::attribute::{
+    Attribute, DecodeError, Decoded, Sink, keep_unknown, put_fixed, put_nested, put_text,
+    put_unknown,
+};
 use super::key::{KeyParser, put_key};
 use super::statistics::{StatisticsParser, put_statistics64};
 use crate::{

@@ -1,11 +1,14 @@
-//! What frontends need in addition, and may share.
+//! What frontends need in addition, and may share; and health checks of load balancers.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use foldhash::{HashMap, HashMapExt};
 use ipvs::Family;
 
-use super::{Config, Frontend, FrontendKind, HealthCheck};
+use super::{Config, Frontend, FrontendKind};
+use crate::model::ObjectName;
 
 /// Something that a frontend needs and may share with others. It exists as long as one of them
 /// needs it.
@@ -51,4 +54,63 @@ pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item 
         .map(|backend| Need::Hairpin(backend.address))
         .chain(is_stray.then_some(Need::Route(vip)))
         .chain(captured)
+}
+
+/// The health check of a Service with external traffic policy `Local`: its load balancer asks each
+/// node whether it has endpoints (`spec.healthCheckNodePort`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthCheck {
+    /// The Service.
+    pub service: ObjectName,
+    /// HTTP port on the node.
+    pub port: NonZeroU16,
+    /// Number of the Service's ready endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+impl HealthCheck {
+    /// A health check on a port.
+    pub fn new(service: ObjectName, port: NonZeroU16, local_endpoints: usize) -> Self {
+        Self {
+            service,
+            port,
+            local_endpoints,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Counter<T>(HashMap<T, u32>);
+
+impl<T> Default for Counter<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Eq + Hash> Counter<T> {
+    /// Adds a reference. True if it is the first one.
+    pub(super) fn add(&mut self, item: T) -> bool {
+        let count = self.0.entry(item).or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+
+    /// Removes a reference. True if it was the last one.
+    pub(super) fn remove(&mut self, item: &T) -> bool {
+        let Some(count) = self.0.get_mut(item) else {
+            return false;
+        };
+        *count -= 1;
+        *count == 0 && self.0.remove(item).is_some()
+    }
+
+    pub(super) fn contains(&self, item: &T) -> bool {
+        self.0.contains_key(item)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.keys()
+    }
 }

@@ -8,8 +8,7 @@ use std::{fmt, iter};
 use foldhash::{HashMap, HashMapExt};
 use ipvs::Scheduler;
 
-use super::counter::Counter;
-use super::need::{health_check_needs, needs};
+use super::need::{Counter, health_check_needs, needs};
 use super::service::{Unanswered, Wishes};
 use super::{Config, Frontend, FrontendKey, HealthCheck, Need, NoEndpoints, service};
 use crate::model::{Forwarding, ObjectName};

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Family, InvalidName, ObjectName, PortName, Protocol, Service, ServicePort, Timestamp};
+use super::{Family, InvalidName, ObjectName, PortName, Protocol, Service, ServicePort};
 
 /// A slice of a Service's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +210,38 @@ impl EndpointConditions {
 impl Default for EndpointConditions {
     fn default() -> Self {
         Self::new(None, None, None)
+    }
+}
+
+/// A time after 1970 in nanoseconds. It takes 8 bytes, also in an `Option`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(NonZeroU64);
+
+impl Timestamp {
+    /// The time this long after 1970. `None` if it is zero, or too long for 64 bits (year 2554).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use proxier::model::Timestamp;
+    ///
+    /// let moment = Timestamp::after_epoch(Duration::from_millis(1500)).unwrap();
+    /// assert_eq!(moment.since_epoch(), Duration::from_millis(1500));
+    /// assert_eq!(Timestamp::after_epoch(Duration::ZERO), None);
+    /// ```
+    pub fn after_epoch(time: Duration) -> Option<Self> {
+        let nanoseconds = u64::try_from(time.as_nanos()).ok()?;
+        NonZeroU64::new(nanoseconds).map(Self)
+    }
+
+    /// The duration since 1970.
+    pub const fn since_epoch(self) -> Duration {
+        Duration::from_nanos(self.0.get())
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(timestamp: Timestamp) -> Self {
+        UNIX_EPOCH + timestamp.since_epoch()
     }
 }
 

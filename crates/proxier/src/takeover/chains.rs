@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipvs::Family;
-use netlink::{Socket, tables};
+use netlink::{Socket, nftables};
 
 use crate::mode::BackendError;
 use crate::mode::conntrack::netlink_family;
@@ -46,7 +46,7 @@ pub(super) fn are_there(netfilter: &mut Socket) -> Result<bool, BackendError> {
 }
 
 fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
-    let chains = tables::chains(netfilter, netlink_family(family));
+    let chains = nftables::chains(netfilter, netlink_family(family));
     let chains = chains.map_err(packet_filter("list chains"))?;
     let table_of = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);
     let mut names = chains.iter();

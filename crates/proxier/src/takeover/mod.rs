@@ -5,7 +5,6 @@ mod device;
 pub(crate) mod leftovers;
 mod report;
 mod servers;
-mod sockets;
 
 use std::fmt;
 use std::io;
@@ -21,7 +20,7 @@ use crate::mode::BackendError;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::kernel::rtnetlink::Rtnetlink;
 use crate::takeover::leftovers::{NFTABLES_TABLE, Record, SetOf, is_set, set_of};
-use netlink::{Socket, ipset, tables};
+use netlink::{Socket, ipset, nftables};
 
 use device::Device;
 
@@ -222,7 +221,7 @@ impl KubeProxy {
         if device.is_some() {
             return Ok(Presence::Servers(KubeProxyServers(record)));
         }
-        let tables = tables::families_with(&mut self.netfilter, NFTABLES_TABLE);
+        let tables = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let has_tables = !tables.map_err(packet_filter("list tables"))?.is_empty();
         Ok(if has_tables || chains::are_there(&mut self.netfilter)? {
             Presence::Rules
@@ -232,10 +231,10 @@ impl KubeProxy {
     }
 
     fn remove_tables(&mut self) -> Result<usize, BackendError> {
-        let families = tables::families_with(&mut self.netfilter, NFTABLES_TABLE);
+        let families = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let families = families.map_err(packet_filter("list tables"))?;
         if !families.is_empty() {
-            tables::delete(&mut self.netfilter, NFTABLES_TABLE, &families)
+            nftables::delete(&mut self.netfilter, NFTABLES_TABLE, &families)
                 .map_err(packet_filter("delete kube-proxy's tables"))?;
         }
         Ok(families.len())
@@ -314,7 +313,7 @@ impl KubeProxy {
         new_proxy: &NewProxy<'_>,
         removed: &mut Removed,
     ) -> Result<Vec<IpAddr>, BackendError> {
-        let mut used = sockets::local_addresses().map_err(links("list connections"))?;
+        let mut used = device::local_addresses().map_err(links("list connections"))?;
         used.retain(|address| device.addresses.contains(address) && !new_proxy.is_local(address));
         if used.is_empty() {
             device::delete(&mut self.netlink, device)

@@ -10,7 +10,7 @@ use crate::desired::FrontendKey;
 use crate::mode::conntrack::Conntrack;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::plan::drains;
-use crate::mode::ipvs::virtual_servers;
+use crate::mode::ipvs::shared;
 use crate::mode::{ApplyReport, BackendError, Flows};
 use crate::takeover::leftovers::Record;
 
@@ -45,7 +45,7 @@ pub(super) fn delete(
     draining.retain(|(key, _)| stale.contains(key));
     let waited_for = stale.iter().filter(|key| lasts(key));
     waited_for.for_each(|key| draining.note((*key, None)));
-    let count = |key: &_| virtual_servers::connections(&mut client, key);
+    let count = |key: &_| shared::connections(&mut client, key);
     let ended = draining.ended(new_proxy.drain_timeout, now, count)?;
     let ended: BTreeSet<_> = ended.into_iter().map(|(key, _)| key).collect();
     let mut outcome = Deletion::default();

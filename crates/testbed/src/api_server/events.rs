@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::refusal::Refusal;
+use super::http::Refusal;
 
 /// Why an Event is rejected.
 pub(super) fn check(event: &Value, namespace: Option<&str>) -> Result<(), Refusal> {

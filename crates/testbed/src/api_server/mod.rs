@@ -8,7 +8,6 @@ mod events;
 mod http;
 mod objects;
 mod proxy;
-mod refusal;
 mod serve;
 mod tls;
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::http::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal, TOO_LARGE};
 use super::objects::{Selector, line};
-use super::refusal::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal, TOO_LARGE};
 use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 
 /// How often a watch checks even without a change.

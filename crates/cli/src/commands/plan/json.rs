@@ -9,7 +9,7 @@ use proxier::desired::{
 use proxier::model::SessionAffinity;
 use serde::Serialize;
 
-use crate::output::json as write_json;
+use crate::commands::json as write_json;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,6 +1,5 @@
 //! `svcproxy plan`.
 
-mod ipvsadm;
 mod json;
 mod restores;
 mod steps;
@@ -20,17 +19,14 @@ use super::DiagnosticLog;
 use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
 use crate::{Ending, node};
-use ipvsadm::desired_ipvsadm;
-#[cfg(test)]
-pub(crate) use ipvsadm::virtual_servers;
 use json::desired_json;
 use restores::{restores_json, restores_text};
 #[cfg(test)]
 pub(crate) use steps::Steps;
 use steps::{steps_json, steps_text};
 #[cfg(test)]
-pub(crate) use text::Text;
-use text::desired_text;
+pub(crate) use text::{Text, virtual_servers};
+use text::{desired_ipvsadm, desired_text};
 
 /// Prints the desired state of the node, or with `--against kernel` the steps that lead to it.
 pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {

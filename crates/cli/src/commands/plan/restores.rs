@@ -8,7 +8,7 @@ use proxier::model::Family;
 use serde::Serialize;
 
 use super::json::ProblemView;
-use crate::output::json as write_json;
+use crate::commands::json as write_json;
 
 /// Prints the input for iptables-restore. All other steps are comments in it.
 pub(crate) fn restores_text(plan: &Plan) -> anyhow::Result<()> {

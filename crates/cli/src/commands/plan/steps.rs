@@ -9,7 +9,7 @@ use proxier::mode::ipvs::plan::{Plan, Step};
 use serde::Serialize;
 
 use super::text::List;
-use crate::output::json as write_json;
+use crate::commands::json as write_json;
 
 /// The steps, one per line.
 pub(crate) struct Steps<'a>(pub(crate) &'a Plan);

@@ -1,4 +1,4 @@
-//! The desired state, as text.
+//! The desired state, as text and in the syntax of ipvsadm.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -6,14 +6,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use ipvs::ipvsadm::scheduler_flags;
+use ipvs::{Change, RealServer, VirtualServer};
 use proxier::desired::{
     Backend, Config, DesiredState, Frontend, FrontendKind, Place, PodInterfaces, ServicePortName,
     WithoutBackends,
 };
-use proxier::mode::ipvs::plan::{LocalRoute, Step};
+use proxier::mode::ipvs::plan::{LocalRoute, NodeState, Plan, Scope, Step};
 use proxier::model::{Protocol, SessionAffinity};
 
-use super::ipvsadm::from_nothing;
 use crate::logging::Shown;
 
 /// Prints the desired state as text.
@@ -259,4 +259,48 @@ impl<T: Display> Display for List<'_, T> {
             write!(f, "{separator}{item}")
         })
     }
+}
+
+/// The plan for an empty node.
+pub(super) fn from_nothing(desired: &DesiredState) -> Plan {
+    Plan::new(desired, &NodeState::default(), Scope::Full)
+}
+
+/// In the syntax of `ipvsadm -Sn`, virtual servers by protocol, address and port, then those of
+/// firewall marks; real servers in the order in which this node adds them.
+pub(crate) fn desired_ipvsadm(desired: &DesiredState) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for (server, real_servers) in virtual_servers(desired) {
+        writeln!(out, "{}", ipvs::ipvsadm::virtual_server(&server))?;
+        for real_server in &real_servers {
+            writeln!(
+                out,
+                "{}",
+                ipvs::ipvsadm::real_server(&server.key, real_server)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The virtual servers that the plan for an empty node creates, sorted, with their real servers.
+pub(crate) fn virtual_servers(desired: &DesiredState) -> Vec<(VirtualServer, Vec<RealServer>)> {
+    let mut servers = BTreeMap::new();
+    for step in &from_nothing(desired) {
+        match step {
+            Step::Ipvs(Change::AddVirtualServer(server)) => {
+                servers.insert(server.key, (*server, Vec::new()));
+            }
+            Step::Ipvs(Change::AddRealServer {
+                virtual_server,
+                real_server,
+            }) => {
+                if let Some((_, real_servers)) = servers.get_mut(virtual_server) {
+                    real_servers.push(*real_server);
+                }
+            }
+            _ => {}
+        }
+    }
+    servers.into_values().collect()
 }

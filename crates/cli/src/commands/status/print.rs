@@ -9,9 +9,9 @@ use proxier::desired::FrontendKey;
 use proxier::mode::iptables::Sent;
 use serde::{Serialize, Serializer};
 
+use crate::commands::json;
 use crate::logging::Shown;
 use crate::notices::Condition;
-use crate::output::json;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -5,12 +5,10 @@ use std::num::NonZeroU16;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::base;
-use super::frontend::{CLASSES, OfFrontend, delivery, verdict};
+use super::frontend::{CLASSES, OfFrontend, Place, delivery, verdict};
 use super::name::{Class, HEALTH_CHECKS};
 use super::rule::{Match, Target};
-use super::tree::Place;
-use super::{Name, Rule, Rules, Table};
+use super::{Name, Rule, Rules, Table, base};
 use crate::desired::{Config, Frontend, FrontendKey, ServicePortName};
 
 /// Desired changes of existing rules; without existing rules, the complete desired rules.

@@ -1,13 +1,20 @@
-//! The rules of one frontend.
+//! The rules of one frontend, and their place in a tree.
+//!
+//! iptables tries the rules of a chain one after another, so rules for all frontends are in trees.
+//! Each branch jumps to at most sixteen others. So a packet passes some tens of rules instead of
+//! one for each Service, and a change rewrites only a few chains.
 
-use std::num::NonZeroU32;
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 
-use ipvs::Family;
+use ipnet::IpNet;
+use ipvs::{Family, Protocol};
 
-use super::name::{Class, OUTSIDE};
+use super::name::{Class, OUTSIDE, Word};
 use super::rule::{Match, Target};
-use super::{Name, Rule};
-use crate::desired::{Backend, Config, Frontend, FrontendKind, WithoutBackends};
+use super::{Name, Rule, Table};
+use crate::desired::{Backend, Config, Frontend, FrontendKey, FrontendKind, WithoutBackends};
+use crate::mode::iptables::name::{HAIRPIN, NODE_PORTS, VIPS};
 use crate::model::SessionAffinity;
 
 /// The rules of one frontend in one table: its chains, and the rule that jumps to the first one.
@@ -169,4 +176,87 @@ fn admission(frontend: &Frontend, then: &Target) -> Vec<Rule> {
     let admitted = ranges.map(|range| Match::all().source(*range).protocol(protocol));
     let admitted = admitted.chain([Match::all().protocol(protocol).source_local()]);
     admitted.map(|matching| matching.then(then)).collect()
+}
+
+/// Prefix lengths of the levels for IPv4. Most Service CIDRs have /12 to /20.
+const LEVELS_V4: [u8; 4] = [16, 20, 24, 28];
+/// Prefix lengths of the levels for IPv6. Service CIDRs have /108 to /120, and addresses of nodes
+/// and load balancers mostly differ in earlier bits.
+const LEVELS_V6: [u8; 6] = [64, 108, 112, 116, 120, 124];
+/// Number of node ports on one branch of each level.
+const LEVELS_PORT: [u16; 3] = [4096, 256, 16];
+
+/// A place in a tree.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) table: Table,
+    pub(super) root: Word,
+    way: Way,
+    /// The match of the leaf.
+    pub(super) leaf: Match,
+}
+
+/// The property by which branches divide packets.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Destination(IpAddr),
+    Port(Protocol, NonZeroU16),
+}
+
+impl Place {
+    /// The place of a frontend.
+    pub(super) fn of_frontend(table: Table, key: FrontendKey) -> Self {
+        let (protocol, port) = (key.protocol, key.port);
+        if key.is_node_port() {
+            return Self {
+                table,
+                root: NODE_PORTS,
+                way: Way::Port(protocol, port),
+                leaf: Match::all().port(protocol, port),
+            };
+        }
+        let destination = Match::all().destination(key.address.into());
+        Self {
+            table,
+            root: VIPS,
+            way: Way::Destination(key.address),
+            leaf: destination.port(protocol, port),
+        }
+    }
+
+    /// The place of a backend's connections to itself.
+    pub(super) fn of_hairpin(address: IpAddr) -> Self {
+        let itself = IpNet::from(address);
+        Self {
+            table: Table::Nat,
+            root: HAIRPIN,
+            way: Way::Destination(address),
+            leaf: Match::all().source(itself).destination(itself),
+        }
+    }
+
+    /// The matches of the branches, from the leaf to the root.
+    pub(super) fn branches(&self) -> Box<dyn Iterator<Item = Match>> {
+        match self.way {
+            Way::Destination(address) => {
+                let levels: &[u8] = match Family::of(&address) {
+                    Family::V4 => &LEVELS_V4,
+                    Family::V6 => &LEVELS_V6,
+                };
+                let networks = levels.iter().rev();
+                let networks = networks.filter_map(move |length| IpNet::new(address, *length).ok());
+                Box::new(networks.map(|network| Match::all().destination(network)))
+            }
+            Way::Port(protocol, port) => Box::new(LEVELS_PORT.iter().rev().map(move |width| {
+                let first = port.get() / width * width;
+                Match::all().ports(protocol, &(first..=first + (width - 1)))
+            })),
+        }
+    }
+
+    /// The chain that a branch jumps to.
+    pub(super) fn chain(&self, branch: &Match) -> Name {
+        let (root, way) = (Name::of(self.root), branch.as_str());
+        Name::hashed(super::name::Class::Branch, format_args!("{root} {way}"))
+    }
 }

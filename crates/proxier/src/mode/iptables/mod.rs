@@ -1,6 +1,6 @@
 //! The rules of iptables mode, as values.
 //!
-//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the
+//! [`Plan::new`] compares a [`DesiredState`] with the
 //! [`NodeState`] that was observed or applied. The result is the input of iptables-restore(8), at
 //! most one [`Transaction`] per family.
 //!
@@ -47,14 +47,12 @@
 mod base;
 #[cfg(feature = "iptables")]
 mod data_plane;
-mod diff;
 mod draft;
 mod frontend;
 #[cfg(feature = "iptables")]
 mod isolate;
 #[cfg(feature = "iptables")]
 pub(crate) mod kernel;
-mod limits;
 mod name;
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 mod passage;
@@ -66,19 +64,20 @@ mod refusals;
 mod rule;
 mod rules;
 mod served;
-mod table;
 mod transaction;
-mod tree;
+
+use ipvs::Scheduler;
+
+use crate::desired::{DesiredState, Problem};
+use crate::model::ObjectName;
+use crate::notice::Reason;
 
 #[cfg(feature = "iptables")]
 pub use data_plane::Iptables;
 #[cfg(all(test, feature = "iptables"))]
 pub(crate) use data_plane::Tables;
 #[cfg(feature = "iptables")]
-pub use kernel::kill_programs;
-#[cfg(feature = "iptables")]
-pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, watch};
-pub use limits::{limits, limits_of};
+pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, kill_programs, watch};
 pub use name::{ForeignName, Name};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub use passage::{Passage, PassageWatch};
@@ -88,7 +87,47 @@ pub use probe::probe;
 #[cfg(feature = "iptables")]
 pub(crate) use refusals::Refusals;
 pub use rule::Rule;
-pub use rules::Rules;
+pub use rules::{Hook, Jump, Rules, Table};
 pub use served::{Clients, Counters, Sent, Served, Verdict};
-pub use table::{Hook, Jump, Table};
 pub use transaction::Transaction;
+
+/// Requests of Services that iptables mode cannot serve: a choice of scheduler, and one of a
+/// forwarding method. The operator's default scheduler is not reported here.
+pub fn limits(desired: &DesiredState) -> Vec<Problem> {
+    let schedulers = desired.chosen_schedulers();
+    let schedulers = schedulers.map(|(service, scheduler)| ignored(service, scheduler));
+    let methods = desired.chosen_forwarding().map(always_masquerade);
+    schedulers.chain(methods).collect()
+}
+
+/// The limits that apply to one Service.
+pub fn limits_of(
+    service: &ObjectName,
+    desired: &DesiredState,
+) -> impl Iterator<Item = Problem> + use<> {
+    let scheduler = desired.chosen_scheduler(service);
+    let scheduler = scheduler.map(|scheduler| ignored(service, scheduler));
+    let method = desired.has_chosen_forwarding(service);
+    let method = method.then(|| always_masquerade(service));
+    scheduler.into_iter().chain(method)
+}
+
+fn always_masquerade(service: &ObjectName) -> Problem {
+    Problem {
+        service: service.clone(),
+        field: "forwarding".to_owned(),
+        reason: Reason::ForwardingIgnored,
+        message: "mode iptables always masquerades".to_owned(),
+    }
+}
+
+fn ignored(service: &ObjectName, scheduler: Scheduler) -> Problem {
+    Problem {
+        service: service.clone(),
+        field: "metadata.annotations[svcproxy.io/scheduler]".to_owned(),
+        reason: Reason::SchedulerIgnored,
+        message: format!(
+            "{scheduler} is ignored: iptables chooses the endpoint of each connection at random"
+        ),
+    }
+}

@@ -15,7 +15,7 @@
 
 use ipvs::Family;
 use netlink::uapi::*;
-use netlink::{Listener, Message, Socket, Watch, tables};
+use netlink::{Listener, Message, Socket, Watch, nftables};
 
 use super::kernel::{Flavour, kind_in_iptables, legacy_tables, restore, save};
 use super::rule::{Match, State, Target};
@@ -100,7 +100,7 @@ impl Passage {
 
     /// The iptables that have a table `filter` for a family.
     fn in_use(&mut self, family: Family) -> Result<Vec<Flavour>, BackendError> {
-        let chains = tables::chains(&mut self.netfilter, netlink_family(family));
+        let chains = nftables::chains(&mut self.netfilter, netlink_family(family));
         let chains = chains.map_err(error("list chains"))?;
         let is_built_in = |name: &str| HOOKS.iter().any(|(hook, _)| hook.name() == name);
         let has_nft = chains

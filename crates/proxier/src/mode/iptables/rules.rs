@@ -1,5 +1,6 @@
-//! svcproxy's rules on a node.
+//! svcproxy's rules on a node, with their tables and built-in chains.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -8,8 +9,7 @@ use foldhash::{HashMap, HashMapExt};
 use ipvs::{Family, Protocol};
 
 use super::name::Class;
-use super::table::Hook;
-use super::{Jump, Name, Rule, Table};
+use super::{Name, Rule};
 use crate::desired::{FrontendKey, ServicePortName};
 
 /// svcproxy's chains in one family's tables, and the rules in built-in chains that jump to them.
@@ -185,4 +185,93 @@ impl Rule {
             port,
         })
     }
+}
+
+/// A table of iptables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Table {
+    /// Accepts or rejects packets.
+    Filter,
+    /// Translates addresses.
+    Nat,
+    /// Changes packets. svcproxy has no rules there.
+    Mangle,
+}
+
+impl Table {
+    /// All tables that are searched.
+    pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Mangle];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+            Self::Mangle => "mangle",
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A built-in chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// `PREROUTING`.
+    Prerouting,
+    /// `INPUT`.
+    Input,
+    /// `FORWARD`.
+    Forward,
+    /// `OUTPUT`.
+    Output,
+    /// `POSTROUTING`.
+    Postrouting,
+}
+
+impl Hook {
+    const ALL: [Self; 5] = [
+        Self::Prerouting,
+        Self::Input,
+        Self::Forward,
+        Self::Output,
+        Self::Postrouting,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+            Self::Postrouting => "POSTROUTING",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.name() == name)
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A rule in a built-in chain that jumps to a chain of svcproxy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Jump {
+    /// The table.
+    pub table: Table,
+    /// The built-in chain.
+    pub hook: Hook,
+    /// The rule.
+    pub rule: Rule,
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, VirtualServerKey};
 
-use super::carry_out::carry_out;
-use super::{Backend, virtual_servers};
+use super::Backend;
+use super::shared::{self, carry_out};
 use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step};
 use crate::mode::{ApplyReport, BackendError, Sysctl};
 
@@ -326,7 +326,7 @@ impl Backend for FakeBackend {
             state.node.clone()
         };
         node.timeouts = self.ipvs.timeouts()?.timeouts;
-        node.virtual_servers = virtual_servers::outline(&mut self.ipvs)?;
+        node.virtual_servers = shared::outline(&mut self.ipvs)?;
         Ok(node)
     }
 
@@ -334,10 +334,7 @@ impl Backend for FakeBackend {
         &mut self,
         virtual_server: &VirtualServerKey,
     ) -> Result<Option<Vec<RealServer>>, BackendError> {
-        Ok(virtual_servers::real_servers(
-            &mut self.ipvs,
-            virtual_server,
-        )?)
+        Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
@@ -354,14 +351,11 @@ impl Backend for FakeBackend {
         &mut self,
         virtual_server: &VirtualServerKey,
     ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
-        Ok(virtual_servers::connections(
-            &mut self.ipvs,
-            virtual_server,
-        )?)
+        Ok(shared::connections(&mut self.ipvs, virtual_server)?)
     }
 
     fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
-        Ok(virtual_servers::statistics(&mut self.ipvs)?)
+        Ok(shared::statistics(&mut self.ipvs)?)
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

@@ -2,8 +2,6 @@
 //!
 //! A backend makes no choices: it executes the steps of a plan and reports the result of each.
 
-#[cfg(any(feature = "ipvs", feature = "testing", test))]
-mod carry_out;
 mod data_plane;
 pub(crate) mod drain;
 #[cfg(any(feature = "testing", test))]
@@ -17,7 +15,7 @@ mod probe;
 mod retire;
 pub mod rules;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
-pub(crate) mod virtual_servers;
+pub(crate) mod shared;
 
 pub use data_plane::Ipvs;
 #[cfg(any(feature = "testing", test))]

@@ -23,18 +23,13 @@
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 pub(crate) mod look;
 mod missing;
-mod module;
-#[cfg(any(feature = "ipvs", feature = "iptables"))]
-mod refusal;
-mod remedy;
 mod requirement;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-pub use missing::{Missing, Reason};
-pub use module::ModuleFile;
+pub use missing::{Missing, ModuleFile, Reason};
 pub use requirement::{Mode, Requirement, Weight};
 
 /// The result of a [`Requirement`].
@@ -59,7 +54,7 @@ impl Finding {
     /// The remedy, if it is missing and has one of its own.
     pub fn remedy(&self) -> Option<String> {
         let missing = self.result.as_ref().err()?;
-        remedy::remedy(&self.requirement, missing)
+        requirement::remedy(&self.requirement, missing)
     }
 }
 

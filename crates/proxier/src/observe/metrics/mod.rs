@@ -9,7 +9,6 @@ mod own;
 mod process;
 mod program;
 mod server;
-mod source;
 mod traffic;
 
 use std::borrow::Cow;
@@ -37,8 +36,7 @@ use crate::store::{Change, Trigger};
 use kube_proxy::KubeProxy;
 use own::Own;
 use process::ProcessCollector;
-use program::ProgramCollector;
-use source::SourceCollector;
+use program::{ProgramCollector, SourceCollector};
 use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};

@@ -2,8 +2,8 @@
 
 use super::super::api::{self, annotation};
 use super::address::family;
+use super::endpoint_slice::weigh;
 use super::field::{OF_HEADLESS, PortList};
-use super::weight::weigh;
 use super::{Converted, Findings};
 use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
 

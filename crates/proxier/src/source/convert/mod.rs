@@ -12,28 +12,24 @@ mod endpoints;
 mod field;
 mod names;
 mod node;
-mod pod;
 mod selection;
 mod service;
-mod service_cidr;
-mod weight;
 
 use std::fmt;
 
-pub use endpoint_slice::endpoint_slice;
-pub use endpoints::endpoints;
-pub use node::node;
-pub use pod::pod;
-pub use selection::selection;
-pub use service::service;
-pub use service_cidr::service_cidr;
+use ipnet::IpNet;
 
-#[cfg(feature = "manifest")]
-pub(super) use endpoints::is_mirrored;
-
-use super::{Diagnostic, Severity};
+use super::{Diagnostic, Severity, api};
 use crate::model::Unusable;
 use crate::notice::Reason;
+
+pub use endpoint_slice::endpoint_slice;
+pub use endpoints::endpoints;
+#[cfg(feature = "manifest")]
+pub(super) use endpoints::is_mirrored;
+pub use node::node;
+pub use selection::{pod, selection};
+pub use service::service;
 
 /// Maximum number of reported findings per object: a hostile object may have an error every few
 /// bytes.
@@ -131,4 +127,15 @@ impl Findings {
             diagnostics,
         }
     }
+}
+
+/// Converts the networks of a ServiceCIDR. One that is being deleted still counts, because it
+/// exists until no Service has an address in it.
+pub fn service_cidr(object: &api::ServiceCidr) -> Converted<Vec<IpNet>> {
+    let mut findings = Findings::default();
+    let cidrs = object.spec.cidrs.iter().enumerate();
+    let networks = cidrs
+        .filter_map(|(index, text)| findings.network(text, format_args!("spec.cidrs[{index}]")));
+    let networks = networks.collect();
+    findings.converted(Some(networks))
 }

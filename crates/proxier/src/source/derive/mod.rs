@@ -6,19 +6,17 @@
 //! out until the Node is known. And the annotation `service.kubernetes.io/topology-mode` yields no
 //! hints, which depend on the processors of all nodes of the cluster.
 
-mod pod;
-mod selection;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-
-pub use pod::{ContainerPort, Pod};
-pub use selection::{Selection, TargetPort, TrafficDistribution};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use crate::model::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, Hints, Node, ObjectName,
-    Service,
+    PortName, Protocol, Service, ServicePort,
 };
 
 /// The API server's bound on the endpoints of one slice.
@@ -125,4 +123,149 @@ fn endpoint(
         }
     }
     Some(endpoint)
+}
+
+/// The parts of a Pod that its endpoint depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `status.podIPs`: at most one address per family.
+    pub addresses: Box<[IpAddr]>,
+    /// `ports` of `spec.containers`, then of those `spec.initContainers` that are sidecars
+    /// (`restartPolicy: Always`); only ports with a name.
+    pub ports: Box<[ContainerPort]>,
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `spec.hostNetwork`: its addresses are the node's.
+    pub host_network: bool,
+    /// Condition `Ready`.
+    pub ready: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// `status.phase` is `Succeeded` or `Failed`: the Pod is no endpoint.
+    pub finished: bool,
+}
+
+impl Pod {
+    /// A Pod that is not ready, without labels, ports or addresses.
+    pub fn new(name: ObjectName) -> Self {
+        Self {
+            name,
+            labels: BTreeMap::new(),
+            addresses: Box::default(),
+            ports: Box::default(),
+            node: None,
+            host_network: false,
+            ready: false,
+            terminating: false,
+            finished: false,
+        }
+    }
+
+    /// Its address of a family. With `hostNetwork` it is the node's address, which the kubelet
+    /// writes into the Pod's status, but which a hand-written manifest may omit.
+    fn address(&self, family: Family, node: Option<&Node>) -> Option<IpAddr> {
+        let host = node.filter(|_| self.host_network && self.addresses.is_empty());
+        let addresses = host.map_or(&self.addresses, |node| &node.addresses);
+        let mut addresses = addresses.iter().copied();
+        addresses.find(|address| Family::of(address) == family)
+    }
+}
+
+/// A named port of a Pod's container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContainerPort {
+    /// Name, which a Service's `targetPort` may refer to.
+    pub name: PortName,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// `containerPort`.
+    pub port: NonZeroU16,
+}
+
+impl ContainerPort {
+    /// A port of a container.
+    pub fn new(name: PortName, protocol: Protocol, port: NonZeroU16) -> Self {
+        Self {
+            name,
+            protocol,
+            port,
+        }
+    }
+}
+
+/// The parts of a Service with a selector that its slices depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Selection {
+    /// `spec.selector`: the labels that a Pod must have.
+    pub labels: BTreeMap<String, String>,
+    /// `targetPort` of each of `spec.ports`.
+    pub targets: Box<[TargetPort]>,
+    /// `spec.ipFamilies`.
+    pub families: Box<[Family]>,
+    /// `spec.publishNotReadyAddresses`: every Pod counts as ready.
+    pub publish_not_ready_addresses: bool,
+    /// `spec.trafficDistribution`.
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+impl Selection {
+    /// Selects Pods with these labels; without ports or address families.
+    pub fn new<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let labels = labels.into_iter();
+        Self {
+            labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            targets: Box::default(),
+            families: Box::default(),
+            publish_not_ready_addresses: false,
+            traffic_distribution: None,
+        }
+    }
+
+    /// Whether a Pod of the Service's namespace has all labels.
+    pub fn selects(&self, pod: &Pod) -> bool {
+        let mut labels = self.labels.iter();
+        labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+    }
+
+    /// The port number in this Pod for each port of the Service; none for a named one that the Pod
+    /// does not have.
+    fn ports_of(&self, service: &Service, pod: &Pod) -> Vec<Option<NonZeroU16>> {
+        let ports = service.ports.iter().zip(&self.targets);
+        let number = |(port, target): (&ServicePort, &TargetPort)| match target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => {
+                let named =
+                    |own: &&ContainerPort| own.name == *name && own.protocol == port.protocol;
+                pod.ports.iter().find(named).map(|own| own.port)
+            }
+        };
+        ports.map(number).collect()
+    }
+}
+
+/// `spec.ports[].targetPort`: the port in the Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TargetPort {
+    /// A number, the same in each Pod.
+    Number(NonZeroU16),
+    /// The port of a container with this name and the Service port's protocol.
+    Name(PortName),
+}
+
+/// `spec.trafficDistribution`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrafficDistribution {
+    /// Endpoints of the client's zone; `PreferClose` means the same.
+    PreferSameZone,
+    /// Endpoints of the client's node, else of its zone.
+    PreferSameNode,
 }

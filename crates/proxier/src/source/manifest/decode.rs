@@ -6,15 +6,12 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::super::api;
 use super::super::convert::{self, Converted};
-use super::super::{Diagnostic, Location};
-use super::cache::Cache;
+use super::super::{Diagnostic, Location, api};
 use super::document::{self, Document, Format};
 use super::lines::Lines;
-use super::object::{DEFAULT_NAMESPACE, Key, Kind, Maker, Object};
-use super::parsed::{Definition, Documents, Known, Outcome, Parsed};
-use super::raw::{Items, Raw};
+use super::object::{DEFAULT_NAMESPACE, Items, Key, Kind, Maker, Object, Raw};
+use super::parsed::{Cache, Definition, Documents, Known, Outcome, Parsed};
 
 /// The label with the name of a slice's controller.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";

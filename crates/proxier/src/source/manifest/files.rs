@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
-use super::cache::{self, Cache, Stamp};
 use super::decode;
 use super::document::MAX_FILE_BYTES;
-use super::parsed::Parsed;
+use super::parsed::{self, Cache, Parsed, Stamp};
 
 /// The path that means standard input.
 const STDIN: &str = "-";
@@ -128,7 +127,7 @@ fn decode(
 ) -> Arc<Parsed> {
     let (parsed, documents) = decode::decode(name, text, cache, path);
     let parsed = Arc::new(parsed);
-    let file = cache::File {
+    let file = parsed::File {
         stamp,
         parsed: Arc::clone(&parsed),
         documents,

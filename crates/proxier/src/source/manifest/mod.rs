@@ -44,8 +44,6 @@
 //! );
 //! ```
 
-mod cache;
-mod claims;
 mod decode;
 mod derived;
 mod document;
@@ -53,15 +51,14 @@ mod files;
 mod lines;
 mod object;
 mod parsed;
-mod raw;
 mod state;
 
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::cache::Cache;
 use self::files::Source;
+use self::parsed::Cache;
 use self::state::{Merged, State};
 use super::Diagnostic;
 pub use super::Reading;

@@ -1,17 +1,20 @@
-//! The last good state, and the changes of a new reading.
+//! The last good state, and the changes of a new reading. If several Services claim an address and
+//! port, it decides which one gets it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::{Diagnostic, Location};
-use super::claims::{self, Claims};
 use super::derived::Derived;
 use super::files::Source;
 use super::object::{Entry, Key, Kind, Maker, Object, Objects};
 use super::parsed::Outcome;
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use crate::model::{EndpointSlice, Node, ObjectName, Protocol, Service};
 use crate::store::Change;
 
 /// Why Endpoints are not used.
@@ -126,7 +129,7 @@ impl State {
         let services = self.objects.iter().filter_map(|(key, entry)| {
             let service = self.service(key)?;
             let before = old.service(key);
-            let had_it = before.is_some_and(|before| claims::same(before, service));
+            let had_it = before.is_some_and(|before| same(before, service));
             let age = (service.created.is_none(), service.created);
             Some(((Reverse(had_it), age, &entry.location), key, service))
         });
@@ -271,4 +274,59 @@ fn differences<T: Clone + PartialEq>(
         .iter()
         .filter(|(name, object)| old.get(*name) != Some(object));
     changes.extend(different.map(|(_, object)| applied((*object).clone())));
+}
+
+type Claim = (IpAddr, Protocol, NonZeroU16);
+
+/// The claimed addresses and ports, with the Services that have them.
+#[derive(Debug, Default)]
+pub(super) struct Claims<'a>(HashMap<Claim, &'a ObjectName>);
+
+/// An address and port that another Service has.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    /// Index of the port in the Service that lost.
+    pub(super) index: usize,
+    claim: Claim,
+    owner: &'a ObjectName,
+}
+
+impl fmt::Display for Taken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, _, port) = self.claim;
+        write!(f, "{port} of {address} belongs to Service {}", self.owner)
+    }
+}
+
+impl<'a> Claims<'a> {
+    /// Claims everything that a Service requests or, if a part is claimed already, nothing.
+    pub(super) fn take(&mut self, service: &'a Service) -> Result<(), Taken<'a>> {
+        for (index, claim) in claims(service) {
+            if let Some(owner) = self.0.get(&claim) {
+                return Err(Taken {
+                    index,
+                    claim,
+                    owner,
+                });
+            }
+        }
+        let claims = claims(service).map(|(_, claim)| (claim, &service.name));
+        self.0.extend(claims);
+        Ok(())
+    }
+}
+
+fn claims(service: &Service) -> impl Iterator<Item = (usize, Claim)> + '_ {
+    let ports = service.ports.iter().enumerate();
+    ports.flat_map(|(index, port)| {
+        let addresses = service.cluster_ips.iter();
+        addresses.map(move |address| (index, (*address, port.protocol, port.port)))
+    })
+}
+
+/// Whether both Services claim the same addresses and ports.
+pub(super) fn same(a: &Service, b: &Service) -> bool {
+    claims(a)
+        .map(|(_, claim)| claim)
+        .eq(claims(b).map(|(_, claim)| claim))
 }

@@ -3,7 +3,6 @@
 mod flavour;
 mod isolation;
 mod program;
-mod refusal;
 mod watch;
 
 use std::fs;
@@ -34,7 +33,7 @@ pub fn kill_programs() {
 }
 
 pub use flavour::Flavour;
-pub use refusal::Refusal;
+pub use program::Refusal;
 pub use watch::{Watching, watch};
 
 /// The backend of iptables mode.

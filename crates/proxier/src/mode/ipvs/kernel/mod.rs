@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use ipvs::{Client, RealServer, RealServerKey, Socket, Statistics, Transport, VirtualServerKey};
 
-use super::carry_out::carry_out;
-use super::{Backend, virtual_servers};
+use super::Backend;
+use super::shared::{self, carry_out};
 use crate::mode::conntrack::Conntrack;
 use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step};
 use crate::mode::ipvs::rules::Ruleset;
@@ -193,7 +193,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     fn outline(&mut self) -> Result<NodeState, BackendError> {
         Ok(NodeState {
             timeouts: self.ipvs.timeouts()?.timeouts,
-            virtual_servers: virtual_servers::outline(&mut self.ipvs)?,
+            virtual_servers: shared::outline(&mut self.ipvs)?,
             ..self.around.observe()?
         })
     }
@@ -202,10 +202,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
         &mut self,
         virtual_server: &VirtualServerKey,
     ) -> Result<Option<Vec<RealServer>>, BackendError> {
-        Ok(virtual_servers::real_servers(
-            &mut self.ipvs,
-            virtual_server,
-        )?)
+        Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
@@ -219,14 +216,11 @@ impl<T: Transport> Backend for IpvsBackend<T> {
         &mut self,
         virtual_server: &VirtualServerKey,
     ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
-        Ok(virtual_servers::connections(
-            &mut self.ipvs,
-            virtual_server,
-        )?)
+        Ok(shared::connections(&mut self.ipvs, virtual_server)?)
     }
 
     fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
-        Ok(virtual_servers::statistics(&mut self.ipvs)?)
+        Ok(shared::statistics(&mut self.ipvs)?)
     }
 
     fn remove_ruleset(&mut self) -> Result<(), BackendError> {

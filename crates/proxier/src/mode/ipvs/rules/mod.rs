@@ -125,16 +125,12 @@
 //! the rest. IPVS takes part in it if `net.ipv4.vs.conntrack` is 1, and rewrites the destination
 //! between the two chains.
 
-mod chain;
-mod fingerprint;
 mod hooks;
 mod pods;
 mod rule;
 mod ruleset;
 mod set;
 
-pub use chain::{Chain, ChainKind, Hook, HookPoint};
-pub use fingerprint::Fingerprint;
-pub use rule::{Rule, State, Statement, TransportProtocol};
-pub use ruleset::{Ruleset, TABLE};
+pub use rule::{Chain, ChainKind, Hook, HookPoint, Rule, State, Statement, TransportProtocol};
+pub use ruleset::{Fingerprint, Ruleset, TABLE};
 pub use set::{Field, Set};

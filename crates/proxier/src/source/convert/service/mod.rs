@@ -1,10 +1,8 @@
 //! `v1/Service`.
 
-mod cluster_ips;
-mod external;
+mod addresses;
 mod policy;
 pub(super) mod ports;
-mod scheduler;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -76,25 +74,25 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         return findings.converted(None);
     }
     let noted = findings.diagnostics.len();
-    let (scheduler, scheduler_flags) = scheduler::scheduler(metadata, &mut findings);
+    let (scheduler, scheduler_flags) = policy::scheduler(metadata, &mut findings);
     let unusable = findings.unusable_since(noted, Reason::UnknownScheduler);
     let Some(spec) = &object.spec else {
         findings.error(format_args!("spec"), "missing");
         return findings.converted(None);
     };
     let kind = kind(spec, &mut findings);
-    let cluster_ips = cluster_ips::cluster_ips(spec, kind, &mut findings);
+    let cluster_ips = addresses::cluster_ips(spec, kind, &mut findings);
     let mut ports = ports(spec, kind, &cluster_ips, &mut findings);
     let session_affinity = session_affinity(spec, &mut findings);
-    let external_ips = external::external_ips(spec, &cluster_ips, &mut findings);
+    let external_ips = addresses::external_ips(spec, &cluster_ips, &mut findings);
     let internal_traffic_policy = policy::internal(spec, &mut findings);
     let external_traffic_policy = policy::external(spec, kind, &mut findings);
     let policy = external_traffic_policy;
     let health_check_node_port =
         policy::health_check_node_port(spec, kind, policy, &mut ports, &mut findings);
-    let source_ranges = external::source_ranges(object, spec, kind, &mut findings);
+    let source_ranges = addresses::source_ranges(object, spec, kind, &mut findings);
     let mut load_balancer_ips =
-        external::load_balancer_ips(object, kind, &cluster_ips, &mut findings);
+        addresses::load_balancer_ips(object, kind, &cluster_ips, &mut findings);
     if source_ranges.is_err() {
         load_balancer_ips.clear();
     }

@@ -4,7 +4,7 @@ use ipvs::Family;
 
 use crate::mode::ipvs::rules::Field;
 use netlink::Writer;
-use netlink::expression::{expression, load_meta};
+use netlink::nftables::{expression, load_meta};
 use netlink::uapi::*;
 
 /// Loads a field of a packet into a register.

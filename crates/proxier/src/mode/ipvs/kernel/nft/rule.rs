@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ipvs::Family;
 
-use netlink::expression::{compare, expression, load_meta, mask, store_mark};
+use netlink::nftables::{compare, expression, load_meta, mask, store_mark};
 use netlink::uapi::*;
 use netlink::{Writer, user_data};
 

@@ -1,17 +1,35 @@
-//! The output of `svcproxy check`.
+//! `svcproxy check`.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::{env, fmt};
 
-use proxier::mode::probe::Mode as Probed;
-use proxier::mode::probe::{Finding, Missing, Probe, Reason, Requirement, Weight};
+use proxier::mode::probe::{Finding, Missing, Mode as Probed, Probe, Reason, Requirement, Weight};
+use proxier::mode::{iptables, ipvs};
 use serde::Serialize;
 
-use crate::args::{Fallback, Mode};
+use crate::args::{CheckArgs, CheckFormat, Fallback, Mode};
+use crate::commands::json;
 use crate::logging::Shown;
-use crate::output::json;
+use crate::{Ending, node};
+
+/// Prints whether the chosen mode can run on this node, and what is missing.
+pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
+    let config = node::config(&args.node)?;
+    let proc_sys = &args.mode.proc_sys;
+    let ipvs = ipvs::probe(&config, proc_sys);
+    let found = ipvs.and(iptables::probe(&config, proc_sys));
+    let verdict = Verdict::new(args.mode(), args.mode.fallback, found);
+    match args.output {
+        CheckFormat::Text => check_text(&verdict)?,
+        CheckFormat::Json => check_json(&verdict)?,
+    }
+    Ok(if verdict.can_run() {
+        Ending::Done
+    } else {
+        Ending::Failed
+    })
+}
 
 /// The findings, and the modes that can run.
 pub(crate) struct Verdict {
@@ -265,7 +283,7 @@ mod tests {
                 missing(no_ipvs, None, "the kernel has no IPVS"),
             ),
             Finding::new(
-                Requirement::VirtualServers(ipvs::Family::V4),
+                Requirement::VirtualServers(::ipvs::Family::V4),
                 missing(Reason::NotTried, None, "not tried without IPVS"),
             ),
             Finding::new(
