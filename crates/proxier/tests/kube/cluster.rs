@@ -27,6 +27,7 @@ pub(crate) fn timing() -> Timing {
     let mut timing = Timing::default();
     timing.first_retry = Duration::from_millis(5);
     timing.last_retry = Duration::from_millis(50);
+    timing.starting = Duration::from_millis(50);
     timing.absent = Duration::from_millis(100);
     timing.relist = Duration::from_millis(50);
     timing

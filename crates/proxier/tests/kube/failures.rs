@@ -5,7 +5,7 @@ use std::time::Duration;
 use testbed::{Behaviour, Cut, Fault, Resource, Verb};
 
 use crate::cluster::{
-    Cluster, NODE, START, access, impatient, node, populated, service, slice, timing,
+    Cluster, NODE, PATIENCE, START, access, impatient, node, populated, service, slice, timing,
 };
 
 const KINDS: [Resource; 4] = [
@@ -81,6 +81,72 @@ fn a_server_that_goes_away_and_comes_back() {
     cluster.becomes(&CHANGED);
     cluster.connects();
     assert!(cluster.source.state().failures.is_empty());
+}
+
+/// A server that starts up refuses connections, then forbids everything, and may forget the version
+/// of its own first list. None of this lengthens the pauses.
+#[test]
+fn a_server_that_takes_long_to_start() {
+    let server = populated(Behaviour::default());
+    let access = access(&server);
+    let mut timing = timing();
+    timing.first_retry = Duration::from_millis(2);
+    timing.starting = Duration::from_millis(10);
+    // The pause after the failures below, if they lengthened it.
+    timing.last_retry = PATIENCE * 10;
+    let mut cluster = Cluster::follow(server, access, timing);
+    cluster.becomes(&START);
+    cluster.server.go_away();
+    change(&cluster);
+    cluster.until("many attempts", |cluster| {
+        let requests = cluster.source.state().requests;
+        let unanswered = requests.iter().filter(|(of, _)| of.code == "<error>");
+        match unanswered.map(|(_, count)| count).sum::<u64>() {
+            100.. => Ok(()),
+            few => Err(few),
+        }
+    });
+    let forbidden = Fault::Status {
+        code: 403,
+        retry_after: None,
+    };
+    for resource in KINDS {
+        for verb in [Verb::List, Verb::Watch] {
+            let faults = vec![forbidden.clone(); 20];
+            cluster.server.fail(resource, verb, faults);
+        }
+    }
+    cluster.server.come_back();
+    cluster.becomes(&CHANGED);
+    cluster.connects();
+}
+
+/// The other kinds do not wait for the end of their own pauses.
+#[test]
+fn one_answer_ends_the_pauses_of_all_kinds() {
+    let server = populated(Behaviour::default());
+    let access = access(&server);
+    let mut timing = timing();
+    timing.first_retry = PATIENCE * 10;
+    timing.starting = PATIENCE * 10;
+    timing.last_retry = PATIENCE * 10;
+    let mut cluster = Cluster::follow(server, access, timing);
+    cluster.becomes(&START);
+    let [one, others @ ..] = KINDS;
+    for resource in others {
+        cluster.server.fail(resource, Verb::Watch, [Fault::Close]);
+        cluster.server.cut(resource, Cut::End);
+    }
+    cluster.until("failures", |cluster| {
+        match cluster.source.state().failures.len() {
+            3 => Ok(()),
+            failures => Err(failures),
+        }
+    });
+    change(&cluster);
+    cluster.server.cut(one, Cut::End);
+    cluster.becomes(&CHANGED);
+    cluster.connects();
 }
 
 #[test]

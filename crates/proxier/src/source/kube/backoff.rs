@@ -11,8 +11,12 @@ pub struct Timing {
     pub first_retry: Duration,
     /// Upper limit of the pause, also if the server requests a longer one.
     pub last_retry: Duration,
-    /// Maximum delay of a list after the server has forgotten a version (410): it did so for all
-    /// nodes at once.
+    /// Upper limit of the pause while the server cannot be reached, and within
+    /// [`forgive`](Self::forgive) after that: it starts up, and rejects requests (403, 429, 502,
+    /// 503) until it is ready.
+    pub starting: Duration,
+    /// Maximum delay of a list after the server has forgotten a version (410), and of a request
+    /// after it has come back: it did so for all nodes at once.
     pub relist: Duration,
     /// Time without failures after which the pause starts from the beginning again.
     pub forgive: Duration,
@@ -36,12 +40,13 @@ pub struct Timing {
 
 impl Default for Timing {
     /// Retries after 0.8 to 30 seconds, reset after two minutes, and watches of 5 to 10 minutes, as
-    /// in kube-proxy (client-go); a minute for an answer and for an exec plugin, ten minutes for a
-    /// list.
+    /// in kube-proxy (client-go); but after at most 4 seconds while the server is away or starts
+    /// up. A minute for an answer and for an exec plugin, ten minutes for a list.
     fn default() -> Self {
         Self {
             first_retry: Duration::from_millis(800),
             last_retry: Duration::from_secs(30),
+            starting: Duration::from_secs(4),
             relist: Duration::from_secs(3),
             forgive: Duration::from_secs(120),
             answer: Duration::from_secs(60),
@@ -68,7 +73,7 @@ impl Timing {
         least.saturating_add(more as u32)
     }
 
-    /// The delay of this list.
+    /// The delay of this request.
     pub(super) fn relist(&self) -> Duration {
         self.relist.mul_f64(random())
     }
@@ -100,6 +105,7 @@ impl Backoff {
     pub(super) fn pause(
         &mut self,
         timing: &Timing,
+        server_starts: bool,
         asked: Option<Duration>,
         now: Instant,
     ) -> Duration {
@@ -110,8 +116,14 @@ impl Backoff {
             self.next = timing.first_retry;
         }
         self.last_failure = Some(now);
-        let pause = self.next.mul_f64(0.5 + random() / 2.0);
-        self.next = (self.next * 2).min(timing.last_retry);
+        let limit = if server_starts {
+            timing.starting
+        } else {
+            timing.last_retry
+        };
+        let current = self.next.min(limit);
+        let pause = current.mul_f64(0.5 + random() / 2.0);
+        self.next = (current * 2).min(limit);
         let asked = asked.unwrap_or_default().min(timing.last_retry);
         pause.max(asked)
     }
@@ -132,6 +144,7 @@ mod tests {
     const TIMING: Timing = Timing {
         first_retry: Duration::from_secs(1),
         last_retry: Duration::from_secs(30),
+        starting: Duration::from_secs(4),
         relist: Duration::from_secs(3),
         forgive: Duration::from_secs(120),
         answer: Duration::from_secs(60),
@@ -148,20 +161,37 @@ mod tests {
         let mut now = Instant::now();
         let mut backoff = Backoff::new(&TIMING);
         for most in [1, 2, 4, 8, 16, 30, 30] {
-            let pause = backoff.pause(&TIMING, None, now);
+            let pause = backoff.pause(&TIMING, false, None, now);
             let most = Duration::from_secs(most);
             assert!(pause >= most / 2 && pause <= most, "{pause:?} of {most:?}");
             now += pause;
         }
         now += TIMING.forgive + Duration::from_secs(1);
-        assert!(backoff.pause(&TIMING, None, now) <= TIMING.first_retry);
+        assert!(backoff.pause(&TIMING, false, None, now) <= TIMING.first_retry);
+    }
+
+    #[test]
+    fn pauses_stay_short_while_the_server_starts() {
+        let mut backoff = Backoff::new(&TIMING);
+        let mut now = Instant::now();
+        for server_starts in [false, false, false, false, true, true, true] {
+            let pause = backoff.pause(&TIMING, server_starts, None, now);
+            assert!(!server_starts || pause <= TIMING.starting, "{pause:?}");
+            now += pause;
+        }
     }
 
     #[test]
     fn a_server_is_heard_within_bounds() {
         let mut backoff = Backoff::new(&TIMING);
-        let mut asked =
-            |seconds| backoff.pause(&TIMING, Some(Duration::from_secs(seconds)), Instant::now());
+        let mut asked = |seconds| {
+            backoff.pause(
+                &TIMING,
+                false,
+                Some(Duration::from_secs(seconds)),
+                Instant::now(),
+            )
+        };
         assert_eq!(asked(20), Duration::from_secs(20));
         assert_eq!(asked(86_400), TIMING.last_retry);
     }

@@ -104,11 +104,8 @@ impl ApiClient {
         let answer = connections.request(request).await;
         let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let host = server.authority().map(ToString::to_string);
-        states.asked(RequestOutcome::new(
-            code,
-            host.unwrap_or_default(),
-            ask.method.as_str(),
-        ));
+        let outcome = RequestOutcome::new(code, host.unwrap_or_default(), ask.method.as_str());
+        states.asked(outcome, code.is_some());
         answer.map_err(|error| Failure::Unreachable {
             server: self.server(),
             problem: problem(&error),

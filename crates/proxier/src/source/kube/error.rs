@@ -71,6 +71,16 @@ pub(super) struct StatusDetails {
 }
 
 impl Failure {
+    /// Whether a server that is away or starts up fails like this. A load balancer before it
+    /// answers 502 or 503.
+    pub(super) fn is_of_starting_server(&self, was_unreachable: bool) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { code, .. } => was_unreachable && matches!(code, 403 | 429 | 502 | 503),
+            _ => false,
+        }
+    }
+
     /// The failure for an error that the server sends instead of objects.
     pub(super) fn of(status: Status, retry_after: Option<Duration>) -> Self {
         let asked = status

@@ -152,7 +152,7 @@ impl Poster<'_> {
                 return Err(failure);
             }
             tries += 1;
-            let pause = backoff.pause(self.timing, asked, Instant::now());
+            let pause = backoff.pause(self.timing, false, asked, Instant::now());
             tokio::time::sleep(pause).await;
         }
     }

@@ -65,8 +65,8 @@ pub(super) struct ListWatch<'a, K: Kind> {
     /// Whether the server allowed other kinds when this kind was last requested. A server that
     /// starts up forbids all kinds.
     is_known: bool,
-    /// Whether the server has forgotten the version (410), and has sent nothing since.
-    is_forgotten: bool,
+    /// How often the server has forgotten the version (410) since it last sent an event.
+    forgotten: u32,
     /// Whether the server did not have the kind, or forbade it, at the last request.
     is_without: bool,
 }
@@ -87,7 +87,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             heard: Instant::now(),
             listed,
             is_known: false,
-            is_forgotten: false,
+            forgotten: 0,
             is_without: false,
         }
     }
@@ -96,7 +96,10 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     pub(super) async fn run(mut self) -> Infallible {
         let timing = self.shared.timing;
         let mut backoff = Backoff::new(timing);
+        let mut last_warning: Option<Instant> = None;
+        let mut is_back = self.shared.states.is_back();
         loop {
+            is_back.mark_unchanged();
             let Err(mut failure) = self.list_or_watch().await else {
                 continue;
             };
@@ -123,19 +126,38 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                     timing.absent
                 }
                 Cure::Wait(asked) => {
-                    let pause = backoff.pause(timing, asked, Instant::now());
+                    let now = Instant::now();
+                    let states = self.shared.states;
+                    let starts =
+                        failure.is_of_starting_server(states.was_away_within(timing.forgive));
+                    let pause = backoff.pause(timing, starts, asked, now);
                     let error = Chain(&failure);
-                    tracing::warn!(
-                        kind = K::NAME,
-                        %error,
-                        ?pause,
-                        "cannot follow the API server; trying again after the pause"
-                    );
-                    self.shared.states.failed(K::NAME, &failure);
+                    // Short pauses must not multiply the lines.
+                    if last_warning.is_none_or(|last| now - last >= timing.last_retry) {
+                        last_warning = Some(now);
+                        tracing::warn!(
+                            kind = K::NAME,
+                            %error,
+                            ?pause,
+                            "cannot follow the API server; trying again after the pause"
+                        );
+                    } else {
+                        tracing::debug!(kind = K::NAME, %error, ?pause, "cannot follow yet");
+                    }
+                    states.failed(K::NAME, &failure);
                     pause
                 }
             };
-            tokio::time::sleep(pause).await;
+            let retry = tokio::time::Instant::now() + pause;
+            let is_away = matches!(failure, Failure::Unreachable { .. });
+            tokio::select! {
+                () = tokio::time::sleep_until(retry) => {}
+                _ = is_back.changed(), if is_away => {
+                    backoff = Backoff::new(timing);
+                    let soon = tokio::time::Instant::now() + timing.relist();
+                    tokio::time::sleep_until(soon.min(retry)).await;
+                }
+            }
         }
     }
 
@@ -227,7 +249,9 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             Failure::Refused { code: 401, .. } => self.shared.clients.forget(),
             Failure::Refused { code: 410, .. } if !lists => {
                 self.follower.lose_position();
-                if !mem::replace(&mut self.is_forgotten, true) {
+                self.forgotten += 1;
+                // A server that has just started may forget the version of its own list.
+                if self.forgotten <= 2 {
                     return Cure::ListAgain;
                 }
             }
@@ -325,7 +349,9 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             }
             is_silent = false;
             self.heard = Instant::now();
-            self.is_forgotten &= !after_list;
+            if after_list {
+                self.forgotten = 0;
+            }
             self.shared.states.heard();
         }
         if lists {

@@ -1,8 +1,11 @@
 //! The state of the connection, for metrics and health.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::super::{ConnectionState, RequestOutcome};
 use super::error::Failure;
@@ -16,11 +19,21 @@ struct Kinds {
     last_heard: Option<Instant>,
     failures: BTreeMap<&'static str, String>,
     requests: BTreeMap<RequestOutcome, u64>,
+    /// The last request without an answer, and whether none was answered since.
+    last_unanswered: Option<Instant>,
+    is_away: bool,
 }
 
 /// The state that the watches update and others read.
 #[derive(Debug, Clone)]
-pub(super) struct States(Arc<Mutex<Kinds>>);
+pub(super) struct States(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kinds: Mutex<Kinds>,
+    /// Sends when the server answers again.
+    is_back: watch::Sender<()>,
+}
 
 impl States {
     /// The state before any of these kinds is watched.
@@ -30,7 +43,10 @@ impl States {
             unlisted: kinds.iter().copied().collect(),
             ..Kinds::default()
         };
-        Self(Arc::new(Mutex::new(kinds)))
+        Self(Arc::new(Inner {
+            kinds: Mutex::new(kinds),
+            is_back: watch::Sender::default(),
+        }))
     }
 
     pub(super) fn get(&self) -> ConnectionState {
@@ -84,11 +100,35 @@ impl States {
         });
     }
 
-    pub(super) fn asked(&self, outcome: RequestOutcome) {
-        self.with(|kinds| *kinds.requests.entry(outcome).or_default() += 1);
+    /// Counts a request.
+    pub(super) fn asked(&self, outcome: RequestOutcome, is_answered: bool) {
+        let was_away = self.with(|kinds| {
+            *kinds.requests.entry(outcome).or_default() += 1;
+            if !is_answered {
+                kinds.last_unanswered = Some(Instant::now());
+            }
+            mem::replace(&mut kinds.is_away, !is_answered)
+        });
+        if was_away && is_answered {
+            self.0.is_back.send_replace(());
+        }
+    }
+
+    /// Whether the server left a request without an answer within this time.
+    pub(super) fn was_away_within(&self, time: Duration) -> bool {
+        self.with(|kinds| {
+            kinds
+                .last_unanswered
+                .is_some_and(|last| last.elapsed() <= time)
+        })
+    }
+
+    /// Changes when the server answers a request of any kind after one that it did not answer.
+    pub(super) fn is_back(&self) -> watch::Receiver<()> {
+        self.0.is_back.subscribe()
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Kinds) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
