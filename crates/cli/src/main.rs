@@ -23,9 +23,8 @@ mod testing;
 
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use args::{Cli, Command};
+use args::{CleanupArgs, Cli, Command};
 use component_config::Note;
 
 /// The result of a command: its exit code.
@@ -86,18 +85,17 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Plan(args)) => commands::plan(args),
         Some(Command::Check(args)) => commands::check(args),
         Some(Command::Status(args)) => commands::status(args),
-        Some(Command::Cleanup(args)) => {
-            commands::cleanup(&args.lock, Duration::from_secs(args.drain_timeout))
-        }
+        Some(Command::Cleanup(args)) => commands::cleanup(args),
         Some(Command::Completion { shell }) => {
             let mut command = args::visible(&args::command());
             clap_complete::generate(*shell, &mut command, "svcproxy", &mut io::stdout());
             Ok(Ending::Done)
         }
-        None if cli.run.cleanup => commands::cleanup(
-            &cli.run.lock,
-            Duration::from_secs(cli.run.node.drain_timeout),
-        ),
+        None if cli.run.cleanup => commands::cleanup(&CleanupArgs {
+            lock: cli.run.lock.clone(),
+            drain_timeout: cli.run.node.drain_timeout,
+            now: false,
+        }),
         None => commands::run(cli),
     }
 }

@@ -131,7 +131,7 @@ pub(crate) struct RunArgs {
 }
 
 /// The lock that allows one writer per network namespace.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct LockArgs {
     /// How long to wait for another svcproxy that manages this network namespace to end; by
     /// default, fail at once and name it
@@ -260,6 +260,11 @@ pub(crate) struct CleanupArgs {
     /// has taken over
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain_timeout: u64,
+
+    /// Do not wait until kube-proxy, if it runs again, has completed its first sync. This cuts the
+    /// connections of Services that kube-proxy does not serve yet
+    #[arg(long)]
+    pub(crate) now: bool,
 }
 
 /// `svcproxy status`.

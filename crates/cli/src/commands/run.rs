@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
+use ::ipvs::VirtualServerKey;
 use anyhow::Context;
 use proxier::desired::Config;
 use proxier::mode::iptables::{
@@ -19,6 +20,7 @@ use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
 use proxier::reconcile::{Cause, Event, Intervals, Observed, SyncKind, SyncReport};
 use proxier::source::watch::Watch;
+use proxier::takeover::KubeProxy;
 use proxier::{Proxier, Runtime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -61,7 +63,8 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let config = Arc::new(config);
     match start.choice.in_effect {
         Mode::Ipvs => {
-            let proxier = Proxier::new(config, Ipvs::new(open_ipvs(args)?));
+            let data_plane = Ipvs::new(open_ipvs(args)?).inheriting(of_kube_proxy());
+            let proxier = Proxier::new(config, data_plane);
             if args.once {
                 return start.once(proxier);
             }
@@ -88,6 +91,19 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
 
 fn open_ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
     Ok(IpvsBackend::open()?.proc_sys(&args.mode.proc_sys))
+}
+
+/// The virtual servers that kube-proxy left on this node.
+fn of_kube_proxy() -> Vec<VirtualServerKey> {
+    let found = KubeProxy::open().and_then(|mut kube_proxy| kube_proxy.virtual_servers());
+    found.unwrap_or_else(|error| {
+        // They are only reported then, as those of any other program.
+        tracing::debug!(
+            "cannot recognise kube-proxy's virtual servers: {}",
+            chain(&error)
+        );
+        Vec::new()
+    })
 }
 
 /// Everything that may have left state on this node: kube-proxy, and svcproxy's other mode.

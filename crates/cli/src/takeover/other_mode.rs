@@ -28,7 +28,7 @@ pub(crate) fn earlier_proxy(in_effect: Mode, config: &Config) -> Box<dyn Earlier
 
 /// The backend for what IPVS mode left, with or without IPVS in the kernel. Does not make the
 /// kernel load IPVS.
-pub(crate) fn ipvs_mode() -> Result<Box<dyn Backend>, BackendError> {
+pub(crate) fn open_ipvs() -> Result<Box<dyn Backend>, BackendError> {
     if ipvs::is_loaded() {
         Ok(Box::new(IpvsBackend::open()?))
     } else {
@@ -69,7 +69,7 @@ impl EarlierProxy for OfIpvsMode {
         if self.retiring.is_some() {
             return self.look();
         }
-        let mut backend = match ipvs_mode() {
+        let mut backend = match open_ipvs() {
             Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
             opened => opened?,
         };

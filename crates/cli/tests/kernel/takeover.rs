@@ -97,6 +97,8 @@ fn take_over(name: &str, write: impl Fn(&Lab)) {
     let svcproxy = lasting.through(|lab| {
         let svcproxy = lab.follow_with(&["--audit-interval=2s", "--drain-timeout=3600"]);
         svcproxy.wait("a removal", is_removal);
+        let is_foreign = |event: &Value| event["reason"] == "ForeignVirtualServer";
+        assert!(!svcproxy.log().iter().any(is_foreign));
         svcproxy
     });
     lasting.hold();
@@ -231,6 +233,40 @@ fn kube_proxys_ipvs_mode_takes_over_again() {
         );
     }
     assert!(!routes(&lab).contains("proto 73"), "{}", routes(&lab));
+}
+
+/// kube-proxy adds its addresses one by one. Before it serves all, `cleanup` would take virtual
+/// servers away that kube-proxy is about to take over.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn cleanup_waits_for_kube_proxys_first_sync() {
+    const KEPT: &[Port] = &[SHOP[0], SHOP[2]];
+    let lab = lab("first-sync");
+    lab.follow().terminate();
+    let mut lasting = Lasting::open(&lab, KEPT);
+    lasting.through(|lab| {
+        lab.node()
+            .ip(&[
+                "link add kube-ipvs0 type dummy",
+                "address add 10.96.0.90/32 dev kube-ipvs0",
+            ])
+            .unwrap();
+    });
+    let arguments = ["cleanup", "--log-format=json", "--drain-timeout=0"];
+    let cleanup = Follower::start(&mut lab.svcproxy(&arguments));
+    cleanup.wait("a wait", |event| {
+        let message = event["message"].as_str().unwrap_or_default();
+        message.contains("waiting for the first sync of kube-proxy")
+    });
+    lasting.through(|lab| kube_proxy(lab).write_ipvs("nft").unwrap());
+    cleanup.ends();
+    lasting.through(|_| ());
+    let servers = lab.ipvsadm().join("\n");
+    for port in KEPT {
+        let server = format!("-A -t {} ", port.vip());
+        assert!(servers.contains(&server), "{servers}");
+    }
+    assert!(!servers.contains("-f "), "{servers}");
 }
 
 fn routes(lab: &Lab) -> String {

@@ -9,7 +9,7 @@ use crate::mode::BackendError;
 use crate::mode::conntrack::netlink_family;
 use crate::mode::iptables::kernel::{Flavour, has_legacy_tables, kernel_speaks, restore, save};
 use crate::mode::iptables::{Table, Transaction};
-use crate::takeover::leftovers::{Chains, chain};
+use crate::takeover::leftovers::{CANARY, Chains, NFTABLES_TABLE, chain};
 
 use super::{Removal, packet_filter};
 
@@ -29,28 +29,39 @@ pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
     }
 }
 
-/// Whether there are such chains.
-pub(super) fn are_there(netfilter: &mut Socket) -> Result<bool, BackendError> {
+/// The number of kube-proxy's chains, in iptables and in the tables of its nftables mode, without
+/// canaries; `None` if there are not even canaries.
+pub(super) fn count(netfilter: &mut Socket) -> Result<Option<usize>, BackendError> {
+    let mut names = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
-        if has_nft_chains(netfilter, family)? {
-            return Ok(true);
-        }
+        let found = nft_chains(netfilter, family)?.into_iter();
+        names.extend(found.map(|name| (family, name)));
         if kernel_speaks(family) && has_legacy_tables(family) {
             let saved = save(Flavour::Legacy.or_plain()?, family)?;
-            if !Chains::parse(&saved).rules.is_empty() {
-                return Ok(true);
-            }
+            let found = Chains::parse(&saved).rules;
+            let found = found.chains();
+            names.extend(found.map(|(table, name)| (family, format!("legacy {table} {name}"))));
         }
     }
-    Ok(false)
+    let serving = names.iter().filter(|(_, name)| !name.ends_with(CANARY));
+    Ok((!names.is_empty()).then(|| serving.count()))
 }
 
 fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
+    let names = nft_chains(netfilter, family)?;
+    Ok(names.iter().any(|name| !name.starts_with(NFTABLES_TABLE)))
+}
+
+/// Its chains in nftables' tables, with the names of the tables.
+fn nft_chains(netfilter: &mut Socket, family: Family) -> Result<Vec<String>, BackendError> {
     let chains = nftables::chains(netfilter, netlink_family(family));
     let chains = chains.map_err(packet_filter("list chains"))?;
     let table_of = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);
-    let mut names = chains.iter();
-    Ok(names.any(|(of, name)| table_of(of).is_some_and(|table| chain(table, name).is_some())))
+    let is_its = |(of, name): &(String, String)| {
+        of == NFTABLES_TABLE || table_of(of).is_some_and(|table| chain(table, name).is_some())
+    };
+    let its = chains.into_iter().filter(is_its);
+    Ok(its.map(|(of, name)| format!("{of} {name}")).collect())
 }
 
 fn of_flavour(flavour: Flavour, family: Family, removal: &mut Removal) {

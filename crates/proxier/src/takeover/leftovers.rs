@@ -22,6 +22,10 @@ pub(crate) const NFTABLES_TABLE: &str = "kube-proxy";
 /// in pkg/proxy/ipvs/proxier.go).
 pub(crate) const DEVICE: &str = "kube-ipvs0";
 
+/// The chain by which kube-proxy notices that others have flushed its rules; it creates the chain
+/// when it starts (`kubeProxyCanaryChain`).
+pub(crate) const CANARY: &str = "KUBE-PROXY-CANARY";
+
 /// Chains with fixed names: those of pkg/proxy/iptables/proxier.go, then those that only
 /// pkg/proxy/ipvs/proxier.go has, then those of pkg/proxy/userspace/proxier.go.
 const CHAINS: [(Table, &[&str]); 3] = [

@@ -2,6 +2,7 @@
 
 mod chains;
 mod device;
+mod first_sync;
 pub(crate) mod leftovers;
 mod report;
 mod servers;
@@ -24,6 +25,7 @@ use netlink::{Socket, ipset, nftables};
 
 use device::Device;
 
+pub use first_sync::FirstSync;
 pub use report::{Removal, Removed};
 
 /// The kernel releases a set some time after the rules that used it were deleted.
@@ -133,21 +135,50 @@ impl fmt::Debug for NewProxy<'_> {
     }
 }
 
-/// What kube-proxy has on a node.
-#[derive(Debug)]
+/// What kube-proxy has on a node. Values are equal if kube-proxy has changed nothing in between.
+#[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Presence {
     /// Nothing.
     Absent,
     /// Rules of its iptables or nftables mode.
-    Rules,
+    Rules(KubeProxyRules),
     /// The device of its IPVS mode, and so its virtual servers.
     Servers(KubeProxyServers),
+}
+
+impl Presence {
+    /// Whether kube-proxy has begun to serve Services. It creates its device and its canary chains
+    /// when it starts, before it knows any Service.
+    pub fn serves(&self) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Rules(rules) => rules.chains > 0,
+            Self::Servers(servers) => !servers.0.vips.is_empty(),
+        }
+    }
+}
+
+/// The rules of kube-proxy's iptables or nftables mode.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KubeProxyRules {
+    /// Number of chains, without canaries.
+    chains: usize,
 }
 
 /// The virtual servers of kube-proxy's IPVS mode.
 #[derive(Debug)]
 pub struct KubeProxyServers(Record);
+
+impl PartialEq for KubeProxyServers {
+    /// Other addresses of the node come and go with pods.
+    fn eq(&self, other: &Self) -> bool {
+        let (one, two) = (&self.0, &other.0);
+        one.vips == two.vips && one.entries == two.entries && one.node_ports == two.node_ports
+    }
+}
+
+impl Eq for KubeProxyServers {}
 
 impl KubeProxyServers {
     /// Whether a virtual server is one of them.
@@ -221,13 +252,23 @@ impl KubeProxy {
         if device.is_some() {
             return Ok(Presence::Servers(KubeProxyServers(record)));
         }
-        let tables = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE);
-        let has_tables = !tables.map_err(packet_filter("list tables"))?.is_empty();
-        Ok(if has_tables || chains::are_there(&mut self.netfilter)? {
-            Presence::Rules
-        } else {
-            Presence::Absent
+        Ok(match chains::count(&mut self.netfilter)? {
+            Some(chains) => Presence::Rules(KubeProxyRules { chains }),
+            None => Presence::Absent,
         })
+    }
+
+    /// The existing virtual servers of its IPVS mode.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be read.
+    pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServerKey>, BackendError> {
+        let (_, device, record) = self.record()?;
+        if device.is_none() {
+            return Ok(Vec::new());
+        }
+        servers::list(&record)
     }
 
     fn remove_tables(&mut self) -> Result<usize, BackendError> {

@@ -31,9 +31,8 @@ pub(super) fn delete(
     draining: &mut Draining,
     now: Instant,
 ) -> Result<Deletion, BackendError> {
-    let mut client = match Client::open() {
-        Err(error) if *error.kind() == ErrorKind::Unsupported => return Ok(Deletion::default()),
-        client => client?,
+    let Some(mut client) = open()? else {
+        return Ok(Deletion::default());
     };
     let mut stale = BTreeSet::new();
     for entry in client.virtual_servers()? {
@@ -73,6 +72,24 @@ pub(super) fn delete(
         }
     }
     Ok(outcome)
+}
+
+/// The existing virtual servers of the record.
+pub(super) fn list(record: &Record) -> Result<Vec<VirtualServerKey>, BackendError> {
+    let Some(mut client) = open()? else {
+        return Ok(Vec::new());
+    };
+    let keys = client.virtual_servers()?.into_iter();
+    let keys = keys.map(|entry| entry.server.key);
+    Ok(keys.filter(|key| record.has(key)).collect())
+}
+
+/// `None` if the kernel has no IPVS.
+fn open() -> Result<Option<Client>, BackendError> {
+    match Client::open() {
+        Err(error) if *error.kind() == ErrorKind::Unsupported => Ok(None),
+        client => Ok(Some(client?)),
+    }
 }
 
 /// Whether a virtual server is kube-proxy's. Its sets may be incomplete, so node ports that the new

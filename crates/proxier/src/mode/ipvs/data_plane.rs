@@ -37,6 +37,8 @@ pub struct Ipvs<B> {
     unmarked: BTreeSet<FrontendKey>,
     /// Foreign virtual servers that were taken over.
     foreign: BTreeSet<VirtualServerKey>,
+    /// Virtual servers of an earlier proxy, which are not reported as foreign.
+    inherited: BTreeSet<VirtualServerKey>,
     /// Foreign routes that preceded svcproxy's.
     passed: BTreeSet<Obstacle>,
     /// Failed work to do again.
@@ -116,8 +118,19 @@ impl<B> Ipvs<B> {
             lost: Vec::new(),
             unmarked: BTreeSet::new(),
             foreign: BTreeSet::new(),
+            inherited: BTreeSet::new(),
             passed: BTreeSet::new(),
             owed: Owed::default(),
+        }
+    }
+
+    /// Sets the virtual servers of an earlier proxy, which this one replaces. Their take-over is
+    /// not reported as [`Reason::ForeignVirtualServer`].
+    #[must_use]
+    pub fn inheriting(self, keys: impl IntoIterator<Item = VirtualServerKey>) -> Self {
+        Self {
+            inherited: keys.into_iter().collect(),
+            ..self
         }
     }
 
@@ -311,7 +324,9 @@ impl<B: Backend> DataPlane for Ipvs<B> {
     fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice> {
         let passed = mem::take(&mut self.passed);
         let mut notices: Vec<_> = passed.iter().map(passed_notice).collect();
-        let foreign = mem::take(&mut self.foreign);
+        let mut foreign = mem::take(&mut self.foreign);
+        // One of the same key that appears later is foreign.
+        foreign.retain(|key| !self.inherited.remove(key));
         if foreign.len() > REPORTED_EACH {
             notices.push(many_foreign(&foreign));
         } else {

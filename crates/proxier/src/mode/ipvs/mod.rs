@@ -24,7 +24,7 @@ pub use fake::{FakeBackend, FakeNode};
 pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
-pub use retire::{Cleanup, Replacement, Retiring, cleanup};
+pub use retire::{Cleanup, Replacement, Retiring, cleanup, own_virtual_servers};
 
 use std::collections::HashMap;
 

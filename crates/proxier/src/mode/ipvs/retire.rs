@@ -58,6 +58,17 @@ pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendE
     Ok(Cleanup { plan, applied })
 }
 
+/// The virtual servers that svcproxy created.
+///
+/// # Errors
+///
+/// If the node cannot be read.
+pub fn own_virtual_servers<B: Backend + ?Sized>(
+    backend: &mut B,
+) -> Result<Vec<VirtualServerKey>, BackendError> {
+    Ok(owned(backend)?.virtual_servers.into_keys().collect())
+}
+
 /// The part of the node's state that svcproxy owns.
 fn owned<B: Backend + ?Sized>(backend: &mut B) -> Result<NodeState, BackendError> {
     let mut node = backend.outline()?;
