@@ -207,6 +207,7 @@ fn the_fallback_works_and_is_reported_everywhere() {
         "--mode=ipvs",
         "--log-format=json",
         "--audit-interval=1s",
+        "--service-metrics=all",
         &proc_sys,
     ];
     let mut command = lab.svcproxy(&arguments);
@@ -228,6 +229,10 @@ fn the_fallback_works_and_is_reported_everywhere() {
         "svcproxy_proxy_mode_wanted{mode=\"ipvs\"} 1\n",
     ] {
         assert!(metrics.contains(line), "{metrics}");
+    }
+    // This mode counts neither traffic nor virtual servers, and zeros would look like none.
+    for none in ["svcproxy_service_connections", "\nsvcproxy_virtual_servers"] {
+        assert!(!metrics.contains(none), "{metrics}");
     }
     assert!(fetch(&lab, 10249, "/proxyMode").ends_with("iptables"));
     let health = fetch(&lab, 10256, "/healthz");

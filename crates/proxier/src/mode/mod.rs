@@ -40,6 +40,10 @@ pub trait DataPlane: sealed::Sealed {
     /// The plan type of the mode.
     type Plan: PlanSteps;
 
+    /// Whether the mode counts the Services' traffic. Metrics of one that does not would be zeros
+    /// that look like no traffic.
+    const COUNTS_TRAFFIC: bool;
+
     /// What is under way, and whether the state of the node is known.
     fn status(&self) -> DataPlaneStatus;
 
@@ -94,8 +98,8 @@ pub trait DataPlane: sealed::Sealed {
     /// Whether the node has this virtual server and svcproxy owns it.
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool;
 
-    /// The traffic of the Services' virtual servers; empty in a mode without counters. `None` if
-    /// the state of the node is unknown.
+    /// The traffic of the Services' virtual servers; empty in a mode that does not
+    /// [count it](Self::COUNTS_TRAFFIC). `None` if the state of the node is unknown.
     ///
     /// # Errors
     ///

@@ -86,6 +86,8 @@ impl<T: Tables> Sealed for Iptables<T> {}
 impl<T: Tables> DataPlane for Iptables<T> {
     type Plan = Plan;
 
+    const COUNTS_TRAFFIC: bool = false;
+
     fn status(&self) -> DataPlaneStatus {
         DataPlaneStatus {
             is_known: self.node.is_some(),

@@ -227,6 +227,8 @@ impl<B: Backend> Sealed for Ipvs<B> {}
 impl<B: Backend> DataPlane for Ipvs<B> {
     type Plan = Plan;
 
+    const COUNTS_TRAFFIC: bool = true;
+
     fn status(&self) -> DataPlaneStatus {
         DataPlaneStatus {
             is_known: self.node.is_some(),

@@ -284,6 +284,9 @@ impl Monitor {
 
     /// Reads the kernel only if a Service's traffic is exported.
     fn read_traffic<B: DataPlane>(&self, proxier: &mut Proxier<B>) {
+        if !B::COUNTS_TRAFFIC {
+            return;
+        }
         let Options {
             all_services,
             service_limit,

@@ -22,7 +22,8 @@ pub(super) struct Own {
     kernel_errors: Family<Labels<2>, Counter>,
     audits: Counter,
     drift: Family<Labels<1>, Counter>,
-    virtual_servers: Gauge,
+    /// Absent in a mode without virtual servers: 0 would be wrong.
+    virtual_servers: Family<Labels<0>, Gauge>,
     real_servers: Family<Labels<1>, Gauge>,
     problems: Gauge,
     services_left_out: Gauge,
@@ -170,7 +171,8 @@ impl Own {
         let Some(servers) = proxier.servers() else {
             return;
         };
-        self.virtual_servers.set(gauge(servers.virtual_servers));
+        let virtual_servers = self.virtual_servers.get_or_create(&labels([]));
+        virtual_servers.set(gauge(servers.virtual_servers));
         for (state, count) in [("active", servers.active), ("draining", servers.draining)] {
             let state = self.real_servers.get_or_create(&labels([("state", state)]));
             state.set(gauge(count));
