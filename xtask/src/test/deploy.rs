@@ -20,8 +20,20 @@ const EVERYTHING: &str = r#"{
     "affinity": {"nodeAffinity": {}},
     "podAnnotations": {"a": "b"},
     "podLabels": {"c": "d"},
-    "metrics": {"serviceMonitor": {"enabled": true, "labels": {"e": "f"}}}
+    "mode": "iptables",
+    "metrics": {
+        "serviceMonitor": {"enabled": true, "labels": {"e": "f"}},
+        "prometheusRule": {"enabled": true, "labels": {"g": "h"}},
+        "dashboard": {"enabled": true}
+    }
 }"#;
+/// Values that differ from [`REQUIRED`], and whether pods must restart for the difference.
+const CHANGES: [(&str, bool); 4] = [
+    (r#""config": {"clusterCIDR": "10.9.0.0/16"}"#, false),
+    (r#""mode": "iptables""#, true),
+    (r#""metrics": {"serviceMonitor": {"enabled": true}}"#, true),
+    (r#""config": {"logging": {"format": "json"}}"#, true),
+];
 /// Helm as a library, in a package of PyPI.
 const HELM: &str = "helm-python-sdk==0.2.2";
 
@@ -38,7 +50,17 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
             "the rendered chart differs from {}; UPDATE_CHART=1 rewrites the file",
             golden.display()
         );
-        render(packages, EVERYTHING).map(drop)
+        render(packages, EVERYTHING)?;
+        let before = checksum(&rendered)?;
+        for (change, restarts) in CHANGES {
+            let values = REQUIRED.replace('}', &format!(", {change}}}"));
+            let after = checksum(&render(packages, &values)?)?;
+            ensure!(
+                (after != before) == restarts,
+                "the pods' checksum after {change}: {after}, before: {before}"
+            );
+        }
+        Ok(())
     });
     with_tool("promtool", promtool(), report, |program| {
         let calls = [("check", "alerts.yaml"), ("test", "alerts_test.yaml")];
@@ -89,6 +111,13 @@ fn render(packages: &Path, values: &str) -> Result<Vec<u8>> {
         .arg(paths::workspace().join("deploy/helm/svcproxy"))
         .arg(values);
     process::output(&mut helm).context("cannot render the chart")
+}
+
+/// The annotation that makes Kubernetes replace the pods when it changes.
+fn checksum(rendered: &[u8]) -> Result<String> {
+    let text = str::from_utf8(rendered)?;
+    let line = text.lines().find(|line| line.contains("checksum/restart:"));
+    line.map(str::to_owned).context("the pods have no checksum")
 }
 
 /// Unpacked from Debian's package: installing that would start a server.

@@ -36,6 +36,23 @@ fn chart_without_values_is_the_kustomize_base() {
     assert_eq!(by_kind(rendered()), by_kind(base));
 }
 
+/// Nobody can change the selector of an existing DaemonSet.
+#[test]
+fn selectors_of_chart_and_kustomize_base_are_the_same() {
+    let selector = |objects: Vec<Value>| {
+        let daemon_set = objects.iter().find(|object| object["kind"] == "DaemonSet");
+        daemon_set.unwrap()["spec"]["selector"].clone()
+    };
+    let base = selector(
+        kustomize::all()
+            .into_iter()
+            .map(|(_, object)| object)
+            .collect(),
+    );
+    assert!(base["matchLabels"].is_object());
+    assert_eq!(selector(rendered()), base);
+}
+
 fn by_kind(objects: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> {
     let objects = objects.into_iter().map(|mut object| {
         forget_helms_labels(&mut object);
@@ -56,6 +73,13 @@ fn forget_helms_labels(value: &mut Value) {
                 fields.remove(&format!("app.kubernetes.io/{label}"));
             }
             fields.remove("helm.sh/chart");
+            let annotations = fields.get_mut("annotations").and_then(Value::as_object_mut);
+            if let Some(annotations) = annotations {
+                annotations.remove("checksum/restart");
+                if annotations.is_empty() {
+                    fields.remove("annotations");
+                }
+            }
             fields.values_mut().for_each(forget_helms_labels);
         }
         Value::Array(items) => items.iter_mut().for_each(forget_helms_labels),
