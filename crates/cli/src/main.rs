@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod component_config;
+mod host;
 mod kube_proxy;
 mod lock;
 mod logging;

@@ -15,6 +15,8 @@ mod fallback;
 mod follower;
 #[path = "netns/hanging.rs"]
 mod hanging;
+#[path = "netns/host.rs"]
+mod host;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/lab.rs"]
 mod lab;

@@ -5,7 +5,7 @@
 //! - [`Socket`] sends transactions and list requests to netfilter. The kernel executes a request
 //!   before `send` returns, so nothing blocks here.
 //! - [`uapi`] has the kernel's numbers; [`nftables`] is for expressions, tables and chains,
-//!   [`conntrack`] for connection tracking, [`ipset`] for ipsets.
+//!   [`filter`] for what rules decide, [`conntrack`] for connection tracking, [`ipset`] for ipsets.
 //! - [`Watch`] reports changes by other processes.
 //!
 //! This crate is internal to svcproxy: its interface changes with svcproxy's needs.
@@ -13,6 +13,7 @@
 
 pub mod conntrack;
 mod error;
+pub mod filter;
 pub mod ipset;
 pub mod nftables;
 mod read;

@@ -58,6 +58,8 @@ pub mod desired;
 mod escaped;
 pub mod guide;
 mod hash;
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+pub mod host;
 pub mod mode;
 pub mod model;
 #[cfg(feature = "health")]

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::{env, fmt};
 
+use proxier::host::{Concern, Host, Role, judge};
 use proxier::mode::probe::{Finding, Missing, Mode as Probed, Probe, Reason, Requirement, Weight};
 use proxier::mode::{iptables, ipvs};
 use serde::Serialize;
@@ -13,13 +15,16 @@ use crate::commands::json;
 use crate::logging::Shown;
 use crate::{Ending, node};
 
-/// Prints whether the chosen mode can run on this node, and what is missing.
+/// Prints whether the chosen mode can run on this node, what is missing, and what else on the host
+/// keeps Service traffic from its endpoints.
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     let config = node::config(&args.node)?;
     let proc_sys = &args.mode.proc_sys;
     let ipvs = ipvs::probe(&config, proc_sys);
     let found = ipvs.and(iptables::probe(&config, proc_sys));
-    let verdict = Verdict::new(args.mode(), args.mode.fallback, found);
+    let mut verdict = Verdict::new(args.mode(), args.mode.fallback, found);
+    let role = Role::new(args.mode().probed(), &config);
+    (verdict.concerns, verdict.unknown) = host(&role, proc_sys);
     match args.output {
         CheckFormat::Text => check_text(&verdict)?,
         CheckFormat::Json => check_json(&verdict)?,
@@ -31,11 +36,26 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     })
 }
 
+/// What concerns this host, and what could not be found out.
+fn host(role: &Role<'_>, proc_sys: &Path) -> (Vec<Concern>, Vec<String>) {
+    let mut host = match Host::open(proc_sys) {
+        Ok(host) => host,
+        Err(error) => return (Vec::new(), vec![format!("the host: {error}")]),
+    };
+    let mut facts = host.facts();
+    host.ask_programs(&mut facts);
+    (judge(&facts, role), facts.unknown)
+}
+
 /// The findings, and the modes that can run.
 pub(crate) struct Verdict {
     mode: Mode,
     fallback: Fallback,
     probe: Probe,
+    /// What else is on the host.
+    pub(crate) concerns: Vec<Concern>,
+    /// What of it could not be found out.
+    pub(crate) unknown: Vec<String>,
 }
 
 impl Verdict {
@@ -44,6 +64,8 @@ impl Verdict {
             mode,
             fallback,
             probe,
+            concerns: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 
@@ -87,6 +109,30 @@ struct Document<'a> {
     /// The mode that svcproxy would fall back to.
     fallback: Option<&'static str>,
     findings: Vec<Row<'a>>,
+    /// What else on the host keeps Service traffic from its endpoints.
+    host: Vec<HostRow<'a>>,
+    /// What of it could not be found out.
+    unknown: &'a [String],
+}
+
+#[derive(Serialize)]
+struct HostRow<'a> {
+    name: &'static str,
+    result: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'a str>,
+}
+
+impl<'a> From<&'a Concern> for HostRow<'a> {
+    fn from(concern: &'a Concern) -> Self {
+        Self {
+            name: concern.kind.as_str(),
+            result: result_of(concern),
+            message: &concern.message,
+            remedy: concern.remedy.as_deref(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -125,6 +171,8 @@ impl<'a> Document<'a> {
             can_run: verdict.can_run(),
             fallback: verdict.instead().map(Mode::name),
             findings: verdict.probe.findings.iter().map(Row::new).collect(),
+            host: verdict.concerns.iter().map(HostRow::from).collect(),
+            unknown: &verdict.unknown,
         }
     }
 }
@@ -182,6 +230,14 @@ fn result(finding: &Finding) -> &'static str {
     }
 }
 
+/// The concern in one word.
+const fn result_of(concern: &Concern) -> &'static str {
+    match concern.is_note {
+        true => "note",
+        false => "warning",
+    }
+}
+
 /// Prints a table with one finding per line, and the remedy below it.
 pub(crate) fn check_text(verdict: &Verdict) -> anyhow::Result<()> {
     let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -189,6 +245,46 @@ pub(crate) fn check_text(verdict: &Verdict) -> anyhow::Result<()> {
     let colour = out.is_terminal() && !no_colour;
     write!(out, "{}", Table { verdict, colour })?;
     Ok(())
+}
+
+/// A line of the table, and what to do about it.
+struct TextRow {
+    cells: [String; 4],
+    remedy: Option<String>,
+}
+
+impl Verdict {
+    /// The findings, then what else is on the host. Texts may quote programs and names of others.
+    fn rows(&self) -> Vec<TextRow> {
+        let findings = self.probe.findings.iter().map(|finding| TextRow {
+            cells: [
+                result(finding).to_owned(),
+                modes(&finding.requirement),
+                finding.requirement.to_string(),
+                match &finding.result {
+                    Ok(found) => Shown(found).to_string(),
+                    Err(missing) => Shown(&missing.message).to_string(),
+                },
+            ],
+            remedy: finding.remedy(),
+        });
+        let host = |result: &str, what: &str, found: &str, remedy: Option<&String>| TextRow {
+            cells: [
+                result.to_owned(),
+                String::new(),
+                format!("host: {what}"),
+                Shown(found).to_string(),
+            ],
+            remedy: remedy.map(|remedy| Shown(remedy).to_string()),
+        };
+        let concerns = self.concerns.iter().map(|concern| {
+            let (what, remedy) = (concern.kind.as_str(), concern.remedy.as_ref());
+            host(result_of(concern), what, &concern.message, remedy)
+        });
+        let unknown = self.unknown.iter();
+        let unknown = unknown.map(|unknown| host("unknown", "unknown", unknown, None));
+        findings.chain(concerns).chain(unknown).collect()
+    }
 }
 
 struct Table<'a> {
@@ -203,6 +299,7 @@ impl Table<'_> {
         let (on, off) = match result {
             "ok" if self.colour => ("\x1b[32m", "\x1b[0m"),
             "missing" if self.colour => ("\x1b[31m", "\x1b[0m"),
+            "warning" if self.colour => ("\x1b[33m", "\x1b[0m"),
             _ => ("", ""),
         };
         writeln!(
@@ -214,34 +311,19 @@ impl Table<'_> {
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let findings = &self.verdict.probe.findings;
-        let cells = findings.iter().map(|finding| {
-            let found = match &finding.result {
-                Ok(found) => Shown(found).to_string(),
-                // It may quote a program.
-                Err(missing) => Shown(&missing.message).to_string(),
-            };
-            let modes = modes(&finding.requirement);
-            [
-                result(finding).to_owned(),
-                modes,
-                finding.requirement.to_string(),
-                found,
-            ]
-        });
-        let cells: Vec<_> = cells.collect();
+        let rows = self.verdict.rows();
         let heads = ["RESULT", "FOR MODE", "WHAT", "FOUND"];
         let width = |column: usize| {
-            let cells = cells.iter().filter_map(|row| row.get(column));
+            let cells = rows.iter().filter_map(|row| row.cells.get(column));
             let longest = cells.map(|cell| cell.chars().count()).max();
             let head = heads.get(column).map_or(0, |head| head.len());
             longest.unwrap_or(0).max(head)
         };
         let widths = [width(0), width(1), width(2)];
         self.row(f, heads, widths)?;
-        for (finding, row) in findings.iter().zip(&cells) {
-            self.row(f, row.each_ref().map(String::as_str), widths)?;
-            if let Some(remedy) = finding.remedy() {
+        for TextRow { cells, remedy } in &rows {
+            self.row(f, cells.each_ref().map(String::as_str), widths)?;
+            if let Some(remedy) = remedy {
                 writeln!(f, "{:width$}  remedy: {remedy}", "", width = widths[0])?;
             }
         }

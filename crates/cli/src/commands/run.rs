@@ -27,6 +27,7 @@ use signal_hook::iterator::Signals;
 
 use super::{DiagnosticLog, log_failures};
 use crate::args::{Cli, Mode, RunArgs};
+use crate::host::HostWatch;
 use crate::lock::WriterLock;
 use crate::logging::{chain, lines_lost};
 use crate::mode::{Choice, Lookout};
@@ -175,6 +176,7 @@ impl<'a> Start<'a> {
             lookout: None,
             has_synced: false,
             passages: Passages::default(),
+            host_watch: HostWatch::new(&cli.run.mode.proc_sys),
             trail: Trail::new(Causes::default()),
             health: Health::new(runtime.clone(), config, monitor.clone()),
             standing: Standing::new(notices.clone(), conditions.clone()),
@@ -227,6 +229,7 @@ struct Following<'a> {
     lookout: Option<Lookout>,
     has_synced: bool,
     passages: Passages,
+    host_watch: HostWatch,
     trail: Trail,
     notices: Notices,
     monitor: Monitor,
@@ -253,6 +256,7 @@ impl Following<'_> {
             earlier_proxies(self.choice.in_effect, config, self.notices.clone());
         let intervals = &mut self.intervals;
         let (mode, passages) = (self.choice.in_effect, &mut self.passages);
+        let host = &mut self.host_watch;
         proxier::reconcile::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);
             let round = match observed {
@@ -276,6 +280,11 @@ impl Following<'_> {
                     proxier.set_draining_beside(earlier_proxies.are_draining());
                     if report.kind == SyncKind::Full || round.cause == Cause::Audit {
                         passages.follow(mode, proxier.desired().config());
+                    }
+                    if report.kind == SyncKind::Full {
+                        let now =
+                            host.conditions(mode, proxier.desired(), earlier_proxies.are_gone());
+                        self.standing.follow_host(now, proxier.store());
                     }
                 }
                 Err(error) => {

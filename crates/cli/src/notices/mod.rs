@@ -115,7 +115,7 @@ const MANIFEST_WARNING: &str = "ManifestWarning";
 /// At most so many conditions are listed.
 const MOST: usize = 1000;
 
-/// The current conditions: problems of Services and of the node, and invalid manifests. Clones share
+/// The current conditions: problems of Services, of the node and of its host, and invalid manifests. Clones share
 /// them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conditions(Arc<Mutex<Current>>);
@@ -123,6 +123,7 @@ pub(crate) struct Conditions(Arc<Mutex<Current>>);
 #[derive(Debug, Default)]
 struct Current {
     of_proxier: reconcile::Standing,
+    of_host: Vec<Notice>,
     of_manifests: Vec<Diagnostic>,
 }
 
@@ -139,6 +140,9 @@ impl Conditions {
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
         let current = self.lock();
         let mut counts = current.of_proxier.counts();
+        for notice in &current.of_host {
+            *counts.entry(notice.reason.as_str()).or_default() += 1;
+        }
         for diagnostic in &current.of_manifests {
             *counts.entry(reason(diagnostic)).or_default() += 1;
         }
@@ -153,12 +157,15 @@ impl Conditions {
             about: "manifest".to_owned(),
             message: diagnostic.to_string(),
         });
-        let of_proxier = current.of_proxier.conditions().map(|notice| Condition {
+        let condition = |notice: Notice| Condition {
             reason: notice.reason.to_string(),
             about: about(&notice, node),
             message: notice.text(),
-        });
-        let listed: Vec<_> = of_manifests.chain(of_proxier).take(MOST).collect();
+        };
+        let of_host = current.of_host.iter().cloned().map(condition);
+        let of_proxier = current.of_proxier.conditions().map(condition);
+        let listed = of_manifests.chain(of_host).chain(of_proxier);
+        let listed: Vec<_> = listed.take(MOST).collect();
         serde_json::to_string(&listed).unwrap_or_else(|_| "[]".to_owned())
     }
 
@@ -219,5 +226,12 @@ impl Standing {
             .of_proxier
             .follow(proxier, &Concerned::All);
         self.notices.send_all(&new, proxier.store());
+    }
+
+    /// Replaces the conditions of the host, and reports new ones.
+    pub(crate) fn follow_host(&mut self, now: Vec<Notice>, store: &Store) {
+        let before = std::mem::replace(&mut self.conditions.lock().of_host, now.clone());
+        let new = now.iter().filter(|notice| !before.contains(notice));
+        self.notices.send_all(new, store);
     }
 }

@@ -62,6 +62,14 @@ pub enum Reason {
     DriftRepaired,
     /// A route or routing rule of another program sends packets for Services elsewhere.
     RouteInTheWay,
+    /// A filter of another program may drop packets of Services.
+    FirewallInTheWay,
+    /// A setting of the host may keep Services from working.
+    HostSetting,
+    /// Another service proxy, or a device with Services' addresses, is at work on this node.
+    OtherServiceProxy,
+    /// Connection tracking is nearly full.
+    ConntrackNearlyFull,
     /// There is no free firewall mark for a virtual server.
     NoMarkLeft,
     /// iptables rejects the rules of a Service.
@@ -78,7 +86,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -92,6 +100,10 @@ impl Reason {
         Self::ForeignVirtualServer,
         Self::DriftRepaired,
         Self::RouteInTheWay,
+        Self::FirewallInTheWay,
+        Self::HostSetting,
+        Self::OtherServiceProxy,
+        Self::ConntrackNearlyFull,
         Self::NoMarkLeft,
         Self::RulesRefused,
         Self::RulesAccepted,
@@ -116,6 +128,10 @@ impl Reason {
             Self::ForeignVirtualServer => "ForeignVirtualServer",
             Self::DriftRepaired => "DriftRepaired",
             Self::RouteInTheWay => "RouteInTheWay",
+            Self::FirewallInTheWay => "FirewallInTheWay",
+            Self::HostSetting => "HostSetting",
+            Self::OtherServiceProxy => "OtherServiceProxy",
+            Self::ConntrackNearlyFull => "ConntrackNearlyFull",
             Self::NoMarkLeft => "NoMarkLeft",
             Self::RulesRefused => "RulesRefused",
             Self::RulesAccepted => "RulesAccepted",

@@ -26,10 +26,7 @@ pub(super) struct Device {
 /// kube-proxy's device, if it exists and is a dummy, and the addresses of all other devices.
 pub(super) fn addresses(netlink: &mut Rtnetlink) -> io::Result<(Option<Device>, HashSet<IpAddr>)> {
     let index = netlink.read(index)?;
-    let listed: Vec<_> = netlink.read(|handle| async move {
-        let listed = handle.address().get().execute();
-        listed.try_collect().await.map_err(io_error)
-    })?;
+    let listed = netlink.read(listed)?;
     let its = |message: &AddressMessage| Some(message.header.index) == index;
     let (its, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(its);
     let device = index.map(|index| Device {
@@ -38,6 +35,18 @@ pub(super) fn addresses(netlink: &mut Rtnetlink) -> io::Result<(Option<Device>, 
         messages: its,
     });
     Ok((device, others.iter().filter_map(address).collect()))
+}
+
+/// All addresses, each with the index of its device.
+pub(crate) fn all_addresses(netlink: &mut Rtnetlink) -> io::Result<Vec<(u32, IpAddr)>> {
+    let listed = netlink.read(listed)?.into_iter();
+    let indexed = listed.filter_map(|message| Some((message.header.index, address(&message)?)));
+    Ok(indexed.collect())
+}
+
+async fn listed(netlink: Handle) -> io::Result<Vec<AddressMessage>> {
+    let listed = netlink.address().get().execute();
+    listed.try_collect().await.map_err(io_error)
 }
 
 /// Deletes the device, with its addresses.

@@ -1,7 +1,7 @@
 //! Removes what kube-proxy left on the node.
 
 mod chains;
-mod device;
+pub(crate) mod device;
 mod first_sync;
 pub(crate) mod leftovers;
 mod report;

@@ -80,6 +80,8 @@ pub(crate) use data_plane::Tables;
 pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, kill_programs, watch};
 pub use name::{ForeignName, Name};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
+pub(crate) use passage::is_passage;
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub use passage::{Passage, PassageWatch};
 pub use plan::{NodeState, Plan, Step};
 #[cfg(feature = "iptables")]

@@ -18,6 +18,7 @@ use netlink::uapi::*;
 use netlink::{Listener, Message, Socket, Watch, nftables};
 
 use super::kernel::{Flavour, kind_in_iptables, legacy_tables, restore, save};
+use super::name::FORWARD as FORWARD_OF_IPTABLES;
 use super::rule::{Match, State, Target};
 use super::transaction::{Part, Written};
 use super::{Hook, Jump, Name, Rule, Rules, Table, Transaction};
@@ -29,6 +30,11 @@ const INPUT: &str = "SVCPASS-INPUT";
 const FORWARD: &str = "SVCPASS-FORWARD";
 const HOOKS: [(Hook, &str); 2] = [(Hook::Input, INPUT), (Hook::Forward, FORWARD)];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Whether a chain lets pass what Services need, in either mode.
+pub(crate) fn is_passage(chain: &str) -> bool {
+    [INPUT, FORWARD].contains(&chain) || chain == Name::of(FORWARD_OF_IPTABLES).as_str()
+}
 
 /// The rules that let IPVS mode's traffic pass iptables' filter, in iptables-nft and
 /// iptables-legacy. A host without a table `filter` needs none.

@@ -132,5 +132,7 @@ mod ruleset;
 mod set;
 
 pub use rule::{Chain, ChainKind, Hook, HookPoint, Rule, State, Statement, TransportProtocol};
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+pub(crate) use ruleset::{ADMIT, INPUT};
 pub use ruleset::{Fingerprint, Ruleset, TABLE};
 pub use set::{Field, Set};

@@ -26,9 +26,9 @@ const OUTPUT: i32 = -99;
 /// NF_IP_PRI_NAT_DST.
 const DESTINATION_NAT: i32 = -100;
 /// Before NF_IP_PRI_NAT_SRC - 2, 98, where IPVS is; after the host's firewall.
-const INPUT: i32 = 20;
+pub(crate) const INPUT: i32 = 20;
 /// Before NF_IP_PRI_FILTER, 0, where iptables filters.
-const ADMIT: i32 = -10;
+pub(crate) const ADMIT: i32 = -10;
 /// After IPVS, before NF_IP_PRI_NAT_SRC, 100.
 const ANSWERS: i32 = 99;
 /// NF_IP_PRI_NAT_SRC.
