@@ -351,6 +351,7 @@ fn plan_without_ipv6_names_what_it_leaves_out() {
     let (out, log, code) = run(&mut svcproxy(&[
         "plan",
         "--log-format=json",
+        "--node-name=node-a",
         "--node-ip=172.18.0.1",
         "--manifests",
         "examples/dual-stack.yaml",

@@ -111,6 +111,7 @@ fn a_missing_family_does_not_affect_the_other() {
     command.args([
         "--mode=iptables",
         "--once",
+        "--node-name=node-a",
         "--log-format=json",
         "--manifests",
         examples,

@@ -29,7 +29,8 @@ pub enum Change {
     EndpointSliceDeleted(ObjectName),
     /// The complete list of endpoint slices. All others are deleted.
     EndpointSlicesReplaced(Vec<EndpointSlice>),
-    /// This node's Node was added or changed; `None` if it was deleted.
+    /// This node's Node was added or changed; `None` if it was deleted, or if there are Nodes and
+    /// none is this node's.
     NodeReplaced(Option<Node>),
     /// The complete list of Service CIDRs, without overlaps.
     ServiceCidrsReplaced(Vec<IpNet>),
@@ -105,6 +106,8 @@ pub struct Store {
     touched: HashSet<ObjectName>,
     triggers: Vec<Trigger>,
     node: Option<Node>,
+    /// Whether the source said that there is no Node of this node.
+    lacks_node: bool,
     service_cidrs: Vec<IpNet>,
     /// Whether `node` and `service_cidrs` are unchanged since they were last read.
     surroundings_seen: bool,
@@ -138,6 +141,7 @@ impl Store {
             }
             Change::NodeReplaced(node) => {
                 self.surroundings_seen &= self.node == node;
+                self.lacks_node = node.is_none();
                 self.node = node;
             }
             Change::ServiceCidrsReplaced(cidrs) => {
@@ -155,6 +159,11 @@ impl Store {
     /// This node's Node, if there is one.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// Whether the source said that there are Nodes and none is this node's.
+    pub(crate) const fn lacks_node(&self) -> bool {
+        self.lacks_node
     }
 
     /// The Service CIDRs of the API; empty if it has none.

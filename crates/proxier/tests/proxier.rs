@@ -692,7 +692,8 @@ fn a_family_is_served_once_the_node_has_an_address_of_it() {
         .iter()
         .map(|notice| (&notice.about, notice.reason))
         .collect();
-    assert_eq!(reasons, [(&Subject::Node, Reason::FamilyLeftOut)]);
+    let left_out = (&Subject::Node, Reason::FamilyLeftOut);
+    assert_eq!(reasons, [left_out, (&Subject::Node, Reason::NodeUnknown)]);
     let four = [
         "-A -t 10.96.0.1:80 -s rr",
         "-a -t 10.96.0.1:80 -r 10.244.0.1:8080 -m -w 1",

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use proxier::Proxier;
+use proxier::desired::Unanswered;
 use proxier::mode::DataPlane;
-use proxier::model::Uid;
+use proxier::model::{ObjectName, Uid};
 use proxier::notice::{Notice, Reason, Subject};
 use proxier::reconcile;
 use proxier::reconcile::{Concerned, SyncReport};
@@ -106,7 +107,23 @@ pub(crate) struct Condition {
     pub(crate) reason: String,
     pub(crate) about: String,
     pub(crate) message: String,
+    /// The port that has no endpoints.
+    #[serde(flatten)]
+    pub(crate) port: Option<PortOf>,
 }
+
+/// A port of a Service in a family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PortOf {
+    pub(crate) port_name: String,
+    pub(crate) protocol: String,
+    pub(crate) family: String,
+}
+
+/// The reasons of conditions of ports without endpoints: without any, or on this node.
+pub(crate) const NO_ENDPOINTS: &str = "NoEndpoints";
+pub(crate) const NO_LOCAL_ENDPOINTS: &str = "NoLocalEndpoints";
 
 /// Invalid manifests, as the reasons of conditions.
 const MANIFEST_ERROR: &str = "ManifestError";
@@ -156,15 +173,22 @@ impl Conditions {
             reason: reason(diagnostic).to_owned(),
             about: "manifest".to_owned(),
             message: diagnostic.to_string(),
+            port: None,
         });
         let condition = |notice: Notice| Condition {
             reason: notice.reason.to_string(),
             about: about(&notice, node),
             message: notice.text(),
+            port: None,
         };
         let of_host = current.of_host.iter().cloned().map(condition);
         let of_proxier = current.of_proxier.conditions().map(condition);
-        let listed = of_manifests.chain(of_host).chain(of_proxier);
+        let unanswered = current.of_proxier.unanswered();
+        let unanswered = unanswered.flat_map(|(service, port)| without_endpoints(service, port));
+        let listed = of_manifests
+            .chain(of_host)
+            .chain(of_proxier)
+            .chain(unanswered);
         let listed: Vec<_> = listed.take(MOST).collect();
         serde_json::to_string(&listed).unwrap_or_else(|_| "[]".to_owned())
     }
@@ -172,6 +196,32 @@ impl Conditions {
     fn lock(&self) -> MutexGuard<'_, Current> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a port has no endpoints: none at all, or none on this node.
+fn without_endpoints(
+    service: &ObjectName,
+    port: &Unanswered,
+) -> impl Iterator<Item = Condition> + use<> {
+    let reasons = [
+        (NO_ENDPOINTS, &port.anywhere),
+        (NO_LOCAL_ENDPOINTS, &port.here),
+    ];
+    let of_port = PortOf {
+        port_name: port.port.to_string(),
+        protocol: port.protocol.to_string(),
+        family: port.family.to_string(),
+    };
+    let about = format!("Service {service}");
+    let conditions = reasons.map(|(reason, why)| {
+        Some(Condition {
+            reason: reason.to_owned(),
+            about: about.clone(),
+            message: why.as_ref()?.to_string(),
+            port: Some(of_port.clone()),
+        })
+    });
+    conditions.into_iter().flatten()
 }
 
 fn reason(diagnostic: &Diagnostic) -> &'static str {

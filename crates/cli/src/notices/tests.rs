@@ -28,6 +28,7 @@ struct Node {
 impl Node {
     fn follow(services: impl IntoIterator<Item = Value>) -> Self {
         let server = ApiServer::start(Behaviour::default()).unwrap();
+        server.put(Resource::Nodes, json!({"metadata": {"name": "node-a"}}));
         for service in services {
             server.put(Resource::Services, service);
         }
@@ -155,6 +156,26 @@ fn each_problem_of_a_service_is_reported_once() {
     node.until(is_changed);
     let then = counts(&[("AddressRefused", "web", 3), ("UnknownScheduler", "web", 1)]);
     assert_eq!(node.events(4), then);
+}
+
+/// kubernetes/kubernetes#71851.
+#[test]
+fn a_node_that_does_not_exist_is_a_condition() {
+    let mut node = Node::follow([service("web", "10.96.0.1", &[], json!({}))]);
+    node.until(|proxier| proxier.store().node().is_some());
+    assert_eq!(node.proxier.node_conditions(), []);
+    node.server.delete(Resource::Nodes, "node-a");
+    node.until(|proxier| !proxier.node_conditions().is_empty());
+    assert_eq!(node.events(1), counts(&[("NodeUnknown", "node-a", 1)]));
+    let listed = |node: &Node| {
+        let conditions = node.standing.conditions.json("node-a");
+        conditions.contains("NodeUnknown") && conditions.contains("--hostname-override")
+    };
+    assert!(listed(&node));
+    node.server
+        .put(Resource::Nodes, json!({"metadata": {"name": "node-a"}}));
+    node.until(|proxier| proxier.node_conditions().is_empty());
+    assert!(!listed(&node));
 }
 
 #[test]

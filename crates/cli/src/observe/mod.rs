@@ -178,9 +178,12 @@ pub(crate) struct Health {
 struct Reported(BTreeSet<String>);
 
 impl Reported {
-    /// The errors that are new since the last call: ports are tried again at each sync.
+    /// The errors that are new since the last call: ports are tried again at each sync. Two Services
+    /// with one port are a problem of the desired state, which is reported as such.
     fn follow(&mut self, errors: &[HealthError]) -> Vec<String> {
-        let now: BTreeSet<_> = errors.iter().map(|error| chain(error)).collect();
+        let errors = errors.iter();
+        let own = errors.filter(|error| !matches!(error, HealthError::PortTaken { .. }));
+        let now: BTreeSet<_> = own.map(|error| chain(error)).collect();
         let new = now.difference(&self.0).cloned().collect();
         self.0 = now;
         new
@@ -232,30 +235,34 @@ fn server(runtime: &Runtime, networks: &[IpNet], monitor: &Monitor) -> ServiceHe
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use proxier::model::ObjectName;
 
     use super::*;
 
-    /// kubernetes/kubernetes#63617: two Services with one port.
     #[test]
-    fn a_health_check_port_of_two_services_is_reported_once() {
+    fn a_health_check_port_that_cannot_be_opened_is_reported_once() {
         let name = |name| ObjectName::new("default", name).unwrap();
-        let taken = |service| HealthError::PortTaken {
+        let refused = |service| HealthError::Listen {
             service: name(service),
-            port: 30_080.try_into().unwrap(),
-            by: name("a"),
+            address: ([0, 0, 0, 0], 30_080).into(),
+            source: io::ErrorKind::AddrInUse.into(),
         };
         let mut reported = Reported::default();
-        let new = reported.follow(&[taken("b")]);
+        let new = reported.follow(&[refused("b")]);
         assert_eq!(new.len(), 1);
-        assert!(
-            new[0].contains("default/b") && new[0].contains("default/a"),
-            "{new:?}"
-        );
-        assert_eq!(reported.follow(&[taken("b")]), [""; 0]);
-        assert_eq!(reported.follow(&[taken("b"), taken("c")]).len(), 1);
+        assert!(new[0].contains("default/b"), "{new:?}");
+        assert_eq!(reported.follow(&[refused("b")]), [""; 0]);
+        assert_eq!(reported.follow(&[refused("b"), refused("c")]).len(), 1);
         // It ends, and returns.
         assert_eq!(reported.follow(&[]), [""; 0]);
-        assert_eq!(reported.follow(&[taken("b")]).len(), 1);
+        assert_eq!(reported.follow(&[refused("b")]).len(), 1);
+        let taken = HealthError::PortTaken {
+            service: name("d"),
+            port: 30_080.try_into().unwrap(),
+            by: name("b"),
+        };
+        assert_eq!(reported.follow(&[refused("b"), taken]), [""; 0]);
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct Player<'a> {
     node: FakeNode,
     proxier: Proxier<Ipvs<FakeBackend>>,
     foreign: BTreeMap<VirtualServerKey, VirtualServerState>,
-    /// The problems of Services that were logged last.
+    /// The conditions of the node and of Services that were logged last.
     problems: Vec<String>,
     start: Instant,
 }
@@ -219,11 +219,13 @@ impl<'a> Player<'a> {
     /// The log of a reading and of its sync.
     fn log(&mut self, reading: &Reading, report: &SyncReport) -> String {
         let mut log = self.log_reading(reading);
-        if let Some(error) = self.proxier.node_error() {
-            writeln!(log, "WARN {error}").unwrap();
-        }
+        let of_node = self.proxier.node_conditions();
+        let of_node = of_node
+            .iter()
+            .map(|notice| format!("Node: {}", notice.text()));
         let problems = self.proxier.problems();
-        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let of_services = problems.iter().map(ToString::to_string);
+        let problems: Vec<_> = of_node.chain(of_services).collect();
         for problem in problems.iter().filter(|new| !self.problems.contains(new)) {
             writeln!(log, "WARN {problem}").unwrap();
         }

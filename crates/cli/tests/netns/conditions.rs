@@ -22,6 +22,11 @@ fn conditions_of_services_and_manifests_are_seen_from_outside() {
         "c.yaml",
         &format!("apiVersion: v1\nkind: Service\nmetadata: {{name: \"{HOSTILE}\"}}\n"),
     );
+    // A Service without endpoints is no problem, but status says why there are none.
+    let other_port = manifest("d", "10.96.0.24", "10.244.2.4");
+    let other_port =
+        other_port.replace("ports: [{port: 8080}]", "ports: [{name: web, port: 8080}]");
+    lab.write("d.yaml", &other_port);
     let mut command = lab.svcproxy(&["--mode=iptables", "--log-format=json"]);
     let svcproxy = Follower::start(command.args(lab.settings()));
     svcproxy.wait("a sync", |event| event["message"] == "synced");
@@ -40,12 +45,24 @@ fn conditions_of_services_and_manifests_are_seen_from_outside() {
         !text.contains('\u{1b}') && text.contains(r"\u{1b}"),
         "{text}"
     );
+    let why = "its endpoint slices have no tcp port without a name, only: \"web\"";
+    let line = format!("  tcp 10.96.0.24:80 no endpoints: refused: {why}\n");
+    assert!(text.contains(&line), "{text}");
     let status: Value = serde_json::from_str(&status(&["-o=json"])).unwrap();
+    let services = status["services"].as_array().unwrap();
+    let d = services.iter().find(|of| of["service"] == "default/d");
+    assert_eq!(d.unwrap()["vips"][0]["reason"], why, "{status}");
+    let conditions = status["conditions"].as_array().unwrap();
+    let is_it = |condition: &&Value| condition["reason"] == "NoEndpoints";
+    let unanswered: Vec<_> = conditions.iter().filter(is_it).collect();
     assert_eq!(
-        status["conditions"].as_array().unwrap().len(),
-        3,
-        "{status}"
+        unanswered,
+        [&json!({
+            "reason": "NoEndpoints", "about": "Service default/d", "message": why,
+            "portName": "", "protocol": "tcp", "family": "ipv4",
+        })]
     );
+    assert_eq!(conditions.len(), 4, "{status}");
 
     let health = || {
         let health = fetch(&lab, 10256, "/healthz");
@@ -62,6 +79,7 @@ fn conditions_of_services_and_manifests_are_seen_from_outside() {
 
     lab.remove("b.yaml");
     lab.remove("c.yaml");
+    lab.remove("d.yaml");
     let over = || match health() {
         Value::Null => Ok(()),
         conditions => Err(conditions),

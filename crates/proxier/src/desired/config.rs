@@ -25,9 +25,10 @@ pub struct Config {
     /// rejects packets to an address or port in them without a Service. A cluster IP outside of
     /// them has a separate route.
     pub service_cidrs: Vec<IpNet>,
-    /// Service CIDRs that also hold an address of this node, a pod network or a network that the
-    /// node is attached to. The node captures only the cluster IPs in them.
-    /// [`following`](Self::following) sets them.
+    /// Service CIDRs that also hold an address of this node, a pod network, an endpoint or a network
+    /// that the node is attached to. The node captures only the cluster IPs in them.
+    /// [`following`](Self::following) sets them, and
+    /// [`DesiredState::from_store`](super::DesiredState::from_store) adds those with endpoints.
     pub shared_cidrs: Vec<IpNet>,
     /// Networks that the node is attached to. No Service CIDR that overlaps one is captured as a
     /// whole.

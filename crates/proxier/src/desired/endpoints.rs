@@ -242,14 +242,34 @@ pub enum NoEndpoints {
         /// Names of the slices' ports of this protocol, at most five.
         found: Box<[PortName]>,
     },
+    /// This many endpoints exist, all with addresses that are refused.
+    Refused(usize),
     /// This many endpoints exist, none of them ready.
     NotReady(usize),
+    /// This many endpoints exist, all of them terminating.
+    Terminating(usize),
     /// This many ready endpoints exist, all with weight 0.
     WithoutWeight(usize),
     /// Traffic policy `Local`: this many endpoints are on other nodes.
     OnOtherNodes(usize),
     /// Traffic policy `Local`: this many endpoints have no node name.
     NodeUnknown(usize),
+}
+
+/// A port of a Service that has no endpoints in a family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unanswered {
+    /// Name of the Service's port.
+    pub port: PortName,
+    /// Protocol of the Service's port.
+    pub protocol: Protocol,
+    /// The family.
+    pub family: Family,
+    /// Why there are none at all; `None` if there are endpoints under traffic policy `Cluster`.
+    pub anywhere: Option<NoEndpoints>,
+    /// Why there are none on this node; `None` if there are, or if no traffic policy needs them.
+    pub here: Option<NoEndpoints>,
 }
 
 impl NoEndpoints {
@@ -294,6 +314,14 @@ impl NoEndpoints {
                 found: found.into(),
             };
         }
+        let count = endpoints.len();
+        let refused = |endpoint: &Endpoint| refusal(endpoint, family).is_some();
+        let endpoints = endpoints.into_iter().filter(|endpoint| !refused(endpoint));
+        let endpoints: Vec<_> = endpoints.collect();
+        if endpoints.is_empty() {
+            return Self::Refused(count);
+        }
+        let is_terminating = |endpoint: &&Endpoint| endpoint.conditions.terminating;
         let answers = endpoints.iter().filter(|endpoint| {
             let conditions = endpoint.conditions;
             conditions.ready || (conditions.serving && conditions.terminating)
@@ -309,6 +337,7 @@ impl NoEndpoints {
             node.is_some_and(|node| !here(node))
         });
         match (answers.len(), elsewhere.count()) {
+            (0, _) if endpoints.iter().all(is_terminating) => Self::Terminating(endpoints.len()),
             (0, _) => Self::NotReady(endpoints.len()),
             (_, count) if local && count > 0 => Self::OnOtherNodes(count),
             (count, _) if local => Self::NodeUnknown(count),
@@ -342,6 +371,8 @@ impl fmt::Display for NoEndpoints {
                 }
                 Ok(())
             }
+            Self::Refused(count) => write!(f, "{count} with addresses that are refused"),
+            Self::Terminating(count) => write!(f, "{count} terminating"),
             Self::NotReady(count) => write!(f, "{count} not ready"),
             Self::WithoutWeight(count) => write!(f, "{count} with weight 0"),
             Self::OnOtherNodes(count) => write!(f, "{count} on other nodes"),

@@ -1,5 +1,7 @@
 //! Settings that come from the API: from the Node and the ServiceCIDRs.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use ipvs::Family;
 
@@ -126,6 +128,14 @@ impl Config {
         self.left_out = left_out;
     }
 
+    /// Captures only the cluster IPs in these Service CIDRs.
+    pub(super) fn share(&mut self, cidrs: &BTreeSet<IpNet>) {
+        let whole = self.service_cidrs.iter().copied();
+        let (shared, whole): (Vec<_>, _) = whole.partition(|cidr| cidrs.contains(cidr));
+        self.service_cidrs = whole;
+        self.shared_cidrs.extend(shared);
+    }
+
     /// Whether a Service CIDR is known to contain other addresses, too. An operator's own Service
     /// CIDR that contradicts other settings is an error instead: [`validate`](Self::validate).
     fn is_shared(&self, cidr: &IpNet) -> bool {
@@ -149,7 +159,7 @@ impl Config {
         let shared = self.shared_cidrs.iter().map(|cidr| {
             let message = format!(
                 "Service CIDR {cidr} is not captured as a whole: it holds addresses of this node, \
-                 of pods or of a network that the node is attached to. Each cluster IP has a route \
+                 of pods, of endpoints or of a network that the node is attached to. Each cluster IP has a route \
                  of its own, and packets to unused addresses are not rejected. Check the cluster's \
                  Service CIDR, or give it by --service-cidr"
             );

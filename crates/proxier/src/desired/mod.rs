@@ -14,7 +14,7 @@ mod service;
 mod state;
 
 pub use config::{Config, ConfigError, Conntrack, PodInterfaces};
-pub use endpoints::NoEndpoints;
+pub use endpoints::{NoEndpoints, Unanswered};
 pub use follow_node::FollowNode;
 pub use frontend::{
     Backend, Frontend, FrontendKey, FrontendKind, Place, ServicePortName, WithoutBackends,

@@ -9,9 +9,9 @@ use ipvs::{Family, Scheduler, Tunnel};
 use super::endpoints::{Endpoints, endpoints, ready_on_this_node, refused};
 use super::{
     Backend, Config, Frontend, FrontendKey, FrontendKind, HealthCheck, NoEndpoints, Problem,
-    ServicePortName, WithoutBackends,
+    ServicePortName, Unanswered, WithoutBackends,
 };
-use crate::model::{Forwarding, PortName, Protocol, Service, ServicePort, TrafficPolicy, special};
+use crate::model::{Forwarding, Protocol, Service, ServicePort, TrafficPolicy, special};
 use crate::notice::Reason;
 use crate::store::ServiceView;
 
@@ -28,18 +28,10 @@ pub(super) struct Wishes {
     pub(super) scheduler: Option<Scheduler>,
     /// The forwarding method that the Service chose.
     pub(super) forwarding: Option<Forwarding>,
-}
-
-/// A port without endpoints, in a family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unanswered {
-    pub(super) port: PortName,
-    pub(super) protocol: Protocol,
-    pub(super) family: Family,
-    /// `None` if there are endpoints under traffic policy `Cluster`.
-    pub(super) anywhere: Option<NoEndpoints>,
-    /// `None` if there are endpoints on this node, or if no traffic policy needs them.
-    pub(super) here: Option<NoEndpoints>,
+    /// Where the endpoints are.
+    pub(super) location: Option<Location>,
+    /// Endpoints in a Service CIDR, one for each.
+    pub(super) captured: Vec<Captured>,
 }
 
 /// An address of a Service.
@@ -48,6 +40,58 @@ struct Vip {
     address: IpAddr,
     kind: FrontendKind,
     source_ranges: Option<Arc<[IpNet]>>,
+}
+
+/// Where a Service's endpoints are, as far as they name a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Location {
+    /// Some are on this node.
+    Here,
+    /// None is on this node, and some are on this one.
+    Elsewhere(Arc<str>),
+}
+
+impl Location {
+    fn of(view: ServiceView<'_>, config: &Config) -> Option<Self> {
+        let endpoints = view.slices().flat_map(|slice| &slice.endpoints);
+        let mut nodes = endpoints.filter_map(|endpoint| endpoint.node.as_ref());
+        let first = nodes.next()?;
+        let is_own = |node: &Arc<str>| *node == config.node_name;
+        Some(match is_own(first) || nodes.any(is_own) {
+            true => Self::Here,
+            false => Self::Elsewhere(Arc::clone(first)),
+        })
+    }
+}
+
+/// An endpoint in a Service CIDR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Captured {
+    pub(super) cidr: IpNet,
+    pub(super) endpoint: FrontendKey,
+}
+
+/// The endpoints in Service CIDRs, whether these are captured as a whole or not.
+fn captured(view: ServiceView<'_>, config: &Config) -> Vec<Captured> {
+    let mut captured = Vec::new();
+    for slice in view.slices() {
+        for endpoint in &slice.endpoints {
+            let address = endpoint.address;
+            let mut cidrs = config.service_cidrs.iter().chain(&config.shared_cidrs);
+            let Some(cidr) = cidrs.find(|cidr| cidr.contains(&address)) else {
+                continue;
+            };
+            captured.extend(slice.ports.iter().map(|port| Captured {
+                cidr: *cidr,
+                endpoint: FrontendKey {
+                    protocol: port.protocol,
+                    address,
+                    port: port.port,
+                },
+            }));
+        }
+    }
+    captured
 }
 
 pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
@@ -138,6 +182,8 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
         });
         wishes.problems.extend(refusals);
     }
+    wishes.location = Location::of(view, config);
+    wishes.captured = captured(view, config);
     wishes.health_check = service.health_check_node_port.map(|port| HealthCheck {
         service: service.name.clone(),
         port,

@@ -1,19 +1,26 @@
 //! All frontends of the node, updated one Service at a time.
 
+mod captured;
+mod health_ports;
+mod location;
+mod problems;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
+use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::{fmt, iter};
 
 use foldhash::{HashMap, HashMapExt};
+use ipnet::IpNet;
 use ipvs::Scheduler;
 
-use super::need::{Counter, health_check_needs, needs};
-use super::service::{Unanswered, Wishes};
-use super::{Config, Frontend, FrontendKey, HealthCheck, Need, NoEndpoints, service};
+use super::need::{Counter, needs};
+use super::service::{Captured, Location, Wishes};
+use super::{Config, Frontend, FrontendKey, HealthCheck, Need, NoEndpoints, Unanswered, service};
 use crate::model::{Forwarding, ObjectName};
-use crate::notice::{Notice, Reason};
 use crate::store::{ServiceView, Store};
+pub use problems::Problem;
 
 /// The desired state of this node.
 ///
@@ -36,12 +43,21 @@ pub struct DesiredState {
     schedulers: BTreeMap<ObjectName, Scheduler>,
     /// Forwarding methods that Services chose, other than masquerade.
     forwarding: BTreeMap<ObjectName, Forwarding>,
+    /// The Services with a health check at a port.
+    health_ports: BTreeMap<NonZeroU16, BTreeSet<ObjectName>>,
+    /// How many Services have endpoints on this node, and how many on other nodes only.
+    located: [usize; 2],
+    /// Endpoints in Service CIDRs.
+    captured: BTreeMap<ObjectName, Vec<Captured>>,
+    /// The Service CIDRs that held endpoints when the settings were made.
+    holding: BTreeSet<IpNet>,
 }
 
 #[derive(Debug)]
 struct OfService {
     seniority: i64,
     frontends: Vec<Arc<Frontend>>,
+    location: Option<Location>,
 }
 
 /// The Services that claim one key.
@@ -88,19 +104,6 @@ impl PartialEq for Claimant {
 
 impl Eq for Claimant {}
 
-impl Claim {
-    /// The problem of a Service that does not get the key.
-    fn lost_by(&self, loser: &Frontend) -> Problem {
-        let holder = &self.holder.frontend.owner.service;
-        Problem {
-            service: loser.owner.service.clone(),
-            field: loser.kind.field().to_owned(),
-            reason: Reason::AddressConflict,
-            message: format!("{} belongs to Service {holder}", loser.key),
-        }
-    }
-}
-
 /// The parts of a [`DesiredState`] that changed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,37 +117,6 @@ pub struct Touched {
     /// Keys that passed from one Service to another. They
     /// [concern](DesiredState::concerned) all their claimants.
     pub passed_on: BTreeSet<FrontendKey>,
-}
-
-/// Something that a Service requests and does not get.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub struct Problem {
-    /// The Service.
-    pub service: ObjectName,
-    /// Path of the field that requests it.
-    pub field: String,
-    /// The kind of problem.
-    pub reason: Reason,
-    /// Why it does not get it.
-    pub message: String,
-}
-
-impl From<Problem> for Notice {
-    fn from(problem: Problem) -> Self {
-        let message = format!("{}: {}", problem.field, problem.message);
-        Self::of_service(problem.service, problem.reason, message)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Service {}: {}: {}",
-            self.service, self.field, self.message
-        )
-    }
 }
 
 impl DesiredState {
@@ -161,11 +133,32 @@ impl DesiredState {
             unanswered: BTreeMap::new(),
             schedulers: BTreeMap::new(),
             forwarding: BTreeMap::new(),
+            health_ports: BTreeMap::new(),
+            located: [0; 2],
+            captured: BTreeMap::new(),
+            holding: BTreeSet::new(),
         }
     }
 
-    /// The desired state for all objects of a store.
+    /// The desired state for all objects of a store. Service CIDRs that hold endpoints are
+    /// [shared](Config::shared_cidrs).
     pub fn from_store(config: Arc<Config>, store: &Store) -> Self {
+        let state = Self::as_configured(Arc::clone(&config), store);
+        let holding = state.cidrs_with_endpoints();
+        if holding.is_empty() {
+            return state;
+        }
+        let mut shared = Config::clone(&config);
+        shared.share(&holding);
+        let mut state = match shared == *config {
+            true => state,
+            false => Self::as_configured(Arc::new(shared), store),
+        };
+        state.holding = holding;
+        state
+    }
+
+    fn as_configured(config: Arc<Config>, store: &Store) -> Self {
         let mut state = Self::new(config);
         let services = store.services();
         let at_most = services.size_hint().1.unwrap_or(0);
@@ -193,12 +186,16 @@ impl DesiredState {
 
     /// The frontend at a key, if any.
     pub fn frontend(&self, key: &FrontendKey) -> Option<&Arc<Frontend>> {
-        self.claims.get(key).map(|claim| &claim.holder.frontend)
+        let claim = self.claims.get(key)?;
+        let is_taken = self.health_check_at(key).is_some();
+        (!is_taken).then_some(&claim.holder.frontend)
     }
 
     /// All frontends, in no particular order.
     pub fn frontends(&self) -> impl Iterator<Item = &Arc<Frontend>> {
-        self.claims.values().map(|claim| &claim.holder.frontend)
+        let claims = self.claims.iter();
+        let served = claims.filter(|(key, _)| self.health_check_at(key).is_none());
+        served.map(|(_, claim)| &claim.holder.frontend)
     }
 
     /// Whether any frontend needs this.
@@ -237,10 +234,20 @@ impl DesiredState {
         self.forwarding.contains_key(service)
     }
 
+    /// The ports of a Service that have no endpoints, each with the reason.
+    pub fn unanswered(&self, service: &ObjectName) -> &[Unanswered] {
+        self.unanswered.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// The Services with such ports.
+    pub(crate) fn all_unanswered(&self) -> impl Iterator<Item = (&ObjectName, &Vec<Unanswered>)> {
+        self.unanswered.iter()
+    }
+
     /// Why a frontend has no endpoints at all, or with `here` none on this node. None if it has
     /// some.
     pub fn why_no_endpoints(&self, frontend: &Frontend, here: bool) -> Option<&NoEndpoints> {
-        let ports = self.unanswered.get(&frontend.owner.service)?;
+        let ports = self.unanswered(&frontend.owner.service);
         let (name, key) = (&frontend.owner.port, &frontend.key);
         let port = ports.iter().find(|port| {
             port.port == *name && port.protocol == key.protocol && port.family == key.family()
@@ -259,27 +266,6 @@ impl DesiredState {
     ) -> impl Iterator<Item = &Arc<Frontend>> + use<'_> {
         let of = self.services.get(service);
         of.into_iter().flat_map(|of| &of.frontends)
-    }
-
-    /// What Services request and do not get, sorted.
-    pub fn problems(&self) -> Vec<Problem> {
-        let own = self.problems.values().flatten().cloned();
-        let contested = self.contested.iter().filter_map(|key| self.claims.get(key));
-        let lost = contested.flat_map(|claim| {
-            let losers = claim.others.iter();
-            losers.map(|loser| claim.lost_by(&loser.frontend))
-        });
-        sorted(own.chain(lost))
-    }
-
-    /// What one Service requests and does not get, sorted.
-    pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
-        let own = self.problems.get(service).into_iter().flatten().cloned();
-        let lost = self.frontends_of(service).filter_map(|frontend| {
-            let claim = self.claims.get(&frontend.key)?;
-            (claim.holder.frontend.owner.service != *service).then(|| claim.lost_by(frontend))
-        });
-        sorted(own.chain(lost))
     }
 
     /// The Services whose [problems](Self::problems_of) may differ after these changes.
@@ -311,6 +297,7 @@ impl DesiredState {
         mut touched: Option<&mut Touched>,
     ) {
         let old = self.services.remove(name);
+        let was = old.as_ref().and_then(|of| of.location.clone());
         let (seniority, old) = old.map_or((0, Vec::new()), |of| (of.seniority, of.frontends));
         let mut old: Vec<_> = old
             .into_iter()
@@ -326,20 +313,14 @@ impl DesiredState {
             unanswered,
             scheduler,
             forwarding,
+            location,
+            captured,
         } = match view {
             Some(view) => service::wishes(view, &self.config),
             None => Wishes::default(),
         };
-        let before = self.health_checks.get(name);
-        if before.map(|check| check.port) != health_check.as_ref().map(|check| check.port) {
-            // Add the new needs first, as in `claim`.
-            let came = health_check_needs(health_check.as_ref(), &self.config);
-            let came = came.filter(|need| self.needs.add(*need));
-            note(&mut touched, came);
-            let went = health_check_needs(before, &self.config);
-            let went = went.filter(|need| self.needs.remove(need));
-            note(&mut touched, went);
-        }
+        self.count_location(was.as_ref(), location.as_ref());
+        self.update_health_port(name, health_check.as_ref(), &mut touched);
         put(&mut self.health_checks, name, health_check);
         put(
             &mut self.problems,
@@ -351,6 +332,11 @@ impl DesiredState {
             name,
             Some(unanswered).filter(|ports| !ports.is_empty()),
         );
+        put(
+            &mut self.captured,
+            name,
+            Some(captured).filter(|captured| !captured.is_empty()),
+        );
         put(&mut self.schedulers, name, scheduler);
         put(&mut self.forwarding, name, forwarding);
         let seniority = view.map_or(0, |view| service::seniority(view.service));
@@ -359,6 +345,7 @@ impl DesiredState {
             let of = OfService {
                 seniority,
                 frontends,
+                location,
             };
             self.services.insert(name.clone(), of);
         }
@@ -433,7 +420,11 @@ impl DesiredState {
                 touched.passed_on.insert(key);
             }
         }
-        let [before, wanted] = [&before, &after].map(|of| of.as_ref().map(|of| &of.frontend));
+        let is_taken = self.health_check_at(&key).is_some();
+        let [before, wanted] = [&before, &after].map(|of| {
+            let of = of.as_ref().filter(|_| !is_taken);
+            of.map(|of| &of.frontend)
+        });
         if before != wanted {
             // Add the new needs first, so that what both need is not seen as removed.
             let came = wanted.into_iter().flat_map(|f| needs(f, &self.config));
@@ -458,12 +449,6 @@ fn note(touched: &mut Option<&mut Touched>, changed: impl Iterator<Item = Need>)
         Some(touched) => touched.needs.extend(changed),
         None => changed.for_each(drop),
     }
-}
-
-fn sorted(problems: impl Iterator<Item = Problem>) -> Vec<Problem> {
-    let mut problems: Vec<_> = problems.collect();
-    problems.sort();
-    problems
 }
 
 /// Sets a Service's value, or removes it if `None`.

@@ -43,6 +43,8 @@ pub enum Reason {
     NodeRefused,
     /// An address family is not served, because the node has no address of it.
     FamilyLeftOut,
+    /// No Node and no endpoint has this node's name.
+    NodeUnknown,
     /// A Service CIDR also contains other addresses, and is not captured as a whole.
     ServiceCidrShared,
     /// An address of a Service is not served.
@@ -86,11 +88,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
         Self::FamilyLeftOut,
+        Self::NodeUnknown,
         Self::ServiceCidrShared,
         Self::AddressRefused,
         Self::AddressConflict,
@@ -119,6 +122,7 @@ impl Reason {
             Self::IpvsAvailable => "IpvsAvailable",
             Self::NodeRefused => "NodeRefused",
             Self::FamilyLeftOut => "FamilyLeftOut",
+            Self::NodeUnknown => "NodeUnknown",
             Self::ServiceCidrShared => "ServiceCidrShared",
             Self::AddressRefused => "AddressRefused",
             Self::AddressConflict => "AddressConflict",

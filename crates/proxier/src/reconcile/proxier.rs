@@ -51,6 +51,8 @@ pub struct Proxier<D: DataPlane> {
     is_set_anew: bool,
     /// Why the Node object is rejected.
     node_error: Option<ConfigError>,
+    /// The condition of a node whose name is unknown, with the names that were known when it began.
+    unknown_node: Option<Notice>,
     desired: DesiredState,
     /// What changed since the last plan.
     touched: Touched,
@@ -108,6 +110,7 @@ impl<D: DataPlane> Proxier<D> {
             settings: config,
             is_set_anew: false,
             node_error: None,
+            unknown_node: None,
             touched: Touched::default(),
             attempt: Attempt::default(),
             is_draining_beside: false,
@@ -121,6 +124,7 @@ impl<D: DataPlane> Proxier<D> {
             store: self.store,
             settings: self.settings,
             node_error: self.node_error,
+            unknown_node: self.unknown_node,
             is_set_anew: self.is_set_anew,
             desired: self.desired,
             touched: Touched::default(),
@@ -165,21 +169,36 @@ impl<D: DataPlane> Proxier<D> {
         if !self.store.is_ready() {
             return false;
         }
+        self.compute();
+        self.unknown_node = match self.desired.is_node_unknown(&self.store) {
+            true => self
+                .unknown_node
+                .take()
+                .or_else(|| self.desired.unknown_node(&self.store)),
+            false => None,
+        };
+        true
+    }
+
+    /// Updates the desired state by what has changed in the store.
+    fn compute(&mut self) {
         let touched = self.store.take_touched();
         let is_new = self.store.take_new_surroundings() | mem::take(&mut self.is_set_anew);
         if is_new && self.follow_node() {
-            return true;
+            return;
         }
         if !self.is_known() && self.desired.is_empty() {
             // The first full sync compares everything, so the touched parts need no record.
             self.desired = DesiredState::from_store(self.desired.config_shared(), &self.store);
-            return true;
+            return;
         }
         for name in touched {
             self.desired
                 .update(&name, self.store.get(&name), &mut self.touched);
         }
-        true
+        if self.desired.has_other_captures() {
+            self.follow_node();
+        }
     }
 
     /// Replaces the settings. The next sync computes the desired state again and applies the
@@ -205,7 +224,7 @@ impl<D: DataPlane> Proxier<D> {
             }
         };
         self.node_error = None;
-        if config == *self.desired.config() {
+        if self.desired.has_settings(&config) && !self.desired.has_other_captures() {
             return false;
         }
         self.desired = DesiredState::from_store(Arc::new(config), &self.store);
@@ -304,6 +323,7 @@ impl<D: DataPlane> Proxier<D> {
             Notice::of_node(Reason::NodeRefused, message)
         });
         let of_config = config.notices().chain(refused);
+        let of_config = of_config.chain(self.unknown_node.clone());
         of_config.chain(self.data_plane.conditions()).collect()
     }
 

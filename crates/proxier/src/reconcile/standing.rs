@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Proxier;
-use crate::desired::Problem;
+use crate::desired::{Problem, Unanswered};
 use crate::mode::DataPlane;
 use crate::model::ObjectName;
 use crate::notice::Notice;
@@ -11,9 +11,13 @@ use crate::reconcile::Concerned;
 
 /// The conditions of a proxier: what Services request and do not get, and invalid settings of the
 /// Node object. Each is reported when it begins, and again if it ended and returned.
+///
+/// Ports without endpoints are no problems, because Services without endpoints are common: they are
+/// known here and not reported.
 #[derive(Debug, Default)]
 pub struct Standing {
     of_services: BTreeMap<ObjectName, Vec<Problem>>,
+    unanswered: BTreeMap<ObjectName, Vec<Unanswered>>,
     of_node: Vec<Notice>,
 }
 
@@ -37,10 +41,18 @@ impl Standing {
                 for (name, problems) in now {
                     self.ingest(&name, problems, &mut new);
                 }
+                let unanswered = proxier.desired().all_unanswered();
+                self.unanswered = unanswered
+                    .map(|(name, ports)| (name.clone(), ports.clone()))
+                    .collect();
             }
             Concerned::Services(names) => {
                 for name in names {
                     self.ingest(name, proxier.problems_of(name), &mut new);
+                    match proxier.desired().unanswered(name) {
+                        [] => _ = self.unanswered.remove(name),
+                        ports => _ = self.unanswered.insert(name.clone(), ports.to_vec()),
+                    }
                 }
             }
         }
@@ -58,7 +70,13 @@ impl Standing {
         self.of_node.iter().cloned().chain(of_services)
     }
 
-    /// How many there are for each reason.
+    /// The ports without endpoints, by Service.
+    pub fn unanswered(&self) -> impl Iterator<Item = (&ObjectName, &Unanswered)> {
+        let of_services = self.unanswered.iter();
+        of_services.flat_map(|(name, ports)| ports.iter().map(move |port| (name, port)))
+    }
+
+    /// How many there are for each reason, without ports that have no endpoints.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let of_services = self.of_services.values().flatten();
         let reasons = of_services.map(|problem| problem.reason);

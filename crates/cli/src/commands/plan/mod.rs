@@ -71,10 +71,11 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         .into_iter()
         .for_each(|change| store.apply(change));
     let config = settings.following(store.node(), store.service_cidrs())?;
-    for notice in config.notices() {
+    let desired = DesiredState::from_store(Arc::new(config), &store);
+    let unknown_node = desired.unknown_node(&store);
+    for notice in desired.config().notices().chain(unknown_node) {
         tracing::warn!("{}", notice.text());
     }
-    let desired = DesiredState::from_store(Arc::new(config), &store);
     for problem in desired.problems() {
         tracing::warn!("{problem}");
     }

@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use ipvs::ipvsadm::scheduler_flags;
 use ipvs::{Change, RealServer, VirtualServer};
 use proxier::desired::{
@@ -235,14 +236,14 @@ fn route(f: &mut Formatter<'_>, step: &Step, config: &Config) -> fmt::Result {
         Step::AddRoute(route) => {
             write!(f, "route {route}")?;
             let LocalRoute { prefix, .. } = route;
-            if !config
-                .service_cidrs
-                .iter()
-                .any(|cidr| cidr.contains(prefix))
-            {
-                f.write_str(" (outside of every Service CIDR)")?;
+            let is_in = |cidrs: &[IpNet]| cidrs.iter().any(|cidr| cidr.contains(prefix));
+            match (is_in(&config.service_cidrs), is_in(&config.shared_cidrs)) {
+                (true, _) => Ok(()),
+                (false, true) => {
+                    f.write_str(" (in a Service CIDR that is not captured as a whole)")
+                }
+                (false, false) => f.write_str(" (outside of every Service CIDR)"),
             }
-            Ok(())
         }
         Step::AddPolicyRoute(route) => write!(f, "policy route {route}"),
         _ => Ok(()),

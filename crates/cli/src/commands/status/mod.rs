@@ -29,7 +29,9 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
             None => of_ipvs()?,
         },
     };
-    status.conditions = ask_conditions(&args.metrics_bind_address);
+    if let Some(conditions) = ask_conditions(&args.metrics_bind_address) {
+        status.set_conditions(conditions);
+    }
     match args.output {
         StatusFormat::Text => status_text(&status)?,
         StatusFormat::Json => status_json(&status)?,
@@ -93,6 +95,7 @@ fn vip(served: Served) -> VipStatus {
             .owner
             .map_or_else(String::new, |owner| owner.port.to_string()),
         state,
+        reason: None,
         clients: match served.clients {
             iptables::Clients::Inside => Clients::Inside,
             iptables::Clients::Outside => Clients::Outside,
@@ -128,6 +131,7 @@ fn collect(node: &NodeState, ipvs: &mut ipvs::Client) -> anyhow::Result<Status> 
             key,
             port_name: port.to_owned(),
             state,
+            reason: None,
             clients,
             scheduler: server.map(|server| server.scheduler.to_string()),
             persistence_seconds: server.and_then(|s| s.persistence).map(|p| p.timeout),

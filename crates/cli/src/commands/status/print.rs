@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::commands::json;
 use crate::logging::Shown;
-use crate::notices::Condition;
+use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,7 +19,7 @@ pub(crate) struct Status {
     services: Vec<ServiceStatus>,
     totals: Totals,
     /// `None` if no svcproxy answers.
-    pub(crate) conditions: Option<Vec<Condition>>,
+    conditions: Option<Vec<Condition>>,
 }
 
 #[derive(Serialize)]
@@ -36,6 +36,9 @@ pub(crate) struct VipStatus {
     pub(crate) key: FrontendKey,
     pub(crate) port_name: String,
     pub(crate) state: VipState,
+    /// Why there are no endpoints, if svcproxy answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
     pub(crate) clients: Clients,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduler: Option<String>,
@@ -152,6 +155,30 @@ impl From<&Sent> for RealServerStatus {
 }
 
 impl Status {
+    /// Adds the conditions, and to each VIP without endpoints the reason.
+    pub(crate) fn set_conditions(&mut self, conditions: Vec<Condition>) {
+        for ServiceStatus { service, vips } in &mut self.services {
+            let about = format!("Service {service}");
+            let of_service: Vec<_> = conditions.iter().filter(|c| c.about == about).collect();
+            for vip in vips {
+                let reason = match vip.state {
+                    VipState::Served => continue,
+                    VipState::Refused => NO_ENDPOINTS,
+                    VipState::Dropped => NO_LOCAL_ENDPOINTS,
+                };
+                let port = Some(PortOf {
+                    port_name: vip.port_name.clone(),
+                    protocol: vip.key.protocol.to_string(),
+                    family: vip.key.family().to_string(),
+                });
+                let mut conditions = of_service.iter();
+                let why = conditions.find(|c| c.reason == reason && c.port == port);
+                vip.reason = why.map(|condition| condition.message.clone());
+            }
+        }
+        self.conditions = Some(conditions);
+    }
+
     /// Sorts the Services and counts their parts.
     pub(crate) fn new(mut services: BTreeMap<String, Vec<VipStatus>>) -> Self {
         for vip in services.values_mut().flatten() {
@@ -227,6 +254,9 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
             if let Some(seconds) = vip.persistence_seconds {
                 write!(out, ", client keeps its endpoint {seconds} s")?;
             }
+            if let Some(reason) = &vip.reason {
+                write!(out, ": {}", Shown(reason))?;
+            }
             writeln!(out)?;
             for server in &vip.real_servers {
                 let address = SocketAddr::new(server.address, server.port).to_string();
@@ -260,7 +290,10 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
         write!(out, ", {active} active and {inactive} inactive connections")?;
     }
     writeln!(out)?;
-    match &status.conditions {
+    // The reasons of VIPs without endpoints are in their lines.
+    let conditions = status.conditions.as_ref();
+    let conditions = conditions.map(|all| all.iter().filter(|c| c.port.is_none()));
+    match conditions.map(Iterator::collect::<Vec<_>>) {
         None => writeln!(out, "conditions: unknown, no svcproxy answers")?,
         Some(conditions) if conditions.is_empty() => writeln!(out, "no conditions")?,
         Some(conditions) => {
@@ -269,6 +302,7 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
                 reason,
                 about,
                 message,
+                ..
             } in conditions
             {
                 let (reason, about, message) = (Shown(reason), Shown(about), Shown(message));

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::hash::Hash;
-use std::mem;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -190,8 +189,6 @@ pub(super) struct ThisNode {
     name: String,
     /// The last reported Node: most changes of a Node are heartbeats.
     reported: Option<Node>,
-    /// Whether the last list had no Node, which has been logged.
-    is_missing: bool,
 }
 
 impl ThisNode {
@@ -199,22 +196,7 @@ impl ThisNode {
         Self {
             name: name.to_owned(),
             reported: None,
-            is_missing: false,
         }
-    }
-
-    /// Takes the Node from a complete list. Returns a warning if it began to be missing.
-    fn listed(&mut self, models: Vec<Node>) -> Option<String> {
-        self.reported = models.into_iter().find(|node| *node.name == *self.name);
-        let was_missing = mem::replace(&mut self.is_missing, self.reported.is_none());
-        (self.is_missing && !was_missing).then(|| {
-            format!(
-                "the cluster has no Node {name:?}: if this machine's Node has another name, Services \
-                 with traffic policy Local find no endpoints here, and the Node's addresses, zone and \
-                 pod CIDRs are not used. Set --hostname-override to that name",
-                name = self.name
-            )
-        })
     }
 }
 
@@ -248,9 +230,7 @@ impl Kind for ThisNode {
     }
 
     fn replaced(&mut self, models: Vec<Node>) -> Change {
-        if let Some(warning) = self.listed(models) {
-            tracing::warn!("{warning}");
-        }
+        self.reported = models.into_iter().find(|node| *node.name == *self.name);
         Change::NodeReplaced(self.reported.clone())
     }
 
@@ -259,7 +239,6 @@ impl Kind for ThisNode {
             return None;
         }
         self.reported = Some(model);
-        self.is_missing = false;
         Some(Change::NodeReplaced(self.reported.clone()))
     }
 
@@ -387,27 +366,4 @@ impl Kind for ServiceCidrs {
 fn object_name(metadata: &Metadata) -> Option<ObjectName> {
     let namespace = metadata.namespace.as_deref()?;
     ObjectName::new(namespace, metadata.name.as_deref()?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// kubernetes/kubernetes#71851.
-    #[test]
-    fn a_node_that_does_not_exist_is_named_once() {
-        let node = |name: &str| Node::new(name);
-        let mut kind = ThisNode::new("node-a");
-        let mut warning = |models| kind.listed(models);
-        assert_eq!(warning(vec![node("node-a")]), None);
-        let text = warning(vec![node("node-b")]).unwrap();
-        assert!(
-            text.contains("\"node-a\"") && text.contains("--hostname-override"),
-            "{text}"
-        );
-        assert_eq!(warning(Vec::new()), None);
-        // It came, and is deleted again.
-        assert_eq!(warning(vec![node("node-a")]), None);
-        assert!(warning(Vec::new()).is_some());
-    }
 }

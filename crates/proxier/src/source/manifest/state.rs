@@ -114,6 +114,10 @@ impl State {
         }
     }
 
+    fn has_nodes(&self) -> bool {
+        self.objects.keys().any(|key| key.kind == Kind::Node)
+    }
+
     fn node(&self, name: &str) -> Option<&Node> {
         let key = Key::new(Kind::Node, "", name)?;
         match self.objects.get(&key)?.object.as_ref() {
@@ -172,7 +176,10 @@ impl State {
         let mut changes = Vec::new();
         let node_of = |state: &'_ Self| node.and_then(|name| state.node(name)).cloned();
         let this_node = node_of(self);
-        if this_node != old.and_then(node_of) {
+        // Other Nodes without this node's show that its name is wrong.
+        let lacks_node = |state: &Self| node_of(state).is_none() && state.has_nodes();
+        let is_lack_new = node.is_some() && lacks_node(self) && !old.is_some_and(lacks_node);
+        if is_lack_new || this_node != old.and_then(node_of) {
             changes.push(Change::NodeReplaced(this_node));
         }
         let Some(old) = old.map(View::of) else {
