@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
 
 use crate::vm::{Job, Machine, MachineArgs, Series, quote};
 use crate::{apt, cargo, setup};
@@ -17,13 +17,47 @@ const IN_THE_VM: [&str; 3] = ["cold_start", "restart", "ipvs_kernel"];
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     /// Series of the VM's kernel.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, global = true)]
     kernel: Series,
+    #[command(subcommand)]
+    which: Option<Which>,
+}
+
+#[derive(Subcommand)]
+enum Which {
+    /// Count the instructions that a connection, a TCP and a UDP request cost, with and without
+    /// svcproxy's rules.
+    DataPath(DataPathArgs),
+}
+
+#[derive(Args)]
+struct DataPathArgs {
+    /// Measure a few rows only.
+    #[arg(long)]
+    quick: bool,
+    /// Measure 10,000 Services too.
+    #[arg(long)]
+    large: bool,
 }
 
 /// `cargo xtask bench`.
 pub(crate) fn run_command(args: &BenchArgs) -> Result<ExitCode> {
     apt::ensure(&setup::TOOLS)?;
+    let mut machine = MachineArgs::of(args.kernel);
+    let job = match &args.which {
+        None => times()?,
+        Some(Which::DataPath(args)) => {
+            machine.icount = true;
+            data_path(args)?
+        }
+    };
+    let machine = Machine::prepare(&machine)?;
+    Ok(machine
+        .run(&job, std::io::stdout(), std::io::stderr())?
+        .into())
+}
+
+fn times() -> Result<Job> {
     let mut build = vec!["bench", "--no-run", "--package", "svcproxy-benches"];
     build.extend(IN_THE_VM.iter().flat_map(|name| ["--bench", name]));
     let mut script = b"set -e".to_vec();
@@ -31,9 +65,22 @@ pub(crate) fn run_command(args: &BenchArgs) -> Result<ExitCode> {
         script.extend(b"; ");
         script.extend(quote(cargo::text(&artifact, "/executable")?.as_ref()));
     }
-    let job = Job::here(vec!["sh".into(), "-c".into(), OsString::from_vec(script)])?;
-    let machine = Machine::prepare(&MachineArgs::of(args.kernel))?;
-    Ok(machine
-        .run(&job, std::io::stdout(), std::io::stderr())?
-        .into())
+    Job::here(vec!["sh".into(), "-c".into(), OsString::from_vec(script)])
+}
+
+/// Without optimization: nearly all measured instructions are the kernel's.
+fn data_path(args: &DataPathArgs) -> Result<Job> {
+    let build = [
+        "build",
+        "--package",
+        "svcproxy-benches",
+        "--bench",
+        "data_path",
+    ];
+    let artifacts = cargo::artifacts(&build)?;
+    let artifact = artifacts.first().context("cargo built no benchmark")?;
+    let mut command = vec![cargo::text(artifact, "/executable")?.into()];
+    command.extend(args.quick.then(|| "--quick".into()));
+    command.extend(args.large.then(|| "--large".into()));
+    Job::here(command)
 }

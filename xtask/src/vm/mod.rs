@@ -66,6 +66,9 @@ pub(crate) struct MachineArgs {
     /// Use hardware virtualization; it must work here.
     #[arg(long)]
     pub(crate) kvm: bool,
+    /// Emulate one CPU whose clock counts instructions: 1 ns each, whatever the host does.
+    #[arg(long, conflicts_with = "kvm")]
+    pub(crate) icount: bool,
 }
 
 impl MachineArgs {
@@ -76,6 +79,7 @@ impl MachineArgs {
             timeout: TIMEOUT,
             memory: 4096,
             kvm: false,
+            icount: false,
         }
     }
 }

@@ -106,11 +106,14 @@ impl<'a> Run<'a> {
             "none",
         ]);
         if args.kvm {
-            command.args(["-accel", "kvm", "-cpu", "host"]);
+            command.args(["-accel", "kvm", "-cpu", "host", "-smp", "2"]);
+        } else if args.icount {
+            command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"]);
+            command.args(["-icount", "shift=0,sleep=off"]);
         } else {
-            command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+            command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
         }
-        command.args(["-smp", "2", "-m", &format!("{}M", args.memory)]);
+        command.args(["-m", &format!("{}M", args.memory)]);
         command
             .arg("-kernel")
             .arg(&kernel.image)

@@ -1,0 +1,205 @@
+//! What the node has loaded.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use proxier::desired::{Config, DesiredState};
+use proxier::mode::iptables::{IptablesBackend, Plan as IptablesPlan};
+use proxier::mode::ipvs::plan::{Plan, Scope, Step};
+use proxier::mode::ipvs::rules::{Ruleset, TABLE};
+use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::{ApplyReport, Sysctl};
+use proxier::model::{
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
+    ServicePort,
+};
+use proxier::store::Change;
+use svcproxy_benches::Cluster;
+use testbed::{Host, POD_CIDR_V4, POD_CIDR_V6, SERVICE_CIDR_V4, SERVICE_CIDR_V6};
+
+use crate::Result;
+
+/// Of the measured Service.
+pub(crate) const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
+/// Its port.
+pub(crate) const PORT: u16 = 80;
+/// Its endpoint's port.
+pub(crate) const SERVICE_PORT: u16 = 8080;
+
+const FEW: u32 = 10;
+const MANY: u32 = 1_000;
+const VERY_MANY: u32 = 10_000;
+
+/// What the node has loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Load {
+    Nothing,
+    /// Connection tracking for one rule, in a chain that is at no hook.
+    Conntrack,
+    /// Virtual servers alone.
+    Ipvs,
+    /// Both.
+    IpvsConntrack,
+    /// And an empty chain of type nat.
+    IpvsNat,
+    /// svcproxy in mode `ipvs` with this number of Services.
+    SvcproxyIpvs(u32),
+    /// The same without one of its chains.
+    Without(&'static str),
+    /// svcproxy in mode `iptables`.
+    SvcproxyIptables(u32),
+}
+
+impl Load {
+    /// The rows of the table.
+    pub(crate) fn all(quick: bool, large: bool) -> Vec<Self> {
+        let mut all = vec![
+            Self::Conntrack,
+            Self::IpvsConntrack,
+            Self::SvcproxyIpvs(FEW),
+        ];
+        if quick {
+            return all;
+        }
+        all.splice(..0, [Self::Nothing, Self::Ipvs, Self::IpvsNat]);
+        let sizes = [MANY, VERY_MANY].into_iter();
+        all.extend(
+            sizes
+                .filter(|size| large || *size < VERY_MANY)
+                .map(Self::SvcproxyIpvs),
+        );
+        all.extend([FEW, MANY].map(Self::SvcproxyIptables));
+        let chains = Ruleset::new(&config()).chains();
+        let hooked = chains.into_iter().filter(|chain| chain.hook.is_some());
+        all.extend(hooked.map(|chain| Self::Without(chain.name)));
+        all
+    }
+
+    /// Whether the cluster IP is served.
+    pub(crate) fn serves(&self) -> bool {
+        !matches!(self, Self::Nothing | Self::Conntrack)
+    }
+
+    /// Whether it is all of svcproxy.
+    pub(crate) fn is_svcproxy(&self) -> bool {
+        matches!(self, Self::SvcproxyIpvs(_) | Self::SvcproxyIptables(_))
+    }
+
+    /// Loads it; the Service's only endpoint is `pod`.
+    pub(crate) fn apply(&self, node: &Host, pod: Ipv4Addr) -> Result<()> {
+        let state = |services| desired(services, pod);
+        let is_base = |step: &&Step| matches!(step, Step::Ipvs(_) | Step::AddRoute(_));
+        match self {
+            Self::Nothing => {}
+            Self::Conntrack => track(node, "")?,
+            Self::Ipvs => ipvs(node, &state(FEW)?, is_base)?,
+            Self::IpvsConntrack | Self::IpvsNat => {
+                let is_used = |step: &&Step| {
+                    is_base(step) || matches!(step, Step::SetSysctl(Sysctl::VS_CONNTRACK, _))
+                };
+                ipvs(node, &state(FEW)?, is_used)?;
+                track(
+                    node,
+                    if *self == Self::IpvsNat {
+                        EMPTY_NAT
+                    } else {
+                        ""
+                    },
+                )?;
+            }
+            Self::SvcproxyIpvs(services) => ipvs(node, &state(*services)?, |_| true)?,
+            Self::Without(chain) => {
+                ipvs(node, &state(FEW)?, |_| true)?;
+                for command in ["flush", "delete"] {
+                    node.run(["nft", command, "chain", "inet", TABLE, chain])?;
+                }
+            }
+            Self::SvcproxyIptables(services) => iptables(node, &state(*services)?)?,
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Conntrack => f.write_str("connection tracking"),
+            Self::Ipvs => f.write_str("IPVS"),
+            Self::IpvsConntrack => f.write_str("IPVS + conntrack"),
+            Self::IpvsNat => f.write_str("IPVS + conntrack + empty nat chain"),
+            Self::SvcproxyIpvs(services) => write!(f, "svcproxy ipvs, {services} Services"),
+            Self::Without(chain) => write!(f, "– without `{chain}`"),
+            Self::SvcproxyIptables(services) => write!(f, "svcproxy iptables, {services} Services"),
+        }
+    }
+}
+
+const EMPTY_NAT: &str = "chain nat { type nat hook postrouting priority srcnat; };";
+
+/// Has the kernel track connections in a namespace.
+fn track(node: &Host, more: &str) -> Result<()> {
+    let table = format!("table inet track {{ chain any {{ ct state new; }}; {more} }}");
+    node.run_with_input(["nft", "-f", "-"], &table)?;
+    Ok(())
+}
+
+fn ipvs(node: &Host, desired: &DesiredState, keep: impl Fn(&&Step) -> bool + Send) -> Result<()> {
+    node.enter(|| {
+        let mut backend = IpvsBackend::open()?;
+        let plan = Plan::new(desired, &backend.observe()?, Scope::Full);
+        let plan: Plan = plan.into_iter().filter(keep).cloned().collect();
+        check(&backend.apply(&plan))
+    })
+}
+
+fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
+    node.enter(|| {
+        let mut backend = IptablesBackend::open()?;
+        let plan = IptablesPlan::new(desired, &backend.observe()?, Scope::Full);
+        check(&backend.apply(&plan))
+    })
+}
+
+fn check(report: &ApplyReport) -> Result<()> {
+    match report.failures.first() {
+        Some(failure) => Err(format!("{failure:?}").into()),
+        None => Ok(()),
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::new("node-1", vec![[172, 18, 0, 1].into()]);
+    let networks = |texts: [&str; 2]| texts.iter().filter_map(|text| text.parse().ok()).collect();
+    config.service_cidrs = networks([SERVICE_CIDR_V4, SERVICE_CIDR_V6]);
+    config.cluster_cidrs = networks([POD_CIDR_V4, POD_CIDR_V6]);
+    config
+}
+
+/// A cluster of so many Services, one of which has the pod as its only endpoint.
+fn desired(services: u32, pod: Ipv4Addr) -> Result<DesiredState> {
+    let mut store = Cluster::new(services.saturating_sub(1), 3)?.store();
+    let name = ObjectName::new("default", "measured")?;
+    let mut service = Service::new(name.clone());
+    service.cluster_ips = [CLUSTER_IP.into()].into();
+    let slice_name = ObjectName::new("default", "measured-abcde")?;
+    let mut slice = EndpointSlice::new(slice_name, name, Family::V4);
+    let number = |port| NonZeroU16::new(port).unwrap_or(NonZeroU16::MIN);
+    let ports = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+    let ports = ports.map(|(name, protocol)| Ok((PortName::new(name)?, protocol)));
+    let ports = ports.into_iter().collect::<Result<Vec<_>>>()?;
+    let service_port = |(name, protocol): &(PortName, Protocol)| {
+        ServicePort::new(name.clone(), *protocol, number(PORT))
+    };
+    service.ports = ports.iter().map(service_port).collect();
+    let endpoint_port = |(name, protocol): &(PortName, Protocol)| {
+        EndpointPort::new(name.clone(), *protocol, number(SERVICE_PORT))
+    };
+    slice.ports = ports.iter().map(endpoint_port).collect();
+    slice.endpoints = [Endpoint::new(pod.into())].into();
+    store.apply(Change::ServiceApplied(service));
+    store.apply(Change::EndpointSliceApplied(slice));
+    Ok(DesiredState::from_store(Arc::new(config()), &store))
+}
