@@ -46,6 +46,8 @@ pub(crate) enum Load {
     IpvsNat,
     /// svcproxy in mode `ipvs` with this number of Services.
     SvcproxyIpvs(u32),
+    /// And Services that need every part of the rules.
+    AllParts,
     /// The same without one of its chains.
     Without(&'static str),
     /// svcproxy in mode `iptables`.
@@ -71,6 +73,7 @@ impl Load {
                 .map(Self::SvcproxyIpvs),
         );
         all.extend([FEW, MANY].map(Self::SvcproxyIptables));
+        all.push(Self::AllParts);
         let chains = Ruleset::new(&config()).chains();
         let hooked = chains.into_iter().filter(|chain| chain.hook.is_some());
         all.extend(hooked.map(|chain| Self::Without(chain.name)));
@@ -84,12 +87,15 @@ impl Load {
 
     /// Whether it is all of svcproxy.
     pub(crate) fn is_svcproxy(&self) -> bool {
-        matches!(self, Self::SvcproxyIpvs(_) | Self::SvcproxyIptables(_))
+        matches!(
+            self,
+            Self::SvcproxyIpvs(_) | Self::AllParts | Self::SvcproxyIptables(_)
+        )
     }
 
     /// Loads it; the Service's only endpoint is `pod`.
     pub(crate) fn apply(&self, node: &Host, pod: Ipv4Addr) -> Result<()> {
-        let state = |services| desired(services, pod);
+        let state = |services| desired(services, pod, false);
         let is_base = |step: &&Step| matches!(step, Step::Ipvs(_) | Step::AddRoute(_));
         match self {
             Self::Nothing => {}
@@ -110,8 +116,9 @@ impl Load {
                 )?;
             }
             Self::SvcproxyIpvs(services) => ipvs(node, &state(*services)?, |_| true)?,
+            Self::AllParts => ipvs(node, &desired(FEW, pod, true)?, |_| true)?,
             Self::Without(chain) => {
-                ipvs(node, &state(FEW)?, |_| true)?;
+                ipvs(node, &desired(FEW, pod, true)?, |_| true)?;
                 for command in ["flush", "delete"] {
                     node.run(["nft", command, "chain", "inet", TABLE, chain])?;
                 }
@@ -131,6 +138,7 @@ impl fmt::Display for Load {
             Self::IpvsConntrack => f.write_str("IPVS + conntrack"),
             Self::IpvsNat => f.write_str("IPVS + conntrack + empty nat chain"),
             Self::SvcproxyIpvs(services) => write!(f, "svcproxy ipvs, {services} Services"),
+            Self::AllParts => f.write_str("svcproxy ipvs, all parts of the rules"),
             Self::Without(chain) => write!(f, "– without `{chain}`"),
             Self::SvcproxyIptables(services) => write!(f, "svcproxy iptables, {services} Services"),
         }
@@ -178,8 +186,9 @@ fn config() -> Config {
     config
 }
 
-/// A cluster of so many Services, one of which has the pod as its only endpoint.
-fn desired(services: u32, pod: Ipv4Addr) -> Result<DesiredState> {
+/// A cluster of so many Services, one of which has the pod as its only endpoint. With `all_parts`,
+/// there are another one with a node port and an external IP, and one without endpoints.
+fn desired(services: u32, pod: Ipv4Addr, all_parts: bool) -> Result<DesiredState> {
     let mut store = Cluster::new(services.saturating_sub(1), 3)?.store();
     let name = ObjectName::new("default", "measured")?;
     let mut service = Service::new(name.clone());
@@ -199,6 +208,26 @@ fn desired(services: u32, pod: Ipv4Addr) -> Result<DesiredState> {
     };
     slice.ports = ports.iter().map(endpoint_port).collect();
     slice.endpoints = [Endpoint::new(pod.into())].into();
+    if all_parts {
+        let name = |name: &str| ObjectName::new("default", name);
+        let mut of_all_kinds = Service::new(name("of-all-kinds")?);
+        let mut port = ServicePort::new(PortName::new("tcp")?, Protocol::Tcp, number(PORT));
+        port.node_port = NonZeroU16::new(30_080);
+        of_all_kinds.ports = [port].into();
+        of_all_kinds.cluster_ips = [Ipv4Addr::new(10, 100, 0, 2).into()].into();
+        of_all_kinds.external_ips = [Ipv4Addr::new(203, 0, 113, 1).into()].into();
+        let mut its_slice = slice.clone();
+        its_slice.name = name("of-all-kinds-abcde")?;
+        its_slice.service = name("of-all-kinds")?;
+        let mut empty = of_all_kinds.clone();
+        empty.name = name("empty")?;
+        empty.ports = service.ports.clone();
+        empty.cluster_ips = [Ipv4Addr::new(10, 100, 0, 3).into()].into();
+        empty.external_ips = [].into();
+        store.apply(Change::ServiceApplied(of_all_kinds));
+        store.apply(Change::EndpointSliceApplied(its_slice));
+        store.apply(Change::ServiceApplied(empty));
+    }
     store.apply(Change::ServiceApplied(service));
     store.apply(Change::EndpointSliceApplied(slice));
     Ok(DesiredState::from_store(Arc::new(config()), &store))

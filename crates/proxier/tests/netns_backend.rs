@@ -29,7 +29,7 @@ use proxier::desired::{Config, FrontendKey, PodInterfaces};
 use proxier::mode::ipvs::plan::{
     Audience, Comment, Element, Elements, LocalRoute, Obstacle, Plan, PolicyRoute, Purpose, Step,
 };
-use proxier::mode::ipvs::rules::Ruleset;
+use proxier::mode::ipvs::rules::{Parts, Ruleset};
 use proxier::mode::ipvs::{Backend, IpvsBackend, ROUTE_PROTOCOL, cleanup, watch};
 use proxier::mode::{ApplyReport, BackendError, Counts};
 use testbed::Namespace;
@@ -64,6 +64,13 @@ fn config() -> Config {
 
 fn ruleset() -> Ruleset {
     Ruleset::new(&config())
+}
+
+/// The rules of a node whose Services need no part.
+fn without_parts() -> Ruleset {
+    let mut parts = Parts::ALL;
+    (parts.capture, parts.marks, parts.refusal) = (false, false, false);
+    ruleset().with_parts(parts)
 }
 
 fn install() -> Step {
@@ -139,10 +146,11 @@ fn installed_rules_equal_their_text() {
         interface(PodInterfaces::Prefixed),
         masquerade_all,
     ];
-    for config in configs {
+    let rulesets = configs.iter().map(Ruleset::new).chain([without_parts()]);
+    for ruleset in rulesets {
         let (steps, elements) = elements();
-        let text = Ruleset::new(&config).to_string();
-        let install = Step::InstallRuleset(Ruleset::new(&config));
+        let text = ruleset.to_string();
+        let install = Step::InstallRuleset(ruleset);
         let (own, theirs) = (namespace(), namespace());
         own.enter(|| succeed(&mut backend(), [install].into_iter().chain(steps)));
         theirs
@@ -224,6 +232,7 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             "add set inet svcproxy other { type ipv4_addr; }",
             "add map inet svcproxy other { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump refused }; }",
             "add counter inet svcproxy other",
+            "flush chain inet svcproxy capture; delete chain inet svcproxy capture",
         ] {
             namespace.run(["nft", change]).unwrap();
             let node = backend.observe().unwrap();
@@ -232,6 +241,15 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             succeed(&mut backend, [install()]);
             assert_eq!(listing(&namespace), before, "{change}");
         }
+        // Chains that no Service needs go, and come back.
+        for (ruleset, count) in [(without_parts(), 7), (ruleset(), 10)] {
+            succeed(&mut backend, [Step::InstallRuleset(ruleset.clone())]);
+            let node = backend.observe().unwrap();
+            assert_eq!(node.ruleset, Some(ruleset.fingerprint()));
+            assert_eq!(node.elements, as_elements(&steps));
+            assert_eq!(listing(&namespace).matches(" hook ").count(), count);
+        }
+        assert_eq!(listing(&namespace), before);
         // Other cluster CIDRs, other rules; the sets stay.
         let other = Ruleset::new(&Config::new("node", vec![]));
         succeed(&mut backend, [Step::InstallRuleset(other.clone())]);

@@ -23,6 +23,10 @@ pub enum Need {
     Capture(IpAddr),
     /// Delivery of a family's captured packets to this node.
     Delivery(Family),
+    /// Firewall marks that choose a virtual server.
+    Marks,
+    /// Rejection of the node's own connections.
+    Refusal,
     /// A health check node port that a host firewall must let pass.
     HealthCheck(Family, NonZeroU16),
 }
@@ -44,6 +48,8 @@ pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item 
     let is_stray = frontend.kind == FrontendKind::ClusterIp && !config.in_service_cidr(vip);
     let captured = [Need::Capture(vip), Need::Delivery(frontend.key.family())];
     let captured = captured.into_iter().filter(|_| frontend.is_captured());
+    let has_marks = frontend.key.is_node_port() || frontend.external.is_some();
+    let is_refused = frontend.backends.is_empty();
     let external = frontend
         .external
         .iter()
@@ -54,6 +60,8 @@ pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item 
         .map(|backend| Need::Hairpin(backend.address))
         .chain(is_stray.then_some(Need::Route(vip)))
         .chain(captured)
+        .chain(has_marks.then_some(Need::Marks))
+        .chain(is_refused.then_some(Need::Refusal))
 }
 
 /// The health check of a Service with external traffic policy `Local`: its load balancer asks each

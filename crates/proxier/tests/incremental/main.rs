@@ -16,7 +16,8 @@ use proptest::prelude::*;
 use proxier::desired::{
     Config, DesiredState, Frontend, FrontendKey, HealthCheck, Problem, Touched,
 };
-use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Scope, Step};
+use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Plan, Purpose, Scope, Step};
+use proxier::mode::ipvs::rules::{Parts, Ruleset};
 use proxier::mode::ipvs::{Backend, FakeBackend};
 use proxier::model::ObjectName;
 use proxier::store::Store;
@@ -44,8 +45,46 @@ fn health_checks(state: &DesiredState) -> Vec<HealthCheck> {
     checks
 }
 
+/// Each part of the rules is there if the sets have something for it, and not if they are empty.
+fn check_parts(node: &NodeState, config: &Config) {
+    let has = |matches: fn(&Element) -> bool| node.elements.keys().any(matches);
+    let captures = has(|element| {
+        matches!(
+            element,
+            Element::Mark {
+                purpose: Purpose::Capture,
+                ..
+            }
+        )
+    });
+    let marks = has(|element| match element {
+        Element::Mark { purpose, .. } => *purpose != Purpose::Capture,
+        Element::NoEndpoints(key) => key.is_node_port(),
+        _ => false,
+    });
+    let refuses = has(|element| match element {
+        Element::NoEndpoints(key) | Element::Dropped(key, Audience::All) => !key.is_node_port(),
+        _ => false,
+    });
+    let any = has(|element| element.frontend().is_some());
+    let choices = [false, true];
+    let marks = if marks { &choices[1..] } else { &choices[..] };
+    let refusal = if refuses { &choices[1..] } else { &choices[..] };
+    let mut wanted = marks
+        .iter()
+        .flat_map(|marks| refusal.iter().map(move |r| (*marks, *r)));
+    let is_there = wanted.any(|(marks, refusal)| {
+        let mut parts = Parts::ALL;
+        (parts.capture, parts.marks, parts.refusal) = (captures, marks, refusal);
+        let ruleset = Ruleset::new(config).with_parts(parts);
+        (any || !(marks || refusal)) && node.ruleset == Some(ruleset.fingerprint())
+    });
+    assert!(is_there, "parts of the rules are missing, or not needed");
+}
+
 /// Invariants of any node, checked without the code under test.
 fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
+    check_parts(node, config);
     let expected = oracle::expected(store, config);
     for (key, clients) in &expected {
         for (client, outcome) in clients {

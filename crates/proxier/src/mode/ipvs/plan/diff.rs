@@ -15,7 +15,7 @@ use super::lower::{
 };
 use super::{Comment, Element, LocalRoute, NodeState, Step};
 use crate::desired::{DesiredState, FrontendKey, Need, Touched};
-use crate::mode::ipvs::rules::Ruleset;
+use crate::mode::ipvs::rules::{Parts, Ruleset};
 
 /// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order.
 ///
@@ -65,7 +65,11 @@ impl Plan {
                 builder.networks();
                 builder.leave_forgotten();
             }
-            Scope::Touched(touched) => builder.keys(&Keys::touched(touched)),
+            Scope::Touched(touched) => {
+                let keys = Keys::touched(touched);
+                builder.keys(&keys);
+                builder.parts(&keys.needs);
+            }
         }
         // Reuse the longest vector, so that most steps are not moved.
         let mut steps = builder.ipvs;
@@ -230,10 +234,7 @@ impl Builder<'_> {
         let timeouts = timeouts(config.timeouts, self.node.timeouts);
         let timeouts = timeouts.map(Change::SetTimeouts);
         self.ipvs.extend(timeouts.map(Step::Ipvs));
-        let ruleset = Ruleset::new(config);
-        if self.node.ruleset != Some(ruleset.fingerprint()) {
-            self.open.push(Step::InstallRuleset(ruleset));
-        }
+        self.open.extend(self.ruleset());
         // After the rules, because they make the kernel load connection tracking, which creates
         // these sysctls.
         let conntrack = conntrack_sysctls(&config.conntrack, &self.node.sysctls);
@@ -249,6 +250,30 @@ impl Builder<'_> {
         });
         stale.sort_unstable();
         self.open.extend(stale.into_iter().map(Step::DeleteElement));
+    }
+
+    /// The rules, if the node has others.
+    fn ruleset(&self) -> Option<Step> {
+        let ruleset = Ruleset::needed(self.desired);
+        let is_new = self.node.ruleset != Some(ruleset.fingerprint());
+        is_new.then_some(Step::InstallRuleset(ruleset))
+    }
+
+    /// Replaces the rules if their parts change: before the virtual servers that need a part, and
+    /// after everything of those that no longer do.
+    fn parts(&mut self, changed: &[Need]) {
+        let mut changed = changed
+            .iter()
+            .filter(|need| Parts::depend_on(need))
+            .peekable();
+        if changed.peek().is_none() {
+            return;
+        }
+        let ruleset = self.ruleset();
+        match changed.any(|need| self.desired.needs(need)) {
+            true => self.open.extend(ruleset),
+            false => self.close.extend(ruleset),
+        }
     }
 
     /// Service CIDRs, which reject everything without a virtual server, come after the elements of
@@ -298,6 +323,8 @@ impl Builder<'_> {
                     self.element(Element::CapturedAddress(address), wanted, || None);
                 }
                 Need::Delivery(family) => self.policy_route(family, wanted),
+                // Their rules are planned at once.
+                Need::Marks | Need::Refusal => {}
                 Need::HealthCheck(family, port) => {
                     self.element(Element::HealthCheck(family, port), wanted, || None);
                 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use ipvs::Family;
 
+use super::parts::Parts;
 use super::pods::{Outside, Pods};
 use super::rule::Statement::{
     AnswerFrom, AnswerFromPort, ClearMark, DestinationNotIn, Drop, From, Goto, HasMark, In, Jump,
@@ -19,10 +20,10 @@ use crate::desired::Marks;
 const NEW: Statement = Statement::State(State::New);
 pub(super) const REFUSED: &str = "refused";
 pub(super) const ANSWER: &str = "answer";
-pub(super) const ANSWER_FROM: &str = "answer-from";
 
 /// The names of the chains of one family.
 pub(super) struct Names {
+    pub(super) capture: &'static str,
     pub(super) new_in: &'static str,
     pub(super) virtual_server: &'static str,
     pub(super) node_port: &'static str,
@@ -32,12 +33,14 @@ pub(super) struct Names {
     pub(super) output: &'static str,
     pub(super) admit: &'static str,
     pub(super) admit_node_port: &'static str,
+    pub(super) answer_from: &'static str,
 }
 
 impl Names {
     pub(super) const fn of(family: Family) -> Self {
         match family {
             Family::V4 => Self {
+                capture: "capture-v4",
                 new_in: "new-v4",
                 virtual_server: "virtual-server-v4",
                 node_port: "node-port-v4",
@@ -47,8 +50,10 @@ impl Names {
                 output: "output-v4",
                 admit: "admit-v4",
                 admit_node_port: "admit-node-port-v4",
+                answer_from: "answer-from-v4",
             },
             Family::V6 => Self {
+                capture: "capture-v6",
                 new_in: "new-v6",
                 virtual_server: "virtual-server-v6",
                 node_port: "node-port-v6",
@@ -58,6 +63,7 @@ impl Names {
                 output: "output-v6",
                 admit: "admit-v6",
                 admit_node_port: "admit-node-port-v6",
+                answer_from: "answer-from-v6",
             },
         }
     }
@@ -107,44 +113,55 @@ pub(super) fn refused() -> Vec<Rule> {
     ]
 }
 
-/// Incoming packets that no other program has translated, before routing. Their mark alone decides
-/// whether they are masqueraded.
-pub(super) fn capture(marks: Marks) -> Vec<Rule> {
-    both(|family| {
-        vec![
-            rule([
-                NEW,
-                NotFromLoopback,
-                In(Set::NoEndpoints(family)),
-                Goto(REFUSED),
-            ]),
-            rule([MarkFrom(Set::Captured(family))]),
-            rule([
-                Protocol(icmp(family)),
-                Statement::State(State::Related),
-                In(Set::CapturedAddresses(family)),
-                SetMark(marks.own()),
-            ]),
-        ]
-    })
+/// Incoming packets that no other program has translated, before routing. Answers are never
+/// captured: they go to the client.
+pub(super) fn capture() -> Vec<Rule> {
+    let mut rules = vec![rule([Reply, Return])];
+    rules.extend(by_family(|names| names.capture));
+    rules
+}
+
+/// The mark alone decides whether a captured packet is masqueraded.
+pub(super) fn capture_packets(family: Family, marks: Marks) -> Vec<Rule> {
+    vec![
+        rule([
+            NEW,
+            NotFromLoopback,
+            In(Set::NoEndpoints(family)),
+            Goto(REFUSED),
+        ]),
+        rule([MarkFrom(Set::Captured(family))]),
+        rule([
+            Protocol(icmp(family)),
+            Statement::State(State::Related),
+            In(Set::CapturedAddresses(family)),
+            SetMark(marks.own()),
+        ]),
+    ]
 }
 
 /// Marks what `filter-input` decides on, so that a rule of iptables can let it pass a policy that
 /// drops: see [`Passage`](crate::mode::iptables::Passage).
-pub(super) fn admit() -> Vec<Rule> {
-    by_family(|names| names.admit)
+///
+/// Most packets are for virtual servers.
+pub(super) fn admit(marks: Marks) -> Vec<Rule> {
+    let mark = SetMark(marks.own());
+    let to_virtual_server = |family| rule([In(Set::VirtualServers(family)), mark.clone(), Return]);
+    let mut rules = both(|family| vec![to_virtual_server(family)]);
+    rules.extend(by_family(|names| names.admit));
+    rules
 }
 
 pub(super) fn admit_packets(family: Family, marks: Marks) -> Vec<Rule> {
     let mark = || SetMark(marks.own());
     vec![
-        rule([In(Set::VirtualServers(family)), mark(), Return]),
         rule([
             In(Set::ServiceCidrs(family)),
             NotProtocol(icmp(family)),
             mark(),
             Return,
         ]),
+        rule([Reply, Return]),
         rule([
             In(Set::HealthChecks(family)),
             LocalDestination,
@@ -173,10 +190,17 @@ pub(super) fn admit_node_port(family: Family, marks: Marks) -> Vec<Rule> {
     ]
 }
 
-pub(super) fn filter_input(marks: Marks) -> Vec<Rule> {
+/// While no virtual server has a mark, packets of established connections leave first: all else is
+/// for new connections, or for no connection. If the virtual server is gone, TCP resets the
+/// connection by itself, and other flows have been deleted.
+pub(super) fn filter_input(marks: Marks, parts: Parts) -> Vec<Rule> {
     let own = marks.own();
+    let established = Statement::State(State::Established);
+    let established = rule([established, ClearMark(own), Return]);
     let delivered = rule([HasMark(own), ClearMark(own)]);
-    [vec![delivered], by_family(|names| names.input)].concat()
+    let established = (!parts.marks).then_some(established);
+    let rules = established.into_iter().chain([delivered]);
+    rules.chain(by_family(|names| names.input)).collect()
 }
 
 pub(super) fn input(family: Family) -> Vec<Rule> {
@@ -332,36 +356,31 @@ pub(super) fn nat_postrouting(marks: Marks) -> Vec<Rule> {
 
 /// Answers to the node's own clients. Packets from `lo` have passed `answers-out` already.
 pub(super) fn answers_in() -> Vec<Rule> {
-    answers(&[NotFromLoopback])
+    vec![rule([Reply, NotFromLoopback, Goto(ANSWER)])]
 }
 
 /// Answers to other clients.
 pub(super) fn answers_out() -> Vec<Rule> {
-    answers(&[])
-}
-
-fn answers(when: &[Statement]) -> Vec<Rule> {
-    let of = |protocol| Rule([&[Reply], when, &[protocol, Goto(ANSWER)]].concat());
-    vec![of(Protocol(TransportProtocol::Tcp)), of(UdpChecksum)]
+    vec![rule([Reply, Goto(ANSWER)])]
 }
 
 /// Answers to which IPVS may have given the address of the wrong virtual server as source.
-pub(super) fn answer() -> Vec<Rule> {
-    let [v4, v6] = [Family::V4, Family::V6].map(Set::VirtualServers);
-    vec![
-        rule([From(v4), Goto(ANSWER_FROM)]),
-        rule([From(v6), Goto(ANSWER_FROM)]),
-        // This may be the answer of a node port.
-        rule([LocalSource, Goto(ANSWER_FROM)]),
-    ]
+pub(super) fn answer(parts: Parts) -> Vec<Rule> {
+    let from = |family| Goto(Names::of(family).answer_from);
+    let of_address = |family| rule([From(Set::VirtualServers(family)), from(family)]);
+    let of_node_port = |family| rule([Statement::Family(family), LocalSource, from(family)]);
+    let mut rules = both(|family| vec![of_address(family)]);
+    if parts.marks {
+        rules.extend(both(|family| vec![of_node_port(family)]));
+    }
+    rules
 }
 
-pub(super) fn answer_from() -> Vec<Rule> {
+pub(super) fn answer_from(family: Family) -> Vec<Rule> {
+    let from = |of, protocol| rule([of, AnswerFrom(family), AnswerFromPort(protocol)]);
     vec![
-        rule([AnswerFrom(Family::V4)]),
-        rule([AnswerFrom(Family::V6)]),
-        rule([AnswerFromPort(TransportProtocol::Tcp)]),
-        rule([AnswerFromPort(TransportProtocol::Udp)]),
+        from(Protocol(TransportProtocol::Tcp), TransportProtocol::Tcp),
+        from(UdpChecksum, TransportProtocol::Udp),
     ]
 }
 

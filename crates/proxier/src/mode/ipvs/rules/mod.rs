@@ -1,31 +1,44 @@
 //! The packet-filter rules of IPVS mode, as a value.
 //!
 //! All rules are in one nftables table, `inet svcproxy`. svcproxy writes them once; Services are
-//! elements of its [`Set`]s. [`Ruleset`]'s `Display` is the text that `nft -f` reads.
+//! elements of its [`Set`]s. [`Ruleset`]'s `Display` is the text that `nft -f` reads. Three chains,
+//! marked with * below, exist only while Services need them ([`Parts`]).
 //!
 //! # A packet's way
 //!
 //! | chain | hook, priority | what it does |
 //! | --- | --- | --- |
 //! | `nat-prerouting`, `nat-output` | -100 | set the masquerade bit |
-//! | `capture` | prerouting, -90 | marks packets for load-balancer and external IPs |
+//! | `capture` * | prerouting, -90 | marks packets for load-balancer and external IPs |
 //! | `admit` | input, -10 | marks packets to Services and health checks for iptables' filter |
 //! | `filter-input` | input, 20 | rejects, drops, and chooses a virtual server by mark |
 //! | IPVS | input, 98 and 99; output, -99 and -98 | chooses a real server |
-//! | `after-ipvs` | output, -500 | clears the marks on packets that IPVS sends |
-//! | `filter-output` | output, -99 | as `filter-input`, for packets of the node itself |
+//! | `after-ipvs` * | output, -500 | clears the marks on packets that IPVS sends |
+//! | `filter-output` * | output, -99 | as `filter-input`, for packets of the node itself |
 //! | `answers-in`, `answers-out` | input, postrouting, 99 | correct the source of answers |
 //! | `nat-postrouting` | postrouting, 100 | masquerades |
 //!
-//! `filter-input` and `filter-output` jump to separate chains per family. Connection tracking
-//! (-200) runs before all chains except `after-ipvs`, and has reassembled fragments by then.
+//! They jump to separate chains per family. Connection tracking (-200) runs before all chains except
+//! `after-ipvs`, and has reassembled fragments by then.
 //!
-//! Cost for a packet of an established connection that is not to a Service: three lookups on its
-//! way in (`captured`, `virtual-servers`, `service-cidrs`), then one of its destination among the
-//! node's addresses and one in `node-ports`; `admit` makes all but the first once more, and one in
-//! `health-checks`. Packets that the node sends meet none. Forwarded
-//! packets, and answers to the node's own connections, meet the first. Answers to the client meet
-//! two more: their source in `virtual-servers` and among the node's addresses.
+//! # What a packet costs
+//!
+//! A chain at a hook costs some 350 instructions for each packet there, a lookup in a set 250, and
+//! each other part of a rule 35 (`cargo xtask bench data-path`). So chains that nothing needs are not
+//! there, and the most common packets leave a chain first:
+//!
+//! - A packet from pod to pod passes `answers-out` alone, while nothing is captured. It leaves by the
+//!   first rule, or as an answer after two lookups: its source in `virtual-servers`, and, while there
+//!   are node ports, among the node's addresses.
+//! - A packet of an established connection to a virtual server makes one lookup, in `admit`. Without
+//!   marks, it leaves `filter-input` by the first rule.
+//! - An answer from a virtual server makes one lookup, and has its source rewritten.
+//! - A packet for the node itself makes four lookups in `admit`, and as many in `filter-input` while
+//!   there are marks.
+//! - The chains of type nat see only the first packet of a connection. They stay even if nothing is
+//!   masqueraded: without them, connection tracking drops a connection to a virtual server whose
+//!   client has another one from the same source port to the same real server. With them, it changes
+//!   the source port.
 //!
 //! # Addresses
 //!
@@ -76,11 +89,12 @@
 //! - Packets for a virtual server pass.
 //! - Everything else for a Service CIDR is rejected: TCP with a reset, other protocols with the
 //!   ICMP error "port unreachable". ICMP itself passes, so VIPs answer to ping, and errors about
-//!   the path reach IPVS.
+//!   the path reach IPVS. While no virtual server has a mark, packets of established connections
+//!   pass too: the kernel resets TCP, and svcproxy deletes other flows with their virtual server.
 //!
-//! Packets from other hosts for a Service without endpoints are handled in chain `capture` already.
-//! Linux sends no ICMP error from an address that is not the node's, so for an external IP the
-//! input hook could not reject. Before routing, the error comes from the node's address. This is
+//! While something is captured, packets from other hosts for a Service without endpoints are handled
+//! in chain `capture` already. Linux sends no ICMP error from an address that is not the node's, so
+//! for an external IP the input hook could not reject. Before routing, the error comes from the node's address. This is
 //! not done over `lo`, because until 6.17 the kernel leaked a reference there per rejected packet.
 //!
 //! The order of the hooks matters. `filter-input` has priority 20: after connection tracking and
@@ -126,11 +140,13 @@
 //! between the two chains.
 
 mod hooks;
+mod parts;
 mod pods;
 mod rule;
 mod ruleset;
 mod set;
 
+pub use parts::Parts;
 pub use rule::{Chain, ChainKind, Hook, HookPoint, Rule, State, Statement, TransportProtocol};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub(crate) use ruleset::{ADMIT, INPUT};

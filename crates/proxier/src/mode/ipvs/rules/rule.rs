@@ -63,8 +63,8 @@ pub enum Statement {
     /// Sets the source address to the original destination of the connection, in packets of this
     /// family.
     AnswerFrom(Family),
-    /// Sets the source port to the original destination port of the connection, in packets of this
-    /// protocol: TCP, or UDP with a checksum.
+    /// Sets the source port to the original destination port of the connection. Earlier statements
+    /// must match packets of this protocol: TCP, or UDP with a checksum.
     AnswerFromPort(TransportProtocol),
     /// Sets the source to the address of the outgoing interface, with a random port, so that
     /// simultaneous connections rarely collide.

@@ -5,10 +5,11 @@ use std::fmt;
 
 use ipvs::Family;
 
-use super::hooks::{self, ANSWER, ANSWER_FROM, Names, REFUSED};
+use super::hooks::{self, ANSWER, Names, REFUSED};
+use super::parts::{self, Parts};
 use super::pods::Pods;
 use super::{Chain, ChainKind, Hook, HookPoint, Rule, Set};
-use crate::desired::{Config, Marks};
+use crate::desired::{Config, DesiredState, Marks};
 use crate::hash::fnv1a;
 
 /// The table's name; its family is `inet`.
@@ -34,7 +35,7 @@ const ANSWERS: i32 = 99;
 /// NF_IP_PRI_NAT_SRC.
 const SOURCE_NAT: i32 = 100;
 
-/// The rules of a node. They do not depend on its Services.
+/// The rules of a node. They depend on its settings, and on which [`Parts`] its Services need.
 ///
 /// ```
 /// use proxier::desired::Config;
@@ -52,16 +53,29 @@ pub struct Ruleset {
     pods: Pods,
     masquerade_all: bool,
     marks: Marks,
+    parts: Parts,
     is_retired: bool,
 }
 
 impl Ruleset {
-    /// The rules for these settings.
+    /// The rules that a node needs.
+    pub fn needed(desired: &DesiredState) -> Self {
+        Self::new(desired.config()).with_parts(Parts::needed(desired))
+    }
+
+    /// These rules, with only these parts.
+    #[must_use]
+    pub fn with_parts(self, parts: Parts) -> Self {
+        Self { parts, ..self }
+    }
+
+    /// All rules for these settings.
     pub fn new(config: &Config) -> Self {
         Self {
             pods: Pods::of(config),
             masquerade_all: config.masquerade_all,
             marks: config.marks,
+            parts: Parts::ALL,
             is_retired: false,
         }
     }
@@ -82,14 +96,12 @@ impl Ruleset {
 
     /// The chains. Each jump target comes before the chains that jump to it.
     pub fn chains(&self) -> Vec<Chain> {
-        let mut chains = vec![
-            chain(REFUSED, hooks::refused()),
-            chain(ANSWER_FROM, hooks::answer_from()),
-            chain(ANSWER, hooks::answer()),
-        ];
+        let mut chains = vec![chain(REFUSED, hooks::refused())];
         chains.extend(self.family_chains(Family::V4));
         chains.extend(self.family_chains(Family::V6));
-        chains.extend(self.base_chains());
+        chains.push(chain(ANSWER, hooks::answer(self.parts)));
+        let base_chains = self.base_chains().into_iter();
+        chains.extend(base_chains.filter(|chain| self.parts.have(chain.name)));
         if self.is_retired {
             let hooked = chains.iter_mut().filter(|chain| chain.hook.is_some());
             hooked.for_each(|chain| chain.rules.insert(0, hooks::new_passes()));
@@ -97,9 +109,10 @@ impl Ruleset {
         chains
     }
 
-    fn family_chains(&self, family: Family) -> [Chain; 9] {
+    fn family_chains(&self, family: Family) -> [Chain; 11] {
         let (names, pods, marks) = (Names::of(family), &self.pods, self.marks);
         [
+            chain(names.capture, hooks::capture_packets(family, marks)),
             chain(names.admit_node_port, hooks::admit_node_port(family, marks)),
             chain(names.admit, hooks::admit_packets(family, marks)),
             chain(names.new_in, hooks::new_in(family)),
@@ -109,6 +122,7 @@ impl Ruleset {
             chain(names.new_out, hooks::new_out(family)),
             chain(names.node_port_out, hooks::node_port_out(family)),
             chain(names.output, hooks::output(family)),
+            chain(names.answer_from, hooks::answer_from(family)),
         ]
     }
 
@@ -126,23 +140,23 @@ impl Ruleset {
         let output_dnat = hooks::nat_output(pods, marks, all);
         [
             base_chain(
-                "capture",
+                parts::CAPTURE,
                 (Filter, Prerouting, CAPTURE),
-                hooks::capture(marks),
+                hooks::capture(),
             ),
-            base_chain("admit", (Filter, Input, ADMIT), hooks::admit()),
+            base_chain("admit", (Filter, Input, ADMIT), hooks::admit(marks)),
             base_chain(
                 "filter-input",
                 (Filter, Input, INPUT),
-                hooks::filter_input(marks),
+                hooks::filter_input(marks, self.parts),
             ),
             base_chain(
-                "after-ipvs",
+                parts::AFTER_IPVS,
                 (Filter, Output, FIRST),
                 hooks::after_ipvs(marks),
             ),
             base_chain(
-                "filter-output",
+                parts::FILTER_OUTPUT,
                 (Filter, Output, OUTPUT),
                 hooks::filter_output(),
             ),
@@ -285,6 +299,20 @@ mod tests {
             }
             assert_eq!(retired, new);
         }
+    }
+
+    #[test]
+    fn without_parts() {
+        let none = Parts {
+            capture: false,
+            marks: false,
+            refusal: false,
+        };
+        let ruleset = ruleset(&["10.244.0.0/16"]).with_parts(none);
+        let chains = ruleset.chains();
+        let hooked = chains.iter().filter(|chain| chain.hook.is_some());
+        let rules = hooked.map(ToString::to_string).collect::<String>();
+        insta::assert_snapshot!(rules);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::rule::RuleTag;
 use super::set::SetDefinition;
 use crate::desired::Config;
 use crate::mode::ipvs::plan::Elements;
-use crate::mode::ipvs::rules::{Fingerprint, Ruleset, Set, TABLE};
+use crate::mode::ipvs::rules::{Fingerprint, Parts, Ruleset, Set, TABLE};
 use netlink::uapi::*;
 use netlink::{Attributes, Writer, user_data};
 use netlink::{Error, Malformed, Socket};
@@ -55,6 +55,10 @@ impl TableShape {
         let ruleset = Ruleset::new(&Config::new("", Vec::new()));
         let mut wanted: Vec<_> = ruleset.chains().iter().map(ChainDefinition::of).collect();
         let mut there = self.chains.clone();
+        // The rules, if complete, tell whether a missing chain is part of the ruleset: no chain is
+        // empty.
+        let is_there = |name: &str| there.iter().any(|chain| chain.name() == name);
+        wanted.retain(|chain| !Parts::CHAINS.contains(&chain.name()) || is_there(chain.name()));
         wanted.sort_unstable();
         there.sort_unstable();
         wanted == there

@@ -199,7 +199,6 @@ fn put_answer_from_port(w: &mut Writer, protocol: TransportProtocol) {
         own,
         pseudo_header: false,
     };
-    put_protocol(w, NFT_CMP_EQ, protocol);
     load_original(w, NFT_CT_PROTO_DST);
     store_field(w, Field::SourcePort, Family::V4, &checksums);
 }
