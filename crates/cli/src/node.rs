@@ -13,7 +13,15 @@ use crate::args::{DetectLocal, NodeArgs, NodePortAddresses};
 
 /// The node's settings, validated.
 pub(crate) fn config(args: &NodeArgs) -> anyhow::Result<Config> {
-    config_on(args, own_networks)
+    let mut config = config_on(args, own_networks)?;
+    config.has_ipv6 = has_ipv6();
+    Ok(config)
+}
+
+/// Whether routes and rules of IPv6 have an effect: the kernel has it, and it is not disabled.
+fn has_ipv6() -> bool {
+    let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    disabled.is_ok_and(|disabled| disabled.trim() == "0")
 }
 
 /// The settings on a machine with these addresses, each with its network.

@@ -10,6 +10,8 @@
 mod conditions;
 #[path = "netns/fallback.rs"]
 mod fallback;
+#[path = "kernel/family.rs"]
+mod family;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/follower.rs"]
 mod follower;
@@ -93,6 +95,12 @@ fn once_gives_up_where_no_api_server_answers() {
     );
     let saved = node.run(["iptables-save"]).unwrap();
     assert!(!saved.contains("SVCPROXY"), "{saved}");
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn pods_reach_ipv6_services_without_an_ipv6_address_in_mode_iptables() {
+    family::pods_reach_both_families("--mode=iptables");
 }
 
 /// Without --node-ip, on a machine whose kernel has only one of the two families.

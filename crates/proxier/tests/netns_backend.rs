@@ -109,7 +109,7 @@ fn add(element: Element) -> Step {
 fn route(prefix: &str, source: &str) -> LocalRoute {
     LocalRoute {
         prefix: prefix.parse().unwrap(),
-        source: source.parse().unwrap(),
+        source: Some(source.parse().unwrap()),
     }
 }
 

@@ -669,6 +669,7 @@ fn a_family_is_served_once_the_node_has_an_address_of_it() {
         .map(|cidr| cidr.parse().unwrap())
         .into();
     config.follow_node = FollowNode::default().with_addresses(true);
+    config.has_ipv6 = false;
     config.validate().unwrap();
     let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
     let mut standing = Standing::default();

@@ -26,10 +26,10 @@ pub(crate) struct Servers {
 
 /// The metrics of a node with these settings.
 pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
-    let mut families: Vec<_> = config.node_ips.iter().map(Family::of).collect();
-    if families.is_empty() {
-        // The Node object will decide the families.
-        families.extend([Family::V4, Family::V6]);
+    let mut families = vec![Family::V4, Family::V6];
+    // Otherwise the Node object will decide the families.
+    if !config.node_ips.is_empty() {
+        families.retain(|family| config.serves(*family));
     }
     let mut options = Options::new(families);
     options.health_timeout = settings::health_timeout(args.periods().audit);

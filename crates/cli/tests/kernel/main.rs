@@ -15,6 +15,7 @@ mod ports;
 mod affinity;
 mod cleanup;
 mod every_way;
+mod family;
 mod kubeadm;
 mod lasting;
 mod leaving;

@@ -21,6 +21,12 @@ fn dns() {
 
 #[test]
 #[ignore = "kernel: needs IPVS"]
+fn pods_reach_ipv6_services_without_an_ipv6_address_in_mode_ipvs() {
+    crate::family::pods_reach_both_families("--mode=ipvs");
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
 fn dual_stack() {
     carries(&["dual-stack.yaml"], ports::DUAL_STACK);
 }

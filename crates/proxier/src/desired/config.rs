@@ -33,9 +33,14 @@ pub struct Config {
     /// Networks that the node is attached to. No Service CIDR that overlaps one is captured as a
     /// whole.
     pub attached: Vec<IpNet>,
-    /// Service CIDRs of families in which the node has no address. These families are not served.
-    /// [`following`](Self::following) sets them.
+    /// Service CIDRs of families in which the node has no address, and that are not served without
+    /// one. [`following`](Self::following) sets them.
     pub left_out: Vec<IpNet>,
+    /// Whether the kernel has IPv6.
+    pub has_ipv6: bool,
+    /// A family that is served although the node has no address of it: pods reach its Services, and
+    /// what needs an address of the node does not work. [`following`](Self::following) sets it.
+    pub without_address: Option<Family>,
     /// Default scheduler, for Services that choose none.
     pub scheduler: Scheduler,
     /// How long the real server of a removed endpoint keeps its connections; zero cuts them at
@@ -116,6 +121,8 @@ impl Config {
             shared_cidrs: Vec::new(),
             attached: Vec::new(),
             left_out: Vec::new(),
+            has_ipv6: true,
+            without_address: None,
             scheduler: Scheduler::RoundRobin,
             drain_timeout: Duration::from_secs(30),
             zone: None,
@@ -176,7 +183,7 @@ impl Config {
                 });
             }
         }
-        let is_spoken = |cidr: &&IpNet| self.node_ip(Family::of(&cidr.addr())).is_some();
+        let is_spoken = |cidr: &&IpNet| self.serves(Family::of(&cidr.addr()));
         let spoken = self.service_cidrs.iter().filter(is_spoken);
         let may_change = self.follow_node.addresses || self.follow_node.service_cidrs;
         if let Some(cidr) = self.service_cidrs.first()
@@ -204,6 +211,11 @@ impl Config {
             .iter()
             .copied()
             .find(|ip| Family::of(ip) == family)
+    }
+
+    /// Whether Services of a family are served.
+    pub fn serves(&self, family: Family) -> bool {
+        self.node_ip(family).is_some() || self.without_address == Some(family)
     }
 
     /// Whether clients of cluster IPs are masqueraded if they are not pods.

@@ -55,10 +55,11 @@ impl FollowNode {
 
 impl Config {
     /// These settings, with what they follow of the Node and the API's ServiceCIDRs. The result is
-    /// validated. Service CIDRs of families in which the node has no address are left out. A
-    /// Service CIDR that also contains other addresses is not captured as a whole: one from the
-    /// API, if it contains an address of this node or a pod network; any, if the node is attached
-    /// to a network in it.
+    /// validated. A family in which the node has no address is served
+    /// [without](Self::without_address) if the kernel has it and the node has an address of the
+    /// other one; otherwise its Service CIDRs are left out. A Service CIDR that also contains other
+    /// addresses is not captured as a whole: one from the API, if it contains an address of this
+    /// node or a pod network; any, if the node is attached to a network in it.
     ///
     /// If the operator set a Service CIDR of a family in which the Node has no address, the
     /// machine's own address of that family stays in effect.
@@ -111,11 +112,20 @@ impl Config {
         config
     }
 
-    /// Keeps the Service CIDRs of families in which the node has an address: those of `named`, or
-    /// of its own if there are none. The other named ones become `left_out`, which is reported;
-    /// defaults are not.
+    /// Keeps the Service CIDRs of families that are served: those of `named`, or of its own if there
+    /// are none. The other named ones become `left_out`, which is reported; defaults are not.
     fn leave_out(&mut self, named: &[IpNet]) {
-        let is_spoken = |cidr: &IpNet| self.node_ip(Family::of(&cidr.addr())).is_some();
+        let has_address = |family: &Family| self.node_ip(*family).is_some();
+        let families = [Family::V4, Family::V6].into_iter();
+        let mut lacking = families.filter(|family| {
+            let is_in_kernel = *family == Family::V4 || self.has_ipv6;
+            !has_address(family) && is_in_kernel && speaks(named, *family)
+        });
+        let mut of_named = named.iter().map(|cidr| Family::of(&cidr.addr()));
+        // A node without any address is one whose Node is not known yet.
+        let is_known = of_named.any(|family| has_address(&family));
+        self.without_address = lacking.next().filter(|_| is_known);
+        let is_spoken = |cidr: &IpNet| self.serves(Family::of(&cidr.addr()));
         let (spoken, left_out): (Vec<_>, Vec<_>) = named.iter().copied().partition(is_spoken);
         let own = self.service_cidrs.iter().copied().filter(is_spoken);
         let spoken = match spoken.is_empty() {
@@ -179,7 +189,20 @@ impl Config {
             );
             Notice::of_node(Reason::FamilyLeftOut, message)
         });
-        shared.chain(left_out)
+        let without = self.without_address.map(|family| {
+            let name = match family {
+                Family::V4 => "IPv4",
+                Family::V6 => "IPv6",
+            };
+            let message = format!(
+                "the node has no {name} address: pods reach {name} Services, but the node's own \
+                 connections to them do not work, nor those that must be masqueraded or that use \
+                 node ports. If the node should have one, add it to the Node's addresses or pass \
+                 --node-ip"
+            );
+            Notice::of_node(Reason::FamilyWithoutAddress, message)
+        });
+        shared.chain(left_out).chain(without)
     }
 }
 
@@ -211,6 +234,7 @@ mod tests {
         let follow = FollowNode::default().with_addresses(true);
         let mut named = config(&["192.0.2.1"], &dual);
         named.follow_node = follow;
+        named.has_ipv6 = false;
         named.validate().unwrap();
         let with = |addresses: &[&str]| {
             let mut node = Node::new("node-a");
@@ -235,6 +259,7 @@ mod tests {
 
         // The same with the API's CIDRs, but there only the Node's addresses decide.
         let mut followed = config(&["192.0.2.1", "2001:db8::1"], &dual[..1]);
+        followed.has_ipv6 = false;
         followed.follow_node = follow.with_service_cidrs(true);
         let mut node = Node::new("node-a");
         node.addresses = ips(&["192.0.2.7"]).into();
@@ -248,6 +273,29 @@ mod tests {
         alone.follow_node = follow.with_service_cidrs(true);
         let in_effect = alone.following(None, &[]).unwrap();
         assert!(in_effect.service_cidrs.is_empty() && in_effect.left_out.is_empty());
+    }
+
+    #[test]
+    fn a_family_of_the_kernel_is_served_without_an_address() {
+        let mut named = config(&["192.0.2.1"], &["10.96.0.0/12", "fd00:10:96::/112"]);
+        named.validate().unwrap();
+        let in_effect = named.following(None, &[]).unwrap();
+        assert_eq!(in_effect.service_cidrs.len(), 2);
+        assert!(in_effect.serves(Family::V6) && !in_effect.leaves_out(Family::V6));
+        let reasons: Vec<_> = in_effect.notices().map(|notice| notice.reason).collect();
+        assert_eq!(reasons, [Reason::FamilyWithoutAddress]);
+        // An address ends it.
+        named.node_ips = ips(&["192.0.2.1", "2001:db8::1"]);
+        let in_effect = named.following(None, &[]).unwrap();
+        assert_eq!(
+            (in_effect.without_address, in_effect.notices().count()),
+            (None, 0)
+        );
+        // A node of which nothing is known yet serves nothing.
+        named.node_ips = Vec::new();
+        named.follow_node = FollowNode::default().with_addresses(true);
+        let unknown = named.following(None, &[]).unwrap();
+        assert!(!unknown.serves(Family::V4) && !unknown.serves(Family::V6));
     }
 
     /// A Service CIDR from the API does not capture addresses that are known not to be Services'.

@@ -31,14 +31,14 @@ pub enum Need {
     HealthCheck(Family, NonZeroU16),
 }
 
-/// The needs of a health check, in the families in which the node has an address.
+/// The needs of a health check, in the families that the node serves.
 pub(super) fn health_check_needs<'a>(
     check: Option<&HealthCheck>,
     config: &'a Config,
 ) -> impl Iterator<Item = Need> + use<'a> {
     let port = check.map(|check| check.port);
     let families = [Family::V4, Family::V6].into_iter();
-    let families = families.filter(|family| config.node_ip(*family).is_some());
+    let families = families.filter(|family| config.serves(*family));
     families.filter_map(move |family| Some(Need::HealthCheck(family, port?)))
 }
 

@@ -382,7 +382,7 @@ fn unusable(address: IpAddr, config: &Config) -> Option<String> {
             "{address} is in {cidr}, which --exclude-cidrs excludes"
         ));
     }
-    if config.node_ip(Family::of(&address)).is_none() {
+    if !config.serves(Family::of(&address)) {
         return Some(format!("{address}: the node has no address of this family"));
     }
     None
@@ -403,10 +403,10 @@ fn source_ranges(service: &Service, family: Family) -> Option<Arc<[IpNet]>> {
     (!everyone).then(|| ranges.into())
 }
 
-/// The families of a Service in which the node has an address.
+/// The families of a Service that the node serves.
 fn families(service: &Service, config: &Config) -> impl Iterator<Item = Family> {
     let families = service.cluster_ips.iter().map(Family::of);
-    families.filter(|family| config.node_ip(*family).is_some())
+    families.filter(|family| config.serves(*family))
 }
 
 /// The precedence of Services that claim the same key: the smallest value wins. Older Services

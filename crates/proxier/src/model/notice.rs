@@ -43,6 +43,8 @@ pub enum Reason {
     NodeRefused,
     /// An address family is not served, because the node has no address of it.
     FamilyLeftOut,
+    /// An address family is served although the node has no address of it.
+    FamilyWithoutAddress,
     /// No Node and no endpoint has this node's name.
     NodeUnknown,
     /// A Service CIDR also contains other addresses, and is not captured as a whole.
@@ -88,11 +90,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
         Self::FamilyLeftOut,
+        Self::FamilyWithoutAddress,
         Self::NodeUnknown,
         Self::ServiceCidrShared,
         Self::AddressRefused,
@@ -122,6 +125,7 @@ impl Reason {
             Self::IpvsAvailable => "IpvsAvailable",
             Self::NodeRefused => "NodeRefused",
             Self::FamilyLeftOut => "FamilyLeftOut",
+            Self::FamilyWithoutAddress => "FamilyWithoutAddress",
             Self::NodeUnknown => "NodeUnknown",
             Self::ServiceCidrShared => "ServiceCidrShared",
             Self::AddressRefused => "AddressRefused",

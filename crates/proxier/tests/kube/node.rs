@@ -74,7 +74,7 @@ fn service_cidrs_are_followed() {
     cluster
         .server
         .put(Resource::ServiceCidrs, service_cidr("more", "10.64.0.0/16"));
-    // Inside of another one, and of a family that the node does not have.
+    // Inside of another one, and of a family in which the node has no address.
     cluster.server.put(
         Resource::ServiceCidrs,
         service_cidr("within", "10.96.0.0/24"),
@@ -84,8 +84,8 @@ fn service_cidrs_are_followed() {
         .put(Resource::ServiceCidrs, service_cidr("other", "fd00::/112"));
     becomes(
         &mut cluster,
-        "two",
-        cidrs(&["10.64.0.0/16", "10.96.0.0/12"]),
+        "three",
+        cidrs(&["10.64.0.0/16", "10.96.0.0/12", "fd00::/112"]),
     );
     cluster.server.compact();
     cluster.server.delete(Resource::ServiceCidrs, "kubernetes");
@@ -93,7 +93,7 @@ fn service_cidrs_are_followed() {
     becomes(
         &mut cluster,
         "others",
-        cidrs(&["10.64.0.0/16", "10.96.0.0/24"]),
+        cidrs(&["10.64.0.0/16", "10.96.0.0/24", "fd00::/112"]),
     );
     cluster.stays(&START);
 }
@@ -198,7 +198,7 @@ fn service_cidrs_that_kubeadm_tells() {
         ),
         (
             "networking: {serviceSubnet: '10.96.0.0/16,fd00:10:96::/112'}",
-            cidrs(&["10.96.0.0/16"]),
+            cidrs(&["10.96.0.0/16", "fd00:10:96::/112"]),
         ),
         ("networking: {serviceSubnet: 10.96.0.0}", cidrs(&[])),
         ("networking: {dnsDomain: cluster.local}", cidrs(&[])),

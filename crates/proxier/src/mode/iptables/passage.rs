@@ -66,7 +66,7 @@ impl Passage {
     pub fn ensure(&mut self, config: &Config) -> Result<usize, BackendError> {
         let mut changed = 0;
         for family in FAMILIES {
-            if config.node_ip(family).is_none() {
+            if !config.serves(family) {
                 continue;
             }
             for flavour in self.in_use(family)? {

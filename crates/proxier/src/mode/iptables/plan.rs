@@ -184,7 +184,7 @@ fn sysctls(desired: &DesiredState, node: &NodeState) -> Vec<Step> {
     ];
     let needed = forward.into_iter().filter(|(family, sysctl)| {
         let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
-        desired.config().node_ip(*family).is_some() && !is_on
+        desired.config().serves(*family) && !is_on
     });
     let needed = needed.map(|(_, sysctl)| (sysctl, 1));
     let conntrack = conntrack_sysctls(&desired.config().conntrack, &node.sysctls);
@@ -238,8 +238,8 @@ impl<'a> Changes<'a> {
             }
             Scope::Full => {
                 let mut draft = Draft::from_scratch();
-                // A family in which the node has no address is not touched.
-                let speaks = config.node_ip(family).is_some();
+                // A family that is not served is not touched.
+                let speaks = config.serves(family);
                 if speaks {
                     draft.base(config, family);
                     draft.health_checks(desired.health_checks().map(|check| check.port));

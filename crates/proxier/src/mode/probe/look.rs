@@ -41,7 +41,7 @@ pub(crate) fn sysctl(proc_sys: &Path, sysctl: Sysctl, value: u32) -> Finding {
 pub(crate) fn families(config: &Config) -> impl Iterator<Item = Family> {
     let families = [Family::V4, Family::V6].into_iter();
     let unknown = |family| family == Family::V4 && config.node_ips.is_empty();
-    families.filter(move |family| config.node_ip(*family).is_some() || unknown(*family))
+    families.filter(move |family| config.serves(*family) || unknown(*family))
 }
 
 impl Missing {

@@ -120,12 +120,12 @@ pub fn base_routes(config: &Config) -> impl Iterator<Item = LocalRoute> {
         .filter_map(|cidr| local_route(config, *cidr))
 }
 
-/// The route that makes a prefix local, if the node has an address of its family.
+/// The route that makes a prefix local, if its family is served.
 pub(super) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> {
-    let source = config.node_ip(Family::of(&prefix.addr()))?;
-    Some(LocalRoute {
+    let family = Family::of(&prefix.addr());
+    config.serves(family).then(|| LocalRoute {
         prefix: prefix.trunc(),
-        source,
+        source: config.node_ip(family),
     })
 }
 
@@ -150,7 +150,7 @@ pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u32)> {
     ];
     let forward = forward
         .into_iter()
-        .filter(|(family, _)| config.node_ip(*family).is_some());
+        .filter(|(family, _)| config.serves(*family));
     let switches = switches
         .into_iter()
         .chain(forward.map(|(_, sysctl)| sysctl));

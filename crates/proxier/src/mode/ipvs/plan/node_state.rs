@@ -53,14 +53,18 @@ pub struct VirtualServerState {
 pub struct LocalRoute {
     /// The prefix that becomes local.
     pub prefix: IpNet,
-    /// Source address of the node's own connections to it. Without one, the kernel would use the
-    /// destination as source.
-    pub source: IpAddr,
+    /// Source address of the node's own connections to it. Without one, the kernel uses the
+    /// destination as source, and the endpoint's answers get lost.
+    pub source: Option<IpAddr>,
 }
 
 impl fmt::Display for LocalRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "local {} dev lo src {}", self.prefix, self.source)
+        write!(f, "local {} dev lo", self.prefix)?;
+        match self.source {
+            Some(source) => write!(f, " src {source}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -266,10 +266,9 @@ impl Entry {
         let length = header.destination_prefix_length;
         let prefix = IpNet::new(destination.unwrap_or(any), length).ok()?;
         let is_own = header.protocol == PROTOCOL && header.kind == RouteType::Local;
-        let source = source.filter(|_| is_own);
         Some(Self {
             prefix,
-            own: source.map(|source| LocalRoute { prefix, source }),
+            own: is_own.then_some(LocalRoute { prefix, source }),
             kind: header.kind,
             protocol: header.protocol,
             metric,
@@ -356,9 +355,11 @@ fn message(route: LocalRoute, with_metric: bool) -> io::Result<RouteMessage> {
     if with_metric && prefix.addr().is_ipv6() {
         builder = builder.priority(METRIC);
     }
-    let message = builder
-        .destination_prefix(prefix.network(), prefix.prefix_len())
-        .and_then(|message| message.pref_source(source));
+    let message = builder.destination_prefix(prefix.network(), prefix.prefix_len());
+    let message = message.and_then(|message| match source {
+        Some(source) => message.pref_source(source),
+        None => Ok(message),
+    });
     // Fails if the source has the other family.
     Ok(message.map_err(invalid)?.build())
 }
