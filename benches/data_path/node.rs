@@ -74,9 +74,8 @@ impl Load {
         );
         all.extend([FEW, MANY].map(Self::SvcproxyIptables));
         all.push(Self::AllParts);
-        let chains = Ruleset::new(&config()).chains();
-        let hooked = chains.into_iter().filter(|chain| chain.hook.is_some());
-        all.extend(hooked.map(|chain| Self::Without(chain.name)));
+        let chains = Ruleset::new(&config()).base_chain_names().into_iter();
+        all.extend(chains.map(Self::Without));
         all
     }
 

@@ -184,7 +184,7 @@ impl Store {
     }
 
     /// The triggers of the slices' changes since the last call. Each is returned once.
-    pub fn take_triggers(&mut self) -> Vec<Trigger> {
+    pub(crate) fn take_triggers(&mut self) -> Vec<Trigger> {
         mem::take(&mut self.triggers)
     }
 

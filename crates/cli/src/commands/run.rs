@@ -31,7 +31,7 @@ use crate::host::HostWatch;
 use crate::lock::WriterLock;
 use crate::logging::{chain, lines_lost};
 use crate::mode::{Choice, Lookout};
-use crate::notices::{Conditions, Notices, Standing};
+use crate::notices::{Conditions, Notices, Reporter};
 use crate::observe::trail::{Causes, Trail};
 use crate::observe::{Configz, Health};
 use crate::passage::Passages;
@@ -134,7 +134,7 @@ impl<'a> Start<'a> {
         let mut earlier_proxies =
             earlier_proxies(self.choice.in_effect, config, self.notices.clone());
         log_sync(&report, true);
-        Standing::new(self.notices, Conditions::default()).follow(&proxier, &report);
+        Reporter::new(self.notices, Conditions::default()).follow(&proxier, &report);
         earlier_proxies.follow(&proxier, &report);
         Passages::default().follow(self.choice.in_effect, config);
         let is_success = report.is_complete() && earlier_proxies.are_gone();
@@ -179,7 +179,7 @@ impl<'a> Start<'a> {
             host_watch: HostWatch::new(&cli.run.mode.proc_sys),
             trail: Trail::new(Causes::default()),
             health: Health::new(runtime.clone(), config, monitor.clone()),
-            standing: Standing::new(notices.clone(), conditions.clone()),
+            reporter: Reporter::new(notices.clone(), conditions.clone()),
             args: &cli.run,
             intervals: settings::intervals(cli.run.periods()),
             configz: configz.clone(),
@@ -234,7 +234,7 @@ struct Following<'a> {
     notices: Notices,
     monitor: Monitor,
     health: Health,
-    standing: Standing,
+    reporter: Reporter,
     events: Sender<Event>,
     received: Receiver<Event>,
 }
@@ -275,7 +275,7 @@ impl Following<'_> {
                     if round.cause == Cause::Audit {
                         report_drift(report, &self.notices);
                     }
-                    self.standing.follow(proxier, report);
+                    self.reporter.follow(proxier, report);
                     earlier_proxies.follow(proxier, report);
                     proxier.set_draining_beside(earlier_proxies.are_draining());
                     if report.kind == SyncKind::Full || round.cause == Cause::Audit {
@@ -284,12 +284,12 @@ impl Following<'_> {
                     if report.kind == SyncKind::Full {
                         let now =
                             host.conditions(mode, proxier.desired(), earlier_proxies.are_gone());
-                        self.standing.follow_host(now, proxier.store());
+                        self.reporter.follow_host(now, proxier.store());
                     }
                 }
                 Err(error) => {
                     tracing::error!("nothing was changed: {}", chain(error));
-                    self.standing.follow_without_sync(proxier);
+                    self.reporter.follow_without_sync(proxier);
                 }
             }
             self.health.follow(proxier.desired());

@@ -238,14 +238,14 @@ fn about(notice: &Notice, node: &str) -> String {
     }
 }
 
-/// Conditions: problems that persist across syncs. Each is reported when it begins.
+/// Reports what syncs encounter, and conditions when they begin.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Reporter {
     notices: Notices,
     conditions: Conditions,
 }
 
-impl Standing {
+impl Reporter {
     pub(crate) fn new(notices: Notices, conditions: Conditions) -> Self {
         Self {
             notices,

@@ -20,7 +20,7 @@ const UID: &str = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
 struct Node {
     server: ApiServer,
     proxier: Proxier<Ipvs<FakeBackend>>,
-    standing: Standing,
+    reporter: Reporter,
     readings: Receiver<Reading>,
     _source: KubeSource,
 }
@@ -54,7 +54,7 @@ impl Node {
         Self {
             server,
             proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
-            standing: Standing::new(Notices::new("node-a", Some(sender)), Conditions::default()),
+            reporter: Reporter::new(Notices::new("node-a", Some(sender)), Conditions::default()),
             readings,
             _source: source.unwrap(),
         }
@@ -66,7 +66,7 @@ impl Node {
             let reading = self.readings.recv_timeout(PATIENCE).unwrap();
             if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
                 assert!(report.is_success());
-                self.standing.follow(&self.proxier, &report);
+                self.reporter.follow(&self.proxier, &report);
             }
         }
     }
@@ -168,7 +168,7 @@ fn a_node_that_does_not_exist_is_a_condition() {
     node.until(|proxier| !proxier.node_conditions().is_empty());
     assert_eq!(node.events(1), counts(&[("NodeUnknown", "node-a", 1)]));
     let listed = |node: &Node| {
-        let conditions = node.standing.conditions.json("node-a");
+        let conditions = node.reporter.conditions.json("node-a");
         conditions.contains("NodeUnknown") && conditions.contains("--hostname-override")
     };
     assert!(listed(&node));

@@ -28,7 +28,7 @@ pub(super) struct Endpoints {
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     backend: Backend,
-    state: State,
+    state: Readiness,
     on_this_node: bool,
     for_node: Hint,
     for_zone: Hint,
@@ -36,7 +36,7 @@ struct Candidate {
 
 /// Preferred ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
+enum Readiness {
     Ready,
     /// Terminating but still serving: used if no endpoint is ready (KEP-1669).
     Terminating,
@@ -87,7 +87,9 @@ pub(super) fn endpoints(
     candidates.dedup_by_key(|c| (c.backend.address, c.backend.port));
 
     let is_preferred = preference(&candidates);
-    let cluster = usable(&candidates, |c| c.state != State::Ready || is_preferred(c));
+    let cluster = usable(&candidates, |c| {
+        c.state != Readiness::Ready || is_preferred(c)
+    });
     let local = if uses_local {
         usable(&candidates, |c| c.on_this_node)
     } else {
@@ -148,9 +150,9 @@ pub(super) fn refused(view: ServiceView<'_>) -> impl Iterator<Item = Problem> {
 fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Option<Candidate> {
     let conditions = endpoint.conditions;
     let state = if conditions.ready {
-        State::Ready
+        Readiness::Ready
     } else if conditions.serving && conditions.terminating {
-        State::Terminating
+        Readiness::Terminating
     } else {
         return None;
     };
@@ -185,7 +187,7 @@ fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Optio
 /// one matches this node or zone; nodes take precedence over zones (KEP-3015, KEP-2433).
 fn preference(candidates: &[Candidate]) -> impl Fn(&Candidate) -> bool + use<> {
     let counts = |hint: fn(&Candidate) -> Hint| {
-        let ready = || candidates.iter().filter(|c| c.state == State::Ready);
+        let ready = || candidates.iter().filter(|c| c.state == Readiness::Ready);
         ready().all(|c| hint(c) != Hint::Missing) && ready().any(|c| hint(c) == Hint::Here)
     };
     let by_node = counts(|c| c.for_node);
@@ -199,9 +201,9 @@ fn usable(candidates: &[Candidate], may: impl Fn(&Candidate) -> bool) -> Arc<[Ba
         let fit = candidates.iter().filter(move |c| c.state == state);
         fit.filter(|c| may(c)).map(|c| c.backend)
     };
-    let ready: Arc<[Backend]> = in_state(State::Ready).collect();
+    let ready: Arc<[Backend]> = in_state(Readiness::Ready).collect();
     if ready.is_empty() {
-        in_state(State::Terminating).collect()
+        in_state(Readiness::Terminating).collect()
     } else {
         ready
     }

@@ -159,7 +159,7 @@ impl Config {
 
     /// Whether the cluster has this family and the node does not serve it.
     /// [`notices`](Self::notices) reports it.
-    pub fn leaves_out(&self, family: Family) -> bool {
+    pub(crate) fn leaves_out(&self, family: Family) -> bool {
         speaks(&self.left_out, family)
     }
 

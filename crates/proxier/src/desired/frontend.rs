@@ -170,7 +170,7 @@ impl Frontend {
     }
 
     /// Whether the node must capture its packets, because the address may be another node's.
-    pub fn is_captured(&self) -> bool {
+    pub(crate) fn is_captured(&self) -> bool {
         matches!(
             self.kind,
             FrontendKind::LoadBalancer | FrontendKind::ExternalIp
@@ -256,7 +256,7 @@ pub enum Place {
 impl Backend {
     /// Whether it may be a pod on this node, and so a client of itself. The node's own
     /// connections stay in its network namespace.
-    pub const fn may_be_own_client(&self) -> bool {
+    pub(crate) const fn may_be_own_client(&self) -> bool {
         matches!(self.place, Place::OnThisNode | Place::Unknown)
     }
 }

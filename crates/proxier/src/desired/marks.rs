@@ -79,7 +79,7 @@ impl Marks {
     }
 
     /// Whether [`number`](Self::number) can return this mark.
-    pub const fn is_number(self, mark: NonZeroU32, masquerade: bool) -> bool {
+    pub(crate) const fn is_number(self, mark: NonZeroU32, masquerade: bool) -> bool {
         let mark = mark.get();
         let fixed = self.captured(masquerade);
         let free = self.mask & !self.own();

@@ -116,7 +116,7 @@ pub struct Touched {
     pub services: BTreeSet<ObjectName>,
     /// Keys that passed from one Service to another. They
     /// [concern](DesiredState::concerned) all their claimants.
-    pub passed_on: BTreeSet<FrontendKey>,
+    pub(crate) passed_on: BTreeSet<FrontendKey>,
 }
 
 impl DesiredState {
@@ -214,13 +214,13 @@ impl DesiredState {
     }
 
     /// The Services that chose a scheduler or its flags.
-    pub fn chosen_schedulers(&self) -> impl Iterator<Item = (&ObjectName, Scheduler)> {
+    pub(crate) fn chosen_schedulers(&self) -> impl Iterator<Item = (&ObjectName, Scheduler)> {
         let chosen = self.schedulers.iter();
         chosen.map(|(service, scheduler)| (service, *scheduler))
     }
 
     /// The scheduler that a Service chose, by name or by flags.
-    pub fn chosen_scheduler(&self, service: &ObjectName) -> Option<Scheduler> {
+    pub(crate) fn chosen_scheduler(&self, service: &ObjectName) -> Option<Scheduler> {
         self.schedulers.get(service).copied()
     }
 

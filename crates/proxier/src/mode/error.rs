@@ -2,10 +2,9 @@
 
 use std::io;
 
+use crate::errno::{EEXIST, EPROTONOSUPPORT};
 use crate::mode::Sysctl;
 use crate::mode::ipvs::plan::LocalRoute;
-
-const EEXIST: i32 = 17;
 
 /// A failed operation on the node.
 ///
@@ -154,7 +153,6 @@ fn program_hint(error: &io::Error) -> &'static str {
 }
 
 fn nftables_hint(error: &io::Error) -> &'static str {
-    const EPROTONOSUPPORT: i32 = 93;
     match error.raw_os_error() {
         Some(EPROTONOSUPPORT) => " (this kernel has no nftables: load nf_tables)",
         _ => permission_hint(error),

@@ -128,7 +128,7 @@ pub enum Reading {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataPlaneStatus {
     /// Whether the state of the node is known.
-    pub is_known: bool,
+    pub(crate) is_known: bool,
     /// Whether an audit has slices left.
     pub is_auditing: bool,
     /// Whether something drains.

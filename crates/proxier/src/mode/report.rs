@@ -20,7 +20,7 @@ pub struct ApplyReport {
     /// permanently. They keep their previous rules.
     pub refused: Vec<Refused>,
     /// The number of steps that were skipped because they belong only to such Service ports.
-    pub in_vain: usize,
+    pub(crate) in_vain: usize,
     /// The amount of work that was sent.
     pub counts: Counts,
     /// The deletions of flows from connection tracking, if there was a reason for any.
@@ -64,9 +64,9 @@ pub struct Failures {
     /// Items that the kernel rejected without effect, to retry.
     pub items: BTreeSet<Item>,
     /// Whether an audit is due: because of drift, or because a failure belongs to no single item.
-    pub needs_audit: bool,
+    pub(crate) needs_audit: bool,
     /// Whether the state of the node is unknown: it must be read before anything else.
-    pub is_unknown: bool,
+    pub(crate) is_unknown: bool,
 }
 
 /// A Service port that was left out of a step.

@@ -12,15 +12,16 @@ impl Sysctl {
     /// Ends connections to a deleted real server at once.
     pub const VS_EXPIRE_NODEST_CONN: Self = Self("net.ipv4.vs.expire_nodest_conn");
     /// Stops persistence from choosing a real server of weight 0.
-    pub const VS_EXPIRE_QUIESCENT_TEMPLATE: Self = Self("net.ipv4.vs.expire_quiescent_template");
+    pub(crate) const VS_EXPIRE_QUIESCENT_TEMPLATE: Self =
+        Self("net.ipv4.vs.expire_quiescent_template");
     /// IPv4 forwarding.
-    pub const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
+    pub(crate) const IPV4_FORWARD: Self = Self("net.ipv4.ip_forward");
     /// IPv6 forwarding.
-    pub const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
+    pub(crate) const IPV6_FORWARD: Self = Self("net.ipv6.conf.all.forwarding");
     /// Answer ARP requests only for addresses of the interface that receives them.
-    pub const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
+    pub(crate) const ARP_IGNORE: Self = Self("net.ipv4.conf.all.arp_ignore");
     /// Send ARP requests with an address of the outgoing interface.
-    pub const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
+    pub(crate) const ARP_ANNOUNCE: Self = Self("net.ipv4.conf.all.arp_announce");
     /// Maximum number of tracked connections.
     pub const CT_MAX: Self = Self("net.netfilter.nf_conntrack_max");
     /// Size of the hash table of tracked connections.
@@ -28,13 +29,14 @@ impl Sysctl {
     /// Timeout of idle TCP connections, in seconds.
     pub const CT_TCP_ESTABLISHED: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_established");
     /// Timeout of TCP connections in CLOSE_WAIT, in seconds.
-    pub const CT_TCP_CLOSE_WAIT: Self = Self("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
+    pub(crate) const CT_TCP_CLOSE_WAIT: Self =
+        Self("net.netfilter.nf_conntrack_tcp_timeout_close_wait");
     /// Accept TCP packets outside the window.
-    pub const CT_TCP_BE_LIBERAL: Self = Self("net.netfilter.nf_conntrack_tcp_be_liberal");
+    pub(crate) const CT_TCP_BE_LIBERAL: Self = Self("net.netfilter.nf_conntrack_tcp_be_liberal");
     /// Timeout of UDP flows without replies, in seconds.
-    pub const CT_UDP: Self = Self("net.netfilter.nf_conntrack_udp_timeout");
+    pub(crate) const CT_UDP: Self = Self("net.netfilter.nf_conntrack_udp_timeout");
     /// Timeout of UDP flows with replies, in seconds.
-    pub const CT_UDP_STREAM: Self = Self("net.netfilter.nf_conntrack_udp_timeout_stream");
+    pub(crate) const CT_UDP_STREAM: Self = Self("net.netfilter.nf_conntrack_udp_timeout_stream");
     /// All sysctls.
     pub const ALL: [Self; 14] = [
         Self::VS_CONNTRACK,

@@ -10,10 +10,9 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::Handle;
 
+use crate::errno::ENODEV;
 use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::takeover::leftovers::DEVICE;
-
-const ENODEV: i32 = 19;
 
 /// A device with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use ipvs::{Change, Client, ErrorKind, Family, Protocol, VirtualServerKey};
 
 use super::NewProxy;
 use crate::desired::FrontendKey;
-use crate::mode::conntrack::Conntrack;
+use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::plan::drains;
 use crate::mode::ipvs::shared;
@@ -66,7 +66,7 @@ pub(super) fn delete(
     }
     if !flows.is_empty() {
         let mut report = ApplyReport::default();
-        Conntrack::open()?.delete_flows(flows.into_iter().enumerate(), &mut report);
+        ConntrackSocket::open()?.delete_flows(flows.into_iter().enumerate(), &mut report);
         if let Some(failure) = report.failures.into_iter().next() {
             return Err(failure.error);
         }

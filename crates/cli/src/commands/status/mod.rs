@@ -17,7 +17,7 @@ use proxier::mode::ipvs::{Backend, IpvsBackend};
 use crate::Ending;
 use crate::args::{BindAddress, Mode, StatusArgs, StatusFormat};
 use crate::notices::Condition;
-use print::{Clients, RealServerStatus, Status, VipState, VipStatus, status_json, status_text};
+use print::{ClientGroup, RealServerStatus, Status, VipState, VipStatus, status_json, status_text};
 
 /// Prints the state of this node's kernel, and the conditions of the svcproxy that runs here.
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
@@ -97,9 +97,9 @@ fn vip(served: Served) -> VipStatus {
         state,
         reason: None,
         clients: match served.clients {
-            iptables::Clients::Inside => Clients::Inside,
-            iptables::Clients::Outside => Clients::Outside,
-            _ => Clients::All,
+            iptables::Clients::Inside => ClientGroup::Inside,
+            iptables::Clients::Outside => ClientGroup::Outside,
+            _ => ClientGroup::All,
         },
         // The equivalent of a scheduler in IPVS.
         scheduler: (state == VipState::Served).then(|| "random".to_owned()),
@@ -147,27 +147,27 @@ fn collect(node: &NodeState, ipvs: &mut ipvs::Client) -> anyhow::Result<Status> 
 
 /// The frontend that an element stands for, and its state. `None` if another element stands for the
 /// same frontend.
-fn entry(element: &Element, node: &NodeState) -> Option<(FrontendKey, VipState, Clients)> {
+fn entry(element: &Element, node: &NodeState) -> Option<(FrontendKey, VipState, ClientGroup)> {
     let all_or_inside = |key| match node.elements.mark(key, Purpose::External) {
-        Some(_) => Clients::Inside,
+        Some(_) => ClientGroup::Inside,
         None if node
             .elements
             .contains(&Element::Dropped(key, Audience::External)) =>
         {
-            Clients::Inside
+            ClientGroup::Inside
         }
-        None => Clients::All,
+        None => ClientGroup::All,
     };
     Some(match *element {
         Element::VirtualServer(key) => (key, VipState::Served, all_or_inside(key)),
         Element::Mark { key, purpose, .. } => match purpose {
             Purpose::NodePort => (key, VipState::Served, all_or_inside(key)),
-            Purpose::External => (key, VipState::Served, Clients::Outside),
+            Purpose::External => (key, VipState::Served, ClientGroup::Outside),
             _ => return None,
         },
-        Element::NoEndpoints(key) => (key, VipState::Refused, Clients::All),
-        Element::Dropped(key, Audience::All) => (key, VipState::Dropped, Clients::All),
-        Element::Dropped(key, _) => (key, VipState::Dropped, Clients::Outside),
+        Element::NoEndpoints(key) => (key, VipState::Refused, ClientGroup::All),
+        Element::Dropped(key, Audience::All) => (key, VipState::Dropped, ClientGroup::All),
+        Element::Dropped(key, _) => (key, VipState::Dropped, ClientGroup::Outside),
         _ => return None,
     })
 }

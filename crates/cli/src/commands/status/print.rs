@@ -39,7 +39,7 @@ pub(crate) struct VipStatus {
     /// Why there are no endpoints, if svcproxy answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
-    pub(crate) clients: Clients,
+    pub(crate) clients: ClientGroup,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduler: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,11 +59,11 @@ pub(crate) enum VipState {
 /// The clients that an entry applies to.
 #[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Clients {
+pub(crate) enum ClientGroup {
     All,
-    /// Clients in the cluster.
+    /// ClientGroup in the cluster.
     Inside,
-    /// Clients outside of the cluster.
+    /// ClientGroup outside of the cluster.
     Outside,
 }
 
@@ -241,9 +241,9 @@ pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
                 write!(out, " ({})", Shown(port_name))?;
             }
             match vip.clients {
-                Clients::All => {}
-                Clients::Inside => write!(out, " clients in the cluster:")?,
-                Clients::Outside => write!(out, " clients outside of the cluster:")?,
+                ClientGroup::All => {}
+                ClientGroup::Inside => write!(out, " clients in the cluster:")?,
+                ClientGroup::Outside => write!(out, " clients outside of the cluster:")?,
             }
             match (vip.state, &vip.scheduler) {
                 (VipState::Refused, _) => write!(out, " no endpoints: refused")?,

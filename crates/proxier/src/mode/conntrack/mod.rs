@@ -9,6 +9,7 @@ use std::time::Instant;
 use ipvs::{Family, Protocol};
 
 use crate::desired::FrontendKey;
+use crate::errno::ENOENT;
 use crate::mode::{ApplyReport, BackendError, Flows};
 use netlink::conntrack::{self, Entry, EntryName, Extent};
 use netlink::uapi::NLM_F_ACK;
@@ -17,15 +18,13 @@ use netlink::{Refusal, Socket, Writer, again};
 /// Number of deletions in one send. A socket's default receive buffer holds 237 error replies.
 const BATCH: usize = 128;
 
-const ENOENT: i32 = 2;
-
 /// The connection tracking of one network namespace.
 #[derive(Debug)]
-pub(crate) struct Conntrack {
+pub(crate) struct ConntrackSocket {
     socket: Socket,
 }
 
-impl Conntrack {
+impl ConntrackSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub(crate) fn open() -> Result<Self, BackendError> {
         let socket = Socket::open().map_err(error("open ctnetlink"))?;

@@ -12,7 +12,7 @@ use super::name::{
     FORWARD, HAIRPIN, HEALTH_CHECKS, NODE_PORTS, OUTSIDE, POSTROUTING, SERVICES, UNDELIVERED, VIPS,
     Word,
 };
-use super::rule::{Match, State, Target};
+use super::rule::{CtState, Match, Target};
 use super::{Hook, Jump, Name, Rule, Table};
 use crate::desired::Config;
 
@@ -43,7 +43,7 @@ pub(super) fn jumps() -> [Jump; 8] {
         hook,
         rule: matching.then(&Target::Jump(Name::of(to))),
     };
-    let new = || Match::all().state(State::New);
+    let new = || Match::all().state(CtState::New);
     [
         jump(Table::Filter, Hook::Input, new(), UNDELIVERED),
         jump(Table::Filter, Hook::Input, new(), HEALTH_CHECKS),
@@ -95,7 +95,7 @@ fn outside(config: &Config, family: Family) -> Vec<Rule> {
 /// masqueraded, too.
 fn postrouting(config: &Config) -> Vec<Rule> {
     let bit = config.marks.masquerade();
-    let translated = Match::all().state(State::Translated);
+    let translated = Match::all().state(CtState::Translated);
     vec![
         translated.then(&Target::Jump(Name::of(HAIRPIN))),
         Match::all().not_marked(bit).then(&Target::Return),
@@ -107,7 +107,9 @@ fn postrouting(config: &Config) -> Vec<Rule> {
 /// Packets that no rule of a Service in table nat has translated. In a Service CIDR, no other
 /// program can answer.
 fn undelivered(config: &Config, family: Family) -> Vec<Rule> {
-    let translated = Match::all().state(State::Translated).then(&Target::Return);
+    let translated = Match::all()
+        .state(CtState::Translated)
+        .then(&Target::Return);
     let of_family = |cidrs: &[IpNet]| {
         let cidrs = cidrs
             .iter()
@@ -140,14 +142,16 @@ fn forward(config: &Config, family: Family) -> Vec<Rule> {
     // Connection tracking does not translate packets that it considers invalid. A client that gets
     // an answer from the backend's own address resets the connection (kubernetes/kubernetes#74839).
     let invalid = pods(config, family).into_iter();
-    let invalid = invalid.map(|pod| pod.state(State::Invalid).then(&Target::Drop));
+    let invalid = invalid.map(|pod| pod.state(CtState::Invalid).then(&Target::Drop));
     // Also the first packet of a connection that keeps its source, which kube-proxy's rules leave to
     // those of the network plugin.
     let rest = [
         Match::all()
             .marked(config.marks.masquerade())
             .then(&Target::Accept),
-        Match::all().state(State::Translated).then(&Target::Accept),
+        Match::all()
+            .state(CtState::Translated)
+            .then(&Target::Accept),
     ];
     invalid.chain(rest).collect()
 }

@@ -19,7 +19,7 @@ use netlink::{Listener, Message, Socket, Watch, nftables};
 
 use super::kernel::{Flavour, kind_in_iptables, legacy_tables, restore, save};
 use super::name::FORWARD as FORWARD_OF_IPTABLES;
-use super::rule::{Match, State, Target};
+use super::rule::{CtState, Match, Target};
 use super::transaction::{Part, Written};
 use super::{Hook, Jump, Name, Rule, Rules, Table, Transaction};
 use crate::desired::{Config, Marks};
@@ -155,7 +155,7 @@ fn rules(marks: Marks) -> [Vec<Rule>; 2] {
         vec![accept(Match::all().marked(marks.own()))],
         vec![
             accept(Match::all().marked(marks.masquerade())),
-            accept(Match::all().state(State::Known)),
+            accept(Match::all().state(CtState::Known)),
         ],
     ]
 }

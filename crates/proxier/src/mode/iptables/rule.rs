@@ -135,7 +135,7 @@ impl Match {
         self.and(format_args!("-m addrtype --dst-type LOCAL"))
     }
 
-    pub(super) fn state(self, state: State) -> Self {
+    pub(super) fn state(self, state: CtState) -> Self {
         self.and(format_args!("-m conntrack --ctstate {}", state.name()))
     }
 
@@ -208,7 +208,7 @@ const fn by_family(family: Family, v4: &'static str, v6: &'static str) -> &'stat
 
 /// The state of a packet in connection tracking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum CtState {
     /// The connection has no answer yet.
     New,
     /// The connection has been answered, or the packet is related to one.
@@ -223,7 +223,7 @@ pub(super) enum State {
     Translated,
 }
 
-impl State {
+impl CtState {
     const fn name(self) -> &'static str {
         match self {
             Self::New => "NEW",

@@ -10,12 +10,9 @@ use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, Virtua
 
 use super::Backend;
 use super::shared::{self, carry_out};
+use crate::errno::{EEXIST, ENOENT, ESRCH};
 use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step};
 use crate::mode::{ApplyReport, BackendError, Sysctl};
-
-const ENOENT: i32 = 2;
-const ESRCH: i32 = 3;
-const EEXIST: i32 = 17;
 
 /// The kernel of an in-memory node: IPVS, nftables sets, routes and sysctls. It rejects what Linux
 /// rejects. Clones share the node.

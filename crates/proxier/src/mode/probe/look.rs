@@ -7,7 +7,11 @@ use ipvs::{ErrorKind, Family};
 
 use super::{Finding, Missing, ModuleFile, Reason, Requirement};
 use crate::desired::Config;
-use crate::mode::conntrack::Conntrack;
+use crate::errno::{
+    EAFNOSUPPORT, EAGAIN, EBUSY, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EOPNOTSUPP,
+    EPROTONOSUPPORT,
+};
+use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::proc_sys::Sysctls;
 use crate::mode::{BackendError, Sysctl};
 
@@ -22,7 +26,7 @@ pub(crate) fn finding(
 }
 
 pub(crate) fn connection_tracking() -> Finding {
-    let result = Conntrack::check().map(|()| "it answers".to_owned());
+    let result = ConntrackSocket::check().map(|()| "it answers".to_owned());
     let module = Some("nf_conntrack_netlink");
     finding(Requirement::ConnectionTracking, module, result)
 }
@@ -75,14 +79,11 @@ impl Missing {
     }
 }
 
-/// EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOBUFS: they do not show what the kernel has.
-const BUSY: [i32; 7] = [4, 11, 12, 16, 23, 24, 105];
+/// They do not show what the kernel has.
+const BUSY: [i32; 7] = [EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOBUFS];
 
 /// The kind of reason of an error, without the module.
 fn kind(error: &BackendError) -> Reason {
-    const EPROTONOSUPPORT: i32 = 93;
-    const EOPNOTSUPP: i32 = 95;
-    const EAFNOSUPPORT: i32 = 97;
     let no_module = Reason::NoModule {
         module: Box::default(),
         file: ModuleFile::Unknown,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::errno::EINVAL;
+
 /// Why a [`Requirement`](super::Requirement) is not met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,7 +62,6 @@ impl Missing {
     /// of a request answers EINVAL. Forbidden, busy or broken requirements do not show what the
     /// node has.
     pub fn is_absent(&self) -> bool {
-        const EINVAL: i32 = 22;
         match self.reason {
             Reason::NoModule { .. } | Reason::NotInstalled => true,
             Reason::Refused => self.errno == Some(EINVAL),

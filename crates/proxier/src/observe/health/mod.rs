@@ -4,6 +4,7 @@
 //! For any method and path, the status is 200 if the node has endpoints and the proxy is healthy,
 //! else 503. The body and the header `X-Load-Balancing-Endpoint-Weight` contain the count.
 
+#[cfg(feature = "metrics")]
 mod proxy;
 
 use std::collections::BTreeMap;
@@ -25,8 +26,9 @@ use crate::observe::http::listen::{self, listen};
 use crate::observe::http::{self, Answer, Response, Server, Site};
 
 #[cfg(feature = "metrics")]
-pub(crate) use proxy::ip_family;
-pub use proxy::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
+pub use proxy::Fallback;
+#[cfg(feature = "metrics")]
+pub(crate) use proxy::{ChangeCounts, HealthReport, Moment, ProxyHealth, ip_family};
 
 const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 

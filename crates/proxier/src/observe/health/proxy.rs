@@ -19,22 +19,22 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// A time on both clocks: monotonic and wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// Monotonic, for durations.
-    pub instant: Instant,
+    pub(crate) instant: Instant,
     /// Wall clock, for output.
-    pub wall: SystemTime,
+    pub(crate) wall: SystemTime,
 }
 
 impl Moment {
     /// The wall clock at an earlier time.
-    pub fn wall_of(&self, earlier: Instant) -> SystemTime {
+    pub(crate) fn wall_of(&self, earlier: Instant) -> SystemTime {
         let passed = self.instant.saturating_duration_since(earlier);
         self.wall.checked_sub(passed).unwrap_or(self.wall)
     }
 
     /// The current time.
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self {
             instant: Instant::now(),
             wall: SystemTime::now(),
@@ -45,11 +45,11 @@ impl Moment {
 /// Numbers of changes per kind of object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ChangeCounts {
+pub(crate) struct ChangeCounts {
     /// Of Services.
-    pub services: u64,
+    pub(crate) services: u64,
     /// Of endpoint slices.
-    pub endpoints: u64,
+    pub(crate) endpoints: u64,
 }
 
 impl AddAssign for ChangeCounts {
@@ -109,7 +109,7 @@ struct Batch {
 /// assert!(health.report(after(76)).healthy);
 /// ```
 #[derive(Debug)]
-pub struct ProxyHealth {
+pub(crate) struct ProxyHealth {
     timeout: Duration,
     families: Vec<Family>,
     /// Oldest first.
@@ -133,7 +133,7 @@ pub struct Fallback {
 
 impl ProxyHealth {
     /// The health of a proxy for these families that starts up now.
-    pub fn new(timeout: Duration, families: Vec<Family>) -> Self {
+    pub(crate) fn new(timeout: Duration, families: Vec<Family>) -> Self {
         Self {
             timeout,
             families,
@@ -145,12 +145,12 @@ impl ProxyHealth {
     }
 
     /// Sets how long a change may be pending.
-    pub fn set_timeout(&mut self, timeout: Duration) {
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
     /// Records pending changes.
-    pub fn queued(&mut self, counts: ChangeCounts, now: Instant) {
+    pub(crate) fn queued(&mut self, counts: ChangeCounts, now: Instant) {
         let is_full = self.waiting.len() >= BATCHES;
         match self.waiting.back_mut() {
             Some(last) if is_full => {
@@ -166,24 +166,24 @@ impl ProxyHealth {
     }
 
     /// Records a complete sync. Changes queued before it began are applied.
-    pub fn synced(&mut self, began: Instant, now: Moment) {
+    pub(crate) fn synced(&mut self, began: Instant, now: Moment) {
         self.waiting.retain(|batch| batch.last > began);
         self.synced = Some(now.wall);
     }
 
     /// Records whether load balancers may send to this node:
     /// [`Node::eligible`](crate::model::Node::eligible).
-    pub fn set_node_eligible(&mut self, eligible: bool) {
+    pub(crate) fn set_node_eligible(&mut self, eligible: bool) {
         self.node_eligible = eligible;
     }
 
     /// Records a fallback, or its end. It is reported, and does not make the proxy unhealthy.
-    pub fn set_fallback(&mut self, fallback: Option<Fallback>) {
+    pub(crate) fn set_fallback(&mut self, fallback: Option<Fallback>) {
         self.fallback = fallback;
     }
 
     /// The number of pending changes.
-    pub fn pending(&self) -> ChangeCounts {
+    pub(crate) fn pending(&self) -> ChangeCounts {
         let mut pending = ChangeCounts::default();
         self.waiting
             .iter()
@@ -192,7 +192,7 @@ impl ProxyHealth {
     }
 
     /// The state at this time.
-    pub fn report(&self, now: Moment) -> HealthReport<'_> {
+    pub(crate) fn report(&self, now: Moment) -> HealthReport<'_> {
         let late =
             |batch: &Batch| now.instant.saturating_duration_since(batch.first) >= self.timeout;
         HealthReport {
@@ -211,15 +211,15 @@ impl ProxyHealth {
 /// The state of a [`ProxyHealth`] at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct HealthReport<'a> {
+pub(crate) struct HealthReport<'a> {
     /// Whether changes are applied in time.
-    pub healthy: bool,
+    pub(crate) healthy: bool,
     /// The last time at which no change was pending.
-    pub synced: Option<SystemTime>,
+    pub(crate) synced: Option<SystemTime>,
     /// Whether load balancers may send to the node.
-    pub node_eligible: bool,
+    pub(crate) node_eligible: bool,
     /// The fallback, if there is one.
-    pub fallback: Option<&'a Fallback>,
+    pub(crate) fallback: Option<&'a Fallback>,
     now: Moment,
     families: &'a [Family],
     conditions: Option<&'a BTreeMap<&'static str, u64>>,
@@ -230,7 +230,7 @@ impl<'a> HealthReport<'a> {
     /// Adds the state of the source. It is reported, and does not make the proxy unhealthy, because
     /// the last known state stays in effect while a server is unreachable.
     #[must_use]
-    pub fn with_source(self, source: &'a ConnectionState) -> Self {
+    pub(crate) fn with_source(self, source: &'a ConnectionState) -> Self {
         Self {
             source: Some(source),
             ..self
@@ -240,7 +240,7 @@ impl<'a> HealthReport<'a> {
     /// Adds the numbers of conditions by reason. They are reported, and do not make the proxy
     /// unhealthy.
     #[must_use]
-    pub fn with_conditions(self, conditions: &'a BTreeMap<&'static str, u64>) -> Self {
+    pub(crate) fn with_conditions(self, conditions: &'a BTreeMap<&'static str, u64>) -> Self {
         Self {
             conditions: Some(conditions),
             ..self
@@ -249,20 +249,20 @@ impl<'a> HealthReport<'a> {
 
     /// Whether `/healthz` returns 200, and its body. True if healthy, and load balancers may send
     /// to the node.
-    pub fn healthz(&self) -> (bool, String) {
+    pub(crate) fn healthz(&self) -> (bool, String) {
         let ok = self.healthy && self.node_eligible;
         (ok, self.body(ok, Some(self.node_eligible)))
     }
 
     /// Whether `/livez` returns 200, and its body. True if healthy, also while the node is being
     /// deleted.
-    pub fn livez(&self) -> (bool, String) {
+    pub(crate) fn livez(&self) -> (bool, String) {
         (self.healthy, self.body(self.healthy, None))
     }
 
     /// Whether `/readyz` returns 200, and its body. True if healthy, after the first complete sync.
     /// kube-proxy has no such path.
-    pub fn readyz(&self) -> (bool, String) {
+    pub(crate) fn readyz(&self) -> (bool, String) {
         let ok = self.healthy && self.synced.is_some();
         (ok, self.body(ok, None))
     }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::errno::EAFNOSUPPORT;
+
 /// All addresses of both families.
 pub(crate) const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Backlog: how many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
-
-const EAFNOSUPPORT: i32 = 97;
 
 /// Listens on an address. [`ANY`] is IPv4 only if the kernel has no IPv6.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -25,7 +25,7 @@ type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 pub(super) type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Debug)]
-pub(super) struct KubeProxy {
+pub(super) struct KubeProxyMetrics {
     families: Vec<IpFamily>,
     /// Earlier changes of endpoints are not counted: another process applied them.
     start: SystemTime,
@@ -46,7 +46,7 @@ pub(super) struct KubeProxy {
     livez: Family<Labels<1>, Counter>,
 }
 
-impl KubeProxy {
+impl KubeProxyMetrics {
     pub(super) fn new(families: Vec<IpFamily>, start: SystemTime, registry: &mut Registry) -> Self {
         let syncs = || Histograms::new_with_constructor(sync_buckets);
         let metrics = Self {

@@ -33,8 +33,8 @@ use crate::observe::health::{ChangeCounts, Fallback, HealthReport, Moment, Proxy
 use crate::reconcile::{Event, Observed, Round};
 use crate::source::ConnectionState;
 use crate::store::{Change, Trigger};
-use kube_proxy::KubeProxy;
-use own::Own;
+use kube_proxy::KubeProxyMetrics;
+use own::OwnMetrics;
 use process::ProcessCollector;
 use program::{ProgramCollector, SourceCollector};
 use traffic::{Traffic, TrafficCollector};
@@ -107,8 +107,8 @@ pub struct Monitor(Arc<Inner>);
 struct Inner {
     options: Options,
     registry: Registry,
-    kube_proxy: KubeProxy,
-    own: Own,
+    kube_proxy: KubeProxyMetrics,
+    own: OwnMetrics,
     health: Mutex<ProxyHealth>,
     traffic: Arc<Mutex<Traffic>>,
     source: SourceCollector,
@@ -148,8 +148,8 @@ impl Monitor {
     pub fn new(options: Options) -> Self {
         let mut registry = Registry::default();
         let families = options.families.clone();
-        let kube_proxy = KubeProxy::new(families.clone(), Moment::now().wall, &mut registry);
-        let own = Own::new(&mut registry);
+        let kube_proxy = KubeProxyMetrics::new(families.clone(), Moment::now().wall, &mut registry);
+        let own = OwnMetrics::new(&mut registry);
         let traffic = Arc::<Mutex<Traffic>>::default();
         registry.register_collector(Box::new(TrafficCollector(Arc::clone(&traffic))));
         let source = SourceCollector::default();

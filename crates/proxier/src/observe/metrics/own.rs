@@ -14,7 +14,7 @@ use crate::mode::{BackendError, DataPlane, PlanSteps, StepKind};
 use crate::reconcile::{Cause, Round, SyncKind, SyncReport};
 
 #[derive(Debug, Default)]
-pub(super) struct Own {
+pub(super) struct OwnMetrics {
     build: Family<Labels<2>, Gauge>,
     mode: Family<Labels<1>, Gauge>,
     mode_wanted: Family<Labels<1>, Gauge>,
@@ -30,7 +30,7 @@ pub(super) struct Own {
     snapshot_age: Gauge<f64, AtomicU64>,
 }
 
-impl Own {
+impl OwnMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         metrics.register(registry.sub_registry_with_prefix("svcproxy"));

@@ -20,7 +20,7 @@ pub struct SyncReport<P = Plan> {
     /// Their results.
     pub applied: ApplyReport,
     /// The triggers of the changes of endpoint slices in this sync.
-    pub triggers: Vec<Trigger>,
+    pub(crate) triggers: Vec<Trigger>,
     /// Notices for the operator.
     pub notices: Vec<Notice>,
     /// The Services whose [problems](crate::Proxier::problems_of) may have changed.

@@ -55,6 +55,17 @@ impl<T> Converted<T> {
     }
 }
 
+/// What a source makes of an object that it read.
+#[cfg(any(feature = "kube", feature = "manifest"))]
+#[derive(Debug, Clone)]
+pub(super) enum Ingested<T> {
+    Good(T),
+    /// The object exists, but needs nothing on a node.
+    LeftOut,
+    /// The object is rejected; its last good version stays in effect.
+    Refused,
+}
+
 /// Collects the findings of one object.
 #[derive(Debug, Default)]
 struct Findings {

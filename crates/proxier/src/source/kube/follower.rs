@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::super::convert::Ingested;
 use super::super::{Cause, Diagnostic, Reading};
 use super::error::EventError;
 use super::kind::{Kind, Metadata};
@@ -37,16 +38,7 @@ pub(super) struct Follower<K: Kind> {
 #[derive(Debug)]
 struct Item<M> {
     version: Version,
-    outcome: Outcome<M>,
-}
-
-#[derive(Debug)]
-enum Outcome<M> {
-    Good(M),
-    /// The object exists, but needs nothing on a node.
-    LeftOut,
-    /// The object is rejected; its last good version stays in effect.
-    Refused,
+    outcome: Ingested<M>,
 }
 
 impl<K: Kind> Follower<K> {
@@ -169,9 +161,9 @@ impl<K: Kind> Follower<K> {
         let mut models = Vec::with_capacity(list.len());
         for (name, item) in list {
             match item.outcome {
-                Outcome::Good(model) => models.push(model),
-                Outcome::LeftOut => continue,
-                Outcome::Refused => {}
+                Ingested::Good(model) => models.push(model),
+                Ingested::LeftOut => continue,
+                Ingested::Refused => {}
             }
             gone.remove(&name);
         }
@@ -260,9 +252,9 @@ impl<K: Kind> Follower<K> {
             Happened::Applied => {
                 self.known.insert(name.clone(), version);
                 match object.outcome {
-                    Outcome::Good(model) => self.kind.applied(model),
-                    Outcome::LeftOut => self.kind.deleted(name),
-                    Outcome::Refused => None,
+                    Ingested::Good(model) => self.kind.applied(model),
+                    Ingested::LeftOut => self.kind.deleted(name),
+                    Ingested::Refused => None,
                 }
             }
             Happened::Deleted => {
@@ -298,7 +290,7 @@ struct Decoded<K: Kind> {
     /// None if the name is invalid.
     name: Option<K::Name>,
     version: Option<String>,
-    outcome: Outcome<K::Model>,
+    outcome: Ingested<K::Model>,
 }
 
 impl<K: Kind> Decoded<K> {
@@ -309,20 +301,20 @@ impl<K: Kind> Decoded<K> {
                 let converted = K::convert(&object);
                 let refused = converted.is_refused();
                 let outcome = match converted.object {
-                    Some(model) => Outcome::Good(model),
-                    None if refused => Outcome::Refused,
-                    None => Outcome::LeftOut,
+                    Some(model) => Ingested::Good(model),
+                    None if refused => Ingested::Refused,
+                    None => Ingested::LeftOut,
                 };
                 (outcome, converted.diagnostics)
             }
-            Err(error) => (Outcome::Refused, vec![Diagnostic::error(error)]),
+            Err(error) => (Ingested::Refused, vec![Diagnostic::error(error)]),
         };
         let label = |diagnostic: Diagnostic| diagnostic.with_object(label::<K>(&metadata));
         diagnostics.extend(found.into_iter().map(label));
         let name = match &outcome {
             // Left-out objects keep their name.
-            Outcome::Good(model) => Some(K::name_of(model)),
-            Outcome::LeftOut | Outcome::Refused => K::name(&metadata),
+            Ingested::Good(model) => Some(K::name_of(model)),
+            Ingested::LeftOut | Ingested::Refused => K::name(&metadata),
         };
         Ok(Self {
             name,
@@ -340,7 +332,7 @@ impl<K: Kind> Decoded<K> {
         Self {
             name: K::name(&metadata),
             version: metadata.resource_version,
-            outcome: Outcome::Refused,
+            outcome: Ingested::Refused,
         }
     }
 
@@ -348,7 +340,7 @@ impl<K: Kind> Decoded<K> {
         Self {
             name: K::name(&metadata),
             version: metadata.resource_version,
-            outcome: Outcome::LeftOut,
+            outcome: Ingested::LeftOut,
         }
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::super::convert::Ingested;
 use super::super::convert::{self, Converted};
 use super::super::{Diagnostic, Location, api};
 use super::document::{self, Document, Format};
 use super::lines::Lines;
 use super::object::{DEFAULT_NAMESPACE, Items, Key, Kind, Maker, Object, Raw};
-use super::parsed::{Cache, Definition, Documents, Known, Outcome, Parsed};
+use super::parsed::{Cache, Definition, Documents, Known, Parsed};
 
 /// The label with the name of a slice's controller.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -55,7 +56,7 @@ pub(super) fn decode(
                     item: known.item.clone(),
                     ..location.clone()
                 },
-                outcome: Outcome::Good(known.object.clone()),
+                outcome: Ingested::Good(known.object.clone()),
             };
             parsed.definitions.extend(known.iter().map(definition));
             documents.insert(hash, known);
@@ -352,7 +353,7 @@ impl Decoder<'_> {
             location: self.location.clone(),
             outcome: converted
                 .object
-                .map_or(Outcome::LeftOut, |object| Outcome::Good(Arc::new(object))),
+                .map_or(Ingested::LeftOut, |object| Ingested::Good(Arc::new(object))),
         });
     }
 
@@ -365,7 +366,7 @@ impl Decoder<'_> {
             Some(key) => self.parsed.definitions.push(Definition {
                 key: key.clone(),
                 location: self.location.clone(),
-                outcome: Outcome::Refused,
+                outcome: Ingested::Refused,
             }),
             // The name is invalid, so the object may have been in effect under another one.
             None => self.parsed.unattributed = true,

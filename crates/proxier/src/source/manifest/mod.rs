@@ -59,7 +59,7 @@ use std::sync::Arc;
 
 use self::files::Source;
 use self::parsed::Cache;
-use self::state::{Merged, State};
+use self::state::{LastGood, Merged};
 use super::Diagnostic;
 pub use super::Reading;
 pub use crate::source::watch::{Watch, WatchError};
@@ -72,7 +72,7 @@ pub struct Manifests {
     node: Option<String>,
     cache: Cache,
     /// None before the first read.
-    state: Option<State>,
+    state: Option<LastGood>,
     /// Whether each file has been read once.
     listed: bool,
     diagnostics: Vec<Diagnostic>,
@@ -134,7 +134,7 @@ impl Manifests {
             state,
             mut diagnostics,
             unread,
-        } = State::merge(self.state.as_ref(), sources);
+        } = LastGood::merge(self.state.as_ref(), sources);
         let old = self.state.as_ref().filter(|_| self.listed);
         self.listed |= unread.is_empty();
         let node = self.node.as_deref();

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::super::convert::Ingested;
 use super::super::{Diagnostic, Location};
 use super::object::{Key, Object};
 
@@ -29,27 +30,18 @@ pub(super) struct Known {
     pub(super) object: Arc<Object>,
 }
 
-/// The result for an object in a document.
-#[derive(Debug, Clone)]
-pub(super) enum Outcome {
-    Good(Arc<Object>),
-    /// The object exists, but needs nothing on a node.
-    LeftOut,
-    Refused,
-}
-
 /// An object that a document defines.
 #[derive(Debug, Clone)]
 pub(super) struct Definition {
     pub(super) key: Key,
     pub(super) location: Location,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: Ingested<Arc<Object>>,
 }
 
 impl Definition {
     /// The part that can be reused when the same document is read again.
     pub(super) fn known(&self) -> Option<Known> {
-        let Outcome::Good(object) = &self.outcome else {
+        let Ingested::Good(object) = &self.outcome else {
             return None;
         };
         Some(Known {

@@ -9,11 +9,11 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::super::convert::Ingested;
 use super::super::{Diagnostic, Location};
 use super::derived::Derived;
 use super::files::Source;
 use super::object::{Entry, Key, Kind, Maker, Object, Objects};
-use super::parsed::Outcome;
 use crate::model::{EndpointSlice, Node, ObjectName, Protocol, Service};
 use crate::store::Change;
 
@@ -26,20 +26,20 @@ const NOT_DERIVED: &str = "its Pods are not used: its endpoint slices or Endpoin
 
 /// All objects in effect.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct LastGood {
     objects: Objects,
     derived: Derived,
 }
 
 /// A reading, merged with the previous state.
 pub(super) struct Merged {
-    pub(super) state: State,
+    pub(super) state: LastGood,
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Files with a part that could not be read as an object.
     pub(super) unread: Vec<PathBuf>,
 }
 
-impl State {
+impl LastGood {
     /// Merges a whole reading with the parts of `old` that must stay.
     pub(super) fn merge(old: Option<&Self>, sources: Vec<Source>) -> Merged {
         let empty = Self::default();
@@ -74,15 +74,15 @@ impl State {
                 }
                 defined.insert(key.clone(), location.clone());
                 match &definition.outcome {
-                    Outcome::Good(object) => {
+                    Ingested::Good(object) => {
                         let entry = Entry {
                             location: location.clone(),
                             object: Arc::clone(object),
                         };
                         new.objects.insert(key.clone(), entry);
                     }
-                    Outcome::LeftOut => {}
-                    Outcome::Refused => new.keep(old, key),
+                    Ingested::LeftOut => {}
+                    Ingested::Refused => new.keep(old, key),
                 }
             }
         }
@@ -211,7 +211,7 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn of(state: &'a State) -> Self {
+    fn of(state: &'a LastGood) -> Self {
         let mut view = Self {
             services: BTreeMap::new(),
             slices: BTreeMap::new(),

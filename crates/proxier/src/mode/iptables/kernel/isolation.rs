@@ -40,7 +40,7 @@ pub(crate) fn restore_all(
 
 /// The result of a transaction.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct Restored {
     /// Failures that belong to no single Service port.
     pub(crate) failures: Vec<BackendError>,
     /// The rejected Service ports. They keep their previous rules.
@@ -54,8 +54,8 @@ pub(crate) struct Outcome {
 pub(crate) fn carry_out(
     transaction: &Transaction,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-) -> Outcome {
-    let mut outcome = Outcome::default();
+) -> Restored {
+    let mut outcome = Restored::default();
     let Err(error) = restore(transaction) else {
         return outcome;
     };
@@ -84,7 +84,7 @@ fn one_table(
     table: &Transaction,
     mut error: BackendError,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-    outcome: &mut Outcome,
+    outcome: &mut Restored,
 ) -> Option<Transaction> {
     let mut wanted = table.owners();
     // Leave out the Service port that the error names, a few times: maybe all of them are rejected.
@@ -119,7 +119,7 @@ fn by_halves(
     table: &Transaction,
     wanted: BTreeSet<ServicePortName>,
     restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-    outcome: &mut Outcome,
+    outcome: &mut Restored,
 ) -> BTreeSet<ServicePortName> {
     let mut taken = BTreeSet::new();
     let mut groups = VecDeque::from([Vec::from_iter(wanted)]);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use ipvs::Family;
 
-use crate::mode::conntrack::Conntrack;
+use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::iptables::{Counters, NodeState, Plan, Rules, Served, Step, Transaction};
 use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
@@ -52,7 +52,7 @@ pub use watch::{Watching, watch};
 #[derive(Debug)]
 pub struct IptablesBackend {
     flavour: Flavour,
-    conntrack: Conntrack,
+    conntrack: ConntrackSocket,
     sysctls: Sysctls,
 }
 
@@ -74,7 +74,7 @@ impl IptablesBackend {
     pub fn with_flavour(flavour: Flavour) -> Result<Self, BackendError> {
         Ok(Self {
             flavour,
-            conntrack: Conntrack::open()?,
+            conntrack: ConntrackSocket::open()?,
             sysctls: Sysctls::default(),
         })
     }

@@ -12,7 +12,7 @@ use ipvs::{Client, RealServer, RealServerKey, Socket, Statistics, Transport, Vir
 
 use super::Backend;
 use super::shared::{self, carry_out};
-use crate::mode::conntrack::Conntrack;
+use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step};
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::proc_sys::Sysctls;
@@ -54,7 +54,7 @@ pub struct IpvsRemains(Around);
 struct Around {
     nft: Nft,
     routes: Routes,
-    conntrack: Conntrack,
+    conntrack: ConntrackSocket,
     sysctls: Sysctls,
 }
 
@@ -63,7 +63,7 @@ impl Around {
         Ok(Self {
             nft: Nft::open()?,
             routes: Routes::open()?,
-            conntrack: Conntrack::open()?,
+            conntrack: ConntrackSocket::open()?,
             sysctls: Sysctls::default(),
         })
     }

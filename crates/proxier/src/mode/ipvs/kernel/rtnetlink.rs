@@ -24,14 +24,7 @@ use rtnetlink::proto::Connection;
 use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 use tokio::runtime::{Builder, Runtime};
 
-pub(super) const ENOENT: i32 = 2;
-pub(super) const ESRCH: i32 = 3;
-const EINTR: i32 = 4;
-pub(super) const EAGAIN: i32 = 11;
-pub(super) const EEXIST: i32 = 17;
-const ENODEV: i32 = 19;
-const EADDRNOTAVAIL: i32 = 99;
-const ENOBUFS: i32 = 105;
+use crate::errno::{EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, ENOENT, ESRCH};
 
 /// More than one datagram of the kernel.
 const RECEIVE_BUFFER: usize = 64 * 1024;

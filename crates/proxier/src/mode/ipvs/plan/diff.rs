@@ -101,7 +101,7 @@ impl Plan {
     }
 
     /// The frontends that are not served because no mark is free.
-    pub fn unmarked(&self) -> &[FrontendKey] {
+    pub(crate) fn unmarked(&self) -> &[FrontendKey] {
         &self.unmarked
     }
 

@@ -13,11 +13,11 @@ use super::rule::Statement::{
     NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, ToLoopback, Translated,
     UdpChecksum,
 };
-use super::rule::{Rule, State, Statement, TransportProtocol};
+use super::rule::{CtState, Rule, Statement, TransportProtocol};
 use super::set::Set;
 use crate::desired::Marks;
 
-const NEW: Statement = Statement::State(State::New);
+const NEW: Statement = Statement::State(CtState::New);
 pub(super) const REFUSED: &str = "refused";
 pub(super) const ANSWER: &str = "answer";
 
@@ -133,7 +133,7 @@ pub(super) fn capture_packets(family: Family, marks: Marks) -> Vec<Rule> {
         rule([MarkFrom(Set::Captured(family))]),
         rule([
             Protocol(icmp(family)),
-            Statement::State(State::Related),
+            Statement::State(CtState::Related),
             In(Set::CapturedAddresses(family)),
             SetMark(marks.own()),
         ]),
@@ -195,7 +195,7 @@ pub(super) fn admit_node_port(family: Family, marks: Marks) -> Vec<Rule> {
 /// connection by itself, and other flows have been deleted.
 pub(super) fn filter_input(marks: Marks, parts: Parts) -> Vec<Rule> {
     let own = marks.own();
-    let established = Statement::State(State::Established);
+    let established = Statement::State(CtState::Established);
     let established = rule([established, ClearMark(own), Return]);
     let delivered = rule([HasMark(own), ClearMark(own)]);
     let established = (!parts.marks).then_some(established);
@@ -271,7 +271,7 @@ pub(super) fn after_ipvs(marks: Marks) -> Vec<Rule> {
     vec![
         rule([
             own.clone(),
-            Statement::State(State::Established),
+            Statement::State(CtState::Established),
             ClearMark(mask | marks.masquerade()),
         ]),
         rule([own, ClearMark(mask)]),

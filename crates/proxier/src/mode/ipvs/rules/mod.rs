@@ -147,7 +147,9 @@ mod ruleset;
 mod set;
 
 pub use parts::Parts;
-pub use rule::{Chain, ChainKind, Hook, HookPoint, Rule, State, Statement, TransportProtocol};
+pub(crate) use rule::{Chain, ChainKind, Hook, HookPoint, Rule, Statement};
+#[cfg(feature = "ipvs")]
+pub(crate) use rule::{CtState, TransportProtocol};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub(crate) use ruleset::{ADMIT, INPUT};
 pub use ruleset::{Fingerprint, Ruleset, TABLE};

@@ -27,6 +27,7 @@ impl Parts {
     };
 
     /// The chains at hooks that can be missing.
+    #[cfg(feature = "ipvs")]
     pub(crate) const CHAINS: [&str; 3] = [CAPTURE, AFTER_IPVS, FILTER_OUTPUT];
 
     /// The parts that a node needs.

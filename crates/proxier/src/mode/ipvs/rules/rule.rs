@@ -1,4 +1,8 @@
 //! Rules: matches and verdicts. Chains: lists of rules, at a hook or as jump targets.
+#![cfg_attr(
+    not(feature = "ipvs"),
+    allow(dead_code, reason = "the encoding for the kernel uses it")
+)]
 
 use std::fmt;
 
@@ -10,16 +14,16 @@ use crate::desired::PodInterfaces;
 
 /// One rule. The kernel executes its statements in order, until one does not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule(pub(super) Vec<Statement>);
+pub(crate) struct Rule(pub(super) Vec<Statement>);
 
 /// A part of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Statement {
+pub(crate) enum Statement {
     /// Matches packets of a family.
     Family(Family),
     /// Matches the state of the packet's connection.
-    State(State),
+    State(CtState),
     /// Matches packets in the reply direction.
     Reply,
     /// Matches a connection whose destination address translation has changed.
@@ -86,7 +90,7 @@ pub enum Statement {
 /// The state of a packet's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum State {
+pub(crate) enum CtState {
     /// New: there is no answer yet.
     New,
     /// The connection has been answered.
@@ -98,7 +102,7 @@ pub enum State {
 /// A transport protocol that a rule names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum TransportProtocol {
+pub(crate) enum TransportProtocol {
     /// TCP.
     Tcp,
     /// UDP.
@@ -111,14 +115,14 @@ pub enum TransportProtocol {
 
 impl Rule {
     /// The statements.
-    pub fn statements(&self) -> &[Statement] {
+    pub(crate) fn statements(&self) -> &[Statement] {
         &self.0
     }
 }
 
 impl Statement {
     /// The family of the addresses that it reads.
-    pub fn family(&self) -> Option<Family> {
+    pub(crate) fn family(&self) -> Option<Family> {
         match self {
             Self::SourceNotIn(network) | Self::DestinationNotIn(network) => {
                 Some(Family::of(&network.addr()))
@@ -132,7 +136,7 @@ impl Statement {
     }
 }
 
-impl State {
+impl CtState {
     const fn name(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -144,7 +148,7 @@ impl State {
 
 impl TransportProtocol {
     /// IANA's number.
-    pub const fn number(self) -> u8 {
+    pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Icmp => 1,
             Self::Tcp => 6,
@@ -255,31 +259,31 @@ fn short(network: &IpNet) -> String {
 /// A chain of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Chain {
+pub(crate) struct Chain {
     /// The name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The hook; `None` for a jump target.
-    pub hook: Option<Hook>,
+    pub(crate) hook: Option<Hook>,
     /// The rules. Packets without a verdict are accepted.
-    pub rules: Vec<Rule>,
+    pub(crate) rules: Vec<Rule>,
 }
 
 /// The hook of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Hook {
+pub(crate) struct Hook {
     /// The type of the chain.
-    pub kind: ChainKind,
+    pub(crate) kind: ChainKind,
     /// The hook point.
-    pub point: HookPoint,
+    pub(crate) point: HookPoint,
     /// The priority at the hook point; lower ones run first.
-    pub priority: i32,
+    pub(crate) priority: i32,
 }
 
 /// The type of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ChainKind {
+pub(crate) enum ChainKind {
     /// Decide on each packet.
     Filter,
     /// Translate addresses, seeing the first packet of each connection.
@@ -289,7 +293,7 @@ pub enum ChainKind {
 /// A hook point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum HookPoint {
+pub(crate) enum HookPoint {
     /// Incoming packets, before routing.
     Prerouting,
     /// Packets for the node itself.
@@ -302,7 +306,7 @@ pub enum HookPoint {
 
 impl ChainKind {
     /// The name in nft and in the kernel.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
             Self::Nat => "nat",

@@ -1,5 +1,9 @@
 //! The table: all sets, and all chains with their rules; and its fingerprint, which identifies it
 //! across versions of svcproxy.
+#![cfg_attr(
+    not(feature = "ipvs"),
+    allow(dead_code, reason = "the encoding for the kernel uses it")
+)]
 
 use std::fmt;
 
@@ -94,8 +98,15 @@ impl Ruleset {
         Fingerprint::of(&self.to_string())
     }
 
+    /// The names of the chains at hooks.
+    pub fn base_chain_names(&self) -> Vec<&'static str> {
+        let chains = self.chains().into_iter();
+        let hooked = chains.filter(|chain| chain.hook.is_some());
+        hooked.map(|chain| chain.name).collect()
+    }
+
     /// The chains. Each jump target comes before the chains that jump to it.
-    pub fn chains(&self) -> Vec<Chain> {
+    pub(crate) fn chains(&self) -> Vec<Chain> {
         let mut chains = vec![chain(REFUSED, hooks::refused())];
         chains.extend(self.family_chains(Family::V4));
         chains.extend(self.family_chains(Family::V6));
@@ -237,7 +248,7 @@ impl Fingerprint {
     }
 
     /// The bytes: the version, then the hash in big-endian order.
-    pub fn to_bytes(self) -> [u8; 9] {
+    pub(crate) fn to_bytes(self) -> [u8; 9] {
         let mut bytes = [self.version; 9];
         if let Some((_, hash)) = bytes.split_first_mut() {
             hash.copy_from_slice(&self.hash.to_be_bytes());

@@ -1,4 +1,8 @@
 //! Sets and maps: the part of the table that changes with Services.
+#![cfg_attr(
+    not(feature = "ipvs"),
+    allow(dead_code, reason = "the encoding for the kernel uses it")
+)]
 
 use std::fmt;
 
@@ -110,7 +114,7 @@ impl Set {
     }
 
     /// The set with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|set| set.name() == name)
     }
 
@@ -125,19 +129,19 @@ impl Set {
     }
 
     /// Whether an address of the packet is looked up in it.
-    pub fn has_address(self) -> bool {
+    pub(crate) fn has_address(self) -> bool {
         self.fields()
             .iter()
             .any(|field| matches!(field, Field::Source | Field::Destination))
     }
 
     /// Whether it is a map of marks.
-    pub const fn is_map(self) -> bool {
+    pub(crate) const fn is_map(self) -> bool {
         self.definition().0.is_map
     }
 
     /// Whether its elements are ranges.
-    pub const fn is_interval(self) -> bool {
+    pub(crate) const fn is_interval(self) -> bool {
         self.definition().0.is_interval
     }
 
@@ -181,7 +185,7 @@ impl Set {
 
 impl Field {
     /// The corresponding field of an answer.
-    pub const fn of_answer(self) -> Self {
+    pub(crate) const fn of_answer(self) -> Self {
         match self {
             Self::Source => Self::Destination,
             Self::Destination => Self::Source,

@@ -111,7 +111,7 @@ impl Kernel {
 }
 
 /// The rejected Service ports. Checks that nothing else failed.
-fn names(outcome: &Outcome) -> Vec<String> {
+fn names(outcome: &Restored) -> Vec<String> {
     let mut names = Vec::new();
     for (owner, error) in &outcome.refused {
         assert_eq!(refusal(error).unwrap().owner.as_ref(), Some(owner));
@@ -122,7 +122,7 @@ fn names(outcome: &Outcome) -> Vec<String> {
 }
 
 /// Executes a transaction, and checks that the reported part is in effect.
-fn carried_out(transaction: &Transaction, kernel: &mut Kernel) -> Outcome {
+fn carried_out(transaction: &Transaction, kernel: &mut Kernel) -> Restored {
     let mut reported = kernel.rules.clone();
     let outcome = carry_out(transaction, &mut |some| kernel.restore(some));
     if outcome.failures.is_empty() {

@@ -12,7 +12,7 @@ use netlink::{Writer, user_data};
 use super::expression::{Checksums, Load, store_field};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::rules::{
-    Chain, Field, Fingerprint, Rule, Set, State, Statement, TABLE, TransportProtocol,
+    Chain, CtState, Field, Fingerprint, Rule, Set, Statement, TABLE, TransportProtocol,
 };
 
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
@@ -152,11 +152,11 @@ fn put_statement(w: &mut Writer, statement: &Statement) {
     }
 }
 
-fn put_state(w: &mut Writer, state: State) {
+fn put_state(w: &mut Writer, state: CtState) {
     let bit = match state {
-        State::New => NF_CT_STATE_NEW,
-        State::Established => NF_CT_STATE_ESTABLISHED,
-        State::Related => NF_CT_STATE_RELATED,
+        CtState::New => NF_CT_STATE_NEW,
+        CtState::Established => NF_CT_STATE_ESTABLISHED,
+        CtState::Related => NF_CT_STATE_RELATED,
     };
     put_ct_bit(w, NFT_CT_STATE, bit);
 }

@@ -28,7 +28,8 @@ use rtnetlink::packet_core::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{LOOPBACK, PROTOCOL, address_family, builder, dump};
-use crate::mode::ipvs::kernel::rtnetlink::{EAGAIN, EEXIST, ESRCH, io_error};
+use crate::errno::{EACCES, EAGAIN, EEXIST, EHOSTUNREACH, EINVAL, ENETUNREACH, ESRCH};
+use crate::mode::ipvs::kernel::rtnetlink::io_error;
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle};
 
 /// RT_TABLE_LOCAL.
@@ -216,11 +217,6 @@ async fn detour(handle: &Handle, prefix: IpNet) -> io::Result<Option<String>> {
         },
     }
 }
-
-const EACCES: i32 = 13;
-const EINVAL: i32 = 22;
-const ENETUNREACH: i32 = 101;
-const EHOSTUNREACH: i32 = 113;
 
 fn table(route: &RouteMessage) -> u32 {
     let table = route

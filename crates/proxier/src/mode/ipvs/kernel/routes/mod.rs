@@ -14,7 +14,8 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt;
 use ipvs::Family;
 
-use crate::mode::ipvs::kernel::rtnetlink::{EEXIST, Rtnetlink, io_error};
+use crate::errno::EEXIST;
+use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle, PolicyRoute, Step};
 use crate::mode::{ApplyReport, BackendError};
 

@@ -17,7 +17,8 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 
 use super::{LOOPBACK, PROTOCOL, ROUTE_PROTOCOL, address_family, builder, in_table};
-use crate::mode::ipvs::kernel::rtnetlink::{EEXIST, ENOENT, io_error};
+use crate::errno::{EAFNOSUPPORT, EEXIST, ENOENT, EOPNOTSUPP};
+use crate::mode::ipvs::kernel::rtnetlink::io_error;
 use crate::mode::ipvs::plan::PolicyRoute;
 
 /// The number of the table: free in iproute2's `rt_tables`, and not used by Cilium (2004 and on),
@@ -31,9 +32,6 @@ const PRIORITY: u32 = 73;
 const EXCEPTION_PRIORITY: u32 = PRIORITY - 1;
 /// The priority of the main table's rule, which the exempting rule jumps to.
 const MAIN_PRIORITY: u32 = 32766;
-
-const EOPNOTSUPP: i32 = 95;
-const EAFNOSUPPORT: i32 = 97;
 
 /// The complete policy routes.
 pub(super) async fn list(handle: &Handle) -> io::Result<BTreeSet<PolicyRoute>> {
