@@ -30,8 +30,7 @@ impl DesiredState {
         store.node().is_none() && here == 0 && (elsewhere > 0 || store.lacks_node())
     }
 
-    /// The condition of a node whose [name is unknown](Self::is_node_unknown), with names that are
-    /// known.
+    /// The condition of a node whose name no Node and no endpoint has, with names that are known.
     pub fn unknown_node(&self, store: &Store) -> Option<Notice> {
         if !self.is_node_unknown(store) {
             return None;
