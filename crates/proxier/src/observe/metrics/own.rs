@@ -1,14 +1,18 @@
 //! Metrics that kube-proxy does not have.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-use super::{Labels, labels};
+use super::{Labels, labels, lock};
 use crate::Proxier;
 use crate::mode::{BackendError, DataPlane, PlanSteps, StepKind};
 use crate::reconcile::{Cause, Round, SyncKind, SyncReport};
@@ -22,8 +26,7 @@ pub(super) struct OwnMetrics {
     kernel_errors: Family<Labels<2>, Counter>,
     audits: Counter,
     drift: Family<Labels<1>, Counter>,
-    /// Absent in a mode without virtual servers: 0 would be wrong.
-    virtual_servers: Family<Labels<0>, Gauge>,
+    virtual_servers: VirtualServers,
     real_servers: Family<Labels<1>, Gauge>,
     problems: Gauge,
     services_left_out: Gauge,
@@ -72,11 +75,7 @@ impl OwnMetrics {
         for kind in StepKind::ALL {
             self.drift(kind, 0);
         }
-        registry.register(
-            "virtual_servers",
-            "svcproxy's virtual servers on this node",
-            self.virtual_servers.clone(),
-        );
+        registry.register_collector(Box::new(self.virtual_servers.clone()));
         registry.register(
             "real_servers",
             "svcproxy's real servers on this node; draining ones wait for their connections to end",
@@ -171,8 +170,7 @@ impl OwnMetrics {
         let Some(servers) = proxier.servers() else {
             return;
         };
-        let virtual_servers = self.virtual_servers.get_or_create(&labels([]));
-        virtual_servers.set(gauge(servers.virtual_servers));
+        *lock(&self.virtual_servers.0) = Some(gauge(servers.virtual_servers));
         for (state, count) in [("active", servers.active), ("draining", servers.draining)] {
             let state = self.real_servers.get_or_create(&labels([("state", state)]));
             state.set(gauge(count));
@@ -186,5 +184,22 @@ impl OwnMetrics {
     pub(super) fn services_left_out(&self, count: usize) {
         self.services_left_out
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+/// The number of virtual servers. Absent until it is known, and so in a mode without virtual
+/// servers: 0 would be wrong.
+#[derive(Debug, Clone, Default)]
+struct VirtualServers(Arc<Mutex<Option<i64>>>);
+
+impl Collector for VirtualServers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(count) = *lock(&self.0) else {
+            return Ok(());
+        };
+        let gauge = ConstGauge::new(count);
+        let help = "svcproxy's virtual servers on this node.";
+        let kind = gauge.metric_type();
+        gauge.encode(encoder.encode_descriptor("virtual_servers", help, None, kind)?)
     }
 }
