@@ -89,25 +89,6 @@ struct Batch {
 
 /// The proxy's health. It is healthy while it starts up, and while no change has been pending for
 /// longer than the timeout.
-///
-/// ```
-/// use std::time::Duration;
-/// use proxier::observe::health::{ChangeCounts, Moment, ProxyHealth};
-/// use proxier::model::Family;
-///
-/// let start = Moment::now();
-/// let after = |seconds| Moment {
-///     instant: start.instant + Duration::from_secs(seconds),
-///     wall: start.wall + Duration::from_secs(seconds),
-/// };
-/// let mut health = ProxyHealth::new(Duration::from_secs(60), vec![Family::V4]);
-/// health.synced(start.instant, after(1));
-/// health.queued(ChangeCounts::default(), after(10).instant);
-/// assert!(health.report(after(69)).healthy);
-/// assert!(!health.report(after(70)).healthy);
-/// health.synced(after(75).instant, after(76));
-/// assert!(health.report(after(76)).healthy);
-/// ```
 #[derive(Debug)]
 pub(crate) struct ProxyHealth {
     timeout: Duration,
