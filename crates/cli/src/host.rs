@@ -1,5 +1,7 @@
 //! The conditions of the host: what other programs on it do to Service traffic.
 
+use std::cell::LazyCell;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -49,10 +51,14 @@ impl HostWatch {
             let frontends = desired.frontends();
             frontends.filter(move |frontend| kinds.contains(&frontend.kind))
         };
-        let is_vip = |address: IpAddr| {
-            let mut frontends = of_kind(&[FrontendKind::ClusterIp]);
-            frontends.any(|frontend| frontend.key.address == address)
-        };
+        // Most hosts have no dummy device whose addresses must be looked up.
+        let vips = LazyCell::new(|| {
+            let frontends = of_kind(&[FrontendKind::ClusterIp]);
+            frontends
+                .map(|frontend| frontend.key.address)
+                .collect::<HashSet<_>>()
+        });
+        let is_vip = |address: IpAddr| vips.contains(&address);
         let mut role = Role::new(mode.probed(), desired.config());
         role.captures = of_kind(&[FrontendKind::LoadBalancer, FrontendKind::ExternalIp])
             .next()

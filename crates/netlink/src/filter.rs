@@ -10,7 +10,7 @@ use std::{fmt, io};
 
 use crate::socket::Socket;
 use crate::uapi::*;
-use crate::{Attributes, Malformed, Writer};
+use crate::{Attributes, Malformed, Writer, nftables};
 
 /// A family of tables whose chains see IP packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -444,12 +444,7 @@ fn list<T: Default>(
     content: impl Fn(&mut Writer),
     take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
 ) -> io::Result<T> {
-    let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
-    let request = |writer: &mut Writer, sequence| {
-        let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        writer.packet(kind, flags, sequence, family.header(), &content);
-    };
-    match socket.list_with(request, take).map_err(io::Error::from) {
+    match nftables::list(socket, kind, family.header(), content, take) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         listed => listed,
     }

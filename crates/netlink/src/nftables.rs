@@ -15,10 +15,16 @@ use crate::{Attributes, Family, Malformed, Writer};
 pub fn families_with(socket: &mut Socket, table: &str) -> io::Result<Vec<Family>> {
     let mut found = Vec::new();
     for family in [Family::V4, Family::V6] {
-        let is_there = list(socket, NFT_MSG_GETTABLE, family, |is_there, listed| {
-            *is_there |= listed.text(NFTA_TABLE_NAME) == Some(table);
-            Ok(())
-        })?;
+        let is_there = list(
+            socket,
+            NFT_MSG_GETTABLE,
+            family.header(),
+            |_| {},
+            |is_there, listed| {
+                *is_there |= listed.text(NFTA_TABLE_NAME) == Some(table);
+                Ok(())
+            },
+        )?;
         if is_there {
             found.push(family);
         }
@@ -35,7 +41,8 @@ pub fn chains(socket: &mut Socket, family: Family) -> io::Result<Vec<(String, St
     list(
         socket,
         NFT_MSG_GETCHAIN,
-        family,
+        family.header(),
+        |_| {},
         |chains: &mut Vec<_>, chain| {
             let (table, name) = (chain.text(NFTA_CHAIN_TABLE), chain.text(NFTA_CHAIN_NAME));
             chains.extend(table.zip(name).map(|(t, n)| (t.to_owned(), n.to_owned())));
@@ -68,16 +75,18 @@ pub fn delete(socket: &mut Socket, table: &str, families: &[Family]) -> io::Resu
     deleted.map_err(|refusal| refusal.into_error().into())
 }
 
-fn list<T: Default>(
+/// Lists objects of nftables: those of a family that have what `content` writes.
+pub(crate) fn list<T: Default>(
     socket: &mut Socket,
     kind: u8,
-    family: Family,
+    family: [u8; 4],
+    content: impl Fn(&mut Writer),
     take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
 ) -> io::Result<T> {
     let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
     let request = |writer: &mut Writer, sequence| {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        writer.packet(kind, flags, sequence, family.header(), |_| {});
+        writer.packet(kind, flags, sequence, family, &content);
     };
     Ok(socket.list_with(request, take)?)
 }

@@ -132,8 +132,8 @@ const MANIFEST_WARNING: &str = "ManifestWarning";
 /// At most so many conditions are listed.
 const MOST: usize = 1000;
 
-/// The current conditions: problems of Services, of the node and of its host, and invalid manifests. Clones share
-/// them.
+/// The current conditions: problems of Services, of the node and of its host, and invalid manifests.
+/// Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conditions(Arc<Mutex<Current>>);
 

@@ -36,7 +36,7 @@ fn chart_without_values_is_the_kustomize_base() {
     assert_eq!(by_kind(rendered()), by_kind(base));
 }
 
-/// Nobody can change the selector of an existing DaemonSet.
+/// The selector of a DaemonSet is immutable.
 #[test]
 fn selectors_of_chart_and_kustomize_base_are_the_same() {
     let selector = |objects: Vec<Value>| {

@@ -88,6 +88,7 @@ impl HealthCheck {
     }
 }
 
+/// Reference counts of things that several Services can need.
 #[derive(Debug, Clone)]
 pub(super) struct Counter<T>(HashMap<T, u32>);
 

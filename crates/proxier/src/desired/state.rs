@@ -426,13 +426,9 @@ impl DesiredState {
             of.map(|of| &of.frontend)
         });
         if before != wanted {
-            // Add the new needs first, so that what both need is not seen as removed.
             let came = wanted.into_iter().flat_map(|f| needs(f, &self.config));
-            let came = came.filter(|need| self.needs.add(*need));
-            note(&mut touched, came);
             let went = before.into_iter().flat_map(|f| needs(f, &self.config));
-            let went = went.filter(|need| self.needs.remove(need));
-            note(&mut touched, went);
+            replace_needs(&mut self.needs, went, came, &mut touched);
             if let Some(touched) = touched {
                 touched.frontends.insert(key);
             }
@@ -443,12 +439,21 @@ impl DesiredState {
     }
 }
 
-/// Records needs that were added or removed, if the caller wants them.
-fn note(touched: &mut Option<&mut Touched>, changed: impl Iterator<Item = Need>) {
-    match touched {
+/// Counts the needs that come instead of those that go, and records which begin and end, if the
+/// caller wants them.
+fn replace_needs(
+    needs: &mut Counter<Need>,
+    went: impl Iterator<Item = Need>,
+    came: impl Iterator<Item = Need>,
+    touched: &mut Option<&mut Touched>,
+) {
+    let mut note = |changed: &mut dyn Iterator<Item = Need>| match touched {
         Some(touched) => touched.needs.extend(changed),
         None => changed.for_each(drop),
-    }
+    };
+    // Add the new needs first, so that what both need is not seen as removed.
+    note(&mut came.filter(|need| needs.add(*need)));
+    note(&mut went.filter(|need| needs.remove(need)));
 }
 
 /// Sets a Service's value, or removes it if `None`.

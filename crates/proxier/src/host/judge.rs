@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::{Concern, ConcernKind, Facts, Interface, InterfaceKind, Role, Trace, firewall};
+use super::{
+    Concern, ConcernKind, Facts, Interface, InterfaceKind, NEARLY_FULL, Role, Trace, firewall,
+};
 use crate::desired::PodInterfaces;
+use crate::takeover::leftovers::DEVICE;
 
 /// Bridges that network plugins make for pods, where neither the pods' networks nor their interfaces
 /// are known.
@@ -101,7 +104,7 @@ fn vip_device(facts: &Facts, role: &Role<'_>) -> Option<Concern> {
     let is_vip = |ip: &&IpAddr| (role.is_vip)(**ip) || role.config.in_service_cidr(**ip);
     let dummies = of_kind(facts, InterfaceKind::Dummy);
     // kube-proxy's own is a trace of kube-proxy.
-    let mut dummies = dummies.filter(|dummy| dummy.name != "kube-ipvs0");
+    let mut dummies = dummies.filter(|dummy| dummy.name != DEVICE);
     let (name, vip) = dummies.find_map(|dummy| {
         let vip = dummy.addresses.iter().find(is_vip)?;
         Some((&dummy.name, vip))
@@ -219,7 +222,7 @@ fn connection_tracking(facts: &Facts) -> Option<Concern> {
     Some(concern(
         ConcernKind::ConnectionTracking,
         format!(
-            "more than 90 % of the {most} entries of connection tracking are used: when all are, the \
+            "more than {NEARLY_FULL} % of the {most} entries of connection tracking are used: when all are, the \
              kernel drops new connections"
         ),
         "Raise net.netfilter.nf_conntrack_max (--conntrack-max-per-core, --conntrack-min), or find \

@@ -10,7 +10,7 @@ use netlink::filter::{self, BaseChain, Condition, Rule, Verdict};
 use netlink::{Socket, ipset};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
-use super::{Facts, Filter, Interface, InterfaceKind, Trace, saved};
+use super::{Facts, Filter, Interface, InterfaceKind, NEARLY_FULL, Trace, saved};
 use crate::mode::iptables::Flavour;
 use crate::mode::iptables::kernel::{has_legacy_tables, save};
 use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
@@ -32,8 +32,6 @@ const CILIUM_MAPS: [&str; 2] = [
     "/sys/fs/bpf/tc/globals/cilium_nodeport_neigh4",
     "/sys/fs/bpf/tc/globals/cilium_nodeport_neigh6",
 ];
-/// The part of connection tracking's maximum from which on it counts as nearly full, in percent.
-const NEARLY_FULL: u64 = 90;
 
 /// Reads what else is on the host, over netlink and from `/proc`. Starts no programs and changes
 /// nothing.

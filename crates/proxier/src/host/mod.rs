@@ -25,6 +25,9 @@ pub use firewall::Filter;
 pub use judge::judge;
 pub use look::Host;
 
+/// The part of connection tracking's maximum from which on it counts as nearly full, in percent.
+const NEARLY_FULL: u64 = 90;
+
 /// What was observed on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]

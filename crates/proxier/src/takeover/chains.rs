@@ -32,36 +32,40 @@ pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
 /// The number of kube-proxy's chains, in iptables and in the tables of its nftables mode, without
 /// canaries; `None` if there are not even canaries.
 pub(super) fn count(netfilter: &mut Socket) -> Result<Option<usize>, BackendError> {
-    let mut names = BTreeSet::new();
+    let (mut all, mut serving) = (0, 0);
+    let mut see = |name: &str| {
+        all += 1;
+        serving += usize::from(name != CANARY);
+    };
     for family in [Family::V4, Family::V6] {
-        let found = nft_chains(netfilter, family)?.into_iter();
-        names.extend(found.map(|name| (family, name)));
+        let found = nft_chains(netfilter, family)?;
+        found.iter().for_each(|(_, name)| see(name));
         if kernel_speaks(family) && has_legacy_tables(family) {
             let saved = save(Flavour::Legacy.or_plain()?, family)?;
             let found = Chains::parse(&saved).rules;
-            let found = found.chains();
-            names.extend(found.map(|(table, name)| (family, format!("legacy {table} {name}"))));
+            found.chains().for_each(|(_, name)| see(name.as_str()));
         }
     }
-    let serving = names.iter().filter(|(_, name)| !name.ends_with(CANARY));
-    Ok((!names.is_empty()).then(|| serving.count()))
+    Ok((all > 0).then_some(serving))
 }
 
 fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
-    let names = nft_chains(netfilter, family)?;
-    Ok(names.iter().any(|name| !name.starts_with(NFTABLES_TABLE)))
+    let chains = nft_chains(netfilter, family)?;
+    Ok(chains.iter().any(|(table, _)| table != NFTABLES_TABLE))
 }
 
-/// Its chains in nftables' tables, with the names of the tables.
-fn nft_chains(netfilter: &mut Socket, family: Family) -> Result<Vec<String>, BackendError> {
+/// The tables and names of its chains in nftables' tables.
+fn nft_chains(
+    netfilter: &mut Socket,
+    family: Family,
+) -> Result<Vec<(String, String)>, BackendError> {
     let chains = nftables::chains(netfilter, netlink_family(family));
-    let chains = chains.map_err(packet_filter("list chains"))?;
+    let mut chains = chains.map_err(packet_filter("list chains"))?;
     let table_of = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);
-    let is_its = |(of, name): &(String, String)| {
+    chains.retain(|(of, name)| {
         of == NFTABLES_TABLE || table_of(of).is_some_and(|table| chain(table, name).is_some())
-    };
-    let its = chains.into_iter().filter(is_its);
-    Ok(its.map(|(of, name)| format!("{of} {name}")).collect())
+    });
+    Ok(chains)
 }
 
 fn of_flavour(flavour: Flavour, family: Family, removal: &mut Removal) {

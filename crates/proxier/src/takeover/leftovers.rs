@@ -36,7 +36,7 @@ const CHAINS: [(Table, &[&str]); 3] = [
             "KUBE-NODEPORTS",
             "KUBE-POSTROUTING",
             "KUBE-MARK-MASQ",
-            "KUBE-PROXY-CANARY",
+            CANARY,
             "KUBE-NODE-PORT",
             "KUBE-LOAD-BALANCER",
             // Until 1.26. The kubelet's chain of this name is in table filter.
@@ -58,7 +58,7 @@ const CHAINS: [(Table, &[&str]); 3] = [
             "KUBE-FORWARD",
             "KUBE-NODEPORTS",
             "KUBE-PROXY-FIREWALL",
-            "KUBE-PROXY-CANARY",
+            CANARY,
             "KUBE-NODE-PORT",
             "KUBE-SOURCE-RANGES-FIREWALL",
             "KUBE-IPVS-FILTER",
@@ -66,7 +66,7 @@ const CHAINS: [(Table, &[&str]); 3] = [
             "KUBE-NODEPORT-NON-LOCAL",
         ],
     ),
-    (Table::Mangle, &["KUBE-PROXY-CANARY"]),
+    (Table::Mangle, &[CANARY]),
 ];
 
 /// Prefixes of the chains for a Service port or an endpoint, in table nat (`isServiceChainName` in

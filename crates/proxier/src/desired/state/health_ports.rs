@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 
 use ipvs::{Family, Protocol};
 
-use super::{DesiredState, Problem, Touched, note};
+use super::{DesiredState, Problem, Touched, replace_needs};
 use crate::desired::need::{health_check_needs, needs};
 use crate::desired::{Frontend, FrontendKey, HealthCheck};
 use crate::model::ObjectName;
@@ -39,13 +39,8 @@ impl DesiredState {
         if old_port == new_port {
             return;
         }
-        // Add the new needs first, so that what both need is not seen as removed.
-        let came = health_check_needs(new, &self.config);
-        let came = came.filter(|need| self.needs.add(*need));
-        note(touched, came);
-        let went = health_check_needs(before, &self.config);
-        let went = went.filter(|need| self.needs.remove(need));
-        note(touched, went);
+        let [went, came] = [before, new].map(|check| health_check_needs(check, &self.config));
+        replace_needs(&mut self.needs, went, came, touched);
         for port in old_port.into_iter().chain(new_port) {
             let keys = node_ports(port);
             let served = keys.map(|key| self.frontend(&key).cloned());
@@ -66,14 +61,12 @@ impl DesiredState {
                 if was == is {
                     continue;
                 }
-                let came = is.iter().flat_map(|frontend| needs(frontend, &self.config));
-                let came = came.filter(|need| self.needs.add(*need));
-                note(touched, came);
-                let went = was
-                    .iter()
-                    .flat_map(|frontend| needs(frontend, &self.config));
-                let went = went.filter(|need| self.needs.remove(need));
-                note(touched, went);
+                let of = |frontend| needs(frontend, &self.config);
+                let (went, came) = (
+                    was.iter().flat_map(|f| of(f)),
+                    is.iter().flat_map(|f| of(f)),
+                );
+                replace_needs(&mut self.needs, went, came, touched);
                 if let Some(touched) = touched {
                     touched.frontends.insert(key);
                     touched.passed_on.insert(key);

@@ -53,7 +53,8 @@ impl DesiredState {
         let message = format!(
             "no Node and no endpoint has the name {name}{there}. If this machine's Node has another \
              name, Services with traffic policy Local find no endpoints here, and the Node's \
-             addresses, zone and pod CIDRs are not used: set --hostname-override (or --node-name) to that name",
+             addresses, zone and pod CIDRs are not used: set --hostname-override (or --node-name) to \
+             that name",
             name = self.config.node_name
         );
         Some(Notice::of_node(Reason::NodeUnknown, message))
