@@ -146,7 +146,7 @@ pub fn run<B: DataPlane>(
         }
         if let Some(changes) = received.changes {
             proxier.enqueue(changes);
-            schedule.changed();
+            schedule.changed(started, received.readings);
             cause = Cause::Changes;
         }
         if received.drift {
@@ -231,6 +231,8 @@ fn outcome<B: DataPlane>(
 #[derive(Default)]
 struct Received {
     changes: Option<Vec<Change>>,
+    /// How many readings they came in.
+    readings: usize,
     /// The latest settings.
     settings: Option<Settings>,
     drift: bool,
@@ -250,7 +252,10 @@ fn receive(events: &Receiver<Event>, schedule: &Schedule<Item>) -> Option<Receiv
     };
     while let Some(event) = next {
         match event {
-            Event::Changes(more) => received.changes.get_or_insert_default().extend(more),
+            Event::Changes(more) => {
+                received.changes.get_or_insert_default().extend(more);
+                received.readings += 1;
+            }
             Event::Settings(settings) => received.settings = Some(settings),
             Event::Drift => received.drift = true,
             Event::Inspect => received.inspect = true,

@@ -4,6 +4,7 @@
 //! [deadline](Schedule::deadline) come out. ARCHITECTURE.md ("Scheduling of work") lists its
 //! invariants; the tests check them.
 
+mod pace;
 mod retries;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use pace::{Pace, Rate};
 use retries::Retries;
 
 pub(crate) use retries::Failed;
@@ -87,6 +89,7 @@ pub(crate) struct Schedule<K> {
     /// When the next sync is due, if there is something to sync.
     sync: Option<Pending>,
     rate: Rate,
+    pace: Pace,
     retries: Retries<K>,
     /// When the next audit is due.
     audit: Instant,
@@ -101,7 +104,7 @@ pub(crate) struct Schedule<K> {
 /// Something to sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pending {
-    /// Due as the rate limit allows.
+    /// Due as the rate limit and the pause allow.
     Changes,
     /// Due at once: an operator may have changed the settings to end a failure.
     Settings,
@@ -116,6 +119,7 @@ impl<K: Ord + Clone> Schedule<K> {
             began: now,
             sync: None,
             rate: Rate::new(now),
+            pace: Pace::default(),
             retries: Retries::new(seed),
             audit: now + intervals.audit,
             auditing: None,
@@ -124,8 +128,9 @@ impl<K: Ord + Clone> Schedule<K> {
         }
     }
 
-    /// Changes arrived.
-    pub(crate) fn changed(&mut self) {
+    /// Readings of the source arrived, each with changes that belong together.
+    pub(crate) fn changed(&mut self, now: Instant, readings: usize) {
+        self.pace.arrived(now, readings);
         self.sync.get_or_insert(Pending::Changes);
     }
 
@@ -166,6 +171,7 @@ impl<K: Ord + Clone> Schedule<K> {
             Turn::Sync => {
                 self.sync = None;
                 self.rate.spend(now, self.intervals);
+                self.pace.begin();
                 Action::Sync
             }
             Turn::Retry if self.waits() => Action::Retry(BTreeSet::from([Failed::Node])),
@@ -196,6 +202,9 @@ impl<K: Ord + Clone> Schedule<K> {
             outcome.failed,
             self.intervals,
         );
+        if *action == Action::Sync {
+            self.pace.end(now);
+        }
         if *action == Action::Audit {
             let took = now.saturating_duration_since(self.began);
             *self.auditing.get_or_insert_default() += took;
@@ -230,7 +239,10 @@ impl<K: Ord + Clone> Schedule<K> {
             Turn::Sync => match self.sync? {
                 Pending::Settings => Some(now),
                 Pending::Changes if self.waits() => None,
-                Pending::Changes => Some(self.rate.allows(self.intervals)),
+                Pending::Changes => {
+                    let allowed = self.rate.allows(self.intervals);
+                    Some(self.pace.ends().map_or(allowed, |ends| ends.max(allowed)))
+                }
             },
             Turn::Retry if self.waits() => self.retries.node(),
             Turn::Retry => self.retries.next(),
@@ -257,7 +269,8 @@ pub struct Intervals {
     /// Time between two checks of draining real servers.
     pub drain: Duration,
     /// Average time between syncs of changes; zero means no limit. Changes that arrive in the
-    /// meantime are applied together.
+    /// meantime are applied together. Whatever it is, syncs pause for up to 100 ms while changes
+    /// pile up.
     pub min_sync: Duration,
     /// Number of syncs without that pause after a quiet time.
     pub burst: u32,
@@ -276,33 +289,5 @@ impl Default for Intervals {
             min_sync: Duration::ZERO,
             burst: 2,
         }
-    }
-}
-
-/// The rate limit of syncs: at most one per interval on average, and a burst after a quiet time
-/// (generic cell rate algorithm).
-#[derive(Debug)]
-struct Rate {
-    /// The theoretical arrival time: when the syncs so far would have ended at the average rate.
-    paid: Instant,
-}
-
-impl Rate {
-    const fn new(now: Instant) -> Self {
-        Self { paid: now }
-    }
-
-    /// When the next sync is allowed.
-    fn allows(&self, intervals: Intervals) -> Instant {
-        let more = intervals.burst.saturating_sub(1);
-        let credit = intervals.min_sync.saturating_mul(more);
-        self.paid.checked_sub(credit).unwrap_or(self.paid)
-    }
-
-    /// Records a sync. A sync beyond the rate delays the next one by at most an interval.
-    fn spend(&mut self, now: Instant, intervals: Intervals) {
-        let burst = intervals.min_sync.saturating_mul(intervals.burst.max(1));
-        let paid = self.paid.max(now) + intervals.min_sync;
-        self.paid = paid.min(now + burst);
     }
 }

@@ -124,7 +124,7 @@ impl Simulated {
 
     fn change(&mut self, changes: impl IntoIterator<Item = Change>) {
         self.proxier.enqueue(changes);
-        self.schedule.changed();
+        self.schedule.changed(self.now, 1);
         self.act();
     }
 

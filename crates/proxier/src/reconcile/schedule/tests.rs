@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::pace::Pace;
 use super::retries::back_off;
 use super::*;
 
@@ -77,7 +78,7 @@ impl World {
             Event::Change(object) => {
                 *self.desired.entry(object).or_default() += 1;
                 self.dirty.insert(object);
-                self.schedule.changed();
+                self.schedule.changed(self.now, 1);
             }
             Event::Drift => self.schedule.drifted(self.now),
             Event::Settings => {
@@ -251,9 +252,8 @@ fn a_storm_of_changes_starves_neither_audits_nor_drains() {
     assert_eq!(world.audits.len(), 10, "{:?}", world.audits);
     let looks = world.began(|action| *action == Action::Drain).len();
     assert!((27..=31).contains(&looks), "{looks}");
-    // Most of the time is left for changes.
-    let syncs = world.began(|action| *action == Action::Sync).len();
-    assert!(syncs > 900, "{syncs}");
+    let syncs = world.began(|action| *action == Action::Sync);
+    assert!(syncs.windows(2).all(|two| two[1] - two[0] < ms(125)));
 }
 
 #[test]
@@ -266,8 +266,8 @@ fn an_object_that_always_fails_costs_only_its_retries() {
     // After 1, 2, 4, 8 and 16 seconds, each minus the jitter.
     assert!((5..=6).contains(&retries.len()), "{retries:?}");
     assert_backs_off(&retries, ms(0), Intervals::default());
-    // Audits retry it too, and the changes of other objects were never late.
-    assert!(world.applied[&1] + 10 >= world.desired[&1]);
+    // Audits retry it too, and the changes of other objects were never late: one a millisecond.
+    assert!(world.applied[&1] + 110 >= world.desired[&1]);
     world.take(&Event::Fault(9, false));
     world.run([], ms(80_000));
     assert_eq!(world.applied, world.desired);
@@ -281,13 +281,13 @@ fn changes_of_a_failed_object_neither_advance_nor_delay_its_retry() {
     let retries = world.began(is_retry);
     assert!((2..=4).contains(&retries.len()), "{retries:?}");
     assert_backs_off(&retries, ms(0), Intervals::default());
-    // A change that ends the failure takes effect at once, and nothing is left to retry.
+    // A change that ends the failure takes effect with the next sync, and nothing is left to retry.
     world.run(
         [
             (ms(8_000), Event::Fault(9, false)),
             (ms(8_000), Event::Change(9)),
         ],
-        ms(8_010),
+        ms(8_110),
     );
     assert_eq!(world.applied, world.desired);
     assert_eq!(world.schedule.retries.next(), None);
@@ -326,7 +326,7 @@ fn nodes_that_fail_together_do_not_retry_together() {
     let first = |seed| {
         let now = Instant::now();
         let mut schedule = Schedule::<u8>::new(now, Intervals::default(), seed);
-        schedule.changed();
+        schedule.changed(now, 1);
         let action = schedule.next(now).unwrap();
         let outcome = ActionResult {
             tried: Tried::Objects(BTreeSet::from([1])),
@@ -368,6 +368,66 @@ fn the_first_change_goes_at_once_and_a_storm_goes_out_at_the_rate() {
     world.run(storm(1, 4_000, 4_007), ms(4_010));
     let more = world.began(|action| *action == Action::Sync).len() - syncs.len();
     assert_eq!(more, 3);
+}
+
+/// The syncs of `count` changes, one each `every` microseconds, and how long the changes waited at
+/// most.
+fn syncs_of(count: u64, every: u64) -> (usize, Duration) {
+    let mut world = World::new(Intervals {
+        audit: Duration::from_secs(3_600),
+        ..Intervals::default()
+    });
+    let at = |n| Duration::from_micros(every * n);
+    let changes = (0..count).map(|n| (at(n), Event::Change(1)));
+    world.run(changes, at(count) + ms(500));
+    assert_eq!(world.applied, world.desired);
+    let syncs = world.began(|action| *action == Action::Sync);
+    let mut begun = syncs.iter().peekable();
+    let waits = (0..count).map(|n| {
+        while begun.next_if(|sync| **sync < at(n)).is_some() {}
+        **begun.peek().unwrap() - at(n)
+    });
+    (syncs.len(), waits.max().unwrap())
+}
+
+#[test]
+fn changes_that_come_one_by_one_never_wait() {
+    for every in [30, 50, 1_000] {
+        assert_eq!(syncs_of(100, every * 1_000), (100, ms(0)), "{every} ms");
+    }
+}
+
+#[test]
+fn a_burst_costs_syncs_by_its_length_not_by_its_changes() {
+    for (count, every, most) in [
+        // One second at different rates.
+        (100, 10_000, 24),
+        (1_000, 1_000, 24),
+        (10_000, 100, 24),
+        // An API server that takes 15 ms for each change.
+        (1_000, 15_000, 170),
+        // All at once.
+        (10_000, 0, 1),
+    ] {
+        let (syncs, waited) = syncs_of(count, every);
+        assert!(syncs <= most, "{count} each {every} us: {syncs} syncs");
+        // It may have arrived while a sync of 3 ms ran.
+        let most = Pace::LONGEST + ms(3);
+        assert!(waited <= most, "{count} each {every} us: {waited:?}");
+    }
+}
+
+#[test]
+fn a_short_burst_goes_out_without_a_pause_and_so_does_a_change_after_a_long_one() {
+    // A Service, its slices, and what its Pods change.
+    let (syncs, waited) = syncs_of(u64::from(Pace::CREDIT), 4_000);
+    assert_eq!((syncs, waited), (10, ms(0)));
+    let mut world = World::new(Intervals::default());
+    let burst = storm(1, 0, 1_000);
+    let lone = [(ms(1_200), Event::Change(1))];
+    world.run(burst.chain(lone), ms(2_000));
+    let syncs = world.began(|action| *action == Action::Sync);
+    assert_eq!(syncs.last(), Some(&ms(1_200)));
 }
 
 #[test]
@@ -470,7 +530,7 @@ fn synced(outcome: ActionResult<u8>) -> (Schedule<u8>, Instant) {
     let now = Instant::now();
     let mut schedule = Schedule::new(now, Intervals::default(), 7);
     schedule.drains(now);
-    schedule.changed();
+    schedule.changed(now, 1);
     let action = schedule.next(now).unwrap();
     assert_eq!(action, Action::Sync);
     let now = now + ms(10_000);
@@ -533,7 +593,7 @@ fn nothing_is_checked_once_nothing_drains() {
 fn changes_do_not_delay_settings() {
     let (mut schedule, now) = synced(outcome([Failed::Node]));
     schedule.configured(now, Intervals::default());
-    schedule.changed();
+    schedule.changed(now, 1);
     assert_eq!(schedule.next(now), Some(Action::Sync));
 }
 
@@ -720,7 +780,8 @@ proptest! {
                 Action::Retry(items) => items.contains(&Failed::Object(object)),
                 _ => false,
             };
-            let mut last = ms(at);
+            let syncs = world.began(|action| *action == Action::Sync);
+            let mut last = syncs.into_iter().find(|sync| *sync >= ms(at)).unwrap();
             for (retry, failures) in world.began(tries).into_iter().zip(1..) {
                 let pause = back_off(failures, intervals);
                 prop_assert!(retry - last >= pause * 3 / 4);
