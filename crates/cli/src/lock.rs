@@ -1,5 +1,7 @@
 //! One writer at a time in a network namespace.
 
+use std::fmt;
+use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -86,6 +88,55 @@ impl WriterLock {
     }
 }
 
+/// A process that has the lock of this network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Writer {
+    /// None if it is in another PID namespace, or may not be looked at.
+    pub(crate) pid: Option<u32>,
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "PID {pid}"),
+            None => f.write_str("a process in another PID namespace"),
+        }
+    }
+}
+
+/// The process that has the lock, if any. Does not connect to it: a connection that is never accepted
+/// would stay in its queue, which is bounded.
+pub(crate) fn writer() -> Option<Writer> {
+    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
+    let inode = inode_of(&sockets, NAME)?;
+    Some(Writer {
+        pid: process_with(&format!("socket:[{inode}]")),
+    })
+}
+
+/// The inode of the socket with an abstract name, in the text of `/proc/net/unix`.
+fn inode_of<'a>(sockets: &'a str, name: &[u8]) -> Option<&'a str> {
+    sockets.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let inode = words.nth(6)?;
+        let path = words.next()?.strip_prefix('@')?;
+        (path.as_bytes() == name).then_some(inode)
+    })
+}
+
+/// The process with an open file of this name.
+fn process_with(file: &str) -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?;
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let mut pids: Vec<_> = pids.collect();
+    pids.sort_unstable();
+    pids.into_iter().find(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd"));
+        let mut links = files.into_iter().flatten().filter_map(Result::ok);
+        links.any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == file))
+    })
+}
+
 fn holder(address: &SocketAddr) -> io::Result<Holder> {
     let stream = UnixStream::connect_addr(address)?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
@@ -113,6 +164,21 @@ mod tests {
         assert!(refused.contains(&pid), "{refused}");
         drop(first);
         drop(WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_without_a_connection() {
+        let name = format!("svcproxy-test-found/{}", std::process::id());
+        let find = || {
+            let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+            let inode = inode_of(&sockets, name.as_bytes())?;
+            process_with(&format!("socket:[{inode}]"))
+        };
+        assert_eq!(find(), None);
+        let lock = WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap();
+        assert_eq!(find(), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(find(), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod component_config;
 mod host;
+mod inventory;
 mod kube_proxy;
 mod lock;
 mod logging;
@@ -14,6 +15,7 @@ mod node;
 mod notices;
 mod observe;
 mod passage;
+mod running;
 #[cfg(test)]
 mod scenarios;
 mod settings;

@@ -53,6 +53,24 @@ impl Source {
         }
     }
 
+    /// What the source is, for people.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Manifests(manifests) => {
+                let paths = manifests
+                    .paths()
+                    .iter()
+                    .map(|path| path.display().to_string());
+                format!("manifests {}", paths.collect::<Vec<_>>().join(", "))
+            }
+            Self::Kube { access, .. } => match (&access.server, &access.kubeconfig) {
+                (Some(server), _) => format!("API server {server}"),
+                (None, Some(file)) => format!("API server of {}", file.display()),
+                (None, None) => "API server of this cluster".to_owned(),
+            },
+        }
+    }
+
     /// The sender of Events, if the source is an API server. The first call returns it, later ones
     /// return none.
     pub(crate) fn events(&mut self) -> Option<EventSender> {

@@ -83,9 +83,14 @@ pub(crate) enum Command {
         svcproxy check --mode iptables\n  \
         svcproxy check --config /var/lib/kube-proxy/config.conf -o json")]
     Check(Box<CheckArgs>),
-    /// Show what this node serves: Services, VIPs, real servers, connections
+    /// Summarise this node: process, mode, source, last sync, what is served, conditions
     ///
-    /// Reads the kernel, whether svcproxy is running or not.
+    /// Asks the svcproxy that runs on this node, and reads the kernel. Without a running svcproxy,
+    /// shows what the kernel has. Exits with 1 if the kernel cannot be read.
+    #[command(after_help = "Examples:\n  \
+        svcproxy status\n  \
+        svcproxy status --services\n  \
+        svcproxy status -o json")]
     Status(StatusArgs),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
@@ -274,7 +279,12 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
 
-    /// Metrics address of the svcproxy whose conditions to list; empty lists none
+    /// List every VIP and real server that the kernel has, instead of the summary; -o json always
+    /// does
+    #[arg(long)]
+    pub(crate) services: bool,
+
+    /// Metrics address of the running svcproxy; empty reads the kernel only
     #[arg(
         long,
         value_name = "IP:PORT",

@@ -197,6 +197,7 @@ impl<'a> Start<'a> {
             configz.clone(),
             conditions.clone(),
             node_name,
+            source.name(),
         );
         let file = args.kube_proxy.config.as_deref();
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());

@@ -4,18 +4,21 @@ pub(crate) mod trail;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use ipvs::Family;
+use jiff::Timestamp;
 use proxier::Runtime;
 use proxier::desired::{Config, DesiredState, HealthCheck};
 use proxier::observe::health::{HealthError, ServiceHealth};
-use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
+use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer, Status};
 use serde_json::{Value, json};
 
 use crate::args::{Cli, MonitorArgs, RunArgs, ServiceMetrics};
 use crate::logging::chain;
 use crate::notices::Conditions;
+use crate::running::{Running, SourceState};
 use crate::{component_config, settings};
 
 /// The servers. Dropping this stops them.
@@ -49,6 +52,7 @@ pub(crate) fn serve(
     configz: Configz,
     conditions: Conditions,
     node: Arc<str>,
+    source: String,
 ) -> Servers {
     let or_warn = |what, server: std::io::Result<ProxyServer>| {
         server
@@ -57,6 +61,9 @@ pub(crate) fn serve(
     };
     let pages = Pages::new(move || configz.text(), version().to_string());
     let pages = pages.with_conditions(move || conditions.json(&node));
+    let own = OwnState::new(source);
+    let described = monitor.clone();
+    let pages = pages.with_status(move || own.text(&described.status()));
     let metrics = args
         .metrics_bind_address
         .0
@@ -72,10 +79,55 @@ pub(crate) fn serve(
 }
 
 /// The commit that svcproxy was built from, if the environment of the build named it.
-const COMMIT: &str = match option_env!("SVCPROXY_COMMIT") {
+pub(crate) const COMMIT: &str = match option_env!("SVCPROXY_COMMIT") {
     Some(commit) => commit,
     None => "unknown",
 };
+
+/// What does not change while the process runs, for the page `/status`.
+struct OwnState {
+    started: Timestamp,
+    source: String,
+}
+
+impl OwnState {
+    fn new(source: String) -> Self {
+        let started = Timestamp::now();
+        Self { started, source }
+    }
+
+    fn text(&self, status: &Status) -> String {
+        let source = status.source.as_ref();
+        let failing = source.map(|source| source.failures.clone());
+        let failing = failing.unwrap_or_default().into_iter();
+        let running = Running {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: COMMIT.to_owned(),
+            pid: std::process::id(),
+            started_at: self.started,
+            time: Timestamp::now(),
+            mode: status.mode.to_owned(),
+            mode_wanted: status.wanted.to_owned(),
+            fallback_reason: status.fallback.as_ref().map(|of| of.reason.clone()),
+            healthy: status.healthy,
+            source: SourceState {
+                name: self.source.clone(),
+                connected: source.map(|source| source.connected_since.is_some()),
+                last_heard: status.heard.and_then(timestamp),
+                failing: failing
+                    .map(|(kind, error)| (kind.to_owned(), error))
+                    .collect(),
+            },
+            last_sync: status.synced.and_then(timestamp),
+            pending_changes: status.pending,
+        };
+        serde_json::to_string(&running).unwrap_or_else(|_| "{}".to_owned())
+    }
+}
+
+fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(time).ok()
+}
 
 /// The version, in the format of the API server's `/version`.
 fn version() -> Value {

@@ -47,7 +47,25 @@ fn conditions_of_services_and_manifests_are_seen_from_outside() {
     );
     let why = "its endpoint slices have no tcp port without a name, only: \"web\"";
     let line = format!("  tcp 10.96.0.24:80 no endpoints: refused: {why}\n");
-    assert!(text.contains(&line), "{text}");
+    let services = status(&["--services"]);
+    assert!(services.contains(&line), "{services}");
+    let row = |text: &str, name: &str| {
+        let row = text.lines().find(|line| line.starts_with(name));
+        row.unwrap_or_default().to_owned()
+    };
+    assert!(row(&text, "running ").contains("yes: PID "), "{text}");
+    assert_eq!(row(&text, "mode "), "mode        iptables");
+    let source = row(&text, "source ");
+    assert!(
+        source.contains("manifests ") && source.contains("; last change "),
+        "{text}"
+    );
+    assert!(
+        row(&text, "last sync ").contains(" ago, nothing pending"),
+        "{text}"
+    );
+    let kinds = "AddressRefused 1, ManifestError 2, NoEndpoints 1";
+    assert_eq!(row(&text, "conditions "), format!("conditions  {kinds}"));
     let status: Value = serde_json::from_str(&status(&["-o=json"])).unwrap();
     let services = status["services"].as_array().unwrap();
     let d = services.iter().find(|of| of["service"] == "default/d");
@@ -63,6 +81,19 @@ fn conditions_of_services_and_manifests_are_seen_from_outside() {
         })]
     );
     assert_eq!(conditions.len(), 4, "{status}");
+    let running = &status["running"];
+    let pid = running["pid"].as_u64().unwrap();
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(name, "svcproxy\n");
+    assert_eq!(running["pendingChanges"], 0, "{running}");
+    assert_eq!(status["mode"], "iptables", "{status}");
+    // Where it answers nowhere, the lock still tells that it runs.
+    let text = succeed(&mut lab.svcproxy(&["status", "--metrics-bind-address="]));
+    let process = row(&text, "running ");
+    assert!(
+        process.contains(&format!("yes: PID {pid}; it does not answer")),
+        "{text}"
+    );
 
     let health = || {
         let health = fetch(&lab, 10256, "/healthz");
@@ -87,8 +118,12 @@ fn conditions_of_services_and_manifests_are_seen_from_outside() {
     eventually(PATIENCE, over).unwrap();
     svcproxy.terminate();
     let text = succeed(&mut lab.svcproxy(&["status"]));
+    assert_eq!(
+        row(&text, "running "),
+        "running     no: this is what the kernel has"
+    );
     assert!(
-        text.ends_with("conditions: unknown, no svcproxy answers\n"),
+        text.ends_with("conditions  unknown, no svcproxy answers\n"),
         "{text}"
     );
 }

@@ -95,6 +95,8 @@ pub(crate) struct ProxyHealth {
     families: Vec<Family>,
     /// Oldest first.
     waiting: VecDeque<Batch>,
+    /// When changes last arrived.
+    last_queued: Option<Instant>,
     /// Time of the last complete sync.
     synced: Option<SystemTime>,
     node_eligible: bool,
@@ -119,6 +121,7 @@ impl ProxyHealth {
             timeout,
             families,
             waiting: VecDeque::new(),
+            last_queued: None,
             synced: None,
             node_eligible: true,
             fallback: None,
@@ -132,6 +135,7 @@ impl ProxyHealth {
 
     /// Records pending changes.
     pub(crate) fn queued(&mut self, counts: ChangeCounts, now: Instant) {
+        self.last_queued = Some(now);
         let is_full = self.waiting.len() >= BATCHES;
         match self.waiting.back_mut() {
             Some(last) if is_full => {
@@ -161,6 +165,11 @@ impl ProxyHealth {
     /// Records a fallback, or its end. It is reported, and does not make the proxy unhealthy.
     pub(crate) fn set_fallback(&mut self, fallback: Option<Fallback>) {
         self.fallback = fallback;
+    }
+
+    /// When changes last arrived.
+    pub(crate) const fn last_queued(&self) -> Option<Instant> {
+        self.last_queued
     }
 
     /// The number of pending changes.

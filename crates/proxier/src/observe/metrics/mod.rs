@@ -9,6 +9,7 @@ mod own;
 mod process;
 mod program;
 mod server;
+mod status;
 mod traffic;
 
 use std::borrow::Cow;
@@ -40,6 +41,7 @@ use program::{ProgramCollector, SourceCollector};
 use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};
+pub use status::Status;
 
 /// How long a scrape waits for the loop to read the node. An idle loop reads it at once. If the
 /// loop is busy, the scrape returns the last snapshot.
@@ -115,13 +117,20 @@ struct Inner {
     program: ProgramCollector,
     /// Triggers of changes that are not applied yet.
     triggers: Mutex<Vec<Trigger>>,
-    mode: Mutex<&'static str>,
+    mode: Mutex<Modes>,
     /// The loop, the only one that reads the kernel.
     events: Mutex<Option<Sender<Event>>>,
     /// What the loop last read for scrapes.
     snapshot: watch::Sender<Snapshot>,
     /// The text of the last scrape.
     text: Mutex<Option<Text>>,
+}
+
+/// The mode in effect and the requested one; empty before they are known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Modes {
+    in_effect: &'static str,
+    wanted: &'static str,
 }
 
 /// The state of the snapshots, which the loop reads only for scrapes.
@@ -167,7 +176,7 @@ impl Monitor {
             source,
             program,
             triggers: Mutex::default(),
-            mode: Mutex::new(""),
+            mode: Mutex::default(),
             events: Mutex::default(),
             snapshot: watch::Sender::default(),
             text: Mutex::default(),
@@ -206,7 +215,7 @@ impl Monitor {
 
     /// Records the mode in effect and the requested one.
     pub fn set_mode(&self, in_effect: &'static str, wanted: &'static str) {
-        *lock(&self.0.mode) = in_effect;
+        *lock(&self.0.mode) = Modes { in_effect, wanted };
         self.0.own.set_mode(in_effect, wanted);
     }
 

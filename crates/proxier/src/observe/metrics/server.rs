@@ -21,6 +21,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Pages {
     configz: Arc<dyn Fn() -> String + Send + Sync>,
     conditions: Arc<dyn Fn() -> String + Send + Sync>,
+    status: Arc<dyn Fn() -> String + Send + Sync>,
     version: String,
 }
 
@@ -30,6 +31,7 @@ impl Pages {
         Self {
             configz: Arc::new(configz),
             conditions: Arc::new(|| "[]".to_owned()),
+            status: Arc::new(|| "{}".to_owned()),
             version,
         }
     }
@@ -39,6 +41,15 @@ impl Pages {
     pub fn with_conditions(self, conditions: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self {
             conditions: Arc::new(conditions),
+            ..self
+        }
+    }
+
+    /// Adds `/status`: a summary of the proxy, a JSON document.
+    #[must_use]
+    pub fn with_status(self, status: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self {
+            status: Arc::new(status),
             ..self
         }
     }
@@ -67,7 +78,8 @@ impl fmt::Debug for ProxyServer {
 
 impl ProxyServer {
     /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (200 if the server
-    /// runs), as kube-proxy's metrics address does, and `/conditions`. Profiles are not served.
+    /// runs), as kube-proxy's metrics address does; and `/conditions` and `/status`. Profiles
+    /// are not served.
     ///
     /// # Errors
     ///
@@ -87,9 +99,10 @@ impl ProxyServer {
                         http::response(StatusCode::OK, METRICS, monitor.scrape_fresh().await)
                     });
                 }
-                "/proxyMode" => text(StatusCode::OK, *lock(&monitor.0.mode)),
+                "/proxyMode" => text(StatusCode::OK, lock(&monitor.0.mode).in_effect),
                 "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
                 "/conditions" => http::response(StatusCode::OK, JSON, (pages.conditions)()),
+                "/status" => http::response(StatusCode::OK, JSON, (pages.status)()),
                 "/version" => http::response(StatusCode::OK, JSON, version.clone()),
                 "/healthz" => text(StatusCode::OK, "ok"),
                 _ => not_found(),

@@ -93,6 +93,11 @@ impl Manifests {
         }
     }
 
+    /// The paths.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
     /// Sets the name of this node: its Node becomes
     /// [`Change::NodeReplaced`](crate::store::Change::NodeReplaced).
     pub fn for_node(self, name: impl Into<String>) -> Self {

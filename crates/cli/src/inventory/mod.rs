@@ -1,35 +1,36 @@
-//! The output of `svcproxy status`.
+//! What this node's kernel serves, by Service.
+
+mod read;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipvs::RealServerEntry;
 use proxier::desired::FrontendKey;
 use proxier::mode::iptables::Sent;
 use serde::{Serialize, Serializer};
 
-use crate::commands::json;
-use crate::logging::Shown;
 use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
+pub(crate) use read::{Wanted, read};
 
-#[derive(Serialize)]
+/// The Services that a kernel serves, sorted.
+#[derive(Serialize, Debug, Default)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Status {
-    services: Vec<ServiceStatus>,
-    totals: Totals,
-    /// `None` if no svcproxy answers.
-    conditions: Option<Vec<Condition>>,
+pub(crate) struct Inventory {
+    pub(crate) services: Vec<ServiceStatus>,
+    pub(crate) totals: Totals,
 }
 
-#[derive(Serialize)]
+/// A Service and its virtual IPs.
+#[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
-struct ServiceStatus {
-    service: String,
-    vips: Vec<VipStatus>,
+pub(crate) struct ServiceStatus {
+    pub(crate) service: String,
+    pub(crate) vips: Vec<VipStatus>,
 }
 
-#[derive(Serialize)]
+/// A port of a virtual IP or of the node, for all clients or some.
+#[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct VipStatus {
     #[serde(flatten, serialize_with = "vip")]
@@ -61,9 +62,9 @@ pub(crate) enum VipState {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum ClientGroup {
     All,
-    /// ClientGroup in the cluster.
+    /// Clients in the cluster.
     Inside,
-    /// ClientGroup outside of the cluster.
+    /// Clients outside of the cluster.
     Outside,
 }
 
@@ -86,43 +87,61 @@ fn vip<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Erro
     vip.serialize(serializer)
 }
 
-#[derive(Serialize)]
+/// An endpoint that gets connections, or drains.
+#[derive(Serialize, Debug, Clone, Copy)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RealServerStatus {
-    address: IpAddr,
-    port: u16,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
     /// In IPVS mode only.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    scheduled: Option<Scheduled>,
+    pub(crate) scheduled: Option<Scheduled>,
     /// Since the real server was added, or its rule was written.
     #[serde(skip_serializing_if = "Option::is_none")]
-    total_connections: Option<u64>,
+    pub(crate) total_connections: Option<u64>,
 }
 
-#[derive(Serialize, Clone, Copy)]
+/// What IPVS knows of a real server.
+#[derive(Serialize, Debug, Clone, Copy)]
 #[serde(rename_all = "camelCase")]
-struct Scheduled {
-    weight: u32,
+pub(crate) struct Scheduled {
+    /// 0 for one that drains.
+    pub(crate) weight: u32,
     #[serde(flatten)]
-    now: Now,
+    pub(crate) now: Now,
+    #[serde(flatten)]
+    pub(crate) rates: Rates,
 }
 
 /// The current connections.
-#[derive(Serialize, Clone, Copy, Default)]
+#[derive(Serialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-struct Now {
-    active_connections: u64,
-    inactive_connections: u64,
+pub(crate) struct Now {
+    pub(crate) active_connections: u64,
+    pub(crate) inactive_connections: u64,
 }
 
-#[derive(Serialize)]
+/// Averages of the last seconds, per second.
+#[derive(Serialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-struct Totals {
-    services: usize,
-    vip_ports: usize,
-    real_servers: usize,
+pub(crate) struct Rates {
+    pub(crate) connections_per_second: u64,
+    pub(crate) packets_per_second: u64,
+    pub(crate) bytes_per_second: u64,
+}
+
+/// The numbers of all Services.
+#[derive(Serialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Totals {
+    pub(crate) services: usize,
+    pub(crate) vip_ports: usize,
+    pub(crate) real_servers: usize,
+    /// Of the real servers, those that get no new connections.
+    pub(crate) draining_real_servers: usize,
+    /// `None` in a mode that does not count them.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    now: Option<Now>,
+    pub(crate) now: Option<Now>,
 }
 
 impl From<&RealServerEntry> for RealServerStatus {
@@ -131,12 +150,19 @@ impl From<&RealServerEntry> for RealServerStatus {
             active_connections: connections.active.into(),
             inactive_connections: connections.inactive.into(),
         });
+        let rates = entry.stats.map(|stats| stats.rates);
+        let rates = rates.map(|rates| Rates {
+            connections_per_second: rates.connections,
+            packets_per_second: rates.incoming_packets + rates.outgoing_packets,
+            bytes_per_second: rates.incoming_bytes + rates.outgoing_bytes,
+        });
         Self {
             address: entry.server.key.address,
             port: entry.server.key.port,
             scheduled: Some(Scheduled {
                 weight: entry.server.weight,
                 now: now.unwrap_or_default(),
+                rates: rates.unwrap_or_default(),
             }),
             total_connections: Some(entry.stats.map_or(0, |stats| stats.connections)),
         }
@@ -154,9 +180,17 @@ impl From<&Sent> for RealServerStatus {
     }
 }
 
-impl Status {
-    /// Adds the conditions, and to each VIP without endpoints the reason.
-    pub(crate) fn set_conditions(&mut self, conditions: Vec<Condition>) {
+impl RealServerStatus {
+    /// Whether it gets no new connections and waits for the end of those that it has.
+    pub(crate) fn drains(&self) -> bool {
+        self.scheduled
+            .is_some_and(|scheduled| scheduled.weight == 0)
+    }
+}
+
+impl Inventory {
+    /// Adds to each VIP without endpoints the reason, from the conditions.
+    pub(crate) fn explain(&mut self, conditions: &[Condition]) {
         for ServiceStatus { service, vips } in &mut self.services {
             let about = format!("Service {service}");
             let of_service: Vec<_> = conditions.iter().filter(|c| c.about == about).collect();
@@ -176,7 +210,6 @@ impl Status {
                 vip.reason = why.map(|condition| condition.message.clone());
             }
         }
-        self.conditions = Some(conditions);
     }
 
     /// Sorts the Services and counts their parts.
@@ -191,6 +224,7 @@ impl Status {
             services: services.len(),
             vip_ports: vips().count(),
             real_servers: servers().count(),
+            draining_real_servers: servers().filter(|server| server.drains()).count(),
             now: sum(servers().map(|server| Some(server.scheduled?.now))),
         };
         let sorted = |(service, mut vips): (String, Vec<VipStatus>)| {
@@ -208,7 +242,6 @@ impl Status {
         Self {
             services: services.into_iter().map(sorted).collect(),
             totals,
-            conditions: None,
         }
     }
 }
@@ -222,93 +255,4 @@ fn sum(mut connections: impl Iterator<Item = Option<Now>>) -> Option<Now> {
             inactive_connections: sum.inactive_connections + one.inactive_connections,
         })
     })
-}
-
-/// Prints the status as JSON.
-pub(crate) fn status_json(status: &Status) -> anyhow::Result<()> {
-    json(status)
-}
-
-/// Prints the status as text.
-pub(crate) fn status_text(status: &Status) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    for ServiceStatus { service, vips } in &status.services {
-        writeln!(out, "{}", Shown(service))?;
-        for vip in vips {
-            let VipStatus { key, port_name, .. } = vip;
-            write!(out, "  {key}")?;
-            if !port_name.is_empty() {
-                write!(out, " ({})", Shown(port_name))?;
-            }
-            match vip.clients {
-                ClientGroup::All => {}
-                ClientGroup::Inside => write!(out, " clients in the cluster:")?,
-                ClientGroup::Outside => write!(out, " clients outside of the cluster:")?,
-            }
-            match (vip.state, &vip.scheduler) {
-                (VipState::Refused, _) => write!(out, " no endpoints: refused")?,
-                (VipState::Dropped, _) => write!(out, " no endpoints here: dropped")?,
-                (VipState::Served, Some(scheduler)) => write!(out, " {scheduler}")?,
-                (VipState::Served, None) => write!(out, " its virtual server is missing")?,
-            }
-            if let Some(seconds) = vip.persistence_seconds {
-                write!(out, ", client keeps its endpoint {seconds} s")?;
-            }
-            if let Some(reason) = &vip.reason {
-                write!(out, ": {}", Shown(reason))?;
-            }
-            writeln!(out)?;
-            for server in &vip.real_servers {
-                let address = SocketAddr::new(server.address, server.port).to_string();
-                write!(out, "    -> {address:<28}")?;
-                if let Some(Scheduled { weight, now }) = server.scheduled {
-                    let (active, inactive) = (now.active_connections, now.inactive_connections);
-                    write!(
-                        out,
-                        " weight {weight:<4} active {active:<6} inactive {inactive:<6}"
-                    )?;
-                }
-                match server.total_connections {
-                    Some(total) => writeln!(out, " total {total}")?,
-                    None => writeln!(out)?,
-                }
-            }
-        }
-    }
-    let Totals {
-        services,
-        vip_ports,
-        real_servers,
-        now,
-    } = status.totals;
-    write!(
-        out,
-        "{services} Services, {vip_ports} VIP ports, {real_servers} real servers"
-    )?;
-    if let Some(now) = now {
-        let (active, inactive) = (now.active_connections, now.inactive_connections);
-        write!(out, ", {active} active and {inactive} inactive connections")?;
-    }
-    writeln!(out)?;
-    // The reasons of VIPs without endpoints are in their lines.
-    let conditions = status.conditions.as_ref();
-    let conditions = conditions.map(|all| all.iter().filter(|c| c.port.is_none()));
-    match conditions.map(Iterator::collect::<Vec<_>>) {
-        None => writeln!(out, "conditions: unknown, no svcproxy answers")?,
-        Some(conditions) if conditions.is_empty() => writeln!(out, "no conditions")?,
-        Some(conditions) => {
-            writeln!(out, "conditions:")?;
-            for Condition {
-                reason,
-                about,
-                message,
-                ..
-            } in conditions
-            {
-                let (reason, about, message) = (Shown(reason), Shown(about), Shown(message));
-                writeln!(out, "  {reason}  {about}: {message}")?;
-            }
-        }
-    }
-    Ok(())
 }

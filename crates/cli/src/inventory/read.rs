@@ -1,0 +1,157 @@
+//! Reads the kernel.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use ipvs::VirtualServerKey;
+use proxier::desired::FrontendKey;
+use proxier::mode::iptables::{self, IptablesBackend, Served, Verdict};
+use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
+use proxier::mode::ipvs::{Backend, IpvsBackend};
+
+use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus};
+use crate::args::Mode;
+
+/// The Service of rules and elements without a comment.
+const UNKNOWN: &str = "unknown";
+
+/// The Services to read; those of others cost no request to the kernel.
+pub(crate) struct Wanted<'a>(pub(crate) &'a dyn Fn(&str) -> bool);
+
+impl Wanted<'_> {
+    /// Every Service.
+    pub(crate) const ALL: Self = Self(&|_| true);
+}
+
+/// Reads the data plane of a mode; without one, of mode iptables if svcproxy has rules there, else
+/// of mode ipvs.
+pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(Mode, Inventory)> {
+    let rules = match mode {
+        Some(Mode::Ipvs) => None,
+        Some(Mode::Iptables) => Some(IptablesBackend::open()?),
+        None => IptablesBackend::in_use()?,
+    };
+    Ok(match rules {
+        Some(backend) => (Mode::Iptables, of_iptables(&backend, wanted)?),
+        None => (Mode::Ipvs, of_ipvs(wanted)?),
+    })
+}
+
+fn of_iptables(backend: &IptablesBackend, wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
+    let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();
+    for served in backend.served()? {
+        let owner = served.owner.as_ref();
+        let service = owner.map_or_else(|| UNKNOWN.to_owned(), |of| of.service.to_string());
+        if (wanted.0)(&service) {
+            services.entry(service).or_default().push(vip(served));
+        }
+    }
+    Ok(Inventory::new(services))
+}
+
+fn vip(served: Served) -> VipStatus {
+    let (state, sent) = match served.outcome {
+        Verdict::Sent(backends) => (VipState::Served, backends),
+        Verdict::Refused => (VipState::Refused, Vec::new()),
+        _ => (VipState::Dropped, Vec::new()),
+    };
+    VipStatus {
+        key: served.key,
+        port_name: served
+            .owner
+            .map_or_else(String::new, |owner| owner.port.to_string()),
+        state,
+        reason: None,
+        clients: match served.clients {
+            iptables::Clients::Inside => ClientGroup::Inside,
+            iptables::Clients::Outside => ClientGroup::Outside,
+            _ => ClientGroup::All,
+        },
+        // The equivalent of a scheduler in IPVS.
+        scheduler: (state == VipState::Served).then(|| "random".to_owned()),
+        persistence_seconds: served.affinity.map(NonZeroU32::get),
+        real_servers: sent.iter().map(RealServerStatus::from).collect(),
+    }
+}
+
+fn of_ipvs(wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
+    let mut backend = IpvsBackend::open()?;
+    let node = backend.outline()?;
+    collect(&node, backend.ipvs(), wanted)
+}
+
+fn collect(
+    node: &NodeState,
+    ipvs: &mut ipvs::Client,
+    wanted: &Wanted<'_>,
+) -> anyhow::Result<Inventory> {
+    let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();
+    for (element, comment) in node.elements.iter() {
+        let Some((key, state, clients)) = entry(element, node) else {
+            continue;
+        };
+        let port = comment.as_deref().unwrap_or(UNKNOWN);
+        // A Service's name contains no colon.
+        let (service, port) = port.split_once(':').unwrap_or((port, ""));
+        if !(wanted.0)(service) {
+            continue;
+        }
+        let recorded = element.recorded();
+        let server = recorded.and_then(|key| node.virtual_servers.get(&key));
+        let server = server.map(|state| state.server);
+        let vip = VipStatus {
+            key,
+            port_name: port.to_owned(),
+            state,
+            reason: None,
+            clients,
+            scheduler: server.map(|server| server.scheduler.to_string()),
+            persistence_seconds: server.and_then(|s| s.persistence).map(|p| p.timeout),
+            real_servers: match recorded {
+                Some(key) => real_servers(ipvs, key)?,
+                None => Vec::new(),
+            },
+        };
+        services.entry(service.to_owned()).or_default().push(vip);
+    }
+    Ok(Inventory::new(services))
+}
+
+/// The frontend that an element stands for, and its state. `None` if another element stands for the
+/// same frontend.
+fn entry(element: &Element, node: &NodeState) -> Option<(FrontendKey, VipState, ClientGroup)> {
+    let all_or_inside = |key| match node.elements.mark(key, Purpose::External) {
+        Some(_) => ClientGroup::Inside,
+        None if node
+            .elements
+            .contains(&Element::Dropped(key, Audience::External)) =>
+        {
+            ClientGroup::Inside
+        }
+        None => ClientGroup::All,
+    };
+    Some(match *element {
+        Element::VirtualServer(key) => (key, VipState::Served, all_or_inside(key)),
+        Element::Mark { key, purpose, .. } => match purpose {
+            Purpose::NodePort => (key, VipState::Served, all_or_inside(key)),
+            Purpose::External => (key, VipState::Served, ClientGroup::Outside),
+            _ => return None,
+        },
+        Element::NoEndpoints(key) => (key, VipState::Refused, ClientGroup::All),
+        Element::Dropped(key, Audience::All) => (key, VipState::Dropped, ClientGroup::All),
+        Element::Dropped(key, _) => (key, VipState::Dropped, ClientGroup::Outside),
+        _ => return None,
+    })
+}
+
+fn real_servers(
+    ipvs: &mut ipvs::Client,
+    key: VirtualServerKey,
+) -> anyhow::Result<Vec<RealServerStatus>> {
+    let entries = match ipvs.real_servers(&key) {
+        // The virtual server was deleted after it was listed.
+        Err(error) if error.is_not_found() => Vec::new(),
+        entries => entries?,
+    };
+    Ok(entries.iter().map(RealServerStatus::from).collect())
+}

@@ -1,0 +1,112 @@
+//! The svcproxy that runs on this node, as it describes itself over HTTP.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::args::BindAddress;
+use crate::notices::Condition;
+
+/// For each of connecting, writing and reading.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Limit of an answer's size.
+const LONGEST: u64 = 16 << 20;
+
+/// The page `/status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Running {
+    pub(crate) version: String,
+    pub(crate) commit: String,
+    pub(crate) pid: u32,
+    pub(crate) started_at: Timestamp,
+    /// Now, by the clock of the process.
+    pub(crate) time: Timestamp,
+    pub(crate) mode: String,
+    pub(crate) mode_wanted: String,
+    /// Why the modes differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fallback_reason: Option<String>,
+    /// Whether changes are applied in time.
+    pub(crate) healthy: bool,
+    pub(crate) source: SourceState,
+    /// The last complete sync or audit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_sync: Option<Timestamp>,
+    /// Changes that are not applied yet.
+    pub(crate) pending_changes: u64,
+}
+
+/// The source of Services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SourceState {
+    /// Which one it is, for people.
+    pub(crate) name: String,
+    /// Whether it is an API server and every kind is watched; none for manifests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connected: Option<bool>,
+    /// When it last sent something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_heard: Option<Timestamp>,
+    /// The kinds that are not watched, each with the error.
+    #[serde(default)]
+    pub(crate) failing: BTreeMap<String, String>,
+}
+
+/// Asks the process at this metrics address.
+pub(crate) struct Client(SocketAddr);
+
+impl Client {
+    /// `None` if the address is empty. The unspecified address means this machine.
+    pub(crate) fn at(address: &BindAddress) -> Option<Self> {
+        let mut address = address.0?;
+        if address.ip().is_unspecified() {
+            address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
+        }
+        Some(Self(address))
+    }
+
+    /// The state of the process. `None` if none answers.
+    pub(crate) fn status(&self) -> Option<Running> {
+        self.document("/status")
+    }
+
+    /// Its conditions. `None` if none answers.
+    pub(crate) fn conditions(&self) -> Option<Vec<Condition>> {
+        self.document("/conditions")
+    }
+
+    fn document<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let address = self.0;
+        let answer = get(address, path)
+            .inspect_err(|error| tracing::debug!("no {path} from {address}: {error}"))
+            .ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let is_ok = head.starts_with("HTTP/1.1 200 ") || head.starts_with("HTTP/1.0 200 ");
+        if !is_ok {
+            let first = head.lines().next().unwrap_or_default();
+            tracing::debug!("no {path} from {address}: {first}");
+            return None;
+        }
+        serde_json::from_str(body)
+            .inspect_err(|error| tracing::debug!("no {path} from {address}: {error}"))
+            .ok()
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // In version 1.0 an answer has no chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(LONGEST).read_to_string(&mut answer)?;
+    Ok(answer)
+}
