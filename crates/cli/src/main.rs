@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod component_config;
+mod description;
 mod host;
 mod inventory;
 mod kube_proxy;
@@ -20,6 +21,7 @@ mod running;
 mod scenarios;
 mod settings;
 mod source;
+mod table;
 mod takeover;
 #[cfg(test)]
 mod testing;
@@ -88,6 +90,8 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Plan(args)) => commands::plan(args),
         Some(Command::Check(args)) => commands::check(args),
         Some(Command::Status(args)) => commands::status(args),
+        Some(Command::Services(args)) => commands::services(args),
+        Some(Command::Describe(args)) => commands::describe(args),
         Some(Command::Cleanup(args)) => commands::cleanup(args),
         Some(Command::Completion { shell }) => {
             let mut command = args::visible(&args::command());

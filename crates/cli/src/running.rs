@@ -10,10 +10,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::args::BindAddress;
+use crate::description::Description;
 use crate::notices::Condition;
 
-/// For each of connecting, writing and reading.
+/// For connecting and writing.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// For reading: the process may be in the middle of a sync, and answers within 5 seconds.
+const READING: Duration = Duration::from_secs(6);
 /// Limit of an answer's size.
 const LONGEST: u64 = 16 << 20;
 
@@ -82,6 +85,12 @@ impl Client {
         self.document("/conditions")
     }
 
+    /// What it knows about a Service, by `NAMESPACE/NAME`. `None` if none answers, or if it does not
+    /// know the Service.
+    pub(crate) fn service(&self, name: &str) -> Option<Description> {
+        self.document(&format!("/services/{name}"))
+    }
+
     fn document<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         let address = self.0;
         let answer = get(address, path)
@@ -102,7 +111,7 @@ impl Client {
 
 fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READING))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     // In version 1.0 an answer has no chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;

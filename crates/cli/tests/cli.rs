@@ -707,6 +707,8 @@ fn help() {
         &[][..],
         &["plan"],
         &["status"],
+        &["services"],
+        &["describe"],
         &["cleanup"],
         &["completion"],
     ]

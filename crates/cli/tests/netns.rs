@@ -24,6 +24,8 @@ mod host;
 mod lab;
 #[path = "netns/log.rs"]
 mod log;
+#[path = "netns/look.rs"]
+mod look;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod compat;
+mod look;
 mod mode;
 mod monitor;
 mod node;
@@ -10,6 +11,9 @@ mod sync;
 #[cfg(test)]
 pub(crate) use compat::COVERED;
 pub(crate) use compat::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use look::{
+    DescribeArgs, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat, VipFilter,
+};
 pub(crate) use mode::{Fallback, Mode, ModeArgs};
 pub(crate) use monitor::{
     BindAddress, DEFAULT_HEALTHZ, DEFAULT_METRICS, MonitorArgs, ServiceMetrics,
@@ -92,6 +96,26 @@ pub(crate) enum Command {
         svcproxy status --services\n  \
         svcproxy status -o json")]
     Status(StatusArgs),
+    /// List the Services that this node serves, one line per port
+    ///
+    /// Reads the kernel, whether svcproxy is running or not. A running svcproxy adds why a port has
+    /// no endpoints.
+    #[command(after_help = "Examples:\n  \
+        svcproxy services\n  \
+        svcproxy services web -n shop -o wide\n  \
+        svcproxy services --vip 10.96.0.80:80\n  \
+        svcproxy services --endpoint 10.244.1.10 -o name\n  \
+        svcproxy services --sort rate --watch\n\n\
+        Exit codes: 0 success, 1 failure or a NAME that this node does not serve, 2 wrong usage.")]
+    Services(ServicesArgs),
+    /// Show one Service: its addresses, policies and endpoints, and why each endpoint is used or not
+    ///
+    /// Asks the svcproxy that runs on this node, and reads the kernel. Without a running svcproxy,
+    /// shows what the kernel has.
+    #[command(after_help = "Examples:\n  \
+        svcproxy describe web -n shop\n  \
+        svcproxy describe shop/web -o json")]
+    Describe(DescribeArgs),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
@@ -270,41 +294,6 @@ pub(crate) struct CleanupArgs {
     /// connections of Services that kube-proxy does not serve yet
     #[arg(long)]
     pub(crate) now: bool,
-}
-
-/// `svcproxy status`.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Data plane to read [default: iptables if svcproxy has rules there, else ipvs]
-    #[arg(long, value_enum)]
-    pub(crate) mode: Option<Mode>,
-
-    /// List every VIP and real server that the kernel has, instead of the summary; -o json always
-    /// does
-    #[arg(long)]
-    pub(crate) services: bool,
-
-    /// Metrics address of the running svcproxy; empty reads the kernel only
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        default_value = monitor::DEFAULT_METRICS,
-        value_parser = BindAddress::parse::<10249>
-    )]
-    pub(crate) metrics_bind_address: BindAddress,
-
-    /// Output format
-    #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]
-    pub(crate) output: StatusFormat,
-}
-
-/// Output formats of `svcproxy status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StatusFormat {
-    /// Text for people
-    Text,
-    /// JSON for programs
-    Json,
 }
 
 /// Settings of the log.

@@ -15,8 +15,8 @@ const MONITORING: &str = "Monitoring";
 /// Metrics and health.
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
-    /// Address to serve /metrics, /proxyMode, /configz, /version, /conditions and /status
-    /// on; empty disables the server
+    /// Address to serve /metrics, /proxyMode, /configz, /version, /conditions, /status
+    /// and /services on; empty disables the server
     #[arg(
         long,
         value_name = "IP:PORT",

@@ -2,8 +2,10 @@
 
 mod check;
 mod cleanup;
+mod describe;
 pub(crate) mod plan;
 mod run;
+mod services;
 mod status;
 
 use std::collections::BTreeSet;
@@ -17,8 +19,10 @@ use crate::logging::{chain, write_json};
 
 pub(crate) use check::check;
 pub(crate) use cleanup::cleanup;
+pub(crate) use describe::describe;
 pub(crate) use plan::plan;
 pub(crate) use run::run;
+pub(crate) use services::services;
 pub(crate) use status::status;
 
 /// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each

@@ -37,7 +37,7 @@ use crate::observe::{Configz, Health};
 use crate::passage::Passages;
 use crate::source::Source;
 use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy, other_mode};
-use crate::{Ending, node, observe, settings};
+use crate::{Ending, description, node, observe, settings};
 
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
@@ -262,6 +262,11 @@ impl Following<'_> {
             self.monitor.observed(proxier, &observed);
             let round = match observed {
                 Observed::Round(round) => round,
+                Observed::Inspect => {
+                    self.monitor
+                        .answer(|service| description::page(service, proxier));
+                    return ControlFlow::Continue(());
+                }
                 Observed::Drain => {
                     earlier_proxies.look();
                     proxier.set_draining_beside(earlier_proxies.are_draining());

@@ -218,15 +218,6 @@ impl Inventory {
             vip.real_servers
                 .sort_unstable_by_key(|server| (server.address, server.port));
         }
-        let vips = || services.values().flatten();
-        let servers = || vips().flat_map(|vip| &vip.real_servers);
-        let totals = Totals {
-            services: services.len(),
-            vip_ports: vips().count(),
-            real_servers: servers().count(),
-            draining_real_servers: servers().filter(|server| server.drains()).count(),
-            now: sum(servers().map(|server| Some(server.scheduled?.now))),
-        };
         let sorted = |(service, mut vips): (String, Vec<VipStatus>)| {
             vips.sort_by_key(|vip| {
                 (
@@ -239,9 +230,29 @@ impl Inventory {
             });
             ServiceStatus { service, vips }
         };
+        let services: Vec<_> = services.into_iter().map(sorted).collect();
+        let totals = Totals::of(&services);
+        Self { services, totals }
+    }
+
+    /// The Services that match.
+    pub(crate) fn with(mut self, keep: impl Fn(&ServiceStatus) -> bool) -> Self {
+        self.services.retain(keep);
+        self.totals = Totals::of(&self.services);
+        self
+    }
+}
+
+impl Totals {
+    fn of(services: &[ServiceStatus]) -> Self {
+        let vips = || services.iter().flat_map(|of| &of.vips);
+        let servers = || vips().flat_map(|vip| &vip.real_servers);
         Self {
-            services: services.into_iter().map(sorted).collect(),
-            totals,
+            services: services.len(),
+            vip_ports: vips().count(),
+            real_servers: servers().count(),
+            draining_real_servers: servers().filter(|server| server.drains()).count(),
+            now: sum(servers().map(|server| Some(server.scheduled?.now))),
         }
     }
 }

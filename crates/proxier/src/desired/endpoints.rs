@@ -26,7 +26,7 @@ pub(super) struct Endpoints {
 
 /// A port of an endpoint, with everything that decides whether it is used.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+pub(super) struct Candidate {
     backend: Backend,
     state: Readiness,
     on_this_node: bool,
@@ -117,7 +117,7 @@ pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usiz
 }
 
 /// Why an endpoint of a slice of this family cannot be a real server.
-fn refusal(endpoint: &Endpoint, family: Family) -> Option<String> {
+pub(super) fn refusal(endpoint: &Endpoint, family: Family) -> Option<String> {
     let address = endpoint.address;
     if Family::of(&address) != family {
         return Some(format!("{address} is not of the slice's family, {family}"));
@@ -147,7 +147,11 @@ pub(super) fn refused(view: ServiceView<'_>) -> impl Iterator<Item = Problem> {
 }
 
 /// `None` for an endpoint that takes no connections at all.
-fn candidate(endpoint: &Endpoint, port: &EndpointPort, config: &Config) -> Option<Candidate> {
+pub(super) fn candidate(
+    endpoint: &Endpoint,
+    port: &EndpointPort,
+    config: &Config,
+) -> Option<Candidate> {
     let conditions = endpoint.conditions;
     let state = if conditions.ready {
         Readiness::Ready

@@ -12,6 +12,7 @@ mod marks;
 mod need;
 mod service;
 mod state;
+mod usage;
 
 pub use config::{Config, ConfigError, Conntrack, PodInterfaces};
 pub use endpoints::{NoEndpoints, Unanswered};
@@ -23,3 +24,4 @@ pub use interface::{InterfaceName, InvalidInterfaceName};
 pub use marks::Marks;
 pub use need::{HealthCheck, Need};
 pub use state::{DesiredState, Problem, Touched};
+pub use usage::{EndpointUse, Unused, endpoint_uses};

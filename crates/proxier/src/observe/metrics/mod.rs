@@ -8,6 +8,7 @@ mod kube_proxy;
 mod own;
 mod process;
 mod program;
+mod questions;
 mod server;
 mod status;
 mod traffic;
@@ -38,6 +39,7 @@ use kube_proxy::KubeProxyMetrics;
 use own::OwnMetrics;
 use process::ProcessCollector;
 use program::{ProgramCollector, SourceCollector};
+use questions::Questions;
 use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};
@@ -124,6 +126,7 @@ struct Inner {
     snapshot: watch::Sender<Snapshot>,
     /// The text of the last scrape.
     text: Mutex<Option<Text>>,
+    questions: Questions,
 }
 
 /// The mode in effect and the requested one; empty before they are known.
@@ -180,6 +183,7 @@ impl Monitor {
             events: Mutex::default(),
             snapshot: watch::Sender::default(),
             text: Mutex::default(),
+            questions: Questions::default(),
         }))
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::StatusCode;
 
+use super::questions::Unanswered;
 use super::{Monitor, lock};
 use crate::Runtime;
 use crate::observe::http::{self, Answer, Answering, Response, Server, Site, listen};
@@ -78,8 +79,8 @@ impl fmt::Debug for ProxyServer {
 
 impl ProxyServer {
     /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (200 if the server
-    /// runs), as kube-proxy's metrics address does; and `/conditions` and `/status`. Profiles
-    /// are not served.
+    /// runs), as kube-proxy's metrics address does; and `/conditions`, `/status` and what
+    /// [`Monitor::answer`] answers, at `/services/`. Profiles are not served.
     ///
     /// # Errors
     ///
@@ -105,7 +106,13 @@ impl ProxyServer {
                 "/status" => http::response(StatusCode::OK, JSON, (pages.status)()),
                 "/version" => http::response(StatusCode::OK, JSON, version.clone()),
                 "/healthz" => text(StatusCode::OK, "ok"),
-                _ => not_found(),
+                path => match path.strip_prefix("/services/") {
+                    Some(service) => {
+                        let (monitor, service) = (monitor.clone(), service.to_owned());
+                        return Box::pin(async move { of_service(&monitor, service).await });
+                    }
+                    None => not_found(),
+                },
             })
         };
         Self::start(runtime, address, "metrics", Arc::new(answer))
@@ -154,6 +161,18 @@ impl ProxyServer {
             _site: server.open_later(address, what, answer)?,
             _server: server,
         })
+    }
+}
+
+/// What the loop answers about a Service.
+async fn of_service(monitor: &Monitor, service: String) -> Response {
+    match monitor.ask(service).await {
+        Ok(Some(document)) => http::response(StatusCode::OK, JSON, document),
+        Ok(None) => not_found(),
+        Err(Unanswered) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "503 svcproxy is busy, try again\n",
+        ),
     }
 }
 
