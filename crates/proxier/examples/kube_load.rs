@@ -1,9 +1,9 @@
-//! The cost of a large cluster: memory, CPU time until everything is in effect, and the latency of
-//! one change.
+//! The cost of a large cluster: memory, CPU time until everything is in effect, the latency of one
+//! change, and the syncs of a burst of changes.
 //!
 //! ```text
 //! cargo run --release -p svcproxy-proxier --features kube,testing --example kube_load -- \
-//!     [SERVICES] [ENDPOINTS] [streamed|paged] [fake|none]
+//!     [SERVICES] [ENDPOINTS] [streamed|paged] [fake|none] [BURST]
 //! ```
 //!
 //! A fake API server in a separate process serves Services with one slice each. `fake` uses an
@@ -20,8 +20,10 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::ControlFlow;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -32,6 +34,7 @@ use proxier::desired::Config;
 use proxier::mode::ipvs::plan::{NodeState, Plan};
 use proxier::mode::ipvs::{Backend, FakeNode, Ipvs};
 use proxier::mode::{ApplyReport, BackendError};
+use proxier::reconcile::{self, Cause, Event, Intervals, Observed};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing};
 use serde_json::json;
@@ -52,6 +55,7 @@ fn main() {
         return serve(&arguments[1..]);
     }
     let (lists, backend) = (argument(2, "streamed"), argument(3, "fake"));
+    let burst: usize = argument(4, "1000").parse().unwrap();
     let mut server = Server::start(&services, &endpoints, &lists);
     let cpu = cpu_ticks();
     server.read_all_barely();
@@ -64,12 +68,13 @@ fn main() {
             FakeNode::default().backend().unwrap(),
             bare_cpu,
             before,
+            burst,
         ),
-        _ => follow(&mut server, NoBackend, bare_cpu, before),
+        _ => follow(&mut server, NoBackend, bare_cpu, before, burst),
     }
 }
 
-fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64) {
+fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64, burst_of: usize) {
     let mut config = Config::new("node-a", vec!["192.0.2.7".parse().unwrap()]);
     config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
     let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
@@ -128,6 +133,47 @@ fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64
         median(&times.1) / median(&times.0)
     );
     println!("memory after {CHANGES} changes: {} kB", status("VmRSS"));
+    burst(server, proxier, readings, burst_of);
+}
+
+/// Makes changes as fast as the server can, and counts the syncs of the loop.
+fn burst(
+    server: &mut Server,
+    mut proxier: Proxier<Ipvs<impl Backend>>,
+    readings: Receiver<Reading>,
+    count: usize,
+) {
+    let (sender, events) = channel();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    thread::spawn(move || {
+        for reading in readings {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = sender.send(Event::Changes(reading.changes));
+        }
+    });
+    let (cpu, begun) = (cpu_ticks(), Instant::now());
+    for _ in 0..count {
+        server.change();
+    }
+    let (mut syncs, mut steps) = (0, 0);
+    // The first sync reads the node, as a start does, unless the state is known.
+    let mut intervals = Intervals::default();
+    let _ = reconcile::run(&mut proxier, &events, &mut intervals, |_, observed| {
+        if let Observed::Round(round) = observed {
+            syncs += usize::from(round.cause == Cause::Changes);
+            steps += round.result.map_or(0, |report| report.plan.steps().len());
+        }
+        match sent.load(Ordering::SeqCst) < count {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    });
+    println!(
+        "a burst of {count} changes: {syncs} syncs, {steps} steps in {} ms, {} ms of processor time",
+        begun.elapsed().as_millis(),
+        (cpu_ticks() - cpu) * 10
+    );
 }
 
 /// Applies the next reading. Returns whether it is in effect.

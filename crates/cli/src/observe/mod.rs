@@ -151,6 +151,8 @@ pub(crate) struct Configz(Arc<Mutex<Parts>>);
 struct Parts {
     kube_proxy: Value,
     own: Value,
+    /// The settings that `own` shows.
+    shown: Config,
 }
 
 impl Configz {
@@ -158,6 +160,7 @@ impl Configz {
         Self(Arc::new(Mutex::new(Parts {
             kube_proxy: document(cli, config),
             own: own_settings(config),
+            shown: config.clone(),
         })))
     }
 
@@ -178,7 +181,12 @@ impl Configz {
 
     /// Updates the page with the settings in effect, including those from the API.
     pub(crate) fn follow(&self, config: &Config) {
-        self.with(|parts| parts.own = own_settings(config));
+        self.with(|parts| {
+            if parts.shown != *config {
+                parts.own = own_settings(config);
+                parts.shown.clone_from(config);
+            }
+        });
     }
 
     pub(crate) fn text(&self) -> String {

@@ -1,4 +1,5 @@
-//! A storm of changes with traffic: nothing starves, nothing fails, nothing grows.
+//! A storm of changes with traffic: nothing starves, nothing fails, nothing grows. A burst of changes
+//! costs few syncs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -174,4 +175,71 @@ fn five_hundred_changes_a_second_starve_and_cost_nothing() {
         "{most_draining} of {changes}"
     );
     assert!(memory < 1.5 * warm, "{warm} and then {memory} bytes");
+}
+
+/// The number of Services in a burst, each of which changes once.
+const BURST: usize = 1_000;
+const PENDING: &str = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
+const SYNCS: &str = "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
+const CPU: &str = "process_cpu_seconds_total";
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn a_burst_of_changes_costs_syncs_by_its_length() {
+    let lab = Lab::new("burst", &[]);
+    let server = lab
+        .node()
+        .enter(|| ApiServer::start(Behaviour::default()).unwrap());
+    server.put(
+        Resource::Nodes,
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}),
+    );
+    for n in 0..BURST {
+        let (name, address) = (
+            format!("s{n}"),
+            format!("10.96.{}.{}", n / 250 + 1, n % 250 + 1),
+        );
+        server.put(Resource::Services, service(&name, &address));
+        server.put(Resource::EndpointSlices, slice(&name, &endpoints(0)));
+    }
+    let mut command = lab.svcproxy(&["--mode=ipvs", "--log-format=json", "--audit-interval=1h"]);
+    let settings = lab.settings();
+    let settings = settings.iter();
+    command.args(settings.filter(|flag| !flag.starts_with("--manifests")));
+    let svcproxy = Follower::start(command.arg(format!("--master={}", server.url())));
+    svcproxy.wait("a sync", |event| event["message"] == "synced");
+    let real_servers = |endpoint: &str| {
+        let all = lab.ipvsadm();
+        all.iter().filter(|line| line.contains(endpoint)).count()
+    };
+    eventually(PATIENCE, || match real_servers("10.244.3.2:8080") {
+        BURST => Ok(()),
+        other => Err(other),
+    })
+    .unwrap();
+    let started = metric(&lab, CPU);
+    println!("{started} s of CPU for the start");
+    for pause in [Duration::ZERO, Duration::from_millis(5)] {
+        let (syncs, cpu) = (metric(&lab, SYNCS), metric(&lab, CPU));
+        let round = if pause.is_zero() { 1 } else { 2 };
+        let begun = Instant::now();
+        for n in 0..BURST {
+            let name = format!("s{n}");
+            server.put(Resource::EndpointSlices, slice(&name, &endpoints(round)));
+            thread::sleep(pause);
+        }
+        let new = format!("10.244.3.{}:8080", round + 2);
+        let all = || match (real_servers(&new), metric(&lab, PENDING)) {
+            (BURST, 0.0) => Ok(()),
+            other => Err(other),
+        };
+        eventually(PATIENCE, all).unwrap();
+        let took = begun.elapsed();
+        let (syncs, cpu) = (metric(&lab, SYNCS) - syncs, metric(&lab, CPU) - cpu);
+        println!("{BURST} changes in {took:?}: {syncs} syncs, {cpu:.2} s of CPU");
+        // Ten at once, a few while the pause grows, and then one each 0.1 s.
+        let most = 16 + took.as_millis() / 100;
+        assert!(syncs <= most as f64, "{syncs} in {took:?}");
+    }
+    svcproxy.terminate();
 }

@@ -6,7 +6,8 @@ mod tests;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
@@ -240,15 +241,26 @@ struct Received {
 }
 
 /// Waits for events until something is due, and takes all queued ones, so that one sync applies
-/// their changes. `None` ends the loop.
+/// their changes. While changes pile up, other events wait too, for at most a
+/// [pause](Schedule::pause). `None` ends the loop.
 fn receive(events: &Receiver<Event>, schedule: &Schedule<Item>) -> Option<Received> {
     let now = Instant::now();
-    let wait = schedule.deadline(now).saturating_duration_since(now);
     let mut received = Received::default();
-    let mut next = match events.recv_timeout(wait) {
-        Ok(event) => Some(event),
-        Err(RecvTimeoutError::Timeout) => None,
-        Err(RecvTimeoutError::Disconnected) => return None,
+    let mut next = if let Some(pause) = schedule.pause(now) {
+        // Waking up for each change would cost more than the change.
+        thread::sleep(pause);
+        match events.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    } else {
+        let wait = schedule.deadline(now).saturating_duration_since(now);
+        match events.recv_timeout(wait) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
     };
     while let Some(event) = next {
         match event {

@@ -228,6 +228,14 @@ impl<K: Ord + Clone> Schedule<K> {
         due.min().unwrap_or(self.audit)
     }
 
+    /// How long the loop may sleep without looking at new changes, because they pile up until the
+    /// pause ends and nothing else is due before. `None` if it must look at each.
+    pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
+        let ends = self.pace.ends().filter(|_| self.sync.is_some())?;
+        let until = ends.min(self.deadline(now));
+        Some(until.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
+    }
+
     /// Whether syncs and audits must wait because reading the node failed. Only the retry reads it
     /// again.
     fn waits(&self) -> bool {

@@ -191,6 +191,8 @@ pub(super) struct Metadata {
     pub(super) name: Option<String>,
     pub(super) namespace: Option<String>,
     pub(super) uid: Option<String>,
+    #[cfg(feature = "kube")]
+    pub(super) resource_version: Option<Loose<String>>,
     #[serde(deserialize_with = "or_default")]
     pub(super) labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]

@@ -339,3 +339,45 @@ fn unfinished(simulated: &mut Simulated) -> usize {
     simulated.act();
     simulated.done.iter().map(|(_, _, steps)| steps.len()).sum()
 }
+
+/// The number of times that this thread has waited.
+fn waits() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_burst_wakes_the_loop_for_its_syncs_only() {
+    const CHANGES: u16 = 1_000;
+    let backend = FakeNode::default().backend().unwrap();
+    let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
+    let lists = [
+        Change::ServicesReplaced(Vec::new()),
+        Change::EndpointSlicesReplaced(Vec::new()),
+    ];
+    proxier.handle(lists).unwrap();
+    let (sender, events) = std::sync::mpsc::channel();
+    let source = std::thread::spawn(move || {
+        for n in 0..CHANGES {
+            let [high, low] = n.to_be_bytes();
+            let changes = service(1, Protocol::Tcp, [10, 245, high, low]);
+            sender.send(Event::Changes(changes)).unwrap();
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        sender.send(Event::Stop).unwrap();
+    });
+    let (before, mut syncs) = (waits(), 0);
+    let _ = run(&mut proxier, &events, &mut Intervals::default(), |_, _| {
+        syncs += 1;
+        ControlFlow::Continue(())
+    });
+    let waits = waits() - before;
+    source.join().unwrap();
+    assert!((10..100).contains(&syncs), "{syncs}");
+    // Without a pause, it waits for the first changes one by one.
+    assert!(waits <= syncs + 30, "{waits} waits, {syncs} syncs");
+}

@@ -295,10 +295,21 @@ struct Decoded<K: Kind> {
 
 impl<K: Kind> Decoded<K> {
     fn applied(text: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Result<Self, serde_json::Error> {
-        let AnyObject { metadata } = serde_json::from_slice(text)?;
-        let (outcome, found) = match serde_json::from_slice(text) {
-            Ok(object) => {
-                let converted = K::convert(&object);
+        let decoded = serde_json::from_slice(text).map(|object: K::Object| {
+            let converted = K::convert(&object);
+            (converted, Metadata::of(K::metadata(object)))
+        });
+        let (converted, metadata) = match decoded {
+            Ok((converted, metadata)) => (Ok(converted), metadata),
+            Err(error) => (Err(error), None),
+        };
+        // Rarely: an object that cannot be decoded may still have a name.
+        let metadata = match metadata {
+            Some(metadata) => metadata,
+            None => serde_json::from_slice::<AnyObject>(text)?.metadata,
+        };
+        let (outcome, found) = match converted {
+            Ok(converted) => {
                 let refused = converted.is_refused();
                 let outcome = match converted.object {
                     Some(model) => Ingested::Good(model),

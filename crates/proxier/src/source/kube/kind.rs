@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::options;
 
-use super::super::api;
+use super::super::api::{self, Loose};
 use super::super::convert::{self, Converted};
 use super::client::Ask;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
@@ -58,6 +58,21 @@ pub(super) struct Metadata {
     pub(super) resource_version: Option<String>,
 }
 
+impl Metadata {
+    /// That of a decoded object. `None` if it lacks the name or the version, or if one is not text.
+    pub(super) fn of(object: api::Metadata) -> Option<Self> {
+        let resource_version = match object.resource_version? {
+            Loose::Right(version) => Some(version),
+            Loose::Wrong(_) => return None,
+        };
+        Some(Self {
+            name: Some(object.name?),
+            namespace: object.namespace,
+            resource_version,
+        })
+    }
+}
+
 /// A kind of object.
 pub(super) trait Kind: Send + Sync {
     /// The API's type.
@@ -75,6 +90,7 @@ pub(super) trait Kind: Send + Sync {
     fn name(metadata: &Metadata) -> Option<Self::Name>;
     fn name_of(model: &Self::Model) -> Self::Name;
     fn convert(object: &Self::Object) -> Converted<Self::Model>;
+    fn metadata(object: Self::Object) -> api::Metadata;
 
     /// The change for the first list.
     fn replaced(&mut self, models: Vec<Self::Model>) -> Change;
@@ -125,6 +141,10 @@ impl Kind for Services {
         convert::service(object)
     }
 
+    fn metadata(object: api::Service) -> api::Metadata {
+        object.metadata
+    }
+
     fn replaced(&mut self, models: Vec<Service>) -> Change {
         Change::ServicesReplaced(models)
     }
@@ -168,6 +188,10 @@ impl Kind for EndpointSlices {
 
     fn convert(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
         convert::endpoint_slice(object)
+    }
+
+    fn metadata(object: api::EndpointSlice) -> api::Metadata {
+        object.metadata
     }
 
     fn replaced(&mut self, models: Vec<EndpointSlice>) -> Change {
@@ -227,6 +251,10 @@ impl Kind for ThisNode {
 
     fn convert(object: &api::Node) -> Converted<Node> {
         convert::node(object)
+    }
+
+    fn metadata(object: api::Node) -> api::Metadata {
+        object.metadata
     }
 
     fn replaced(&mut self, models: Vec<Node>) -> Change {
@@ -336,6 +364,10 @@ impl Kind for ServiceCidrs {
             object: name.zip(converted.object),
             diagnostics: converted.diagnostics,
         }
+    }
+
+    fn metadata(object: api::ServiceCidr) -> api::Metadata {
+        object.metadata
     }
 
     fn replaced(&mut self, models: Vec<Self::Model>) -> Change {

@@ -19,7 +19,7 @@ use super::kind::{Kind, Selection};
 use super::progress::Progress;
 use super::split::{LONGEST_OBJECT, Page, Text};
 use super::state::States;
-use super::wire::{Answer, Bookmark, Frame, List, Outline};
+use super::wire::{Answer, Bookmark, Frame, List, Outline, split_plain};
 use crate::escaped::Chain;
 
 /// Number of objects per page of a list.
@@ -383,14 +383,25 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             Text::Whole(line) => line,
             Text::TooLong(outline) => return self.ingest_outline(outline, lists),
         };
-        let frame: Frame<'_> = serde_json::from_slice(line).map_err(Failure::Garbled)?;
-        let object = frame.object.get();
-        let happened = match frame.event {
+        if let Some((event @ ("ADDED" | "MODIFIED" | "DELETED"), object)) = split_plain(line) {
+            match self.ingest_event(event, object, lists) {
+                // It may be written in another way.
+                Err(Failure::Garbled(_) | Failure::Event(EventError::NotAnObject(_))) => {}
+                other => return other,
+            }
+        }
+        let frame = Frame::parse(line).map_err(Failure::Garbled)?;
+        self.ingest_event(frame.event, frame.object.get().as_bytes(), lists)
+    }
+
+    fn ingest_event(&mut self, event: &str, object: &[u8], lists: bool) -> Result<bool, Failure> {
+        let happened = match event {
             "ADDED" | "MODIFIED" => Happened::Applied,
             "DELETED" => Happened::Deleted,
             "BOOKMARK" => {
                 self.sends_bookmarks = true;
-                let bookmark: Bookmark = serde_json::from_str(object).map_err(Failure::Garbled)?;
+                let bookmark: Bookmark =
+                    serde_json::from_slice(object).map_err(Failure::Garbled)?;
                 let version = &bookmark.metadata.resource_version;
                 if lists && bookmark.ends_list() {
                     self.end_list(version);
@@ -402,19 +413,19 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 return Ok(lists);
             }
             "ERROR" => {
-                let status: Status = serde_json::from_str(object).map_err(Failure::Garbled)?;
+                let status: Status = serde_json::from_slice(object).map_err(Failure::Garbled)?;
                 return Err(Failure::of(status, None));
             }
             _ => return Ok(lists),
         };
         match happened {
             Happened::Applied if lists => {
-                let object = Text::Whole(object.as_bytes());
+                let object = Text::Whole(object);
                 self.follower.list_item(object).map_err(Failure::Garbled)?;
             }
             Happened::Deleted if lists => return Err(EventError::OutOfOrder.into()),
             happened => {
-                let reading = self.follower.event(happened, object.as_bytes())?;
+                let reading = self.follower.event(happened, object)?;
                 self.deliver(reading);
             }
         }

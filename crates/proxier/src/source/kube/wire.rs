@@ -44,6 +44,24 @@ pub(super) struct Frame<'a> {
     pub(super) object: &'a RawValue,
 }
 
+impl<'a> Frame<'a> {
+    /// Parses a line.
+    pub(super) fn parse(line: &'a [u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(line)
+    }
+}
+
+/// Splits a line of a watch as API servers write it into type and object. Only the object's own
+/// decoding tells whether that is right, but saves parsing the object twice. `None` if the line
+/// looks otherwise.
+pub(super) fn split_plain(line: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = line.strip_prefix(br#"{"type":""#)?;
+    let (event, rest) = rest.split_at_checked(memchr(b'"', rest)?)?;
+    let object = rest.strip_prefix(br#"","object":"#)?;
+    let object = object.trim_ascii_end().strip_suffix(b"}")?;
+    Some((str::from_utf8(event).ok()?, object))
+}
+
 /// The outline of a line of a watch that is too long.
 #[derive(Debug, Deserialize)]
 pub(super) struct Outline {
@@ -182,5 +200,36 @@ impl Answer {
                 return Ok(Some(piece));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_as_api_servers_write_it_is_split_without_parsing() {
+        let split = |line: &'static str| split_plain(line.as_bytes());
+        let plain = Some(("ADDED", &br#"{"a":"}"}"#[..]));
+        assert_eq!(
+            split("{\"type\":\"ADDED\",\"object\":{\"a\":\"}\"}}\n"),
+            plain
+        );
+        assert_eq!(
+            split("{\"type\":\"ADDED\",\"object\":{\"a\":\"}\"}}\r\n"),
+            plain
+        );
+        for other in [
+            "",
+            "\n",
+            "{\"type\":\"ADDED",
+            "{\"object\":{},\"type\":\"ADDED\"}",
+            "{ \"type\":\"ADDED\",\"object\":{}}",
+        ] {
+            assert_eq!(split(other), None, "{other}");
+        }
+        // Its decoding fails.
+        let cut = split("{\"type\":\"ADDED\",\"object\":{}");
+        assert_eq!(cut, Some(("ADDED", &b"{"[..])));
     }
 }
