@@ -84,6 +84,8 @@ pub(crate) fn config_on(
         }
     }
     config.exclude_cidrs.clone_from(&args.exclude_cidrs);
+    config.deny_external_ips = args.deny_external_ips;
+    config.deny_endpoints.clone_from(&args.deny_endpoints);
     config.scheduler = args.ipvs_scheduler;
     config.strict_arp = args.strict_arp;
     config.timeouts = timeouts(args);

@@ -172,6 +172,21 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) exclude_cidrs: Vec<IpNet>,
 
+    /// Serve no external IPs: with one, whoever may create Services can take traffic for any
+    /// address (CVE-2020-8554)
+    #[arg(long, help_heading = SERVICES)]
+    pub(crate) deny_external_ips: bool,
+
+    /// Networks whose addresses are never used as endpoints; may be repeated: with one, whoever may
+    /// create EndpointSlices can reach what is closed to pods (CVE-2021-25740)
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = SERVICES
+    )]
+    pub(crate) deny_endpoints: Vec<IpNet>,
+
     /// Scheduler of Services without the annotation svcproxy.io/scheduler: rr, wrr, lc, wlc, lblc,
     /// lblcr, dh, sh, mh, sed, nq, fo, ovf
     #[arg(

@@ -198,6 +198,8 @@ fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
         zone: _,
         mark_mask: _,
         service_cidrs: _,
+        deny_external_ips: _,
+        deny_endpoints: _,
         drain_timeout: _,
     } = &cli.run.node;
     let Periods { audit, min_sync } = cli.run.node.sync.periods(mode);

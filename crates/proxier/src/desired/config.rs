@@ -62,6 +62,12 @@ pub struct Config {
     pub primary_node_ports: bool,
     /// VIPs in these networks are not served.
     pub exclude_cidrs: Vec<IpNet>,
+    /// No external IP is served: whoever may write a Service could take any address with it
+    /// (CVE-2020-8554).
+    pub deny_external_ips: bool,
+    /// Endpoints in these networks get no traffic: whoever may write an EndpointSlice could reach
+    /// with it what is closed to pods (CVE-2021-25740).
+    pub deny_endpoints: Vec<IpNet>,
     /// Make an interface answer ARP for its own addresses only (`arp_ignore` 1, `arp_announce` 2).
     pub strict_arp: bool,
     /// IPVS connection timeouts.
@@ -132,6 +138,8 @@ impl Config {
             node_port_addresses: Vec::new(),
             primary_node_ports: false,
             exclude_cidrs: Vec::new(),
+            deny_external_ips: false,
+            deny_endpoints: Vec::new(),
             strict_arp: false,
             timeouts: Timeouts::default(),
             conntrack: Conntrack::default(),

@@ -68,7 +68,7 @@ pub(super) fn endpoints(
             |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;
         if let Some(target) = slice.ports.iter().find(same) {
             let of_slice = slice.endpoints.iter();
-            let usable = of_slice.filter(|endpoint| refusal(endpoint, family).is_none());
+            let usable = of_slice.filter(|endpoint| refusal(endpoint, family, config).is_none());
             candidates.extend(usable.filter_map(|endpoint| candidate(endpoint, target, config)));
         }
     }
@@ -105,7 +105,7 @@ pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usiz
         let ready = slice.endpoints.iter().filter(|endpoint| {
             endpoint.conditions.ready
                 && endpoint.weight > 0
-                && refusal(endpoint, slice.family).is_none()
+                && refusal(endpoint, slice.family, config).is_none()
         });
         let here = ready.filter(|endpoint| is_on(endpoint, config));
         here.map(|endpoint| endpoint.address).collect::<Vec<_>>()
@@ -117,20 +117,27 @@ pub(super) fn ready_on_this_node(view: ServiceView<'_>, config: &Config) -> usiz
 }
 
 /// Why an endpoint of a slice of this family cannot be a real server.
-pub(super) fn refusal(endpoint: &Endpoint, family: Family) -> Option<String> {
+pub(super) fn refusal(endpoint: &Endpoint, family: Family, config: &Config) -> Option<String> {
     let address = endpoint.address;
     if Family::of(&address) != family {
         return Some(format!("{address} is not of the slice's family, {family}"));
     }
-    special(address).map(|special| format!("{address} is {special}"))
+    if let Some(special) = special(address) {
+        return Some(format!("{address} is {special}"));
+    }
+    let mut denied = config.deny_endpoints.iter();
+    let cidr = denied.find(|cidr| cidr.contains(&address))?;
+    Some(format!(
+        "{address} is in {cidr}, which --deny-endpoints denies"
+    ))
 }
 
 /// The endpoints that cannot be real servers: the first one of each slice, and how many more.
-pub(super) fn refused(view: ServiceView<'_>) -> impl Iterator<Item = Problem> {
+pub(super) fn refused(view: ServiceView<'_>, config: &Config) -> impl Iterator<Item = Problem> {
     view.slices().filter_map(move |slice| {
         let endpoints = slice.endpoints.iter().enumerate();
         let mut refused = endpoints.filter_map(|(index, endpoint)| {
-            refusal(endpoint, slice.family).map(|reason| (index, reason))
+            refusal(endpoint, slice.family, config).map(|reason| (index, reason))
         });
         let (index, mut message) = refused.next()?;
         match refused.count() {
@@ -321,7 +328,7 @@ impl NoEndpoints {
             };
         }
         let count = endpoints.len();
-        let refused = |endpoint: &Endpoint| refusal(endpoint, family).is_some();
+        let refused = |endpoint: &Endpoint| refusal(endpoint, family, config).is_some();
         let endpoints = endpoints.into_iter().filter(|endpoint| !refused(endpoint));
         let endpoints: Vec<_> = endpoints.collect();
         if endpoints.is_empty() {

@@ -107,7 +107,7 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
     let vips = vips(service, config, &mut wishes.problems);
     let uses_local = service.internal_traffic_policy == TrafficPolicy::Local
         || service.external_traffic_policy == TrafficPolicy::Local;
-    wishes.problems.extend(refused(view));
+    wishes.problems.extend(refused(view, config));
     for (index, port) in service.ports.iter().enumerate() {
         if let Protocol::Other(number) = port.protocol {
             wishes.problems.push(Problem {
@@ -330,6 +330,10 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             }),
         }
     }
+    let denied = |address: IpAddr| {
+        let denies = config.deny_external_ips && !service.cluster_ips.contains(&address);
+        denies.then(|| format!("{address}: --deny-external-ips denies external IPs"))
+    };
     let not_served = |address: IpAddr| {
         let family = Family::of(&address);
         if !service
@@ -346,7 +350,8 @@ fn vips(service: &Service, config: &Config, problems: &mut Vec<Problem>) -> Vec<
             .then(|| format!("{address} lies in a Service CIDR, where only cluster IPs may be"))
     };
     for (index, address) in all(&service.external_ips) {
-        match not_served(address).or_else(|| unusable(address, config)) {
+        let refusal = denied(address).or_else(|| not_served(address));
+        match refusal.or_else(|| unusable(address, config)) {
             Some(message) => problem(format!("spec.externalIPs[{index}]"), message),
             None => vips.push(Vip {
                 address,

@@ -87,7 +87,7 @@ pub fn endpoint_uses(
                     let names = names.map(|of| of.name.clone()).collect();
                     Some(Unused::NoSuchPort(names))
                 }
-                Some(target) => refusal(endpoint, slice.family)
+                Some(target) => refusal(endpoint, slice.family, config)
                     .map(Unused::Refused)
                     .or_else(|| unusable(endpoint, candidate(endpoint, target, config).is_some())),
             };

@@ -87,6 +87,12 @@ fn node(f: &mut Formatter<'_>, config: &Config) -> fmt::Result {
     if !config.exclude_cidrs.is_empty() {
         writeln!(f, "excluded: {}", List(&config.exclude_cidrs))?;
     }
+    if config.deny_external_ips {
+        writeln!(f, "denied: external IPs")?;
+    }
+    if !config.deny_endpoints.is_empty() {
+        writeln!(f, "denied endpoints: {}", List(&config.deny_endpoints))?;
+    }
     Ok(())
 }
 
