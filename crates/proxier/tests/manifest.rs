@@ -124,3 +124,61 @@ fn reports_of_hostile_input_are_bounded() {
     assert_eq!(ports.diagnostics.len(), 100);
     assert_eq!(objects(&ports).0, []);
 }
+
+/// A list of Services with a slice each, as `kubectl get -o json` prints it. With `note`, each
+/// Service has a port that is left out.
+fn json_list(count: usize, note: bool) -> String {
+    let items = (0..count).map(|n| {
+        let address = format!("10.96.{}.{}", n / 250, n % 250 + 1);
+        let extra = match note {
+            true => r#", {"port": 70000, "name": "wrong", "protocol": "TCP"}"#,
+            false => "",
+        };
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Service",
+                "metadata": {{"name": "s{n}", "namespace": "default", "labels": {{"a": "b"}}}},
+                "spec": {{"clusterIP": "{address}", "clusterIPs": ["{address}"], "type": "ClusterIP",
+                    "ports": [{{"port": 80, "name": "http", "protocol": "TCP"}}{extra}]}}}},
+            {{"addressType": "IPv4", "apiVersion": "discovery.k8s.io/v1",
+                "endpoints": [{{"addresses": ["10.244.1.1"], "conditions": {{"ready": true}}}},
+                    {{"addresses": ["10.244.1.2"], "conditions": {{"ready": true}}}}],
+                "kind": "EndpointSlice",
+                "metadata": {{"name": "s{n}-1", "namespace": "default",
+                    "labels": {{"kubernetes.io/service-name": "s{n}"}}}},
+                "ports": [{{"port": 8080, "name": "http", "protocol": "TCP"}}]}}"#
+        )
+    });
+    let items: Vec<_> = items.collect();
+    format!(
+        "{{\"apiVersion\": \"v1\", \"items\": [{}], \"kind\": \"List\"}}",
+        items.join(",")
+    )
+}
+
+/// The allocations for each Service with its slice, and the bytes at the peak.
+fn cost_of_each(note: bool) -> (u64, u64) {
+    let of = |count| {
+        let text = json_list(count, note);
+        let mut reading = None;
+        let cost = allocation_counter::measure(|| {
+            reading = Some(manifest::parse(Path::new("list.json"), &text));
+        });
+        let reading = reading.unwrap();
+        assert_eq!(objects(&reading).0.len(), count);
+        assert_eq!(reading.diagnostics.len(), if note { count } else { 0 });
+        (cost.count_total, cost.bytes_max)
+    };
+    let ((few, small), (many, large)) = (of(100), of(600));
+    ((many - few) / 500, (large - small) / 500)
+}
+
+/// Counts allocations, because the YAML parser makes hundreds for each object.
+#[test]
+fn json_bypasses_the_yaml_parser_also_for_objects_with_diagnostics() {
+    let (allocations, bytes) = cost_of_each(false);
+    println!("{allocations} allocations, {bytes} bytes");
+    assert!(allocations <= 110, "{allocations}");
+    let (allocations, bytes) = cost_of_each(true);
+    println!("{allocations} allocations, {bytes} bytes with a diagnostic");
+    assert!(allocations <= 260, "{allocations}");
+}

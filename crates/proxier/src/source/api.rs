@@ -439,6 +439,28 @@ pub(super) struct ServiceCidrSpec {
     pub(super) cidrs: Vec<Loose<String>>,
 }
 
+/// An object with a name.
+#[cfg(feature = "manifest")]
+pub(super) trait Identified {
+    /// Name and namespace as written.
+    fn identity(&self) -> (Option<&str>, Option<&str>);
+}
+
+#[cfg(feature = "manifest")]
+macro_rules! named {
+    ($($type:ty)*) => {$(
+        impl Identified for $type {
+            fn identity(&self) -> (Option<&str>, Option<&str>) {
+                let Metadata { name, namespace, .. } = &self.metadata;
+                (name.as_deref(), namespace.as_deref())
+            }
+        }
+    )*};
+}
+
+#[cfg(feature = "manifest")]
+named!(Service EndpointSlice Endpoints Pod Node);
+
 macro_rules! mappings {
     ($($type:ty)*) => {$(
         impl<'de> Mapping<'de> for $type {

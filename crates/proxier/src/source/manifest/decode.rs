@@ -6,12 +6,13 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::super::api::{self, Identified};
 use super::super::convert::Ingested;
 use super::super::convert::{self, Converted};
-use super::super::{Diagnostic, Location, api};
+use super::super::{Diagnostic, Location};
 use super::document::{self, Document, Format};
 use super::lines::Lines;
-use super::object::{DEFAULT_NAMESPACE, Items, Key, Kind, Maker, Object, Raw};
+use super::object::{self, DEFAULT_NAMESPACE, Items, Key, Kind, Maker, NotAList, Object, Raw};
 use super::parsed::{Cache, Definition, Documents, Known, Parsed};
 
 /// The label with the name of a slice's controller.
@@ -77,14 +78,12 @@ fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Par
     let found = parsed.diagnostics.len();
     let error = match document.format {
         Format::Json => {
-            let raw = Raw::Text(document.text);
-            match raw.check() {
-                Ok(()) => {
-                    decoder(document, location.clone(), parsed).object(raw, None);
-                    None
-                }
-                Err(error) => Some((document.line_of(error.line()), error.message)),
-            }
+            decoder(document, location.clone(), parsed).object(Raw::Text(document.text), None);
+            None
+        }
+        Format::BrokenJson => {
+            let error = object::malformed(document.text);
+            Some((document.line_of(error.line()), error.message))
         }
         Format::Yaml => match document.parse() {
             // kubectl prints an empty document like this.
@@ -121,6 +120,7 @@ fn decoder<'a>(
         document,
         location,
         parsed,
+        counted: (0, 0),
     }
 }
 
@@ -213,6 +213,8 @@ struct Decoder<'a> {
     document: &'a Document<'a>,
     location: Location,
     parsed: &'a mut Parsed,
+    /// A place in the document's text, and the number of line ends before it.
+    counted: (usize, usize),
 }
 
 /// Kind and `apiVersion` of a list, because the API server omits them in the items of a list of one
@@ -234,9 +236,7 @@ impl Decoder<'_> {
     /// Adds lines to the new diagnostics of this JSON text.
     fn locate(&mut self, text: &str, found: usize) {
         let item = self.location.item.clone();
-        let before = text.as_ptr().addr() - self.document.text.as_ptr().addr();
-        let before = self.document.text.get(..before).unwrap_or_default();
-        let line = self.document.first_line + document::lines_in(before);
+        let line = self.document.first_line + self.lines_before(text);
         let place = Document {
             text,
             format: Format::Json,
@@ -256,10 +256,22 @@ impl Decoder<'_> {
         }
     }
 
+    /// The number of line ends before a part of the document. The parts come in order.
+    fn lines_before(&mut self, part: &str) -> usize {
+        let at = part.as_ptr().addr() - self.document.text.as_ptr().addr();
+        let (from, lines) = match self.counted {
+            counted @ (from, _) if from <= at => counted,
+            _ => (0, 0),
+        };
+        let between = self.document.text.get(from..at).unwrap_or_default();
+        self.counted = (at, lines + document::lines_in(between));
+        self.counted.1
+    }
+
     fn decode(&mut self, raw: Raw<'_>, defaults: Defaults<'_>) {
-        let header = raw.header();
-        let kind = api::text(header.kind.as_ref()).or(defaults.map(|(kind, _)| kind));
-        let api_version = api::text(header.api_version.as_ref());
+        let shape = raw.shape();
+        let kind = shape.kind.as_deref().or(defaults.map(|(kind, _)| kind));
+        let api_version = shape.api_version.as_deref();
         let api_version = api_version.or(defaults.map(|(_, version)| version));
         let api_version = api_version.unwrap_or_default();
         let Some(kind) = kind.filter(|kind| !kind.is_empty()) else {
@@ -270,39 +282,36 @@ impl Decoder<'_> {
             && (item.is_empty() || Kind::parse(item).is_some())
         {
             let defaults = Some((item, api_version)).filter(|_| !item.is_empty());
-            return self.list(raw, defaults);
+            return self.list(shape.items, defaults);
         }
         let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
         match Kind::parse(kind) {
-            Some(kind) if api_version == kind.api_version() => {
-                let id = Id::new(&header, kind);
-                match kind {
-                    Kind::Service => self.convert(&id, raw, service),
-                    Kind::Endpoints => self.convert(&id, raw, endpoints),
-                    Kind::EndpointSlice => self.convert(&id, raw, endpoint_slice),
-                    Kind::Pod => self.convert(&id, raw, |object: api::Pod| {
-                        map(convert::pod(&object), Object::Pod)
-                    }),
-                    Kind::Node => self.convert(&id, raw, |object: api::Node| {
-                        map(convert::node(&object), Object::Node)
-                    }),
-                }
-            }
+            Some(kind) if api_version == kind.api_version() => match kind {
+                Kind::Service => self.convert(kind, raw, service),
+                Kind::Endpoints => self.convert(kind, raw, endpoints),
+                Kind::EndpointSlice => self.convert(kind, raw, endpoint_slice),
+                Kind::Pod => self.convert(kind, raw, |object: api::Pod| {
+                    map(convert::pod(&object), Object::Pod)
+                }),
+                Kind::Node => self.convert(kind, raw, |object: api::Node| {
+                    map(convert::node(&object), Object::Node)
+                }),
+            },
             Some(kind)
                 if api_version.is_empty() || group(api_version) == group(kind.api_version()) =>
             {
                 let message = format!("{api_version:?} is not {:?}", kind.api_version());
                 let error = Diagnostic::error(message).with_field("apiVersion");
-                self.refused(&Id::new(&header, kind), vec![error]);
+                self.refused(&Id::of(raw, kind), vec![error]);
             }
             _ => {
                 let note = Diagnostic::note("a kind that a service proxy does not use");
-                self.report(note.with_object(label(kind, &header)));
+                self.report(note.with_object(label(kind, &raw.header())));
             }
         }
     }
 
-    fn list(&mut self, raw: Raw<'_>, defaults: Defaults<'_>) {
+    fn list(&mut self, items: Result<Items<'_>, NotAList>, defaults: Defaults<'_>) {
         let list = self.location.item.take();
         let item = |decoder: &mut Self, index: usize, raw: Raw<'_>| {
             decoder.location.item = Some(match &list {
@@ -311,7 +320,7 @@ impl Decoder<'_> {
             });
             decoder.object(raw, defaults);
         };
-        match raw.items() {
+        match items {
             Ok(Items::Values(values)) => {
                 for (index, value) in values.iter().enumerate() {
                     item(self, index, Raw::Value(value));
@@ -322,7 +331,7 @@ impl Decoder<'_> {
                     item(self, index, Raw::Text(text.get()));
                 }
             }
-            Err(_) => {
+            Err(NotAList) => {
                 self.location.item.clone_from(&list);
                 let error = Diagnostic::error("not a list");
                 self.unread(error.with_field("items"));
@@ -331,19 +340,23 @@ impl Decoder<'_> {
         self.location.item = list;
     }
 
-    fn convert<T: DeserializeOwned>(
+    fn convert<T: DeserializeOwned + Identified>(
         &mut self,
-        id: &Id,
+        kind: Kind,
         raw: Raw<'_>,
         convert: impl FnOnce(T) -> Converted<Object>,
     ) {
         let object: T = match raw.decode() {
             Ok(object) => object,
-            Err(error) => return self.refused(id, vec![*error]),
+            Err(error) => return self.refused(&Id::of(raw, kind), vec![*error]),
+        };
+        let key = match object.identity() {
+            (Some(name), written) => Key::new(kind, namespace(written), name),
+            (None, _) => None,
         };
         let converted = convert(object);
-        let Some(key) = id.key.clone().filter(|_| !converted.is_refused()) else {
-            return self.refused(id, converted.diagnostics);
+        let Some(key) = key.filter(|_| !converted.is_refused()) else {
+            return self.refused(&Id::of(raw, kind), converted.diagnostics);
         };
         for diagnostic in converted.diagnostics {
             self.report(diagnostic.with_object(&key));
@@ -429,11 +442,13 @@ struct Id {
 }
 
 impl Id {
-    fn new(header: &api::Header, kind: Kind) -> Self {
+    /// That of an object that is not used: of the others, the decoded object has it.
+    fn of(raw: Raw<'_>, kind: Kind) -> Self {
+        let header = raw.header();
         let name = header.name();
         Self {
-            key: name.and_then(|name| Key::new(kind, namespace(header), name)),
-            label: label(&format!("{kind:?}"), header),
+            key: name.and_then(|name| Key::new(kind, namespace(header.namespace()), name)),
+            label: label(&format!("{kind:?}"), &header),
         }
     }
 }
@@ -441,15 +456,14 @@ impl Id {
 fn label(kind: &str, header: &api::Header) -> String {
     let namespaced = Kind::parse(kind).is_none_or(Kind::is_namespaced);
     match header.name() {
-        Some(name) if namespaced => format!("{kind} {}/{name}", namespace(header)),
+        Some(name) if namespaced => format!("{kind} {}/{name}", namespace(header.namespace())),
         Some(name) => format!("{kind} {name}"),
         None => kind.to_owned(),
     }
 }
 
-fn namespace(header: &api::Header) -> &str {
-    let namespace = header.namespace();
-    namespace
+fn namespace(written: Option<&str>) -> &str {
+    written
         .filter(|text| !text.is_empty())
         .unwrap_or(DEFAULT_NAMESPACE)
 }

@@ -31,8 +31,10 @@ pub(super) struct Document<'a> {
 /// The format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// A subset of YAML, but some ten times faster to parse.
+    /// A subset of YAML, but some ten times faster to parse. The text is valid.
     Json,
+    /// A text among others that are JSON, and is not.
+    BrokenJson,
     Yaml,
 }
 
@@ -120,21 +122,21 @@ fn json_texts<'a>(document: &Document<'a>) -> Option<Vec<Document<'a>>> {
     let mut any_good = false;
     while !rest.is_empty() {
         let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
-        let (text, end) = match stream.next()? {
+        let (text, end, format) = match stream.next()? {
             Ok(text) => {
                 any_good = true;
-                (text.get(), stream.byte_offset())
+                (text.get(), stream.byte_offset(), Format::Json)
             }
             // After a broken text, the next one begins at the start of a line.
             Err(_) => {
                 let next = rest.get(1..).and_then(|rest| rest.find("\n{"));
                 let end = next.map_or(rest.len(), |at| at + 2);
-                (rest.get(..end)?, end)
+                (rest.get(..end)?, end, Format::BrokenJson)
             }
         };
         texts.push(Document {
             text,
-            format: Format::Json,
+            format,
             first_line: line,
             line,
         });
@@ -149,7 +151,7 @@ fn json_texts<'a>(document: &Document<'a>) -> Option<Vec<Document<'a>>> {
 
 /// The number of line ends in a text.
 pub(super) fn lines_in(text: &str) -> usize {
-    text.bytes().filter(|byte| *byte == b'\n').count()
+    memchr::memchr_iter(b'\n', text.as_bytes()).count()
 }
 
 impl Document<'_> {
@@ -166,7 +168,10 @@ impl Document<'_> {
 
     /// The positions of fields, by path from the document's root.
     pub(super) fn lines(&self) -> Option<Lines> {
-        deserialize(self.text).ok()
+        match self.format {
+            Format::Yaml => deserialize(self.text).ok(),
+            Format::Json | Format::BrokenJson => Lines::of_json(self.text),
+        }
     }
 
     /// The line of the file for a line of the document.
@@ -242,7 +247,7 @@ mod tests {
     fn json_texts_one_after_another_are_documents() {
         let texts = |text: &str| -> Vec<_> {
             let documents = split(text).into_iter();
-            let json = documents.map(|d| (d.line, d.format == Format::Json, d.text.to_owned()));
+            let json = documents.map(|d| (d.line, d.format != Format::Yaml, d.text.to_owned()));
             json.collect()
         };
         let json = |line, text: &str| (line, true, text.to_owned());

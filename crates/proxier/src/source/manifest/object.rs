@@ -1,16 +1,18 @@
 //! The objects of manifests; undecoded, the value of a YAML document or the text of a JSON document.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::super::api::{self, Loose};
 use super::super::derive::{Pod, Selection};
-use super::super::{Diagnostic, Location, api};
+use super::super::{Diagnostic, Location};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
 /// The used kinds.
@@ -154,6 +156,19 @@ impl Malformed {
     }
 }
 
+/// Why a text is not JSON.
+pub(super) fn malformed(text: &str) -> Malformed {
+    let checked: Result<IgnoredAny, _> = serde_json::from_str(text);
+    match checked {
+        Err(error) => Malformed::new(&error),
+        // Nothing that is split from other texts by an error is valid.
+        Ok(_) => Malformed {
+            message: "invalid JSON".to_owned(),
+            line: 1,
+        },
+    }
+}
+
 /// The message of an error, without the position.
 fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -165,17 +180,6 @@ fn message(error: &serde_json::Error) -> String {
 }
 
 impl<'a> Raw<'a> {
-    /// Checks that a text is JSON.
-    pub(super) fn check(self) -> Result<(), Malformed> {
-        match self {
-            Raw::Value(_) => Ok(()),
-            Raw::Text(text) => {
-                let checked: Result<IgnoredAny, _> = serde_json::from_str(text);
-                checked.map(drop).map_err(|error| Malformed::new(&error))
-            }
-        }
-    }
-
     /// Kind and name, as far as they can be read.
     pub(super) fn header(self) -> api::Header {
         let is_mapping = match self {
@@ -203,30 +207,149 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// The items of a list, possibly none. Err if they are not a list.
-    pub(super) fn items(self) -> Result<Items<'a>, NotAList> {
+    /// Kind, `apiVersion` and items. A text that is not a list is read only as far as necessary.
+    pub(super) fn shape(self) -> Shape<'a> {
         match self {
-            Raw::Value(value) => match value.get("items") {
-                Some(Value::Array(items)) => Ok(Items::Values(items)),
-                None | Some(Value::Null) => Ok(Items::Values(&[])),
-                Some(_) => Err(NotAList),
-            },
+            Raw::Value(value) => {
+                let text = |key| value.get(key)?.as_str().map(str::to_owned);
+                Shape {
+                    kind: text("kind"),
+                    api_version: text("apiVersion"),
+                    items: match value.get("items") {
+                        Some(Value::Array(items)) => Ok(Items::Values(items)),
+                        None | Some(Value::Null) => Ok(Items::Values(&[])),
+                        Some(_) => Err(NotAList),
+                    },
+                }
+            }
             Raw::Text(text) => {
-                let list: Result<List<'_>, _> = serde_json::from_str(text);
-                let items = list.map_err(|_| NotAList)?.items;
-                Ok(Items::Texts(items.unwrap_or_default()))
+                let mut found = Found::default();
+                let mut text = serde_json::Deserializer::from_str(text);
+                // An error ends the reading early.
+                let _ = text.deserialize_any(ShapeVisitor(&mut found));
+                let known = |text: Option<Option<Loose<String>>>| match text.flatten() {
+                    Some(Loose::Right(text)) => Some(text),
+                    _ => None,
+                };
+                Shape {
+                    kind: known(found.kind),
+                    api_version: known(found.api_version),
+                    items: found.items.unwrap_or(Ok(Vec::new())).map(Items::Texts),
+                }
             }
         }
     }
 }
 
+/// What an undecoded object is.
+#[derive(Debug)]
+pub(super) struct Shape<'a> {
+    pub(super) kind: Option<String>,
+    pub(super) api_version: Option<String>,
+    /// The items of a list, possibly none.
+    pub(super) items: Result<Items<'a>, NotAList>,
+}
+
 #[derive(Debug)]
 pub(super) struct NotAList;
 
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow)]
-    items: Option<Vec<&'a RawValue>>,
+#[derive(Default)]
+struct Found<'a> {
+    kind: Option<Option<Loose<String>>>,
+    api_version: Option<Option<Loose<String>>>,
+    items: Option<Result<Vec<&'a RawValue>, NotAList>>,
+}
+
+struct ShapeVisitor<'a, 'b>(&'b mut Found<'a>);
+
+impl<'a> Visitor<'a> for ShapeVisitor<'a, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self(found) = self;
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match &*key {
+                "kind" => found.kind = Some(map.next_value()?),
+                "apiVersion" => found.api_version = Some(map.next_value()?),
+                "items" => found.items = map.next_value::<ListOf<'a>>()?.0,
+                _ => _ = map.next_value::<IgnoredAny>()?,
+            }
+            if found.is_enough() {
+                return Err(A::Error::custom("enough"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Found<'_> {
+    /// Whether the rest of the object cannot tell more.
+    fn is_enough(&self) -> bool {
+        let (Some(Some(Loose::Right(kind))), Some(_)) = (&self.kind, &self.api_version) else {
+            return false;
+        };
+        !kind.ends_with("List") || self.items.is_some()
+    }
+}
+
+/// The texts of a list. None for null.
+struct ListOf<'a>(Option<Result<Vec<&'a RawValue>, NotAList>>);
+
+impl<'a> Deserialize<'a> for ListOf<'a> {
+    fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor).map(Self)
+    }
+}
+
+struct ListVisitor;
+
+impl<'a> Visitor<'a> for ListVisitor {
+    type Value = Option<Result<Vec<&'a RawValue>, NotAList>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = sequence.next_element()? {
+            items.push(item);
+        }
+        Ok(Some(Ok(items)))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Some(Err(NotAList)))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Some(Err(NotAList)))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Some(Err(NotAList)))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Some(Err(NotAList)))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Some(Err(NotAList)))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Some(Err(NotAList)))
+    }
 }
 
 fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, Box<Diagnostic>> {
