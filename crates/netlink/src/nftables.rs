@@ -118,9 +118,14 @@ pub fn compare(w: &mut Writer, operator: u32, value: &[u8]) {
 
 /// Sets register 1 to `register & mask ^ xor`.
 pub fn mask(w: &mut Writer, mask: &[u8], xor: &[u8]) {
+    mask_register(w, NFT_REG_1, mask, xor);
+}
+
+/// Sets a register, and those after it, to `register & mask ^ xor`.
+pub fn mask_register(w: &mut Writer, register: u32, mask: &[u8], xor: &[u8]) {
     expression(w, "bitwise", |w| {
-        w.number(NFTA_BITWISE_SREG, NFT_REG_1);
-        w.number(NFTA_BITWISE_DREG, NFT_REG_1);
+        w.number(NFTA_BITWISE_SREG, register);
+        w.number(NFTA_BITWISE_DREG, register);
         w.number(
             NFTA_BITWISE_LEN,
             u32::try_from(mask.len()).unwrap_or(u32::MAX),

@@ -28,6 +28,7 @@ struct Addresses {
     lb: IpAddr,
     node: IpAddr,
     pod: IpAddr,
+    outside: IpAddr,
     loopback: IpAddr,
 }
 
@@ -48,6 +49,7 @@ impl Addresses {
             lb: lb.parse().unwrap(),
             node: of(&node.host),
             pod: of(&node.pods[0]),
+            outside: of(&topology.client),
             loopback: loopback.parse().unwrap(),
         }
     }
@@ -117,7 +119,37 @@ impl Addresses {
             Family::V6 => "fd00:172:18::/64",
         };
         elements.push(Element::NodePortAddresses(node_ports.parse().unwrap()));
+        for (port, range) in self.ranges() {
+            let key = tcp(lb, port);
+            elements.extend([
+                VirtualServer(key),
+                captured(key, MASQUERADE),
+                Restricted(key),
+                Element::SourceRange(key, range),
+            ]);
+        }
         elements
+    }
+
+    /// Ports with a source range of the load-balancer IP: networks of the pod, and their neighbours.
+    fn ranges(&self) -> Vec<(u16, IpNet)> {
+        let lengths = match self.family {
+            Family::V4 => [0, 16, 28],
+            Family::V6 => [0, 64, 124],
+        };
+        let ranges = (1000..).zip(lengths).flat_map(|(port, length)| {
+            let around = IpNet::new(self.pod, length).unwrap().trunc();
+            let beside = around
+                .supernet()
+                .into_iter()
+                .flat_map(|both| both.subnets(length));
+            let beside = beside.flatten().find(|network| *network != around);
+            [
+                Some((port, around)),
+                beside.map(|beside| (port + 1000, beside)),
+            ]
+        });
+        ranges.flatten().collect()
     }
 
     /// Destinations, with the fate of packets from outside, from a pod and from the node itself.
@@ -150,9 +182,18 @@ impl Addresses {
             (node, 30084, [masquerade; 3]),
             (node, 22, [Mark(0); 3]),
         ];
+        let of_range = |(port, range): (u16, IpNet)| {
+            let fates = [self.outside, self.pod].map(|source| match range.contains(&source) {
+                true => masquerade,
+                false => Dropped,
+            });
+            (lb, port, [fates[0], fates[1], masquerade])
+        };
         cases
+            .into_iter()
+            .chain(self.ranges().into_iter().map(of_range))
             .map(|(address, port, fates)| (SocketAddr::new(address, port), fates))
-            .into()
+            .collect()
     }
 }
 

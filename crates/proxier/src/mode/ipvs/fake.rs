@@ -276,11 +276,6 @@ fn clash(elements: &Elements, element: &Element) -> Option<i32> {
         Element::Mark { key, purpose, mark } => elements
             .mark(*key, *purpose)
             .is_some_and(|there| there != *mark),
-        // With NLM_F_EXCL. The kernel looks up both ends in the existing elements
-        // (nft_set_pipapo.c).
-        Element::SourceRange(key, range) => elements
-            .source_ranges(key)
-            .any(|there| there.contains(&range.network()) || there.contains(&range.broadcast())),
         Element::ServiceCidr(network) => network_clashes(elements, network, Element::ServiceCidr),
         Element::NodePortAddresses(network) => {
             network_clashes(elements, network, Element::NodePortAddresses)

@@ -1,6 +1,7 @@
 //! Plans one frontend.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -49,12 +50,12 @@ impl Builder<'_> {
         let config = self.desired.config();
         let wanted = frontend.map(|f| elements(f, config)).unwrap_or_default();
         let there = &self.node.elements;
-        // Old networks are deleted first, because networks must not overlap. No client gets in
-        // until the new ones exist.
+        // Old networks are deleted in the transaction that adds the new ones.
+        let wanted_ranges: HashSet<_> = wanted.iter().collect();
         let ranges = there.source_ranges(&key);
         let mut stale_ranges: Vec<_> = ranges
             .map(|range| Element::SourceRange(key, range))
-            .filter(|range| !wanted.contains(range))
+            .filter(|range| !wanted_ranges.contains(range))
             .collect();
         if wanted.contains(&Element::Restricted(key)) {
             self.open

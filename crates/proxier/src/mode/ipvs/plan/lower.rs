@@ -14,6 +14,7 @@ use super::forgotten::tag;
 use super::{Audience, Element, LocalRoute, PolicyRoute, Purpose, VirtualServerState};
 use crate::desired::{Backend, Config, Conntrack, Frontend, WithoutBackends};
 use crate::mode::Sysctl;
+use crate::mode::ipvs::rules::split_range;
 use crate::model::{Forwarding, SessionAffinity};
 
 /// A virtual server with its real servers, sorted like the backends.
@@ -66,7 +67,8 @@ pub(super) fn elements(frontend: &Frontend, config: &Config) -> Vec<Element> {
     let mut elements = Vec::new();
     if let Some(ranges) = &frontend.source_ranges {
         elements.push(Element::Restricted(key));
-        elements.extend(ranges.iter().map(|range| Element::SourceRange(key, *range)));
+        let networks = ranges.iter().flat_map(|range| split_range(*range));
+        elements.extend(networks.map(|network| Element::SourceRange(key, network)));
     }
     let nobody = frontend.backends.is_empty();
     elements.extend(match (nobody, frontend.without_backends) {

@@ -7,11 +7,12 @@ use ipvs::Family;
 
 use super::parts::Parts;
 use super::pods::{Outside, Pods};
+use super::range;
 use super::rule::Statement::{
     AnswerFrom, AnswerFromPort, ClearMark, DestinationNotIn, Drop, From, Goto, HasMark, In, Jump,
     LocalDestination, LocalSource, MarkFrom, Masquerade, NotFromLoopback, NotIn, NotProtocol,
-    NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, ToLoopback, Translated,
-    UdpChecksum,
+    NotToLoopback, Protocol, RejectPort, Reply, ResetTcp, Return, SetMark, SourceNetworkIn,
+    ToLoopback, Translated, UdpChecksum,
 };
 use super::rule::{CtState, Rule, Statement, TransportProtocol};
 use super::set::Set;
@@ -24,6 +25,7 @@ pub(super) const ANSWER: &str = "answer";
 /// The names of the chains of one family.
 pub(super) struct Names {
     pub(super) capture: &'static str,
+    pub(super) restricted: &'static str,
     pub(super) new_in: &'static str,
     pub(super) virtual_server: &'static str,
     pub(super) node_port: &'static str,
@@ -41,6 +43,7 @@ impl Names {
         match family {
             Family::V4 => Self {
                 capture: "capture-v4",
+                restricted: "restricted-v4",
                 new_in: "new-v4",
                 virtual_server: "virtual-server-v4",
                 node_port: "node-port-v4",
@@ -54,6 +57,7 @@ impl Names {
             },
             Family::V6 => Self {
                 capture: "capture-v6",
+                restricted: "restricted-v6",
                 new_in: "new-v6",
                 virtual_server: "virtual-server-v6",
                 node_port: "node-port-v6",
@@ -229,12 +233,25 @@ pub(super) fn new_in(family: Family) -> Vec<Rule> {
     vec![
         rule([
             In(Set::Restricted(family)),
-            NotIn(Set::SourceRanges(family)),
-            Drop,
+            Jump(Names::of(family).restricted),
         ]),
         rule([In(Set::NoEndpoints(family)), Goto(REFUSED)]),
         rule([In(Set::Dropped(family)), Drop]),
     ]
+}
+
+/// The first packets of connections to an address with source ranges.
+pub(super) fn restricted(family: Family) -> Vec<Rule> {
+    let hosts = rule([In(Set::SourceHosts(family)), Return]);
+    let networks = range::lengths(family).map(|length| {
+        let is_in = SourceNetworkIn(Set::SourceRanges(family), length);
+        rule([is_in, Return])
+    });
+    [hosts]
+        .into_iter()
+        .chain(networks)
+        .chain([rule([Drop])])
+        .collect()
 }
 
 /// Packets for the address of a virtual server.

@@ -78,8 +78,9 @@
 //! programs that listen on the node's `0.0.0.0`. Chain `filter-input` handles incoming packets
 //! before IPVS, and the node's own packets over `lo`:
 //!
-//! - New connections from outside the source ranges are dropped. The node itself is never locked
-//!   out: IPVS handles its packets in the output hook.
+//! - New connections from outside the source ranges are dropped (chain `restricted`, with a lookup
+//!   for single addresses and for each length of networks). The node itself is never locked out:
+//!   IPVS handles its packets in the output hook.
 //! - New connections to a Service without endpoints are rejected, before IPVS can log that it has
 //!   no destination. If the Service has endpoints, but none that this node may use, they are
 //!   dropped. Existing connections go on to IPVS as long as it has the virtual server, so that they
@@ -142,11 +143,15 @@
 mod hooks;
 mod parts;
 mod pods;
+mod range;
 mod rule;
 mod ruleset;
 mod set;
 
 pub use parts::Parts;
+pub(crate) use range::split as split_range;
+#[cfg(feature = "ipvs")]
+pub(crate) use range::{key as range_key, mask_and_bit, network as range_network};
 pub(crate) use rule::{Chain, ChainKind, Hook, HookPoint, Rule, Statement};
 #[cfg(feature = "ipvs")]
 pub(crate) use rule::{CtState, TransportProtocol};

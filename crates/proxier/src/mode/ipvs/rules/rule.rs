@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use ipvs::Family;
 
 use super::Set;
+use super::range::mask_and_bit;
 use crate::desired::PodInterfaces;
 
 /// One rule. The kernel executes its statements in order, until one does not match.
@@ -46,6 +47,8 @@ pub(crate) enum Statement {
     In(Set),
     /// Matches packets whose key is not in a set.
     NotIn(Set),
+    /// Matches packets the network of whose source, of this length, is in a set of source ranges.
+    SourceNetworkIn(Set, u8),
     /// Matches answers from a destination in a set: looks up the source.
     From(Set),
     /// Matches packets that did not arrive on `lo`.
@@ -127,9 +130,11 @@ impl Statement {
             Self::SourceNotIn(network) | Self::DestinationNotIn(network) => {
                 Some(Family::of(&network.addr()))
             }
-            Self::In(set) | Self::NotIn(set) | Self::From(set) | Self::MarkFrom(set) => {
-                set.has_address().then(|| set.family())
-            }
+            Self::In(set)
+            | Self::NotIn(set)
+            | Self::SourceNetworkIn(set, _)
+            | Self::From(set)
+            | Self::MarkFrom(set) => set.has_address().then(|| set.family()),
             Self::AnswerFrom(family) => Some(*family),
             _ => None,
         }
@@ -210,6 +215,14 @@ impl fmt::Display for Statement {
             Self::NotIn(set) => {
                 set.write_key(f)?;
                 write!(f, " != @{}", set.name())
+            }
+            // The source is the last field.
+            Self::SourceNetworkIn(set, length) => {
+                set.write_key(f)?;
+                if let Some((mask, bit)) = mask_and_bit(set.family(), *length) {
+                    write!(f, " & {mask} | {bit}")?;
+                }
+                write!(f, " @{}", set.name())
             }
             Self::NotFromLoopback => f.write_str("iif != \"lo\""),
             Self::ToLoopback => f.write_str("oif \"lo\""),

@@ -120,12 +120,13 @@ impl Ruleset {
         chains
     }
 
-    fn family_chains(&self, family: Family) -> [Chain; 11] {
+    fn family_chains(&self, family: Family) -> [Chain; 12] {
         let (names, pods, marks) = (Names::of(family), &self.pods, self.marks);
         [
             chain(names.capture, hooks::capture_packets(family, marks)),
             chain(names.admit_node_port, hooks::admit_node_port(family, marks)),
             chain(names.admit, hooks::admit_packets(family, marks)),
+            chain(names.restricted, hooks::restricted(family)),
             chain(names.new_in, hooks::new_in(family)),
             chain(names.virtual_server, hooks::virtual_server(pods, family)),
             chain(names.node_port, hooks::node_port(pods, family)),

@@ -35,6 +35,12 @@ struct Definition {
 
 const ADDRESS: &[Field] = &[Field::Destination];
 const FRONTEND: &[Field] = &[Field::Destination, Field::Protocol, Field::Port];
+const SOURCE_OF: &[Field] = &[
+    Field::Destination,
+    Field::Protocol,
+    Field::Port,
+    Field::Source,
+];
 const NODE_PORT: &[Field] = &[Field::Protocol, Field::Port];
 
 macro_rules! sets {
@@ -91,9 +97,10 @@ sets! {
     External, "external", FRONTEND, true, false;
     /// Destinations with source ranges.
     Restricted, "restricted", FRONTEND, false, false;
-    /// The source ranges.
-    SourceRanges, "source-ranges",
-        &[Field::Destination, Field::Protocol, Field::Port, Field::Source], false, true;
+    /// The networks that make up source ranges, each with the bit after its prefix set.
+    SourceRanges, "source-networks", SOURCE_OF, false, false;
+    /// The single addresses among source ranges.
+    SourceHosts, "source-hosts", SOURCE_OF, false, false;
     /// Destinations without endpoints on this node.
     Dropped, "dropped", FRONTEND, false, false;
     /// Destinations without endpoints on this node for clients outside the cluster.

@@ -8,7 +8,7 @@ use ipvs::{Family, Protocol};
 
 use crate::desired::FrontendKey;
 use crate::mode::ipvs::plan::{Audience, Comment, Element, Purpose};
-use crate::mode::ipvs::rules::{Field, Set};
+use crate::mode::ipvs::rules::{Field, Set, range_key, range_network};
 use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer, user_data};
 
@@ -27,7 +27,12 @@ pub(super) fn set_of(element: &Element) -> Set {
     };
     match element {
         Element::Restricted(key) => Set::Restricted(key.family()),
-        Element::SourceRange(key, _) => Set::SourceRanges(key.family()),
+        Element::SourceRange(key, network) => {
+            match network.prefix_len() == network.max_prefix_len() {
+                true => Set::SourceHosts(key.family()),
+                false => Set::SourceRanges(key.family()),
+            }
+        }
         Element::VirtualServer(key) => Set::VirtualServers(key.family()),
         Element::NoEndpoints(key) => at(key, Set::NoEndpoints, Set::NoEndpointsNodePorts),
         Element::Dropped(key, Audience::All) => Set::Dropped(key.family()),
@@ -64,15 +69,8 @@ pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&st
     put_part(w, comment, |w| {
         let key = Key::of(element);
         put_value(w, NFTA_SET_ELEM_KEY, key.bytes());
-        match element {
-            Element::SourceRange(key, network) => {
-                let end = Key::frontend(key).with_address(network.broadcast());
-                put_value(w, NFTA_SET_ELEM_KEY_END, end.bytes());
-            }
-            Element::Mark { mark, .. } => {
-                put_value(w, NFTA_SET_ELEM_DATA, &mark.get().to_ne_bytes());
-            }
-            _ => {}
+        if let Element::Mark { mark, .. } = element {
+            put_value(w, NFTA_SET_ELEM_DATA, &mark.get().to_ne_bytes());
         }
     });
     if let Element::ServiceCidr(network) | Element::NodePortAddresses(network) = element
@@ -141,7 +139,7 @@ impl Key {
                 }
             }
             Element::SourceRange(key, network) => {
-                Self::frontend(key).with_address(network.network())
+                Self::frontend(key).with_address(range_key(*network))
             }
             Element::CapturedAddress(address) => Self::default().with_address(*address),
             Element::HealthCheck(family, port) => {
@@ -192,7 +190,6 @@ impl Key {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
     key: &'a [u8],
-    key_end: Option<&'a [u8]>,
     data: Option<&'a [u8]>,
     is_end: bool,
     user_data: &'a [u8],
@@ -211,7 +208,6 @@ impl<'a> Part<'a> {
         };
         Ok(Some(Self {
             key,
-            key_end: value(NFTA_SET_ELEM_KEY_END)?,
             data: value(NFTA_SET_ELEM_DATA)?,
             is_end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
             user_data: attributes.value(NFTA_SET_ELEM_USERDATA).unwrap_or_default(),
@@ -253,7 +249,8 @@ impl<'a> Part<'a> {
             Set::Captured(_) => marked(Purpose::Capture),
             Set::NodePorts(_) => marked(Purpose::NodePort),
             Set::External(_) | Set::ExternalNodePorts(_) => marked(Purpose::External),
-            Set::SourceRanges(_) => self.source_range(set),
+            Set::SourceRanges(_) => self.source_range(set, range_network),
+            Set::SourceHosts(_) => self.source_range(set, |address| Some(address.into())),
             Set::CapturedAddresses(family) => match split_address(self.key, family)? {
                 (address, []) => Some(Element::CapturedAddress(address)),
                 _ => None,
@@ -275,18 +272,12 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn source_range(&self, set: Set) -> Option<Element> {
-        let bound = |bytes| {
-            let (key, rest) = split_frontend(bytes, set)?;
-            match split_address(rest, set.family())? {
-                (address, []) => Some((key, address)),
-                _ => None,
-            }
-        };
-        let (key, first) = bound(self.key)?;
-        let (same, last) = bound(self.key_end.unwrap_or(self.key))?;
-        let network = network_from(first, |network| network.broadcast() == last)?;
-        (key == same).then_some(Element::SourceRange(key, network))
+    fn source_range(&self, set: Set, network: fn(IpAddr) -> Option<IpNet>) -> Option<Element> {
+        let (key, rest) = split_frontend(self.key, set)?;
+        match split_address(rest, set.family())? {
+            (address, []) => Some(Element::SourceRange(key, network(address)?)),
+            _ => None,
+        }
     }
 }
 

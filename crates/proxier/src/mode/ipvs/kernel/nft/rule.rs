@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ipvs::Family;
 
-use netlink::nftables::{compare, expression, load_meta, mask, store_mark};
+use netlink::nftables::{compare, expression, load_meta, mask, mask_register, store_mark};
 use netlink::uapi::*;
 use netlink::{Writer, user_data};
 
@@ -13,6 +13,7 @@ use super::expression::{Checksums, Load, store_field};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::rules::{
     Chain, CtState, Field, Fingerprint, Rule, Set, Statement, TABLE, TransportProtocol,
+    mask_and_bit,
 };
 
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
@@ -119,6 +120,7 @@ fn put_statement(w: &mut Writer, statement: &Statement) {
             let inverted = |w: &mut Writer| w.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
             put_lookup(w, *set, |field| field, inverted);
         }
+        Statement::SourceNetworkIn(set, length) => put_network_lookup(w, *set, *length),
         Statement::From(set) => put_lookup(w, *set, Field::of_answer, |_| {}),
         Statement::NotFromLoopback => put_loopback(w, NFT_META_IIF, NFT_CMP_NEQ),
         Statement::ToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_EQ),
@@ -268,17 +270,43 @@ fn put_lookup(
     of_packet: fn(Field) -> Field,
     more: impl FnOnce(&mut Writer),
 ) {
-    let mut register = NFT_REG32_00;
+    load_key(w, set, of_packet);
+    lookup(w, set, more);
+}
+
+/// Loads a key of the packet. Returns the register of its last field.
+fn load_key(w: &mut Writer, set: Set, of_packet: fn(Field) -> Field) -> u32 {
+    let (mut register, mut last) = (NFT_REG32_00, NFT_REG32_00);
     for field in set.fields() {
         let load = Load::of(of_packet(*field), set.family());
         load.put(w, register);
+        last = register;
         register += load.register_length() / 4;
     }
+    last
+}
+
+fn lookup(w: &mut Writer, set: Set, more: impl FnOnce(&mut Writer)) {
     expression(w, "lookup", |w| {
         w.text(NFTA_LOOKUP_SET, set.name());
         w.number(NFTA_LOOKUP_SREG, NFT_REG32_00);
         more(w);
     });
+}
+
+/// Looks up the network of the source, which is the last field.
+fn put_network_lookup(w: &mut Writer, set: Set, length: u8) {
+    let source = load_key(w, set, |field| field);
+    match mask_and_bit(set.family(), length) {
+        Some((IpAddr::V4(netmask), IpAddr::V4(bit))) => {
+            mask_register(w, source, &netmask.octets(), &bit.octets());
+        }
+        Some((IpAddr::V6(netmask), IpAddr::V6(bit))) => {
+            mask_register(w, source, &netmask.octets(), &bit.octets());
+        }
+        _ => {}
+    }
+    lookup(w, set, |_| {});
 }
 
 fn put_mark(w: &mut Writer, kept: u32, flipped: u32) {

@@ -27,22 +27,7 @@ pub(super) fn put_set(writer: &mut Writer, sequence: u32, set: Set) {
         // The ID of the set within its transaction. The kernel requires it; svcproxy refers to sets
         // by name.
         w.number(NFTA_SET_ID, sequence);
-        if definition.flags & NFT_SET_CONCAT != 0 {
-            put_field_lengths(w, set);
-        }
         put_byte_orders(w, set);
-    });
-}
-
-/// The kernel needs the field lengths to compare ranges field by field.
-fn put_field_lengths(w: &mut Writer, set: Set) {
-    w.nested(NFTA_SET_DESC, |w| {
-        w.nested(NFTA_SET_DESC_CONCAT, |w| {
-            for field in set.fields() {
-                let length = Load::of(*field, set.family()).length();
-                w.nested(NFTA_LIST_ELEM, |w| w.number(NFTA_SET_FIELD_LEN, length));
-            }
-        });
     });
 }
 
@@ -74,11 +59,8 @@ impl SetDefinition {
     pub(super) fn of(set: Set) -> Self {
         let (fields, family) = (set.fields().iter(), set.family());
         let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
-        let is_concatenation = set.fields().len() > 1;
         Self {
-            flags: flag(set.is_interval(), NFT_SET_INTERVAL)
-                | flag(set.is_map(), NFT_SET_MAP)
-                | flag(set.is_interval() && is_concatenation, NFT_SET_CONCAT),
+            flags: flag(set.is_interval(), NFT_SET_INTERVAL) | flag(set.is_map(), NFT_SET_MAP),
             key_type: fields.clone().fold(0, |key, field| {
                 key << TYPE_BITS | type_number(*field, family)
             }),

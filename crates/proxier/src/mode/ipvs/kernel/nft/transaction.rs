@@ -105,11 +105,8 @@ impl<'a> Transaction<'a> {
             .take_while(|(k, s, ..)| (*k, *s) == (kind, set))
             .take(limit);
         let mut end = start;
-        let flags = match (kind, set) {
-            // NLM_F_EXCL, because kernels before 6.18 silently ignore a range that overlaps another
-            // one.
-            (NFT_MSG_NEWSETELEM, Set::SourceRanges(_)) => NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL,
-            (NFT_MSG_NEWSETELEM, _) => NLM_F_REQUEST | NLM_F_CREATE,
+        let flags = match kind {
+            NFT_MSG_NEWSETELEM => NLM_F_REQUEST | NLM_F_CREATE,
             _ => NLM_F_REQUEST,
         };
         self.message(start..start, |writer, sequence| {

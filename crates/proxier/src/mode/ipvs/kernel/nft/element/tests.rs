@@ -106,7 +106,6 @@ proptest! {
             .into_iter()
             .chain([Part {
                 key: &bytes,
-                key_end: Some(&bytes),
                 data: Some(&bytes),
                 is_end: false,
                 user_data: &bytes,
