@@ -5,6 +5,8 @@
 mod conntrack;
 #[path = "kernel_backend/forwarding.rs"]
 mod forwarding;
+#[path = "kernel_backend/glance.rs"]
+mod glance;
 #[path = "kernel_backend/outside.rs"]
 mod outside;
 

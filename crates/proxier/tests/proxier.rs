@@ -3,6 +3,7 @@
 
 #[path = "proxier/audit.rs"]
 mod audit;
+mod glance;
 
 use std::num::NonZeroU16;
 use std::ops::ControlFlow;

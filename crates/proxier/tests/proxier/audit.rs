@@ -8,6 +8,8 @@ use ipvs::{RealServerKey, VirtualServerKey};
 use proxier::mode::ipvs::plan::{NodeState, Obstacle, Plan};
 use proxier::mode::{ApplyReport, BackendError};
 
+use proxier::mode::ipvs::Glance;
+
 use super::*;
 
 /// Enough for several slices; the last one is not full.
@@ -18,6 +20,8 @@ const SLICES: usize = 4;
 struct Counting {
     backend: FakeBackend,
     read: Rc<Cell<usize>>,
+    /// Whether it has a cheap look at all real servers.
+    can_glance: bool,
 }
 
 impl Backend for Counting {
@@ -31,6 +35,11 @@ impl Backend for Counting {
     ) -> Result<Option<Vec<RealServer>>, BackendError> {
         self.read.set(self.read.get() + 1);
         self.backend.real_servers(virtual_server)
+    }
+
+    fn glance(&mut self, known: &NodeState, begins: bool) -> Option<Glance> {
+        let glance = self.backend.glance(known, begins);
+        glance.filter(|_| self.can_glance)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
@@ -65,10 +74,18 @@ const BOTH: [&str; 2] = ["10.244.0.1", "10.244.0.2"];
 
 /// A proxier with many Services of two endpoints each, and the number of lists that it has read.
 fn many(node: &FakeNode) -> (Proxier<Ipvs<Counting>>, Rc<Cell<usize>>) {
+    many_that_glance(node, false)
+}
+
+fn many_that_glance(
+    node: &FakeNode,
+    can_glance: bool,
+) -> (Proxier<Ipvs<Counting>>, Rc<Cell<usize>>) {
     let read = Rc::<Cell<usize>>::default();
     let backend = Counting {
         backend: node.backend().unwrap(),
         read: Rc::clone(&read),
+        can_glance,
     };
     let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
@@ -130,6 +147,45 @@ fn each_slice_reads_and_repairs_a_limited_number_of_virtual_servers() {
         assert_eq!(report.is_some(), slice == SLICES);
         assert!(report.is_none_or(|report| report.plan.is_empty()));
     }
+}
+
+/// With a cheap look at all real servers, an audit reads those that look wrong, and a part of the
+/// others.
+#[test]
+fn what_looks_right_is_read_in_turns() {
+    let node = FakeNode::default();
+    let (mut proxier, read) = many_that_glance(&node, true);
+    let right = table(&node);
+    for _ in 0..SLICES {
+        assert_eq!(super::audit(&mut proxier), 0);
+    }
+    assert_eq!(read.get(), SERVICES, "each once in {SLICES} audits");
+
+    // What looks wrong is repaired by the next audit.
+    let mut client = node.ipvs().client().unwrap();
+    let gone = "10.244.0.1:8080".parse().unwrap();
+    for n in [0, SERVICES / 2, SERVICES - 1] {
+        client.delete_real_server(&key(n), &gone).unwrap();
+    }
+    read.set(0);
+    assert_eq!(super::audit(&mut proxier), 3);
+    assert_eq!(table(&node), right);
+    let slice = Ipvs::<Counting>::AUDIT_SLICE;
+    assert!(read.get() <= 3 + 3 * slice / 2, "{}", read.get());
+
+    // The look does not show thresholds: they are repaired when it is its turn.
+    let limited = RealServer::new(gone).with_thresholds(1, 2);
+    client.update_real_server(&key(7), &limited).unwrap();
+    let audits: usize = (0..SLICES).map(|_| super::audit(&mut proxier)).sum();
+    assert_eq!(audits, 1);
+    assert_eq!(table(&node), right);
+}
+
+#[test]
+fn a_look_finds_what_another_program_changed() {
+    let node = FakeNode::default();
+    let mut client = node.ipvs().client().unwrap();
+    super::glance::finds_changes(&mut node.backend().unwrap(), &mut client);
 }
 
 #[test]

@@ -5,11 +5,13 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use ipvs::{Change, VirtualServerKey};
 
 use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::mode::ipvs::Backend;
 use crate::mode::ipvs::drain::Draining;
+use crate::mode::ipvs::glance::Turns;
 use crate::mode::ipvs::owed::{self, Owed};
 use crate::mode::ipvs::plan::{Comment, Element, NodeState, Obstacle, Plan, Scope, Step};
 use crate::mode::sealed::Sealed;
@@ -28,8 +30,11 @@ pub struct Ipvs<B> {
     node: Option<NodeState>,
     /// The last known state.
     before: Option<NodeState>,
+    /// The virtual servers that the current audit has not seen to be right, while it looks at all.
+    unseen: Option<Unseen>,
     /// The virtual servers whose real servers the current audit has not read yet.
     unread: Vec<VirtualServerKey>,
+    turns: Turns,
     draining: Draining,
     /// Ownership records that another program has flushed from nftables, and that are still valid.
     lost: Vec<(Element, Comment)>,
@@ -104,7 +109,8 @@ fn no_mark_left(frontend: &Frontend) -> Problem {
 }
 
 impl<B> Ipvs<B> {
-    /// Number of virtual servers whose real servers one slice of an audit reads.
+    /// Number of virtual servers whose real servers one slice of an audit reads, and of those that
+    /// each audit reads although they look right.
     pub const AUDIT_SLICE: usize = 64;
 
     /// IPVS mode with this backend. The node is not read yet.
@@ -113,7 +119,9 @@ impl<B> Ipvs<B> {
             backend,
             node: None,
             before: None,
+            unseen: None,
             unread: Vec::new(),
+            turns: Turns::default(),
             draining: Draining::default(),
             lost: Vec::new(),
             unmarked: BTreeSet::new(),
@@ -137,6 +145,22 @@ impl<B> Ipvs<B> {
     /// The backend.
     pub const fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
+    }
+}
+
+/// The virtual servers of an audit that looks at them.
+#[derive(Debug)]
+struct Unseen {
+    all: HashSet<VirtualServerKey>,
+    /// Those that do not look right, or have not been looked at.
+    left: HashSet<VirtualServerKey>,
+    has_begun: bool,
+}
+
+impl<B> Ipvs<B> {
+    fn end_audit(&mut self) {
+        self.unseen = None;
+        self.unread.clear();
     }
 }
 
@@ -194,12 +218,45 @@ impl<B: Backend> Ipvs<B> {
                 now.real_servers = before.real_servers;
             }
         }
-        self.unread = known;
+        self.unseen = (!known.is_empty()).then(|| Unseen {
+            all: known.iter().copied().collect(),
+            left: known.into_iter().collect(),
+            has_begun: false,
+        });
         self.know(now);
         Ok(())
     }
 
+    /// Looks at the next part of the virtual servers. At the end, those that do not look right
+    /// remain to be read, and those whose turn it is.
+    fn look(&mut self) {
+        let (Some(unseen), Some(node)) = (&mut self.unseen, &self.node) else {
+            return;
+        };
+        let begins = !std::mem::replace(&mut unseen.has_begun, true);
+        match self.backend.glance(node, begins) {
+            Some(glance) => {
+                for key in &glance.right {
+                    unseen.left.remove(key);
+                }
+                if !glance.is_last {
+                    return;
+                }
+                let mut unread = self.turns.take(&unseen.all, Self::AUDIT_SLICE);
+                unread.retain(|key| !unseen.left.contains(key));
+                unread.extend(&unseen.left);
+                self.unread = unread;
+            }
+            None => self.unread = unseen.all.iter().copied().collect(),
+        }
+        self.unseen = None;
+    }
+
     fn audit_slice(&mut self) -> Result<Vec<FrontendKey>, BackendError> {
+        self.look();
+        if self.unseen.is_some() {
+            return Ok(Vec::new());
+        }
         let rest = self.unread.len().saturating_sub(Self::AUDIT_SLICE);
         let slice = self.unread.split_off(rest);
         let Some(node) = &mut self.node else {
@@ -208,7 +265,7 @@ impl<B: Backend> Ipvs<B> {
         let changed = match self.backend.read_real_servers(node, &slice) {
             Ok(changed) => changed,
             Err(error) => {
-                self.unread.clear();
+                self.end_audit();
                 return Err(error);
             }
         };
@@ -232,14 +289,14 @@ impl<B: Backend> DataPlane for Ipvs<B> {
     fn status(&self) -> DataPlaneStatus {
         DataPlaneStatus {
             is_known: self.node.is_some(),
-            is_auditing: !self.unread.is_empty(),
+            is_auditing: self.unseen.is_some() || !self.unread.is_empty(),
             is_draining: !self.draining.is_empty(),
         }
     }
 
     fn forget(&mut self) {
         self.before = self.node.take().or(self.before.take());
-        self.unread.clear();
+        self.end_audit();
     }
 
     fn read(
@@ -250,7 +307,7 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         match what {
             Reading::Full => self.read_full(desired).map(|()| Vec::new()),
             Reading::Audit => {
-                self.unread.clear();
+                self.end_audit();
                 self.begin_audit(desired).map(|()| Vec::new())
             }
             Reading::Slice => self.audit_slice(),

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, VirtualServerKey};
 
 use super::Backend;
+use super::glance::{Glance, Shown, ShownRealServer, ShownServer};
 use super::shared::{self, carry_out};
 use crate::errno::{EEXIST, ENOENT, ESRCH};
 use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step};
@@ -327,6 +328,26 @@ impl Backend for FakeBackend {
         virtual_server: &VirtualServerKey,
     ) -> Result<Option<Vec<RealServer>>, BackendError> {
         Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
+    }
+
+    /// As of `/proc/net/ip_vs`: in particular, thresholds are not compared.
+    fn glance(&mut self, known: &NodeState, _: bool) -> Option<Glance> {
+        let mut right = Vec::new();
+        for entry in self.ipvs.virtual_servers().ok()? {
+            let key = entry.server.key;
+            let real_servers = self.ipvs.real_servers(&key).ok()?.into_iter();
+            let mut shown = Shown {
+                server: match key {
+                    VirtualServerKey::FirewallMark { mark, .. } => ShownServer::Mark(mark),
+                    _ => ShownServer::Address(key),
+                },
+                real_servers: real_servers
+                    .map(|entry| ShownRealServer::from(&entry.server))
+                    .collect(),
+            };
+            right.extend(shown.as_known(&known.virtual_servers));
+        }
+        Some(Glance::new(right, true))
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {

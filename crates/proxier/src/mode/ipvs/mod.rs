@@ -6,6 +6,7 @@ mod data_plane;
 pub(crate) mod drain;
 #[cfg(any(feature = "testing", test))]
 mod fake;
+pub(crate) mod glance;
 #[cfg(feature = "ipvs")]
 pub(crate) mod kernel;
 mod owed;
@@ -20,6 +21,7 @@ pub(crate) mod shared;
 pub use data_plane::Ipvs;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
+pub use glance::Glance;
 #[cfg(feature = "ipvs")]
 pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
@@ -90,6 +92,14 @@ pub trait Backend {
             changed.push(*key);
         }
         Ok(changed)
+    }
+
+    /// Looks at the real servers of all virtual servers, part by part, if that is cheaper than to
+    /// list them: finds those that look as known, except for what the look does not show. With
+    /// `begins`, it starts over. `None` if there is no such look; then, and for all virtual servers
+    /// that are not found until it ends, [`read_real_servers`](Self::read_real_servers) is necessary.
+    fn glance(&mut self, _known: &NodeState, _begins: bool) -> Option<Glance> {
+        None
     }
 
     /// Executes a plan in order. After a failed step, later steps for the same virtual server in

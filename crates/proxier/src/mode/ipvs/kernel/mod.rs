@@ -1,6 +1,7 @@
 //! IPVS, nftables, routes and sysctls of the process's network namespace.
 
 mod nft;
+mod proc;
 mod routes;
 pub(crate) mod rtnetlink;
 mod watch;
@@ -13,11 +14,13 @@ use ipvs::{Client, RealServer, RealServerKey, Socket, Statistics, Transport, Vir
 use super::Backend;
 use super::shared::{self, carry_out};
 use crate::mode::conntrack::ConntrackSocket;
+use crate::mode::ipvs::glance::Glance;
 use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step};
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
 use nft::Nft;
+use proc::Listing;
 use routes::Routes;
 
 pub use routes::ROUTE_PROTOCOL;
@@ -40,6 +43,8 @@ pub use watch::{Watching, watch};
 pub struct IpvsBackend<T = Socket> {
     ipvs: Client<T>,
     around: Around,
+    /// The look under way.
+    listing: Option<Listing>,
 }
 
 /// A backend for what IPVS mode left on a node whose kernel has no IPVS any more: nftables rules
@@ -131,7 +136,11 @@ impl<T: Transport> IpvsBackend<T> {
     /// Lack of nftables or of privileges.
     pub fn with_client(ipvs: Client<T>) -> Result<Self, BackendError> {
         let around = Around::open()?;
-        Ok(Self { ipvs, around })
+        Ok(Self {
+            ipvs,
+            around,
+            listing: None,
+        })
     }
 
     /// Uses the sysctls below `proc_sys` instead of `/proc/sys`, which is read-only in containers
@@ -203,6 +212,17 @@ impl<T: Transport> Backend for IpvsBackend<T> {
         virtual_server: &VirtualServerKey,
     ) -> Result<Option<Vec<RealServer>>, BackendError> {
         Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
+    }
+
+    fn glance(&mut self, known: &NodeState, begins: bool) -> Option<Glance> {
+        if begins {
+            self.listing = Listing::open().ok();
+        }
+        let glance = self.listing.as_mut()?.glance(&known.virtual_servers).ok();
+        if glance.as_ref().is_none_or(|glance| glance.is_last) {
+            self.listing = None;
+        }
+        glance
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
