@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use proxier::Proxier;
 use proxier::desired::{
-    Config, DesiredState, EndpointUse, Frontend, FrontendKind, Unanswered, endpoint_uses,
+    Config, DesiredState, EndpointUse, Frontend, FrontendKind, Problem, Unanswered, endpoint_uses,
 };
 use proxier::mode::DataPlane;
-use proxier::model::{ObjectName, ServicePort, SessionAffinity, TrafficPolicy};
-use proxier::store::ServiceView;
+use proxier::model::{ObjectName, Service, ServicePort, SessionAffinity, TrafficPolicy};
+use proxier::store::{ServiceView, Store};
 use serde::{Deserialize, Serialize};
 
 /// The page `/services/NAMESPACE/NAME`.
@@ -116,20 +116,67 @@ pub(crate) struct ProblemOf {
     pub(crate) message: String,
 }
 
-/// The page of a Service, as JSON; `name` is `NAMESPACE/NAME`. `None` if there is no such Service.
-pub(crate) fn page<B: DataPlane>(name: &str, proxier: &Proxier<B>) -> Option<String> {
-    let (namespace, name) = name.split_once('/')?;
-    let name = ObjectName::new(namespace, name).ok()?;
+/// A page, as JSON: of the Service `NAMESPACE/NAME`, or of all that name an address and port, which
+/// are `ADDRESS@PORT`. `None` if there is no such Service.
+pub(crate) fn page<B: DataPlane>(about: &str, proxier: &Proxier<B>) -> Option<String> {
+    if let Some((address, port)) = about.split_once('@') {
+        let (address, port) = (address.parse().ok()?, port.parse().ok()?);
+        let mut all = at(address, port, proxier.store(), proxier.desired());
+        for of in &mut all {
+            of.add_problems(proxier.problems_of(&name(&of.service)?));
+        }
+        return serde_json::to_string(&all).ok();
+    }
+    let name = name(about)?;
     let view = proxier.store().get(&name)?;
     let mut description = describe(view, proxier.desired());
-    let problems = proxier.problems_of(&name).into_iter();
-    let problems = problems.map(|problem| ProblemOf {
-        field: problem.field,
-        reason: problem.reason.to_string(),
-        message: problem.message,
-    });
-    description.problems = problems.collect();
+    description.add_problems(proxier.problems_of(&name));
     serde_json::to_string(&description).ok()
+}
+
+fn name(text: &str) -> Option<ObjectName> {
+    let (namespace, name) = text.split_once('/')?;
+    ObjectName::new(namespace, name).ok()
+}
+
+/// The Services that name an address, or this number as a node port, with their problems.
+pub(crate) fn at(
+    address: IpAddr,
+    port: u16,
+    store: &Store,
+    desired: &DesiredState,
+) -> Vec<Description> {
+    let names = |service: &Service| {
+        let all = [
+            &service.cluster_ips,
+            &service.external_ips,
+            &service.load_balancer_ips,
+        ];
+        let mut addresses = all.into_iter().flat_map(|ips| ips.iter());
+        let mut ports = service.ports.iter().filter_map(|port| port.node_port);
+        addresses.any(|ip| *ip == address) || ports.any(|of| of.get() == port)
+    };
+    let views = store.services().filter(|view| names(view.service));
+    let mut found: Vec<_> = views
+        .map(|view| {
+            let mut description = describe(view, desired);
+            description.add_problems(desired.problems_of(&view.service.name));
+            description
+        })
+        .collect();
+    found.sort_by(|a, b| a.service.cmp(&b.service));
+    found
+}
+
+impl Description {
+    fn add_problems(&mut self, problems: Vec<Problem>) {
+        let problems = problems.into_iter().map(|problem| ProblemOf {
+            field: problem.field,
+            reason: problem.reason.to_string(),
+            message: problem.message,
+        });
+        self.problems = problems.collect();
+    }
 }
 
 /// A Service, without its problems.

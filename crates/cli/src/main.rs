@@ -92,6 +92,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Status(args)) => commands::status(args),
         Some(Command::Services(args)) => commands::services(args),
         Some(Command::Describe(args)) => commands::describe(args),
+        Some(Command::Explain(args)) => commands::explain(args),
         Some(Command::Cleanup(args)) => commands::cleanup(args),
         Some(Command::Completion { shell }) => {
             let mut command = args::visible(&args::command());

@@ -5,7 +5,10 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
+use proxier::desired::{Config, Marks, PodInterfaces};
+use proxier::mode::trace::Packet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +65,51 @@ pub(crate) struct SourceState {
     pub(crate) failing: BTreeMap<String, String>,
 }
 
+/// The settings in effect that decide on packets, from the page `/configz`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Settings {
+    node_name: String,
+    #[serde(rename = "nodeIPs")]
+    node_ips: Vec<IpAddr>,
+    #[serde(rename = "clusterCIDRs")]
+    cluster_cidrs: Vec<IpNet>,
+    #[serde(rename = "serviceCIDRs")]
+    service_cidrs: Vec<IpNet>,
+    #[serde(rename = "excludeCIDRs")]
+    exclude_cidrs: Vec<IpNet>,
+    masquerade_all: bool,
+    pod_interface: Option<String>,
+    pod_interface_prefix: Option<String>,
+    masquerade_mark: String,
+    mark_mask: String,
+}
+
+impl Settings {
+    /// These settings, and all others from the command line.
+    pub(crate) fn over(self, given: Config) -> Config {
+        let named = |name: Option<String>| name.and_then(|name| name.parse().ok());
+        let prefixed = named(self.pod_interface_prefix).map(PodInterfaces::Prefixed);
+        let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+        let bit = number(&self.masquerade_mark).map(u32::trailing_zeros);
+        let bit = bit.and_then(|bit| u8::try_from(bit).ok());
+        let marks = bit.zip(number(&self.mark_mask));
+        let marks = marks.and_then(|(bit, mask)| Marks::new(bit, mask).ok());
+        let mut config = given;
+        config.marks = marks.unwrap_or(config.marks);
+        config.node_name = self.node_name.into();
+        config.node_ips = self.node_ips;
+        config.cluster_cidrs = self.cluster_cidrs;
+        config.service_cidrs = self.service_cidrs;
+        config.exclude_cidrs = self.exclude_cidrs;
+        config.masquerade_all = self.masquerade_all;
+        config.pod_interfaces = named(self.pod_interface)
+            .map(PodInterfaces::Named)
+            .or(prefixed);
+        config
+    }
+}
+
 /// Asks the process at this metrics address.
 pub(crate) struct Client(SocketAddr);
 
@@ -89,6 +137,21 @@ impl Client {
     /// know the Service.
     pub(crate) fn service(&self, name: &str) -> Option<Description> {
         self.document(&format!("/services/{name}"))
+    }
+
+    /// The Services that name the destination of a packet. `None` if none answers.
+    pub(crate) fn services_at(&self, packet: &Packet) -> Option<Vec<Description>> {
+        let (address, port) = (packet.destination, packet.port);
+        self.document(&format!("/services/{address}@{port}"))
+    }
+
+    /// Its settings, of which only those that decide on packets are read. `None` if none answers.
+    pub(crate) fn settings(&self) -> Option<Settings> {
+        #[derive(Deserialize)]
+        struct Page {
+            svcproxy: Settings,
+        }
+        self.document("/configz").map(|page: Page| page.svcproxy)
     }
 
     fn document<T: DeserializeOwned>(&self, path: &str) -> Option<T> {

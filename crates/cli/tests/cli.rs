@@ -709,6 +709,7 @@ fn help() {
         &["status"],
         &["services"],
         &["describe"],
+        &["explain"],
         &["cleanup"],
         &["completion"],
     ]

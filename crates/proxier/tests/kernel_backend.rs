@@ -9,6 +9,10 @@ mod forwarding;
 mod glance;
 #[path = "kernel_backend/outside.rs"]
 mod outside;
+#[path = "kernel_backend/table_traces.rs"]
+mod table_traces;
+#[path = "kernel_backend/traces.rs"]
+mod traces;
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod compat;
+mod explain;
 mod look;
 mod mode;
 mod monitor;
@@ -11,6 +12,7 @@ mod sync;
 #[cfg(test)]
 pub(crate) use compat::COVERED;
 pub(crate) use compat::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use explain::{ExplainArgs, Target};
 pub(crate) use look::{
     DescribeArgs, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat, VipFilter,
 };
@@ -116,6 +118,21 @@ pub(crate) enum Command {
         svcproxy describe web -n shop\n  \
         svcproxy describe shop/web -o json")]
     Describe(DescribeArgs),
+    /// Explain what happens to a connection: its way hook by hook, who may answer, who refuses or
+    /// drops it, and why
+    ///
+    /// Without a source (--manifests, --kubeconfig, --master), reads the kernel, and asks the
+    /// svcproxy that runs on this node for its settings and Services. With a source, explains the
+    /// plan, and needs no privileges; with --against kernel also the kernel, and where the two
+    /// differ. Evaluates svcproxy's own rules, and judges the filters of other programs.
+    #[command(after_help = "Examples:\n  \
+        svcproxy explain 10.96.0.80:80\n  \
+        svcproxy explain 10.96.0.10:53/udp --from 10.244.1.7\n  \
+        svcproxy explain node-port:30080 --from 198.51.100.7\n  \
+        svcproxy explain 10.96.0.80:80 --manifests examples/ --cluster-cidr 10.244.0.0/16\n\n\
+        Exit codes: 0 the connection is served, 1 it is not or something failed, 2 wrong usage or \
+        invalid manifests.")]
+    Explain(Box<ExplainArgs>),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
@@ -207,6 +224,7 @@ impl Cli {
             None => Some(&mut self.run.node),
             Some(Command::Plan(plan)) => Some(&mut plan.node),
             Some(Command::Check(check)) => Some(&mut check.node),
+            Some(Command::Explain(explain)) => Some(&mut explain.node),
             Some(_) => None,
         }
     }
@@ -328,6 +346,21 @@ const RUNNING_ONLY: [&str; 7] = [
     "ipvs_min_sync_period",
     "iptables_min_sync_period",
 ];
+/// Flags that `explain` accepts but does not use.
+const UNEXPLAINED: [&str; 12] = [
+    "healthz_bind_address",
+    "service_metrics",
+    "service_metrics_limit",
+    "audit_interval",
+    "ipvs_min_sync_period",
+    "iptables_min_sync_period",
+    "fallback",
+    "strict_arp",
+    "ipvs_tcp_timeout",
+    "ipvs_tcpfin_timeout",
+    "ipvs_udp_timeout",
+    "drain_timeout",
+];
 /// Flags of a source. `check` accepts but does not use them.
 const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
 
@@ -342,6 +375,7 @@ pub(crate) fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("plan", |plan| hide(plan, &RUNNING_ONLY))
         .mut_subcommand("check", |check| hide(hide(check, &RUNNING_ONLY), &SOURCE))
+        .mut_subcommand("explain", |explain| hide(explain, &UNEXPLAINED))
 }
 
 /// The command line without its hidden flags, for completion.

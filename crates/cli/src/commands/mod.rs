@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod describe;
+mod explain;
 pub(crate) mod plan;
 mod run;
 mod services;
@@ -20,6 +21,7 @@ use crate::logging::{chain, write_json};
 pub(crate) use check::check;
 pub(crate) use cleanup::cleanup;
 pub(crate) use describe::describe;
+pub(crate) use explain::explain;
 pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use services::services;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use ipvs::Family;
 use jiff::Timestamp;
 use proxier::Runtime;
-use proxier::desired::{Config, DesiredState, HealthCheck};
+use proxier::desired::{Config, DesiredState, HealthCheck, PodInterfaces};
 use proxier::observe::health::{HealthError, ServiceHealth};
 use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer, Status};
 use serde_json::{Value, json};
@@ -208,7 +208,16 @@ fn document(cli: &Cli, config: &Config) -> Value {
 fn own_settings(config: &Config) -> Value {
     let list =
         |networks: &[IpNet]| -> Vec<String> { networks.iter().map(ToString::to_string).collect() };
+    let (named, prefix) = match &config.pod_interfaces {
+        Some(PodInterfaces::Named(name)) => (Some(name.as_str()), None),
+        Some(PodInterfaces::Prefixed(prefix)) => (None, Some(prefix.as_str())),
+        _ => (None, None),
+    };
     json!({
+        "excludeCIDRs": list(&config.exclude_cidrs),
+        "masqueradeAll": config.masquerade_all,
+        "podInterface": named,
+        "podInterfacePrefix": prefix,
         "nodeName": &*config.node_name,
         "nodeIPs": config.node_ips,
         "zone": config.zone.as_deref(),

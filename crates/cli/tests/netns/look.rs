@@ -105,6 +105,60 @@ fn services_and_their_endpoints_are_described() {
     let page = fetch(&lab, 10249, "/services/default/nobody");
     assert!(page.lines().next().unwrap().contains(" 404 "), "{page}");
 
+    // A connection's way, by the kernel's rules and what the process knows.
+    let explain = |arguments: &[&str]| {
+        let mut command = lab.svcproxy(&[&["explain"], arguments].concat());
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, output.status.code())
+    };
+    let (text, code) = explain(&["10.96.0.21:80", "--from=198.18.0.7"]);
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "this node's kernel, mode iptables",
+        "Service   default/a\n",
+        "served by 1 endpoint\n  -> 10.244.2.1:8080",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (text, code) = explain(&["10.96.0.24:80", "-o=json"]);
+    assert_eq!(code, Some(1), "{text}");
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["result"], "refused");
+    assert_eq!(json["packet"]["fromThisNode"], true);
+    assert_eq!(json["findings"][0]["reason"], "NoEndpoints", "{text}");
+    let (text, _) = explain(&["192.0.2.77:80"]);
+    assert!(
+        text.contains("192.0.2.77 is not a Service's; the packet would leave by "),
+        "{text}"
+    );
+    // Against the plan of the same manifests.
+    let mut command = lab.svcproxy(&["explain", "10.96.0.21:80", "--against=kernel"]);
+    command
+        .args(["--mode=iptables", "--metrics-bind-address="])
+        .args(lab.settings());
+    let text = succeed(&mut command);
+    assert!(
+        text.contains("against the plan") && !text.contains("Drift"),
+        "{text}"
+    );
+    lab.write("a.yaml", &manifest("a", "10.96.0.21", "10.244.2.9"));
+    let mut command = lab.svcproxy(&["explain", "10.96.0.21:80", "--against=kernel"]);
+    command
+        .args(["--mode=iptables", "--metrics-bind-address="])
+        .args(lab.settings());
+    let differs = || {
+        let text = succeed(&mut command);
+        // The running svcproxy follows the file, too.
+        let is_applied = text.contains("-> 10.244.2.9:8080");
+        if text.contains("Drift") || is_applied {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    };
+    eventually(PATIENCE, differs).unwrap();
+
     // The draining state of what is gone is up to connection tracking; the Service is not known.
     lab.remove("a.yaml");
     let gone = || {

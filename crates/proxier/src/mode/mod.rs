@@ -11,6 +11,7 @@ pub mod probe;
 pub(crate) mod proc_sys;
 mod report;
 mod sysctl;
+pub mod trace;
 
 use std::fmt::{Debug, Display};
 use std::time::{Duration, Instant};

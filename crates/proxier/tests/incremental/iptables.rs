@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proxier::desired::{Config, DesiredState, PodInterfaces, Touched};
-use proxier::mode::iptables::{NodeState, Plan, Rules, Step};
+use proxier::mode::iptables::{NodeState, Plan, Rules, Step, trace};
 use proxier::mode::ipvs::plan::Scope;
+use proxier::mode::trace::Surroundings;
 use proxier::store::{Change, Store};
 
 use crate::arbitrary::{change, config};
@@ -130,6 +131,15 @@ fn check_clients(node: &NodeState, store: &Store, config: &Config) {
                 tables.met(key, client, config),
                 outcome,
                 "{client:?} to {key}"
+            );
+            let rules = node.rules(key.family());
+            let is_own = |address| config.node_ips.contains(&address);
+            let packet = oracle::packet(key, client, config);
+            let trace = trace(rules, &packet, Surroundings::new(&is_own));
+            assert_eq!(
+                oracle::traced(&trace, client),
+                outcome,
+                "{packet}: {trace:#?}"
             );
         }
     }

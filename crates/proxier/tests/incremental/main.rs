@@ -18,11 +18,13 @@ use proxier::desired::{
 };
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Plan, Purpose, Scope, Step};
 use proxier::mode::ipvs::rules::{Parts, Ruleset};
-use proxier::mode::ipvs::{Backend, FakeBackend};
+use proxier::mode::ipvs::{Backend, FakeBackend, trace};
+use proxier::mode::trace::Surroundings;
 use proxier::model::ObjectName;
 use proxier::store::Store;
 
 use arbitrary::{change, config};
+use oracle::Reach;
 
 fn frontends(state: &DesiredState) -> BTreeMap<FrontendKey, Arc<Frontend>> {
     let frontends = state.frontends();
@@ -82,10 +84,45 @@ fn check_parts(node: &NodeState, config: &Config) {
     assert!(is_there, "parts of the rules are missing, or not needed");
 }
 
+/// The evaluation of the installed rules gives every client the result that the objects define.
+fn check_traces(node: &NodeState, expected: &Reach, config: &Config) {
+    let fingerprint = node.ruleset.unwrap();
+    let installed = Ruleset::with_fingerprint(config, fingerprint).unwrap();
+    // The same parts, where pods of both families are known.
+    let mut known = config.clone();
+    known
+        .cluster_cidrs
+        .push("fd00:10:244::/56".parse().unwrap());
+    let parts = [false, true].into_iter().flat_map(|capture| {
+        [false, true].into_iter().flat_map(move |marks| {
+            [false, true].map(move |refusal| {
+                let mut parts = Parts::ALL;
+                (parts.capture, parts.marks, parts.refusal) = (capture, marks, refusal);
+                parts
+            })
+        })
+    });
+    let mut parts = parts.filter(|parts| Ruleset::new(config).with_parts(*parts) == installed);
+    let ruleset = Ruleset::new(&known).with_parts(parts.next().unwrap());
+    let is_own = |address| config.node_ips.contains(&address);
+    for (key, clients) in expected {
+        for (client, outcome) in clients {
+            let packet = oracle::packet(*key, *client, config);
+            let trace = trace(Some(&ruleset), node, &packet, Surroundings::new(&is_own));
+            assert_eq!(
+                oracle::traced(&trace, *client),
+                *outcome,
+                "{packet}: {trace:#?}"
+            );
+        }
+    }
+}
+
 /// Invariants of any node, checked without the code under test.
 fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
     check_parts(node, config);
     let expected = oracle::expected(store, config);
+    check_traces(node, &expected, config);
     for (key, clients) in &expected {
         for (client, outcome) in clients {
             assert_eq!(

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use ipvs::VirtualServerKey;
 use proxier::desired::{Config, FrontendKey};
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
+use proxier::mode::trace::{self, Origin, Packet, Trace};
 use proxier::model::{Endpoint, EndpointSlice, Family, Service, ServicePort, TrafficPolicy};
 use proxier::store::Store;
 
@@ -268,6 +269,36 @@ fn chosen(
         .iter()
         .filter(|(_, e)| !e.conditions.ready && e.conditions.serving && e.conditions.terminating);
     leaving.filter(|(_, e)| may(e)).map(|(at, _)| *at).collect()
+}
+
+/// The packet of a client to a frontend; a node port is asked at the node's address.
+pub(crate) fn packet(key: FrontendKey, client: Client, config: &Config) -> Packet {
+    let family = key.family();
+    let to = match key.is_node_port() {
+        true => config.node_ip(family).unwrap(),
+        false => key.address,
+    };
+    let origin = Origin::Interface("eth0".to_owned());
+    Packet::new(client.address(family), to, key.protocol, key.port, origin)
+}
+
+/// The result of a trace, of which only clients outside see whether they are masqueraded.
+pub(crate) fn traced(trace: &Trace, client: Client) -> Outcome {
+    match &trace.outcome {
+        trace::Outcome::Refused => Outcome::Refused,
+        trace::Outcome::Dropped => Outcome::Dropped,
+        trace::Outcome::Served(answers) => {
+            let masqueraded = answers.iter().all(|answer| answer.masqueraded);
+            let never = answers.iter().all(|answer| !answer.masqueraded);
+            assert!(!client.is_outside() || masqueraded || never, "{trace:#?}");
+            let by = answers.iter();
+            Outcome::Served {
+                by: by.map(|a| (a.endpoint.ip(), a.endpoint.port())).collect(),
+                masqueraded: client.is_outside() && masqueraded,
+            }
+        }
+        other => panic!("{other:?}: {trace:#?}"),
+    }
 }
 
 /// The fate of a client's first packet, step by step through the hooks.

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use proxier::mode::iptables;
+use proxier::mode::trace::Surroundings;
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Service, ServicePort,
 };
@@ -13,6 +15,7 @@ use testbed::{
     Topology, eventually,
 };
 
+use super::table_traces::{addresses, deviations};
 use super::*;
 
 /// All except SCTP, for which not every kernel has sockets.
@@ -52,8 +55,18 @@ fn whole_table_over(topology: &Topology, flavour: Flavour, protocols: &[Protocol
         format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
     ])
     .unwrap();
-    let failures = cluster.failures(&table().unwrap());
+    let table = table().unwrap();
+    let failures = cluster.failures(&table);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // What the rules are said to do is what they do.
+    let node = host.enter(|| backend(flavour).observe().unwrap());
+    let own = addresses(topology);
+    let is_own = |address| own.contains(&address);
+    let deviations = deviations(&cluster.packets(&table), |packet| {
+        let rules = node.rules(packet.family());
+        iptables::trace(rules, packet, Surroundings::new(&is_own))
+    });
+    assert!(deviations.is_empty(), "{}", deviations.join("\n"));
 }
 
 #[test]

@@ -46,10 +46,10 @@ struct Half<'a> {
 
 /// One try of a cell.
 #[derive(Debug, Clone, Copy)]
-struct Try {
-    cell: Cell,
-    family: Family,
-    port: Port,
+pub(super) struct Try {
+    pub(super) cell: Cell,
+    pub(super) family: Family,
+    pub(super) port: Port,
 }
 
 impl<'a> Cluster<'a> {
@@ -217,6 +217,20 @@ impl<'a> Cluster<'a> {
         Err(format!("only {answered:?} answered"))
     }
 
+    /// Every try of these cells.
+    pub(super) fn tries(&self, cells: &[Cell]) -> Vec<Try> {
+        jobs(cells, self.protocols).into_iter().flatten().collect()
+    }
+
+    /// The address of the endpoint at a place.
+    pub(super) fn endpoint(&self, place: Place, family: Family) -> IpAddr {
+        let half = match place {
+            Place::Here => &self.here,
+            Place::There => &self.there,
+        };
+        half.endpoint.address(family)
+    }
+
     fn client(&self, from: Client) -> &Host {
         match from {
             Client::PodHere => self.here.pod,
@@ -227,7 +241,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    fn source(&self, see: Seen, one: Try) -> IpAddr {
+    pub(super) fn source(&self, see: Seen, one: Try) -> IpAddr {
         match (see, one.cell.from, one.family) {
             (Seen::Node, ..) => self.here.node.address(one.family),
             (_, Client::OutsideRanges, Family::V4) => IN_NO_RANGE.0.into(),

@@ -13,12 +13,14 @@
 //! ```
 
 mod cluster;
+mod packets;
 mod services;
 mod table;
 
 use crate::Family;
 
 pub use cluster::Cluster;
+pub use packets::{Fate, TablePacket};
 pub use services::{NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest};
 pub use table::{Cell, Client, Expected, Seen, Service, Way, Who, table};
 

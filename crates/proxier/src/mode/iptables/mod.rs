@@ -64,6 +64,7 @@ mod refusals;
 mod rule;
 mod rules;
 mod served;
+mod trace;
 mod transaction;
 
 use ipvs::Scheduler;
@@ -91,6 +92,7 @@ pub(crate) use refusals::Refusals;
 pub use rule::Rule;
 pub use rules::{Hook, Jump, Rules, Table};
 pub use served::{Clients, Counters, Sent, Served, Verdict};
+pub use trace::trace;
 pub use transaction::Transaction;
 
 /// Requests of Services that iptables mode cannot serve: a choice of scheduler, and one of a

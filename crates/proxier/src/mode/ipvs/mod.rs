@@ -17,6 +17,7 @@ mod retire;
 pub mod rules;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 pub(crate) mod shared;
+mod trace;
 
 pub use data_plane::Ipvs;
 #[cfg(any(feature = "testing", test))]
@@ -27,6 +28,7 @@ pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
 pub use retire::{Cleanup, Replacement, Retiring, cleanup, own_virtual_servers};
+pub use trace::trace;
 
 use std::collections::HashMap;
 

@@ -19,13 +19,15 @@ use super::set::Set;
 use crate::desired::Marks;
 
 const NEW: Statement = Statement::State(CtState::New);
-pub(super) const REFUSED: &str = "refused";
+/// The chain that rejects everything.
+pub(crate) const REFUSED: &str = "refused";
 pub(super) const ANSWER: &str = "answer";
 
 /// The names of the chains of one family.
 pub(super) struct Names {
     pub(super) capture: &'static str,
     pub(super) restricted: &'static str,
+    pub(super) unserved: &'static str,
     pub(super) new_in: &'static str,
     pub(super) virtual_server: &'static str,
     pub(super) node_port: &'static str,
@@ -44,6 +46,7 @@ impl Names {
             Family::V4 => Self {
                 capture: "capture-v4",
                 restricted: "restricted-v4",
+                unserved: "unserved-v4",
                 new_in: "new-v4",
                 virtual_server: "virtual-server-v4",
                 node_port: "node-port-v4",
@@ -58,6 +61,7 @@ impl Names {
             Family::V6 => Self {
                 capture: "capture-v6",
                 restricted: "restricted-v6",
+                unserved: "unserved-v6",
                 new_in: "new-v6",
                 virtual_server: "virtual-server-v6",
                 node_port: "node-port-v6",
@@ -132,7 +136,7 @@ pub(super) fn capture_packets(family: Family, marks: Marks) -> Vec<Rule> {
             NEW,
             NotFromLoopback,
             In(Set::NoEndpoints(family)),
-            Goto(REFUSED),
+            Goto(Names::of(family).unserved),
         ]),
         rule([MarkFrom(Set::Captured(family))]),
         rule([
@@ -142,6 +146,20 @@ pub(super) fn capture_packets(family: Family, marks: Marks) -> Vec<Rule> {
             SetMark(marks.own()),
         ]),
     ]
+}
+
+/// New packets from other hosts for a Service without endpoints. Clients outside of the source ranges
+/// are dropped, as if it had some.
+pub(super) fn unserved(family: Family) -> Vec<Rule> {
+    vec![check_ranges(family), rule([Goto(REFUSED)])]
+}
+
+/// Drops clients outside of the source ranges.
+fn check_ranges(family: Family) -> Rule {
+    rule([
+        In(Set::Restricted(family)),
+        Jump(Names::of(family).restricted),
+    ])
 }
 
 /// Marks what `filter-input` decides on, so that a rule of iptables can let it pass a policy that
@@ -231,10 +249,7 @@ pub(super) fn input(family: Family) -> Vec<Rule> {
 /// The first packets of connections to the node.
 pub(super) fn new_in(family: Family) -> Vec<Rule> {
     vec![
-        rule([
-            In(Set::Restricted(family)),
-            Jump(Names::of(family).restricted),
-        ]),
+        check_ranges(family),
         rule([In(Set::NoEndpoints(family)), Goto(REFUSED)]),
         rule([In(Set::Dropped(family)), Drop]),
     ]

@@ -94,7 +94,7 @@
 //!   pass too: the kernel resets TCP, and svcproxy deletes other flows with their virtual server.
 //!
 //! While something is captured, packets from other hosts for a Service without endpoints are handled
-//! in chain `capture` already. Linux sends no ICMP error from an address that is not the node's, so
+//! in chain `capture` already, source ranges first. Linux sends no ICMP error from an address that is not the node's, so
 //! for an external IP the input hook could not reject. Before routing, the error comes from the node's address. This is
 //! not done over `lo`, because until 6.17 the kernel leaked a reference there per rejected packet.
 //!
@@ -148,13 +148,14 @@ mod rule;
 mod ruleset;
 mod set;
 
+pub(crate) use hooks::REFUSED;
 pub use parts::Parts;
 pub(crate) use range::split as split_range;
 #[cfg(feature = "ipvs")]
 pub(crate) use range::{key as range_key, mask_and_bit, network as range_network};
-pub(crate) use rule::{Chain, ChainKind, Hook, HookPoint, Rule, Statement};
-#[cfg(feature = "ipvs")]
-pub(crate) use rule::{CtState, TransportProtocol};
+pub(crate) use rule::{
+    Chain, ChainKind, CtState, Hook, HookPoint, Rule, Statement, TransportProtocol,
+};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub(crate) use ruleset::{ADMIT, INPUT};
 pub use ruleset::{Fingerprint, Ruleset, TABLE};

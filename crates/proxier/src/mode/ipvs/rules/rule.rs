@@ -328,7 +328,8 @@ impl ChainKind {
 }
 
 impl HookPoint {
-    const fn name(self) -> &'static str {
+    /// The name in nft.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Prerouting => "prerouting",
             Self::Input => "input",

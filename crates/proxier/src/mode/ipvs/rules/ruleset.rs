@@ -93,6 +93,29 @@ impl Ruleset {
         }
     }
 
+    /// The rules with this fingerprint, if they are for these settings: with any parts, in effect
+    /// or retired.
+    pub fn with_fingerprint(config: &Config, fingerprint: Fingerprint) -> Option<Self> {
+        let choices = [false, true];
+        let parts = choices.into_iter().flat_map(|capture| {
+            choices.into_iter().flat_map(move |marks| {
+                choices.into_iter().map(move |refusal| Parts {
+                    capture,
+                    marks,
+                    refusal,
+                })
+            })
+        });
+        let both = [Self::new(config), Self::retired(config)];
+        let mut all = parts.flat_map(|parts| both.clone().map(|rules| rules.with_parts(parts)));
+        all.find(|rules| rules.fingerprint() == fingerprint)
+    }
+
+    /// Whether another data plane is in effect, and these rules only serve existing connections.
+    pub const fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
     /// Identifies this ruleset.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.to_string())
@@ -120,13 +143,14 @@ impl Ruleset {
         chains
     }
 
-    fn family_chains(&self, family: Family) -> [Chain; 12] {
+    fn family_chains(&self, family: Family) -> [Chain; 13] {
         let (names, pods, marks) = (Names::of(family), &self.pods, self.marks);
         [
+            chain(names.restricted, hooks::restricted(family)),
+            chain(names.unserved, hooks::unserved(family)),
             chain(names.capture, hooks::capture_packets(family, marks)),
             chain(names.admit_node_port, hooks::admit_node_port(family, marks)),
             chain(names.admit, hooks::admit_packets(family, marks)),
-            chain(names.restricted, hooks::restricted(family)),
             chain(names.new_in, hooks::new_in(family)),
             chain(names.virtual_server, hooks::virtual_server(pods, family)),
             chain(names.node_port, hooks::node_port(pods, family)),
@@ -325,6 +349,24 @@ mod tests {
         let hooked = chains.iter().filter(|chain| chain.hook.is_some());
         let rules = hooked.map(ToString::to_string).collect::<String>();
         insta::assert_snapshot!(rules);
+    }
+
+    #[test]
+    fn rules_are_found_by_their_fingerprint() {
+        let config = config(&["10.244.0.0/16"]);
+        let parts = Parts {
+            capture: true,
+            marks: false,
+            refusal: true,
+        };
+        let retired = Ruleset::retired(&config);
+        for rules in [Ruleset::new(&config).with_parts(parts), retired] {
+            let found = Ruleset::with_fingerprint(&config, rules.fingerprint());
+            // Different parts can make the same rules.
+            assert_eq!(found.unwrap().chains(), rules.chains());
+        }
+        let other = ruleset(&["10.0.0.0/8"]).fingerprint();
+        assert_eq!(Ruleset::with_fingerprint(&config, other), None);
     }
 
     #[test]

@@ -1,0 +1,135 @@
+//! A data plane, as a value: that of a plan, or the kernel's.
+
+use std::net::IpAddr;
+
+use ipvs::VirtualServerKey;
+use proxier::desired::{Config, DesiredState, FrontendKey};
+use proxier::mode::iptables::{self, IptablesBackend};
+use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Purpose, Scope};
+use proxier::mode::ipvs::rules::Ruleset;
+use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::trace::{Packet, Surroundings, Trace};
+use proxier::mode::{BackendError, ipvs as ipvs_mode};
+
+use crate::args::Mode;
+
+/// The state that a packet meets.
+#[derive(Debug, Clone)]
+pub(super) enum DataPlane {
+    /// IPVS with svcproxy's rules.
+    Ipvs(Rules, Box<NodeState>),
+    /// iptables.
+    Iptables(Box<iptables::NodeState>),
+}
+
+/// svcproxy's nftables rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Those of known settings.
+    Known(Ruleset),
+    /// Missing, or changed by another program.
+    Missing,
+    /// Complete, but of other settings than the known ones, which are assumed.
+    Assumed(Ruleset),
+}
+
+impl DataPlane {
+    /// The plan's, from scratch.
+    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> Self {
+        match mode {
+            Mode::Ipvs => {
+                let mut node = NodeState::default();
+                node.record(&Plan::new(desired, &node, Scope::Full), &[]);
+                Self::Ipvs(Rules::Known(Ruleset::needed(desired)), Box::new(node))
+            }
+            Mode::Iptables => {
+                let mut node = iptables::NodeState::default();
+                node.record(&iptables::Plan::new(desired, &node, Scope::Full), &[]);
+                Self::Iptables(Box::new(node))
+            }
+        }
+    }
+
+    /// The kernel's, with the real servers that matter to a packet.
+    pub(super) fn of_kernel(
+        mode: Option<Mode>,
+        config: &Config,
+        packet: &Packet,
+    ) -> Result<Self, BackendError> {
+        let rules = match mode {
+            Some(Mode::Ipvs) => None,
+            Some(Mode::Iptables) => Some(IptablesBackend::open()?),
+            None => IptablesBackend::in_use()?,
+        };
+        if let Some(mut backend) = rules {
+            return Ok(Self::Iptables(Box::new(backend.observe()?)));
+        }
+        let mut backend = IpvsBackend::open()?;
+        let mut node = backend.outline()?;
+        let keys = servers(&node, packet);
+        backend.read_real_servers(&mut node, &keys)?;
+        Ok(Self::Ipvs(Rules::of(&node, config), Box::new(node)))
+    }
+
+    pub(super) const fn mode(&self) -> Mode {
+        match self {
+            Self::Ipvs(..) => Mode::Ipvs,
+            Self::Iptables(_) => Mode::Iptables,
+        }
+    }
+
+    /// Follows a packet.
+    pub(super) fn trace(&self, packet: &Packet, is_own: &dyn Fn(IpAddr) -> bool) -> Trace {
+        let around = Surroundings::new(is_own);
+        match self {
+            Self::Ipvs(rules, node) => ipvs_mode::trace(rules.ruleset(), node, packet, around),
+            Self::Iptables(node) => iptables::trace(node.rules(packet.family()), packet, around),
+        }
+    }
+
+    /// The virtual server of a packet's address that svcproxy has not recorded.
+    pub(super) fn foreign(&self, key: FrontendKey) -> Option<VirtualServerKey> {
+        let Self::Ipvs(_, node) = self else {
+            return None;
+        };
+        let server = key.virtual_server()?;
+        let is_foreign = node.virtual_servers.contains_key(&server)
+            && !node.elements.contains(&Element::VirtualServer(key));
+        is_foreign.then_some(server)
+    }
+}
+
+impl Rules {
+    pub(super) fn of(node: &NodeState, config: &Config) -> Self {
+        let Some(fingerprint) = node.ruleset else {
+            return Self::Missing;
+        };
+        match Ruleset::with_fingerprint(config, fingerprint) {
+            Some(ruleset) => Self::Known(ruleset),
+            None => Self::Assumed(Ruleset::new(config)),
+        }
+    }
+
+    const fn ruleset(&self) -> Option<&Ruleset> {
+        match self {
+            Self::Known(ruleset) | Self::Assumed(ruleset) => Some(ruleset),
+            Self::Missing => None,
+        }
+    }
+}
+
+/// The virtual servers that a packet may reach.
+fn servers(node: &NodeState, packet: &Packet) -> Vec<VirtualServerKey> {
+    let (key, node_port) = (packet.key(), packet.node_port());
+    let marks = [
+        (key, Purpose::External),
+        (node_port, Purpose::NodePort),
+        (node_port, Purpose::External),
+    ];
+    let marks = marks
+        .into_iter()
+        .filter_map(|(key, purpose)| node.elements.mark(key, purpose));
+    let family = packet.family();
+    let by_mark = marks.map(|mark| VirtualServerKey::firewall_mark(mark, family));
+    key.virtual_server().into_iter().chain(by_mark).collect()
+}

@@ -1,0 +1,607 @@
+//! Situations in which a connection goes nowhere, or not where it should: the explanation names the
+//! cause in each.
+
+use std::sync::Arc;
+
+use ipvs::{Protocol, VirtualServer, VirtualServerKey};
+use proxier::desired::Config;
+use proxier::host::{Concern, Facts, Filter, Role, Trace as HostTrace, judge};
+use proxier::mode::ipvs::plan::{NodeState, Obstacle, VirtualServerState};
+use proxier::mode::ipvs::rules::Ruleset;
+use proxier::source::manifest;
+
+use super::plane::Rules;
+use super::*;
+
+/// The Services of most situations.
+const SERVICES: &str = include_str!("services.yaml");
+
+/// A client, for short.
+#[derive(Clone, Copy)]
+enum From {
+    Node,
+    Pod,
+    Outside,
+}
+
+/// What differs from a node on which all is well.
+#[derive(Default)]
+struct Setup {
+    mode: Option<Mode>,
+    /// Changes the kernel after the plan was applied.
+    change: Option<fn(&mut NodeState, &Config)>,
+    /// Changes the settings.
+    settings: Option<fn(&mut Config)>,
+    facts: Facts,
+    /// There is no plan to compare with, only what the running svcproxy knows.
+    without_plan: bool,
+}
+
+struct Explained {
+    result: &'static str,
+    reasons: Vec<&'static str>,
+    text: String,
+}
+
+fn config() -> Config {
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
+    config.cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+    config.exclude_cidrs = vec!["192.0.2.192/26".parse().unwrap()];
+    config
+}
+
+fn explained(target: &str, from: From, setup: &Setup) -> Explained {
+    let mut config = config();
+    if let Some(change) = setup.settings {
+        change(&mut config);
+    }
+    let mut store = Store::default();
+    let reading = manifest::parse("services.yaml".as_ref(), SERVICES);
+    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+    let changes = reading.changes.into_iter();
+    changes.for_each(|change| store.apply(change));
+    let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
+    let mode = setup.mode.unwrap_or(Mode::Ipvs);
+    let plan = DataPlane::planned(mode, &desired);
+    let mut kernel = plan.clone();
+    if let (Some(change), DataPlane::Ipvs(rules, node)) = (setup.change, &mut kernel) {
+        change(node, &config);
+        *rules = Rules::of(node, &config);
+    }
+    let (target, protocol) = match target.split_once('/') {
+        Some((at, _)) => (at, Protocol::Udp),
+        None => (target, Protocol::Tcp),
+    };
+    let to: SocketAddr = target.parse().unwrap();
+    let own: IpAddr = "192.0.2.1".parse().unwrap();
+    let is_own = |address: IpAddr| address == own || address.is_loopback();
+    let veth = Origin::Interface("veth0".to_owned());
+    let (source, origin) = match from {
+        From::Node => (own, Origin::Node),
+        From::Pod => ("10.244.1.77".parse().unwrap(), veth),
+        From::Outside => (
+            "198.18.0.7".parse().unwrap(),
+            Origin::Interface("eth0".to_owned()),
+        ),
+    };
+    let role = Role::new(mode.probed(), &config);
+    let concerns: Vec<Concern> = judge(&setup.facts, &role);
+    let case = Case {
+        packet: Packet::new(
+            source,
+            to.ip(),
+            protocol,
+            to.port().try_into().unwrap(),
+            origin,
+        ),
+        config: &config,
+        plane: &kernel,
+        planned: Some(&plan).filter(|_| !setup.without_plan),
+        services: description::at(to.ip(), to.port(), &store, &desired),
+        concerns: &concerns,
+        is_own: &is_own,
+        leaves_by: Some("interface eth0".to_owned()),
+    };
+    let explanation = case.explain();
+    let text = Text {
+        case: &case,
+        explanation: &explanation,
+        of: "this node's kernel",
+    };
+    Explained {
+        result: what(&explanation.trace.outcome),
+        reasons: explanation.findings.iter().map(|of| of.reason).collect(),
+        text: text.to_string(),
+    }
+}
+
+#[track_caller]
+fn check(target: &str, from: From, setup: &Setup, result: &str, reason: &str, words: &str) {
+    let found = explained(target, from, setup);
+    let text = &found.text;
+    assert_eq!(found.result, result, "{target}: {text}");
+    assert!(
+        found.reasons.contains(&reason),
+        "{target}: {reason} in {text}"
+    );
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with(reason));
+    assert!(
+        line.is_some_and(|line| line.contains(words)),
+        "{target}: {words:?} in {text}"
+    );
+}
+
+#[test]
+fn what_works_has_no_reason() {
+    for mode in [Mode::Ipvs, Mode::Iptables] {
+        let setup = Setup {
+            mode: Some(mode),
+            ..Setup::default()
+        };
+        for (target, from) in [
+            ("10.96.0.80:80", From::Pod),
+            ("10.96.0.80:80", From::Node),
+            ("192.0.2.1:30080", From::Outside),
+        ] {
+            let found = explained(target, from, &setup);
+            assert_eq!(found.result, "served", "{}", found.text);
+            assert_eq!(found.reasons, [""; 0], "{}", found.text);
+        }
+    }
+}
+
+/// Objects and settings, in both modes.
+#[test]
+fn what_objects_ask_for_explains_what_happens() {
+    use self::From::{Node, Outside, Pod};
+    let (refused, dropped) = ("refused", "dropped");
+    let local = "delivered to the node's own programs";
+    let leaves = "sent on by the node's routes";
+    for mode in [Mode::Ipvs, Mode::Iptables] {
+        let setup = &Setup {
+            mode: Some(mode),
+            ..Setup::default()
+        };
+        let table = [
+            // No endpoint slice at all.
+            (
+                "10.96.0.81:80",
+                Pod,
+                refused,
+                "NoEndpoints",
+                "no endpoint slice",
+            ),
+            (
+                "10.96.0.81:80",
+                Node,
+                refused,
+                "NoEndpoints",
+                "no endpoint slice",
+            ),
+            // The names of the ports differ.
+            (
+                "10.96.0.82:443",
+                Pod,
+                refused,
+                "NoEndpoints",
+                "named \"https\", only: \"http\"",
+            ),
+            // Endpoints that are not ready, and some without weight.
+            ("10.96.0.83:80", Pod, refused, "NoEndpoints", "2 not ready"),
+            (
+                "10.96.0.89:80",
+                Pod,
+                refused,
+                "NoEndpoints",
+                "1 with weight 0",
+            ),
+            // Policy Local, inside and outside.
+            (
+                "10.96.0.84:80",
+                Pod,
+                dropped,
+                "NoLocalEndpoints",
+                "1 on other nodes",
+            ),
+            (
+                "203.0.113.84:80",
+                Outside,
+                dropped,
+                "NoLocalEndpoints",
+                "1 on other nodes",
+            ),
+            (
+                "192.0.2.1:30084",
+                Outside,
+                dropped,
+                "NoLocalEndpoints",
+                "1 on other nodes",
+            ),
+            // Source ranges.
+            (
+                "203.0.113.85:80",
+                Outside,
+                dropped,
+                "SourceRanges",
+                "198.51.100.0/24",
+            ),
+            // An address of the Service CIDR that no Service has, and any other address.
+            (
+                "10.96.0.99:443",
+                Pod,
+                refused,
+                "AddressRefused",
+                "10.96.0.99",
+            ),
+            (
+                "10.100.7.7:80",
+                Pod,
+                refused,
+                "NotAService",
+                "Service CIDR 10.96.0.0/12",
+            ),
+            (
+                "10.100.7.7:80",
+                Node,
+                refused,
+                "NotAService",
+                "Service CIDR 10.96.0.0/12",
+            ),
+            (
+                "8.8.8.8:53/udp",
+                Pod,
+                leaves,
+                "NotAService",
+                "leave by interface eth0",
+            ),
+            // Another port or protocol of a Service's address.
+            (
+                "10.96.0.80:81",
+                Pod,
+                refused,
+                "NotThisPort",
+                "not at 81/tcp, only: 80/tcp",
+            ),
+            (
+                "10.96.0.80:80/udp",
+                Pod,
+                refused,
+                "NotThisPort",
+                "not at 80/udp, only: 80/tcp",
+            ),
+            // An external IP that svcproxy refuses, one that is excluded, and one that another
+            // Service has.
+            (
+                "10.96.0.99:80",
+                Outside,
+                refused,
+                "AddressRefused",
+                "Service default/greedy",
+            ),
+            (
+                "192.0.2.200:80",
+                Outside,
+                leaves,
+                "AddressRefused",
+                "--exclude-cidrs",
+            ),
+            // A node port that no Service has, one over loopback, one for another protocol.
+            (
+                "192.0.2.1:31999",
+                Outside,
+                local,
+                "NotAService",
+                "no Service has the node port 31999",
+            ),
+            (
+                "127.0.0.1:30080",
+                Node,
+                local,
+                "NotThisPort",
+                "does not serve node ports",
+            ),
+            (
+                "192.0.2.1:30080/udp",
+                Outside,
+                local,
+                "NotThisPort",
+                "for tcp, not for udp",
+            ),
+            // A health check has the port.
+            (
+                "192.0.2.1:30087",
+                Outside,
+                local,
+                "AddressConflict",
+                "30087",
+            ),
+        ];
+        for (target, from, result, reason, words) in table {
+            check(target, from, setup, result, reason, words);
+        }
+        // Served for the older Service, and the younger one is told.
+        check(
+            "203.0.113.9:80",
+            Outside,
+            setup,
+            "served",
+            "AddressConflict",
+            "default/greedy",
+        );
+    }
+}
+
+#[test]
+fn node_ports_of_a_family_without_a_service() {
+    let six = Setup {
+        settings: Some(|config| config.node_ips.push("2001:db8::1".parse().unwrap())),
+        ..Setup::default()
+    };
+    let found = explained("[::1]:30080", From::Node, &six);
+    assert!(found.reasons.contains(&"WrongFamily"), "{}", found.text);
+    let left_out = Setup {
+        settings: Some(|config| config.left_out = vec!["fd00:10:96::/112".parse().unwrap()]),
+        ..Setup::default()
+    };
+    let found = explained("[fd00:10:96::1]:80", From::Node, &left_out);
+    assert!(found.reasons.contains(&"FamilyLeftOut"), "{}", found.text);
+}
+
+#[test]
+fn node_ports_only_at_some_addresses() {
+    let some = Setup {
+        settings: Some(|config| {
+            config.node_port_addresses = vec!["198.51.100.0/24".parse().unwrap()];
+        }),
+        ..Setup::default()
+    };
+    let local = "delivered to the node's own programs";
+    check(
+        "192.0.2.1:30080",
+        From::Outside,
+        &some,
+        local,
+        "NotThisPort",
+        "--nodeport-addresses",
+    );
+}
+
+fn web() -> VirtualServerKey {
+    let address: SocketAddr = "10.96.0.80:80".parse().unwrap();
+    VirtualServerKey::new(Protocol::Tcp, address)
+}
+
+/// Changes by other programs.
+#[test]
+fn what_others_did_to_the_kernel_is_named() {
+    let web_from_pod = |setup: &Setup, result, reason, words: &str| {
+        check("10.96.0.80:80", From::Pod, setup, result, reason, words);
+    };
+    let with = |change: fn(&mut NodeState, &Config)| Setup {
+        change: Some(change),
+        ..Setup::default()
+    };
+    // ipvsadm -D
+    let gone = with(|node, _| drop(node.virtual_servers.remove(&web())));
+    web_from_pod(
+        &gone,
+        "delivered to the node's own programs",
+        "Drift",
+        "should be served",
+    );
+    // ipvsadm -d of one endpoint
+    let fewer = with(|node, _| {
+        let state = node.virtual_servers.get_mut(&web()).unwrap();
+        state.real_servers.remove(0);
+    });
+    web_from_pod(
+        &fewer,
+        "served",
+        "Drift",
+        "does not send to 10.244.1.1:8080",
+    );
+    // nft flush ruleset
+    let flushed = with(|node, _| {
+        node.ruleset = None;
+        node.elements.clear();
+    });
+    web_from_pod(
+        &flushed,
+        "served",
+        "RulesMissing",
+        "nftables table is missing",
+    );
+    // ip route del
+    let unrouted = with(|node, _| node.routes.clear());
+    web_from_pod(
+        &unrouted,
+        "sent on by the node's routes",
+        "Drift",
+        "should be served",
+    );
+    // Another program's route.
+    let obstructed = with(|node, _| {
+        let prefix = "10.96.0.0/12".parse().unwrap();
+        let by = "blackhole 10.96.0.0/12".to_owned();
+        let can_be_passed = false;
+        node.obstacles.insert(Obstacle {
+            prefix,
+            by,
+            can_be_passed,
+        });
+    });
+    web_from_pod(
+        &obstructed,
+        "served",
+        "RouteInTheWay",
+        "blackhole 10.96.0.0/12",
+    );
+    // All endpoints drain.
+    let drains = with(|node, _| {
+        let state = node.virtual_servers.get_mut(&web()).unwrap();
+        for server in &mut state.real_servers {
+            server.weight = 0;
+        }
+    });
+    web_from_pod(&drains, "refused", "Drift", "should be served");
+    let found = explained("10.96.0.80:80", From::Pod, &drains);
+    assert!(
+        found
+            .text
+            .contains("no real server for new connections (2 drain)"),
+        "{}",
+        found.text
+    );
+    // keepalived's virtual server.
+    let foreign = with(|node, _| {
+        let other: SocketAddr = "192.0.2.1:8443".parse().unwrap();
+        let key = VirtualServerKey::new(Protocol::Tcp, other);
+        let state = VirtualServerState {
+            server: VirtualServer::new(key),
+            real_servers: Vec::new(),
+        };
+        node.virtual_servers.insert(key, state);
+    });
+    check(
+        "192.0.2.1:8443",
+        From::Outside,
+        &foreign,
+        "refused",
+        "ForeignVirtualServer",
+        "not svcproxy's",
+    );
+    // Mode iptables has taken over.
+    let retired = with(|node, config| node.ruleset = Some(Ruleset::retired(config).fingerprint()));
+    web_from_pod(&retired, "served", "OtherMode", "mode iptables serves");
+    // Rules of other settings.
+    let other = with(|node, config| {
+        let mut config = config.clone();
+        config.masquerade_all = true;
+        node.ruleset = Some(Ruleset::new(&config).fingerprint());
+    });
+    web_from_pod(&other, "served", "OtherSettings", "those of other settings");
+}
+
+/// The same without a plan: what the running svcproxy knows is the measure.
+#[test]
+fn drift_is_seen_without_a_plan() {
+    let with = |change: fn(&mut NodeState, &Config)| Setup {
+        change: Some(change),
+        without_plan: true,
+        ..Setup::default()
+    };
+    let fewer = with(|node, _| {
+        let state = node.virtual_servers.get_mut(&web()).unwrap();
+        state.real_servers.remove(0);
+    });
+    check(
+        "10.96.0.80:80",
+        From::Pod,
+        &fewer,
+        "served",
+        "Drift",
+        "does not send to 10.244.1.1:8080",
+    );
+    let stray = with(|node, _| {
+        let state = node.virtual_servers.get_mut(&web()).unwrap();
+        let mut server = state.real_servers[0];
+        server.key.port = 9999;
+        state.real_servers.push(server);
+    });
+    check(
+        "10.96.0.80:80",
+        From::Pod,
+        &stray,
+        "served",
+        "Drift",
+        "sends to 10.244.1.1:9999",
+    );
+    let fine = Setup {
+        without_plan: true,
+        ..Setup::default()
+    };
+    let found = explained("10.96.0.80:80", From::Pod, &fine);
+    assert_eq!(found.reasons, [""; 0], "{}", found.text);
+    for (target, reason) in [
+        ("203.0.113.85:80", "SourceRanges"),
+        ("203.0.113.84:80", "NoLocalEndpoints"),
+    ] {
+        let found = explained(target, From::Outside, &fine);
+        assert_eq!(found.reasons, [reason], "{}", found.text);
+    }
+}
+
+/// Firewalls and other service proxies.
+#[test]
+fn what_others_do_on_the_host_is_named() {
+    use netlink::filter::{BaseChain, Hook, TableFamily};
+    let facts = |change: fn(&mut Facts)| {
+        let mut facts = Facts::default();
+        change(&mut facts);
+        Setup {
+            facts,
+            ..Setup::default()
+        }
+    };
+    let drops = facts(|facts| {
+        let chain = BaseChain {
+            family: TableFamily::Inet,
+            table: "filter".to_owned(),
+            name: "input".to_owned(),
+            hook: Hook::Input,
+            priority: 0,
+            drops: true,
+        };
+        facts.filters.push(Filter::new(chain, Default::default()));
+    });
+    check(
+        "10.96.0.80:80",
+        From::Pod,
+        &drops,
+        "served",
+        "Firewall",
+        "inet filter input",
+    );
+    let from_node = explained("10.96.0.80:80", From::Node, &drops);
+    assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);
+    let alive = facts(|facts| facts.traces.push(HostTrace::KubeProxyProcess));
+    check(
+        "10.96.0.80:80",
+        From::Pod,
+        &alive,
+        "served",
+        "OtherServiceProxy",
+        "kube-proxy runs",
+    );
+    let full = facts(|facts| facts.nearly_full = Some(65_536));
+    check(
+        "10.96.0.80:80",
+        From::Pod,
+        &full,
+        "served",
+        "ConntrackNearlyFull",
+        "65536",
+    );
+}
+
+#[test]
+fn texts() {
+    let setup = Setup::default();
+    let iptables = Setup {
+        mode: Some(Mode::Iptables),
+        ..Setup::default()
+    };
+    let of = |target, from, setup: &Setup| explained(target, from, setup).text;
+    let all = [
+        of("10.96.0.80:80", From::Outside, &setup),
+        of("192.0.2.1:30080", From::Outside, &setup),
+        of("203.0.113.85:80", From::Outside, &setup),
+        of("10.96.0.82:443", From::Node, &setup),
+        of("10.96.0.80:80", From::Outside, &iptables),
+        of("10.96.0.81:80", From::Pod, &iptables),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
+}
