@@ -92,6 +92,51 @@ fn conditions_of_other_services_are_not_checked() {
     }
 }
 
+/// All Services request one address and port, and one of them gets it.
+#[test]
+fn claims_of_one_address_cost_a_change_of_another_service_nothing() {
+    let [few, many] = [1_000, 10_000].map(|services| {
+        let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
+        let backend = FakeNode::default().backend().unwrap();
+        let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
+        let mut standing = Standing::default();
+        let claiming = (0..services).map(|n| refused(n, "203.0.113.9"));
+        let lists = [
+            Change::ServicesReplaced(claiming.collect()),
+            Change::EndpointSlicesReplaced(vec![]),
+        ];
+        let begun = allocation_counter::measure(|| {
+            let report = proxier.handle(lists).unwrap().unwrap();
+            let new = standing.follow(&proxier, &report.concerned);
+            assert_eq!(new.len(), services - 1);
+        });
+        let other = allocation_counter::measure(|| {
+            let service = refused(services, "203.0.113.10");
+            let report = proxier.handle([Change::ServiceApplied(service)]);
+            let report = report.unwrap().unwrap();
+            assert_eq!(standing.follow(&proxier, &report.concerned).len(), 0);
+        });
+        // The next claimant gets the address, and all others are told of it.
+        let passed_on = allocation_counter::measure(|| {
+            let report = proxier
+                .handle([Change::ServiceDeleted(name(0))])
+                .unwrap()
+                .unwrap();
+            let new = standing.follow(&proxier, &report.concerned);
+            assert_eq!(new.len(), services - 2);
+        });
+        [begun, other, passed_on].map(|info| info.count_total)
+    });
+    println!("allocations with 1,000 claims {few:?}, with 10,000 {many:?}");
+    let linear = |few: u64, many: u64| many <= few * 11;
+    assert!(
+        linear(few[0], many[0]) && linear(few[2], many[2]),
+        "{few:?} {many:?}"
+    );
+    assert!(many[1] <= few[1] + 16, "{few:?} {many:?}");
+}
+
 /// If a data plane has no free mark, that is a problem of the latest Service.
 #[test]
 fn a_service_without_a_free_mark_is_reported() {

@@ -98,6 +98,34 @@ fn an_old_server_is_asked_for_pages() {
     assert!(watches.last().unwrap().parameter("fieldSelector").is_none());
 }
 
+/// As an API server does, the fake one compresses pages of more than 128 KiB.
+#[test]
+fn pages_are_compressed_and_watches_are_not() {
+    let behaviour = Behaviour {
+        page: usize::MAX,
+        ..OLD
+    };
+    let server = populated(behaviour);
+    for n in 0..300 {
+        let mut service = service(&format!("many{n}"), &format!("10.96.{}.9", n % 250 + 1));
+        service["metadata"]["annotations"] = json!({"long": "x".repeat(1_000)});
+        service["spec"]["ports"][0]["port"] = json!(1_000 + n);
+        server.put(Resource::Services, service);
+    }
+    // The first answer is cut off in the middle.
+    server.fail(Resource::Services, Verb::List, [Fault::Half]);
+    let access = access(&server);
+    let mut cluster = Cluster::follow(server, access, timing());
+    cluster.until("all Services", |cluster| match cluster.serves().len() {
+        303 => Ok(()),
+        other => Err(other),
+    });
+    for ask in cluster.server.asks() {
+        let is_list = ask.verb == Verb::List;
+        assert_eq!(ask.accepts_gzip, is_list, "{ask:?}");
+    }
+}
+
 #[test]
 fn excluded_objects_are_left_out_at_the_server() {
     let cluster = Cluster::new(Behaviour::default());

@@ -64,6 +64,7 @@ pub(super) fn read(
         verb,
         query,
         authorization: header("authorization"),
+        accepts_gzip: header("accept-encoding").is_some_and(|value| value.contains("gzip")),
         namespace: namespace.map(str::to_owned),
         name: name.map(str::to_owned),
         body: serde_json::from_slice(&body).ok(),

@@ -173,6 +173,8 @@ pub struct Ask {
     pub query: Vec<(String, String)>,
     /// The header `Authorization`.
     pub authorization: Option<String>,
+    /// Whether the client accepts gzip.
+    pub accepts_gzip: bool,
     /// The namespace in the path.
     pub namespace: Option<String>,
     /// The name in the path.

@@ -6,6 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::http::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal, TOO_LARGE};
@@ -236,24 +238,24 @@ fn list(
         refuse(stream, &GONE)?;
         return Ok(true);
     };
-    let body = page.to_string();
+    let (body, headers) = packed(page.to_string().into_bytes(), ask)?;
     match fault {
         Some(Fault::Half | Fault::Ended) => {
-            http::write_head(stream, 200, "", body.len())?;
-            stream.write_all(body.as_bytes().get(..body.len() / 2).unwrap_or_default())?;
+            http::write_head(stream, 200, headers, body.len())?;
+            stream.write_all(body.get(..body.len() / 2).unwrap_or_default())?;
             return Ok(false);
         }
         Some(Fault::Garbage) => http::write(stream, 200, "", b"{\"items\": [{]")?,
         Some(Fault::Slow) => {
-            http::write_head(stream, 200, "", body.len())?;
-            for part in body.as_bytes().chunks(body.len() / 10 + 1) {
+            http::write_head(stream, 200, headers, body.len())?;
+            for part in body.chunks(body.len() / 10 + 1) {
                 stream.write_all(part)?;
                 thread::sleep(LOOK);
             }
         }
         Some(Fault::Drip) => {
-            http::write_head(stream, 200, "", body.len())?;
-            for byte in body.as_bytes().chunks(1) {
+            http::write_head(stream, 200, headers, body.len())?;
+            for byte in body.chunks(1) {
                 stream.write_all(byte)?;
                 thread::sleep(DRIP);
             }
@@ -264,9 +266,22 @@ fn list(
             endless(stream, *bytes)?;
             return Ok(false);
         }
-        _ => http::write(stream, 200, "", body.as_bytes())?,
+        _ => http::write(stream, 200, headers, &body)?,
     }
     Ok(true)
+}
+
+/// The size above which an API server compresses an answer (`defaultGzipThresholdBytes`).
+const PACKED_FROM: usize = 128 << 10;
+
+/// A page, compressed if it is long and the client accepts that, and the header that says so.
+fn packed(page: Vec<u8>, ask: &Ask) -> io::Result<(Vec<u8>, &'static str)> {
+    if page.len() <= PACKED_FROM || !ask.accepts_gzip {
+        return Ok((page, ""));
+    }
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(&page)?;
+    Ok((packer.finish()?, "Content-Encoding: gzip\r\n"))
 }
 
 impl super::objects::Kind {

@@ -11,8 +11,10 @@ use foldhash::HashSet;
 use foldhash::fast::FixedState;
 use ipvs::VirtualServerKey;
 
+#[cfg(feature = "ipvs")]
+pub(crate) use shown::ShownForwarding;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
-pub(crate) use shown::{Shown, ShownForwarding, ShownRealServer, ShownServer};
+pub(crate) use shown::{Shown, ShownRealServer, ShownServer};
 
 /// The virtual servers that a look has found to be as known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

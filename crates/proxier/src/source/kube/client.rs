@@ -35,6 +35,7 @@ pub(super) struct Ask {
     /// Path and query, below the server's own path.
     path: String,
     body: Bytes,
+    accepts_gzip: bool,
 }
 
 impl Ask {
@@ -47,6 +48,15 @@ impl Ask {
             method: Method::GET,
             path: format!("{path}?{query}"),
             body: Bytes::new(),
+            accepts_gzip: false,
+        }
+    }
+
+    /// Accepts a compressed answer.
+    pub(super) fn accepting_gzip(self) -> Self {
+        Self {
+            accepts_gzip: true,
+            ..self
         }
     }
 
@@ -55,6 +65,7 @@ impl Ask {
             method: Method::POST,
             path,
             body: body.into(),
+            accepts_gzip: false,
         }
     }
 }
@@ -101,6 +112,10 @@ impl ApiClient {
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers.clone();
+        if ask.accepts_gzip {
+            let gzip = HeaderValue::from_static("gzip");
+            request.headers_mut().insert(header::ACCEPT_ENCODING, gzip);
+        }
         let answer = connections.request(request).await;
         let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let host = server.authority().map(ToString::to_string);

@@ -1,5 +1,6 @@
 //! Failures of lists and watches.
 
+use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -34,6 +35,8 @@ pub(super) enum Failure {
     TooLong(&'static str, usize),
     #[error("the answer was cut off")]
     Cut(#[source] hyper::Error),
+    #[error("the answer is not compressed as its header says")]
+    Packed(#[source] io::Error),
     #[error("the answer does not have the format of the API")]
     Garbled(#[source] serde_json::Error),
     #[error(transparent)]

@@ -1,9 +1,12 @@
 //! Requests and answers: their content and failures.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flate2::write::GzDecoder;
 use http::header;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -97,9 +100,52 @@ impl Bookmark {
     }
 }
 
+/// Number of compressed bytes that are decompressed at a time: gzip expands them by 1,032 at most.
+const PACKED_PART: usize = 4 << 10;
+
+/// Decompresses an answer as it arrives.
+#[derive(Debug)]
+struct Unpacking {
+    decoder: GzDecoder<Vec<u8>>,
+    /// Data that have arrived and are not decompressed yet.
+    packed: Bytes,
+}
+
+impl Default for Unpacking {
+    fn default() -> Self {
+        Self {
+            decoder: GzDecoder::new(Vec::new()),
+            packed: Bytes::new(),
+        }
+    }
+}
+
+impl Unpacking {
+    /// The next piece; none if more data must arrive.
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        while !self.packed.is_empty() {
+            let part = self.packed.split_to(self.packed.len().min(PACKED_PART));
+            self.decoder.write_all(&part)?;
+            self.decoder.flush()?;
+            let piece = mem::take(self.decoder.get_mut());
+            if !piece.is_empty() {
+                return Ok(Some(piece.into()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Checks that the data were complete.
+    fn end(&mut self) -> io::Result<()> {
+        self.decoder.try_finish()
+    }
+}
+
 /// An answer that is arriving.
 pub(super) struct Answer {
     body: Incoming,
+    /// Some if the data are compressed.
+    unpacking: Option<Unpacking>,
     /// Data that has arrived and is not processed yet.
     piece: Bytes,
     /// The line whose end has not arrived.
@@ -119,8 +165,11 @@ impl Answer {
             time: patience,
         })??;
         let (head, body) = answer.into_parts();
+        let encoding = head.headers.get(header::CONTENT_ENCODING);
+        let is_gzip = encoding.is_some_and(|encoding| encoding.as_bytes() == b"gzip");
         let answer = Self {
             body,
+            unpacking: is_gzip.then(Unpacking::default),
             piece: Bytes::new(),
             line: Object::default(),
         };
@@ -185,6 +234,12 @@ impl Answer {
         progress: &mut Progress,
     ) -> Result<Option<Bytes>, Failure> {
         loop {
+            if let Some(unpacking) = &mut self.unpacking
+                && let Some(piece) = unpacking.next().map_err(Failure::Packed)?
+            {
+                progress.arrived(piece.len(), Instant::now())?;
+                return Ok(Some(piece));
+            }
             let look = progress.next_look().into();
             let frame = tokio::time::timeout_at(look, self.body.frame()).await;
             let frame = match frame {
@@ -192,12 +247,21 @@ impl Answer {
                     progress.look(Instant::now())?;
                     continue;
                 }
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    let ended = self.unpacking.as_mut().map(Unpacking::end).transpose();
+                    ended.map_err(Failure::Packed)?;
+                    return Ok(None);
+                }
                 Ok(Some(frame)) => frame.map_err(Failure::Cut)?,
             };
-            if let Ok(piece) = frame.into_data() {
-                progress.arrived(piece.len(), Instant::now())?;
-                return Ok(Some(piece));
+            match (frame.into_data(), &mut self.unpacking) {
+                (Ok(piece), Some(unpacking)) => unpacking.packed = piece,
+                (Ok(piece), None) => {
+                    progress.arrived(piece.len(), Instant::now())?;
+                    return Ok(Some(piece));
+                }
+                // Trailers.
+                (Err(_), _) => {}
             }
         }
     }
@@ -205,7 +269,51 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::*;
+
+    /// Feeds compressed data in pieces. Returns the whole text, and the longest piece of it.
+    fn unpack(packed: &[u8], pieces: usize) -> io::Result<(Vec<u8>, usize)> {
+        let (mut unpacking, mut text, mut longest) = (Unpacking::default(), Vec::new(), 0);
+        for piece in packed.chunks(pieces) {
+            unpacking.packed = Bytes::copy_from_slice(piece);
+            while let Some(piece) = unpacking.next()? {
+                longest = longest.max(piece.len());
+                text.extend_from_slice(&piece);
+            }
+        }
+        unpacking.end()?;
+        Ok((text, longest))
+    }
+
+    #[test]
+    fn compressed_answers_are_read_in_bounded_pieces() {
+        let pack = |text: &[u8]| {
+            let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+            packer.write_all(text).unwrap();
+            packer.finish().unwrap()
+        };
+        let text: Vec<_> = (0..100_000_u32)
+            .flat_map(|n| n.wrapping_mul(n).to_le_bytes())
+            .collect();
+        let packed = pack(&text);
+        for pieces in [1, 1_000, packed.len()] {
+            assert_eq!(unpack(&packed, pieces).unwrap().0, text);
+        }
+        // Highly compressible data do not arrive all at once.
+        let zeros = pack(&vec![0; 64 << 20]);
+        let (all, longest) = unpack(&zeros, zeros.len()).unwrap();
+        assert_eq!(all.len(), 64 << 20);
+        assert!(longest <= 5 << 20, "{longest}");
+        // Cut off, wrong, and wrong at the end.
+        assert!(unpack(&packed[..packed.len() - 1], 1_000).is_err());
+        assert!(unpack(b"{\"items\": []}", 1_000).is_err());
+        let mut damaged = packed;
+        *damaged.last_mut().unwrap() ^= 1;
+        assert!(unpack(&damaged, 1_000).is_err());
+    }
 
     #[test]
     fn a_line_as_api_servers_write_it_is_split_without_parsing() {
