@@ -103,6 +103,8 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
             lock: cli.run.lock.clone(),
             drain_timeout: cli.run.node.drain_timeout,
             now: false,
+            dry_run: false,
+            output: None,
         }),
         None => commands::run(cli),
     }

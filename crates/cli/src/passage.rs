@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proxier::desired::Config;
 use proxier::mode::BackendError;
-use proxier::mode::iptables::{Passage, PassageWatch};
+use proxier::mode::iptables::{Flavour, Passage, PassageWatch, Transaction};
 
 use crate::args::Mode;
 use crate::logging::chain;
@@ -70,6 +70,11 @@ impl Passages {
             drift();
         })
     }
+}
+
+/// What [`remove`] would do.
+pub(crate) fn removals() -> Result<Vec<(Flavour, Transaction)>, BackendError> {
+    Passage::open()?.removals()
 }
 
 /// Removes the rules. Returns the number of chains.

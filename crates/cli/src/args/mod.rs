@@ -138,6 +138,9 @@ pub(crate) enum Command {
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
     /// reset sysctls, because other software may rely on them. If kube-proxy runs again, what it
     /// has taken over stays.
+    #[command(after_help = "Examples:\n  \
+        svcproxy cleanup --dry-run\n  \
+        svcproxy cleanup -o json")]
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
     Completion {
@@ -307,6 +310,14 @@ pub(crate) struct CleanupArgs {
     /// has taken over
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain_timeout: u64,
+
+    /// Print what would be removed, and change nothing; works while svcproxy runs
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Output format of what was removed, or would be [default: the log; with --dry-run, text]
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<StatusFormat>,
 
     /// Do not wait until kube-proxy, if it runs again, has completed its first sync. This cuts the
     /// connections of Services that kube-proxy does not serve yet

@@ -173,10 +173,32 @@ fn cleanup_removes_svcproxys_state_and_nothing_else() {
     );
     assert_ne!(rest(), before);
     assert_eq!(lab.steps(), [""; 0]);
+    // A dry run names what cleanup removes, and changes nothing.
+    let there = rest();
+    let dry = succeed(&mut lab.svcproxy(&["cleanup", "--dry-run", "-o=json"]));
+    assert_eq!(rest(), there);
+    let dry: Value = serde_json::from_str(&dry).unwrap();
+    let text = succeed(&mut lab.svcproxy(&["cleanup", "--dry-run"]));
+    assert!(
+        text.contains("delete virtual server tcp 10.96.0.80:80\n"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with(" to remove; nothing was changed\n"),
+        "{text}"
+    );
 
-    let (log, code) = run_logged(&mut lab.svcproxy(&["cleanup", "--log-format=json"]));
-    assert_eq!(code, 0, "{log:#?}");
+    let done = succeed(&mut lab.svcproxy(&["cleanup", "-o=json"]));
     assert_eq!(rest(), before);
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(done["removed"], dry["removed"]);
+    assert!(done["removed"].as_array().unwrap().len() > 10, "{done}");
+    assert_eq!(
+        (&done["dryRun"], &dry["dryRun"]),
+        (&false.into(), &true.into())
+    );
+    let again = succeed(&mut lab.svcproxy(&["cleanup", "--dry-run"]));
+    assert_eq!(again, "0 to remove; nothing was changed\n");
     let status = succeed(&mut lab.svcproxy(&["status"]));
     assert!(status.contains("\nserves      0 Services, "), "{status}");
 }

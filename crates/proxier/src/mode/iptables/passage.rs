@@ -88,6 +88,20 @@ impl Passage {
     /// As [`ensure`](Self::ensure).
     pub fn remove(&mut self) -> Result<usize, BackendError> {
         let mut removed = 0;
+        for (flavour, removal) in self.removals()? {
+            restore(flavour, &removal)?;
+            removed += removal.chains();
+        }
+        Ok(removed)
+    }
+
+    /// What [`remove`](Self::remove) would do now. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`ensure`](Self::ensure).
+    pub fn removals(&mut self) -> Result<Vec<(Flavour, Transaction)>, BackendError> {
+        let mut removals = Vec::new();
         for family in FAMILIES {
             for flavour in self.in_use(family)? {
                 let Ok(flavour) = flavour.or_plain() else {
@@ -96,12 +110,11 @@ impl Passage {
                 };
                 let there = Transaction::removal(family, &parse(&save(flavour, family)?));
                 if !there.is_empty() {
-                    restore(flavour, &there)?;
-                    removed += there.chains();
+                    removals.push((flavour, there));
                 }
             }
         }
-        Ok(removed)
+        Ok(removals)
     }
 
     /// The iptables that have a table `filter` for a family.

@@ -106,6 +106,11 @@ impl Transaction {
             .sum()
     }
 
+    /// The table and name of each chain that it changes, built-in chains first.
+    pub fn changed(&self) -> Vec<String> {
+        self.names(usize::MAX).0
+    }
+
     /// The names of what it changes, built-in chains first, and how many names are left out.
     pub(super) fn names(&self, limit: usize) -> (Vec<String>, usize) {
         let built_in = self.parts.iter().flat_map(|part| {

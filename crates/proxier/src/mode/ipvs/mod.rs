@@ -27,7 +27,7 @@ pub use glance::Glance;
 pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
-pub use retire::{Cleanup, Replacement, Retiring, cleanup, own_virtual_servers};
+pub use retire::{Cleanup, Removal, Replacement, Retiring, cleanup, own_virtual_servers, removal};
 pub use trace::trace;
 
 use std::collections::HashMap;

@@ -58,6 +58,29 @@ pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendE
     Ok(Cleanup { plan, applied })
 }
 
+/// What a [`cleanup`] would remove now. Changes nothing.
+///
+/// # Errors
+///
+/// If the node cannot be read.
+pub fn removal<B: Backend + ?Sized>(backend: &mut B) -> Result<Removal, BackendError> {
+    let node = owned(backend)?;
+    Ok(Removal {
+        plan: Plan::removal(&node),
+        has_rules: node.ruleset.is_some() || !node.elements.is_empty(),
+    })
+}
+
+/// What a [`cleanup`] would remove.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Removal {
+    /// The removal of virtual servers and routes.
+    pub plan: Plan,
+    /// Whether there is an nftables table of svcproxy, which goes last.
+    pub has_rules: bool,
+}
+
 /// The virtual servers that svcproxy created.
 ///
 /// # Errors

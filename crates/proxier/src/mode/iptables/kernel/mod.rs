@@ -175,16 +175,29 @@ impl IptablesBackend {
     /// If some rules cannot be removed.
     pub fn remove_all() -> Result<usize, BackendError> {
         let mut removed = 0;
+        for (flavour, removal) in Self::removals()? {
+            restore(flavour, &removal)?;
+            removed += removal.chains();
+        }
+        Ok(removed)
+    }
+
+    /// What [`remove_all`](Self::remove_all) would do now. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the rules cannot be read.
+    pub fn removals() -> Result<Vec<(Flavour, Transaction)>, BackendError> {
+        let mut removals = Vec::new();
         for flavour in Flavour::with_rules()? {
             for family in [Family::V4, Family::V6] {
                 let removal = Transaction::removal(family, &rules(flavour, family)?);
                 if !removal.is_empty() {
-                    restore(flavour, &removal)?;
-                    removed += removal.chains();
+                    removals.push((flavour, removal));
                 }
             }
         }
-        Ok(removed)
+        Ok(removals)
     }
 }
 
