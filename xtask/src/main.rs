@@ -8,6 +8,7 @@ mod apt;
 mod bench;
 mod cargo;
 mod demo;
+mod man;
 mod paths;
 mod process;
 mod setup;
@@ -32,6 +33,8 @@ enum Task {
     Setup,
     /// Run the demo: Services from examples/ with real traffic.
     Demo(demo::DemoArgs),
+    /// Write svcproxy's man pages, generated from its flags.
+    Man(man::ManArgs),
     /// Run everything that CI runs: checks, tests, network namespaces, kernel VM, fuzz targets.
     Test(test::TestArgs),
     /// Run the benchmarks that need a kernel with IPVS in the VM.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Setup => setup::run_command(),
         Task::Demo(args) => demo::run_command(&args),
+        Task::Man(args) => man::run_command(&args),
         Task::Test(args) => test::run_command(&args),
         Task::Bench(args) => bench::run_command(&args),
         Task::Vm(VmTask::Run(args)) => vm::run_command(&args),

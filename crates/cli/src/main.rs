@@ -94,11 +94,8 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Describe(args)) => commands::describe(args),
         Some(Command::Explain(args)) => commands::explain(args),
         Some(Command::Cleanup(args)) => commands::cleanup(args),
-        Some(Command::Completion { shell }) => {
-            let mut command = args::visible(&args::command());
-            clap_complete::generate(*shell, &mut command, "svcproxy", &mut io::stdout());
-            Ok(Ending::Done)
-        }
+        Some(Command::Completion { shell }) => commands::completion(*shell),
+        Some(Command::Man { directory }) => commands::man(directory),
         None if cli.run.cleanup => commands::cleanup(&CleanupArgs {
             lock: cli.run.lock.clone(),
             drain_timeout: cli.run.node.drain_timeout,

@@ -725,12 +725,41 @@ fn completion_scripts() {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
     }
-    let script = manifests(&[("svcproxy.bash", &succeed(&["completion", "bash"]))]);
+    let bash = succeed(&["completion", "bash"]);
+    assert!(bash.contains("svcproxy services --output name"), "{bash}");
+    let script = manifests(&[("svcproxy.bash", &bash)]);
     let check = Command::new("bash")
         .arg("-n")
         .arg(script.path().join("svcproxy.bash"))
         .status();
     assert!(check.unwrap().success());
+}
+
+#[test]
+fn man_pages_are_those_of_the_visible_commands() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("man1");
+    succeed(&["man", path.to_str().unwrap()]);
+    let names = fs::read_dir(&path).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    for name in [
+        "svcproxy.1",
+        "svcproxy-describe.1",
+        "svcproxy-explain.1",
+        "svcproxy-status.1",
+    ] {
+        assert!(names.contains(&name.to_owned()), "{names:?}");
+    }
+    assert!(!names.contains(&"svcproxy-man.1".to_owned()), "{names:?}");
+    let text = fs::read_to_string(path.join("svcproxy.1")).unwrap();
+    assert!(
+        text.contains("cluster\\-cidr") && !text.contains("kube\\-api\\-qps"),
+        "{text}"
+    );
+    let text = fs::read_to_string(path.join("svcproxy-explain.1")).unwrap();
+    assert!(!text.contains("healthz\\-bind\\-address"), "{text}");
 }
 
 #[test]

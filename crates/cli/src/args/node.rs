@@ -1,8 +1,10 @@
 //! Flags of this node and of its virtual IPs.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, ArgAction, Args, Command, Error, ValueEnum};
 use ipnet::IpNet;
 use ipvs::{Scheduler, Timeouts};
 use proxier::desired::InterfaceName;
@@ -193,7 +195,8 @@ pub(crate) struct NodeArgs {
         long,
         value_name = "NAME",
         default_value = "rr",
-        value_parser = scheduler,
+        hide_possible_values = true,
+        value_parser = SchedulerParser,
         help_heading = IPVS
     )]
     pub(crate) ipvs_scheduler: Scheduler,
@@ -319,6 +322,37 @@ impl Timeout {
     }
 }
 
+/// The names of [`known_schedulers`], for completion.
+const SCHEDULERS: [&str; 14] = [
+    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos",
+];
+
+/// As [`scheduler`], and offers the names for completion.
+#[derive(Debug, Clone)]
+struct SchedulerParser;
+
+impl TypedValueParser for SchedulerParser {
+    type Value = Scheduler;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Scheduler, Error> {
+        scheduler.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let names = SCHEDULERS.into_iter().map(PossibleValue::new);
+        Some(Box::new(names))
+    }
+}
+
+fn known_schedulers() -> impl Iterator<Item = Scheduler> {
+    Scheduler::known().filter(|scheduler| scheduler.as_str() != "none")
+}
+
 /// Accepts only names that the kernel knows: for an unknown name, the kernel tries to load a
 /// module. Rejects "none", which would leave a virtual server without a scheduler.
 pub(crate) fn scheduler(name: &str) -> Result<Scheduler, String> {
@@ -326,11 +360,24 @@ pub(crate) fn scheduler(name: &str) -> Result<Scheduler, String> {
     if name.is_empty() {
         return Ok(Scheduler::RoundRobin);
     }
-    let known = || Scheduler::known().filter(|scheduler| scheduler.as_str() != "none");
-    known()
+    known_schedulers()
         .find(|scheduler| scheduler.as_str() == name)
         .ok_or_else(|| {
-            let names: Vec<_> = known().map(|s| s.as_str().to_owned()).collect();
+            let names: Vec<_> = known_schedulers().map(|s| s.as_str().to_owned()).collect();
             format!("unknown scheduler; the known ones are {}", names.join(", "))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completion_offers_the_known_schedulers() {
+        let mut known: Vec<_> = known_schedulers().map(|s| s.as_str().to_owned()).collect();
+        let mut offered = SCHEDULERS.map(str::to_owned);
+        known.sort();
+        offered.sort();
+        assert_eq!(known, offered);
+    }
 }

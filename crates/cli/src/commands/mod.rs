@@ -2,8 +2,10 @@
 
 mod check;
 mod cleanup;
+mod completion;
 mod describe;
 mod explain;
+mod man;
 pub(crate) mod plan;
 mod run;
 mod services;
@@ -20,8 +22,10 @@ use crate::logging::{chain, write_json};
 
 pub(crate) use check::check;
 pub(crate) use cleanup::cleanup;
+pub(crate) use completion::completion;
 pub(crate) use describe::describe;
 pub(crate) use explain::explain;
+pub(crate) use man::man;
 pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use services::services;
