@@ -1,15 +1,27 @@
 //! Chooses the mode, and falls back if the requested one cannot run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proxier::desired::Config;
 use proxier::mode::probe::{self, Probe};
-use proxier::mode::{iptables, ipvs};
+use proxier::mode::{iptables, ipvs, nftables};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::health;
 
 use crate::args::{Fallback, Mode, ModeArgs};
 use crate::notices::Notices;
+
+/// The modes to fall back to, in this order.
+pub(crate) const FALLBACKS: [Mode; 2] = [Mode::Iptables, Mode::Nftables];
+
+/// Probes what a mode needs.
+pub(crate) fn probe(mode: Mode, config: &Config, proc_sys: &Path) -> Probe {
+    match mode {
+        Mode::Ipvs => ipvs::probe(config, proc_sys),
+        Mode::Iptables => iptables::probe(config, proc_sys),
+        Mode::Nftables => nftables::probe(config, proc_sys),
+    }
+}
 
 /// The chosen mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +43,7 @@ impl Choice {
 
     /// Probes the node, and logs the findings. Falls back if that is allowed and possible.
     pub(crate) fn make(args: &ModeArgs, wanted: Mode, config: &Config) -> anyhow::Result<Self> {
-        if wanted == Mode::Iptables {
+        if wanted != Mode::Ipvs {
             return Ok(Self::as_wanted(wanted));
         }
         let found = ipvs::probe(config, &args.proc_sys);
@@ -46,24 +58,26 @@ impl Choice {
              lacks something, not if it is forbidden, busy or broken",
             wanted.name()
         );
-        let in_effect = Mode::Iptables;
-        let (wanted_name, other) = (wanted.name(), in_effect.name());
+        let wanted_name = wanted.name();
         anyhow::ensure!(
             args.fallback != Fallback::Never,
             "mode {wanted_name} cannot run on this node: {missing}"
         );
-        let found = iptables::probe(config, &args.proc_sys);
-        log(&found);
-        anyhow::ensure!(
-            found.can_run(in_effect.probed()),
-            "mode {wanted_name} cannot run on this node: {missing}; and neither can mode {other}: {}",
-            causes(&found, in_effect)
-        );
-        Ok(Self {
-            in_effect,
-            wanted,
-            missing: Some(missing),
-        })
+        let mut reasons = format!("mode {wanted_name} cannot run on this node: {missing}");
+        for in_effect in FALLBACKS {
+            let found = probe(in_effect, config, &args.proc_sys);
+            log(&found);
+            if found.can_run(in_effect.probed()) {
+                return Ok(Self {
+                    in_effect,
+                    wanted,
+                    missing: Some(missing),
+                });
+            }
+            let (other, causes) = (in_effect.name(), causes(&found, in_effect));
+            reasons += &format!("; and neither can mode {other}: {causes}");
+        }
+        anyhow::bail!(reasons)
     }
 
     /// Warns of a fallback.

@@ -1,4 +1,4 @@
-//! Lets mode ipvs's traffic pass iptables' filter.
+//! Lets the traffic of modes ipvs and nftables pass iptables' filter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use proxier::mode::iptables::{Flavour, Passage, PassageWatch, Transaction};
 use crate::args::Mode;
 use crate::logging::chain;
 
-/// Keeps the rules of mode ipvs in iptables' filter. Runs the iptables programs at the start and
+/// Keeps rules in iptables' filter. Runs the iptables programs at the start and
 /// after a change by another program only.
 #[derive(Default)]
 pub(crate) struct Passages {
@@ -22,13 +22,13 @@ pub(crate) struct Passages {
 }
 
 impl Passages {
-    /// Ensures the rules after a full sync or an audit, if mode ipvs is in effect. A failure is
+    /// Ensures the rules after a full sync or an audit, if the mode needs them. A failure is
     /// logged once, and tried again the next time.
     pub(crate) fn follow(&mut self, mode: Mode, config: &Config) {
-        if mode != Mode::Ipvs || self.is_unchanged.swap(true, Ordering::Relaxed) {
+        if mode == Mode::Iptables || self.is_unchanged.swap(true, Ordering::Relaxed) {
             return;
         }
-        let changed = match self.ensure(config) {
+        let changed = match self.ensure(mode, config) {
             Ok(changed) => {
                 self.error = None;
                 changed
@@ -51,12 +51,13 @@ impl Passages {
         }
     }
 
-    fn ensure(&mut self, config: &Config) -> Result<usize, BackendError> {
+    fn ensure(&mut self, mode: Mode, config: &Config) -> Result<usize, BackendError> {
         let passage = match self.open.take() {
             Some(passage) => passage,
             None => Passage::open()?,
         };
-        self.open.insert(passage).ensure(config)
+        let passage = self.open.insert(passage);
+        passage.ensure(mode.probed(), config)
     }
 
     /// Calls `drift` soon after another program may have removed the rules.

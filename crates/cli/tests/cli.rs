@@ -487,13 +487,14 @@ fn wrong_usage_is_an_error() {
     assert_golden!(
         [
             usage_error(&["--manifests"]),
-            usage_error(&["--manifests", "examples", "--mode", "nftables"]),
+            usage_error(&["--manifests", "examples", "--mode", "userspace"]),
             usage_error(&["plan", "--manifests"]),
             with(&["--ipvs-scheduler", "fastest"]),
             with(&["--node-ip", "node-a"]),
             with(&["--service-cidr", "10.96.0.0"]),
             with(&["--against", "kernel", "-o", "ipvsadm"]),
             with(&["--mode", "iptables", "-o", "ipvsadm"]),
+            with(&["--mode", "nftables", "-o", "ipvsadm"]),
             with(&["--once"]),
             usage_error(&["--once", "status"]),
         ]

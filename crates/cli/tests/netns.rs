@@ -22,6 +22,11 @@ mod host;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/lab.rs"]
 mod lab;
+#[allow(dead_code, reason = "the kernel's tests use more of it")]
+#[path = "kernel/lasting.rs"]
+mod lasting;
+#[path = "kernel/load.rs"]
+mod load;
 #[path = "netns/log.rs"]
 mod log;
 #[path = "netns/look.rs"]
@@ -35,6 +40,8 @@ mod refused;
 mod repair;
 #[path = "netns/repair.rs"]
 mod repair_iptables;
+#[path = "netns/switching.rs"]
+mod switching;
 
 use serde_json::Value;
 use testbed::{Backend, Client, Protocol, Topology};

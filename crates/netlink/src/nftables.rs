@@ -76,7 +76,11 @@ pub fn delete(socket: &mut Socket, table: &str, families: &[Family]) -> io::Resu
 }
 
 /// Lists objects of nftables: those of a family that have what `content` writes.
-pub(crate) fn list<T: Default>(
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn list<T: Default>(
     socket: &mut Socket,
     kind: u8,
     family: [u8; 4],

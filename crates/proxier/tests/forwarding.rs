@@ -8,9 +8,9 @@ use ipvs::Tunnel;
 use ipvs::ipvsadm::real_server;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, FrontendKey};
-use proxier::mode::iptables;
 use proxier::mode::ipvs::plan::Purpose;
 use proxier::mode::ipvs::{Backend as _, FakeNode, Ipvs};
+use proxier::mode::{limits, limits_of};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Forwarding, ObjectName, PortName, Protocol,
     Service, ServicePort, TrafficPolicy,
@@ -193,8 +193,8 @@ fn iptables_mode_says_that_it_masquerades() {
         .into_iter()
         .for_each(|change| store.apply(change));
     let desired = DesiredState::from_store(Arc::new(config()), &store);
-    let problems = iptables::limits(&desired);
-    let of_one = iptables::limits_of(&problems[0].service, &desired);
+    let problems = limits(&desired, "iptables");
+    let of_one = limits_of(&problems[0].service, &desired, "iptables");
     assert_eq!(of_one.collect::<Vec<_>>(), problems);
     let text = "Service shop/web: forwarding: mode iptables always masquerades";
     assert_eq!(problems[0].to_string(), text);

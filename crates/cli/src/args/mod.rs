@@ -228,6 +228,7 @@ fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
     let theirs = node.kube_proxy.proxy_mode.as_deref();
     mode.unwrap_or(match theirs {
         Some("iptables") => Mode::Iptables,
+        Some("nftables") => Mode::Nftables,
         _ => Mode::Ipvs,
     })
 }

@@ -29,6 +29,8 @@ pub(crate) enum Mode {
     Ipvs,
     /// iptables, nft or legacy, whichever this node uses
     Iptables,
+    /// nftables: constant rules, and Services as elements of sets
+    Nftables,
 }
 
 impl Mode {
@@ -41,6 +43,7 @@ impl Mode {
         match self {
             Self::Ipvs => probe::Mode::Ipvs,
             Self::Iptables => probe::Mode::Iptables,
+            Self::Nftables => probe::Mode::Nftables,
         }
     }
 }
@@ -50,8 +53,8 @@ impl Mode {
 pub(crate) enum Fallback {
     /// Fail, and print what to load or install
     Never,
-    /// Use iptables, with a warning, until a restart finds that mode ipvs can run
+    /// Use iptables, or else nftables, with a warning, until a restart finds that mode ipvs can run
     Auto,
-    /// Use iptables, and switch to IPVS without a restart once it can run
+    /// Use iptables, or else nftables, and switch to IPVS without a restart once it can run
     AutoUpgrade,
 }

@@ -60,6 +60,14 @@ pub(crate) struct SyncArgs {
     /// Shortest time between syncs in mode iptables [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = not_negative, help_heading = NODE)]
     pub(crate) iptables_min_sync_period: Option<Duration>,
+
+    /// As kube-proxy has it: in the configuration file only.
+    #[arg(skip)]
+    pub(crate) nftables_sync_period: Option<Duration>,
+
+    /// As kube-proxy has it: in the configuration file only.
+    #[arg(skip)]
+    pub(crate) nftables_min_sync_period: Option<Duration>,
 }
 
 /// The periods of the mode in effect.
@@ -83,6 +91,11 @@ impl SyncArgs {
                 self.iptables_sync_period,
                 self.iptables_min_sync_period,
                 IPTABLES_MIN_SYNC_PERIOD,
+            ),
+            Mode::Nftables => (
+                self.nftables_sync_period,
+                self.nftables_min_sync_period,
+                Duration::ZERO,
             ),
         };
         Periods {
@@ -121,6 +134,8 @@ mod tests {
             ipvs_min_sync_period: Some(secs(2)),
             iptables_sync_period: Some(secs(7)),
             iptables_min_sync_period: Some(secs(3)),
+            nftables_sync_period: Some(secs(8)),
+            nftables_min_sync_period: Some(secs(4)),
         };
         let periods = |args: SyncArgs, mode| {
             let Periods { audit, min_sync } = args.periods(mode);
@@ -128,6 +143,7 @@ mod tests {
         };
         assert_eq!(periods(args, Mode::Ipvs), (5, 2));
         assert_eq!(periods(args, Mode::Iptables), (7, 3));
+        assert_eq!(periods(args, Mode::Nftables), (8, 4));
         let audit_interval = Some(secs(9));
         let given = SyncArgs {
             audit_interval,
@@ -136,5 +152,6 @@ mod tests {
         assert_eq!(periods(given, Mode::Ipvs), (9, 2));
         assert_eq!(periods(SyncArgs::default(), Mode::Ipvs), (60, 0));
         assert_eq!(periods(SyncArgs::default(), Mode::Iptables), (60, 1));
+        assert_eq!(periods(SyncArgs::default(), Mode::Nftables), (60, 0));
     }
 }

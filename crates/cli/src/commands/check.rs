@@ -7,12 +7,13 @@ use std::{env, fmt};
 
 use proxier::host::{Concern, Host, Role, judge};
 use proxier::mode::probe::{Finding, Missing, Mode as Probed, Probe, Reason, Requirement, Weight};
-use proxier::mode::{iptables, ipvs};
+use proxier::mode::{iptables, ipvs, nftables};
 use serde::Serialize;
 
 use crate::args::{CheckArgs, CheckFormat, Fallback, Mode};
 use crate::commands::json;
 use crate::logging::Shown;
+use crate::mode::FALLBACKS;
 use crate::{Ending, node};
 
 /// Prints whether the chosen mode can run on this node, what is missing, and what else on the host
@@ -21,7 +22,9 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     let config = node::config(&args.node)?;
     let proc_sys = &args.mode.proc_sys;
     let ipvs = ipvs::probe(&config, proc_sys);
-    let found = ipvs.and(iptables::probe(&config, proc_sys));
+    let found = ipvs
+        .and(iptables::probe(&config, proc_sys))
+        .and(nftables::probe(&config, proc_sys));
     let mut verdict = Verdict::new(args.mode(), args.mode.fallback, found);
     let role = Role::new(args.mode().probed(), &config);
     (verdict.concerns, verdict.unknown) = host(&role, proc_sys);
@@ -76,11 +79,10 @@ impl Verdict {
 
     /// The mode that svcproxy would fall back to.
     fn instead(&self) -> Option<Mode> {
-        let other = Mode::Iptables;
-        let falls_back = self.mode != other && self.fallback != Fallback::Never;
+        let falls_back = self.mode == Mode::Ipvs && self.fallback != Fallback::Never;
         let is_decided = !self.can_run() && !self.probe.is_undecided(self.mode.probed());
-        let is_used = falls_back && is_decided && self.probe.can_run(other.probed());
-        is_used.then_some(other)
+        let mut others = FALLBACKS.into_iter().filter(|_| falls_back && is_decided);
+        others.find(|other| self.probe.can_run(other.probed()))
     }
 
     fn conclusion(&self) -> String {

@@ -10,6 +10,7 @@ use proxier::mode::iptables::{Flavour, IptablesBackend, Transaction};
 use proxier::mode::ipvs::plan::{Plan, Step};
 use proxier::mode::ipvs::rules::TABLE;
 use proxier::mode::ipvs::{self as ipvs_mode, Backend, Cleanup, Replacement, Retiring};
+use proxier::mode::nftables::NftablesBackend;
 use proxier::mode::{BackendError, PlanSteps, StepKind};
 use proxier::takeover::{FirstSync, KubeProxy, Presence};
 use serde::Serialize;
@@ -27,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long to wait for kube-proxy's first sync.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Removes what svcproxy created on this node, in either mode. If kube-proxy runs there, waits for
+/// Removes what svcproxy created on this node, in any mode. If kube-proxy runs there, waits for
 /// its first sync, and then for at most the drain timeout until connections have ended.
 pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
     if args.dry_run {
@@ -46,6 +47,14 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
         tracing::info!(chains = count, "removed svcproxy's iptables chains");
     }
     done.removed.extend(chains);
+    let tables = nftables_tables()?;
+    if NftablesBackend::open()?.remove_all()? > 0 {
+        tracing::info!(
+            tables = tables.len(),
+            "removed svcproxy's tables of mode nftables"
+        );
+    }
+    done.removed.extend(tables);
     if let Some(format) = args.output {
         done.print(format)?;
     }
@@ -53,6 +62,17 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
         true => Ending::Done,
         false => Ending::Failed,
     })
+}
+
+/// The tables of mode nftables.
+fn nftables_tables() -> anyhow::Result<Vec<Item>> {
+    let mut backend = NftablesBackend::open()?;
+    let tables = backend.tables()?.into_iter();
+    let item = |family| Item {
+        kind: StepKind::Rules.name(),
+        step: format!("delete table {family} {TABLE}"),
+    };
+    Ok(tables.map(item).collect())
 }
 
 /// What was removed, or would be.
@@ -138,6 +158,7 @@ fn dry_run(args: &CleanupArgs) -> anyhow::Result<Ending> {
     found
         .removed
         .extend(rules.iter().flatten().flat_map(chains));
+    found.removed.extend(nftables_tables()?);
     found.print(args.output.unwrap_or(StatusFormat::Text))?;
     Ok(Ending::Done)
 }

@@ -15,6 +15,7 @@ use proxier::mode::iptables::{
     self, Flavour, Iptables, IptablesBackend, PassageWatch, kill_programs,
 };
 use proxier::mode::ipvs::{self, Ipvs, IpvsBackend};
+use proxier::mode::nftables::{Nftables, NftablesBackend};
 use proxier::mode::{BackendError, Counts, DataPlane, PlanSteps};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
@@ -87,6 +88,17 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
                 following.serve_until_ipvs(proxier, watching);
             })
         }
+        Mode::Nftables => {
+            let backend = NftablesBackend::open()?.proc_sys(&args.mode.proc_sys);
+            let proxier = Proxier::new(config, Nftables::new(backend));
+            if args.once {
+                return start.once(proxier);
+            }
+            start.follow(proxier, |following, proxier| {
+                let watching = following.watch();
+                following.serve_until_ipvs(proxier, watching);
+            })
+        }
     }
 }
 
@@ -107,11 +119,11 @@ fn of_kube_proxy() -> Vec<VirtualServerKey> {
     })
 }
 
-/// Everything that may have left state on this node: kube-proxy, and svcproxy's other mode.
+/// Everything that may have left state on this node: kube-proxy, and svcproxy's other modes.
 fn earlier_proxies(mode: Mode, config: &Config, notices: Notices) -> EarlierProxies {
     let of_kube_proxy: Box<dyn EarlierProxy> = Box::<OfKubeProxy>::default();
-    let of_other_mode = other_mode::earlier_proxy(mode, config);
-    EarlierProxies::new([of_kube_proxy, of_other_mode], notices)
+    let of_other_modes = other_mode::earlier_proxies(mode, config);
+    EarlierProxies::new([of_kube_proxy].into_iter().chain(of_other_modes), notices)
 }
 
 /// The parts that every mode needs to start.
@@ -310,8 +322,8 @@ impl Following<'_> {
         })
     }
 
-    /// Starts an audit as soon as another program changes the rules or routes of IPVS mode, or the
-    /// chains of iptables that lead to its rules there.
+    /// Starts an audit as soon as another program changes the rules or routes of mode ipvs or
+    /// nftables, or the chains of iptables that lead to svcproxy's rules there.
     fn watch(&self) -> (Option<ipvs::Watching>, Option<PassageWatch>) {
         let passages = self.passages.watch(self.drift());
         (
@@ -340,12 +352,8 @@ impl Following<'_> {
         }
     }
 
-    /// Runs mode iptables and, as soon as possible and allowed, mode ipvs.
-    fn serve_until_ipvs(
-        &mut self,
-        mut proxier: Proxier<Iptables>,
-        watching: Option<iptables::Watching>,
-    ) {
+    /// Runs another mode and, as soon as possible and allowed, mode ipvs.
+    fn serve_until_ipvs<B: DataPlane>(&mut self, mut proxier: Proxier<B>, watching: impl Sized) {
         while self.serve(&mut proxier).is_break() {
             match open_ipvs(self.args) {
                 Ok(backend) => {
@@ -359,7 +367,8 @@ impl Following<'_> {
                     return;
                 }
                 Err(error) => tracing::error!(
-                    "cannot switch to mode ipvs, mode iptables stays in effect: {}",
+                    "cannot switch to mode ipvs, mode {} stays in effect: {}",
+                    self.choice.in_effect.name(),
                     chain(&error)
                 ),
             }

@@ -55,7 +55,7 @@ pub(super) fn apply(
 /// Notes if svcproxy maps kube-proxy's mode to another one.
 pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
     match mode {
-        "ipvs" | "iptables" => None,
+        "ipvs" | "iptables" | "nftables" => None,
         "" => Some(Note::info(format!(
             "{setting} is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"
         ))),
@@ -359,26 +359,27 @@ impl Checker {
         checked.unwrap_or(MASQUERADE_BIT)
     }
 
-    /// Checks the periods of the file's mode, as kube-proxy does. They also apply to mode ipvs, if
-    /// it replaces a mode that svcproxy does not have.
+    /// Checks the periods of the file's mode, as kube-proxy does.
     fn periods(&mut self, config: &KubeProxyConfiguration, args: &mut SyncArgs) {
         let (ipvs, iptables, nftables) = (&config.ipvs, &config.iptables, &config.nftables);
         let ipvs = ("ipvs", ipvs.sync_period, ipvs.min_sync_period);
         let iptables = ("iptables", iptables.sync_period, iptables.min_sync_period);
         let nftables = ("nftables", nftables.sync_period, nftables.min_sync_period);
-        let (checked, of_ipvs) = match &*config.mode {
-            "iptables" => (iptables, ipvs),
-            "nftables" => (nftables, nftables),
-            _ => (ipvs, ipvs),
+        let checked = match &*config.mode {
+            "iptables" => iptables,
+            "nftables" => nftables,
+            _ => ipvs,
         };
         let (section, sync, min_sync) = checked;
         self.periods_of(section, sync, min_sync);
         let set = |period: GoDuration| period.duration().filter(|period| !period.is_zero());
         *args = SyncArgs {
-            ipvs_sync_period: set(of_ipvs.1),
-            ipvs_min_sync_period: set(of_ipvs.2),
+            ipvs_sync_period: set(ipvs.1),
+            ipvs_min_sync_period: set(ipvs.2),
             iptables_sync_period: set(iptables.1),
             iptables_min_sync_period: set(iptables.2),
+            nftables_sync_period: set(nftables.1),
+            nftables_min_sync_period: set(nftables.2),
             // svcproxy's own flag, which takes precedence.
             audit_interval: args.audit_interval,
         };

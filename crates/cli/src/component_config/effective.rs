@@ -106,6 +106,10 @@ fn by_mode(effective: &mut KubeProxyConfiguration, cli: &Cli) {
             &mut effective.iptables.sync_period,
             &mut effective.iptables.min_sync_period,
         ),
+        Mode::Nftables => (
+            &mut effective.nftables.sync_period,
+            &mut effective.nftables.min_sync_period,
+        ),
     };
     (*sync, *min) = (go(audit), go(min_sync));
 }

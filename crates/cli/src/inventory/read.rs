@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 
 use ipvs::VirtualServerKey;
 use proxier::desired::FrontendKey;
-use proxier::mode::iptables::{self, IptablesBackend, Served, Verdict};
+use proxier::mode::iptables::{self, Clients, IptablesBackend, Served, Verdict};
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::nftables::{self, NftablesBackend, Target};
 
 use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus};
 use crate::args::Mode;
@@ -23,18 +24,80 @@ impl Wanted<'_> {
     pub(crate) const ALL: Self = Self(&|_| true);
 }
 
-/// Reads the data plane of a mode; without one, of mode iptables if svcproxy has rules there, else
-/// of mode ipvs.
+/// Reads the data plane of a mode; without one, of the mode whose rules the node has, or of mode
+/// ipvs.
 pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(Mode, Inventory)> {
-    let rules = match mode {
-        Some(Mode::Ipvs) => None,
-        Some(Mode::Iptables) => Some(IptablesBackend::open()?),
-        None => IptablesBackend::in_use()?,
+    let mode = match mode {
+        Some(mode) => mode,
+        None if IptablesBackend::in_use()?.is_some() => Mode::Iptables,
+        None if has_nftables_mode() => Mode::Nftables,
+        None => Mode::Ipvs,
     };
-    Ok(match rules {
-        Some(backend) => (Mode::Iptables, of_iptables(&backend, wanted)?),
-        None => (Mode::Ipvs, of_ipvs(wanted)?),
-    })
+    let inventory = match mode {
+        Mode::Ipvs => of_ipvs(wanted)?,
+        Mode::Iptables => {
+            let backend = match IptablesBackend::in_use()? {
+                Some(backend) => backend,
+                None => IptablesBackend::open()?,
+            };
+            of_iptables(&backend, wanted)?
+        }
+        Mode::Nftables => of_nftables(wanted)?,
+    };
+    Ok((mode, inventory))
+}
+
+/// Whether the node has the tables of mode nftables. If they cannot be read, the error of mode ipvs
+/// says why.
+pub(crate) fn has_nftables_mode() -> bool {
+    let in_use = NftablesBackend::open().and_then(|mut backend| backend.is_in_use());
+    in_use.unwrap_or(false)
+}
+
+fn of_nftables(wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
+    let node = NftablesBackend::open()?.observe()?;
+    let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();
+    for key in node.elements.frontends() {
+        for served in nftables::served(&node, key) {
+            let port = served.owner.as_deref().unwrap_or(UNKNOWN);
+            // A Service's name contains no colon.
+            let (service, port) = port.split_once(':').unwrap_or((port, ""));
+            if !(wanted.0)(service) {
+                continue;
+            }
+            let state = match served.outcome {
+                nftables::Outcome::Served => VipState::Served,
+                nftables::Outcome::Refused => VipState::Refused,
+                _ => VipState::Dropped,
+            };
+            let vip = VipStatus {
+                key: *key,
+                port_name: port.to_owned(),
+                state,
+                reason: None,
+                clients: match served.clients {
+                    Clients::Inside => ClientGroup::Inside,
+                    Clients::Outside => ClientGroup::Outside,
+                    _ => ClientGroup::All,
+                },
+                // The equivalent of a scheduler in IPVS.
+                scheduler: (state == VipState::Served).then(|| "random".to_owned()),
+                persistence_seconds: served.affinity.map(NonZeroU32::get),
+                real_servers: served.endpoints.iter().map(endpoint).collect(),
+            };
+            services.entry(service.to_owned()).or_default().push(vip);
+        }
+    }
+    Ok(Inventory::new(services))
+}
+
+fn endpoint(to: &Target) -> RealServerStatus {
+    RealServerStatus {
+        address: to.address,
+        port: to.port.get(),
+        scheduled: None,
+        total_connections: None,
+    }
 }
 
 fn of_iptables(backend: &IptablesBackend, wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {

@@ -1,4 +1,4 @@
-//! Removes the state of svcproxy's other mode.
+//! Removes the state of svcproxy's other modes.
 
 use std::time::Instant;
 
@@ -7,6 +7,7 @@ use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs;
 use proxier::mode::ipvs::plan::Plan;
 use proxier::mode::ipvs::{Backend, Cleanup, IpvsBackend, IpvsRemains, Replacement, Retiring};
+use proxier::mode::nftables::NftablesBackend;
 use proxier::mode::{ApplyReport, BackendError};
 use proxier::takeover::NewProxy;
 
@@ -15,14 +16,31 @@ use crate::logging::chain;
 use crate::passage;
 use crate::takeover::{EarlierProxy, Removal};
 
-/// Removes the state of the mode that is not in effect.
-pub(crate) fn earlier_proxy(in_effect: Mode, config: &Config) -> Box<dyn EarlierProxy> {
+/// Removes the state of the modes that are not in effect.
+pub(crate) fn earlier_proxies(
+    in_effect: Mode,
+    config: &Config,
+) -> impl Iterator<Item = Box<dyn EarlierProxy>> {
+    let others = [Mode::Ipvs, Mode::Iptables, Mode::Nftables].into_iter();
+    let others = others.filter(move |mode| *mode != in_effect);
+    others.map(move |mode| -> Box<dyn EarlierProxy> {
+        match mode {
+            Mode::Ipvs => Box::new(OfIpvsMode {
+                config: config.clone(),
+                in_effect,
+                retiring: None,
+            }),
+            Mode::Iptables => Box::new(OfIptablesMode),
+            Mode::Nftables => Box::new(OfNftablesMode { in_effect }),
+        }
+    })
+}
+
+/// Removes the rules in iptables' filter, unless the mode in effect needs them.
+fn remove_passage(in_effect: Mode) -> Result<(), BackendError> {
     match in_effect {
-        Mode::Ipvs => Box::new(OfIptablesMode),
-        Mode::Iptables => Box::new(OfIpvsMode {
-            config: config.clone(),
-            retiring: None,
-        }),
+        Mode::Iptables => passage::remove().map(drop),
+        Mode::Ipvs | Mode::Nftables => Ok(()),
     }
 }
 
@@ -54,9 +72,37 @@ impl EarlierProxy for OfIptablesMode {
     }
 }
 
+/// The rules act on new connections only, and connection tracking keeps translating existing ones.
+/// So the tables are removed at once.
+struct OfNftablesMode {
+    in_effect: Mode,
+}
+
+impl EarlierProxy for OfNftablesMode {
+    fn name(&self) -> &'static str {
+        "svcproxy's mode nftables"
+    }
+
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, BackendError> {
+        let opened = NftablesBackend::open();
+        let tables = match opened.and_then(|mut backend| backend.remove_all()) {
+            Err(error) if is_without_nftables(&error) => 0,
+            removed => removed?,
+        };
+        if tables > 0 {
+            remove_passage(self.in_effect)?;
+        }
+        Ok(Removal {
+            removed: (tables > 0).then(|| format!("{tables} nftables tables")),
+            ..Removal::default()
+        })
+    }
+}
+
 /// New connections bypass IPVS at once; IPVS's state is removed when the last connection has ended.
 struct OfIpvsMode {
     config: Config,
+    in_effect: Mode,
     retiring: Option<(Box<dyn Backend>, Retiring)>,
 }
 
@@ -73,7 +119,7 @@ impl EarlierProxy for OfIpvsMode {
             Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
             opened => opened?,
         };
-        let replacement = Replacement::Iptables(&self.config);
+        let replacement = Replacement::Translation(&self.config);
         let timeout = self.config.drain_timeout;
         let begun = Retiring::begin(&mut *backend, replacement, timeout, Instant::now());
         let (mut retiring, begun) = match begun {
@@ -84,10 +130,11 @@ impl EarlierProxy for OfIpvsMode {
             return Ok(outcome(&begun));
         }
         if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
-            passage::remove()?;
+            remove_passage(self.in_effect)?;
             return Ok(outcome(&cleanup));
         }
-        tracing::info!("existing connections stay on IPVS, new ones use iptables");
+        let by = self.in_effect.name();
+        tracing::info!("existing connections stay on IPVS, new ones use {by}");
         self.retiring = Some((backend, retiring));
         Ok(Removal::draining())
     }
@@ -103,7 +150,7 @@ impl EarlierProxy for OfIpvsMode {
             }
             Some(cleanup) => {
                 tracing::info!("removed IPVS rules: connections drained, or drain timeout reached");
-                passage::remove()?;
+                remove_passage(self.in_effect)?;
                 Ok(outcome(&cleanup))
             }
         }

@@ -19,6 +19,7 @@ mod family;
 mod kubeadm;
 mod lasting;
 mod leaving;
+mod load;
 mod manifests;
 mod privileges;
 mod refusal;

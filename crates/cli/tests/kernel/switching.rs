@@ -3,130 +3,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use testbed::{Connection, Host, eventually};
+use testbed::eventually;
 
-use crate::follower::Follower;
-use crate::lab::{Lab, PATIENCE, Stop, client, succeed};
+use crate::lab::{Lab, PATIENCE, client, succeed};
 use crate::lasting::{FIRST, Lasting, SECOND, THIRD, shop};
+use crate::load::{Datagrams, nothing_left, of_iptables_mode, of_nftables_mode, start, under_load};
 use crate::ports::{Port, SHOP, SHOP_UDP};
-
-/// The result of a new connection.
-struct Tried {
-    began: Instant,
-    ended: Instant,
-    failure: Option<String>,
-}
-
-/// Runs an action while all clients open connections to every kind of address; they must work
-/// throughout.
-///
-/// About one in some thousands fails: an IPVS entry of a source port may conflict with a connection
-/// through iptables.
-#[expect(clippy::print_stdout, reason = "the window is to be seen")]
-fn under_load<T>(lab: &Lab, what: &str, action: impl FnOnce() -> T) -> T {
-    let (stopped, tried) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let clients = [lab.probe(), lab.node(), lab.client()];
-    let load = |from: &Host| {
-        let mut ports = SHOP.iter().cycle();
-        while !stopped.load(Ordering::Relaxed) {
-            let port = ports.next().unwrap();
-            let began = Instant::now();
-            let asked = client(port.protocol, port.vip());
-            let asked = asked.timeout(Duration::from_secs(10)).ask(from);
-            let failure = asked.err();
-            let failure = failure.map(|e| format!("{} to {}: {e}", from.name(), port.vip()));
-            let ended = Instant::now();
-            let outcome = Tried {
-                began,
-                ended,
-                failure,
-            };
-            tried.lock().unwrap().push(outcome);
-        }
-    };
-    let more = || {
-        let before = tried.lock().unwrap().len();
-        eventually(PATIENCE, || {
-            let now = tried.lock().unwrap().len();
-            (now > before + 30).then_some(()).ok_or(now)
-        })
-        .expect("connections are tried");
-    };
-    let (result, began, took) = thread::scope(|scope| {
-        let load = &load;
-        for from in clients {
-            scope.spawn(move || load(from));
-        }
-        let _stop = Stop(&stopped);
-        more();
-        let began = Instant::now();
-        let result = action();
-        let took = began.elapsed();
-        more();
-        (result, began, took)
-    });
-    let tried = tried.into_inner().unwrap();
-    let failed: Vec<_> = tried.iter().filter(|one| one.failure.is_some()).collect();
-    let first = failed.iter().map(|one| one.began).min();
-    let last = failed.iter().map(|one| one.ended).max();
-    let window = first.zip(last).map(|(first, last)| {
-        let from = first.saturating_duration_since(began);
-        format!(
-            "{:?}, from {from:?} on",
-            last.saturating_duration_since(first)
-        )
-    });
-    println!(
-        "{what}: {} new connections, {} failed; window: {}; it took {took:?}",
-        tried.len(),
-        failed.len(),
-        window.unwrap_or_else(|| "none".to_owned())
-    );
-    let failures: Vec<_> = failed
-        .iter()
-        .filter_map(|one| one.failure.as_deref())
-        .collect();
-    assert!(failures.len() * 1000 <= tried.len(), "{what}: {failures:?}");
-    result
-}
-
-/// UDP flows from all clients to every kind of address; each must be answered eventually.
-struct Datagrams<'a>(Vec<(Connection, &'a Port, &'a str)>);
-
-impl<'a> Datagrams<'a> {
-    fn open(lab: &'a Lab) -> Self {
-        let mut flows = Vec::new();
-        for port in SHOP_UDP {
-            for from in [lab.probe(), lab.node(), lab.client()] {
-                let to = client(port.protocol, port.vip()).timeout(Duration::from_secs(1));
-                flows.push((to.connect(from).unwrap(), port, from.name()));
-            }
-        }
-        let mut flows = Self(flows);
-        flows.go_on();
-        flows
-    }
-
-    fn go_on(&mut self) {
-        for (flow, port, from) in &mut self.0 {
-            eventually(Duration::from_secs(20), || flow.ask().map(drop))
-                .unwrap_or_else(|error| panic!("{port:?} from {from}: {error}"));
-        }
-    }
-}
-
-fn start(lab: &Lab, arguments: &[&str]) -> Follower {
-    let mut command = lab.svcproxy(&["--log-format=json"]);
-    let follower = Follower::start(command.args(lab.settings()).args(arguments));
-    follower.wait("a sync", |event| event["message"] == "synced");
-    follower
-}
 
 /// The state of IPVS mode on the node.
 fn of_ipvs_mode(lab: &Lab) -> Vec<String> {
@@ -151,30 +36,6 @@ fn of_ipvs_mode(lab: &Lab) -> Vec<String> {
     let own = tables.lines().filter(|line| line.contains("inet svcproxy"));
     found.extend(own.map(str::to_owned));
     found
-}
-
-/// The state of iptables mode on the node, in both iptables.
-fn of_iptables_mode(lab: &Lab) -> Vec<String> {
-    let programs = [
-        "iptables-nft-save",
-        "ip6tables-nft-save",
-        "iptables-legacy-save",
-        "ip6tables-legacy-save",
-    ];
-    let saved = programs.map(|program| lab.node().run([program]).unwrap_or_default());
-    let lines = saved.iter().flat_map(|text| text.lines());
-    let own = lines.filter(|line| line.contains("SVCPROXY"));
-    own.map(str::to_owned).collect()
-}
-
-/// Waits until nothing is left of a mode.
-fn nothing_left(svcproxy: &Follower, found: impl Fn() -> Vec<String>) {
-    let left = || match found() {
-        left if left.is_empty() => Ok(()),
-        left => Err(left),
-    };
-    eventually(PATIENCE, left)
-        .unwrap_or_else(|left| panic!("left: {left:#?}; {:#?}", svcproxy.log()));
 }
 
 #[test]
@@ -214,6 +75,45 @@ fn modes_are_switched_under_load_and_nothing_is_left() {
     lab.converges();
     // Connection tracking keeps translating them.
     on_iptables.hold();
+    datagrams.go_on();
+    svcproxy.terminate();
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn ipvs_and_nftables_are_switched_under_load_and_nothing_is_left() {
+    let lab = Lab::new("switch", &[SHOP, SHOP_UDP].concat());
+    lab.write("shop.yaml", &shop(&[FIRST, SECOND, THIRD], "", ""));
+    let svcproxy = lab.follow();
+    let mut on_ipvs = Lasting::open(&lab, SHOP);
+    let mut datagrams = Datagrams::open(&lab);
+
+    let svcproxy = under_load(&lab, "ipvs to nftables", || {
+        svcproxy.terminate();
+        let svcproxy = start(&lab, &["--mode=nftables", "--drain-timeout=45"]);
+        svcproxy.wait("IPVS to keep its connections", |event| {
+            let message = event["message"].as_str();
+            message.is_some_and(|message| message.contains("new ones use nftables"))
+        });
+        on_ipvs.hold();
+        datagrams.go_on();
+        drop(on_ipvs);
+        nothing_left(&svcproxy, || of_ipvs_mode(&lab));
+        svcproxy
+    });
+    assert_eq!(of_nftables_mode(&lab).len(), 2);
+    datagrams.go_on();
+    let mut on_nftables = Lasting::open(&lab, SHOP);
+
+    let svcproxy = under_load(&lab, "nftables to ipvs", || {
+        svcproxy.terminate();
+        let svcproxy = start(&lab, &["--mode=ipvs"]);
+        nothing_left(&svcproxy, || of_nftables_mode(&lab));
+        svcproxy
+    });
+    lab.converges();
+    // Connection tracking keeps translating them.
+    on_nftables.hold();
     datagrams.go_on();
     svcproxy.terminate();
 }
@@ -335,7 +235,7 @@ fn check_finds_all_and_leaves_nothing() {
         let settings = lab.settings().into_iter().skip(1);
         command.args(settings).args(arguments).output().unwrap()
     };
-    for mode in ["ipvs", "iptables"] {
+    for mode in ["ipvs", "iptables", "nftables"] {
         let output = check(&[&format!("--mode={mode}")]);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         let findings = found["findings"].as_array().unwrap();

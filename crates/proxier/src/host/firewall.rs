@@ -153,12 +153,12 @@ const fn what(hook: Hook, mode: Mode) -> &'static str {
     match (hook, mode) {
         (Hook::Input, _) => "packets to virtual IPs, node ports and health checks",
         (Hook::Forward, Mode::Ipvs) => "the answers of endpoints",
-        (Hook::Forward, Mode::Iptables) => "packets between clients and endpoints",
+        (Hook::Forward, Mode::Iptables | Mode::Nftables) => "packets between clients and endpoints",
     }
 }
 
-/// The packets that must pass a chain. In mode `iptables`, packets to Services do not take the hook
-/// input.
+/// The packets that must pass a chain. In the modes that translate the destination, packets to
+/// Services do not take the hook input.
 fn packets(chain: &BaseChain, role: &Role<'_>) -> Vec<Packet> {
     let packet = |state, status| Packet {
         state,
@@ -174,9 +174,9 @@ fn packets(chain: &BaseChain, role: &Role<'_>) -> Vec<Packet> {
                 ..packet(NF_CT_STATE_NEW, 0)
             }]
         }
-        (Hook::Input, Mode::Iptables) => Vec::new(),
+        (Hook::Input, Mode::Iptables | Mode::Nftables) => Vec::new(),
         (Hook::Forward, Mode::Ipvs) => vec![packet(NF_CT_STATE_ESTABLISHED, 0)],
-        (Hook::Forward, Mode::Iptables) => vec![
+        (Hook::Forward, Mode::Iptables | Mode::Nftables) => vec![
             packet(NF_CT_STATE_NEW, IPS_DST_NAT),
             packet(NF_CT_STATE_ESTABLISHED, IPS_DST_NAT),
         ],
@@ -240,7 +240,7 @@ fn remedy(filter: &Filter, role: &Role<'_>) -> String {
         }
         (Hook::Input, _) => format!("meta mark and {own:#x} == {own:#x} accept"),
         (Hook::Forward, Mode::Ipvs) => "ct state established,related accept".to_owned(),
-        (Hook::Forward, Mode::Iptables) => "ct status dnat accept".to_owned(),
+        (Hook::Forward, Mode::Iptables | Mode::Nftables) => "ct status dnat accept".to_owned(),
     };
     let lasting = match filter.software() {
         Some("firewalld") => {

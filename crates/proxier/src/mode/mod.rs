@@ -6,6 +6,8 @@ mod error;
 mod flows;
 pub mod iptables;
 pub mod ipvs;
+mod limits;
+pub mod nftables;
 pub mod probe;
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 pub(crate) mod proc_sys;
@@ -25,6 +27,7 @@ use crate::notice::Notice;
 
 pub use error::BackendError;
 pub use flows::Flows;
+pub use limits::{limits, limits_of};
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
 pub use sysctl::Sysctl;
 
@@ -257,3 +260,4 @@ macro_rules! plan {
 
 plan!(Plan, ipvs::plan::Step);
 plan!(iptables::Plan, iptables::Step);
+plan!(nftables::Plan, nftables::Step);

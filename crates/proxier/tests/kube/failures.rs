@@ -132,6 +132,8 @@ fn one_answer_ends_the_pauses_of_all_kinds() {
     timing.last_retry = PATIENCE * 10;
     let mut cluster = Cluster::follow(server, access, timing);
     cluster.becomes(&START);
+    // Only an open watch can be cut.
+    cluster.connects();
     let [one, others @ ..] = KINDS;
     for resource in others {
         cluster.server.fail(resource, Verb::Watch, [Fault::Close]);

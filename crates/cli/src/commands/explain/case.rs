@@ -10,7 +10,6 @@ use proxier::mode::trace::{Origin, Outcome, Packet, Trace};
 use serde::Serialize;
 
 use super::plane::{DataPlane, Rules};
-use crate::args::Mode;
 use crate::description::{Address, Description, EndpointOf, Port};
 
 /// What is known.
@@ -615,8 +614,5 @@ pub(super) const fn what(outcome: &Outcome) -> &'static str {
 
 /// The mode of a data plane, for people.
 pub(super) const fn mode_of(plane: &DataPlane) -> &'static str {
-    match plane.mode() {
-        Mode::Ipvs => "ipvs",
-        Mode::Iptables => "iptables",
-    }
+    plane.mode().name()
 }

@@ -2,16 +2,22 @@
 
 use std::net::IpAddr;
 
+use anyhow::bail;
 use ipvs::VirtualServerKey;
 use proxier::desired::{Config, DesiredState, FrontendKey};
 use proxier::mode::iptables::{self, IptablesBackend};
+use proxier::mode::ipvs as ipvs_mode;
 use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Purpose, Scope};
 use proxier::mode::ipvs::rules::Ruleset;
 use proxier::mode::ipvs::{Backend, IpvsBackend};
 use proxier::mode::trace::{Packet, Surroundings, Trace};
-use proxier::mode::{BackendError, ipvs as ipvs_mode};
 
 use crate::args::Mode;
+use crate::inventory::has_nftables_mode;
+
+/// Instead of a guess.
+const NOT_FOLLOWED: &str = "explain does not follow the rules of mode nftables; `svcproxy describe` \
+                            says what a Service has, `nft list table ip svcproxy` shows the rules";
 
 /// The state that a packet meets.
 #[derive(Debug, Clone)]
@@ -35,8 +41,8 @@ pub(super) enum Rules {
 
 impl DataPlane {
     /// The plan's, from scratch.
-    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> Self {
-        match mode {
+    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> anyhow::Result<Self> {
+        Ok(match mode {
             Mode::Ipvs => {
                 let mut node = NodeState::default();
                 node.record(&Plan::new(desired, &node, Scope::Full), &[]);
@@ -47,7 +53,8 @@ impl DataPlane {
                 node.record(&iptables::Plan::new(desired, &node, Scope::Full), &[]);
                 Self::Iptables(Box::new(node))
             }
-        }
+            Mode::Nftables => bail!(NOT_FOLLOWED),
+        })
     }
 
     /// The kernel's, with the real servers that matter to a packet.
@@ -55,12 +62,16 @@ impl DataPlane {
         mode: Option<Mode>,
         config: &Config,
         packet: &Packet,
-    ) -> Result<Self, BackendError> {
+    ) -> anyhow::Result<Self> {
         let rules = match mode {
             Some(Mode::Ipvs) => None,
             Some(Mode::Iptables) => Some(IptablesBackend::open()?),
+            Some(Mode::Nftables) => bail!(NOT_FOLLOWED),
             None => IptablesBackend::in_use()?,
         };
+        if mode.is_none() && rules.is_none() && has_nftables_mode() {
+            bail!(NOT_FOLLOWED);
+        }
         if let Some(mut backend) = rules {
             return Ok(Self::Iptables(Box::new(backend.observe()?)));
         }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use proxier::Proxier;
 use proxier::desired::{DesiredState, Problem};
+use proxier::mode::PlanSteps;
 use proxier::mode::iptables;
 use proxier::mode::iptables::{Iptables, IptablesBackend};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::mode::ipvs::{Ipvs, IpvsBackend};
+use proxier::mode::nftables::{self, Nftables, NftablesBackend};
 use proxier::store::Store;
 
 use super::DiagnosticLog;
@@ -23,7 +25,7 @@ use json::desired_json;
 use restores::{restores_json, restores_text};
 #[cfg(test)]
 pub(crate) use steps::Steps;
-use steps::{steps_json, steps_text};
+use steps::{any_steps_json, any_steps_text, steps_json, steps_text};
 #[cfg(test)]
 pub(crate) use text::{Text, virtual_servers};
 use text::{desired_ipvsadm, desired_text};
@@ -34,8 +36,11 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         usage_error("-o ipvsadm cannot print steps: omit --against or -o ipvsadm");
     }
     let mode = args.mode();
-    if mode == Mode::Iptables && args.output == PlanFormat::Ipvsadm {
-        usage_error("-o ipvsadm cannot be used with mode iptables, which has no virtual servers");
+    if mode != Mode::Ipvs && args.output == PlanFormat::Ipvsadm {
+        let mode = mode.name();
+        usage_error(&format!(
+            "-o ipvsadm cannot be used with mode {mode}, which has no virtual servers"
+        ));
     }
     let settings = node::config(&args.node)?;
     let reading = Source::new(&args.node.source, &settings.node_name).read()?;
@@ -52,6 +57,13 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
                 Proxier::new(Arc::new(settings), Iptables::new(IptablesBackend::open()?));
             let plan = proxier.preview(reading.changes)?;
             restores(&plan, None, args.output)?;
+            return Ok(ending);
+        }
+        if mode == Mode::Nftables {
+            let data_plane = Nftables::new(NftablesBackend::open()?);
+            let mut proxier = Proxier::new(Arc::new(settings), data_plane);
+            let plan = proxier.preview(reading.changes)?;
+            any_steps(&plan, args.output)?;
             return Ok(ending);
         }
         let mut proxier = Proxier::new(Arc::new(settings), Ipvs::new(IpvsBackend::open()?));
@@ -80,13 +92,16 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         tracing::warn!("{problem}");
     }
     if mode == Mode::Iptables {
-        let limits = iptables::limits(&desired);
-        for problem in &limits {
-            tracing::warn!("{problem}");
-        }
+        let limits = limits(&desired, mode);
         let plan = iptables::Plan::new(&desired, &iptables::NodeState::default(), Scope::Full);
         let problems = desired.problems().into_iter().chain(limits);
         restores(&plan, Some(problems.collect()), args.output)?;
+        return Ok(ending);
+    }
+    if mode == Mode::Nftables {
+        limits(&desired, mode);
+        let plan = nftables::Plan::new(&desired, &nftables::NodeState::default(), Scope::Full);
+        any_steps(&plan, args.output)?;
         return Ok(ending);
     }
     match args.output {
@@ -95,6 +110,23 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         PlanFormat::Ipvsadm => desired_ipvsadm(&desired)?,
     }
     Ok(ending)
+}
+
+/// Logs what Services request and this mode does not have.
+fn limits(desired: &DesiredState, mode: Mode) -> Vec<Problem> {
+    let limits = proxier::mode::limits(desired, mode.name());
+    for problem in &limits {
+        tracing::warn!("{problem}");
+    }
+    limits
+}
+
+/// Prints the steps of a plan.
+fn any_steps(plan: &impl PlanSteps, format: PlanFormat) -> anyhow::Result<()> {
+    match format {
+        PlanFormat::Json => any_steps_json(plan),
+        _ => any_steps_text(plan),
+    }
 }
 
 /// Prints the input for iptables-restore.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use ipvs::ipvsadm::scheduler_flags;
 use ipvs::{Change, Timeouts, VirtualServer};
+use proxier::mode::PlanSteps;
 use proxier::mode::ipvs::plan::{Plan, Step};
 use serde::Serialize;
 
@@ -84,5 +85,22 @@ pub(crate) fn steps_json(plan: &Plan) -> anyhow::Result<()> {
     let steps = plan.into_iter().map(|step| Detailed(step).to_string());
     write_json(&StepsView {
         steps: steps.collect(),
+    })
+}
+
+/// Prints the steps of any mode, one on each line.
+pub(crate) fn any_steps_text(plan: &impl PlanSteps) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for step in plan.steps() {
+        writeln!(out, "{step}")?;
+    }
+    Ok(())
+}
+
+/// Prints the steps of any mode as JSON strings.
+pub(crate) fn any_steps_json(plan: &impl PlanSteps) -> anyhow::Result<()> {
+    let steps = plan.steps().iter();
+    write_json(&StepsView {
+        steps: steps.map(ToString::to_string).collect(),
     })
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use ipvs::VirtualServerKey;
 
 use crate::desired::FrontendKey;
-use crate::mode::iptables::{IptablesBackend, NodeState, Plan, Refusals, Step, limits, limits_of};
+use crate::mode::iptables::{IptablesBackend, NodeState, Plan, Refusals, Step};
+use crate::mode::limits::{limits, limits_of};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
     ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, DesiredState, Failure,
@@ -45,6 +46,9 @@ pub struct Iptables<T = IptablesBackend> {
     /// Whether the last plan was based on a fresh reading.
     is_fresh: bool,
 }
+
+/// The name of the mode.
+const NAME: &str = "iptables";
 
 impl<T> Iptables<T> {
     /// iptables mode with these tables, which are not read yet.
@@ -154,13 +158,13 @@ impl<T: Tables> DataPlane for Iptables<T> {
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
         match of {
             None => {
-                let mut problems = limits(desired);
+                let mut problems = limits(desired, NAME);
                 problems.extend(self.refusals.problems());
                 problems
             }
             Some(service) => {
                 let refused = self.refusals.problem_of(service);
-                let limits = limits_of(service, desired);
+                let limits = limits_of(service, desired, NAME);
                 limits.chain(refused).collect()
             }
         }

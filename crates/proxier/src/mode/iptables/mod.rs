@@ -1,6 +1,6 @@
 //! The rules of iptables mode, as values.
 //!
-//! [`Plan::new`] compares a [`DesiredState`] with the
+//! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the
 //! [`NodeState`] that was observed or applied. The result is the input of iptables-restore(8), at
 //! most one [`Transaction`] per family.
 //!
@@ -37,7 +37,7 @@
 //!
 //! # Limits of iptables
 //!
-//! - It chooses at random, so it has no schedulers; [`limits`] lists the Services that request one.
+//! - It chooses at random, so it has no schedulers; each Service that requests one is a problem.
 //! - For session affinity, the kernel remembers at most 100 clients of a backend, unless the module
 //!   `xt_recent` is loaded with a larger `ip_list_tot`.
 //! - Virtual IPs do not answer to ping.
@@ -67,12 +67,6 @@ mod served;
 mod trace;
 mod transaction;
 
-use ipvs::Scheduler;
-
-use crate::desired::{DesiredState, Problem};
-use crate::model::ObjectName;
-use crate::notice::Reason;
-
 #[cfg(feature = "iptables")]
 pub use data_plane::Iptables;
 #[cfg(all(test, feature = "iptables"))]
@@ -94,44 +88,3 @@ pub use rules::{Hook, Jump, Rules, Table};
 pub use served::{Clients, Counters, Sent, Served, Verdict};
 pub use trace::trace;
 pub use transaction::Transaction;
-
-/// Requests of Services that iptables mode cannot serve: a choice of scheduler, and one of a
-/// forwarding method. The operator's default scheduler is not reported here.
-pub fn limits(desired: &DesiredState) -> Vec<Problem> {
-    let schedulers = desired.chosen_schedulers();
-    let schedulers = schedulers.map(|(service, scheduler)| ignored(service, scheduler));
-    let methods = desired.chosen_forwarding().map(always_masquerade);
-    schedulers.chain(methods).collect()
-}
-
-/// The limits that apply to one Service.
-pub fn limits_of(
-    service: &ObjectName,
-    desired: &DesiredState,
-) -> impl Iterator<Item = Problem> + use<> {
-    let scheduler = desired.chosen_scheduler(service);
-    let scheduler = scheduler.map(|scheduler| ignored(service, scheduler));
-    let method = desired.has_chosen_forwarding(service);
-    let method = method.then(|| always_masquerade(service));
-    scheduler.into_iter().chain(method)
-}
-
-fn always_masquerade(service: &ObjectName) -> Problem {
-    Problem {
-        service: service.clone(),
-        field: "forwarding".to_owned(),
-        reason: Reason::ForwardingIgnored,
-        message: "mode iptables always masquerades".to_owned(),
-    }
-}
-
-fn ignored(service: &ObjectName, scheduler: Scheduler) -> Problem {
-    Problem {
-        service: service.clone(),
-        field: "metadata.annotations[svcproxy.io/scheduler]".to_owned(),
-        reason: Reason::SchedulerIgnored,
-        message: format!(
-            "{scheduler} is ignored: iptables chooses the endpoint of each connection at random"
-        ),
-    }
-}

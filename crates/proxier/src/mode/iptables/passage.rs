@@ -1,4 +1,4 @@
-//! Lets the Service traffic of IPVS mode pass iptables' filter.
+//! Lets the Service traffic of IPVS mode and nftables mode pass iptables' filter.
 //!
 //! A host whose policy is to drop in `FORWARD` (as Docker sets it) or in `INPUT` drops what IPVS
 //! mode needs: packets to virtual IPs, node ports and health checks arrive at the node itself, and
@@ -7,8 +7,8 @@
 //!
 //! | chain | lets pass |
 //! | --- | --- |
-//! | `SVCPASS-INPUT` | what chain `admit` of the table `inet svcproxy` has marked |
-//! | `SVCPASS-FORWARD` | packets to be masqueraded, and those of known connections |
+//! | `SVCPASS-INPUT` | what chain `admit` of svcproxy's table has marked |
+//! | `SVCPASS-FORWARD` | packets to be masqueraded, and those of known connections; in nftables mode also those whose destination has been translated, since there the first packet of a connection is forwarded too |
 //!
 //! They are the same whatever the Services, so the iptables programs run at the start only, and
 //! after another program has changed the built-in chains.
@@ -25,6 +25,7 @@ use super::{Hook, Jump, Name, Rule, Rules, Table, Transaction};
 use crate::desired::{Config, Marks};
 use crate::mode::BackendError;
 use crate::mode::conntrack::netlink_family;
+use crate::mode::probe::Mode;
 
 const INPUT: &str = "SVCPASS-INPUT";
 const FORWARD: &str = "SVCPASS-FORWARD";
@@ -36,7 +37,7 @@ pub(crate) fn is_passage(chain: &str) -> bool {
     [INPUT, FORWARD].contains(&chain) || chain == Name::of(FORWARD_OF_IPTABLES).as_str()
 }
 
-/// The rules that let IPVS mode's traffic pass iptables' filter, in iptables-nft and
+/// The rules that let the traffic of a mode pass iptables' filter, in iptables-nft and
 /// iptables-legacy. A host without a table `filter` needs none.
 #[derive(Debug)]
 pub struct Passage {
@@ -58,12 +59,12 @@ impl Passage {
         Ok(Self { netfilter })
     }
 
-    /// Writes the rules that are missing. Returns the number of tables that it has changed.
+    /// Writes the rules of a mode that are missing. Returns the number of tables that it has changed.
     ///
     /// # Errors
     ///
     /// If the chains cannot be listed, or an iptables program fails.
-    pub fn ensure(&mut self, config: &Config) -> Result<usize, BackendError> {
+    pub fn ensure(&mut self, mode: Mode, config: &Config) -> Result<usize, BackendError> {
         let mut changed = 0;
         for family in FAMILIES {
             if !config.serves(family) {
@@ -72,7 +73,7 @@ impl Passage {
             for flavour in self.in_use(family)? {
                 let flavour = flavour.or_plain()?;
                 let there = parse(&save(flavour, family)?);
-                if let Some(missing) = missing(family, &there, config.marks) {
+                if let Some(missing) = missing(family, &there, mode, config.marks) {
                     restore(flavour, &missing)?;
                     changed += 1;
                 }
@@ -162,21 +163,21 @@ fn parse(saved: &str) -> Rules {
 }
 
 /// The rules of each chain, in the order of [`HOOKS`].
-fn rules(marks: Marks) -> [Vec<Rule>; 2] {
+fn rules(mode: Mode, marks: Marks) -> [Vec<Rule>; 2] {
     let accept = |matching: Match| matching.then(&Target::Accept);
-    [
-        vec![accept(Match::all().marked(marks.own()))],
-        vec![
-            accept(Match::all().marked(marks.masquerade())),
-            accept(Match::all().state(CtState::Known)),
-        ],
-    ]
+    let translated = accept(Match::all().state(CtState::Translated));
+    let mut forwarded = vec![
+        accept(Match::all().marked(marks.masquerade())),
+        accept(Match::all().state(CtState::Known)),
+    ];
+    forwarded.extend((mode == Mode::Nftables).then_some(translated));
+    [vec![accept(Match::all().marked(marks.own()))], forwarded]
 }
 
 /// What is missing or different in a table `filter`; `None` if nothing is.
-fn missing(family: Family, there: &Rules, marks: Marks) -> Option<Transaction> {
+fn missing(family: Family, there: &Rules, mode: Mode, marks: Marks) -> Option<Transaction> {
     let mut part = Part::new(Table::Filter);
-    for ((hook, chain), rules) in HOOKS.into_iter().zip(rules(marks)) {
+    for ((hook, chain), rules) in HOOKS.into_iter().zip(rules(mode, marks)) {
         let name = Name::of_other(chain)?;
         let jump = Jump {
             table: Table::Filter,
@@ -233,7 +234,7 @@ mod tests {
         let docker = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n\
                       -A FORWARD -j DOCKER-USER\n";
         let saved = |more: &str| format!("{docker}{more}COMMIT\n");
-        let all = missing(Family::V4, &parse(&saved("")), marks).unwrap();
+        let all = missing(Family::V4, &parse(&saved("")), Mode::Ipvs, marks).unwrap();
         assert_eq!(
             all.to_string(),
             "*filter\n:SVCPASS-FORWARD - [0:0]\n:SVCPASS-INPUT - [0:0]\n\
@@ -249,10 +250,10 @@ mod tests {
         let there = saved(&format!(
             "{chains}-A FORWARD -j SVCPASS-FORWARD\n-A INPUT -j SVCPASS-INPUT\n"
         ));
-        assert_eq!(missing(Family::V4, &parse(&there), marks), None);
+        assert_eq!(missing(Family::V4, &parse(&there), Mode::Ipvs, marks), None);
         // `iptables -F FORWARD`.
         let flushed = saved(&format!("{chains}-A INPUT -j SVCPASS-INPUT\n"));
-        let flushed = missing(Family::V4, &parse(&flushed), marks).unwrap();
+        let flushed = missing(Family::V4, &parse(&flushed), Mode::Ipvs, marks).unwrap();
         assert_eq!(
             flushed.to_string(),
             "*filter\n-I FORWARD -j SVCPASS-FORWARD\nCOMMIT\n"

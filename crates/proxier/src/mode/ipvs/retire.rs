@@ -103,9 +103,9 @@ fn owned<B: Backend + ?Sized>(backend: &mut B) -> Result<NodeState, BackendError
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Replacement<'a> {
-    /// svcproxy's mode iptables with these settings. It translates new connections before IPVS sees
-    /// them, and IPVS mode's rules must let them pass.
-    Iptables(&'a Config),
+    /// svcproxy's mode iptables or nftables with these settings. It translates new connections
+    /// before IPVS sees them, and IPVS mode's rules must let them pass.
+    Translation(&'a Config),
     /// A proxy whose rules translate addresses before svcproxy sees a packet.
     Rules,
     /// A proxy over IPVS that has taken over these virtual servers, and has made their addresses
@@ -153,7 +153,7 @@ impl Retiring {
     ) -> Result<(Self, Cleanup), BackendError> {
         let mut node = owned(backend)?;
         let plan = match replacement {
-            Replacement::Iptables(config) => retirement(&node, config),
+            Replacement::Translation(config) => retirement(&node, config),
             Replacement::Rules => Plan::default(),
             Replacement::Ipvs(has) => {
                 node.virtual_servers.retain(|key, _| !has(key));

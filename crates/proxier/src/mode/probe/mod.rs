@@ -99,6 +99,7 @@ impl Probe {
         let foundation = match mode {
             Mode::Ipvs => Requirement::Ipvs,
             Mode::Iptables => Requirement::Iptables,
+            Mode::Nftables => Requirement::NftablesRules,
         };
         let mut needed = self.of_weight(mode, Weight::Needed);
         self.findings.iter().any(|f| f.requirement == foundation)

@@ -15,17 +15,20 @@ pub enum Mode {
     Ipvs,
     /// iptables.
     Iptables,
+    /// nftables.
+    Nftables,
 }
 
 impl Mode {
-    /// Both modes.
-    pub const ALL: [Self; 2] = [Self::Ipvs, Self::Iptables];
+    /// All modes.
+    pub const ALL: [Self; 3] = [Self::Ipvs, Self::Iptables, Self::Nftables];
 
     /// The name, as kube-proxy spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ipvs => "ipvs",
             Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
         }
     }
 }
@@ -50,6 +53,8 @@ pub enum Requirement {
     VirtualServers(Family),
     /// nftables, with everything that IPVS mode's rules use.
     Nftables,
+    /// nftables, with everything that nftables mode's rules use.
+    NftablesRules,
     /// Routes.
     Routes,
     /// Routing rules by mark, for load-balancer and external IPs.
@@ -89,6 +94,7 @@ impl Requirement {
                 Mode::Ipvs,
             )
             | (Self::Iptables | Self::IptablesRules(_), Mode::Iptables)
+            | (Self::NftablesRules, Mode::Nftables)
             | (Self::ConnectionTracking, _) => Some(Needed),
             (Self::Sysctl(sysctl, _), _) => sysctl_weight(*sysctl, mode),
             _ => None,
@@ -103,6 +109,7 @@ impl Requirement {
             Self::AffinityScheduler => format!("scheduler/{}", Scheduler::MaglevHash),
             Self::VirtualServers(family) => format!("virtual-servers/{family}"),
             Self::Nftables => "nftables".to_owned(),
+            Self::NftablesRules => "nftables-rules".to_owned(),
             Self::Routes => "routes".to_owned(),
             Self::RoutingRules => "routing-rules".to_owned(),
             Self::ConnectionTracking => "connection-tracking".to_owned(),
@@ -119,10 +126,15 @@ fn sysctl_weight(sysctl: Sysctl, mode: Mode) -> Option<Weight> {
         (Sysctl::VS_CONNTRACK, Mode::Ipvs) | (Sysctl::IPV4_FORWARD | Sysctl::IPV6_FORWARD, _) => {
             Some(Weight::Needed)
         }
-        (Sysctl::VS_EXPIRE_NODEST_CONN | Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE, Mode::Iptables) => {
-            None
-        }
-        (Sysctl::VS_CONNTRACK | Sysctl::ARP_IGNORE | Sysctl::ARP_ANNOUNCE, Mode::Iptables) => None,
+        (_, Mode::Ipvs) => Some(Weight::Wanted),
+        (
+            Sysctl::VS_CONNTRACK
+            | Sysctl::VS_EXPIRE_NODEST_CONN
+            | Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE
+            | Sysctl::ARP_IGNORE
+            | Sysctl::ARP_ANNOUNCE,
+            _,
+        ) => None,
         _ => Some(Weight::Wanted),
     }
 }
@@ -138,6 +150,7 @@ impl fmt::Display for Requirement {
             }
             Self::VirtualServers(family) => write!(f, "virtual servers, {family}"),
             Self::Nftables => f.write_str("nftables"),
+            Self::NftablesRules => f.write_str("nftables rules"),
             Self::Routes => f.write_str("routes"),
             Self::RoutingRules => f.write_str("routing rules, for load-balancer and external IPs"),
             Self::ConnectionTracking => f.write_str("connection tracking over netlink"),
@@ -206,6 +219,11 @@ fn option(requirement: &Requirement, module: &str) -> String {
             "CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_FIB_INET, CONFIG_NFT_MASQ, \
              CONFIG_NFT_NAT, CONFIG_NFT_REJECT_INET"
         }
+        Requirement::NftablesRules => {
+            "CONFIG_NF_TABLES_IPV4, CONFIG_NF_TABLES_IPV6, CONFIG_NFT_CT, CONFIG_NFT_FIB_IPV4, \
+             CONFIG_NFT_FIB_IPV6, CONFIG_NFT_MASQ, CONFIG_NFT_NAT, CONFIG_NFT_NUMGEN, \
+             CONFIG_NFT_REJECT"
+        }
         Requirement::RoutingRules => "CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES",
         Requirement::ConnectionTracking => "CONFIG_NF_CT_NETLINK",
         Requirement::Sysctl(Sysctl::VS_CONNTRACK, _) => "CONFIG_IP_VS_NFCT",
@@ -239,6 +257,10 @@ const fn refused(requirement: &Requirement) -> Option<&'static str> {
         Requirement::Nftables => {
             "load what the rules use: modprobe -a nf_tables nft_ct nft_fib_inet nft_masq \
              nft_chain_nat nft_reject_inet"
+        }
+        Requirement::NftablesRules => {
+            "load what the rules use: modprobe -a nf_tables nft_ct nft_fib_ipv4 nft_fib_ipv6 nft_masq \
+             nft_chain_nat nft_nat nft_numgen nft_reject_ipv4 nft_reject_ipv6"
         }
         Requirement::Iptables | Requirement::IptablesRules(_) => {
             "load what the rules use: modprobe -a xt_addrtype xt_comment xt_conntrack xt_mark \

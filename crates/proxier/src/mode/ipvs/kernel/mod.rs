@@ -1,6 +1,6 @@
 //! IPVS, nftables, routes and sysctls of the process's network namespace.
 
-mod nft;
+pub(crate) mod nft;
 mod proc;
 mod routes;
 pub(crate) mod rtnetlink;

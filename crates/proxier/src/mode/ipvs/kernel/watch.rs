@@ -1,4 +1,4 @@
-//! Watches for changes of IPVS mode's table, routes and rules by other programs.
+//! Watches for changes of svcproxy's nftables tables, routes and rules by other programs.
 //!
 //! IPVS has no notifications, so the audit polls it.
 
@@ -23,7 +23,8 @@ const OF_ADDRESSES: std::ops::RangeInclusive<u8> = 2..=5;
 const FRA_PRIORITY: u16 = 6;
 const FRA_PROTOCOL: u16 = 21;
 
-/// Calls `report` soon after another process has changed svcproxy's nftables table, routes or
+/// Calls `report` soon after another process has changed svcproxy's nftables tables (those of mode
+/// nftables too), routes or
 /// routing rules, or routes and rules that precede them, in the calling thread's network namespace.
 /// Stops when the returned value is dropped.
 ///
@@ -58,7 +59,11 @@ fn matters(message: &Message<'_>) -> bool {
 /// Tables, chains, rules, sets, elements and objects all name their table in attribute 1. A message
 /// that cannot be parsed counts as svcproxy's, to be safe.
 fn is_of_table(message: &Message<'_>) -> bool {
-    if message.payload.first() != Some(&NFPROTO_INET) {
+    let family = message.payload.first().copied();
+    if ![NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6]
+        .map(Some)
+        .contains(&family)
+    {
         return false;
     }
     let attributes = message.attributes();

@@ -150,6 +150,7 @@ mod set;
 
 pub(crate) use hooks::REFUSED;
 pub use parts::Parts;
+pub(crate) use pods::{Outside, Pods};
 pub(crate) use range::split as split_range;
 #[cfg(feature = "ipvs")]
 pub(crate) use range::{key as range_key, mask_and_bit, network as range_network};

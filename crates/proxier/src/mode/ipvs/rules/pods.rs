@@ -8,7 +8,7 @@ use crate::desired::{Config, PodInterfaces};
 
 /// How to detect packets of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pods {
+pub(crate) enum Pods {
     /// By source network; sorted, without duplicates.
     Networks(Vec<IpNet>),
     /// By incoming interface.
@@ -16,7 +16,7 @@ pub(super) enum Pods {
 }
 
 /// The condition for packets that do not come from pods.
-pub(super) enum Outside {
+pub(crate) enum Outside {
     /// Pods are unknown.
     Unknown,
     /// Every packet comes from a pod.
@@ -26,7 +26,7 @@ pub(super) enum Outside {
 }
 
 impl Pods {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
         if let Some(interfaces) = &config.pod_interfaces {
             return Self::Interfaces(interfaces.clone());
         }
@@ -36,7 +36,7 @@ impl Pods {
         Self::Networks(networks)
     }
 
-    pub(super) fn outside(&self, family: Family) -> Outside {
+    pub(crate) fn outside(&self, family: Family) -> Outside {
         let networks = match self {
             Self::Interfaces(interfaces) => {
                 return Outside::Matching(vec![Statement::NotFrom(interfaces.clone())]);

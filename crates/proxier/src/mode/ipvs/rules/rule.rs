@@ -100,6 +100,8 @@ pub(crate) enum CtState {
     Established,
     /// The packet is related to a connection, for instance an ICMP error about it.
     Related,
+    /// Connection tracking cannot attribute the packet to a connection.
+    Invalid,
 }
 
 /// A transport protocol that a rule names.
@@ -147,6 +149,7 @@ impl CtState {
             Self::New => "new",
             Self::Established => "established",
             Self::Related => "related",
+            Self::Invalid => "invalid",
         }
     }
 }
@@ -311,6 +314,8 @@ pub(crate) enum HookPoint {
     Prerouting,
     /// Packets for the node itself.
     Input,
+    /// Packets that the node passes on.
+    Forward,
     /// Packets that the node sends.
     Output,
     /// Outgoing packets, after routing.
@@ -333,6 +338,7 @@ impl HookPoint {
         match self {
             Self::Prerouting => "prerouting",
             Self::Input => "input",
+            Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
         }

@@ -265,7 +265,7 @@ pub struct Fingerprint {
 const VERSION: u8 = 1;
 
 impl Fingerprint {
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         Self {
             version: VERSION,
             hash: fnv1a(text.bytes()),

@@ -211,7 +211,7 @@ impl Field {
         }
     }
 
-    const fn expression(self, family: Family) -> &'static str {
+    pub(crate) const fn expression(self, family: Family) -> &'static str {
         match (self, family) {
             (Self::Source, Family::V4) => "ip saddr",
             (Self::Source, Family::V6) => "ip6 saddr",

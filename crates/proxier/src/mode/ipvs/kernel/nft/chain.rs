@@ -3,7 +3,7 @@
 use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer};
 
-use crate::mode::ipvs::rules::{Chain, HookPoint, TABLE};
+use crate::mode::ipvs::rules::{Chain, Hook, HookPoint, TABLE};
 
 pub(super) fn put_chain(writer: &mut Writer, sequence: u32, chain: &Chain) {
     let flags = NLM_F_REQUEST | NLM_F_CREATE;
@@ -11,13 +11,18 @@ pub(super) fn put_chain(writer: &mut Writer, sequence: u32, chain: &Chain) {
         w.text(NFTA_CHAIN_TABLE, TABLE);
         w.text(NFTA_CHAIN_NAME, chain.name);
         if let Some(hook) = chain.hook {
-            w.text(NFTA_CHAIN_TYPE, hook.kind.name());
-            w.number(NFTA_CHAIN_POLICY, NF_ACCEPT);
-            w.nested(NFTA_CHAIN_HOOK, |w| {
-                w.number(NFTA_HOOK_HOOKNUM, hook_number(hook.point));
-                w.put(NFTA_HOOK_PRIORITY, &hook.priority.to_be_bytes());
-            });
+            put_hook(w, hook);
         }
+    });
+}
+
+/// Attaches a chain to a hook.
+pub(crate) fn put_hook(w: &mut Writer, hook: Hook) {
+    w.text(NFTA_CHAIN_TYPE, hook.kind.name());
+    w.number(NFTA_CHAIN_POLICY, NF_ACCEPT);
+    w.nested(NFTA_CHAIN_HOOK, |w| {
+        w.number(NFTA_HOOK_HOOKNUM, hook_number(hook.point));
+        w.put(NFTA_HOOK_PRIORITY, &hook.priority.to_be_bytes());
     });
 }
 
@@ -25,6 +30,7 @@ const fn hook_number(point: HookPoint) -> u32 {
     match point {
         HookPoint::Prerouting => 0,
         HookPoint::Input => 1,
+        HookPoint::Forward => 2,
         HookPoint::Output => 3,
         HookPoint::Postrouting => 4,
     }
@@ -32,7 +38,7 @@ const fn hook_number(point: HookPoint) -> u32 {
 
 /// The definition of a chain in the kernel's listing, without rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ChainDefinition {
+pub(crate) struct ChainDefinition {
     name: String,
     base: Option<BaseChain>,
 }
@@ -48,9 +54,13 @@ struct BaseChain {
 
 impl ChainDefinition {
     pub(super) fn of(chain: &Chain) -> Self {
+        Self::new(chain.name.to_owned(), chain.hook)
+    }
+
+    pub(crate) fn new(name: String, hook: Option<Hook>) -> Self {
         Self {
-            name: chain.name.to_owned(),
-            base: chain.hook.map(|hook| BaseChain {
+            name,
+            base: hook.map(|hook| BaseChain {
                 kind: Some(hook.kind.name().to_owned()),
                 hook: hook_number(hook.point),
                 priority: hook.priority,
@@ -60,7 +70,7 @@ impl ChainDefinition {
     }
 
     /// The definition of a chain with this name.
-    pub(super) fn parse(name: &str, chain: Attributes<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn parse(name: &str, chain: Attributes<'_>) -> Result<Self, Malformed> {
         let base = match chain.nested(NFTA_CHAIN_HOOK)? {
             None => None,
             Some(hook) => Some(BaseChain {
@@ -74,7 +84,7 @@ impl ChainDefinition {
         Ok(Self { name, base })
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
@@ -82,7 +92,7 @@ impl ChainDefinition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mode::ipvs::rules::{ChainKind, Hook};
+    use crate::mode::ipvs::rules::ChainKind;
 
     #[test]
     fn every_part_of_a_definition_counts() {

@@ -8,7 +8,7 @@ use netlink::nftables::{expression, load_meta};
 use netlink::uapi::*;
 
 /// Loads a field of a packet into a register.
-pub(super) enum Load {
+pub(crate) enum Load {
     Meta { key: u32, length: u32 },
     Payload { base: u32, offset: u32, length: u32 },
 }
@@ -22,7 +22,7 @@ impl Load {
     };
 
     /// Offsets as in struct iphdr, struct ipv6hdr, and the ports that TCP, UDP and SCTP share.
-    pub(super) const fn of(field: Field, family: Family) -> Self {
+    pub(crate) const fn of(field: Field, family: Family) -> Self {
         let (base, offset, length) = match (field, family) {
             (Field::Source, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
             (Field::Destination, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
@@ -49,11 +49,11 @@ impl Load {
     }
 
     /// The length in registers, in bytes: a multiple of 4.
-    pub(super) const fn register_length(&self) -> u32 {
+    pub(crate) const fn register_length(&self) -> u32 {
         self.length().next_multiple_of(4)
     }
 
-    pub(super) fn put(&self, w: &mut Writer, register: u32) {
+    pub(crate) fn put(&self, w: &mut Writer, register: u32) {
         match *self {
             Self::Meta { key, .. } => load_meta(w, key, register),
             Self::Payload {

@@ -90,7 +90,7 @@ pub(super) fn shape(socket: &mut Socket) -> io::Result<TableShape> {
 }
 
 /// The ruleset that these rules form, if each of its rules is there exactly once.
-fn complete(tags: Vec<Option<RuleTag>>) -> Option<Fingerprint> {
+pub(crate) fn complete(tags: Vec<Option<RuleTag>>) -> Option<Fingerprint> {
     let mut tags = tags.into_iter().collect::<Option<Vec<_>>>()?;
     tags.sort_unstable_by_key(|tag| tag.index);
     let first = *tags.first()?;

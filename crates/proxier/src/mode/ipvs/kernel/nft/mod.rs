@@ -13,10 +13,18 @@ use std::io;
 use crate::mode::ipvs::plan::{Elements, Step};
 use crate::mode::ipvs::rules::{Fingerprint, Ruleset, TABLE};
 use crate::mode::{ApplyReport, BackendError};
+#[cfg(feature = "nftables")]
+pub(crate) use chain::{ChainDefinition, put_hook};
 use element::is_valid_comment;
+#[cfg(feature = "nftables")]
+pub(crate) use expression::Load;
 use list::TableShape;
+#[cfg(feature = "nftables")]
+pub(crate) use list::complete;
 use netlink::uapi::*;
 use netlink::{Socket, Writer, again};
+#[cfg(feature = "nftables")]
+pub(crate) use rule::{RuleTag, put_statement};
 use transaction::{Packing, Refused, Transaction};
 
 /// svcproxy's table in one network namespace.

@@ -21,17 +21,17 @@ const LOOPBACK: u32 = 1;
 
 /// The user data of each rule. It shows whether a ruleset is complete without parsing the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RuleTag {
+pub(crate) struct RuleTag {
     /// The ruleset of the rule.
-    pub(super) fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Its index in the ruleset.
-    pub(super) index: u16,
+    pub(crate) index: u16,
     /// The number of rules in the ruleset.
-    pub(super) count: u16,
+    pub(crate) count: u16,
 }
 
 impl RuleTag {
-    fn to_bytes(self) -> [u8; 13] {
+    pub(crate) fn to_bytes(self) -> [u8; 13] {
         let mut bytes = [0; 13];
         let parts = self.fingerprint.to_bytes().into_iter();
         let parts = parts
@@ -44,7 +44,7 @@ impl RuleTag {
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (fingerprint, numbers) = bytes.split_at_checked(9)?;
         let [i0, i1, c0, c1] = *numbers else {
             return None;
@@ -95,7 +95,7 @@ fn put_family(w: &mut Writer, family: Option<Family>) {
     compare(w, NFT_CMP_EQ, &[number]);
 }
 
-fn put_statement(w: &mut Writer, statement: &Statement) {
+pub(crate) fn put_statement(w: &mut Writer, statement: &Statement) {
     match statement {
         Statement::Family(family) => put_family(w, Some(*family)),
         Statement::State(state) => put_state(w, *state),
@@ -159,6 +159,7 @@ fn put_state(w: &mut Writer, state: CtState) {
         CtState::New => NF_CT_STATE_NEW,
         CtState::Established => NF_CT_STATE_ESTABLISHED,
         CtState::Related => NF_CT_STATE_RELATED,
+        CtState::Invalid => NF_CT_STATE_INVALID,
     };
     put_ct_bit(w, NFT_CT_STATE, bit);
 }

@@ -1,0 +1,107 @@
+//! nftables mode as a [`DataPlane`].
+
+use std::time::{Duration, Instant};
+
+use ipvs::VirtualServerKey;
+
+use super::{NftablesBackend, NodeState, Plan};
+use crate::desired::{DesiredState, FrontendKey, Problem};
+use crate::mode::ipvs::plan::Scope;
+use crate::mode::limits::{limits, limits_of};
+use crate::mode::sealed::Sealed;
+use crate::mode::{
+    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drained, Failures, Reading,
+    ServerCounts,
+};
+use crate::model::ObjectName;
+use crate::notice::Notice;
+
+/// nftables mode on one node. Connections drain by themselves, because connection tracking keeps
+/// translating them.
+#[derive(Debug)]
+pub struct Nftables {
+    backend: NftablesBackend,
+    /// The state of the node, if it is known.
+    node: Option<NodeState>,
+}
+
+const NAME: &str = "nftables";
+
+impl Nftables {
+    /// nftables mode with this backend; the node is not read yet.
+    pub const fn new(backend: NftablesBackend) -> Self {
+        Self {
+            backend,
+            node: None,
+        }
+    }
+}
+
+impl Sealed for Nftables {}
+
+impl DataPlane for Nftables {
+    type Plan = Plan;
+
+    const COUNTS_TRAFFIC: bool = false;
+
+    fn status(&self) -> DataPlaneStatus {
+        DataPlaneStatus {
+            is_known: self.node.is_some(),
+            is_auditing: false,
+            is_draining: false,
+        }
+    }
+
+    fn forget(&mut self) {
+        self.node = None;
+    }
+
+    fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, BackendError> {
+        self.node = Some(self.backend.observe()?);
+        Ok(Vec::new())
+    }
+
+    fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Plan {
+        let node = self.node.as_ref();
+        node.map_or_else(Plan::default, |node| Plan::new(desired, node, scope))
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
+        let report = self.backend.apply(plan);
+        if let Some(node) = &mut self.node {
+            node.record(plan, &report.failed_steps());
+        }
+        let failures = Failures {
+            needs_audit: !report.failures.is_empty(),
+            ..Failures::default()
+        };
+        (report, failures)
+    }
+
+    fn drain(&mut self, _: Duration, _: Instant) -> Result<Option<Drained<Plan>>, BackendError> {
+        Ok(None)
+    }
+
+    fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+        match of {
+            None => limits(desired, NAME),
+            Some(service) => limits_of(service, desired, NAME).collect(),
+        }
+    }
+
+    fn take_notices(&mut self, _: &DesiredState) -> Vec<Notice> {
+        Vec::new()
+    }
+
+    fn servers(&self) -> Option<ServerCounts> {
+        None
+    }
+
+    fn has_virtual_server(&self, _: &VirtualServerKey) -> bool {
+        false
+    }
+
+    fn carried(&mut self, _: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+        Ok(self.node.is_some().then(Vec::new))
+    }
+}

@@ -1,0 +1,307 @@
+//! Elements of the sets.
+#![cfg_attr(
+    not(feature = "nftables"),
+    allow(dead_code, reason = "the encoding for the kernel uses it")
+)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use foldhash::HashMap;
+use ipnet::IpNet;
+use ipvs::Family;
+
+use super::{Choice, Set};
+use crate::desired::{Backend, FrontendKey};
+use crate::mode::ipvs::plan::{Audience, Comment};
+
+/// The first number of endpoints for clients outside the cluster.
+pub(super) const EXTERNAL: u32 = 1 << 31;
+/// The first lasting number, in each audience.
+pub(super) const LASTING: u32 = 1 << 30;
+
+/// An endpoint's address and port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: NonZeroU16,
+}
+
+impl From<&Backend> for Target {
+    fn from(backend: &Backend) -> Self {
+        Self {
+            address: backend.address,
+            port: backend.port,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port.get()).fmt(f)
+    }
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Element {
+    /// Only clients in a [`SourceRange`](Self::SourceRange) of this address may reach it.
+    Restricted(FrontendKey),
+    /// A network whose clients may reach a restricted address.
+    SourceRange(FrontendKey, IpNet),
+    /// An endpoint by number, from 0 in each audience; with session affinity by lasting number.
+    Endpoint {
+        /// The destination.
+        key: FrontendKey,
+        /// The clients.
+        audience: Audience,
+        /// The number.
+        number: u32,
+        /// The endpoint.
+        to: Target,
+    },
+    /// The lasting number of the endpoint that a number stands for.
+    Number {
+        /// The destination.
+        key: FrontendKey,
+        /// The clients.
+        audience: Audience,
+        /// The number, from 0 in each audience.
+        number: u32,
+        /// The lasting number.
+        lasting: u32,
+    },
+    /// All connections to this destination are masqueraded.
+    Masqueraded(FrontendKey),
+    /// A destination with endpoints.
+    Service {
+        /// The destination.
+        key: FrontendKey,
+        /// The clients.
+        audience: Audience,
+        /// How an endpoint is chosen.
+        choice: Choice,
+    },
+    /// No endpoints: reject.
+    NoEndpoints(FrontendKey),
+    /// No endpoints on this node: drop.
+    Dropped(FrontendKey, Audience),
+    /// An endpoint that may be on this node: masquerade its connections to itself.
+    Hairpin(IpAddr),
+    /// A network in which everything without a Service is rejected.
+    ServiceCidr(IpNet),
+    /// A network whose addresses on this node serve node ports.
+    NodePortAddresses(IpNet),
+    /// A health check node port, for packets of this family.
+    HealthCheck(Family, NonZeroU16),
+}
+
+impl Element {
+    /// The destination that it belongs to, if any.
+    pub fn frontend(&self) -> Option<FrontendKey> {
+        match self {
+            Self::Restricted(key)
+            | Self::SourceRange(key, _)
+            | Self::Endpoint { key, .. }
+            | Self::Number { key, .. }
+            | Self::Masqueraded(key)
+            | Self::Service { key, .. }
+            | Self::NoEndpoints(key)
+            | Self::Dropped(key, _) => Some(*key),
+            _ => None,
+        }
+    }
+
+    /// The family of its table.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Hairpin(address) => Family::of(address),
+            Self::ServiceCidr(network) | Self::NodePortAddresses(network) => {
+                Family::of(&network.addr())
+            }
+            Self::HealthCheck(family, _) => *family,
+            _ => self.frontend().map_or(Family::V4, |key| key.family()),
+        }
+    }
+
+    /// Its set.
+    pub fn set(&self) -> Set {
+        match self {
+            Self::Restricted(_) => Set::Restricted,
+            Self::SourceRange(..) => Set::SourceRanges,
+            Self::Endpoint { .. } => Set::Endpoints,
+            Self::Number { .. } => Set::Numbers,
+            Self::Masqueraded(_) => Set::Masqueraded,
+            Self::Service {
+                audience: Audience::All,
+                ..
+            } => Set::Services,
+            Self::Service { .. } => Set::External,
+            Self::NoEndpoints(_) => Set::NoEndpoints,
+            Self::Dropped(_, Audience::All) => Set::Dropped,
+            Self::Dropped(..) => Set::DroppedExternal,
+            Self::Hairpin(_) => Set::Hairpin,
+            Self::ServiceCidr(_) => Set::ServiceCidrs,
+            Self::NodePortAddresses(_) => Set::NodePortAddresses,
+            Self::HealthCheck(..) => Set::HealthChecks,
+        }
+    }
+
+    /// Whether both have the same key in the same map, so that one must go before the other comes.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Endpoint {
+                    key,
+                    audience,
+                    number,
+                    ..
+                },
+                Self::Endpoint {
+                    key: k,
+                    audience: a,
+                    number: n,
+                    ..
+                },
+            )
+            | (
+                Self::Number {
+                    key,
+                    audience,
+                    number,
+                    ..
+                },
+                Self::Number {
+                    key: k,
+                    audience: a,
+                    number: n,
+                    ..
+                },
+            ) => (key, audience, number) == (k, a, n),
+            (
+                Self::Service { key, audience, .. },
+                Self::Service {
+                    key: k,
+                    audience: a,
+                    ..
+                },
+            ) => (key, audience) == (k, a),
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.set().name();
+        let of = |audience| match audience {
+            Audience::External => "external ",
+            Audience::All => "",
+        };
+        match self {
+            Self::Restricted(key)
+            | Self::Masqueraded(key)
+            | Self::NoEndpoints(key)
+            | Self::Dropped(key, _) => write!(f, "{name} {key}"),
+            Self::SourceRange(key, network) => write!(f, "{name} {key} from {network}"),
+            Self::Endpoint {
+                key,
+                audience,
+                number,
+                to,
+            } => {
+                let of = of(*audience);
+                write!(f, "{name} {key} {of}{number}: {to}")
+            }
+            Self::Number {
+                key,
+                audience,
+                number,
+                lasting,
+            } => {
+                let of = of(*audience);
+                write!(f, "{name} {key} {of}{number}: {lasting:#x}")
+            }
+            Self::Service { key, choice, .. } => write!(f, "{name} {key}: {choice}"),
+            Self::Hairpin(address) => write!(f, "{name} {address}"),
+            Self::ServiceCidr(network) | Self::NodePortAddresses(network) => {
+                write!(f, "{name} {network}")
+            }
+            Self::HealthCheck(family, port) => write!(f, "{name} tcp {port} ({family})"),
+        }
+    }
+}
+
+/// The elements that a node has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elements {
+    of_frontends: HashMap<FrontendKey, BTreeMap<Element, Comment>>,
+    others: BTreeMap<Element, Comment>,
+}
+
+impl Elements {
+    /// Adds an element, or changes its comment.
+    pub fn insert(&mut self, element: Element, comment: Comment) {
+        let elements = match element.frontend() {
+            Some(key) => self.of_frontends.entry(key).or_default(),
+            None => &mut self.others,
+        };
+        elements.insert(element, comment);
+    }
+
+    /// Removes an element.
+    pub fn remove(&mut self, element: &Element) {
+        let Some(key) = element.frontend() else {
+            self.others.remove(element);
+            return;
+        };
+        if let Some(elements) = self.of_frontends.get_mut(&key) {
+            elements.remove(element);
+            if elements.is_empty() {
+                self.of_frontends.remove(&key);
+            }
+        }
+    }
+
+    /// The elements of a destination, in order.
+    pub fn of(&self, key: &FrontendKey) -> impl Iterator<Item = (&Element, &Comment)> {
+        self.of_frontends.get(key).into_iter().flatten()
+    }
+
+    /// The elements of no destination, in order.
+    pub fn others(&self) -> impl Iterator<Item = &Element> {
+        self.others.keys()
+    }
+
+    /// Whether an element exists.
+    pub fn contains(&self, element: &Element) -> bool {
+        match element.frontend() {
+            Some(key) => {
+                let elements = self.of_frontends.get(&key);
+                elements.is_some_and(|elements| elements.contains_key(element))
+            }
+            None => self.others.contains_key(element),
+        }
+    }
+
+    /// The destinations that have elements, in no particular order.
+    pub fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.of_frontends.keys()
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        let of_frontends = self.of_frontends.values().map(BTreeMap::len);
+        of_frontends.sum::<usize>() + self.others.len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.of_frontends.is_empty() && self.others.is_empty()
+    }
+}

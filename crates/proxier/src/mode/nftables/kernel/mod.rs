@@ -1,0 +1,312 @@
+//! nftables, sysctls and connection tracking of the process's network namespace.
+
+mod element;
+mod expression;
+mod list;
+mod transaction;
+
+use std::io;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use ipvs::Family;
+use netlink::uapi::*;
+use netlink::{Socket, again, nftables};
+
+use super::{Choice, Chooser, NodeState, Plan, Ruleset, Step, TABLE};
+use crate::desired::Config;
+use crate::mode::conntrack::{ConntrackSocket, netlink_family};
+use crate::mode::ipvs::plan::Audience;
+use crate::mode::proc_sys::Sysctls;
+use crate::mode::{ApplyReport, BackendError};
+use transaction::{Install, Packing, Refused, Transaction};
+
+/// The backend of nftables mode.
+///
+/// It works in the network namespace of the thread that opened it, except for sysctls, which are
+/// those of the calling thread.
+///
+/// ```no_run
+/// use proxier::mode::nftables::NftablesBackend;
+///
+/// let mut backend = NftablesBackend::open()?;
+/// let node = backend.observe()?;
+/// println!("{} elements", node.elements.len());
+/// # Ok::<(), proxier::mode::BackendError>(())
+/// ```
+#[derive(Debug)]
+pub struct NftablesBackend {
+    socket: Socket,
+    conntrack: ConntrackSocket,
+    sysctls: Sysctls,
+    /// The families that the kernel has.
+    families: Vec<Family>,
+    /// Whether the tables can be used as they are.
+    is_sound: bool,
+}
+
+impl NftablesBackend {
+    /// Opens all sockets, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Lack of nftables or of privileges.
+    pub fn open() -> Result<Self, BackendError> {
+        let speaks = |family: &Family| match family {
+            Family::V4 => true,
+            Family::V6 => std::fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+        };
+        Ok(Self {
+            socket: Socket::open().map_err(error("open nftables"))?,
+            conntrack: ConntrackSocket::open()?,
+            sysctls: Sysctls::default(),
+            families: [Family::V4, Family::V6]
+                .into_iter()
+                .filter(speaks)
+                .collect(),
+            is_sound: false,
+        })
+    }
+
+    /// Uses the sysctls below `proc_sys` instead of `/proc/sys`, which is read-only in containers
+    /// and cannot be mounted over.
+    pub fn proc_sys(mut self, proc_sys: impl Into<PathBuf>) -> Self {
+        self.sysctls = Sysctls(proc_sys.into());
+        self
+    }
+
+    /// Reads the state of the node. Tables with other sets than svcproxy's, of an older version for
+    /// instance, count as missing; the next plan makes them anew.
+    ///
+    /// # Errors
+    ///
+    /// If some part cannot be read.
+    pub fn observe(&mut self) -> Result<NodeState, BackendError> {
+        let mut node = NodeState {
+            sysctls: self.sysctls.observe()?,
+            ..NodeState::default()
+        };
+        self.is_sound = true;
+        let mut rules = Vec::new();
+        for family in &self.families {
+            let table = list::table(&mut self.socket, *family, &mut node.elements);
+            let table = table.map_err(error("list the table"))?;
+            let Some(table) = table.filter(|table| table.is_sound) else {
+                self.is_sound = false;
+                break;
+            };
+            rules.push(table.rules);
+            node.choosers.extend(table.choosers);
+        }
+        if !self.is_sound {
+            let sysctls = node.sysctls;
+            return Ok(NodeState {
+                sysctls,
+                ..NodeState::default()
+            });
+        }
+        let first = rules.first().copied().flatten();
+        node.ruleset = first.filter(|_| rules.iter().all(|rules| *rules == first));
+        Ok(node)
+    }
+
+    /// Executes a plan in order. A rejected step does not stop the others.
+    pub fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let mut filter = Vec::new();
+        let mut flows = Vec::new();
+        for (place, step) in plan.steps().iter().enumerate() {
+            match step {
+                Step::SetSysctl(sysctl, value) => {
+                    self.sysctls.set(*sysctl, *value, place, &mut report);
+                }
+                Step::DeleteFlows(unwanted) => flows.push((place, *unwanted)),
+                step => filter.push((place, step)),
+            }
+        }
+        self.apply_filter(&filter, &mut report);
+        // Behind all changes, so that connection tracking is listed once.
+        self.conntrack.delete_flows(flows, &mut report);
+        report.failures.sort_by_key(|failure| failure.step);
+        report
+    }
+
+    fn apply_filter(&mut self, steps: &[(usize, &Step)], report: &mut ApplyReport) {
+        let mut steps = steps;
+        while !steps.is_empty() {
+            let taken = self.commit_some(steps, report);
+            steps = steps.get(taken.max(1)..).unwrap_or_default();
+        }
+    }
+
+    /// Executes as many steps as fit into one transaction. If the kernel rejects it, sends it again
+    /// without the steps at fault.
+    fn commit_some(&mut self, steps: &[(usize, &Step)], report: &mut ApplyReport) -> usize {
+        let bare: Vec<_> = steps.iter().map(|(_, step)| *step).collect();
+        let (taken, outcome) = self.commit(&bare, Packing::Dense, report);
+        if outcome.is_ok() {
+            return taken;
+        }
+        let mut rest: Vec<_> = steps.iter().take(taken).copied().collect();
+        while !rest.is_empty() {
+            let bare: Vec<_> = rest.iter().map(|(_, step)| *step).collect();
+            let (done, outcome) = self.commit(&bare, Packing::Single, report);
+            match outcome {
+                Ok(()) => drop(rest.drain(..done.min(rest.len()))),
+                Err(Refused::Steps(refused)) => {
+                    for (index, errno) in refused.into_iter().rev() {
+                        let (place, step) = rest.remove(index);
+                        report.fail(place, refusal(step, io::Error::from_raw_os_error(errno)));
+                    }
+                }
+                Err(Refused::Whole(source)) => {
+                    for (place, step) in rest.drain(..done.min(rest.len())) {
+                        report.fail(place, refusal(step, again(&source)));
+                    }
+                }
+            }
+        }
+        taken
+    }
+
+    fn commit(
+        &mut self,
+        steps: &[&Step],
+        packing: Packing,
+        report: &mut ApplyReport,
+    ) -> (usize, Result<(), Refused>) {
+        let installs = steps
+            .iter()
+            .any(|step| matches!(step, Step::InstallRuleset(_)));
+        let chains = match installs && self.is_sound {
+            true => self.chains(),
+            false => Vec::new(),
+        };
+        let install = match self.is_sound {
+            true => Install::Over(&chains),
+            false => Install::Anew,
+        };
+        let (transaction, taken) =
+            Transaction::pack(&mut self.socket, steps, &self.families, install, packing);
+        let is_element =
+            |step: &&&Step| matches!(step, Step::AddElement(..) | Step::DeleteElement(_));
+        let elements = steps.iter().take(taken).filter(is_element).count();
+        report.counts.elements += u64::try_from(elements).unwrap_or(u64::MAX);
+        report.counts.transactions += 1;
+        let outcome = transaction.commit(&mut self.socket);
+        if installs && outcome.is_ok() {
+            self.is_sound = true;
+        }
+        (taken, outcome)
+    }
+
+    /// The chains of the tables. If they cannot be read, the kernel's error for the transaction gives
+    /// the reason.
+    fn chains(&mut self) -> Vec<(Family, Vec<String>)> {
+        let mut all = Vec::new();
+        for family in &self.families {
+            let listed = nftables::chains(&mut self.socket, netlink_family(*family));
+            let listed = listed.unwrap_or_default().into_iter();
+            let own = listed.filter_map(|(table, chain)| (table == TABLE).then_some(chain));
+            all.push((*family, own.collect()));
+        }
+        all
+    }
+
+    /// Lets the kernel validate all kinds of rules without committing them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error.
+    pub(crate) fn check(&mut self, config: &Config) -> Result<(), BackendError> {
+        let choosers = self.families.iter().map(|family| Chooser {
+            family: *family,
+            is_node_port: false,
+            audience: Audience::External,
+            choice: Choice {
+                count: NonZeroU32::MIN,
+                affinity: Some(NonZeroU32::MIN),
+            },
+        });
+        let steps = [Step::InstallRuleset(Ruleset::new(config))].into_iter();
+        let steps: Vec<_> = steps.chain(choosers.map(Step::AddChooser)).collect();
+        let steps: Vec<_> = steps.iter().collect();
+        let (families, install) = (&self.families, Install::Anew);
+        let (transaction, _) =
+            Transaction::pack(&mut self.socket, &steps, families, install, Packing::Single);
+        let outcome = transaction.check(&mut self.socket);
+        outcome.map_err(|refused| {
+            error("validate the rules")(match refused {
+                Refused::Whole(source) => source,
+                Refused::Steps(refused) => {
+                    let errno = refused.first().map_or(0, |(_, errno)| *errno);
+                    io::Error::from_raw_os_error(errno)
+                }
+            })
+        })
+    }
+
+    /// Deletes the tables, if there are any. Returns the number of tables.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error.
+    pub fn remove_all(&mut self) -> Result<usize, BackendError> {
+        let found = nftables::families_with(&mut self.socket, TABLE);
+        let found = found.map_err(error("list tables"))?;
+        if !found.is_empty() {
+            let deleted = nftables::delete(&mut self.socket, TABLE, &found);
+            deleted.map_err(error("delete the tables"))?;
+        }
+        self.is_sound = false;
+        Ok(found.len())
+    }
+
+    /// The families of the tables of this mode that the node has, as nft names them: `ip`, `ip6`.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be listed.
+    pub fn tables(&mut self) -> Result<Vec<&'static str>, BackendError> {
+        let found = nftables::families_with(&mut self.socket, TABLE);
+        let found = found.map_err(error("list tables"))?.into_iter();
+        let name = |family| match family {
+            netlink::Family::V4 => "ip",
+            netlink::Family::V6 => "ip6",
+        };
+        Ok(found.map(name).collect())
+    }
+
+    /// Whether the node has tables of this mode.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be listed.
+    pub fn is_in_use(&mut self) -> Result<bool, BackendError> {
+        Ok(!self.tables()?.is_empty())
+    }
+}
+
+/// The header of messages about a family's tables, `struct nfgenmsg`.
+const fn header(family: Family) -> [u8; 4] {
+    let family = match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    };
+    [family, 0, 0, 0]
+}
+
+fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
+    move |source| BackendError::PacketFilter { operation, source }
+}
+
+fn refusal(step: &Step, source: io::Error) -> BackendError {
+    let operation = match step {
+        Step::AddElement(..) => "add an element",
+        Step::DeleteElement(_) => "delete an element",
+        Step::AddChooser(_) => "add a chain",
+        Step::DeleteChooser(_) => "delete a chain",
+        _ => "install the rules",
+    };
+    BackendError::PacketFilter { operation, source }
+}

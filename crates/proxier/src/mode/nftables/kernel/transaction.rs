@@ -1,0 +1,366 @@
+//! Packs steps into transactions.
+
+use ipvs::Family;
+use netlink::uapi::*;
+use netlink::{Refusal, Socket, Writer, user_data};
+
+use super::element::{put_chooser, put_element, put_set};
+use super::expression::Encoder;
+use super::header;
+use crate::mode::ipvs::kernel::nft::{RuleTag, put_hook};
+use crate::mode::ipvs::rules::Fingerprint;
+use crate::mode::nftables::rules::Chain;
+use crate::mode::nftables::{Chooser, Element, Ruleset, Set, Step, TABLE};
+
+/// Maximum size of a list of elements. An attribute's length has 16 bits; this leaves room for one
+/// more element.
+const LIST_LIMIT: usize = 60 * 1024;
+/// A transaction of this size, or with this number of messages, gets no more steps. It is one
+/// datagram, which must fit into a socket's default send buffer of 208 KiB; and a default receive
+/// buffer holds 237 errors.
+const FULL: (usize, usize) = (128 * 1024, 128);
+
+/// How the rules are installed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Install<'a> {
+    /// Into tables whose sets are right; these are their chains.
+    Over(&'a [(Family, Vec<String>)]),
+    /// Into new tables.
+    Anew,
+}
+
+/// Whether consecutive elements of one set share a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// They share messages.
+    Dense,
+    /// Each has its own message, so that an error identifies it.
+    Single,
+}
+
+/// A transaction under construction.
+pub(super) struct Transaction<'a> {
+    writer: Writer,
+    first: u32,
+    /// The index of each message's first step.
+    messages: Vec<usize>,
+    last_start: usize,
+    families: &'a [Family],
+    install: Install<'a>,
+}
+
+/// Why a transaction failed.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The first step of each rejected message, in order, with its errno.
+    Steps(Vec<(usize, i32)>),
+    /// The whole transaction failed.
+    Whole(std::io::Error),
+}
+
+impl<'a> Transaction<'a> {
+    /// Packs steps, beginning with the first, until the transaction is full. Returns the number of
+    /// packed steps.
+    pub(super) fn pack(
+        socket: &mut Socket,
+        steps: &[&Step],
+        families: &'a [Family],
+        install: Install<'a>,
+        packing: Packing,
+    ) -> (Self, usize) {
+        let mut transaction = Self {
+            writer: Writer::default(),
+            // Unused sequence numbers do no harm.
+            first: socket.reserve(8 * steps.len() + 512),
+            messages: Vec::new(),
+            last_start: 0,
+            families,
+            install,
+        };
+        let first = transaction.first;
+        transaction.writer.batch(NFNL_MSG_BATCH_BEGIN, first);
+        let mut taken = 0;
+        while taken < steps.len() && !transaction.is_full(steps, taken) {
+            taken = transaction.put_some(steps, taken, packing);
+        }
+        (transaction, taken)
+    }
+
+    fn is_full(&self, steps: &[&Step], next: usize) -> bool {
+        let (size, messages) = FULL;
+        let beyond = self.writer.len() >= size || self.messages.len() >= messages;
+        let last = next.checked_sub(1).and_then(|last| steps.get(last));
+        let goes_on = last
+            .zip(steps.get(next))
+            .is_some_and(|(last, next)| belong_together(last, next));
+        beyond && !goes_on
+    }
+
+    /// Writes the step at an index, with as many of the following ones as fit into one message.
+    /// Returns the index after them.
+    fn put_some(&mut self, steps: &[&Step], at: usize, packing: Packing) -> usize {
+        match steps.get(at) {
+            Some(Step::InstallRuleset(ruleset)) => self.put_ruleset(at, ruleset),
+            Some(Step::AddChooser(chooser)) => self.add_chooser(at, *chooser),
+            Some(Step::DeleteChooser(chooser)) => self.delete_chooser(at, *chooser),
+            Some(Step::AddElement(..) | Step::DeleteElement(_)) => {
+                return self.put_elements(steps, at, packing);
+            }
+            _ => {}
+        }
+        at + 1
+    }
+
+    fn put_elements(&mut self, steps: &[&Step], start: usize, packing: Packing) -> usize {
+        let Some((kind, first, _)) = steps.get(start).and_then(|step| element_of(step)) else {
+            return start + 1;
+        };
+        let (set, family) = (first.set(), first.family());
+        let limit = match packing {
+            Packing::Dense => usize::MAX,
+            Packing::Single => 1,
+        };
+        let alike = steps.get(start..).unwrap_or_default().iter();
+        let alike = alike
+            .map_while(|step| element_of(step))
+            .take_while(|(k, one, _)| (*k, one.set(), one.family()) == (kind, set, family))
+            .take(limit);
+        let mut end = start;
+        let flags = match kind {
+            // NLM_F_EXCL, because kernels before 6.18 silently ignore a range that overlaps another
+            // one.
+            NFT_MSG_NEWSETELEM if set == Set::SourceRanges => NLM_F_CREATE | NLM_F_EXCL,
+            NFT_MSG_NEWSETELEM => NLM_F_CREATE,
+            _ => 0,
+        };
+        self.message(start, kind, flags, family, |w, _| {
+            w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+            w.text(NFTA_SET_ELEM_LIST_SET, set.name());
+            w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
+                let begin = w.len();
+                for (_, element, comment) in alike {
+                    if w.len() - begin > LIST_LIMIT {
+                        break;
+                    }
+                    put_element(w, element, comment);
+                    end += 1;
+                }
+            });
+        });
+        end
+    }
+
+    fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset) {
+        let fingerprint = ruleset.fingerprint();
+        for family in self.families {
+            let family = *family;
+            self.create_table(step, family);
+            match self.install {
+                Install::Anew => {
+                    self.message(step, NFT_MSG_DELTABLE, 0, family, |w, _| {
+                        w.text(NFTA_TABLE_NAME, TABLE);
+                    });
+                    self.create_table(step, family);
+                }
+                Install::Over(chains) => {
+                    let chains = chains.iter().filter(|(of, _)| *of == family);
+                    let chains: Vec<_> = chains.flat_map(|(_, chains)| chains).collect();
+                    self.empty_table(step, family, &chains);
+                }
+            }
+            for set in Set::ALL {
+                self.message(step, NFT_MSG_NEWSET, NLM_F_CREATE, family, |w, id| {
+                    put_set(w, set, family, TABLE, id);
+                });
+            }
+            let chains = ruleset.chains(family);
+            for chain in &chains {
+                self.add_chain(step, family, chain);
+            }
+            self.add_rules(step, family, &chains, fingerprint);
+        }
+    }
+
+    fn create_table(&mut self, step: usize, family: Family) {
+        self.message(step, NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |w, _| {
+            w.text(NFTA_TABLE_NAME, TABLE);
+        });
+    }
+
+    /// Removes the rules and chains of a table; the sets stay, but for those of chains.
+    fn empty_table(&mut self, step: usize, family: Family, chains: &[&String]) {
+        self.message(step, NFT_MSG_DELRULE, 0, family, |w, _| {
+            w.text(NFTA_RULE_TABLE, TABLE);
+        });
+        for set in Set::ALL.into_iter().filter(|set| set.has_chains()) {
+            // Without a list, all elements.
+            self.message(step, NFT_MSG_DELSETELEM, 0, family, |w, _| {
+                w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                w.text(NFTA_SET_ELEM_LIST_SET, set.name());
+            });
+        }
+        for chain in chains {
+            self.delete_chain(step, family, chain);
+        }
+    }
+
+    fn delete_chain(&mut self, step: usize, family: Family, chain: &str) {
+        self.message(step, NFT_MSG_DELCHAIN, 0, family, |w, _| {
+            w.text(NFTA_CHAIN_TABLE, TABLE);
+            w.text(NFTA_CHAIN_NAME, chain);
+        });
+    }
+
+    fn add_chain(&mut self, step: usize, family: Family, chain: &Chain) {
+        self.message(step, NFT_MSG_NEWCHAIN, NLM_F_CREATE, family, |w, _| {
+            w.text(NFTA_CHAIN_TABLE, TABLE);
+            w.text(NFTA_CHAIN_NAME, &chain.name);
+            if let Some(hook) = chain.hook {
+                put_hook(w, hook);
+            }
+        });
+    }
+
+    /// Adds the rules of chains, with tags that show whether they are complete.
+    fn add_rules(&mut self, step: usize, family: Family, chains: &[Chain], of: Fingerprint) {
+        let rules = chains.iter().flat_map(|chain| {
+            let rules = chain.rules.iter();
+            rules.map(move |rule| (chain, rule))
+        });
+        let count = u16::try_from(rules.clone().count()).unwrap_or(u16::MAX);
+        let encoder = Encoder { family };
+        for ((chain, rule), index) in rules.zip(0..) {
+            let tag = RuleTag {
+                fingerprint: of,
+                index,
+                count,
+            };
+            let flags = NLM_F_CREATE | NLM_F_APPEND;
+            self.message(step, NFT_MSG_NEWRULE, flags, family, |w, _| {
+                w.text(NFTA_RULE_TABLE, TABLE);
+                w.text(NFTA_RULE_CHAIN, &chain.name);
+                w.nested(NFTA_RULE_EXPRESSIONS, |w| {
+                    for statement in &rule.0 {
+                        encoder.put(w, statement);
+                    }
+                });
+                w.attribute(NFTA_RULE_USERDATA, |w| {
+                    user_data::put(w, user_data::RULE_TAG, &[&tag.to_bytes()]);
+                });
+            });
+        }
+    }
+
+    fn add_chooser(&mut self, step: usize, chooser: Chooser) {
+        let (family, chain) = (chooser.family, chooser.chain());
+        self.add_chain(step, family, &chain);
+        let fingerprint = chooser.fingerprint();
+        self.add_rules(step, family, &[chain], fingerprint);
+        self.put_selection(step, NFT_MSG_NEWSETELEM, chooser);
+    }
+
+    fn delete_chooser(&mut self, step: usize, chooser: Chooser) {
+        let (family, name) = (chooser.family, chooser.name());
+        self.put_selection(step, NFT_MSG_DELSETELEM, chooser);
+        self.message(step, NFT_MSG_DELRULE, 0, family, |w, _| {
+            w.text(NFTA_RULE_TABLE, TABLE);
+            w.text(NFTA_RULE_CHAIN, &name);
+        });
+        self.delete_chain(step, family, &name);
+    }
+
+    /// The element that selects a chain by its choice.
+    fn put_selection(&mut self, step: usize, kind: u8, chooser: Chooser) {
+        let flags = match kind {
+            NFT_MSG_NEWSETELEM => NLM_F_CREATE,
+            _ => 0,
+        };
+        self.message(step, kind, flags, chooser.family, |w, _| {
+            w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+            w.text(NFTA_SET_ELEM_LIST_SET, chooser.set().name());
+            w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
+                put_chooser(w, chooser.choice, &chooser.name());
+            });
+        });
+    }
+
+    /// Writes a message; `put` gets its sequence number too.
+    fn message(
+        &mut self,
+        step: usize,
+        kind: u8,
+        flags: u16,
+        family: Family,
+        put: impl FnOnce(&mut Writer, u32),
+    ) {
+        self.last_start = self.writer.len();
+        self.messages.push(step);
+        let place = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        let sequence = self.first.wrapping_add(place);
+        let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
+        let flags = NLM_F_REQUEST | flags;
+        self.writer
+            .packet(kind, flags, sequence, header(family), |w| put(w, sequence));
+    }
+
+    /// Sends the transaction. The steps of an error are indices into the packed slice.
+    pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Refused> {
+        let end = u32::try_from(self.messages.len() + 1).unwrap_or(u32::MAX);
+        let end = self.first.wrapping_add(end);
+        self.send(socket, |writer| writer.batch(NFNL_MSG_BATCH_END, end))
+    }
+
+    /// Lets the kernel validate the transaction. Without an end message, the kernel undoes all of
+    /// it (`nfnetlink_rcv_batch`), as for `nft --check`.
+    pub(super) fn check(mut self, socket: &mut Socket) -> Result<(), Refused> {
+        self.send(socket, |_| {})
+    }
+
+    fn send(&mut self, socket: &mut Socket, end: impl FnOnce(&mut Writer)) -> Result<(), Refused> {
+        let count = self.messages.len();
+        if count == 0 {
+            return Ok(());
+        }
+        self.writer.add_flags(self.last_start, NLM_F_ACK);
+        end(&mut self.writer);
+        let sent = socket.commit(&self.writer, self.first, count);
+        sent.map_err(|refusal| match refusal {
+            Refusal::Whole(error) => Refused::Whole(error.into()),
+            Refusal::Messages(errors) => {
+                let of_step =
+                    |(place, errno): (usize, i32)| Some((*self.messages.get(place)?, errno));
+                let mut steps: Vec<_> = errors.into_iter().filter_map(of_step).collect();
+                steps.sort_by_key(|(step, _)| *step);
+                // The first error of a step causes its other errors.
+                steps.dedup_by_key(|(step, _)| *step);
+                Refused::Steps(steps)
+            }
+        })
+    }
+}
+
+/// The message type of an element step, with element and comment.
+fn element_of(step: &Step) -> Option<(u8, &Element, Option<&str>)> {
+    match step {
+        Step::AddElement(element, comment) => {
+            Some((NFT_MSG_NEWSETELEM, element, comment.as_deref()))
+        }
+        Step::DeleteElement(element) => Some((NFT_MSG_DELSETELEM, element, None)),
+        _ => None,
+    }
+}
+
+/// Whether two steps must be in one transaction: the second one adds again what the first one
+/// deleted, which must never be missing; or both change the source ranges of one destination.
+fn belong_together(last: &Step, next: &Step) -> bool {
+    match (last, next) {
+        (
+            Step::AddElement(Element::SourceRange(old, _), _)
+            | Step::DeleteElement(Element::SourceRange(old, _)),
+            Step::AddElement(Element::SourceRange(new, _), _)
+            | Step::DeleteElement(Element::SourceRange(new, _)),
+        ) => old == new,
+        (Step::DeleteElement(old), Step::AddElement(new, _)) => old.excludes(new),
+        _ => false,
+    }
+}

@@ -1,0 +1,582 @@
+//! The difference between the observed and the desired state of a node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use ipvs::{Family, Protocol};
+
+use super::element::LASTING;
+use super::{Choice, Chooser, Element, Elements, Ruleset, Target};
+use crate::desired::{
+    Backend, Config, DesiredState, Frontend, FrontendKey, FrontendKind, Need, WithoutBackends,
+};
+use crate::hash::fnv1a;
+use crate::mode::ipvs::plan::{Audience, Comment, Scope, conntrack_sysctls};
+use crate::mode::ipvs::rules::Fingerprint;
+use crate::mode::{Flows, StepKind, Sysctl};
+use crate::model::SessionAffinity;
+
+/// svcproxy's state on a node in nftables mode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeState {
+    /// Values of the sysctls that svcproxy uses.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// The rules; `None` if they are missing or were changed.
+    pub ruleset: Option<Fingerprint>,
+    /// The chains that choose an endpoint, if they are complete and selected by their choice.
+    pub choosers: BTreeSet<Chooser>,
+    /// The elements of the sets, without the clients that the kernel adds.
+    pub elements: Elements,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Set a sysctl.
+    SetSysctl(Sysctl, u32),
+    /// Replace the rules, and remove all chains that choose; set elements stay.
+    InstallRuleset(Ruleset),
+    /// Add a chain that chooses an endpoint.
+    AddChooser(Chooser),
+    /// Delete such a chain.
+    DeleteChooser(Chooser),
+    /// Add an element to a set.
+    AddElement(Element, Comment),
+    /// Delete an element from a set.
+    DeleteElement(Element),
+    /// Delete stale flows from connection tracking.
+    DeleteFlows(Flows),
+}
+
+impl Step {
+    /// What it changes.
+    pub(crate) const fn kind(&self) -> StepKind {
+        match self {
+            Self::SetSysctl(..) => StepKind::Sysctl,
+            Self::InstallRuleset(_) | Self::AddChooser(_) | Self::DeleteChooser(_) => {
+                StepKind::Rules
+            }
+            Self::AddElement(..) | Self::DeleteElement(_) => StepKind::Element,
+            Self::DeleteFlows(_) => StepKind::Flows,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
+            Self::InstallRuleset(_) => f.write_str("install packet-filter rules"),
+            Self::AddChooser(chooser) => write!(f, "add chain {chooser}"),
+            Self::DeleteChooser(chooser) => write!(f, "delete chain {chooser}"),
+            Self::AddElement(element, None) => write!(f, "add element {element}"),
+            Self::AddElement(element, Some(comment)) => {
+                write!(f, "add element {element} ({comment})")
+            }
+            Self::DeleteElement(element) => write!(f, "delete element {element}"),
+            Self::DeleteFlows(flows) => write!(f, "delete flows {flows}"),
+        }
+    }
+}
+
+/// Steps that lead from a [`NodeState`] to a [`DesiredState`], in order: rules and chains first, then
+/// elements that restrict or that others need, and last the removal of what is no longer needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Compares the desired state with the node.
+    pub fn new(desired: &DesiredState, node: &NodeState, scope: Scope<'_>) -> Self {
+        let mut builder = Builder {
+            desired,
+            node,
+            choosers: BTreeSet::new(),
+            open: Vec::new(),
+            close: Vec::new(),
+            flows: Vec::new(),
+        };
+        match scope {
+            Scope::Full => builder.everything(),
+            Scope::Touched(touched) => {
+                for key in &touched.frontends {
+                    builder.frontend(*key);
+                }
+                for need in &touched.needs {
+                    builder.need(need);
+                }
+            }
+        }
+        builder.finish(matches!(scope, Scope::Full))
+    }
+
+    /// The steps, in the order of execution.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Appends the steps of another plan.
+    pub(crate) fn append(&mut self, mut then: Self) {
+        self.steps.append(&mut then.steps);
+    }
+}
+
+impl FromIterator<Step> for Plan {
+    /// A plan of these steps.
+    fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
+        Self {
+            steps: steps.into_iter().collect(),
+        }
+    }
+}
+
+impl NodeState {
+    /// Records an executed plan, except for the failed steps with these ascending indices.
+    pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
+        for (place, step) in plan.steps.iter().enumerate() {
+            if failed.binary_search(&place).is_err() {
+                self.record_step(step);
+            }
+        }
+    }
+
+    fn record_step(&mut self, step: &Step) {
+        match step {
+            Step::SetSysctl(sysctl, value) => {
+                self.sysctls.insert(*sysctl, value.to_string());
+            }
+            Step::InstallRuleset(ruleset) => {
+                self.ruleset = Some(ruleset.fingerprint());
+                self.choosers.clear();
+            }
+            Step::AddChooser(chooser) => _ = self.choosers.insert(*chooser),
+            Step::DeleteChooser(chooser) => _ = self.choosers.remove(chooser),
+            Step::AddElement(element, comment) => self.elements.insert(*element, comment.clone()),
+            Step::DeleteElement(element) => self.elements.remove(element),
+            Step::DeleteFlows(_) => {}
+        }
+    }
+}
+
+struct Builder<'a> {
+    desired: &'a DesiredState,
+    node: &'a NodeState,
+    /// The chains that are needed, as far as this plan knows.
+    choosers: BTreeSet<Chooser>,
+    open: Vec<Step>,
+    close: Vec<Step>,
+    flows: Vec<Flows>,
+}
+
+impl Builder<'_> {
+    fn everything(&mut self) {
+        let (desired, node) = (self.desired, self.node);
+        let mut keys: BTreeSet<_> = desired.frontends().map(|frontend| frontend.key).collect();
+        keys.extend(node.elements.frontends());
+        for key in keys {
+            self.frontend(key);
+        }
+        let mut others: BTreeSet<_> = desired.all_needs().filter_map(of_need).collect();
+        // Service CIDRs, which reject everything that is no Service, come last: another proxy may
+        // serve them already, and its connections must continue.
+        others.extend(base_elements(desired.config()));
+        let stale = node.elements.others();
+        let stale = stale.filter(|element| !others.contains(element)).copied();
+        // Networks before the new ones, because intervals must not overlap.
+        let (networks, stale): (Vec<_>, Vec<_>) = stale.partition(|element| {
+            matches!(
+                element,
+                Element::ServiceCidr(_) | Element::NodePortAddresses(_)
+            )
+        });
+        self.open
+            .extend(networks.into_iter().map(Step::DeleteElement));
+        self.close
+            .extend(stale.into_iter().map(Step::DeleteElement));
+        let missing = others
+            .iter()
+            .filter(|element| !node.elements.contains(element));
+        let add = |element: &Element| Step::AddElement(*element, None);
+        self.open.extend(missing.map(add));
+    }
+
+    fn need(&mut self, need: &Need) {
+        let Some(element) = of_need(need) else {
+            return;
+        };
+        match (
+            self.node.elements.contains(&element),
+            self.desired.needs(need),
+        ) {
+            (false, true) => self.open.push(Step::AddElement(element, None)),
+            (true, false) => self.close.push(Step::DeleteElement(element)),
+            _ => {}
+        }
+    }
+
+    fn frontend(&mut self, key: FrontendKey) {
+        let elements = &self.node.elements;
+        let there: BTreeMap<_, _> = elements.of(&key).collect();
+        let before = Before::of(there.keys().copied());
+        let frontend = self.desired.frontend(&key).map(AsRef::as_ref);
+        let wanted = match frontend {
+            Some(frontend) => wanted(frontend, &before),
+            None => Vec::new(),
+        };
+        self.stale_flows(key, frontend, &before.targets);
+        let mut gone: BTreeSet<_> = there.keys().copied().copied().collect();
+        if wanted
+            .iter()
+            .any(|(element, _)| matches!(element, Element::Restricted(_)))
+        {
+            // Before the new ones, because intervals must not overlap.
+            let kept: BTreeSet<_> = wanted.iter().map(|(element, _)| *element).collect();
+            let is_stale = |element: &&Element| {
+                matches!(element, Element::SourceRange(..)) && !kept.contains(element)
+            };
+            let stale: Vec<_> = gone.iter().filter(is_stale).copied().collect();
+            gone.retain(|element| !stale.contains(element));
+            self.open.extend(stale.into_iter().map(Step::DeleteElement));
+        }
+        for (element, comment) in wanted {
+            if let Element::Service {
+                audience, choice, ..
+            } = element
+            {
+                self.choosers.insert(Chooser {
+                    family: key.family(),
+                    is_node_port: key.is_node_port(),
+                    audience,
+                    choice,
+                });
+            }
+            match there.get(&element) {
+                Some(old) if **old == comment => {
+                    gone.remove(&element);
+                    continue;
+                }
+                _ => {}
+            }
+            // Both in one transaction, so that the element is never missing.
+            let old = gone.iter().find(|old| old.excludes(&element)).copied();
+            if let Some(old) = old {
+                gone.remove(&old);
+                self.open.push(Step::DeleteElement(old));
+            }
+            self.open.push(Step::AddElement(element, comment));
+        }
+        // What leads to others before these.
+        let rank = |element: &Element| match element {
+            Element::Service { .. } => 0,
+            Element::Number { .. } => 1,
+            _ => 2,
+        };
+        let mut gone: Vec<_> = gone.into_iter().collect();
+        gone.sort_by_key(rank);
+        self.close.extend(gone.into_iter().map(Step::DeleteElement));
+    }
+
+    /// Deletions of UDP and SCTP flows that connection tracking would keep sending to a removed
+    /// endpoint, or to no endpoint although there is one now. TCP connections end by themselves.
+    fn stale_flows(&mut self, key: FrontendKey, frontend: Option<&Frontend>, before: &Targets) {
+        if key.protocol == Protocol::Tcp {
+            return;
+        }
+        let before = before.values().flat_map(BTreeMap::values);
+        let before: BTreeSet<_> = before.collect();
+        let (mut now, mut gained) = (BTreeSet::new(), false);
+        for (_, backends) in frontend.into_iter().flat_map(audiences) {
+            let targets: Vec<_> = backends.iter().map(Target::from).collect();
+            gained |= !targets.is_empty() && !targets.iter().any(|to| before.contains(to));
+            now.extend(targets);
+        }
+        // A flow without an endpoint has no endpoint's address to find it by.
+        self.flows.extend(gained.then(|| Flows::to(key)));
+        let gone = before.into_iter().filter(|to| !now.contains(to));
+        self.flows
+            .extend(gone.map(|to| Flows::to(key).answered_by(to.address)));
+    }
+
+    fn finish(self, is_full: bool) -> Plan {
+        let (config, node) = (self.desired.config(), self.node);
+        let mut steps = Vec::with_capacity(self.open.len() + self.close.len());
+        let mut has_choosers = true;
+        if is_full {
+            steps.extend(sysctls(config, node));
+            let ruleset = Ruleset::new(config);
+            if node.ruleset != Some(ruleset.fingerprint()) {
+                has_choosers = false;
+                steps.push(Step::InstallRuleset(ruleset));
+            }
+        }
+        let is_missing = |chooser: &&Chooser| !has_choosers || !node.choosers.contains(chooser);
+        let missing = self.choosers.iter().filter(is_missing);
+        steps.extend(missing.copied().map(Step::AddChooser));
+        steps.extend(self.open);
+        steps.extend(self.close);
+        if is_full && has_choosers {
+            let unused = node.choosers.difference(&self.choosers);
+            steps.extend(unused.copied().map(Step::DeleteChooser));
+        }
+        steps.extend(self.flows.into_iter().map(Step::DeleteFlows));
+        Plan { steps }
+    }
+}
+
+/// The endpoints by audience and number.
+type Targets = BTreeMap<Audience, BTreeMap<u32, Target>>;
+
+/// What a destination has, in each audience.
+#[derive(Default)]
+struct Before {
+    /// The endpoints by the number that is drawn.
+    targets: Targets,
+    /// The lasting numbers of endpoints.
+    lasting: BTreeMap<Audience, BTreeMap<Target, u32>>,
+}
+
+impl Before {
+    fn of<'a>(elements: impl Iterator<Item = &'a Element> + Clone) -> Self {
+        let mut before = Self::default();
+        let mut by_lasting = BTreeMap::new();
+        for element in elements.clone() {
+            let Element::Endpoint {
+                audience,
+                number,
+                to,
+                ..
+            } = element
+            else {
+                continue;
+            };
+            if *number < LASTING {
+                let targets = before.targets.entry(*audience).or_default();
+                targets.insert(*number, *to);
+            } else {
+                let lasting = before.lasting.entry(*audience).or_default();
+                lasting.insert(*to, *number);
+                by_lasting.insert((*audience, *number), *to);
+            }
+        }
+        for element in elements {
+            if let Element::Number {
+                audience,
+                number,
+                lasting,
+                ..
+            } = element
+                && let Some(to) = by_lasting.get(&(*audience, *lasting))
+            {
+                let targets = before.targets.entry(*audience).or_default();
+                targets.insert(*number, *to);
+            }
+        }
+        before
+    }
+}
+
+/// The lasting numbers of endpoints: those that they have, or else a hash of address and port, or the
+/// next number that no other endpoint has.
+fn lasting(targets: &BTreeSet<Target>, before: &BTreeMap<Target, u32>) -> BTreeMap<Target, u32> {
+    let mut numbers: BTreeMap<_, _> = targets
+        .iter()
+        .filter_map(|to| Some((*to, *before.get(to)?)))
+        .collect();
+    let mut taken: BTreeSet<_> = numbers.values().copied().collect();
+    for to in targets {
+        numbers.entry(*to).or_insert_with(|| {
+            let hash = fnv1a(to.to_string().into_bytes());
+            let [.., a, b, c, d] = (hash ^ hash >> 32).to_be_bytes();
+            let mut number = LASTING | u32::from_be_bytes([a, b, c, d]) & (LASTING - 1);
+            while !taken.insert(number) {
+                number = LASTING | number.wrapping_add(1) & (LASTING - 1);
+            }
+            number
+        });
+    }
+    numbers
+}
+
+/// The clients of a frontend, with their backends.
+fn audiences(frontend: &Frontend) -> impl Iterator<Item = (Audience, &Arc<[Backend]>)> {
+    let external = frontend.external.iter();
+    let external = external.map(|backends| (Audience::External, backends));
+    [(Audience::All, &frontend.backends)]
+        .into_iter()
+        .chain(external)
+}
+
+/// The elements of a frontend, in the order in which they are added: those that restrict, then those
+/// that others need, then those that admit.
+fn wanted(frontend: &Frontend, before: &Before) -> Vec<(Element, Comment)> {
+    let key = frontend.key;
+    let owner = || Some(frontend.owner.to_text());
+    let affinity = match frontend.session_affinity {
+        SessionAffinity::None => None,
+        SessionAffinity::ClientIp(seconds) => Some(seconds),
+    };
+    let mut wanted = Vec::new();
+    if let Some(ranges) = &frontend.source_ranges {
+        let ranges = ranges.iter().map(|range| Element::SourceRange(key, *range));
+        let ranges = ranges.chain([Element::Restricted(key)]);
+        wanted.extend(ranges.map(|element| (element, None)));
+    }
+    let is_masqueraded = matches!(
+        (frontend.kind, &frontend.external),
+        (FrontendKind::LoadBalancer | FrontendKind::ExternalIp, None)
+    );
+    if is_masqueraded {
+        wanted.push((Element::Masqueraded(key), None));
+    }
+    let (no_targets, no_numbers) = (BTreeMap::new(), BTreeMap::new());
+    for (audience, backends) in audiences(frontend) {
+        let targets = before.targets.get(&audience).unwrap_or(&no_targets);
+        let numbered = number(backends, targets);
+        let Some(count) = u32::try_from(numbered.len()).ok().and_then(NonZeroU32::new) else {
+            wanted.push(match (audience, frontend.without_backends) {
+                (Audience::All, WithoutBackends::Refuse) => (Element::NoEndpoints(key), owner()),
+                _ => (Element::Dropped(key, audience), owner()),
+            });
+            continue;
+        };
+        let endpoint = |(to, number): (Target, u32)| Element::Endpoint {
+            key,
+            audience,
+            number,
+            to,
+        };
+        if affinity.is_some() {
+            let all = numbered.iter().copied().collect();
+            let before = before.lasting.get(&audience).unwrap_or(&no_numbers);
+            let lasting = lasting(&all, before);
+            wanted.extend(
+                lasting
+                    .iter()
+                    .map(|(to, number)| (endpoint((*to, *number)), None)),
+            );
+            let numbers = numbered.iter().zip(0..).filter_map(|(to, number)| {
+                let lasting = *lasting.get(to)?;
+                Some(Element::Number {
+                    key,
+                    audience,
+                    number,
+                    lasting,
+                })
+            });
+            wanted.extend(numbers.map(|element| (element, None)));
+        } else {
+            let endpoints = numbered.into_iter().zip(0..).map(endpoint);
+            wanted.extend(endpoints.map(|element| (element, None)));
+        }
+        let choice = Choice { count, affinity };
+        wanted.push((
+            Element::Service {
+                key,
+                audience,
+                choice,
+            },
+            owner(),
+        ));
+    }
+    wanted
+}
+
+/// The most numbers that weights may take.
+const MOST_NUMBERS: u64 = 4096;
+
+/// The endpoints by number, each as often as its weight says. An endpoint keeps the numbers that it
+/// has, as far as there are as many.
+fn number(backends: &[Backend], before: &BTreeMap<u32, Target>) -> Vec<Target> {
+    let mut left = shares(backends);
+    let count: u64 = left.values().sum();
+    let count = u32::try_from(count).unwrap_or(u32::MAX).min(Choice::MOST);
+    let mut take = |to: &Target| {
+        let shares = left.get_mut(to).filter(|shares| **shares > 0);
+        shares.map(|shares| {
+            *shares -= 1;
+            *to
+        })
+    };
+    let kept: Vec<_> = (0..count)
+        .map(|number| before.get(&number).and_then(&mut take))
+        .collect();
+    let mut rest = left
+        .into_iter()
+        .flat_map(|(to, shares)| (0..shares).map(move |_| to));
+    let all = kept.into_iter().map(|kept| kept.or_else(|| rest.next()));
+    all.flatten().collect()
+}
+
+/// How many numbers each endpoint gets.
+fn shares(backends: &[Backend]) -> BTreeMap<Target, u64> {
+    let weights = || {
+        backends
+            .iter()
+            .map(|backend| u64::from(backend.weight.get()))
+    };
+    let divisor = weights().fold(0, greatest_common_divisor).max(1);
+    let sum: u64 = weights().map(|weight| weight / divisor).sum();
+    let most = MOST_NUMBERS.max(u64::try_from(backends.len()).unwrap_or(u64::MAX));
+    let mut shares = BTreeMap::new();
+    for backend in backends {
+        let weight = u64::from(backend.weight.get()) / divisor;
+        *shares.entry(Target::from(backend)).or_default() += match sum > most {
+            true => (weight * most / sum).max(1),
+            false => weight,
+        };
+    }
+    shares
+}
+
+const fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    match b {
+        0 => a,
+        _ => greatest_common_divisor(b, a % b),
+    }
+}
+
+/// The element that something shared needs; the other needs are for IPVS only.
+fn of_need(need: &Need) -> Option<Element> {
+    match need {
+        Need::Hairpin(address) => Some(Element::Hairpin(*address)),
+        Need::HealthCheck(family, port) => Some(Element::HealthCheck(*family, *port)),
+        _ => None,
+    }
+}
+
+/// The elements that do not depend on Services.
+fn base_elements(config: &Config) -> impl Iterator<Item = Element> {
+    let node_ports = config.node_port_networks().into_iter();
+    let service_cidrs = config.service_cidrs.iter();
+    let service_cidrs = service_cidrs.map(|cidr| Element::ServiceCidr(cidr.trunc()));
+    service_cidrs.chain(node_ports.map(Element::NodePortAddresses))
+}
+
+fn sysctls(config: &Config, node: &NodeState) -> Vec<Step> {
+    let forward = [
+        (Family::V4, Sysctl::IPV4_FORWARD),
+        (Family::V6, Sysctl::IPV6_FORWARD),
+    ];
+    let needed = forward.into_iter().filter(|(family, sysctl)| {
+        let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
+        config.serves(*family) && !is_on
+    });
+    let needed = needed.map(|(_, sysctl)| (sysctl, 1));
+    let conntrack = conntrack_sysctls(&config.conntrack, &node.sysctls);
+    let all = needed.chain(conntrack);
+    all.map(|(sysctl, value)| Step::SetSysctl(sysctl, value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
