@@ -10,6 +10,7 @@ use proxier::mode::iptables::{IptablesBackend, Plan as IptablesPlan};
 use proxier::mode::ipvs::plan::{Plan, Scope, Step};
 use proxier::mode::ipvs::rules::{Ruleset, TABLE};
 use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::nftables::{NftablesBackend, Plan as NftablesPlan};
 use proxier::mode::{ApplyReport, Sysctl};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
@@ -52,6 +53,8 @@ pub(crate) enum Load {
     Without(&'static str),
     /// svcproxy in mode `iptables`.
     SvcproxyIptables(u32),
+    /// svcproxy in mode `nftables`.
+    SvcproxyNftables(u32),
 }
 
 impl Load {
@@ -61,17 +64,16 @@ impl Load {
             Self::Conntrack,
             Self::IpvsConntrack,
             Self::SvcproxyIpvs(FEW),
+            Self::SvcproxyNftables(FEW),
         ];
         if quick {
             return all;
         }
         all.splice(..0, [Self::Nothing, Self::Ipvs, Self::IpvsNat]);
         let sizes = [MANY, VERY_MANY].into_iter();
-        all.extend(
-            sizes
-                .filter(|size| large || *size < VERY_MANY)
-                .map(Self::SvcproxyIpvs),
-        );
+        let sizes: Vec<_> = sizes.filter(|size| large || *size < VERY_MANY).collect();
+        all.extend(sizes.iter().copied().map(Self::SvcproxyIpvs));
+        all.extend(sizes.iter().copied().map(Self::SvcproxyNftables));
         all.extend([FEW, MANY].map(Self::SvcproxyIptables));
         all.push(Self::AllParts);
         let chains = Ruleset::new(&config()).base_chain_names().into_iter();
@@ -88,7 +90,10 @@ impl Load {
     pub(crate) fn is_svcproxy(&self) -> bool {
         matches!(
             self,
-            Self::SvcproxyIpvs(_) | Self::AllParts | Self::SvcproxyIptables(_)
+            Self::SvcproxyIpvs(_)
+                | Self::AllParts
+                | Self::SvcproxyIptables(_)
+                | Self::SvcproxyNftables(_)
         )
     }
 
@@ -123,6 +128,7 @@ impl Load {
                 }
             }
             Self::SvcproxyIptables(services) => iptables(node, &state(*services)?)?,
+            Self::SvcproxyNftables(services) => nftables(node, &state(*services)?)?,
         }
         Ok(())
     }
@@ -140,6 +146,7 @@ impl fmt::Display for Load {
             Self::AllParts => f.write_str("svcproxy ipvs, all parts of the rules"),
             Self::Without(chain) => write!(f, "– without `{chain}`"),
             Self::SvcproxyIptables(services) => write!(f, "svcproxy iptables, {services} Services"),
+            Self::SvcproxyNftables(services) => write!(f, "svcproxy nftables, {services} Services"),
         }
     }
 }
@@ -166,6 +173,14 @@ fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
     node.enter(|| {
         let mut backend = IptablesBackend::open()?;
         let plan = IptablesPlan::new(desired, &backend.observe()?, Scope::Full);
+        check(&backend.apply(&plan))
+    })
+}
+
+fn nftables(node: &Host, desired: &DesiredState) -> Result<()> {
+    node.enter(|| {
+        let mut backend = NftablesBackend::open()?;
+        let plan = NftablesPlan::new(desired, &backend.observe()?, Scope::Full);
         check(&backend.apply(&plan))
     })
 }

@@ -22,9 +22,6 @@ mod host;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/lab.rs"]
 mod lab;
-#[allow(dead_code, reason = "the kernel's tests use more of it")]
-#[path = "kernel/lasting.rs"]
-mod lasting;
 #[path = "kernel/load.rs"]
 mod load;
 #[path = "netns/log.rs"]
@@ -40,6 +37,9 @@ mod refused;
 mod repair;
 #[path = "netns/repair.rs"]
 mod repair_iptables;
+#[allow(dead_code, reason = "the kernel's tests use more of it")]
+#[path = "kernel/shop.rs"]
+mod shop;
 #[path = "netns/switching.rs"]
 mod switching;
 

@@ -13,8 +13,8 @@ use testbed::{
 
 use crate::follower::Follower;
 use crate::lab::{Lab, run_logged};
-use crate::lasting::Lasting;
 use crate::ports::SHOP;
+use crate::shop::Lasting;
 
 /// As kubeadm 1.37 writes it into the ConfigMap `kube-proxy`, but with a fixed mode.
 const CONFIG: &str = include_str!("../kube-proxy/kubeadm.conf");

@@ -3,8 +3,8 @@
 use testbed::{AskError, eventually};
 
 use crate::lab::{Lab, PATIENCE, run_logged};
-use crate::lasting::Lasting;
 use crate::ports::{DOOR, DOOR_MANIFEST};
+use crate::shop::Lasting;
 
 fn lab(name: &str) -> Lab {
     let lab = Lab::new(name, DOOR);

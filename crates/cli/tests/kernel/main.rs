@@ -28,6 +28,7 @@ mod restart;
 mod same_port;
 mod schedulers;
 mod settings;
+mod shop;
 mod stress;
 mod switching;
 mod table;

@@ -7,8 +7,8 @@ use testbed::{Protocol, eventually};
 
 use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE, sorted};
-use crate::lasting::Lasting;
 use crate::ports::{self, WEB};
+use crate::shop::Lasting;
 
 fn lab(name: &str) -> Lab {
     let lab = Lab::new(name, &[WEB]);

@@ -9,9 +9,9 @@ use serde_json::Value;
 use testbed::eventually;
 
 use crate::lab::{Lab, PATIENCE, client, succeed};
-use crate::lasting::{FIRST, Lasting, SECOND, THIRD, shop};
 use crate::load::{Datagrams, nothing_left, of_iptables_mode, of_nftables_mode, start, under_load};
 use crate::ports::{Port, SHOP, SHOP_UDP};
+use crate::shop::{FIRST, Lasting, SECOND, THIRD, shop};
 
 /// The state of IPVS mode on the node.
 fn of_ipvs_mode(lab: &Lab) -> Vec<String> {

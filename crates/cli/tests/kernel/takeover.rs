@@ -7,8 +7,8 @@ use testbed::{KubeProxy, ServicePort};
 
 use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE, run_logged};
-use crate::lasting::Lasting;
 use crate::ports::{Port, SHOP};
+use crate::shop::Lasting;
 
 const SHOP_MANIFEST: &str = "apiVersion: v1
 kind: Service

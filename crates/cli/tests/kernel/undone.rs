@@ -1,9 +1,9 @@
 //! What another program undoes in mode ipvs.
 
 use crate::lab::Lab;
-use crate::lasting::{FIRST, SECOND, THIRD, shop};
 use crate::ports::SHOP;
 use crate::repair::{NO_AUDITS, is_undone};
+use crate::shop::{FIRST, SECOND, THIRD, shop};
 
 #[test]
 #[ignore = "kernel: needs IPVS"]

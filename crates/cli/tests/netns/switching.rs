@@ -5,10 +5,10 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::lab::{Lab, run_logged, succeed};
-use crate::lasting::{FIRST, Lasting, SECOND, THIRD, shop};
 use crate::load::{Datagrams, nothing_left, of_iptables_mode, of_nftables_mode, start, under_load};
 use crate::ports::{SHOP, SHOP_UDP};
 use crate::repair::{NO_AUDITS, is_undone};
+use crate::shop::{FIRST, Lasting, SECOND, THIRD, shop};
 
 #[test]
 #[ignore = "netns: needs root"]
