@@ -97,8 +97,9 @@ fn kill_in_the_middle_of_a_big_change_converges() {
         svcproxy.kill();
         virtual_servers(lab)
     });
+    // It may be complete before it is observed.
     assert!(
-        (2..expected).contains(&left),
+        (1..expected).contains(&left),
         "{left} of {expected} were left"
     );
     lasting.through(comes_in_line);
