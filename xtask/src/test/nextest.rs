@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::vm::{self, Job, Machine, MachineArgs, quote};
@@ -49,16 +47,6 @@ pub(super) struct TestRun {
 
 /// Every run of every test.
 pub(super) type Results = BTreeMap<TestName, Vec<TestRun>>;
-
-/// The most VMs that run at once. Each takes 4 GiB of memory.
-const MOST_VMS: usize = 4;
-
-/// One of `count` shares of the tests; the first has the number 1.
-#[derive(Clone, Copy)]
-struct Share {
-    number: usize,
-    count: usize,
-}
 
 /// What `cargo nextest list --list-type=binaries-only` prints.
 #[derive(Deserialize)]
@@ -184,53 +172,20 @@ impl Tests {
         results(&report, status.code())
     }
 
-    /// Runs the selected tests, whose names are `expected`, in the VM.
-    ///
-    /// Each core of this machine gets a VM of its own with one CPU and a share of the tests: an
-    /// emulated kernel costs half as much CPU with one CPU as with two, which wait for each other.
-    pub(super) fn run_in_vms(
+    /// Runs the selected tests, whose names are `expected`, in the VM, in one boot.
+    pub(super) fn run_in_vm(
         &self,
         selection: &Selection<'_>,
         expected: &[TestName],
         args: &MachineArgs,
     ) -> Result<Results> {
+        let report = vm::out_dir().join("junit.xml");
         let machine = Machine::prepare(args)?;
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let count = cores.min(MOST_VMS).min(expected.len()).max(1);
-        let shares = thread::scope(|scope| {
-            let runs: Vec<_> = (1..=count)
-                .map(|number| {
-                    let machine = &machine;
-                    let share = Share { number, count };
-                    scope.spawn(move || self.run_share(machine, selection, expected, share))
-                })
-                .collect();
-            let joined = runs.into_iter().map(|run| run.join());
-            joined
-                .map(|share| share.map_err(|_| anyhow!("the thread of a VM panicked"))?)
-                .collect::<Result<Vec<Results>>>()
-        })?;
-        // Each test is in one share.
-        Ok(shares.into_iter().flatten().collect())
-    }
-
-    /// Runs a share of the tests in one boot.
-    fn run_share(
-        &self,
-        machine: &Machine,
-        selection: &Selection<'_>,
-        expected: &[TestName],
-        share: Share,
-    ) -> Result<Results> {
-        let report = vm::out_dir().join(format!("junit-{}.xml", share.number));
         remove_stale(&report)?;
         let mut words: Vec<OsString> = ["cargo-nextest", "nextest", "run", "--no-tests=pass"]
             .map(Into::into)
             .into();
         words.extend(self.run_arguments(selection));
-        words.push(format!("--partition=slice:{}/{}", share.number, share.count).into());
-        // Most tests wait for something most of the time.
-        words.push("--test-threads=2".into());
         // Nextest lists the tests of every binary before it runs any. There are tens of large
         // binaries, and the VM reads them over 9p: name the few that are needed.
         let binaries: BTreeSet<_> = expected.iter().map(|(binary, _)| binary).collect();

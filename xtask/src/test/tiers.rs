@@ -68,7 +68,7 @@ impl Tiers<'_> {
         Ok(())
     }
 
-    /// Tests that need a kernel with IPVS.
+    /// Tests that need a kernel with IPVS, all in one boot.
     pub(super) fn kernel(&mut self, series: Series) -> Result<()> {
         let label = format!("kernel {}", series.name());
         self.report.phase(format!("tests in a VM with {label}"));
@@ -78,11 +78,8 @@ impl Tiers<'_> {
         let results = if expected.is_empty() {
             Ok(Results::new())
         } else {
-            let args = MachineArgs {
-                cpus: 1,
-                ..MachineArgs::of(series)
-            };
-            self.tests.run_in_vms(&selection, &expected, &args)
+            let args = MachineArgs::of(series);
+            self.tests.run_in_vm(&selection, &expected, &args)
         };
         self.count(&label, expected, results);
         Ok(())

@@ -63,14 +63,11 @@ pub(crate) struct MachineArgs {
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub(crate) memory: u32,
-    /// CPUs of the machine.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
-    pub(crate) cpus: u8,
     /// Use hardware virtualization; it must work here.
     #[arg(long)]
     pub(crate) kvm: bool,
     /// Emulate one CPU whose clock counts instructions: 1 ns each, whatever the host does.
-    #[arg(long, conflicts_with_all = ["kvm", "cpus"])]
+    #[arg(long, conflicts_with = "kvm")]
     pub(crate) icount: bool,
 }
 
@@ -81,7 +78,6 @@ impl MachineArgs {
             kernel,
             timeout: TIMEOUT,
             memory: 4096,
-            cpus: 2,
             kvm: false,
             icount: false,
         }

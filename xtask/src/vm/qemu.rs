@@ -105,14 +105,13 @@ impl<'a> Run<'a> {
             "-display",
             "none",
         ]);
-        let cpus = args.cpus.to_string();
         if args.kvm {
-            command.args(["-accel", "kvm", "-cpu", "host", "-smp", &cpus]);
+            command.args(["-accel", "kvm", "-cpu", "host", "-smp", "2"]);
         } else if args.icount {
             command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"]);
             command.args(["-icount", "shift=0,sleep=off"]);
         } else {
-            command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &cpus]);
+            command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
         }
         command.args(["-m", &format!("{}M", args.memory)]);
         command
