@@ -11,6 +11,9 @@ use crate::follower::Follower;
 use crate::lab::{Lab, PATIENCE, Stop, client};
 use crate::ports::{Port, SHOP, SHOP_UDP};
 
+/// How many connections of a short run may fail.
+const FEW: usize = 3;
+
 /// The result of a new connection.
 struct Tried {
     began: Instant,
@@ -87,7 +90,9 @@ pub(crate) fn under_load<T>(lab: &Lab, what: &str, action: impl FnOnce() -> T) -
         .iter()
         .filter_map(|one| one.failure.as_deref())
         .collect();
-    assert!(failures.len() * 1000 <= tried.len(), "{what}: {failures:?}");
+    // Also a few in the milliseconds in which the kernel removes hooks, one after another.
+    let allowed = (tried.len() / 1000).max(FEW);
+    assert!(failures.len() <= allowed, "{what}: {failures:?}");
     result
 }
 
