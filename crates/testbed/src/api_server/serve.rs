@@ -79,9 +79,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
         Verb::Get => get(ask, stream, shared),
         Verb::Create => create(ask, fault.as_ref(), stream, shared),
         Verb::List => list(ask, fault.as_ref(), stream, shared),
-        Verb::Watch => Watch::new(ask, shared, stream)
-            .run(fault.as_ref())
-            .map(|()| false),
+        Verb::Watch => Watch::new(ask, shared, stream).run(fault.as_ref()),
     }
 }
 
@@ -346,7 +344,10 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn run(mut self, fault: Option<&Fault>) -> io::Result<()> {
+    /// Answers until the watch ends. Returns whether the connection may be reused: a client keeps
+    /// the connection of an answer that has ended, as it does with a real server, so one that is
+    /// closed then would fail the client's next request, whatever its kind.
+    fn run(mut self, fault: Option<&Fault>) -> io::Result<bool> {
         let version = self
             .ask
             .parameter("resourceVersion")
@@ -355,7 +356,7 @@ impl<'a> Watch<'a> {
         let first = match version.filter(|version| *version != 0 && !lists) {
             Some(version) => match self.resume(version) {
                 Ok(()) => Vec::new(),
-                Err(refusal) => return self.refuse(&refusal),
+                Err(refusal) => return self.refuse(&refusal).map(|()| true),
             },
             None => self.initial(),
         };
@@ -365,8 +366,10 @@ impl<'a> Watch<'a> {
             Some(Fault::Half | Fault::Ended) => {
                 self.send(first.get(..first.len() / 2).unwrap_or_default())?;
                 return match fault {
-                    Some(Fault::Half) => http::write_chunk(self.stream, HALF_AN_EVENT),
-                    _ => http::end_chunks(self.stream),
+                    Some(Fault::Half) => {
+                        http::write_chunk(self.stream, HALF_AN_EVENT).map(|()| false)
+                    }
+                    _ => http::end_chunks(self.stream).map(|()| true),
                 };
             }
             Some(Fault::Slow) => {
@@ -385,7 +388,7 @@ impl<'a> Watch<'a> {
             }
             Some(Fault::Endless(bytes)) => {
                 http::write_chunk(self.stream, HALF_AN_EVENT)?;
-                return endless(self.stream, *bytes);
+                return endless(self.stream, *bytes).map(|()| false);
             }
             _ => self.send(&first)?,
         }
@@ -403,14 +406,16 @@ impl<'a> Watch<'a> {
                         let version = self.shared.lock().objects.version();
                         self.send(&[bookmark(version, json!({}))])?;
                     }
-                    return http::end_chunks(self.stream);
+                    return http::end_chunks(self.stream).map(|()| true);
                 }
-                Next::Cut(Cut::End) => return http::end_chunks(self.stream),
-                Next::Cut(Cut::Close) => return Ok(()),
-                Next::Cut(Cut::MidEvent) => return http::write_chunk(self.stream, HALF_AN_EVENT),
+                Next::Cut(Cut::End) => return http::end_chunks(self.stream).map(|()| true),
+                Next::Cut(Cut::Close) => return Ok(false),
+                Next::Cut(Cut::MidEvent) => {
+                    return http::write_chunk(self.stream, HALF_AN_EVENT).map(|()| false);
+                }
                 Next::Cut(Cut::Silence) => {
                     wait_until(self.shared, |state| state.stops || state.is_away);
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
