@@ -3,7 +3,8 @@
 //! - [`Writer`], [`Messages`] and [`Attributes`] encode and decode netlink's format. Decoding is
 //!   strict: malformed input is an error with its place.
 //! - [`Socket`] sends transactions and list requests to netfilter. The kernel executes a request
-//!   before `send` returns, so nothing blocks here.
+//!   before `send` returns, so nothing blocks here. [`Batch`] builds a transaction of nf_tables, and
+//!   knows which step each error belongs to.
 //! - [`uapi`] has the kernel's numbers; [`nftables`] is for expressions, tables and chains,
 //!   [`filter`] for what rules decide, [`conntrack`] for connection tracking, [`ipset`] for ipsets.
 //! - [`Watch`] reports changes by other processes.
@@ -11,6 +12,7 @@
 //! This crate is internal to svcproxy: its interface changes with svcproxy's needs.
 #![forbid(unsafe_code)]
 
+mod batch;
 pub mod conntrack;
 mod error;
 pub mod filter;
@@ -25,6 +27,7 @@ pub mod user_data;
 mod watch;
 mod write;
 
+pub use batch::{Batch, Packing, Refused, without_rejected};
 pub use error::{Error, Flaw, Malformed, Place, again};
 pub use read::{Attribute, Attributes, Message, Messages};
 pub use socket::{Refusal, Socket};

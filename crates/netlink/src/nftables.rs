@@ -5,7 +5,7 @@ use std::io;
 
 use crate::socket::Socket;
 use crate::uapi::*;
-use crate::{Attributes, Family, Malformed, Writer};
+use crate::{Attributes, Batch, Family, Malformed, Writer};
 
 /// The families that have a table of this name.
 ///
@@ -57,22 +57,16 @@ pub fn chains(socket: &mut Socket, family: Family) -> io::Result<Vec<(String, St
 ///
 /// The kernel's errno, and whatever makes a list incomplete.
 pub fn delete(socket: &mut Socket, table: &str, families: &[Family]) -> io::Result<()> {
-    let first = socket.reserve(families.len() + 1);
-    let mut writer = Writer::default();
-    writer.batch(NFNL_MSG_BATCH_BEGIN, first);
-    let mut sequence = first;
-    for (at, family) in families.iter().enumerate() {
-        let is_last = at + 1 == families.len();
-        let flags = NLM_F_REQUEST | if is_last { NLM_F_ACK } else { 0 };
-        sequence += 1;
-        let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, NFT_MSG_DELTABLE]);
-        writer.packet(kind, flags, sequence, family.header(), |w| {
-            w.text(NFTA_TABLE_NAME, table);
+    let mut batch = Batch::begin(socket);
+    for (step, family) in families.iter().enumerate() {
+        batch.message(step, |w, sequence| {
+            let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, NFT_MSG_DELTABLE]);
+            w.packet(kind, NLM_F_REQUEST, sequence, family.header(), |w| {
+                w.text(NFTA_TABLE_NAME, table);
+            });
         });
     }
-    writer.batch(NFNL_MSG_BATCH_END, sequence + 1);
-    let deleted = socket.commit(&writer, first, families.len());
-    deleted.map_err(|refusal| refusal.into_error().into())
+    Ok(batch.commit(socket)?)
 }
 
 /// Lists objects of nftables: those of a family that have what `content` writes.

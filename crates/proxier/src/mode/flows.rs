@@ -1,9 +1,12 @@
 //! Flows in connection tracking.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::desired::FrontendKey;
+use ::ipvs::Protocol;
+
+use crate::desired::{Backend, Frontend, FrontendKey};
 
 /// Flows to an address, to delete from connection tracking: those that a backend answered, or all
 /// of them.
@@ -32,6 +35,35 @@ impl Flows {
             ..self
         }
     }
+}
+
+/// Whether flows in connection tracking may outlive their backend. TCP connections end by
+/// themselves.
+pub(crate) fn may_be_stale(key: FrontendKey) -> bool {
+    key.protocol != Protocol::Tcp
+}
+
+/// The flows that connection tracking would keep sending to a backend of `before` that is gone, or
+/// to no backend although there is one now.
+pub(crate) fn stale(
+    key: FrontendKey,
+    frontend: Option<&Frontend>,
+    before: &BTreeSet<SocketAddr>,
+) -> Vec<Flows> {
+    let (mut now, mut gained) = (BTreeSet::new(), false);
+    if let Some(frontend) = frontend {
+        let lists = [Some(&frontend.backends), frontend.external.as_ref()];
+        for backends in lists.into_iter().flatten().filter(|list| !list.is_empty()) {
+            let address = |b: &Backend| SocketAddr::new(b.address, b.port.get());
+            gained |= !backends.iter().any(|b| before.contains(&address(b)));
+            now.extend(backends.iter().map(address));
+        }
+    }
+    let gone = before.difference(&now);
+    let gone = gone.map(|backend| Flows::to(key).answered_by(backend.ip()));
+    // A flow without a backend has no backend address to find it by.
+    let gained = gained.then(|| Flows::to(key));
+    gained.into_iter().chain(gone).collect()
 }
 
 impl fmt::Display for Flows {

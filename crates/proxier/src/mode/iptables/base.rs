@@ -1,7 +1,6 @@
 //! The chains that do not depend on Services.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
@@ -15,6 +14,7 @@ use super::name::{
 use super::rule::{CtState, Match, Target};
 use super::{Hook, Jump, Name, Rule, Table};
 use crate::desired::Config;
+use crate::mode::ipvs::rules::loopback;
 
 /// The roots of the trees that contain the Services' rules.
 pub(super) const ROOTS: [(Table, Word); 5] = [
@@ -163,11 +163,4 @@ pub(super) fn health_checks(ports: impl Iterator<Item = NonZeroU16>) -> Vec<Rule
     let ports = ports.into_iter();
     let to = ports.map(|port| Match::all().port(Protocol::Tcp, port).then(&Target::Accept));
     to.collect()
-}
-
-const fn loopback(family: Family) -> IpNet {
-    match family {
-        Family::V4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-        Family::V6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
-    }
 }

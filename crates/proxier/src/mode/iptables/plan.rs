@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipvs::{Family, Protocol};
+use ipvs::Family;
 
 use super::draft::{Chain, Draft};
 use super::transaction::{Part, Written};
 use super::{Jump, Rules, Table, Transaction, base};
-use crate::desired::{Backend, DesiredState, Frontend, FrontendKey, Need};
-use crate::mode::ipvs::plan::{Scope, conntrack_sysctls};
+use crate::desired::{DesiredState, FrontendKey, Need};
+use crate::mode::flows::{may_be_stale, stale};
+use crate::mode::ipvs::plan::{Scope, missing_sysctls};
 use crate::mode::{Flows, StepKind, Sysctl};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -118,7 +119,8 @@ impl Plan {
     pub fn new(desired: &DesiredState, node: &NodeState, scope: Scope<'_>) -> Self {
         let mut steps = Vec::new();
         if matches!(scope, Scope::Full) {
-            steps.extend(sysctls(desired, node));
+            let missing = missing_sysctls(desired.config(), &node.sysctls);
+            steps.extend(missing.map(|(sysctl, value)| Step::SetSysctl(sysctl, value)));
         }
         let mut flows = Vec::new();
         for family in FAMILIES {
@@ -134,7 +136,7 @@ impl Plan {
             let parts = parts(draft, jumps, there);
             flows.extend(keys.into_iter().flat_map(|key| {
                 let frontend = desired.frontend(&key);
-                stale_flows(key, frontend.map(AsRef::as_ref), there)
+                stale(key, frontend.map(AsRef::as_ref), &there.backends(key))
             }));
             if !parts.is_empty() {
                 steps.push(Step::Restore(Transaction { family, parts }));
@@ -177,23 +179,6 @@ impl Plan {
     }
 }
 
-fn sysctls(desired: &DesiredState, node: &NodeState) -> Vec<Step> {
-    let forward = [
-        (Family::V4, Sysctl::IPV4_FORWARD),
-        (Family::V6, Sysctl::IPV6_FORWARD),
-    ];
-    let needed = forward.into_iter().filter(|(family, sysctl)| {
-        let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
-        desired.config().serves(*family) && !is_on
-    });
-    let needed = needed.map(|(_, sysctl)| (sysctl, 1));
-    let conntrack = conntrack_sysctls(&desired.config().conntrack, &node.sysctls);
-    needed
-        .chain(conntrack)
-        .map(|(sysctl, value)| Step::SetSysctl(sysctl, value))
-        .collect()
-}
-
 /// The scope of a plan in one family.
 struct Changes<'a> {
     draft: Draft<'a>,
@@ -211,7 +196,7 @@ impl<'a> Changes<'a> {
         let mut draft_of = |draft: &mut Draft<'_>, key: FrontendKey, frontend| {
             if key.family() == family {
                 draft.frontend(key, frontend, config);
-                flows.extend(has_flows(key).then_some(key));
+                flows.extend(may_be_stale(key).then_some(key));
             }
         };
         let hairpin = |need: &Need| hairpin(need).filter(|ip| Family::of(ip) == family);
@@ -250,7 +235,7 @@ impl<'a> Changes<'a> {
                 for address in desired.all_needs().filter_map(hairpin) {
                     draft.hairpin(address, true);
                 }
-                flows.extend(there.frontends(family).filter(|key| has_flows(*key)));
+                flows.extend(there.frontends(family).filter(|key| may_be_stale(*key)));
                 let jumps = speaks.then(base::jumps).into_iter().flatten();
                 let jumps = Some(jumps.collect());
                 Self {
@@ -263,41 +248,12 @@ impl<'a> Changes<'a> {
     }
 }
 
-/// Whether flows in connection tracking may outlive their backend. TCP connections end by
-/// themselves.
-fn has_flows(key: FrontendKey) -> bool {
-    key.protocol != Protocol::Tcp
-}
-
 /// The address of a backend that may be its own client. The other needs are for IPVS only.
 fn hairpin(need: &Need) -> Option<IpAddr> {
     match need {
         Need::Hairpin(address) => Some(*address),
         _ => None,
     }
-}
-
-/// Deletions of UDP and SCTP flows that connection tracking would keep sending to a removed
-/// backend, or to no backend although there is one now.
-fn stale_flows(key: FrontendKey, frontend: Option<&Frontend>, there: &Rules) -> Vec<Flows> {
-    let before = there.backends(key);
-    let (mut now, mut gained) = (BTreeSet::new(), false);
-    if let Some(frontend) = frontend {
-        let lists = [Some(&frontend.backends), frontend.external.as_ref()];
-        for backends in lists.into_iter().flatten().filter(|list| !list.is_empty()) {
-            let address = |b: &Backend| SocketAddr::new(b.address, b.port.get());
-            gained |= !backends.iter().any(|b| before.contains(&address(b)));
-            now.extend(backends.iter().map(address));
-        }
-    }
-    let gone = before.iter().filter(|backend| !now.contains(backend));
-    let gone = gone.map(|backend| Flows::to(key).answered_by(backend.ip()));
-    // A flow without a backend has no backend address to find it by.
-    gained
-        .then(|| Flows::to(key))
-        .into_iter()
-        .chain(gone)
-        .collect()
 }
 
 /// The changes of each table. Chains that the draft lacks are deleted only if the draft is

@@ -1,5 +1,6 @@
 //! svcproxy's rules on a node, with their tables and built-in chains.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -126,14 +127,11 @@ impl Rules {
         self.chains.is_empty() && self.jumps.is_empty()
     }
 
-    /// The backends that a frontend's packets go to, sorted.
-    pub(super) fn backends(&self, key: FrontendKey) -> Vec<SocketAddr> {
+    /// The backends that a frontend's packets go to.
+    pub(super) fn backends(&self, key: FrontendKey) -> BTreeSet<SocketAddr> {
         let chains = [Class::Backends, Class::External].map(|class| Name::hashed(class, key));
         let rules = chains.iter().flat_map(|name| self.chain(Table::Nat, name));
-        let mut backends: Vec<_> = rules.filter_map(Rule::backend).collect();
-        backends.sort_unstable();
-        backends.dedup();
-        backends
+        rules.filter_map(Rule::backend).collect()
     }
 
     /// The frontends with rules, as far as they can be parsed.

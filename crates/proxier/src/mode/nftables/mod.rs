@@ -18,9 +18,10 @@
 //!    maps are looked at once more with the unspecified address in its place.
 //!
 //! The maps yield a [`Choice`]: the number of endpoints, and the timeout of session affinity. It
-//! becomes the packet's number, which selects a chain (`choose-3`, `choose-3-for-10800`), which draws a number and finds the endpoint in
-//! the map `endpoints`, by destination and number. `numgen` needs a constant for the number of
-//! endpoints; so there is one small chain for each number that is in use.
+//! becomes the packet's number, which selects a chain (`choose-3`, `choose-3-for-10800`). That draws
+//! a number, and finds the endpoint in the map `endpoints` by destination and number. `numgen` needs
+//! a constant for the number of endpoints; so there is one small chain for each number that is in
+//! use.
 //!
 //! Connection tracking translates all later packets in the same way, so connections drain by
 //! themselves. In postrouting, packets with the mark bit are masqueraded, and those of an endpoint

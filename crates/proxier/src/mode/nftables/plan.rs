@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-
-use ipvs::{Family, Protocol};
 
 use super::element::LASTING;
 use super::{Choice, Chooser, Element, Elements, Ruleset, Target};
@@ -13,7 +12,8 @@ use crate::desired::{
     Backend, Config, DesiredState, Frontend, FrontendKey, FrontendKind, Need, WithoutBackends,
 };
 use crate::hash::fnv1a;
-use crate::mode::ipvs::plan::{Audience, Comment, Scope, conntrack_sysctls};
+use crate::mode::flows::{may_be_stale, stale};
+use crate::mode::ipvs::plan::{Audience, Comment, Scope, missing_sysctls};
 use crate::mode::ipvs::rules::Fingerprint;
 use crate::mode::{Flows, StepKind, Sysctl};
 use crate::model::SessionAffinity;
@@ -233,7 +233,9 @@ impl Builder<'_> {
             Some(frontend) => wanted(frontend, &before),
             None => Vec::new(),
         };
-        self.stale_flows(key, frontend, &before.targets);
+        if may_be_stale(key) {
+            self.flows.extend(stale(key, frontend, &before.backends()));
+        }
         let mut gone: BTreeSet<_> = there.keys().copied().copied().collect();
         if wanted
             .iter()
@@ -286,33 +288,13 @@ impl Builder<'_> {
         self.close.extend(gone.into_iter().map(Step::DeleteElement));
     }
 
-    /// Deletions of UDP and SCTP flows that connection tracking would keep sending to a removed
-    /// endpoint, or to no endpoint although there is one now. TCP connections end by themselves.
-    fn stale_flows(&mut self, key: FrontendKey, frontend: Option<&Frontend>, before: &Targets) {
-        if key.protocol == Protocol::Tcp {
-            return;
-        }
-        let before = before.values().flat_map(BTreeMap::values);
-        let before: BTreeSet<_> = before.collect();
-        let (mut now, mut gained) = (BTreeSet::new(), false);
-        for (_, backends) in frontend.into_iter().flat_map(audiences) {
-            let targets: Vec<_> = backends.iter().map(Target::from).collect();
-            gained |= !targets.is_empty() && !targets.iter().any(|to| before.contains(to));
-            now.extend(targets);
-        }
-        // A flow without an endpoint has no endpoint's address to find it by.
-        self.flows.extend(gained.then(|| Flows::to(key)));
-        let gone = before.into_iter().filter(|to| !now.contains(to));
-        self.flows
-            .extend(gone.map(|to| Flows::to(key).answered_by(to.address)));
-    }
-
     fn finish(self, is_full: bool) -> Plan {
         let (config, node) = (self.desired.config(), self.node);
         let mut steps = Vec::with_capacity(self.open.len() + self.close.len());
         let mut has_choosers = true;
         if is_full {
-            steps.extend(sysctls(config, node));
+            let missing = missing_sysctls(config, &node.sysctls);
+            steps.extend(missing.map(|(sysctl, value)| Step::SetSysctl(sysctl, value)));
             let ruleset = Ruleset::new(config);
             if node.ruleset != Some(ruleset.fingerprint()) {
                 has_choosers = false;
@@ -333,19 +315,22 @@ impl Builder<'_> {
     }
 }
 
-/// The endpoints by audience and number.
-type Targets = BTreeMap<Audience, BTreeMap<u32, Target>>;
-
 /// What a destination has, in each audience.
 #[derive(Default)]
 struct Before {
     /// The endpoints by the number that is drawn.
-    targets: Targets,
+    targets: BTreeMap<Audience, BTreeMap<u32, Target>>,
     /// The lasting numbers of endpoints.
     lasting: BTreeMap<Audience, BTreeMap<Target, u32>>,
 }
 
 impl Before {
+    fn backends(&self) -> BTreeSet<SocketAddr> {
+        let targets = self.targets.values().flat_map(BTreeMap::values);
+        let addresses = targets.map(|to| SocketAddr::new(to.address, to.port.get()));
+        addresses.collect()
+    }
+
     fn of<'a>(elements: impl Iterator<Item = &'a Element> + Clone) -> Self {
         let mut before = Self::default();
         let mut by_lasting = BTreeMap::new();
@@ -560,22 +545,6 @@ fn base_elements(config: &Config) -> impl Iterator<Item = Element> {
     let service_cidrs = config.service_cidrs.iter();
     let service_cidrs = service_cidrs.map(|cidr| Element::ServiceCidr(cidr.trunc()));
     service_cidrs.chain(node_ports.map(Element::NodePortAddresses))
-}
-
-fn sysctls(config: &Config, node: &NodeState) -> Vec<Step> {
-    let forward = [
-        (Family::V4, Sysctl::IPV4_FORWARD),
-        (Family::V6, Sysctl::IPV6_FORWARD),
-    ];
-    let needed = forward.into_iter().filter(|(family, sysctl)| {
-        let is_on = node.sysctls.get(sysctl).is_some_and(|value| value == "1");
-        config.serves(*family) && !is_on
-    });
-    let needed = needed.map(|(_, sysctl)| (sysctl, 1));
-    let conntrack = conntrack_sysctls(&config.conntrack, &node.sysctls);
-    let all = needed.chain(conntrack);
-    all.map(|(sysctl, value)| Step::SetSysctl(sysctl, value))
-        .collect()
 }
 
 #[cfg(test)]

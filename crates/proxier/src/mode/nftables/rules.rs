@@ -17,7 +17,8 @@ use crate::desired::{Config, Marks, PodInterfaces};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::ipvs::rules::Statement as Plain;
 use crate::mode::ipvs::rules::{
-    ChainKind, CtState, Fingerprint, Hook, HookPoint, Outside, Pods, TransportProtocol,
+    ChainKind, CtState, Fingerprint, Hook, HookPoint, Outside, Pods, TransportProtocol, icmp,
+    loopback,
 };
 
 /// One rule. The kernel executes its statements in order, until one does not match.
@@ -29,7 +30,7 @@ pub(super) struct Rule(pub(super) Vec<Statement>);
 pub(super) enum Statement {
     /// One that has nothing to do with this mode's sets.
     Plain(Plain),
-    /// Matches packets whose key is in a set or map.
+    /// Matches packets whose key is in a set.
     In(Set, To),
     /// Matches packets whose key is not in a set.
     NotIn(Set, To),
@@ -571,20 +572,6 @@ pub(super) const fn table_family(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",
-    }
-}
-
-const fn icmp(family: Family) -> TransportProtocol {
-    match family {
-        Family::V4 => TransportProtocol::Icmp,
-        Family::V6 => TransportProtocol::Icmpv6,
-    }
-}
-
-const fn loopback(family: Family) -> IpNet {
-    match family {
-        Family::V4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-        Family::V6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
     }
 }
 

@@ -146,22 +146,34 @@ pub fn base_sysctls(config: &Config) -> impl Iterator<Item = (Sysctl, u32)> {
         Sysctl::VS_EXPIRE_QUIESCENT_TEMPLATE,
     ];
     let arp = [(Sysctl::ARP_IGNORE, 1), (Sysctl::ARP_ANNOUNCE, 2)];
-    let forward = [
-        (Family::V4, Sysctl::IPV4_FORWARD),
-        (Family::V6, Sysctl::IPV6_FORWARD),
-    ];
-    let forward = forward
-        .into_iter()
-        .filter(|(family, _)| config.serves(*family));
-    let switches = switches
-        .into_iter()
-        .chain(forward.map(|(_, sysctl)| sysctl));
+    let switches = switches.into_iter().chain(forwarding(config));
     let arp = arp.into_iter().filter(|_| config.strict_arp);
     switches.map(|sysctl| (sysctl, 1)).chain(arp)
 }
 
+/// The sysctls of forwarding, which are 1.
+fn forwarding(config: &Config) -> impl Iterator<Item = Sysctl> {
+    let all = [
+        (Family::V4, Sysctl::IPV4_FORWARD),
+        (Family::V6, Sysctl::IPV6_FORWARD),
+    ];
+    let served = all.into_iter().filter(|(family, _)| config.serves(*family));
+    served.map(|(_, sysctl)| sysctl)
+}
+
+/// The sysctls that a mode without IPVS must set, with their values.
+pub(crate) fn missing_sysctls(
+    config: &Config,
+    there: &BTreeMap<Sysctl, String>,
+) -> impl Iterator<Item = (Sysctl, u32)> {
+    let is_off = |sysctl: &Sysctl| there.get(sysctl).is_none_or(|value| value != "1");
+    let forwarding = forwarding(config).filter(is_off);
+    let forwarding = forwarding.map(|sysctl| (sysctl, 1));
+    forwarding.chain(conntrack_sysctls(&config.conntrack, there))
+}
+
 /// The sysctls of connection tracking that are below their minimum, with the minimum.
-pub(crate) fn conntrack_sysctls(
+pub(super) fn conntrack_sysctls(
     wanted: &Conntrack,
     there: &BTreeMap<Sysctl, String>,
 ) -> impl Iterator<Item = (Sysctl, u32)> {

@@ -416,14 +416,16 @@ pub(super) fn answer_from(family: Family) -> Vec<Rule> {
     ]
 }
 
-const fn icmp(family: Family) -> TransportProtocol {
+/// ICMP or ICMPv6.
+pub(crate) const fn icmp(family: Family) -> TransportProtocol {
     match family {
         Family::V4 => TransportProtocol::Icmp,
         Family::V6 => TransportProtocol::Icmpv6,
     }
 }
 
-const fn loopback(family: Family) -> IpNet {
+/// The network of loopback addresses.
+pub(crate) const fn loopback(family: Family) -> IpNet {
     match family {
         Family::V4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
         Family::V6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),

@@ -148,7 +148,7 @@ mod rule;
 mod ruleset;
 mod set;
 
-pub(crate) use hooks::REFUSED;
+pub(crate) use hooks::{REFUSED, icmp, loopback};
 pub use parts::Parts;
 pub(crate) use pods::{Outside, Pods};
 pub(crate) use range::split as split_range;

@@ -1,6 +1,6 @@
 //! Encodes and decodes sets and their elements.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
@@ -9,6 +9,9 @@ use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer, user_data};
 
 use crate::desired::FrontendKey;
+use crate::mode::ipvs::kernel::nft::{
+    address_after, comment, network_from, paired, put_part, put_value,
+};
 use crate::mode::ipvs::plan::{Audience, Comment};
 use crate::mode::ipvs::rules::Field;
 use crate::mode::nftables::element::EXTERNAL;
@@ -228,7 +231,7 @@ fn key(element: &Element) -> Bytes {
 /// Writes an element of a list; two for a network: its first address, and the address after its
 /// last one.
 pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&str>) {
-    w.nested(NFTA_LIST_ELEM, |w| {
+    put_part(w, comment, |w| {
         put_value(w, NFTA_SET_ELEM_KEY, &key(element).0);
         match element {
             Element::SourceRange(key, network) => {
@@ -250,18 +253,11 @@ pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&st
             }
             _ => {}
         }
-        if let Some(comment) = comment {
-            // A C string, including the NUL.
-            let parts = [comment.as_bytes(), &[0]];
-            w.attribute(NFTA_SET_ELEM_USERDATA, |w| {
-                user_data::put(w, user_data::COMMENT, &parts);
-            });
-        }
     });
     if let Element::ServiceCidr(network) | Element::NodePortAddresses(network) = element
         && let Some(end) = address_after(*network)
     {
-        w.nested(NFTA_LIST_ELEM, |w| {
+        put_part(w, None, |w| {
             put_value(w, NFTA_SET_ELEM_KEY, &Bytes::default().address(end).0);
             w.number(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
         });
@@ -270,7 +266,7 @@ pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&st
 
 /// Writes an element of a map of chains.
 pub(super) fn put_chooser(w: &mut Writer, choice: Choice, chain: &str) {
-    w.nested(NFTA_LIST_ELEM, |w| {
+    put_part(w, None, |w| {
         let key = Bytes::default().number(choice.number());
         put_value(w, NFTA_SET_ELEM_KEY, &key.0);
         w.nested(NFTA_SET_ELEM_DATA, |w| {
@@ -280,24 +276,6 @@ pub(super) fn put_chooser(w: &mut Writer, choice: Choice, chain: &str) {
             });
         });
     });
-}
-
-fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
-    w.nested(attribute, |w| w.put(NFTA_DATA_VALUE, value));
-}
-
-/// The first address after a network; none after the last address of the family.
-fn address_after(network: IpNet) -> Option<IpAddr> {
-    match network.broadcast() {
-        IpAddr::V4(last) => {
-            let next = last.to_bits().checked_add(1)?;
-            Some(Ipv4Addr::from_bits(next).into())
-        }
-        IpAddr::V6(last) => {
-            let next = last.to_bits().checked_add(1)?;
-            Some(Ipv6Addr::from_bits(next).into())
-        }
-    }
 }
 
 /// An element of a listing.
@@ -330,15 +308,13 @@ impl Listed {
             None => None,
         };
         let user_data = attributes.value(NFTA_SET_ELEM_USERDATA).unwrap_or_default();
-        let comment = user_data::get(user_data, user_data::COMMENT);
-        let comment = comment.and_then(|bytes| str::from_utf8(bytes.strip_suffix(&[0])?).ok());
         Ok(Some(Self {
             key,
             key_end: value(NFTA_SET_ELEM_KEY_END)?,
             data: value(NFTA_SET_ELEM_DATA)?,
             chain: chain.and_then(|chain| chain.text(NFTA_VERDICT_CHAIN).map(str::to_owned)),
             is_end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
-            comment: comment.map(Into::into),
+            comment: comment(user_data),
         }))
     }
 
@@ -412,11 +388,7 @@ impl Listed {
 }
 
 /// The elements of a set, from its listing. What is not svcproxy's is left out.
-pub(super) fn elements(
-    mut listed: Vec<Listed>,
-    set: Set,
-    family: Family,
-) -> Vec<(Element, Comment)> {
+pub(super) fn elements(listed: Vec<Listed>, set: Set, family: Family) -> Vec<(Element, Comment)> {
     let network: fn(IpNet) -> Element = match set {
         Set::ServiceCidrs => Element::ServiceCidr,
         Set::NodePortAddresses => Element::NodePortAddresses,
@@ -426,30 +398,13 @@ pub(super) fn elements(
             return elements.collect();
         }
     };
-    // A network may begin where another one ends; the end sorts first.
-    listed.sort_unstable_by(|a, b| (&a.key, !a.is_end).cmp(&(&b.key, !b.is_end)));
-    let mut listed = listed.into_iter().peekable();
-    let mut networks = Vec::new();
-    while let Some(start) = listed.next() {
-        if start.is_end {
-            continue;
-        }
-        let end = listed.next_if(|part| part.is_end);
-        let end = end.and_then(|part| Reader(&part.key).address(family));
-        let found = Reader(&start.key)
-            .address(family)
-            .and_then(|start| network_from(start, |network| address_after(*network) == end));
-        networks.extend(found.map(|found| (network(found), start.comment)));
-    }
-    networks
-}
-
-/// The network that begins with an address and has a matching end.
-fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
-    let max = if start.is_ipv4() { 32 } else { 128 };
-    (0..=max)
-        .filter_map(|length| IpNet::new(start, length).ok())
-        .find(|network| network.network() == start && ends(network))
+    let parts = listed.into_iter().filter_map(|part| {
+        let address = Reader(&part.key).address(family)?;
+        Some((address, part.is_end, part.comment))
+    });
+    let networks = paired(parts.collect()).into_iter();
+    let elements = networks.map(|(of, comment)| (network(of), comment));
+    elements.collect()
 }
 
 /// Reads what [`Bytes`] writes.

@@ -9,23 +9,20 @@
 //! number, which is kept in its priority. That is free for it: only the first packet of a connection
 //! passes these chains, and its priority is cleared in the end.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use ipnet::IpNet;
 use ipvs::Family;
 use netlink::Writer;
-use netlink::nftables::{compare, expression, load_meta, mask};
+use netlink::nftables::{compare, expression, load_meta};
 use netlink::uapi::*;
 
-use crate::desired::PodInterfaces;
-use crate::mode::ipvs::kernel::nft::{Load, put_statement};
+use crate::mode::ipvs::kernel::nft::{Load, put_from, put_in, put_statement};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::ipvs::rules::Field;
 use crate::mode::nftables::Set;
 use crate::mode::nftables::element::EXTERNAL;
 use crate::mode::nftables::rules::{Statement, To};
-use crate::mode::nftables::set::{Data, Part};
+use crate::mode::nftables::set::Part;
 
 /// Writes statements of the table of one family.
 pub(super) struct Encoder {
@@ -43,9 +40,11 @@ impl Encoder {
             Statement::Plain(plain) => put_statement(w, plain),
             Statement::In(set, to) => self.put_lookup(w, *set, *to, false),
             Statement::NotIn(set, to) => self.put_lookup(w, *set, *to, true),
-            Statement::SourceIn(network) => self.put_in(w, Field::Source, *network),
-            Statement::DestinationIn(network) => self.put_in(w, Field::Destination, *network),
-            Statement::FromInterfaces(interfaces) => put_from(w, interfaces),
+            Statement::SourceIn(network) => put_in(w, NFT_CMP_EQ, Field::Source, *network),
+            Statement::DestinationIn(network) => {
+                put_in(w, NFT_CMP_EQ, Field::Destination, *network)
+            }
+            Statement::FromInterfaces(interfaces) => put_from(w, NFT_CMP_EQ, interfaces),
             Statement::NotLocalSource => {
                 expression(w, "fib", |w| {
                     w.number(NFTA_FIB_DREG, NFT_REG_1);
@@ -145,9 +144,7 @@ impl Encoder {
                 number = self.load(w, *field, to, number);
             }
         }
-        // A lookup in a map must take its value.
-        let value = (set.data() != Data::None).then_some(number);
-        put_find(w, set, 0, value, is_inverted);
+        put_find(w, set, 0, None, is_inverted);
     }
 
     /// Keeps the value of a map as the packet's number.
@@ -191,18 +188,6 @@ impl Encoder {
             w.number(NFTA_NAT_REG_PROTO_MIN, register(value + registers));
         });
     }
-
-    fn put_in(&self, w: &mut Writer, field: Field, network: IpNet) {
-        Load::of(field, self.family).put(w, NFT_REG_1);
-        match network.netmask() {
-            IpAddr::V4(netmask) => mask(w, &netmask.octets(), &[0; 4]),
-            IpAddr::V6(netmask) => mask(w, &netmask.octets(), &[0; 16]),
-        }
-        match network.network() {
-            IpAddr::V4(address) => compare(w, NFT_CMP_EQ, &address.octets()),
-            IpAddr::V6(address) => compare(w, NFT_CMP_EQ, &address.octets()),
-        }
-    }
 }
 
 /// Looks up the key that begins in a register; `value` is the register for a map's value.
@@ -232,21 +217,4 @@ fn put_immediate(w: &mut Writer, register: u32, value: &[u8]) {
         w.number(NFTA_IMMEDIATE_DREG, register);
         w.nested(NFTA_IMMEDIATE_DATA, |w| w.put(NFTA_DATA_VALUE, value));
     });
-}
-
-/// Compares with an interface name padded with NULs, or with an unpadded prefix.
-fn put_from(w: &mut Writer, interfaces: &PodInterfaces) {
-    load_meta(w, NFT_META_IIFNAME, NFT_REG_1);
-    match interfaces {
-        PodInterfaces::Named(name) => {
-            let mut padded = [0; 16];
-            let bytes = name.as_str().bytes();
-            padded
-                .iter_mut()
-                .zip(bytes)
-                .for_each(|(place, byte)| *place = byte);
-            compare(w, NFT_CMP_EQ, &padded);
-        }
-        PodInterfaces::Prefixed(prefix) => compare(w, NFT_CMP_EQ, prefix.as_str().as_bytes()),
-    }
 }

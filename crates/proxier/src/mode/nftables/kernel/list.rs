@@ -9,8 +9,8 @@ use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Socket, Writer, user_data};
 
 use super::element::{Definition, Listed, elements};
-use super::header;
 use crate::desired::Config;
+use crate::mode::conntrack::netlink_family;
 use crate::mode::ipvs::kernel::nft::{ChainDefinition, RuleTag, complete};
 use crate::mode::ipvs::rules::Fingerprint;
 use crate::mode::nftables::rules::Chain;
@@ -193,7 +193,7 @@ fn list<T: Default>(
     request: impl Fn(&mut Writer),
     take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
 ) -> io::Result<T> {
-    match nftables::list(socket, kind, header(family), request, take) {
+    match nftables::list(socket, kind, netlink_family(family).header(), request, take) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         listed => listed,
     }

@@ -10,8 +10,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use ipvs::Family;
-use netlink::uapi::*;
-use netlink::{Socket, again, nftables};
+use netlink::{Packing, Refused, Socket, nftables, without_rejected};
 
 use super::{Choice, Chooser, NodeState, Plan, Ruleset, Step, TABLE};
 use crate::desired::Config;
@@ -19,7 +18,7 @@ use crate::mode::conntrack::{ConntrackSocket, netlink_family};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
-use transaction::{Install, Packing, Refused, Transaction};
+use transaction::{Install, Transaction};
 
 /// The backend of nftables mode.
 ///
@@ -131,72 +130,54 @@ impl NftablesBackend {
         report
     }
 
+    /// Executes the steps of the packet filter in as few transactions as possible. If the kernel
+    /// rejects one, sends it again without the steps at fault.
     fn apply_filter(&mut self, steps: &[(usize, &Step)], report: &mut ApplyReport) {
-        let mut steps = steps;
-        while !steps.is_empty() {
-            let taken = self.commit_some(steps, report);
-            steps = steps.get(taken.max(1)..).unwrap_or_default();
-        }
-    }
-
-    /// Executes as many steps as fit into one transaction. If the kernel rejects it, sends it again
-    /// without the steps at fault.
-    fn commit_some(&mut self, steps: &[(usize, &Step)], report: &mut ApplyReport) -> usize {
         let bare: Vec<_> = steps.iter().map(|(_, step)| *step).collect();
-        let (taken, outcome) = self.commit(&bare, Packing::Dense, report);
-        if outcome.is_ok() {
-            return taken;
-        }
-        let mut rest: Vec<_> = steps.iter().take(taken).copied().collect();
-        while !rest.is_empty() {
-            let bare: Vec<_> = rest.iter().map(|(_, step)| *step).collect();
-            let (done, outcome) = self.commit(&bare, Packing::Single, report);
-            match outcome {
-                Ok(()) => drop(rest.drain(..done.min(rest.len()))),
-                Err(Refused::Steps(refused)) => {
-                    for (index, errno) in refused.into_iter().rev() {
-                        let (place, step) = rest.remove(index);
-                        report.fail(place, refusal(step, io::Error::from_raw_os_error(errno)));
-                    }
-                }
-                Err(Refused::Whole(source)) => {
-                    for (place, step) in rest.drain(..done.min(rest.len())) {
-                        report.fail(place, refusal(step, again(&source)));
-                    }
-                }
-            }
-        }
-        taken
-    }
-
-    fn commit(
-        &mut self,
-        steps: &[&Step],
-        packing: Packing,
-        report: &mut ApplyReport,
-    ) -> (usize, Result<(), Refused>) {
-        let installs = steps
-            .iter()
-            .any(|step| matches!(step, Step::InstallRuleset(_)));
-        let chains = match installs && self.is_sound {
+        let chains = match self.is_sound && bare.iter().any(|step| installs(step)) {
             true => self.chains(),
             false => Vec::new(),
         };
+        let (mut steps, mut bare) = (steps, bare.as_slice());
+        while !bare.is_empty() {
+            let (taken, outcome) = self.commit(bare, &chains, Packing::Dense, report);
+            let (now, later) = bare.split_at(taken.clamp(1, bare.len()));
+            let (places, places_later) = steps.split_at(now.len());
+            let is_element =
+                |step: &&&Step| matches!(step, Step::AddElement(..) | Step::DeleteElement(_));
+            let elements = now.iter().filter(is_element).count();
+            report.counts.elements += u64::try_from(elements).unwrap_or(u64::MAX);
+            if outcome.is_err() {
+                let failed = without_rejected(now, |rest| {
+                    self.commit(rest, &chains, Packing::Single, report)
+                });
+                for (at, source) in failed {
+                    if let Some((place, step)) = places.get(at) {
+                        report.fail(*place, refusal(step, source));
+                    }
+                }
+            }
+            (steps, bare) = (places_later, later);
+        }
+    }
+
+    /// Commits as many steps as fit into one transaction. Returns their number and the outcome.
+    fn commit(
+        &mut self,
+        steps: &[&Step],
+        chains: &[(Family, Vec<String>)],
+        packing: Packing,
+        report: &mut ApplyReport,
+    ) -> (usize, Result<(), Refused>) {
         let install = match self.is_sound {
-            true => Install::Over(&chains),
+            true => Install::Over(chains),
             false => Install::Anew,
         };
         let (transaction, taken) =
             Transaction::pack(&mut self.socket, steps, &self.families, install, packing);
-        let is_element =
-            |step: &&&Step| matches!(step, Step::AddElement(..) | Step::DeleteElement(_));
-        let elements = steps.iter().take(taken).filter(is_element).count();
-        report.counts.elements += u64::try_from(elements).unwrap_or(u64::MAX);
         report.counts.transactions += 1;
         let outcome = transaction.commit(&mut self.socket);
-        if installs && outcome.is_ok() {
-            self.is_sound = true;
-        }
+        self.is_sound |= outcome.is_ok() && steps.iter().take(taken).any(|step| installs(step));
         (taken, outcome)
     }
 
@@ -234,16 +215,8 @@ impl NftablesBackend {
         let (families, install) = (&self.families, Install::Anew);
         let (transaction, _) =
             Transaction::pack(&mut self.socket, &steps, families, install, Packing::Single);
-        let outcome = transaction.check(&mut self.socket);
-        outcome.map_err(|refused| {
-            error("validate the rules")(match refused {
-                Refused::Whole(source) => source,
-                Refused::Steps(refused) => {
-                    let errno = refused.first().map_or(0, |(_, errno)| *errno);
-                    io::Error::from_raw_os_error(errno)
-                }
-            })
-        })
+        let checked = transaction.check(&mut self.socket);
+        checked.map_err(|refused| error("validate the rules")(refused.into()))
     }
 
     /// Deletes the tables, if there are any. Returns the number of tables.
@@ -287,13 +260,8 @@ impl NftablesBackend {
     }
 }
 
-/// The header of messages about a family's tables, `struct nfgenmsg`.
-const fn header(family: Family) -> [u8; 4] {
-    let family = match family {
-        Family::V4 => NFPROTO_IPV4,
-        Family::V6 => NFPROTO_IPV6,
-    };
-    [family, 0, 0, 0]
+const fn installs(step: &Step) -> bool {
+    matches!(step, Step::InstallRuleset(_))
 }
 
 fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {

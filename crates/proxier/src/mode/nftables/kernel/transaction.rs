@@ -2,23 +2,15 @@
 
 use ipvs::Family;
 use netlink::uapi::*;
-use netlink::{Refusal, Socket, Writer, user_data};
+use netlink::{Batch, Packing, Refused, Socket, Writer, user_data};
 
 use super::element::{put_chooser, put_element, put_set};
 use super::expression::Encoder;
-use super::header;
+use crate::mode::conntrack::netlink_family;
 use crate::mode::ipvs::kernel::nft::{RuleTag, put_hook};
 use crate::mode::ipvs::rules::Fingerprint;
 use crate::mode::nftables::rules::Chain;
 use crate::mode::nftables::{Chooser, Element, Ruleset, Set, Step, TABLE};
-
-/// Maximum size of a list of elements. An attribute's length has 16 bits; this leaves room for one
-/// more element.
-const LIST_LIMIT: usize = 60 * 1024;
-/// A transaction of this size, or with this number of messages, gets no more steps. It is one
-/// datagram, which must fit into a socket's default send buffer of 208 KiB; and a default receive
-/// buffer holds 237 errors.
-const FULL: (usize, usize) = (128 * 1024, 128);
 
 /// How the rules are installed.
 #[derive(Debug, Clone, Copy)]
@@ -29,33 +21,11 @@ pub(super) enum Install<'a> {
     Anew,
 }
 
-/// Whether consecutive elements of one set share a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// They share messages.
-    Dense,
-    /// Each has its own message, so that an error identifies it.
-    Single,
-}
-
 /// A transaction under construction.
 pub(super) struct Transaction<'a> {
-    writer: Writer,
-    first: u32,
-    /// The index of each message's first step.
-    messages: Vec<usize>,
-    last_start: usize,
+    batch: Batch,
     families: &'a [Family],
     install: Install<'a>,
-}
-
-/// Why a transaction failed.
-#[derive(Debug)]
-pub(super) enum Refused {
-    /// The first step of each rejected message, in order, with its errno.
-    Steps(Vec<(usize, i32)>),
-    /// The whole transaction failed.
-    Whole(std::io::Error),
 }
 
 impl<'a> Transaction<'a> {
@@ -69,16 +39,10 @@ impl<'a> Transaction<'a> {
         packing: Packing,
     ) -> (Self, usize) {
         let mut transaction = Self {
-            writer: Writer::default(),
-            // Unused sequence numbers do no harm.
-            first: socket.reserve(8 * steps.len() + 512),
-            messages: Vec::new(),
-            last_start: 0,
+            batch: Batch::begin(socket),
             families,
             install,
         };
-        let first = transaction.first;
-        transaction.writer.batch(NFNL_MSG_BATCH_BEGIN, first);
         let mut taken = 0;
         while taken < steps.len() && !transaction.is_full(steps, taken) {
             taken = transaction.put_some(steps, taken, packing);
@@ -87,13 +51,10 @@ impl<'a> Transaction<'a> {
     }
 
     fn is_full(&self, steps: &[&Step], next: usize) -> bool {
-        let (size, messages) = FULL;
-        let beyond = self.writer.len() >= size || self.messages.len() >= messages;
         let last = next.checked_sub(1).and_then(|last| steps.get(last));
-        let goes_on = last
-            .zip(steps.get(next))
-            .is_some_and(|(last, next)| belong_together(last, next));
-        beyond && !goes_on
+        let pair = last.zip(steps.get(next));
+        let goes_on = pair.is_some_and(|(last, next)| belong_together(last, next));
+        self.batch.is_full(goes_on)
     }
 
     /// Writes the step at an index, with as many of the following ones as fit into one message.
@@ -116,15 +77,11 @@ impl<'a> Transaction<'a> {
             return start + 1;
         };
         let (set, family) = (first.set(), first.family());
-        let limit = match packing {
-            Packing::Dense => usize::MAX,
-            Packing::Single => 1,
-        };
         let alike = steps.get(start..).unwrap_or_default().iter();
         let alike = alike
             .map_while(|step| element_of(step))
             .take_while(|(k, one, _)| (*k, one.set(), one.family()) == (kind, set, family))
-            .take(limit);
+            .take(packing.most());
         let mut end = start;
         let flags = match kind {
             // NLM_F_EXCL, because kernels before 6.18 silently ignore a range that overlaps another
@@ -139,7 +96,7 @@ impl<'a> Transaction<'a> {
             w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
                 let begin = w.len();
                 for (_, element, comment) in alike {
-                    if w.len() - begin > LIST_LIMIT {
+                    if w.len() - begin > Batch::LIST_LIMIT {
                         break;
                     }
                     put_element(w, element, comment);
@@ -293,49 +250,22 @@ impl<'a> Transaction<'a> {
         family: Family,
         put: impl FnOnce(&mut Writer, u32),
     ) {
-        self.last_start = self.writer.len();
-        self.messages.push(step);
-        let place = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
-        let sequence = self.first.wrapping_add(place);
         let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
         let flags = NLM_F_REQUEST | flags;
-        self.writer
-            .packet(kind, flags, sequence, header(family), |w| put(w, sequence));
+        let header = netlink_family(family).header();
+        self.batch.message(step, |writer, sequence| {
+            writer.packet(kind, flags, sequence, header, |w| put(w, sequence));
+        });
     }
 
     /// Sends the transaction. The steps of an error are indices into the packed slice.
-    pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Refused> {
-        let end = u32::try_from(self.messages.len() + 1).unwrap_or(u32::MAX);
-        let end = self.first.wrapping_add(end);
-        self.send(socket, |writer| writer.batch(NFNL_MSG_BATCH_END, end))
+    pub(super) fn commit(self, socket: &mut Socket) -> Result<(), Refused> {
+        self.batch.commit(socket)
     }
 
-    /// Lets the kernel validate the transaction. Without an end message, the kernel undoes all of
-    /// it (`nfnetlink_rcv_batch`), as for `nft --check`.
-    pub(super) fn check(mut self, socket: &mut Socket) -> Result<(), Refused> {
-        self.send(socket, |_| {})
-    }
-
-    fn send(&mut self, socket: &mut Socket, end: impl FnOnce(&mut Writer)) -> Result<(), Refused> {
-        let count = self.messages.len();
-        if count == 0 {
-            return Ok(());
-        }
-        self.writer.add_flags(self.last_start, NLM_F_ACK);
-        end(&mut self.writer);
-        let sent = socket.commit(&self.writer, self.first, count);
-        sent.map_err(|refusal| match refusal {
-            Refusal::Whole(error) => Refused::Whole(error.into()),
-            Refusal::Messages(errors) => {
-                let of_step =
-                    |(place, errno): (usize, i32)| Some((*self.messages.get(place)?, errno));
-                let mut steps: Vec<_> = errors.into_iter().filter_map(of_step).collect();
-                steps.sort_by_key(|(step, _)| *step);
-                // The first error of a step causes its other errors.
-                steps.dedup_by_key(|(step, _)| *step);
-                Refused::Steps(steps)
-            }
-        })
+    /// Lets the kernel validate the transaction.
+    pub(super) fn check(self, socket: &mut Socket) -> Result<(), Refused> {
+        self.batch.check(socket)
     }
 }
 

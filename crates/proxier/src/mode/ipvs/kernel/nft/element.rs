@@ -84,7 +84,8 @@ pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&st
     }
 }
 
-fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOnce(&mut Writer)) {
+/// Writes one element of a list: what `content` writes, and the comment as nft writes it.
+pub(crate) fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOnce(&mut Writer)) {
     w.nested(NFTA_LIST_ELEM, |w| {
         content(w);
         if let Some(comment) = comment {
@@ -97,12 +98,13 @@ fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOnce(&mut Wri
     });
 }
 
-fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
+/// Writes a key or the value of a map.
+pub(crate) fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
     w.nested(attribute, |w| w.put(NFTA_DATA_VALUE, value));
 }
 
 /// The first address after a network; none after the last address of the family.
-fn address_after(network: IpNet) -> Option<IpAddr> {
+pub(crate) fn address_after(network: IpNet) -> Option<IpAddr> {
     match network.broadcast() {
         IpAddr::V4(last) => {
             let next = last.to_bits().checked_add(1)?;
@@ -214,11 +216,8 @@ impl<'a> Part<'a> {
         }))
     }
 
-    /// Its comment, if it has svcproxy's format.
     fn comment(&self) -> Comment {
-        let bytes = user_data::get(self.user_data, user_data::COMMENT)?;
-        let text = str::from_utf8(bytes.strip_suffix(&[0])?).ok()?;
-        Some(text.into())
+        comment(self.user_data)
     }
 
     /// The element of a set without networks; `None` for one that svcproxy cannot have written.
@@ -281,6 +280,13 @@ impl<'a> Part<'a> {
     }
 }
 
+/// The comment in an element's user data, if it has svcproxy's format.
+pub(crate) fn comment(user_data: &[u8]) -> Comment {
+    let bytes = user_data::get(user_data, user_data::COMMENT)?;
+    let text = str::from_utf8(bytes.strip_suffix(&[0])?).ok()?;
+    Some(text.into())
+}
+
 fn split_address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
     match family {
         Family::V4 => {
@@ -322,31 +328,41 @@ fn split_frontend(bytes: &[u8], set: Set) -> Option<(FrontendKey, &[u8])> {
 
 /// The elements of a set of networks, from its parts in any order. Ranges that are no networks are
 /// not svcproxy's, and are left out.
-pub(super) fn networks(mut parts: Vec<Part<'_>>, set: Set) -> Vec<(Element, Comment)> {
+pub(super) fn networks(parts: Vec<Part<'_>>, set: Set) -> Vec<(Element, Comment)> {
     let element = match set {
         Set::NodePortAddresses(_) => Element::NodePortAddresses,
         _ => Element::ServiceCidr,
     };
+    let parts = parts.into_iter().filter_map(|part| {
+        let (address, _) = split_address(part.key, set.family())?;
+        Some((address, part.is_end, part.comment()))
+    });
+    let networks = paired(parts.collect()).into_iter();
+    let elements = networks.map(|(network, comment)| (element(network), comment));
+    elements.collect()
+}
+
+/// The networks of a set, from its elements in any order: the first address of each, and the address
+/// after its last one, which is an end. Leaves out ranges that are no networks.
+pub(crate) fn paired(mut parts: Vec<(IpAddr, bool, Comment)>) -> Vec<(IpNet, Comment)> {
     // A network may begin where another one ends; the end sorts first.
-    parts.sort_unstable_by_key(|part| (part.key, !part.is_end));
+    parts.sort_unstable_by_key(|(address, is_end, _)| (*address, !is_end));
     let mut networks = Vec::new();
     let mut parts = parts.into_iter().peekable();
-    while let Some(start) = parts.next() {
-        if start.is_end {
+    while let Some((start, is_end, comment)) = parts.next() {
+        if is_end {
             continue;
         }
-        let end = parts.next_if(|part| part.is_end);
-        let end = end.and_then(|part| split_address(part.key, set.family()));
-        let end = end.map(|(end, _)| end);
-        let network = split_address(start.key, set.family())
-            .and_then(|(start, _)| network_from(start, |network| address_after(*network) == end));
-        networks.extend(network.map(|network| (element(network), start.comment())));
+        let end = parts.next_if(|(_, is_end, _)| *is_end);
+        let end = end.map(|(address, ..)| address);
+        let network = network_from(start, |network| address_after(*network) == end);
+        networks.extend(network.map(|network| (network, comment)));
     }
     networks
 }
 
 /// The network that begins with an address and has a matching end.
-fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
+pub(crate) fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
     let max = if start.is_ipv4() { 32 } else { 128 };
     (0..=max)
         .filter_map(|length| IpNet::new(start, length).ok())

@@ -17,15 +17,17 @@ use crate::mode::{ApplyReport, BackendError};
 pub(crate) use chain::{ChainDefinition, put_hook};
 use element::is_valid_comment;
 #[cfg(feature = "nftables")]
+pub(crate) use element::{address_after, comment, network_from, paired, put_part, put_value};
+#[cfg(feature = "nftables")]
 pub(crate) use expression::Load;
 use list::TableShape;
 #[cfg(feature = "nftables")]
 pub(crate) use list::complete;
 use netlink::uapi::*;
-use netlink::{Socket, Writer, again};
+use netlink::{Batch, Packing, Socket, without_rejected};
 #[cfg(feature = "nftables")]
-pub(crate) use rule::{RuleTag, put_statement};
-use transaction::{Packing, Refused, Transaction};
+pub(crate) use rule::{RuleTag, put_from, put_in, put_statement};
+use transaction::Transaction;
 
 /// svcproxy's table in one network namespace.
 #[derive(Debug)]
@@ -115,17 +117,15 @@ impl Nft {
     /// again. This takes its own transaction: since 6.9 the kernel rejects chains that are created
     /// in one with a change of flags (`nf_tables_addchain`).
     fn wake(&mut self, shape: &TableShape) -> io::Result<()> {
-        let first = self.socket.reserve(2);
-        let mut writer = Writer::default();
-        writer.batch(NFNL_MSG_BATCH_BEGIN, first);
-        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK;
-        writer.message(NFT_MSG_NEWTABLE, flags, first + 1, |w| {
-            w.text(NFTA_TABLE_NAME, TABLE);
-            w.number(NFTA_TABLE_FLAGS, shape.flags & !NFT_TABLE_F_DORMANT);
+        let mut batch = Batch::begin(&mut self.socket);
+        batch.message(0, |w, sequence| {
+            let flags = NLM_F_REQUEST | NLM_F_CREATE;
+            w.message(NFT_MSG_NEWTABLE, flags, sequence, |w| {
+                w.text(NFTA_TABLE_NAME, TABLE);
+                w.number(NFTA_TABLE_FLAGS, shape.flags & !NFT_TABLE_F_DORMANT);
+            });
         });
-        writer.batch(NFNL_MSG_BATCH_END, first + 2);
-        let woken = self.socket.commit(&writer, first, 1);
-        woken.map_err(|refusal| refusal.into_error().into())
+        Ok(batch.commit(&mut self.socket)?)
     }
 
     /// Executes steps with one message each, and again without the rejected ones.
@@ -136,28 +136,15 @@ impl Nft {
         shape: &TableShape,
         report: &mut ApplyReport,
     ) {
-        let mut rest: Vec<_> = steps.iter().copied().zip(places.iter().copied()).collect();
-        while !rest.is_empty() {
-            let steps: Vec<_> = rest.iter().map(|(step, _)| *step).collect();
+        let failed = without_rejected(steps, |rest| {
             let (transaction, taken) =
-                Transaction::pack(&mut self.socket, &steps, shape, Packing::Single);
+                Transaction::pack(&mut self.socket, rest, shape, Packing::Single);
             report.counts.transactions += 1;
-            let refused = match transaction.commit(&mut self.socket) {
-                Ok(()) => {
-                    rest.drain(..taken.min(rest.len()));
-                    continue;
-                }
-                Err(Refused::Steps(refused)) => refused,
-                Err(Refused::Whole(source)) => {
-                    for (step, place) in rest.drain(..taken.min(rest.len())) {
-                        report.fail(place, refusal(step, again(&source)));
-                    }
-                    continue;
-                }
-            };
-            for (index, errno) in refused.into_iter().rev() {
-                let (step, place) = rest.remove(index);
-                report.fail(place, refusal(step, io::Error::from_raw_os_error(errno)));
+            (taken, transaction.commit(&mut self.socket))
+        });
+        for (at, source) in failed {
+            if let (Some(step), Some(place)) = (steps.get(at), places.get(at)) {
+                report.fail(*place, refusal(step, source));
             }
         }
     }
@@ -169,35 +156,24 @@ impl Nft {
             let step = Step::InstallRuleset(ruleset.clone());
             let steps = [&step];
             let (transaction, _) = Transaction::pack(socket, &steps, &shape, Packing::Single);
-            match transaction.check(socket) {
-                Ok(()) => Ok(()),
-                Err(Refused::Whole(source)) => Err(source),
-                Err(Refused::Steps(refused)) => {
-                    let errno = refused.first().map_or(0, |(_, errno)| *errno);
-                    Err(io::Error::from_raw_os_error(errno))
-                }
-            }
+            Ok(transaction.check(socket)?)
         };
         check(&mut self.socket).map_err(error("validate the rules"))
     }
 
     /// Deletes the table, if there is one.
     pub(crate) fn remove_table(&mut self) -> Result<(), BackendError> {
-        let first = self.socket.reserve(3);
-        let mut writer = Writer::default();
-        writer.batch(NFNL_MSG_BATCH_BEGIN, first);
-        let flags = NLM_F_REQUEST | NLM_F_CREATE;
+        let mut batch = Batch::begin(&mut self.socket);
         // Create the table first, so that deleting it succeeds even if it does not exist.
-        writer.message(NFT_MSG_NEWTABLE, flags, first + 1, |w| {
-            w.text(NFTA_TABLE_NAME, TABLE)
-        });
-        let flags = NLM_F_REQUEST | NLM_F_ACK;
-        writer.message(NFT_MSG_DELTABLE, flags, first + 2, |w| {
-            w.text(NFTA_TABLE_NAME, TABLE)
-        });
-        writer.batch(NFNL_MSG_BATCH_END, first + 3);
-        let deleted = self.socket.commit(&writer, first, 2);
-        deleted.map_err(|refusal| error("delete the table")(refusal.into_error().into()))
+        for (kind, flags) in [(NFT_MSG_NEWTABLE, NLM_F_CREATE), (NFT_MSG_DELTABLE, 0)] {
+            batch.message(0, |w, sequence| {
+                w.message(kind, NLM_F_REQUEST | flags, sequence, |w| {
+                    w.text(NFTA_TABLE_NAME, TABLE);
+                });
+            });
+        }
+        let deleted = batch.commit(&mut self.socket);
+        deleted.map_err(|refused| error("delete the table")(refused.into()))
     }
 }
 

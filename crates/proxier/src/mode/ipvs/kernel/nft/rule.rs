@@ -106,8 +106,10 @@ pub(crate) fn put_statement(w: &mut Writer, statement: &Statement) {
         Statement::Translated => put_ct_bit(w, NFT_CT_STATUS, IPS_DST_NAT),
         Statement::Protocol(protocol) => put_protocol(w, NFT_CMP_EQ, *protocol),
         Statement::NotProtocol(protocol) => put_protocol(w, NFT_CMP_NEQ, *protocol),
-        Statement::SourceNotIn(network) => put_not_in(w, Field::Source, *network),
-        Statement::DestinationNotIn(network) => put_not_in(w, Field::Destination, *network),
+        Statement::SourceNotIn(network) => put_in(w, NFT_CMP_NEQ, Field::Source, *network),
+        Statement::DestinationNotIn(network) => {
+            put_in(w, NFT_CMP_NEQ, Field::Destination, *network)
+        }
         Statement::UdpChecksum => {
             put_protocol(w, NFT_CMP_EQ, TransportProtocol::Udp);
             Load::UDP_CHECKSUM.put(w, NFT_REG_1);
@@ -125,7 +127,7 @@ pub(crate) fn put_statement(w: &mut Writer, statement: &Statement) {
         Statement::NotFromLoopback => put_loopback(w, NFT_META_IIF, NFT_CMP_NEQ),
         Statement::ToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_EQ),
         Statement::NotToLoopback => put_loopback(w, NFT_META_OIF, NFT_CMP_NEQ),
-        Statement::NotFrom(interfaces) => put_not_from(w, interfaces),
+        Statement::NotFrom(interfaces) => put_from(w, NFT_CMP_NEQ, interfaces),
         Statement::HasMark(bits) => {
             load_meta(w, NFT_META_MARK, NFT_REG_1);
             mask(w, &bits.to_ne_bytes(), &[0; 4]);
@@ -229,8 +231,9 @@ fn put_loopback(w: &mut Writer, key: u32, operator: u32) {
     compare(w, operator, &LOOPBACK.to_ne_bytes());
 }
 
-/// Compares with an interface name padded with NULs, or with an unpadded prefix.
-fn put_not_from(w: &mut Writer, interfaces: &PodInterfaces) {
+/// Compares the interface by which a packet came (`NFT_CMP_…`) with a name padded with NULs, or with
+/// an unpadded prefix.
+pub(crate) fn put_from(w: &mut Writer, operator: u32, interfaces: &PodInterfaces) {
     load_meta(w, NFT_META_IIFNAME, NFT_REG_1);
     match interfaces {
         PodInterfaces::Named(name) => {
@@ -240,9 +243,9 @@ fn put_not_from(w: &mut Writer, interfaces: &PodInterfaces) {
                 .iter_mut()
                 .zip(bytes)
                 .for_each(|(place, byte)| *place = byte);
-            compare(w, NFT_CMP_NEQ, &padded);
+            compare(w, operator, &padded);
         }
-        PodInterfaces::Prefixed(prefix) => compare(w, NFT_CMP_NEQ, prefix.as_str().as_bytes()),
+        PodInterfaces::Prefixed(prefix) => compare(w, operator, prefix.as_str().as_bytes()),
     }
 }
 
@@ -251,7 +254,8 @@ fn put_protocol(w: &mut Writer, operator: u32, protocol: TransportProtocol) {
     compare(w, operator, &[protocol.number()]);
 }
 
-fn put_not_in(w: &mut Writer, field: Field, network: IpNet) {
+/// Compares whether an address of the packet is in a network (`NFT_CMP_EQ`) or not (`NFT_CMP_NEQ`).
+pub(crate) fn put_in(w: &mut Writer, operator: u32, field: Field, network: IpNet) {
     Load::of(field, Family::of(&network.addr())).put(w, NFT_REG_1);
     if network.prefix_len() < network.max_prefix_len() {
         match network.netmask() {
@@ -260,8 +264,8 @@ fn put_not_in(w: &mut Writer, field: Field, network: IpNet) {
         }
     }
     match network.network() {
-        IpAddr::V4(address) => compare(w, NFT_CMP_NEQ, &address.octets()),
-        IpAddr::V6(address) => compare(w, NFT_CMP_NEQ, &address.octets()),
+        IpAddr::V4(address) => compare(w, operator, &address.octets()),
+        IpAddr::V6(address) => compare(w, operator, &address.octets()),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Packs steps into transactions.
 
-use std::ops::Range;
-
 use super::chain::put_chain;
 use super::element::{put_element, set_of};
 use super::list::TableShape;
@@ -10,33 +8,11 @@ use super::set::put_set;
 use crate::mode::ipvs::plan::{Element, Step};
 use crate::mode::ipvs::rules::{Ruleset, Set, TABLE};
 use netlink::uapi::*;
-use netlink::{Refusal, Socket, Writer};
+use netlink::{Batch, Packing, Refused, Socket};
 
-/// Maximum size of a list of elements. An attribute's length has 16 bits; this leaves room for one
-/// more element.
-const LIST_LIMIT: usize = 60 * 1024;
-/// A transaction of this size, or with this number of messages, gets no more steps.
-const FULL: (usize, usize) = (128 * 1024, 128);
-/// Hard limits of a transaction. It is one datagram, which must fit into a socket's default send
-/// buffer of 208 KiB; and a default receive buffer holds 237 errors.
-const LIMIT: (usize, usize) = (144 * 1024, 200);
-
-/// Whether consecutive elements of one set share a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// They share messages.
-    Dense,
-    /// Each has its own message, so that an error identifies it.
-    Single,
-}
-
-/// A transaction under construction: its messages, and the steps of each.
+/// A transaction under construction.
 pub(super) struct Transaction<'a> {
-    writer: Writer,
-    first: u32,
-    /// The steps of each message.
-    messages: Vec<Range<usize>>,
-    last_start: usize,
+    batch: Batch,
     steps: &'a [&'a Step],
     shape: &'a TableShape,
 }
@@ -51,16 +27,10 @@ impl<'a> Transaction<'a> {
         packing: Packing,
     ) -> (Self, usize) {
         let mut transaction = Self {
-            writer: Writer::default(),
-            // Unused sequence numbers do no harm.
-            first: socket.reserve(steps.len() + 256),
-            messages: Vec::new(),
-            last_start: 0,
+            batch: Batch::begin(socket),
             steps,
             shape,
         };
-        let first = transaction.first;
-        transaction.writer.batch(NFNL_MSG_BATCH_BEGIN, first);
         let mut taken = 0;
         while taken < steps.len() && !transaction.is_full(taken) {
             taken = transaction.put_some(taken, packing);
@@ -69,12 +39,10 @@ impl<'a> Transaction<'a> {
     }
 
     fn is_full(&self, next: usize) -> bool {
-        let beyond =
-            |(size, messages)| self.writer.len() >= size || self.messages.len() >= messages;
         let last = next.checked_sub(1).and_then(|last| self.steps.get(last));
         let pair = last.zip(self.steps.get(next));
         let goes_on = pair.is_some_and(|(last, next)| belong_together(last, next));
-        beyond(LIMIT) || beyond(FULL) && !goes_on
+        self.batch.is_full(goes_on)
     }
 
     /// Writes the step at an index, with as many of the following ones as fit into one message.
@@ -94,29 +62,25 @@ impl<'a> Transaction<'a> {
         let Some((kind, set, ..)) = self.steps.get(start).and_then(|step| element_of(step)) else {
             return start + 1;
         };
-        let limit = match packing {
-            Packing::Dense => usize::MAX,
-            Packing::Single => 1,
-        };
         let steps = self.steps.get(start..).unwrap_or_default();
         let alike = steps
             .iter()
             .map_while(|step| element_of(step))
             .take_while(|(k, s, ..)| (*k, *s) == (kind, set))
-            .take(limit);
+            .take(packing.most());
         let mut end = start;
         let flags = match kind {
             NFT_MSG_NEWSETELEM => NLM_F_REQUEST | NLM_F_CREATE,
             _ => NLM_F_REQUEST,
         };
-        self.message(start..start, |writer, sequence| {
+        self.batch.message(start, |writer, sequence| {
             writer.message(kind, flags, sequence, |w| {
                 w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
                 w.text(NFTA_SET_ELEM_LIST_SET, set.name());
                 w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
                     let begin = w.len();
                     for (_, _, element, comment) in alike {
-                        if w.len() - begin > LIST_LIMIT {
+                        if w.len() - begin > Batch::LIST_LIMIT {
                             break;
                         }
                         put_element(w, element, comment);
@@ -125,18 +89,14 @@ impl<'a> Transaction<'a> {
                 });
             });
         });
-        if let Some(last) = self.messages.last_mut() {
-            last.end = end;
-        }
         end
     }
 
     /// Replaces everything in the table except the sets, which are the same in every ruleset.
     fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset) {
-        let step = step..step + 1;
         let fingerprint = ruleset.fingerprint();
         let shape = self.shape;
-        self.message(step.clone(), |w, sequence| {
+        self.batch.message(step, |w, sequence| {
             w.message(
                 NFT_MSG_NEWTABLE,
                 NLM_F_REQUEST | NLM_F_CREATE,
@@ -146,21 +106,21 @@ impl<'a> Transaction<'a> {
                 },
             );
         });
-        self.message(step.clone(), |w, sequence| {
+        self.batch.message(step, |w, sequence| {
             w.message(NFT_MSG_DELRULE, NLM_F_REQUEST, sequence, |w| {
                 w.text(NFTA_RULE_TABLE, TABLE);
             });
         });
         // Before the chains, because an element of a map may refer to a chain.
         for set in &shape.foreign_sets {
-            self.delete(step.clone(), NFT_MSG_DELSET, NFTA_SET_NAME, set);
+            self.delete(step, NFT_MSG_DELSET, NFTA_SET_NAME, set);
         }
         for chain in &shape.chains {
             let name = chain.name();
-            self.delete(step.clone(), NFT_MSG_DELCHAIN, NFTA_CHAIN_NAME, name);
+            self.delete(step, NFT_MSG_DELCHAIN, NFTA_CHAIN_NAME, name);
         }
         for (kind, name) in &shape.objects {
-            self.message(step.clone(), |w, sequence| {
+            self.batch.message(step, |w, sequence| {
                 w.message(NFT_MSG_DELOBJ, NLM_F_REQUEST, sequence, |w| {
                     w.text(NFTA_OBJ_TABLE, TABLE);
                     w.text(NFTA_OBJ_NAME, name);
@@ -170,14 +130,16 @@ impl<'a> Transaction<'a> {
         }
         for name in &shape.flowtables {
             let kind = NFT_MSG_DELFLOWTABLE;
-            self.delete(step.clone(), kind, NFTA_FLOWTABLE_NAME, name);
+            self.delete(step, kind, NFTA_FLOWTABLE_NAME, name);
         }
         for set in Set::ALL {
-            self.message(step.clone(), |w, sequence| put_set(w, sequence, *set));
+            self.batch
+                .message(step, |w, sequence| put_set(w, sequence, *set));
         }
         let chains = ruleset.chains();
         for chain in &chains {
-            self.message(step.clone(), |w, sequence| put_chain(w, sequence, chain));
+            self.batch
+                .message(step, |w, sequence| put_chain(w, sequence, chain));
         }
         let rules = chains
             .iter()
@@ -189,14 +151,13 @@ impl<'a> Transaction<'a> {
                 index,
                 count,
             };
-            self.message(step.clone(), |w, sequence| {
-                put_rule(w, sequence, chain, rule, tag)
-            });
+            self.batch
+                .message(step, |w, sequence| put_rule(w, sequence, chain, rule, tag));
         }
     }
 
-    fn delete(&mut self, step: Range<usize>, kind: u8, name_attribute: u16, name: &str) {
-        self.message(step, |w, sequence| {
+    fn delete(&mut self, step: usize, kind: u8, name_attribute: u16, name: &str) {
+        self.batch.message(step, |w, sequence| {
             w.message(kind, NLM_F_REQUEST, sequence, |w| {
                 // NFTA_CHAIN_TABLE, NFTA_SET_TABLE and NFTA_FLOWTABLE_TABLE are one number.
                 w.text(NFTA_SET_TABLE, TABLE);
@@ -205,59 +166,15 @@ impl<'a> Transaction<'a> {
         });
     }
 
-    fn message(&mut self, steps: Range<usize>, put: impl FnOnce(&mut Writer, u32)) {
-        self.last_start = self.writer.len();
-        self.messages.push(steps);
-        let place = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
-        put(&mut self.writer, self.first.wrapping_add(place));
-    }
-
     /// Sends the transaction. The steps of an error are indices into the packed slice.
-    pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Refused> {
-        let end = u32::try_from(self.messages.len() + 1).unwrap_or(u32::MAX);
-        let end = self.first.wrapping_add(end);
-        self.send(socket, |writer| writer.batch(NFNL_MSG_BATCH_END, end))
+    pub(super) fn commit(self, socket: &mut Socket) -> Result<(), Refused> {
+        self.batch.commit(socket)
     }
 
-    /// Lets the kernel validate the transaction. Without an end message, the kernel undoes all of
-    /// it (`nfnetlink_rcv_batch`), as for `nft --check`.
-    pub(super) fn check(mut self, socket: &mut Socket) -> Result<(), Refused> {
-        self.send(socket, |_| {})
+    /// Lets the kernel validate the transaction.
+    pub(super) fn check(self, socket: &mut Socket) -> Result<(), Refused> {
+        self.batch.check(socket)
     }
-
-    fn send(&mut self, socket: &mut Socket, end: impl FnOnce(&mut Writer)) -> Result<(), Refused> {
-        let count = self.messages.len();
-        if count == 0 {
-            return Ok(());
-        }
-        self.writer.add_flags(self.last_start, NLM_F_ACK);
-        end(&mut self.writer);
-        socket
-            .commit(&self.writer, self.first, count)
-            .map_err(|refusal| match refusal {
-                Refusal::Whole(error) => Refused::Whole(error.into()),
-                Refusal::Messages(errors) => {
-                    let of_step = |(place, errno): (usize, i32)| {
-                        let step = self.messages.get(place)?.start;
-                        Some((step, errno))
-                    };
-                    let mut steps: Vec<_> = errors.into_iter().filter_map(of_step).collect();
-                    steps.sort_by_key(|(step, _)| *step);
-                    // The first error of a step causes its other errors.
-                    steps.dedup_by_key(|(step, _)| *step);
-                    Refused::Steps(steps)
-                }
-            })
-    }
-}
-
-/// Why a transaction failed.
-#[derive(Debug)]
-pub(super) enum Refused {
-    /// The first step of each rejected message, in order, with its errno.
-    Steps(Vec<(usize, i32)>),
-    /// The whole transaction failed.
-    Whole(std::io::Error),
 }
 
 /// The message type of an element step, with set, element and comment.
