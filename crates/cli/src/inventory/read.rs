@@ -27,16 +27,20 @@ impl Wanted<'_> {
 /// Reads the data plane of a mode; without one, of the mode whose rules the node has, or of mode
 /// ipvs.
 pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(Mode, Inventory)> {
+    let iptables = match mode {
+        None | Some(Mode::Iptables) => IptablesBackend::in_use()?,
+        Some(_) => None,
+    };
     let mode = match mode {
         Some(mode) => mode,
-        None if IptablesBackend::in_use()?.is_some() => Mode::Iptables,
+        None if iptables.is_some() => Mode::Iptables,
         None if has_nftables_mode() => Mode::Nftables,
         None => Mode::Ipvs,
     };
     let inventory = match mode {
         Mode::Ipvs => of_ipvs(wanted)?,
         Mode::Iptables => {
-            let backend = match IptablesBackend::in_use()? {
+            let backend = match iptables {
                 Some(backend) => backend,
                 None => IptablesBackend::open()?,
             };

@@ -322,7 +322,7 @@ fn what_objects_ask_for_explains_what_happens() {
         for (target, from, result, reason, words) in table {
             check(target, from, setup, result, reason, words);
         }
-        // Served for the older Service, and the younger one is told.
+        // The older Service is served, and the reason names the other one.
         check(
             "203.0.113.9:80",
             Outside,

@@ -162,7 +162,8 @@ fn totals(f: &mut Formatter<'_>, totals: &Totals) -> fmt::Result {
     Ok(())
 }
 
-/// Why single ports have no endpoints is told by their Services, not here.
+/// Counts the conditions by reason, and lists those that are not about a single port: `svcproxy
+/// services` says why a port has no endpoints.
 fn conditions(f: &mut Formatter<'_>, conditions: Option<&[Condition]>) -> fmt::Result {
     let Some(conditions) = conditions else {
         return row(f, "conditions", "unknown, no svcproxy answers");
