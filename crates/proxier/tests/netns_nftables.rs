@@ -3,6 +3,8 @@
 
 #[path = "incremental/arbitrary.rs"]
 mod arbitrary;
+#[path = "kernel_backend/table_traces.rs"]
+mod table_traces;
 #[path = "netns_nftables/traffic.rs"]
 mod traffic;
 

@@ -82,9 +82,9 @@ pub(crate) enum Command {
     Plan(Box<PlanArgs>),
     /// Check whether this node can run a mode, and print a remedy for everything that is missing
     ///
-    /// Probes what the modes ipvs and iptables need with the given settings, and changes nothing.
-    /// Exits with 1 if the chosen mode cannot run, even if svcproxy would fall back to the other
-    /// one.
+    /// Probes what each mode needs with the given settings, and changes nothing.
+    /// Exits with 1 if the chosen mode cannot run, even if svcproxy would fall back to
+    /// another one.
     #[command(after_help = "Examples:\n  \
         svcproxy check\n  \
         svcproxy check --mode iptables\n  \

@@ -1,4 +1,4 @@
-//! What happens to the first packet of a connection on this node: types that both modes share.
+//! What happens to the first packet of a connection on this node: types that all modes share.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

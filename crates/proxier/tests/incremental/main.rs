@@ -4,6 +4,7 @@
 
 mod arbitrary;
 mod iptables;
+mod nftables;
 mod oracle;
 mod packet;
 mod reconfigure;

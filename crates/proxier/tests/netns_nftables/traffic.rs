@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
+use proxier::mode::nftables::{Ruleset, trace};
+use proxier::mode::trace::Surroundings;
 use proxier::source::manifest::parse;
 use testbed::traffic::{Cluster, NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest, table};
 use testbed::{
@@ -12,6 +14,7 @@ use testbed::{
     SERVICE_CIDR_V6, Topology, eventually,
 };
 
+use super::table_traces::{addresses, deviations};
 use super::*;
 
 /// All except SCTP, for which not every kernel has sockets.
@@ -50,8 +53,19 @@ fn whole_table(protocols: &[Transport]) {
         format!("address add {NEW_ADDRESS_V6}/64 dev eth0 nodad preferred_lft 0"),
     ])
     .unwrap();
-    let failures = cluster.failures(&table().unwrap());
+    let table = table().unwrap();
+    let failures = cluster.failures(&table);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // What the rules are said to do is what they do.
+    let node = host.enter(|| NftablesBackend::open().unwrap().observe().unwrap());
+    let ruleset = Ruleset::new(state.config());
+    assert_eq!(node.ruleset, Some(ruleset.fingerprint()));
+    let own = addresses(&topology);
+    let is_own = |address| own.contains(&address);
+    let deviations = deviations(&cluster.packets(&table), |packet| {
+        trace(Some(&ruleset), &node, packet, Surroundings::new(&is_own))
+    });
+    assert!(deviations.is_empty(), "{}", deviations.join("\n"));
 }
 
 #[test]

@@ -65,26 +65,33 @@ impl Case<'_> {
 
     /// Whether svcproxy's rules are in effect.
     fn rules(&self, findings: &mut Vec<Finding>) {
-        let DataPlane::Ipvs(rules, node) = self.plane else {
+        match self.plane {
+            DataPlane::Ipvs(Rules::Missing, _) | DataPlane::Nftables(Rules::Missing, _) => {
+                findings.push(Finding::new(
+                    "RulesMissing",
+                    "svcproxy's nftables table is missing, or another program changed it: nothing \
+                     rejects, marks or masquerades. A running svcproxy restores it \
+                     within a second",
+                ));
+            }
+            DataPlane::Ipvs(Rules::Assumed(_), _) | DataPlane::Nftables(Rules::Assumed(_), _) => {
+                findings.push(Finding::new(
+                    "OtherSettings",
+                    "the installed rules are complete, but those of other settings than the known \
+                     ones, which this assumes: give the flags of the svcproxy that runs here",
+                ));
+            }
+            DataPlane::Ipvs(Rules::Known(ruleset), _) if ruleset.is_retired() => {
+                findings.push(Finding::new(
+                    "OtherMode",
+                    "another mode serves new connections: the rules of mode ipvs only keep old ones",
+                ));
+            }
+            DataPlane::Ipvs(..) | DataPlane::Iptables(_) | DataPlane::Nftables(..) => {}
+        }
+        let DataPlane::Ipvs(_, node) = self.plane else {
             return;
         };
-        match rules {
-            Rules::Missing => findings.push(Finding::new(
-                "RulesMissing",
-                "svcproxy's nftables table is missing, or another program changed it: nothing \
-                 rejects, marks or masquerades. A running svcproxy restores it within a second",
-            )),
-            Rules::Assumed(_) => findings.push(Finding::new(
-                "OtherSettings",
-                "the installed rules are complete, but those of other settings than the known ones, \
-                 which this assumes: give the flags of the svcproxy that runs here",
-            )),
-            Rules::Known(ruleset) if ruleset.is_retired() => findings.push(Finding::new(
-                "OtherMode",
-                "mode iptables serves new connections: the rules of mode ipvs only keep old ones",
-            )),
-            Rules::Known(_) => {}
-        }
         let destination = self.packet.destination;
         let obstacle = node
             .obstacles

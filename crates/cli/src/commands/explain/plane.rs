@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use anyhow::bail;
 use ipvs::VirtualServerKey;
 use proxier::desired::{Config, DesiredState, FrontendKey};
 use proxier::mode::iptables::{self, IptablesBackend};
@@ -10,39 +9,38 @@ use proxier::mode::ipvs as ipvs_mode;
 use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Purpose, Scope};
 use proxier::mode::ipvs::rules::Ruleset;
 use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::nftables::{self, NftablesBackend};
 use proxier::mode::trace::{Packet, Surroundings, Trace};
 
 use crate::args::Mode;
 use crate::inventory::has_nftables_mode;
 
-/// Instead of a guess.
-const NOT_FOLLOWED: &str = "explain does not follow the rules of mode nftables; `svcproxy describe` \
-                            says what a Service has, `nft list table ip svcproxy` shows the rules";
-
 /// The state that a packet meets.
 #[derive(Debug, Clone)]
 pub(super) enum DataPlane {
     /// IPVS with svcproxy's rules.
-    Ipvs(Rules, Box<NodeState>),
+    Ipvs(Rules<Ruleset>, Box<NodeState>),
     /// iptables.
     Iptables(Box<iptables::NodeState>),
+    /// nftables.
+    Nftables(Rules<nftables::Ruleset>, Box<nftables::NodeState>),
 }
 
 /// svcproxy's nftables rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Rules {
+pub(super) enum Rules<R> {
     /// Those of known settings.
-    Known(Ruleset),
+    Known(R),
     /// Missing, or changed by another program.
     Missing,
     /// Complete, but of other settings than the known ones, which are assumed.
-    Assumed(Ruleset),
+    Assumed(R),
 }
 
 impl DataPlane {
     /// The plan's, from scratch.
-    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> anyhow::Result<Self> {
-        Ok(match mode {
+    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> Self {
+        match mode {
             Mode::Ipvs => {
                 let mut node = NodeState::default();
                 node.record(&Plan::new(desired, &node, Scope::Full), &[]);
@@ -53,8 +51,13 @@ impl DataPlane {
                 node.record(&iptables::Plan::new(desired, &node, Scope::Full), &[]);
                 Self::Iptables(Box::new(node))
             }
-            Mode::Nftables => bail!(NOT_FOLLOWED),
-        })
+            Mode::Nftables => {
+                let mut node = nftables::NodeState::default();
+                node.record(&nftables::Plan::new(desired, &node, Scope::Full), &[]);
+                let ruleset = nftables::Ruleset::new(desired.config());
+                Self::Nftables(Rules::Known(ruleset), Box::new(node))
+            }
+        }
     }
 
     /// The kernel's, with the real servers that matter to a packet.
@@ -63,17 +66,18 @@ impl DataPlane {
         config: &Config,
         packet: &Packet,
     ) -> anyhow::Result<Self> {
-        let rules = match mode {
-            Some(Mode::Ipvs) => None,
+        let iptables = match mode {
+            Some(Mode::Ipvs | Mode::Nftables) => None,
             Some(Mode::Iptables) => Some(IptablesBackend::open()?),
-            Some(Mode::Nftables) => bail!(NOT_FOLLOWED),
             None => IptablesBackend::in_use()?,
         };
-        if mode.is_none() && rules.is_none() && has_nftables_mode() {
-            bail!(NOT_FOLLOWED);
-        }
-        if let Some(mut backend) = rules {
+        if let Some(mut backend) = iptables {
             return Ok(Self::Iptables(Box::new(backend.observe()?)));
+        }
+        if mode == Some(Mode::Nftables) || mode.is_none() && has_nftables_mode() {
+            let node = NftablesBackend::open()?.observe()?;
+            let rules = Rules::of_nftables(&node, config);
+            return Ok(Self::Nftables(rules, Box::new(node)));
         }
         let mut backend = IpvsBackend::open()?;
         let mut node = backend.outline()?;
@@ -86,6 +90,7 @@ impl DataPlane {
         match self {
             Self::Ipvs(..) => Mode::Ipvs,
             Self::Iptables(_) => Mode::Iptables,
+            Self::Nftables(..) => Mode::Nftables,
         }
     }
 
@@ -95,6 +100,7 @@ impl DataPlane {
         match self {
             Self::Ipvs(rules, node) => ipvs_mode::trace(rules.ruleset(), node, packet, around),
             Self::Iptables(node) => iptables::trace(node.rules(packet.family()), packet, around),
+            Self::Nftables(rules, node) => nftables::trace(rules.ruleset(), node, packet, around),
         }
     }
 
@@ -110,7 +116,7 @@ impl DataPlane {
     }
 }
 
-impl Rules {
+impl Rules<Ruleset> {
     pub(super) fn of(node: &NodeState, config: &Config) -> Self {
         let Some(fingerprint) = node.ruleset else {
             return Self::Missing;
@@ -120,8 +126,21 @@ impl Rules {
             None => Self::Assumed(Ruleset::new(config)),
         }
     }
+}
 
-    const fn ruleset(&self) -> Option<&Ruleset> {
+impl Rules<nftables::Ruleset> {
+    pub(super) fn of_nftables(node: &nftables::NodeState, config: &Config) -> Self {
+        let ruleset = nftables::Ruleset::new(config);
+        match node.ruleset {
+            None => Self::Missing,
+            Some(fingerprint) if fingerprint == ruleset.fingerprint() => Self::Known(ruleset),
+            Some(_) => Self::Assumed(ruleset),
+        }
+    }
+}
+
+impl<R> Rules<R> {
+    const fn ruleset(&self) -> Option<&R> {
         match self {
             Self::Known(ruleset) | Self::Assumed(ruleset) => Some(ruleset),
             Self::Missing => None,

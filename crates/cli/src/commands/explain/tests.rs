@@ -63,7 +63,7 @@ fn explained(target: &str, from: From, setup: &Setup) -> Explained {
     changes.for_each(|change| store.apply(change));
     let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
     let mode = setup.mode.unwrap_or(Mode::Ipvs);
-    let plan = DataPlane::planned(mode, &desired).unwrap();
+    let plan = DataPlane::planned(mode, &desired);
     let mut kernel = plan.clone();
     if let (Some(change), DataPlane::Ipvs(rules, node)) = (setup.change, &mut kernel) {
         change(node, &config);
@@ -136,7 +136,7 @@ fn check(target: &str, from: From, setup: &Setup, result: &str, reason: &str, wo
 
 #[test]
 fn what_works_has_no_reason() {
-    for mode in [Mode::Ipvs, Mode::Iptables] {
+    for mode in [Mode::Ipvs, Mode::Iptables, Mode::Nftables] {
         let setup = Setup {
             mode: Some(mode),
             ..Setup::default()
@@ -153,14 +153,14 @@ fn what_works_has_no_reason() {
     }
 }
 
-/// Objects and settings, in both modes.
+/// Objects and settings, in all modes.
 #[test]
 fn what_objects_ask_for_explains_what_happens() {
     use self::From::{Node, Outside, Pod};
     let (refused, dropped) = ("refused", "dropped");
     let local = "delivered to the node's own programs";
     let leaves = "sent on by the node's routes";
-    for mode in [Mode::Ipvs, Mode::Iptables] {
+    for mode in [Mode::Ipvs, Mode::Iptables, Mode::Nftables] {
         let setup = &Setup {
             mode: Some(mode),
             ..Setup::default()
@@ -473,9 +473,9 @@ fn what_others_did_to_the_kernel_is_named() {
         "ForeignVirtualServer",
         "not svcproxy's",
     );
-    // Mode iptables has taken over.
+    // Another mode has taken over.
     let retired = with(|node, config| node.ruleset = Some(Ruleset::retired(config).fingerprint()));
-    web_from_pod(&retired, "served", "OtherMode", "mode iptables serves");
+    web_from_pod(&retired, "served", "OtherMode", "another mode serves");
     // Rules of other settings.
     let other = with(|node, config| {
         let mut config = config.clone();
@@ -594,6 +594,10 @@ fn texts() {
         mode: Some(Mode::Iptables),
         ..Setup::default()
     };
+    let nftables = Setup {
+        mode: Some(Mode::Nftables),
+        ..Setup::default()
+    };
     let of = |target, from, setup: &Setup| explained(target, from, setup).text;
     let all = [
         of("10.96.0.80:80", From::Outside, &setup),
@@ -602,6 +606,9 @@ fn texts() {
         of("10.96.0.82:443", From::Node, &setup),
         of("10.96.0.80:80", From::Outside, &iptables),
         of("10.96.0.81:80", From::Pod, &iptables),
+        of("10.96.0.80:80", From::Outside, &nftables),
+        of("192.0.2.1:30080", From::Outside, &nftables),
+        of("10.96.0.81:80", From::Pod, &nftables),
     ];
     insta::assert_snapshot!(all.join("\n"));
 }

@@ -17,7 +17,7 @@ mod retire;
 pub mod rules;
 #[cfg(any(feature = "ipvs", feature = "testing", test))]
 pub(crate) mod shared;
-mod trace;
+pub(crate) mod trace;
 
 pub use data_plane::Ipvs;
 #[cfg(any(feature = "testing", test))]

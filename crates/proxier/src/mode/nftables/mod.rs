@@ -66,6 +66,8 @@ mod probe;
 mod rules;
 mod served;
 mod set;
+mod text;
+mod trace;
 
 pub use choice::{Choice, Chooser};
 #[cfg(feature = "nftables")]
@@ -79,6 +81,7 @@ pub use probe::probe;
 pub use rules::Ruleset;
 pub use served::{Outcome, Served, served};
 pub use set::Set;
+pub use trace::trace;
 
 /// The name of the tables; their families are `ip` and `ip6`.
 pub const TABLE: &str = "svcproxy";

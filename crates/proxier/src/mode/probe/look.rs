@@ -1,4 +1,4 @@
-//! Probes that both modes share, and what is missing after an error.
+//! Probes that several modes share, and what is missing after an error.
 
 use std::io;
 use std::path::Path;

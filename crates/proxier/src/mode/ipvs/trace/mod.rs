@@ -5,6 +5,7 @@
 //! not part of it ([`host`](crate::host) judges that).
 
 mod lookup;
+pub(crate) mod passing;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -18,7 +19,8 @@ use super::plan::{NodeState, VirtualServerState};
 use super::rules::{ChainKind, HookPoint, Ruleset};
 use crate::mode::trace::{Answer, Outcome, Packet, Surroundings, Trace};
 use lookup::Lookup;
-use walk::{Verdict, Walker};
+use passing::{Passing, Verdict};
+use walk::Walker;
 
 /// IPVS takes requests of the node at NF_IP_PRI_NAT_DST + 1 and + 2 (`ip_vs_ops4`).
 const IPVS_OUTPUT: i32 = -99;
@@ -62,16 +64,11 @@ pub fn trace(
     let mut walker = Walker {
         chains: &chains,
         lookup: Lookup::new(&node.elements),
-        is_local: &is_local,
-        packet: packet.clone(),
-        mark: 0,
-        is_masqueraded: false,
-        to_loopback: false,
-        from_loopback: false,
+        passing: Passing::new(packet.clone(), &is_local),
         steps: Vec::new(),
         owner: None,
     };
-    let outcome = if walker.is_own() {
+    let outcome = if walker.passing.is_own() {
         from_node(&mut walker, node)
     } else {
         from_outside(&mut walker, node)
@@ -102,7 +99,7 @@ fn from_outside(walker: &mut Walker<'_>, node: &NodeState) -> Outcome {
 
 /// A packet that the node sends.
 fn from_node(walker: &mut Walker<'_>, node: &NodeState) -> Outcome {
-    walker.to_loopback = route(walker, node, "output");
+    walker.passing.to_loopback = route(walker, node, "output");
     let verdict = walker.hook(HookPoint::Output, |priority, _| priority <= IPVS_OUTPUT);
     if let Some(ended) = ended(verdict) {
         return ended;
@@ -110,11 +107,11 @@ fn from_node(walker: &mut Walker<'_>, node: &NodeState) -> Outcome {
     if let Some(key) = chosen(walker, node) {
         return serve(walker, node, key, "output");
     }
-    if !walker.to_loopback {
+    if !walker.passing.to_loopback {
         return Outcome::Leaves;
     }
     // It comes back through lo. Address translation has seen the connection already.
-    walker.from_loopback = true;
+    walker.passing.from_loopback = true;
     let filters = |_, kind| kind == ChainKind::Filter;
     if let Some(ended) = ended(walker.hook(HookPoint::Prerouting, filters)) {
         return ended;
@@ -124,11 +121,14 @@ fn from_node(walker: &mut Walker<'_>, node: &NodeState) -> Outcome {
 
 /// Decides whether the packet is delivered to this node.
 fn route(walker: &mut Walker<'_>, node: &NodeState, hook: &'static str) -> bool {
-    let (family, destination) = (walker.packet.family(), walker.packet.destination);
+    let (family, destination) = (
+        walker.passing.packet.family(),
+        walker.passing.packet.destination,
+    );
     let mut by_mark = node.policy_routes.iter();
     let by_mark =
-        by_mark.find(|rule| rule.family == family && walker.mark & rule.mark == rule.mark);
-    if let (Some(rule), false) = (by_mark, walker.is_own()) {
+        by_mark.find(|rule| rule.family == family && walker.passing.mark & rule.mark == rule.mark);
+    if let (Some(rule), false) = (by_mark, walker.passing.is_own()) {
         let mark = rule.mark;
         walker.note(
             hook,
@@ -144,7 +144,7 @@ fn route(walker: &mut Walker<'_>, node: &NodeState, hook: &'static str) -> bool 
         let is_there = route.is_some_and(|route| route.prefix == obstacle.prefix);
         is_there && !obstacle.can_be_passed
     });
-    match (route, (walker.is_local)(destination)) {
+    match (route, (walker.passing.is_local)(destination)) {
         (Some(route), _) => {
             let prefix = route.prefix;
             let behind = obstacle.map(|obstacle| {
@@ -179,7 +179,7 @@ fn input(walker: &mut Walker<'_>, node: &NodeState) -> Outcome {
         return ended;
     }
     // IPVS leaves packets of the node alone here: it has seen them in output.
-    match chosen(walker, node).filter(|_| !walker.is_own()) {
+    match chosen(walker, node).filter(|_| !walker.passing.is_own()) {
         Some(key) => serve(walker, node, key, "input"),
         None => Outcome::Delivered,
     }
@@ -187,10 +187,10 @@ fn input(walker: &mut Walker<'_>, node: &NodeState) -> Outcome {
 
 /// The virtual server that IPVS finds: by the packet's whole mark, then by its address.
 fn chosen(walker: &Walker<'_>, node: &NodeState) -> Option<VirtualServerKey> {
-    let family = walker.packet.family();
-    let mark = NonZeroU32::new(walker.mark);
+    let family = walker.passing.packet.family();
+    let mark = NonZeroU32::new(walker.passing.mark);
     let by_mark = mark.map(|mark| VirtualServerKey::firewall_mark(mark, family));
-    let by_address = walker.packet.key().virtual_server();
+    let by_address = walker.passing.packet.key().virtual_server();
     let mut keys = by_mark.into_iter().chain(by_address);
     keys.find(|key| node.virtual_servers.contains_key(key))
 }
@@ -250,23 +250,27 @@ fn behind_ipvs(walker: &mut Walker<'_>, server: &RealServer, is_first: bool) -> 
     if server.forwarding != Forwarding::Masquerade {
         return false;
     }
-    let before = (walker.packet.clone(), walker.mark, walker.steps.len());
+    let before = (
+        walker.passing.packet.clone(),
+        walker.passing.mark,
+        walker.steps.len(),
+    );
     let owner = walker.owner.clone();
-    walker.is_masqueraded = false;
-    walker.packet.destination = server.key.address;
+    walker.passing.is_masqueraded = false;
+    walker.passing.packet.destination = server.key.address;
     if let Ok(port) = server.key.port.try_into() {
-        walker.packet.port = port;
+        walker.passing.packet.port = port;
     }
     // Address translation has decided on the destination of the connection before.
     let filters = |_, kind| kind == ChainKind::Filter;
     walker.hook(HookPoint::Output, filters);
     walker.hook(HookPoint::Postrouting, |_, _| true);
-    let is_masqueraded = walker.is_masqueraded;
+    let is_masqueraded = walker.passing.is_masqueraded;
     let (packet, mark, steps) = before;
     if !is_first {
         walker.steps.truncate(steps);
     }
-    (walker.packet, walker.mark, walker.owner) = (packet, mark, owner);
+    (walker.passing.packet, walker.passing.mark, walker.owner) = (packet, mark, owner);
     is_masqueraded
 }
 
