@@ -10,6 +10,7 @@ mod node;
 mod traffic;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ fn main() -> Result<()> {
     println!("| on the node | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let mut rows = Vec::new();
-    for load in Load::all(has("--quick"), has("--large")) {
+    let dumps = dumps(std::env::args());
+    for load in Load::all(has("--quick"), has("--large"), dumps) {
         let row = row(load)?;
         print(&row);
         rows.push(row);
@@ -83,7 +85,15 @@ fn print(Row { load, service, pod }: &Row) {
     println!("| {load} | {service} | {pod} |");
 }
 
-/// The ratios of svcproxy's rows to their references.
+/// The values of `--dump`.
+fn dumps(arguments: impl Iterator<Item = String>) -> Vec<PathBuf> {
+    let arguments: Vec<_> = arguments.collect();
+    let pairs = arguments.iter().zip(arguments.iter().skip(1));
+    let dumps = pairs.filter(|(flag, _)| *flag == "--dump");
+    dumps.map(|(_, path)| path.into()).collect()
+}
+
+/// The ratios of whole proxies to their references.
 fn ratios(rows: &[Row]) {
     let find = |wanted: &Load| rows.iter().find(|row| row.load == *wanted);
     let Some((bare, alone)) = find(&Load::IpvsConntrack)
@@ -96,7 +106,7 @@ fn ratios(rows: &[Row]) {
     println!("Ratios: to a cluster IP, to IPVS + conntrack; pod to pod, to conntrack alone.");
     println!("| on the node | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for Row { load, service, pod } in rows.iter().filter(|row| row.load.is_svcproxy()) {
+    for Row { load, service, pod } in rows.iter().filter(|row| row.load.is_proxy()) {
         if let Some(service) = service {
             println!(
                 "| {load} | {:.2} | {:.2} |",

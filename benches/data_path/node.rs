@@ -1,9 +1,10 @@
 //! What the node has loaded.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fmt, fs};
 
 use proxier::desired::{Config, DesiredState};
 use proxier::mode::iptables::{IptablesBackend, Plan as IptablesPlan};
@@ -32,6 +33,8 @@ pub(crate) const SERVICE_PORT: u16 = 8080;
 const FEW: u32 = 10;
 const MANY: u32 = 1_000;
 const VERY_MANY: u32 = 10_000;
+/// As many as the largest known clusters have.
+const MOST: u32 = 50_000;
 
 /// What the node has loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,17 +58,21 @@ pub(crate) enum Load {
     SvcproxyIptables(u32),
     /// svcproxy in mode `nftables`.
     SvcproxyNftables(u32),
+    /// The rules of another program, as `nft list ruleset` printed them. They must serve the
+    /// measured Service.
+    Dump(PathBuf),
 }
 
 impl Load {
     /// The rows of the table.
-    pub(crate) fn all(quick: bool, large: bool) -> Vec<Self> {
+    pub(crate) fn all(quick: bool, large: bool, dumps: Vec<PathBuf>) -> Vec<Self> {
         let mut all = vec![
             Self::Conntrack,
             Self::IpvsConntrack,
             Self::SvcproxyIpvs(FEW),
             Self::SvcproxyNftables(FEW),
         ];
+        all.extend(dumps.into_iter().map(Self::Dump));
         if quick {
             return all;
         }
@@ -74,6 +81,7 @@ impl Load {
         let sizes: Vec<_> = sizes.filter(|size| large || *size < VERY_MANY).collect();
         all.extend(sizes.iter().copied().map(Self::SvcproxyIpvs));
         all.extend(sizes.iter().copied().map(Self::SvcproxyNftables));
+        all.extend(large.then_some(Self::SvcproxyNftables(MOST)));
         all.extend([FEW, MANY].map(Self::SvcproxyIptables));
         all.push(Self::AllParts);
         let chains = Ruleset::new(&config()).base_chain_names().into_iter();
@@ -86,14 +94,15 @@ impl Load {
         !matches!(self, Self::Nothing | Self::Conntrack)
     }
 
-    /// Whether it is all of svcproxy.
-    pub(crate) fn is_svcproxy(&self) -> bool {
+    /// Whether it is a whole proxy.
+    pub(crate) fn is_proxy(&self) -> bool {
         matches!(
             self,
             Self::SvcproxyIpvs(_)
                 | Self::AllParts
                 | Self::SvcproxyIptables(_)
                 | Self::SvcproxyNftables(_)
+                | Self::Dump(_)
         )
     }
 
@@ -129,6 +138,9 @@ impl Load {
             }
             Self::SvcproxyIptables(services) => iptables(node, &state(*services)?)?,
             Self::SvcproxyNftables(services) => nftables(node, &state(*services)?)?,
+            Self::Dump(path) => {
+                node.run_with_input(["nft", "-f", "-"], &fs::read_to_string(path)?)?;
+            }
         }
         Ok(())
     }
@@ -147,6 +159,7 @@ impl fmt::Display for Load {
             Self::Without(chain) => write!(f, "– without `{chain}`"),
             Self::SvcproxyIptables(services) => write!(f, "svcproxy iptables, {services} Services"),
             Self::SvcproxyNftables(services) => write!(f, "svcproxy nftables, {services} Services"),
+            Self::Dump(path) => path.file_stem().unwrap_or_default().display().fmt(f),
         }
     }
 }

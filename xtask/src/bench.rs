@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -35,9 +36,13 @@ struct DataPathArgs {
     /// Measure a few rows only.
     #[arg(long)]
     quick: bool,
-    /// Measure 10,000 Services too.
+    /// Measure 10,000 and 50,000 Services too.
     #[arg(long)]
     large: bool,
+    /// Measure the rules in a file, as `nft list ruleset` prints them, too; they must send
+    /// 10.100.0.1:80 (TCP and UDP) to port 8080 of 10.244.1.2.
+    #[arg(long, value_name = "FILE")]
+    dump: Vec<PathBuf>,
 }
 
 /// `cargo xtask bench`.
@@ -82,5 +87,10 @@ fn data_path(args: &DataPathArgs) -> Result<Job> {
     let mut command = vec![cargo::text(artifact, "/executable")?.into()];
     command.extend(args.quick.then(|| "--quick".into()));
     command.extend(args.large.then(|| "--large".into()));
+    for dump in &args.dump {
+        let path = dump.canonicalize();
+        let path = path.with_context(|| format!("cannot find {}", dump.display()))?;
+        command.extend(["--dump".into(), path.into_os_string()]);
+    }
     Job::here(command)
 }
