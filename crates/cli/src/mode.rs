@@ -11,9 +11,6 @@ use proxier::observe::health;
 use crate::args::{Fallback, Mode, ModeArgs};
 use crate::notices::Notices;
 
-/// The modes to fall back to, in this order.
-pub(crate) const FALLBACKS: [Mode; 2] = [Mode::Iptables, Mode::Nftables];
-
 /// Probes what a mode needs.
 pub(crate) fn probe(mode: Mode, config: &Config, proc_sys: &Path) -> Probe {
     match mode {
@@ -64,7 +61,7 @@ impl Choice {
             "mode {wanted_name} cannot run on this node: {missing}"
         );
         let mut reasons = format!("mode {wanted_name} cannot run on this node: {missing}");
-        for in_effect in FALLBACKS {
+        for in_effect in args.fallbacks().iter().copied() {
             let found = probe(in_effect, config, &args.proc_sys);
             log(&found);
             if found.can_run(in_effect.probed()) {

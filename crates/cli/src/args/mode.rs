@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use proxier::mode::probe;
 
@@ -16,10 +17,39 @@ pub(crate) struct ModeArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Fallback::Auto)]
     pub(crate) fallback: Fallback,
 
+    /// Modes to fall back to: the first that can run; change it where the node has both, and
+    /// nftables is wanted
+    #[arg(
+        long,
+        value_name = "MODES",
+        value_delimiter = ',',
+        default_value = "iptables,nftables",
+        value_parser = fallback_mode()
+    )]
+    pub(crate) fallback_modes: Vec<Mode>,
+
     /// Directory of the sysctls; change it in a container whose /proc/sys is read-only, and mount
     /// the node's /proc/sys there
     #[arg(long, value_name = "DIRECTORY", default_value = "/proc/sys")]
     pub(crate) proc_sys: PathBuf,
+}
+
+impl ModeArgs {
+    /// The modes to fall back to, in order; none if that is forbidden.
+    pub(crate) fn fallbacks(&self) -> &[Mode] {
+        match self.fallback {
+            Fallback::Never => &[],
+            Fallback::Auto | Fallback::AutoUpgrade => &self.fallback_modes,
+        }
+    }
+}
+
+/// A mode other than ipvs, the only one that svcproxy falls back from.
+fn fallback_mode() -> impl TypedValueParser<Value = Mode> {
+    let all = Mode::value_variants().iter();
+    let others = all.filter(|mode| **mode != Mode::Ipvs);
+    PossibleValuesParser::new(others.filter_map(ValueEnum::to_possible_value))
+        .try_map(|name| Mode::from_str(&name, false))
 }
 
 /// The modes.

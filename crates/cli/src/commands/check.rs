@@ -10,10 +10,9 @@ use proxier::mode::probe::{Finding, Missing, Mode as Probed, Probe, Reason, Requ
 use proxier::mode::{iptables, ipvs, nftables};
 use serde::Serialize;
 
-use crate::args::{CheckArgs, CheckFormat, Fallback, Mode};
+use crate::args::{CheckArgs, CheckFormat, Mode};
 use crate::commands::json;
 use crate::logging::Shown;
-use crate::mode::FALLBACKS;
 use crate::{Ending, node};
 
 /// Prints whether the chosen mode can run on this node, what is missing, and what else on the host
@@ -25,7 +24,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     let found = ipvs
         .and(iptables::probe(&config, proc_sys))
         .and(nftables::probe(&config, proc_sys));
-    let mut verdict = Verdict::new(args.mode(), args.mode.fallback, found);
+    let mut verdict = Verdict::new(args.mode(), args.mode.fallbacks(), found);
     let role = Role::new(args.mode().probed(), &config);
     (verdict.concerns, verdict.unknown) = host(&role, proc_sys);
     match args.output {
@@ -53,7 +52,8 @@ fn host(role: &Role<'_>, proc_sys: &Path) -> (Vec<Concern>, Vec<String>) {
 /// The findings, and the modes that can run.
 pub(crate) struct Verdict {
     mode: Mode,
-    fallback: Fallback,
+    /// The modes to fall back to, in order.
+    fallbacks: Vec<Mode>,
     probe: Probe,
     /// What else is on the host.
     pub(crate) concerns: Vec<Concern>,
@@ -62,10 +62,10 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn new(mode: Mode, fallback: Fallback, probe: Probe) -> Self {
+    pub(crate) fn new(mode: Mode, fallbacks: &[Mode], probe: Probe) -> Self {
         Self {
             mode,
-            fallback,
+            fallbacks: fallbacks.to_vec(),
             probe,
             concerns: Vec::new(),
             unknown: Vec::new(),
@@ -79,9 +79,9 @@ impl Verdict {
 
     /// The mode that svcproxy would fall back to.
     fn instead(&self) -> Option<Mode> {
-        let falls_back = self.mode == Mode::Ipvs && self.fallback != Fallback::Never;
         let is_decided = !self.can_run() && !self.probe.is_undecided(self.mode.probed());
-        let mut others = FALLBACKS.into_iter().filter(|_| falls_back && is_decided);
+        let falls_back = self.mode == Mode::Ipvs && is_decided;
+        let mut others = self.fallbacks.iter().copied().filter(|_| falls_back);
         others.find(|other| self.probe.can_run(other.probed()))
     }
 
@@ -350,7 +350,7 @@ mod tests {
 
     use super::*;
 
-    fn verdict(fallback: Fallback) -> Verdict {
+    fn verdict(fallbacks: &[Mode]) -> Verdict {
         let finding = |requirement| Finding::new(requirement, Ok("found".to_owned()));
         let missing = |reason, errno, message: &str| {
             let mut missing = Missing::new(reason, message);
@@ -378,12 +378,12 @@ mod tests {
             finding(Requirement::ConnectionTracking),
             finding(Requirement::Iptables),
         ];
-        Verdict::new(Mode::Ipvs, fallback, findings.into_iter().collect())
+        Verdict::new(Mode::Ipvs, fallbacks, findings.into_iter().collect())
     }
 
     #[test]
     fn table_has_a_remedy_below_each_missing_row() {
-        let verdict = verdict(Fallback::Auto);
+        let verdict = verdict(&[Mode::Iptables]);
         let colour = false;
         insta::assert_snapshot!(Table {
             verdict: &verdict,
@@ -393,14 +393,14 @@ mod tests {
 
     #[test]
     fn document_for_programs() {
-        let verdict = verdict(Fallback::Auto);
+        let verdict = verdict(&[Mode::Iptables]);
         let text = serde_json::to_string_pretty(&Document::new(&verdict)).unwrap();
         insta::assert_snapshot!(text);
     }
 
     #[test]
     fn colour_marks_results_alone() {
-        let verdict = verdict(Fallback::Auto);
+        let verdict = verdict(&[Mode::Iptables]);
         let [plain, coloured] = [false, true].map(|colour| {
             let table = Table {
                 verdict: &verdict,
@@ -418,10 +418,10 @@ mod tests {
 
     #[test]
     fn a_fallback_is_reported_and_the_mode_still_cannot_run() {
-        let reported = verdict(Fallback::Auto);
+        let reported = verdict(&[Mode::Iptables]);
         assert!(!reported.can_run());
         assert_eq!(reported.instead(), Some(Mode::Iptables));
-        let never = verdict(Fallback::Never);
+        let never = verdict(&[]);
         assert!(!never.can_run());
         assert_eq!(never.instead(), None);
     }

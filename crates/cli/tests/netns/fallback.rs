@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use testbed::eventually;
 
 use crate::follower::Follower;
@@ -35,6 +36,22 @@ fn run(command: &mut Command) -> (String, String, i32) {
 
 fn this_machine_has_ipvs() -> bool {
     Path::new("/proc/net/ip_vs").exists()
+}
+
+/// Sysctls of a node whose IPVS cannot be used, also if this machine has it.
+fn without_sysctls_of_ipvs() -> TempDir {
+    let sysctls = tempfile::tempdir().unwrap();
+    let ipv4 = sysctls.path().join("net/ipv4");
+    std::fs::create_dir_all(&ipv4).unwrap();
+    for (name, within) in [("ip_forward", "net/ipv4"), ("conf", "net/ipv4")] {
+        let target = format!("/proc/sys/{within}/{name}");
+        std::os::unix::fs::symlink(target, ipv4.join(name)).unwrap();
+    }
+    for name in ["ipv6", "netfilter"] {
+        let place = sysctls.path().join("net").join(name);
+        std::os::unix::fs::symlink(format!("/proc/sys/net/{name}"), place).unwrap();
+    }
+    sysctls
 }
 
 #[test]
@@ -130,6 +147,11 @@ fn check_says_what_is_missing_and_changes_nothing() {
         text.ends_with("\n\nmode ipvs cannot run on this node\n"),
         "{text}"
     );
+    let (text, _, _) = check(&["--fallback-modes=nftables,iptables"]);
+    assert!(
+        text.ends_with("would fall back to mode nftables\n"),
+        "{text}"
+    );
     let (text, _, code) = check(&["--mode=iptables"]);
     assert_eq!(code, 0);
     assert!(
@@ -149,6 +171,26 @@ fn check_says_what_is_missing_and_changes_nothing() {
     let findings = document["findings"].as_array().unwrap();
     let iptables = findings.iter().find(|f| f["name"] == "iptables").unwrap();
     assert_eq!(iptables["reason"], "not-installed", "{iptables}");
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn the_first_mode_that_can_run_is_the_fallback() {
+    let lab = Lab::new("order", &[]);
+    lab.use_example("web.yaml");
+    let sysctls = without_sysctls_of_ipvs();
+    let proc_sys = format!("--proc-sys={}", sysctls.path().display());
+    for (modes, expected) in [
+        ("nftables,iptables", "using mode nftables"),
+        ("iptables,nftables", "using mode iptables"),
+        ("nftables", "using mode nftables"),
+    ] {
+        let order = format!("--fallback-modes={modes}");
+        let mut command = lab.svcproxy(&["--once", &order, &proc_sys]);
+        let (_, log, code) = run(command.args(lab.settings()));
+        assert_eq!(code, 0, "{log}");
+        assert!(log.contains(expected), "{log}");
+    }
 }
 
 #[test]
@@ -190,18 +232,7 @@ pub(crate) fn fetch(lab: &Lab, port: u16, path: &str) -> String {
 fn the_fallback_works_and_is_reported_everywhere() {
     let lab = Lab::new("auto", &[WEB]);
     lab.use_example("web.yaml");
-    // Even if the machine has IPVS, its sysctls are missing here.
-    let sysctls = tempfile::tempdir().unwrap();
-    let ipv4 = sysctls.path().join("net/ipv4");
-    std::fs::create_dir_all(&ipv4).unwrap();
-    for (name, within) in [("ip_forward", "net/ipv4"), ("conf", "net/ipv4")] {
-        let target = format!("/proc/sys/{within}/{name}");
-        std::os::unix::fs::symlink(target, ipv4.join(name)).unwrap();
-    }
-    for name in ["ipv6", "netfilter"] {
-        let place = sysctls.path().join("net").join(name);
-        std::os::unix::fs::symlink(format!("/proc/sys/net/{name}"), place).unwrap();
-    }
+    let sysctls = without_sysctls_of_ipvs();
     let proc_sys = format!("--proc-sys={}", sysctls.path().display());
     let arguments = [
         "--mode=ipvs",
