@@ -159,8 +159,12 @@ fn installed_rules_equal_their_text() {
             .unwrap();
         let listed = listing(&own);
         assert_eq!(listed, listing(&theirs));
+        // A host that saves its rules while svcproxy runs can load them at its start.
+        let loaded = namespace();
+        loaded.run_with_input(["nft", "-f", "-"], &listed).unwrap();
+        assert_eq!(listing(&loaded), listed);
         // nft lists the same lines, except for its names of priorities and of the default
-        // rejection, and for the bit of a network, which it lists as a number.
+        // rejection, and for flipped protocols, which it lists by name.
         let differs = |line: &&str| line.contains("priority") || line.contains("@source-networks");
         for line in text.lines().filter(|line| !differs(line)) {
             let line = line.replace("reject with icmpx port-unreachable", "reject");

@@ -268,17 +268,11 @@ fn drift_is_repaired_and_other_tables_are_not_touched() {
 #[ignore = "netns: needs root"]
 fn nft_reads_what_it_lists() {
     let namespace = namespace();
-    random_services(3, |changes| {
+    let check = |changes: &[Change]| {
         namespace.enter(|| {
             let mut backend = NftablesBackend::open().unwrap();
             let mut node = backend.observe().unwrap();
-            let with_affinity = service(
-                1,
-                &[1, 2, 3],
-                SessionAffinity::ClientIp(60.try_into().unwrap()),
-            );
-            let changes = [&changes[..], &with_affinity[..]].concat();
-            let state = desired(&changes, &config(0));
+            let state = desired(changes, &config(0));
             apply(
                 &mut backend,
                 &Plan::new(&state, &node, Scope::Full),
@@ -286,13 +280,19 @@ fn nft_reads_what_it_lists() {
             );
         });
         let listed = namespace.run(["nft", "list", "ruleset"]).unwrap();
-        assert!(listed.contains("choose-3-for-60"), "{listed}");
         let flush = format!("flush ruleset\n{listed}");
         namespace
             .run_with_input(["nft", "-f", "-"], &flush)
             .unwrap();
         let again = namespace.run(["nft", "list", "ruleset"]).unwrap();
         assert_eq!(again, listed);
+        listed
+    };
+    let affinity = SessionAffinity::ClientIp(60.try_into().unwrap());
+    let listed = check(&service(1, &[1, 2, 3], affinity));
+    assert!(listed.contains("choose-3-for-60"), "{listed}");
+    random_services(3, |changes| {
+        check(&changes);
     });
 }
 

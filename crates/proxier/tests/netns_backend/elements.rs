@@ -9,14 +9,22 @@ pub(crate) fn elements() -> (Vec<Step>, String) {
         ["10.96.0.1", "203.0.113.7", "10.244.1.7"],
         ["10.96.0.0/12", "192.0.2.7/32", "0.0.0.0/0"],
         ["192.0.2.0/24", "198.51.100.7/32"],
-        ["192.0.2.128", "198.51.100.7", "128.0.0.0"],
+        [
+            "14 . 80 . 192.0.2.0",
+            "6 . 80 . 198.51.100.7",
+            "164 . 5000 . 0.0.0.0",
+        ],
     );
     let v6 = elements_of(
         Family::V6,
         ["fd00:10:96::1", "2001:db8:1::7", "fd00:10:244::7"],
         ["fd00:10:96::/112", "2001:db8::7/128", "::/0"],
         ["2001:db8:2::/48", "2001:db8:5::7/128"],
-        ["2001:db8:2:8000::", "2001:db8:5::7", "8000::"],
+        [
+            "86 . 80 . 2001:db8:2::",
+            "6 . 80 . 2001:db8:5::7",
+            "4 . 5000 . ::",
+        ],
     );
     ([v4.0, v6.0].concat(), v4.1 + &v6.1)
 }
@@ -26,7 +34,7 @@ fn elements_of(
     [vip, external, pod]: [&str; 3],
     [service_cidr, stray, everywhere]: [&str; 3],
     [many, one]: [&str; 2],
-    // The keys of these, and of everywhere.
+    // Protocol, port and address in the keys of these, and of everywhere.
     [key_of_many, key_of_one, key_of_all]: [&str; 3],
 ) -> (Vec<Step>, String) {
     use Protocol::{Sctp, Tcp, Udp};
@@ -86,16 +94,10 @@ fn elements_of(
         add("restricted", &format!("{external} . tcp . 80")),
         add(
             "source-networks",
-            &format!("{external} . tcp . 80 . {key_of_many} comment \"default/web:http\""),
+            &format!("{external} . {key_of_many} comment \"default/web:http\""),
         ),
-        add(
-            "source-hosts",
-            &format!("{external} . tcp . 80 . {key_of_one}"),
-        ),
-        add(
-            "source-networks",
-            &format!("{external} . sctp . 5000 . {key_of_all}"),
-        ),
+        add("source-networks", &format!("{external} . {key_of_one}")),
+        add("source-networks", &format!("{external} . {key_of_all}")),
         add("dropped", &format!("{vip} . tcp . 443")),
         add("dropped-external", &format!("{external} . tcp . 80")),
         add("dropped-external-node-ports", "udp . 30053"),

@@ -52,7 +52,8 @@ impl fmt::Display for Target {
 pub enum Element {
     /// Only clients in a [`SourceRange`](Self::SourceRange) of this address may reach it.
     Restricted(FrontendKey),
-    /// A network whose clients may reach a restricted address.
+    /// A network whose clients may reach a restricted address, of a length that the rules look up: a
+    /// multiple of four.
     SourceRange(FrontendKey, IpNet),
     /// An endpoint by number, from 0 in each audience; with session affinity by lasting number.
     Endpoint {

@@ -14,7 +14,7 @@ use crate::desired::{
 use crate::hash::fnv1a;
 use crate::mode::flows::{may_be_stale, stale};
 use crate::mode::ipvs::plan::{Audience, Comment, Scope, missing_sysctls};
-use crate::mode::ipvs::rules::Fingerprint;
+use crate::mode::ipvs::rules::{Fingerprint, split_range};
 use crate::mode::{Flows, StepKind, Sysctl};
 use crate::model::SessionAffinity;
 
@@ -237,19 +237,6 @@ impl Builder<'_> {
             self.flows.extend(stale(key, frontend, &before.backends()));
         }
         let mut gone: BTreeSet<_> = there.keys().copied().copied().collect();
-        if wanted
-            .iter()
-            .any(|(element, _)| matches!(element, Element::Restricted(_)))
-        {
-            // Before the new ones, because intervals must not overlap.
-            let kept: BTreeSet<_> = wanted.iter().map(|(element, _)| *element).collect();
-            let is_stale = |element: &&Element| {
-                matches!(element, Element::SourceRange(..)) && !kept.contains(element)
-            };
-            let stale: Vec<_> = gone.iter().filter(is_stale).copied().collect();
-            gone.retain(|element| !stale.contains(element));
-            self.open.extend(stale.into_iter().map(Step::DeleteElement));
-        }
         for (element, comment) in wanted {
             if let Element::Service {
                 audience, choice, ..
@@ -412,7 +399,8 @@ fn wanted(frontend: &Frontend, before: &Before) -> Vec<(Element, Comment)> {
     };
     let mut wanted = Vec::new();
     if let Some(ranges) = &frontend.source_ranges {
-        let ranges = ranges.iter().map(|range| Element::SourceRange(key, *range));
+        let networks = ranges.iter().flat_map(|range| split_range(*range));
+        let ranges = networks.map(|network| Element::SourceRange(key, network));
         let ranges = ranges.chain([Element::Restricted(key)]);
         wanted.extend(ranges.map(|element| (element, None)));
     }

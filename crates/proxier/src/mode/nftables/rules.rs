@@ -16,7 +16,7 @@ use crate::mode::ipvs::plan::Audience;
 use crate::mode::ipvs::rules::Statement as Plain;
 use crate::mode::ipvs::rules::{
     ChainKind, CtState, Fingerprint, Hook, HookPoint, Outside, Pods, TransportProtocol, icmp,
-    loopback,
+    loopback, range_lengths,
 };
 
 /// One rule. The kernel executes its statements in order, until one does not match.
@@ -30,8 +30,8 @@ pub(super) enum Statement {
     Plain(Plain),
     /// Matches packets whose key is in a set.
     In(Set, To),
-    /// Matches packets whose key is not in a set.
-    NotIn(Set, To),
+    /// Matches packets to a destination that has the source's network of this length in a set.
+    SourceNetworkIn(Set, u8),
     /// Matches a source in a network.
     SourceIn(IpNet),
     /// Matches packets that arrived on these interfaces.
@@ -99,6 +99,7 @@ const ADMIT: i32 = -10;
 const FILTER: i32 = 20;
 
 const REFUSED: &str = "refused";
+const RESTRICTED: &str = "restricted-sources";
 const OUTPUT: &str = "output";
 const INSIDE: &str = "inside";
 const NODE_PORTS: &str = "node-ports";
@@ -161,6 +162,7 @@ impl Ruleset {
         let admitted = rule([Plain::HasMark(own).into(), Plain::ClearMark(own).into()]);
         vec![
             chain(REFUSED, refused(family)),
+            chain(RESTRICTED, restricted(family)),
             chain(NODE_PORTS_INSIDE, self.node_ports_inside()),
             chain(NODE_PORTS, self.node_ports(family)),
             chain(INSIDE, self.inside(family, NODE_PORTS)),
@@ -214,9 +216,7 @@ impl Ruleset {
     fn prerouting(&self, family: Family) -> Vec<Rule> {
         let restricted = rule([
             Statement::In(Set::Restricted, To::Address),
-            Statement::NotIn(Set::SourceRanges, To::Address),
-            Statement::NotLocalSource,
-            DROP,
+            Statement::Plain(Plain::Jump(RESTRICTED)),
         ]);
         let mut rules = vec![restricted];
         rules.extend(self.external(family, To::Address));
@@ -388,6 +388,18 @@ fn undelivered_to(to: To) -> Vec<Rule> {
         rule([Statement::In(Set::Dropped, to), DROP]),
         rule([Statement::NumberFrom(Set::Services, to), DROP]),
     ]
+}
+
+/// Clients of a destination with source ranges.
+fn restricted(family: Family) -> Vec<Rule> {
+    let networks = range_lengths(family).map(|length| {
+        rule([
+            Statement::SourceNetworkIn(Set::SourceRanges, length),
+            RETURN,
+        ])
+    });
+    let others = rule([Statement::NotLocalSource, DROP]);
+    networks.chain([others]).collect()
 }
 
 fn refused(family: Family) -> Vec<Rule> {

@@ -40,7 +40,7 @@ pub enum Set {
     Masqueraded,
     /// Destinations with source ranges.
     Restricted,
-    /// The source ranges.
+    /// The source ranges, as networks of a few lengths. The protocol tells the length, too.
     SourceRanges,
     /// Destinations without endpoints.
     NoEndpoints,
@@ -180,10 +180,7 @@ impl Set {
 
     /// Whether its elements are ranges.
     pub(super) const fn is_interval(self) -> bool {
-        matches!(
-            self,
-            Self::SourceRanges | Self::ServiceCidrs | Self::NodePortAddresses
-        )
+        matches!(self, Self::ServiceCidrs | Self::NodePortAddresses)
     }
 
     /// Whether packets add its elements, which expire.

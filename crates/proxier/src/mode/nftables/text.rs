@@ -14,6 +14,7 @@ use super::set::Part;
 use super::{Set, TABLE};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::plan::Audience;
+use crate::mode::ipvs::rules::of_network;
 
 /// Both tables with their sets, in nft's syntax.
 impl fmt::Display for Ruleset {
@@ -84,7 +85,14 @@ impl Statement {
         match self {
             Self::Plain(plain) => plain.to_string(),
             Self::In(set, to) => format!("{} @{}", key(set, to), set.name()),
-            Self::NotIn(set, to) => format!("{} != @{}", key(set, to), set.name()),
+            Self::SourceNetworkIn(set, length) => {
+                let parts = set.key().iter().map(|part| match part {
+                    Part::Field(field) => of_network(*field, family, *length),
+                    Part::Number => "number".to_owned(),
+                });
+                let key = parts.collect::<Vec<_>>().join(" . ");
+                format!("{key} @{}", set.name())
+            }
             Self::SourceIn(network) => format!("{ip} saddr {network}"),
             Self::FromInterfaces(PodInterfaces::Named(name)) => format!("iifname \"{name}\""),
             Self::FromInterfaces(PodInterfaces::Prefixed(name)) => format!("iifname \"{name}*\""),

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::element::EXTERNAL;
 use super::rules::{Chain, Rule, Statement, To};
 use super::{Choice, Chooser, Element, NodeState, Ruleset, Set, Target};
@@ -186,22 +188,31 @@ impl Walker<'_> {
             return End::Continue;
         };
         for rule in &chain.rules {
-            let to = match self.rule(rule, hook, place) {
+            let end = match self.rule(rule, hook, place) {
                 Next::Plain(Flow::Next | Flow::NoMatch) => continue,
-                Next::Plain(Flow::Return) => return End::Continue,
-                Next::Plain(Flow::Verdict(verdict)) => return End::Verdict(verdict),
-                Next::Plain(Flow::Jump(to) | Flow::Goto(to)) => {
-                    let chains = self.chains;
-                    let Some(to) = chains.iter().find(|chain| chain.name == to) else {
-                        return End::Continue;
-                    };
-                    to
+                Next::Plain(Flow::Return) => End::Continue,
+                Next::Plain(Flow::Verdict(verdict)) => End::Verdict(verdict),
+                Next::Plain(Flow::Goto(to)) => self.other(to, hook, place, deeper),
+                Next::Plain(Flow::Jump(to)) => match self.other(to, hook, place, deeper) {
+                    End::Continue => continue,
+                    end => end,
+                },
+                Next::Chosen(chooser) => {
+                    let place = below(place, &chooser.name());
+                    self.chain(&chooser.chain(), hook, &place, deeper)
                 }
-                Next::Chosen(chooser) => &chooser.chain(),
             };
-            return self.chain(to, hook, &below(place, &to.name), deeper);
+            return end;
         }
         End::Continue
+    }
+
+    fn other(&mut self, name: &str, hook: &'static str, place: &str, depth: usize) -> End {
+        let chains = self.chains;
+        match chains.iter().find(|chain| chain.name == name) {
+            Some(chain) => self.chain(chain, hook, &below(place, name), depth),
+            None => End::Continue,
+        }
     }
 
     fn rule(&mut self, rule: &Rule, hook: &'static str, place: &str) -> Next {
@@ -255,7 +266,11 @@ impl Walker<'_> {
                 }
                 None => matching(false),
             },
-            Statement::NotIn(set, to) => matching(self.find(*set, *to).is_none()),
+            Statement::SourceNetworkIn(_, length) => {
+                let network = IpNet::new(packet.source, *length).map(|network| network.trunc());
+                let element = network.map(|network| Element::SourceRange(packet.key(), network));
+                matching(element.is_ok_and(|element| self.node.elements.contains(&element)))
+            }
             Statement::SourceIn(network) => matching(network.contains(&packet.source)),
             Statement::FromInterfaces(interfaces) => matching(packet.is_from(interfaces)),
             Statement::DestinationIn(network) => matching(network.contains(&packet.destination)),
@@ -330,20 +345,11 @@ impl Walker<'_> {
     fn find(&self, set: Set, to: To) -> Option<Comment> {
         let packet = &self.passing.packet;
         let (key, family) = (self.key(to), packet.family());
-        let in_network = |of: fn(&Element) -> Option<ipnet::IpNet>| {
+        let in_network = |of: fn(&Element) -> Option<IpNet>| {
             let mut networks = self.node.elements.others().filter_map(of);
             networks.any(|network| network.contains(&packet.destination))
         };
         let is_there = match set {
-            Set::SourceRanges => {
-                let mut elements = self.node.elements.of(&key);
-                return elements.find_map(|(element, comment)| match element {
-                    Element::SourceRange(_, range) if range.contains(&packet.source) => {
-                        Some(comment.clone())
-                    }
-                    _ => None,
-                });
-            }
             Set::Restricted => return self.comment(&Element::Restricted(key)),
             Set::Masqueraded => return self.comment(&Element::Masqueraded(key)),
             Set::NoEndpoints => return self.comment(&Element::NoEndpoints(key)),

@@ -22,7 +22,7 @@ pub enum Element {
     /// Only clients in a [`SourceRange`](Self::SourceRange) of this address may reach it.
     Restricted(FrontendKey),
     /// A network whose clients may reach a restricted address. It is a whole source range, or a
-    /// part of one.
+    /// part of one, of a length that the rules look up: a multiple of four.
     SourceRange(FrontendKey, IpNet),
     /// svcproxy owns the virtual server of this address. The element is added before the virtual
     /// server and deleted after it, so the set is a complete record of ownership whenever svcproxy

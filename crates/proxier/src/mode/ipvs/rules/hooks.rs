@@ -257,16 +257,11 @@ pub(super) fn new_in(family: Family) -> Vec<Rule> {
 
 /// The first packets of connections to an address with source ranges.
 pub(super) fn restricted(family: Family) -> Vec<Rule> {
-    let hosts = rule([In(Set::SourceHosts(family)), Return]);
     let networks = range::lengths(family).map(|length| {
         let is_in = SourceNetworkIn(Set::SourceRanges(family), length);
         rule([is_in, Return])
     });
-    [hosts]
-        .into_iter()
-        .chain(networks)
-        .chain([rule([Drop])])
-        .collect()
+    networks.chain([rule([Drop])]).collect()
 }
 
 /// Packets for the address of a virtual server.

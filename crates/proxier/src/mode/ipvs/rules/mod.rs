@@ -79,7 +79,7 @@
 //! before IPVS, and the node's own packets over `lo`:
 //!
 //! - New connections from outside the source ranges are dropped (chain `restricted`, with a lookup
-//!   for single addresses and for each length of networks). The node itself is never locked out:
+//!   for each length of networks). The node itself is never locked out:
 //!   IPVS handles its packets in the output hook.
 //! - New connections to a Service without endpoints are rejected, before IPVS can log that it has
 //!   no destination. If the Service has endpoints, but none that this node may use, they are
@@ -151,13 +151,18 @@ mod set;
 pub(crate) use hooks::{REFUSED, icmp, loopback};
 pub use parts::Parts;
 pub(crate) use pods::{Outside, Pods};
-pub(crate) use range::split as split_range;
+pub(crate) use range::{lengths as range_lengths, split as split_range};
 #[cfg(feature = "ipvs")]
-pub(crate) use range::{key as range_key, mask_and_bit, network as range_network};
+pub(crate) use range::{mask as range_mask, tag as range_tag, untagged as untagged_range};
 pub(crate) use rule::{
     Chain, ChainKind, CtState, Hook, HookPoint, Rule, Statement, TransportProtocol,
 };
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub(crate) use ruleset::{ADMIT, INPUT};
 pub use ruleset::{Fingerprint, Ruleset, TABLE};
+#[cfg_attr(
+    not(feature = "nftables"),
+    allow(unused_imports, reason = "the text of mode nftables uses it")
+)]
+pub(crate) use set::of_network;
 pub use set::{Field, Set};

@@ -3,23 +3,26 @@
 //! A set of ranges with concatenated keys is cloned as a whole by the kernel for each change
 //! (`nft_set_pipapo.c`), and cannot be searched by hash. So a range is split into networks whose
 //! length is a multiple of [`STEP`], and a packet's source is looked up once for each such length.
-//! The key of a network has the bit after its prefix set, so that it tells its length: 10.0.0.0/8 is
-//! 10.128.0.0, and 10.0.0.0/12 is 10.8.0.0. Single addresses have no such bit, and a set of their
-//! own.
+//!
+//! The key must tell the length, too: 10.0.0.0/8 does not contain what 10.0.0.0/12 does. The number of
+//! bits behind the prefix, a multiple of [`STEP`], flips bits of the protocol in the key. The numbers
+//! of TCP, UDP and SCTP differ from each other by no multiple of it, so both can be read back. A bit
+//! in the source's own field would do as well, but nft 1.0.6 cannot read what it lists of that for
+//! IPv6 (`ip6 saddr & fff0:: | 0x800…`), and a host could not load its saved rules.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ipvs::Family;
+use ipvs::{Family, Protocol};
 
 /// A range becomes at most 2 to the power of `STEP - 1` networks, and a packet costs one lookup for
 /// each multiple of it.
 const STEP: u8 = 4;
 
-/// The lengths of networks, longest first, without single addresses.
-pub(super) fn lengths(family: Family) -> impl Iterator<Item = u8> {
+/// The lengths of networks, longest first.
+pub(crate) fn lengths(family: Family) -> impl Iterator<Item = u8> {
     let count = bits(family) / STEP;
-    (0..count).rev().map(|number| number * STEP)
+    (0..=count).rev().map(|number| number * STEP)
 }
 
 /// The networks that make up a range, in order.
@@ -28,46 +31,31 @@ pub(crate) fn split(range: IpNet) -> impl Iterator<Item = IpNet> {
     range.subnets(length).into_iter().flatten()
 }
 
-/// The key of a network, or of a single address.
+/// The bits of the protocol that a length flips.
+pub(crate) const fn tag(family: Family, length: u8) -> u8 {
+    bits(family).saturating_sub(length)
+}
+
+/// The protocol and the length that a protocol in a key stands for.
 #[cfg_attr(not(feature = "ipvs"), allow(dead_code, reason = "for the kernel"))]
-pub(crate) fn key(network: IpNet) -> IpAddr {
-    let bit = bit(Family::of(&network.addr()), network.prefix_len());
-    match (network.network(), bit) {
-        (IpAddr::V4(address), Some(IpAddr::V4(bit))) => (address | bit).into(),
-        (IpAddr::V6(address), Some(IpAddr::V6(bit))) => (address | bit).into(),
-        (address, _) => address,
-    }
-}
-
-/// The network with a key that has the bit after its prefix.
-#[cfg_attr(not(feature = "ipvs"), allow(dead_code, reason = "for the kernel"))]
-pub(crate) fn network(key: IpAddr) -> Option<IpNet> {
-    let zeros = match key {
-        IpAddr::V4(key) => key.to_bits().trailing_zeros(),
-        IpAddr::V6(key) => key.to_bits().trailing_zeros(),
-    };
-    let used = u8::try_from(zeros).ok()?.checked_add(1)?;
-    let length = bits(Family::of(&key)).checked_sub(used)?;
-    IpNet::new(key, length).ok().map(|network| network.trunc())
-}
-
-/// The mask for a length, and the bit after the prefix.
-pub(crate) fn mask_and_bit(family: Family, length: u8) -> Option<(IpAddr, IpAddr)> {
-    let unspecified = match family {
-        Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let network = IpNet::new(unspecified, length).ok()?;
-    Some((network.netmask(), bit(family, length)?))
-}
-
-/// `None` for single addresses.
-fn bit(family: Family, length: u8) -> Option<IpAddr> {
-    let place = u32::from(bits(family).checked_sub(length)?.checked_sub(1)?);
-    Some(match family {
-        Family::V4 => Ipv4Addr::from_bits(1 << place).into(),
-        Family::V6 => Ipv6Addr::from_bits(1 << place).into(),
+pub(crate) fn untagged(family: Family, number: u8) -> Option<(Protocol, u8)> {
+    let mut protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter();
+    protocols.find_map(|protocol| {
+        let tag = number ^ u8::try_from(protocol.number()).ok()?;
+        let length = bits(family).checked_sub(tag)?;
+        (length % STEP == 0).then_some((protocol, length))
     })
+}
+
+/// The mask of a length.
+pub(crate) fn mask(family: Family, length: u8) -> Option<IpAddr> {
+    let any: IpAddr = match family {
+        Family::V4 => [0; 4].into(),
+        Family::V6 => [0; 16].into(),
+    };
+    IpNet::new(any, length)
+        .ok()
+        .map(|network| network.netmask())
 }
 
 const fn bits(family: Family) -> u8 {
@@ -80,63 +68,54 @@ const fn bits(family: Family) -> u8 {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
     use super::*;
 
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
     #[test]
-    fn a_key_tells_the_length_of_its_network() {
-        for (network_text, key_text) in [
-            ("0.0.0.0/0", "128.0.0.0"),
-            ("10.0.0.0/8", "10.128.0.0"),
-            ("10.0.0.0/12", "10.8.0.0"),
-            ("192.0.2.16/28", "192.0.2.24"),
-            ("::/0", "8000::"),
-            ("fd00::/8", "fd80::"),
-            ("2001:db8::/124", "2001:db8::8"),
-        ] {
-            assert_eq!(key(net(network_text)).to_string(), key_text);
-            assert_eq!(network(key_text.parse().unwrap()), Some(net(network_text)));
+    fn protocol_and_length_can_be_told_from_each_other() {
+        for family in [Family::V4, Family::V6] {
+            let mut numbers = HashSet::new();
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+                for length in lengths(family) {
+                    let number = u8::try_from(protocol.number()).unwrap() ^ tag(family, length);
+                    assert!(numbers.insert(number), "{protocol} {length}");
+                    assert_eq!(untagged(family, number), Some((protocol, length)));
+                }
+            }
+            let others = (0..=u8::MAX).filter(|number| !numbers.contains(number));
+            assert!(
+                others
+                    .into_iter()
+                    .all(|number| untagged(family, number).is_none())
+            );
         }
-        assert_eq!(key(net("192.0.2.1/32")).to_string(), "192.0.2.1");
-        assert_eq!(key(net("2001:db8::1/128")).to_string(), "2001:db8::1");
-        assert_eq!(network([0, 0, 0, 0].into()), None);
     }
 
     #[test]
     fn lengths_are_those_of_split_ranges() {
         let lengths = |family| lengths(family).collect::<Vec<_>>();
-        assert_eq!(lengths(Family::V4), [28, 24, 20, 16, 12, 8, 4, 0]);
+        assert_eq!(lengths(Family::V4), [32, 28, 24, 20, 16, 12, 8, 4, 0]);
         let v6 = lengths(Family::V6);
-        assert_eq!((v6.len(), v6[0], v6[31]), (32, 124, 0));
+        assert_eq!((v6.len(), v6[0], v6[32]), (33, 128, 0));
     }
 
-    /// What the rules and the sets do together with one source.
+    /// What the rules and the set do together with one source.
     fn is_admitted(source: IpAddr, ranges: &[IpNet]) -> bool {
         let family = Family::of(&source);
-        let (mut hosts, mut networks) = (HashSet::new(), HashSet::new());
+        let mut networks = HashSet::new();
         for part in ranges.iter().flat_map(|range| split(*range)) {
-            let set = match part.prefix_len() == part.max_prefix_len() {
-                true => &mut hosts,
-                false => &mut networks,
-            };
-            assert!(set.insert(key(part)), "{part} has another one's key");
+            let key = (tag(family, part.prefix_len()), part.network());
+            assert!(networks.insert(key), "{part} has another one's key");
         }
-        let masked = |length| match (source, mask_and_bit(family, length).unwrap()) {
-            (IpAddr::V4(source), (IpAddr::V4(mask), IpAddr::V4(bit))) => {
-                IpAddr::from(source & mask | bit)
-            }
-            (IpAddr::V6(source), (IpAddr::V6(mask), IpAddr::V6(bit))) => {
-                (source & mask | bit).into()
-            }
+        let masked = |length| match (source, mask(family, length).unwrap()) {
+            (IpAddr::V4(source), IpAddr::V4(mask)) => IpAddr::from(source & mask),
+            (IpAddr::V6(source), IpAddr::V6(mask)) => (source & mask).into(),
             _ => unreachable!(),
         };
-        hosts.contains(&source) || lengths(family).any(|length| networks.contains(&masked(length)))
+        lengths(family).any(|length| networks.contains(&(tag(family, length), masked(length))))
     }
 
     fn networks(family: Family) -> impl Strategy<Value = (IpAddr, Vec<IpNet>)> {

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use ipvs::Family;
 
 use super::Set;
-use super::range::mask_and_bit;
 use crate::desired::PodInterfaces;
 
 /// One rule. The kernel executes its statements in order, until one does not match.
@@ -219,12 +218,8 @@ impl fmt::Display for Statement {
                 set.write_key(f)?;
                 write!(f, " != @{}", set.name())
             }
-            // The source is the last field.
             Self::SourceNetworkIn(set, length) => {
-                set.write_key(f)?;
-                if let Some((mask, bit)) = mask_and_bit(set.family(), *length) {
-                    write!(f, " & {mask} | {bit}")?;
-                }
+                set.write_key_of_network(*length, f)?;
                 write!(f, " @{}", set.name())
             }
             Self::NotFromLoopback => f.write_str("iif != \"lo\""),

@@ -8,6 +8,8 @@ use std::fmt;
 
 use ipvs::Family;
 
+use super::range;
+
 /// A part of a set's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -97,10 +99,8 @@ sets! {
     External, "external", FRONTEND, true, false;
     /// Destinations with source ranges.
     Restricted, "restricted", FRONTEND, false, false;
-    /// The networks that make up source ranges, each with the bit after its prefix set.
+    /// The networks that make up source ranges. The protocol tells their lengths, too.
     SourceRanges, "source-networks", SOURCE_OF, false, false;
-    /// The single addresses among source ranges.
-    SourceHosts, "source-hosts", SOURCE_OF, false, false;
     /// Destinations without endpoints on this node.
     Dropped, "dropped", FRONTEND, false, false;
     /// Destinations without endpoints on this node for clients outside the cluster.
@@ -177,6 +177,24 @@ impl Set {
         self.write_fields(f, |field, family| field.of_answer().expression(family))
     }
 
+    /// Its key with the network of the source, of a length: `ip daddr . meta l4proto ^ 8 . th dport
+    /// . ip saddr & 255.255.255.0`.
+    pub(super) fn write_key_of_network(
+        self,
+        length: u8,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        for (index, field) in self.fields().iter().enumerate() {
+            let separator = if index == 0 { "" } else { " . " };
+            write!(
+                f,
+                "{separator}{}",
+                of_network(*field, self.family(), length)
+            )?;
+        }
+        Ok(())
+    }
+
     fn write_fields(
         self,
         f: &mut fmt::Formatter<'_>,
@@ -187,6 +205,20 @@ impl Set {
             write!(f, "{separator}{}", text(*field, self.family()))?;
         }
         Ok(())
+    }
+}
+
+/// A field of a key with the network of the source.
+pub(crate) fn of_network(field: Field, family: Family, length: u8) -> String {
+    let text = field.expression(family);
+    match (
+        field,
+        range::tag(family, length),
+        range::mask(family, length),
+    ) {
+        (Field::Protocol, tag @ 1.., _) => format!("{text} ^ {tag}"),
+        (Field::Source, 1.., Some(mask)) => format!("{text} & {mask}"),
+        _ => text.to_owned(),
     }
 }
 

@@ -63,7 +63,6 @@ impl<'a> Lookup<'a> {
             Set::Restricted(_) => Element::Restricted(key),
             // A network takes its length from the statement.
             Set::SourceRanges(_) => return None,
-            Set::SourceHosts(_) => Element::SourceRange(key, packet.source.into()),
             Set::Dropped(_) => Element::Dropped(key, Audience::All),
             Set::DroppedExternal(_) => Element::Dropped(key, Audience::External),
             Set::DroppedExternalNodePorts(_) => Element::Dropped(node_port, Audience::External),

@@ -9,11 +9,9 @@ use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer, user_data};
 
 use crate::desired::FrontendKey;
-use crate::mode::ipvs::kernel::nft::{
-    address_after, comment, network_from, paired, put_part, put_value,
-};
+use crate::mode::ipvs::kernel::nft::{address_after, comment, paired, put_part, put_value};
 use crate::mode::ipvs::plan::{Audience, Comment};
-use crate::mode::ipvs::rules::Field;
+use crate::mode::ipvs::rules::{Field, range_tag, untagged_range};
 use crate::mode::nftables::element::EXTERNAL;
 use crate::mode::nftables::set::{Data, Part};
 use crate::mode::nftables::{Choice, Element, Set, Target};
@@ -52,7 +50,6 @@ impl Definition {
     pub(super) fn of(set: Set, family: Family) -> Self {
         let key = set.key().iter();
         let flag = |is_set, flag| if is_set { flag } else { 0 };
-        let is_ranges_of_many = set.is_interval() && set.key().len() > 1;
         let address = Part::Field(Field::Destination);
         let data = match set.data() {
             Data::None => None,
@@ -66,7 +63,6 @@ impl Definition {
         Self {
             flags: flag(set.is_interval(), NFT_SET_INTERVAL)
                 | flag(data.is_some(), NFT_SET_MAP)
-                | flag(is_ranges_of_many, NFT_SET_CONCAT)
                 | flag(set.is_dynamic(), NFT_SET_TIMEOUT | NFT_SET_EVAL),
             key_type: key
                 .clone()
@@ -107,37 +103,17 @@ pub(super) fn put_set(w: &mut Writer, set: Set, family: Family, table: &str, id:
         }
     }
     w.number(NFTA_SET_ID, id);
-    let is_concatenation = definition.flags & NFT_SET_CONCAT != 0;
-    if is_concatenation || set.is_dynamic() {
+    if set.is_dynamic() {
         w.nested(NFTA_SET_DESC, |w| {
-            if set.is_dynamic() {
-                w.number(NFTA_SET_DESC_SIZE, Set::MOST_CLIENTS);
-            }
-            if is_concatenation {
-                // The kernel needs the lengths of the fields to compare ranges field by field.
-                w.nested(NFTA_SET_DESC_CONCAT, |w| {
-                    for part in set.key() {
-                        let length = field_length(*part, family);
-                        w.nested(NFTA_LIST_ELEM, |w| w.number(NFTA_SET_FIELD_LEN, length));
-                    }
-                });
-            }
+            w.number(NFTA_SET_DESC_SIZE, Set::MOST_CLIENTS)
         });
     }
     // Without it, nft lists networks with reversed bytes.
-    if set.is_interval() && !is_concatenation {
+    if set.is_interval() {
         const BIG_ENDIAN: u32 = 2;
         w.attribute(NFTA_SET_USERDATA, |w| {
             user_data::put(w, user_data::KEY_BYTE_ORDER, &[&BIG_ENDIAN.to_ne_bytes()]);
         });
-    }
-}
-
-const fn field_length(part: Part, family: Family) -> u32 {
-    match part {
-        Part::Field(Field::Protocol) => 1,
-        Part::Field(Field::Port | Field::SourcePort) => 2,
-        part => part.length(family),
     }
 }
 
@@ -161,9 +137,14 @@ impl Bytes {
         self
     }
 
-    fn protocol(mut self, protocol: Protocol) -> Self {
+    fn protocol(self, protocol: Protocol) -> Self {
+        self.tagged_protocol(protocol, 0)
+    }
+
+    /// With some bits flipped.
+    fn tagged_protocol(mut self, protocol: Protocol, tag: u8) -> Self {
         let [_, number] = protocol.number().to_be_bytes();
-        self.0.extend([number, 0, 0, 0]);
+        self.0.extend([number ^ tag, 0, 0, 0]);
         self
     }
 
@@ -207,7 +188,13 @@ fn key(element: &Element) -> Bytes {
         | Element::Service { key, .. }
         | Element::NoEndpoints(key)
         | Element::Dropped(key, _) => bytes.frontend(key),
-        Element::SourceRange(key, network) => bytes.frontend(key).address(network.network()),
+        Element::SourceRange(key, network) => {
+            let tag = range_tag(key.family(), network.prefix_len());
+            let of = bytes
+                .address(key.address)
+                .tagged_protocol(key.protocol, tag);
+            of.port(key.port).address(network.network())
+        }
         Element::Endpoint {
             key,
             audience,
@@ -234,10 +221,6 @@ pub(super) fn put_element(w: &mut Writer, element: &Element, comment: Option<&st
     put_part(w, comment, |w| {
         put_value(w, NFTA_SET_ELEM_KEY, &key(element).0);
         match element {
-            Element::SourceRange(key, network) => {
-                let end = Bytes::default().frontend(key).address(network.broadcast());
-                put_value(w, NFTA_SET_ELEM_KEY_END, &end.0);
-            }
             Element::Endpoint { to, .. } => {
                 put_value(w, NFTA_SET_ELEM_DATA, &Bytes::default().target(*to).0);
             }
@@ -282,7 +265,6 @@ pub(super) fn put_chooser(w: &mut Writer, choice: Choice, chain: &str) {
 #[derive(Debug)]
 pub(super) struct Listed {
     key: Vec<u8>,
-    key_end: Option<Vec<u8>>,
     data: Option<Vec<u8>>,
     /// The chain of a map of chains.
     pub(super) chain: Option<String>,
@@ -310,7 +292,6 @@ impl Listed {
         let user_data = attributes.value(NFTA_SET_ELEM_USERDATA).unwrap_or_default();
         Ok(Some(Self {
             key,
-            key_end: value(NFTA_SET_ELEM_KEY_END)?,
             data: value(NFTA_SET_ELEM_DATA)?,
             chain: chain.and_then(|chain| chain.text(NFTA_VERDICT_CHAIN).map(str::to_owned)),
             is_end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
@@ -366,11 +347,12 @@ impl Listed {
                 }
             }
             Set::SourceRanges => {
-                let (key, first) = (bytes.frontend(family)?, bytes.address(family)?);
-                let mut end = Reader(self.key_end.as_deref().unwrap_or(&self.key));
-                let (same, last) = (end.frontend(family)?, end.address(family)?);
-                let network = network_from(first, |network| network.broadcast() == last)?;
-                (key == same).then_some(Element::SourceRange(key, network))?
+                let (key, address) = (bytes.frontend(family)?, bytes.address(family)?);
+                let number = u8::try_from(key.protocol.number()).ok()?;
+                let (protocol, length) = untagged_range(family, number)?;
+                let network = IpNet::new(address, length).ok()?;
+                let element = Element::SourceRange(FrontendKey { protocol, ..key }, network);
+                (network.trunc() == network).then_some(element)?
             }
             Set::Hairpin => {
                 let address = bytes.address(family)?;
@@ -477,6 +459,7 @@ mod tests {
             for element in [
                 Element::Restricted(key),
                 Element::SourceRange(key, network),
+                Element::SourceRange(key, key.address.into()),
                 Element::Endpoint {
                     key,
                     audience,

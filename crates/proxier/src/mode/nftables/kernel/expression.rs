@@ -13,10 +13,10 @@ use std::num::NonZeroU32;
 
 use ipvs::Family;
 use netlink::Writer;
-use netlink::nftables::{compare, expression, load_meta};
+use netlink::nftables::{compare, expression, load_meta, mask_register};
 use netlink::uapi::*;
 
-use crate::mode::ipvs::kernel::nft::{Load, put_from, put_in, put_statement};
+use crate::mode::ipvs::kernel::nft::{Load, put_from, put_in, put_of_network, put_statement};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::ipvs::rules::Field;
 use crate::mode::nftables::Set;
@@ -38,8 +38,16 @@ impl Encoder {
     pub(super) fn put(&self, w: &mut Writer, statement: &Statement) {
         match statement {
             Statement::Plain(plain) => put_statement(w, plain),
-            Statement::In(set, to) => self.put_lookup(w, *set, *to, false),
-            Statement::NotIn(set, to) => self.put_lookup(w, *set, *to, true),
+            Statement::In(set, to) => {
+                self.load_key(w, *set, *to, |_, _, _| {});
+                put_find(w, *set, 0, None);
+            }
+            Statement::SourceNetworkIn(set, length) => {
+                self.load_key(w, *set, To::Address, |w, register, field| {
+                    put_of_network(w, register, (field, self.family), *length);
+                });
+                put_find(w, *set, 0, None);
+            }
             Statement::SourceIn(network) => put_in(w, NFT_CMP_EQ, Field::Source, *network),
             Statement::DestinationIn(network) => {
                 put_in(w, NFT_CMP_EQ, Field::Destination, *network)
@@ -84,7 +92,7 @@ impl Encoder {
             Statement::Lasting(to) => {
                 let next = self.load_frontend(w, *to, 0);
                 load_meta(w, NFT_META_PRIORITY, register(next));
-                put_find(w, Set::Numbers, 0, Some(next + 1), false);
+                put_find(w, Set::Numbers, 0, Some(next + 1));
                 put_store_number(w, register(next + 1));
             }
             Statement::ForgetNumber => {
@@ -93,7 +101,7 @@ impl Encoder {
             }
             Statement::NumberOfClient(to) => {
                 let next = self.load_client(w, *to);
-                put_find(w, Set::Affinity, 0, Some(next), false);
+                put_find(w, Set::Affinity, 0, Some(next));
                 put_store_number(w, register(next));
             }
             Statement::Forget(to, seconds) => {
@@ -118,13 +126,7 @@ impl Encoder {
             // The unspecified address in a form that nft lists and reads.
             let (zeros, length) = ([0; 16], load.register_length());
             let zeros = zeros.get(..length as usize).unwrap_or_default();
-            expression(w, "bitwise", |w| {
-                w.number(NFTA_BITWISE_SREG, register(number));
-                w.number(NFTA_BITWISE_DREG, register(number));
-                w.number(NFTA_BITWISE_LEN, length);
-                w.nested(NFTA_BITWISE_MASK, |w| w.put(NFTA_DATA_VALUE, zeros));
-                w.nested(NFTA_BITWISE_XOR, |w| w.put(NFTA_DATA_VALUE, zeros));
-            });
+            mask_register(w, register(number), zeros, zeros);
         }
         number + load.register_length() / 4
     }
@@ -137,20 +139,22 @@ impl Encoder {
         number
     }
 
-    fn put_lookup(&self, w: &mut Writer, set: Set, to: To, is_inverted: bool) {
+    /// Loads the key of a set; `change` sees each field and its register.
+    fn load_key(&self, w: &mut Writer, set: Set, to: To, change: impl Fn(&mut Writer, u32, Field)) {
         let mut number = 0;
         for part in set.key() {
             if let Part::Field(field) = part {
-                number = self.load(w, *field, to, number);
+                let next = self.load(w, *field, to, number);
+                change(w, register(number), *field);
+                number = next;
             }
         }
-        put_find(w, set, 0, None, is_inverted);
     }
 
     /// Keeps the value of a map as the packet's number.
     fn put_number_from(&self, w: &mut Writer, set: Set, to: To) {
         let next = self.load_frontend(w, to, 0);
-        put_find(w, set, 0, Some(next), false);
+        put_find(w, set, 0, Some(next));
         put_store_number(w, register(next));
     }
 
@@ -176,7 +180,7 @@ impl Encoder {
 
     /// Finds the endpoint whose key begins in register 0, and translates the destination to it.
     fn put_translation(&self, w: &mut Writer, value: u32) {
-        put_find(w, Set::Endpoints, 0, Some(value), false);
+        put_find(w, Set::Endpoints, 0, Some(value));
         expression(w, "nat", |w| {
             w.number(NFTA_NAT_TYPE, NFT_NAT_DNAT);
             let (family, registers) = match self.family {
@@ -191,15 +195,12 @@ impl Encoder {
 }
 
 /// Looks up the key that begins in a register; `value` is the register for a map's value.
-fn put_find(w: &mut Writer, set: Set, key: u32, value: Option<u32>, is_inverted: bool) {
+fn put_find(w: &mut Writer, set: Set, key: u32, value: Option<u32>) {
     expression(w, "lookup", |w| {
         w.text(NFTA_LOOKUP_SET, set.name());
         w.number(NFTA_LOOKUP_SREG, register(key));
         if let Some(value) = value {
             w.number(NFTA_LOOKUP_DREG, register(value));
-        }
-        if is_inverted {
-            w.number(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
         }
     });
 }

@@ -84,9 +84,6 @@ impl<'a> Transaction<'a> {
             .take(packing.most());
         let mut end = start;
         let flags = match kind {
-            // NLM_F_EXCL, because kernels before 6.18 silently ignore a range that overlaps another
-            // one.
-            NFT_MSG_NEWSETELEM if set == Set::SourceRanges => NLM_F_CREATE | NLM_F_EXCL,
             NFT_MSG_NEWSETELEM => NLM_F_CREATE,
             _ => 0,
         };
@@ -281,15 +278,9 @@ fn element_of(step: &Step) -> Option<(u8, &Element, Option<&str>)> {
 }
 
 /// Whether two steps must be in one transaction: the second one adds again what the first one
-/// deleted, which must never be missing; or both change the source ranges of one destination.
+/// deleted, which must never be missing.
 fn belong_together(last: &Step, next: &Step) -> bool {
     match (last, next) {
-        (
-            Step::AddElement(Element::SourceRange(old, _), _)
-            | Step::DeleteElement(Element::SourceRange(old, _)),
-            Step::AddElement(Element::SourceRange(new, _), _)
-            | Step::DeleteElement(Element::SourceRange(new, _)),
-        ) => old == new,
         (Step::DeleteElement(old), Step::AddElement(new, _)) => old.excludes(new),
         _ => false,
     }

@@ -8,7 +8,7 @@ use ipvs::{Family, Protocol};
 
 use crate::desired::FrontendKey;
 use crate::mode::ipvs::plan::{Audience, Comment, Element, Purpose};
-use crate::mode::ipvs::rules::{Field, Set, range_key, range_network};
+use crate::mode::ipvs::rules::{Field, Set, range_tag, untagged_range};
 use netlink::uapi::*;
 use netlink::{Attributes, Malformed, Writer, user_data};
 
@@ -27,12 +27,7 @@ pub(super) fn set_of(element: &Element) -> Set {
     };
     match element {
         Element::Restricted(key) => Set::Restricted(key.family()),
-        Element::SourceRange(key, network) => {
-            match network.prefix_len() == network.max_prefix_len() {
-                true => Set::SourceHosts(key.family()),
-                false => Set::SourceRanges(key.family()),
-            }
-        }
+        Element::SourceRange(key, _) => Set::SourceRanges(key.family()),
         Element::VirtualServer(key) => Set::VirtualServers(key.family()),
         Element::NoEndpoints(key) => at(key, Set::NoEndpoints, Set::NoEndpointsNodePorts),
         Element::Dropped(key, Audience::All) => Set::Dropped(key.family()),
@@ -141,7 +136,10 @@ impl Key {
                 }
             }
             Element::SourceRange(key, network) => {
-                Self::frontend(key).with_address(range_key(*network))
+                let tag = range_tag(key.family(), network.prefix_len());
+                let of = Self::default().with_address(key.address);
+                of.with_tagged_port(key, tag)
+                    .with_address(network.network())
             }
             Element::CapturedAddress(address) => Self::default().with_address(*address),
             Element::HealthCheck(family, port) => {
@@ -168,9 +166,14 @@ impl Key {
     }
 
     fn with_port(self, key: &FrontendKey) -> Self {
+        self.with_tagged_port(key, 0)
+    }
+
+    /// With some bits of the protocol flipped.
+    fn with_tagged_port(self, key: &FrontendKey, tag: u8) -> Self {
         let [_, number] = key.protocol.number().to_be_bytes();
         let [high, low] = key.port.get().to_be_bytes();
-        self.with(&[number, 0, 0, 0]).with(&[high, low, 0, 0])
+        self.with(&[number ^ tag, 0, 0, 0]).with(&[high, low, 0, 0])
     }
 
     fn with(mut self, field: &[u8]) -> Self {
@@ -248,8 +251,7 @@ impl<'a> Part<'a> {
             Set::Captured(_) => marked(Purpose::Capture),
             Set::NodePorts(_) => marked(Purpose::NodePort),
             Set::External(_) | Set::ExternalNodePorts(_) => marked(Purpose::External),
-            Set::SourceRanges(_) => self.source_range(set, range_network),
-            Set::SourceHosts(_) => self.source_range(set, |address| Some(address.into())),
+            Set::SourceRanges(family) => self.source_range(family, set),
             Set::CapturedAddresses(family) => match split_address(self.key, family)? {
                 (address, []) => Some(Element::CapturedAddress(address)),
                 _ => None,
@@ -271,10 +273,19 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn source_range(&self, set: Set, network: fn(IpAddr) -> Option<IpNet>) -> Option<Element> {
+    fn source_range(&self, family: Family, set: Set) -> Option<Element> {
         let (key, rest) = split_frontend(self.key, set)?;
-        match split_address(rest, set.family())? {
-            (address, []) => Some(Element::SourceRange(key, network(address)?)),
+        let number = u8::try_from(key.protocol.number()).ok()?;
+        let (protocol, length) = untagged_range(family, number)?;
+        match split_address(rest, family)? {
+            (address, []) => {
+                let network = IpNet::new(address, length).ok()?;
+                let is_network = network.trunc() == network;
+                is_network.then_some(Element::SourceRange(
+                    FrontendKey { protocol, ..key },
+                    network,
+                ))
+            }
             _ => None,
         }
     }
@@ -362,7 +373,7 @@ pub(crate) fn paired(mut parts: Vec<(IpAddr, bool, Comment)>) -> Vec<(IpNet, Com
 }
 
 /// The network that begins with an address and has a matching end.
-pub(crate) fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
+fn network_from(start: IpAddr, ends: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
     let max = if start.is_ipv4() { 32 } else { 128 };
     (0..=max)
         .filter_map(|length| IpNet::new(start, length).ok())

@@ -17,7 +17,7 @@ use crate::mode::{ApplyReport, BackendError};
 pub(crate) use chain::{ChainDefinition, put_hook};
 use element::is_valid_comment;
 #[cfg(feature = "nftables")]
-pub(crate) use element::{address_after, comment, network_from, paired, put_part, put_value};
+pub(crate) use element::{address_after, comment, paired, put_part, put_value};
 #[cfg(feature = "nftables")]
 pub(crate) use expression::Load;
 use list::TableShape;
@@ -26,7 +26,7 @@ pub(crate) use list::complete;
 use netlink::uapi::*;
 use netlink::{Batch, Packing, Socket, without_rejected};
 #[cfg(feature = "nftables")]
-pub(crate) use rule::{RuleTag, put_from, put_in, put_statement};
+pub(crate) use rule::{RuleTag, put_from, put_in, put_of_network, put_statement};
 use transaction::Transaction;
 
 /// svcproxy's table in one network namespace.

@@ -12,8 +12,8 @@ use netlink::{Writer, user_data};
 use super::expression::{Checksums, Load, store_field};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::rules::{
-    Chain, CtState, Field, Fingerprint, Rule, Set, Statement, TABLE, TransportProtocol,
-    mask_and_bit,
+    Chain, CtState, Field, Fingerprint, Rule, Set, Statement, TABLE, TransportProtocol, range_mask,
+    range_tag,
 };
 
 /// `lo` has this index in every network namespace; the kernel's LOOPBACK_IFINDEX.
@@ -299,19 +299,37 @@ fn lookup(w: &mut Writer, set: Set, more: impl FnOnce(&mut Writer)) {
     });
 }
 
-/// Looks up the network of the source, which is the last field.
 fn put_network_lookup(w: &mut Writer, set: Set, length: u8) {
-    let source = load_key(w, set, |field| field);
-    match mask_and_bit(set.family(), length) {
-        Some((IpAddr::V4(netmask), IpAddr::V4(bit))) => {
-            mask_register(w, source, &netmask.octets(), &bit.octets());
+    let mut register = NFT_REG32_00;
+    for field in set.fields() {
+        let load = Load::of(*field, set.family());
+        load.put(w, register);
+        put_of_network(w, register, (*field, set.family()), length);
+        register += load.register_length() / 4;
+    }
+    lookup(w, set, |_| {});
+}
+
+/// Changes a loaded field of a key with the network of the source: masks the source, and flips the
+/// bits of the protocol that tell the length.
+pub(crate) fn put_of_network(
+    w: &mut Writer,
+    register: u32,
+    (field, family): (Field, Family),
+    length: u8,
+) {
+    match (field, range_tag(family, length), range_mask(family, length)) {
+        (Field::Protocol, tag @ 1.., _) => {
+            mask_register(w, register, &[0xff], &[tag]);
         }
-        Some((IpAddr::V6(netmask), IpAddr::V6(bit))) => {
-            mask_register(w, source, &netmask.octets(), &bit.octets());
+        (Field::Source, 1.., Some(IpAddr::V4(mask))) => {
+            mask_register(w, register, &mask.octets(), &[0; 4]);
+        }
+        (Field::Source, 1.., Some(IpAddr::V6(mask))) => {
+            mask_register(w, register, &mask.octets(), &[0; 16]);
         }
         _ => {}
     }
-    lookup(w, set, |_| {});
 }
 
 fn put_mark(w: &mut Writer, kept: u32, flipped: u32) {

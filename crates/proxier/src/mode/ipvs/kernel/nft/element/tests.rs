@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mode::ipvs::rules::split_range;
 
 fn read_back(element: &Element, comment: Option<&str>) -> Vec<(Element, Comment)> {
     let mut w = Writer::default();
@@ -65,7 +66,9 @@ fn element() -> impl Strategy<Value = Element> {
     let range = (frontend(), network()).prop_map(|(key, range)| {
         let one = IpNet::from(key.address);
         let same = one.max_prefix_len() == range.max_prefix_len();
-        Element::SourceRange(key, if same { range } else { one })
+        // Of a length that the rules look up.
+        let part = split_range(if same { range } else { one }).next();
+        Element::SourceRange(key, part.unwrap())
     });
     let purposes = [Purpose::Capture, Purpose::NodePort, Purpose::External];
     let purpose = prop::sample::select(purposes.to_vec());
