@@ -170,12 +170,17 @@ pub(crate) fn at(
 
 impl Description {
     fn add_problems(&mut self, problems: Vec<Problem>) {
-        let problems = problems.into_iter().map(|problem| ProblemOf {
+        self.problems = problems.into_iter().map(ProblemOf::from).collect();
+    }
+}
+
+impl From<Problem> for ProblemOf {
+    fn from(problem: Problem) -> Self {
+        Self {
             field: problem.field,
             reason: problem.reason.to_string(),
             message: problem.message,
-        });
-        self.problems = problems.collect();
+        }
     }
 }
 

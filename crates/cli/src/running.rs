@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,6 +12,7 @@ use proxier::desired::{Config, Marks, PodInterfaces};
 use proxier::mode::trace::Packet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::args::BindAddress;
 use crate::description::Description;
@@ -83,6 +85,24 @@ pub(crate) struct Settings {
     pod_interface_prefix: Option<String>,
     masquerade_mark: String,
     mark_mask: String,
+    zone: Option<String>,
+    #[serde(default, rename = "denyExternalIPs")]
+    deny_external_ips: bool,
+    #[serde(default)]
+    deny_endpoints: Vec<IpNet>,
+    /// The absolute paths of the manifests; none for an API server.
+    #[serde(default)]
+    pub(crate) manifests: Vec<PathBuf>,
+}
+
+/// The page `/configz`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Configz {
+    /// The settings in effect, in the form of kube-proxy's configuration file.
+    #[serde(rename = "kubeproxy.config.k8s.io")]
+    pub(crate) kube_proxy: Value,
+    /// Those that have no field there.
+    pub(crate) svcproxy: Settings,
 }
 
 impl Settings {
@@ -106,6 +126,9 @@ impl Settings {
         config.pod_interfaces = named(self.pod_interface)
             .map(PodInterfaces::Named)
             .or(prefixed);
+        config.zone = self.zone.map(Into::into);
+        config.deny_external_ips = self.deny_external_ips;
+        config.deny_endpoints = self.deny_endpoints;
         config
     }
 }
@@ -145,13 +168,14 @@ impl Client {
         self.document(&format!("/services/{address}@{port}"))
     }
 
-    /// Its settings, of which only those that decide on packets are read. `None` if none answers.
+    /// Its settings that decide on packets. `None` if none answers.
     pub(crate) fn settings(&self) -> Option<Settings> {
-        #[derive(Deserialize)]
-        struct Page {
-            svcproxy: Settings,
-        }
-        self.document("/configz").map(|page: Page| page.svcproxy)
+        self.configz().map(|page| page.svcproxy)
+    }
+
+    /// Its settings. `None` if none answers.
+    pub(crate) fn configz(&self) -> Option<Configz> {
+        self.document("/configz")
     }
 
     fn document<T: DeserializeOwned>(&self, path: &str) -> Option<T> {

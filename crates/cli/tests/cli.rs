@@ -711,6 +711,7 @@ fn help() {
         &["services"],
         &["describe"],
         &["explain"],
+        &["verify"],
         &["cleanup"],
         &["completion"],
     ]

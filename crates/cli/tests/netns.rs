@@ -42,6 +42,8 @@ mod repair_iptables;
 mod shop;
 #[path = "netns/switching.rs"]
 mod switching;
+#[path = "netns/verify.rs"]
+mod verify;
 
 use serde_json::Value;
 use testbed::{Backend, Client, Protocol, Topology};

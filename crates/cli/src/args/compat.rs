@@ -50,7 +50,7 @@ pub(crate) const COVERED: &[(&str, &str)] = &[
 
 /// kube-proxy's flags: to run svcproxy from kube-proxy's manifests, it is enough to change the
 /// image and the command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct KubeProxyArgs {
     #[command(flatten)]
     given: Given,
@@ -170,7 +170,7 @@ fn count(text: &str) -> Result<u32, String> {
 }
 
 /// The flags without effect come from a table; their values are checked anyway.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Given(Vec<&'static str>);
 
 impl Args for Given {

@@ -43,8 +43,7 @@ pub(crate) struct ExplainArgs {
 impl ExplainArgs {
     /// Whether the command line names a source of Services.
     pub(crate) fn has_source(&self) -> bool {
-        let source = &self.node.source;
-        !source.manifests.is_empty() || source.kubeconfig.is_some() || source.master.is_some()
+        self.node.source.is_given()
     }
 
     /// The chosen mode, for a plan.

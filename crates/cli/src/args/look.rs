@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, ValueEnum};
+use proxier::desired::FrontendKey;
 
 use super::Mode;
 use super::monitor::{BindAddress, DEFAULT_METRICS};
@@ -42,9 +43,9 @@ pub(crate) enum StatusFormat {
     Json,
 }
 
-/// `svcproxy services`.
-#[derive(Debug, Args)]
-pub(crate) struct ServicesArgs {
+/// Which Services.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Selection {
     /// Names of Services, as NAME or NAMESPACE/NAME [default: all]
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
@@ -60,6 +61,53 @@ pub(crate) struct ServicesArgs {
     /// Only Services with an endpoint of this address
     #[arg(long, value_name = "IP")]
     pub(crate) endpoint: Option<IpAddr>,
+}
+
+impl Selection {
+    /// Whether a Service has a name and a namespace of the command line.
+    pub(crate) fn names(&self, service: &str) -> bool {
+        let (namespace, _) = service.split_once('/').unwrap_or(("", service));
+        let in_namespace = self.namespace.as_ref().is_none_or(|of| of == namespace);
+        let mut names = self.names.iter();
+        in_namespace && (self.names.is_empty() || names.any(|name| is_called(service, name)))
+    }
+
+    /// The names of the command line that none of these Services has.
+    pub(crate) fn missing<'a>(&self, services: impl Iterator<Item = &'a str> + Clone) -> Vec<&str> {
+        let is_there = |name: &&String| services.clone().any(|service| is_called(service, name));
+        let missing = self.names.iter().filter(|name| !is_there(name));
+        missing.map(String::as_str).collect()
+    }
+
+    /// Whether all Services with these names are wanted, whatever their addresses.
+    pub(crate) const fn is_by_name(&self) -> bool {
+        self.vip.is_none() && self.endpoint.is_none()
+    }
+
+    /// Whether this port of a Service has a wanted VIP and a wanted endpoint.
+    pub(crate) fn has(
+        &self,
+        key: &FrontendKey,
+        mut endpoints: impl Iterator<Item = IpAddr>,
+    ) -> bool {
+        let vip = |VipFilter { address, port }: VipFilter| {
+            key.address == address && port.is_none_or(|port| port == key.port.get())
+        };
+        let endpoint = |address| endpoints.any(|endpoint| endpoint == address);
+        self.vip.is_none_or(vip) && self.endpoint.is_none_or(endpoint)
+    }
+}
+
+/// Whether this is the Service's name, with or without its namespace.
+fn is_called(service: &str, name: &str) -> bool {
+    service == name || service.split_once('/').is_some_and(|(_, own)| own == name)
+}
+
+/// `svcproxy services`.
+#[derive(Debug, Args)]
+pub(crate) struct ServicesArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
 
     /// Order of the lines
     #[arg(long, value_enum, default_value_t = SortBy::Name)]

@@ -8,13 +8,14 @@ mod monitor;
 mod node;
 mod pflag;
 mod sync;
+mod verify;
 
 #[cfg(test)]
 pub(crate) use compat::COVERED;
 pub(crate) use compat::{ConntrackArgs, KubeProxyArgs};
 pub(crate) use explain::{ExplainArgs, Target};
 pub(crate) use look::{
-    DescribeArgs, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat, VipFilter,
+    DescribeArgs, Selection, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat,
 };
 pub(crate) use mode::{Fallback, Mode, ModeArgs};
 pub(crate) use monitor::{
@@ -25,6 +26,7 @@ pub(crate) use node::{
 };
 pub(crate) use pflag::{go_bool, go_int};
 pub(crate) use sync::{Periods, SourceArgs, SyncArgs};
+pub(crate) use verify::{VerifyArgs, VerifyFormat};
 
 use std::env;
 use std::ffi::OsString;
@@ -134,6 +136,20 @@ pub(crate) enum Command {
         Exit codes: 0 the connection is served, 1 it is not or something failed, 2 wrong usage or \
         invalid manifests.")]
     Explain(Box<ExplainArgs>),
+    /// Compare the kernel with the plan, one verdict per Service
+    ///
+    /// Reads the kernel, and the Services from the source. A running svcproxy supplies its settings
+    /// and its source, except for a source on the command line. With --connect, also opens TCP
+    /// connections from this node to each VIP and each endpoint, and closes them at once. Changes
+    /// nothing.
+    #[command(after_help = "Examples:\n  \
+        svcproxy verify\n  \
+        svcproxy verify web -n shop --connect\n  \
+        svcproxy verify --wait 30s -o json\n  \
+        svcproxy verify --mode iptables --manifests examples/ --cluster-cidr 10.244.0.0/16\n\n\
+        Exit codes: 0 everything is as planned and every connection was made, 1 something is not or \
+        a NAME is unknown, 2 wrong usage or invalid manifests.")]
+    Verify(Box<VerifyArgs>),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
@@ -241,6 +257,7 @@ impl Cli {
             Some(Command::Plan(plan)) => Some(&mut plan.node),
             Some(Command::Check(check)) => Some(&mut check.node),
             Some(Command::Explain(explain)) => Some(&mut explain.node),
+            Some(Command::Verify(verify)) => Some(&mut verify.node),
             Some(_) => None,
         }
     }
@@ -385,6 +402,17 @@ const UNEXPLAINED: [&str; 12] = [
     "ipvs_udp_timeout",
     "drain_timeout",
 ];
+/// Flags that `verify` accepts but does not use.
+const UNVERIFIED: [&str; 8] = [
+    "healthz_bind_address",
+    "service_metrics",
+    "service_metrics_limit",
+    "audit_interval",
+    "ipvs_min_sync_period",
+    "iptables_min_sync_period",
+    "fallback",
+    "drain_timeout",
+];
 /// Flags of a source. `check` accepts but does not use them.
 const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
 
@@ -400,6 +428,7 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("plan", |plan| hide(plan, &RUNNING_ONLY))
         .mut_subcommand("check", |check| hide(hide(check, &RUNNING_ONLY), &SOURCE))
         .mut_subcommand("explain", |explain| hide(explain, &UNEXPLAINED))
+        .mut_subcommand("verify", |verify| hide(verify, &UNVERIFIED))
 }
 
 /// The command line without its hidden flags, for completion.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use proxier::mode::probe;
 
 /// The mode, and what to do if it cannot run.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ModeArgs {
     /// Data plane [default: ipvs, or the mode in --config]
     #[arg(long, value_enum)]
@@ -67,6 +67,12 @@ impl Mode {
     /// The name, as kube-proxy spells it.
     pub(crate) const fn name(self) -> &'static str {
         self.probed().as_str()
+    }
+
+    /// The mode of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = Self::value_variants().iter();
+        all.copied().find(|mode| mode.name() == name)
     }
 
     pub(crate) const fn probed(self) -> probe::Mode {

@@ -13,7 +13,7 @@ pub(crate) const DEFAULT_HEALTHZ: &str = "0.0.0.0:10256";
 const MONITORING: &str = "Monitoring";
 
 /// Metrics and health.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct MonitorArgs {
     /// Address to serve /metrics, /proxyMode, /configz, /version, /conditions, /status
     /// and /services on; empty disables the server

@@ -18,7 +18,7 @@ const SERVICES: &str = "Services";
 const IPVS: &str = "IPVS";
 
 /// The Services and the node.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct NodeArgs {
     // Must be first: it asks which arguments were given, and clap forgets that for arguments that
     // it has already parsed.

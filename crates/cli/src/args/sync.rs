@@ -13,7 +13,7 @@ use crate::kube_proxy::GoDuration;
 const IPTABLES_MIN_SYNC_PERIOD: Duration = Duration::from_secs(1);
 
 /// Manifests, or an API server.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct SourceArgs {
     /// Files or directories of YAML or JSON manifests, or - for standard input: Service,
     /// EndpointSlice, Endpoints, Pod, Node [default: read the API server]
@@ -34,6 +34,13 @@ pub(crate) struct SourceArgs {
     /// limit
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = not_negative)]
     pub(crate) timeout: Duration,
+}
+
+impl SourceArgs {
+    /// Whether the command line names a source.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.manifests.is_empty() || self.kubeconfig.is_some() || self.master.is_some()
+    }
 }
 
 /// The periods. kube-proxy has some of them once per mode.
@@ -108,7 +115,7 @@ impl SyncArgs {
     }
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+pub(super) fn positive(text: &str) -> Result<Duration, String> {
     let duration = not_negative(text)?;
     let duration = Some(duration).filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| "must be more than 0".to_owned())

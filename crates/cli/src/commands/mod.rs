@@ -10,6 +10,7 @@ pub(crate) mod plan;
 mod run;
 mod services;
 mod status;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -30,6 +31,7 @@ pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use services::services;
 pub(crate) use status::status;
+pub(crate) use verify::verify;
 
 /// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each
 /// is logged once, until it is gone.

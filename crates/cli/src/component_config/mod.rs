@@ -159,6 +159,31 @@ fn ingest_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, Conf
     Ok(notes)
 }
 
+/// Takes over the settings of a running svcproxy, as its page `/configz` has them.
+///
+/// # Errors
+///
+/// If one of them is invalid.
+pub(crate) fn adopt(document: &Value, args: &mut NodeArgs) -> Result<(), InvalidSettings> {
+    // Its log is its own.
+    let mut log = LogArgs {
+        log_format: None,
+        verbosity: None,
+    };
+    apply_text(&document.to_string(), args, &mut log)
+        .map(drop)
+        .map_err(InvalidSettings)
+}
+
+/// The running svcproxy has settings that this one does not accept.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the settings of the running svcproxy are invalid here ({}): use the same version, or give the \
+     settings as flags with an empty --metrics-bind-address",
+    list(_0)
+)]
+pub(crate) struct InvalidSettings(Vec<FieldError>);
+
 fn apply_text(
     text: &str,
     args: &mut NodeArgs,

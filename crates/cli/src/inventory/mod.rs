@@ -11,7 +11,7 @@ use proxier::mode::iptables::Sent;
 use serde::{Serialize, Serializer};
 
 use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
-pub(crate) use read::{Wanted, has_nftables_mode, read};
+pub(crate) use read::{Wanted, has_nftables_mode, in_use, read};
 
 /// The Services that a kernel serves, sorted.
 #[derive(Serialize, Debug, Default)]

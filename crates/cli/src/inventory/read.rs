@@ -27,16 +27,7 @@ impl Wanted<'_> {
 /// Reads the data plane of a mode; without one, of the mode whose rules the node has, or of mode
 /// ipvs.
 pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(Mode, Inventory)> {
-    let iptables = match mode {
-        None | Some(Mode::Iptables) => IptablesBackend::in_use()?,
-        Some(_) => None,
-    };
-    let mode = match mode {
-        Some(mode) => mode,
-        None if iptables.is_some() => Mode::Iptables,
-        None if has_nftables_mode() => Mode::Nftables,
-        None => Mode::Ipvs,
-    };
+    let (mode, iptables) = in_use(mode)?;
     let inventory = match mode {
         Mode::Ipvs => of_ipvs(wanted)?,
         Mode::Iptables => {
@@ -49,6 +40,22 @@ pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(M
         Mode::Nftables => of_nftables(wanted)?,
     };
     Ok((mode, inventory))
+}
+
+/// The mode to read, with its backend if that is open already: the given one, or the mode whose rules
+/// the node has, or mode ipvs.
+pub(crate) fn in_use(mode: Option<Mode>) -> anyhow::Result<(Mode, Option<IptablesBackend>)> {
+    let iptables = match mode {
+        None | Some(Mode::Iptables) => IptablesBackend::in_use()?,
+        Some(_) => None,
+    };
+    let mode = match mode {
+        Some(mode) => mode,
+        None if iptables.is_some() => Mode::Iptables,
+        None if has_nftables_mode() => Mode::Nftables,
+        None => Mode::Ipvs,
+    };
+    Ok((mode, iptables))
 }
 
 /// Whether the node has the tables of mode nftables. If they cannot be read, the error of mode ipvs

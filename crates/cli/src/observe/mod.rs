@@ -3,6 +3,7 @@
 pub(crate) mod trail;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -153,14 +154,21 @@ struct Parts {
     own: Value,
     /// The settings that `own` shows.
     shown: Config,
+    /// The paths of the manifests.
+    manifests: Vec<PathBuf>,
 }
 
 impl Configz {
     pub(crate) fn new(cli: &Cli, config: &Config) -> Self {
+        let paths = cli.run.node.source.manifests.iter();
+        // A command that reads them may have another working directory.
+        let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+        let manifests: Vec<_> = paths.collect();
         Self(Arc::new(Mutex::new(Parts {
             kube_proxy: document(cli, config),
-            own: own_settings(config),
+            own: own_settings(config, &manifests),
             shown: config.clone(),
+            manifests,
         })))
     }
 
@@ -183,7 +191,7 @@ impl Configz {
     pub(crate) fn follow(&self, config: &Config) {
         self.with(|parts| {
             if parts.shown != *config {
-                parts.own = own_settings(config);
+                parts.own = own_settings(config, &parts.manifests);
                 parts.shown.clone_from(config);
             }
         });
@@ -205,7 +213,7 @@ fn document(cli: &Cli, config: &Config) -> Value {
 }
 
 /// Settings without a field in kube-proxy's configuration, and those from the API.
-fn own_settings(config: &Config) -> Value {
+fn own_settings(config: &Config, manifests: &[PathBuf]) -> Value {
     let list =
         |networks: &[IpNet]| -> Vec<String> { networks.iter().map(ToString::to_string).collect() };
     let (named, prefix) = match &config.pod_interfaces {
@@ -227,6 +235,9 @@ fn own_settings(config: &Config) -> Value {
         "drainTimeoutSeconds": config.drain_timeout.as_secs(),
         "masqueradeMark": format!("{:#x}", config.marks.masquerade()),
         "markMask": format!("{:#x}", config.marks.mask()),
+        "denyExternalIPs": config.deny_external_ips,
+        "denyEndpoints": list(&config.deny_endpoints),
+        "manifests": manifests,
     })
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::Ending;
-use crate::args::{ServicesArgs, ServicesFormat, VipFilter, usage_error};
+use crate::args::{ServicesArgs, ServicesFormat, usage_error};
 use crate::commands::json;
 use crate::inventory::{self, Inventory, ServiceStatus, Totals, VipStatus, Wanted};
 use crate::logging::Shown;
@@ -31,7 +31,8 @@ pub(crate) fn services(args: &ServicesArgs) -> anyhow::Result<Ending> {
         usage_error("--watch prints lines: omit -o, or use -o wide");
     }
     let inventory = read(args)?;
-    let missing = missing(&args.names, &inventory);
+    let services = inventory.services.iter().map(|of| of.service.as_str());
+    let missing = args.selection.missing(services);
     for name in &missing {
         tracing::error!("this node serves no Service {}", Shown(name));
     }
@@ -52,49 +53,21 @@ pub(crate) fn services(args: &ServicesArgs) -> anyhow::Result<Ending> {
 }
 
 fn read(args: &ServicesArgs) -> anyhow::Result<Inventory> {
-    let is_wanted = |service: &str| wanted(args, service);
+    let is_wanted = |service: &str| args.selection.names(service);
     let (_, mut inventory) = inventory::read(args.mode, &Wanted(&is_wanted))?;
     let client = Client::at(&args.metrics_bind_address);
     if let Some(conditions) = client.and_then(|client| client.conditions()) {
         inventory.explain(&conditions);
     }
-    Ok(match args.vip.is_none() && args.endpoint.is_none() {
+    Ok(match args.selection.is_by_name() {
         true => inventory,
         false => inventory.with(|of| of.vips.iter().any(|vip| has(args, vip))),
     })
 }
 
-/// Whether a Service has a name and a namespace of the command line.
-fn wanted(args: &ServicesArgs, service: &str) -> bool {
-    let (namespace, _) = service.split_once('/').unwrap_or(("", service));
-    let in_namespace = args.namespace.as_ref().is_none_or(|of| of == namespace);
-    let mut names = args.names.iter();
-    in_namespace && (args.names.is_empty() || names.any(|name| is_called(service, name)))
-}
-
-/// Whether this is the Service's name, with or without its namespace.
-fn is_called(service: &str, name: &str) -> bool {
-    service == name || service.split_once('/').is_some_and(|(_, own)| own == name)
-}
-
-/// The names of the command line that no Service has.
-fn missing<'a>(names: &'a [String], inventory: &Inventory) -> Vec<&'a String> {
-    let is_there = |name: &&String| {
-        let mut services = inventory.services.iter();
-        services.any(|of| is_called(&of.service, name))
-    };
-    names.iter().filter(|name| !is_there(name)).collect()
-}
-
 fn has(args: &ServicesArgs, vip: &VipStatus) -> bool {
-    let VipStatus {
-        key, real_servers, ..
-    } = vip;
-    let vip = |VipFilter { address, port }: VipFilter| {
-        key.address == address && port.is_none_or(|port| port == key.port.get())
-    };
-    let endpoint = |address| real_servers.iter().any(|server| server.address == address);
-    args.vip.is_none_or(vip) && args.endpoint.is_none_or(endpoint)
+    let endpoints = vip.real_servers.iter().map(|server| server.address);
+    args.selection.has(&vip.key, endpoints)
 }
 
 /// Prints the rows, and with `--watch` those that change.

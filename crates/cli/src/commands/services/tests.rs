@@ -93,7 +93,7 @@ fn args(arguments: &[&str]) -> ServicesArgs {
 fn names_namespaces_addresses_and_endpoints_select() {
     let found = |arguments: &[&str]| {
         let args = args(arguments);
-        let inventory = inventory().with(|of| wanted(&args, &of.service));
+        let inventory = inventory().with(|of| args.selection.names(&of.service));
         let inventory = inventory.with(|of| of.vips.iter().any(|vip| has(&args, vip)));
         let services = inventory.services.into_iter().map(|of| of.service);
         services.collect::<Vec<_>>()
@@ -115,9 +115,13 @@ fn names_namespaces_addresses_and_endpoints_select() {
         ["default/\u{202e}evil"]
     );
     assert_eq!(found(&["--endpoint=10.244.9.9"]), ["shop/web"]);
-    let none = inventory().with(|_| false);
-    assert_eq!(missing(&args(&["web", "x/y"]).names, &none), ["web", "x/y"]);
-    assert_eq!(missing(&args(&["web", "x/y"]).names, &inventory()), ["x/y"]);
+    let missing = |services: &[&str]| {
+        let selection = args(&["web", "x/y"]).selection;
+        let names = selection.missing(services.iter().copied());
+        names.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&[]), ["web", "x/y"]);
+    assert_eq!(missing(&["shop/web"]), ["x/y"]);
 }
 
 #[test]

@@ -47,6 +47,7 @@
 mod base;
 #[cfg(feature = "iptables")]
 mod data_plane;
+mod differences;
 mod draft;
 mod frontend;
 #[cfg(feature = "iptables")]
@@ -71,6 +72,7 @@ mod transaction;
 pub use data_plane::Iptables;
 #[cfg(all(test, feature = "iptables"))]
 pub(crate) use data_plane::Tables;
+pub use differences::Difference;
 #[cfg(feature = "iptables")]
 pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, kill_programs, watch};
 pub use name::{ForeignName, Name};

@@ -1,0 +1,343 @@
+//! `svcproxy verify`.
+
+mod connect;
+mod drift;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxier::desired::{Config, DesiredState, Frontend};
+use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::nftables::NftablesBackend;
+use proxier::store::Store;
+use serde::Serialize;
+
+use self::connect::{Bounds, Connection, connect, targets};
+use self::drift::{Difference, of_iptables, of_ipvs, of_nftables};
+use self::text::Text;
+use super::{DiagnosticLog, json};
+use crate::args::{Mode, NodeArgs, Selection, VerifyArgs, VerifyFormat};
+use crate::description::ProblemOf;
+use crate::inventory;
+use crate::logging::Shown;
+use crate::running::{Client, Settings};
+use crate::source::Source;
+use crate::{Ending, component_config, node};
+
+/// Between two comparisons with `--wait`.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Compares the kernel with the plan, and with `--connect` connects to everything.
+pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
+    let subject = Subject::of(args)?;
+    let mut log = DiagnosticLog::default();
+    let began = Instant::now();
+    let (planned, mut report) = loop {
+        let planned = subject.read(&mut log)?;
+        let differences = differences(subject.mode, &planned.desired)?;
+        let report = Report::new(&planned.desired, differences, &args.selection, subject.mode);
+        if report.agrees() || began.elapsed() >= args.wait {
+            break (planned, report);
+        }
+        thread::sleep(PAUSE.min(args.wait.saturating_sub(began.elapsed())));
+    };
+    let services = report.services.iter().map(|of| of.service.as_str());
+    let missing = args.selection.missing(services);
+    for name in &missing {
+        tracing::error!(
+            "neither the source nor this node has a Service {}",
+            Shown(name)
+        );
+    }
+    let is_missing = !missing.is_empty();
+    if args.connect {
+        report.connect(&planned.desired, Bounds::from(args));
+    }
+    match args.output {
+        Some(VerifyFormat::Json) => json(&report)?,
+        format => {
+            let every = format == Some(VerifyFormat::Wide);
+            write!(
+                io::stdout().lock(),
+                "{}",
+                Text {
+                    report: &report,
+                    every
+                }
+            )?;
+        }
+    }
+    Ok(
+        match (planned.is_invalid, report.is_right() && !is_missing) {
+            (true, _) => Ending::InvalidInput,
+            (false, true) => Ending::Done,
+            (false, false) => Ending::Failed,
+        },
+    )
+}
+
+/// What is compared: the settings, the source and the mode.
+struct Subject {
+    node: NodeArgs,
+    /// What the running svcproxy overrides in them.
+    running: Option<Settings>,
+    mode: Mode,
+}
+
+/// What a source of Services says.
+struct Planned {
+    desired: DesiredState,
+    is_invalid: bool,
+}
+
+impl Subject {
+    fn of(args: &VerifyArgs) -> anyhow::Result<Self> {
+        let client = Client::at(&args.node.monitor.metrics_bind_address);
+        let (status, configz) = match &client {
+            Some(client) => (client.status(), client.configz()),
+            None => (None, None),
+        };
+        let mut node = args.node.clone();
+        let mut running = None;
+        if let Some(page) = configz {
+            let source = node.source.clone();
+            component_config::adopt(&page.kube_proxy, &mut node)?;
+            if args.has_source() {
+                node.source = source;
+            } else {
+                let is_file = |path: &PathBuf| !path.ends_with("-");
+                let manifests = page.svcproxy.manifests.iter();
+                node.source.manifests = manifests.filter(|path| is_file(path)).cloned().collect();
+            }
+            running = Some(page.svcproxy);
+        }
+        let of_process = status.and_then(|status| Mode::named(&status.mode));
+        let (mode, _) = inventory::in_use(args.mode().or(of_process))?;
+        Ok(Self {
+            node,
+            running,
+            mode,
+        })
+    }
+
+    /// The settings, before the source overrides some.
+    fn settings(&self) -> anyhow::Result<Config> {
+        let given = node::config(&self.node)?;
+        Ok(match &self.running {
+            Some(running) => running.clone().over(given),
+            None => given,
+        })
+    }
+
+    fn read(&self, log: &mut DiagnosticLog) -> anyhow::Result<Planned> {
+        let settings = self.settings()?;
+        let reading = Source::new(&self.node.source, &settings.node_name).read()?;
+        log.log(&reading.diagnostics);
+        let is_invalid = reading.has_errors();
+        let mut store = Store::default();
+        let changes = reading.changes.into_iter();
+        changes.for_each(|change| store.apply(change));
+        let config = settings.following(store.node(), store.service_cidrs())?;
+        let desired = DesiredState::from_store(Arc::new(config), &store);
+        Ok(Planned {
+            desired,
+            is_invalid,
+        })
+    }
+}
+
+/// Reads the kernel, and compares it.
+fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Difference>> {
+    Ok(match mode {
+        Mode::Ipvs => {
+            let mut backend = IpvsBackend::open()?;
+            let mut node = backend.outline()?;
+            node.retain_owned(desired);
+            let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
+            backend.read_real_servers(&mut node, &keys)?;
+            of_ipvs(desired, &node)
+        }
+        Mode::Iptables => of_iptables(desired, &IptablesBackend::open()?.observe()?),
+        Mode::Nftables => of_nftables(desired, &NftablesBackend::open()?.observe()?),
+    })
+}
+
+/// The verdicts.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    mode: &'static str,
+    /// Steps for what Services share: rules, routes, sysctls.
+    shared: Vec<String>,
+    services: Vec<Verdict>,
+    totals: Totals,
+}
+
+/// The verdict on a Service.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verdict {
+    service: String,
+    verdict: Outcome,
+    /// Steps that lead from the kernel's state to the planned one.
+    differences: Vec<String>,
+    /// What the Service requests and does not get. It does not change the verdict.
+    problems: Vec<ProblemOf>,
+    /// None without `--connect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<Vec<Connection>>,
+    /// UDP and SCTP ports, which `--connect` does not try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ports_not_tried: Option<usize>,
+}
+
+/// Whether a Service is as planned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Outcome {
+    #[default]
+    Ok,
+    /// The kernel is as planned, but a connection failed.
+    Unreachable,
+    /// The kernel is not as planned.
+    Differs,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unreachable => "unreachable",
+            Self::Differs => "differs",
+        }
+    }
+}
+
+/// How many Services have which verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Totals {
+    services: usize,
+    ok: usize,
+    unreachable: usize,
+    differs: usize,
+}
+
+impl Report {
+    /// The verdicts on the selected Services of the plan, and on those that only the kernel has.
+    fn new(
+        desired: &DesiredState,
+        differences: Vec<Difference>,
+        selection: &Selection,
+        mode: Mode,
+    ) -> Self {
+        let mut shared = Vec::new();
+        let mut by_service = BTreeMap::<_, Vec<_>>::new();
+        for Difference { service, step } in differences {
+            match service {
+                Some(service) => by_service.entry(service).or_default().push(step),
+                None => shared.push(step),
+            }
+        }
+        let is_selected = |frontend: &Frontend| {
+            let endpoints = frontend.backends.iter().map(|backend| backend.address);
+            let external = frontend.external.iter().flat_map(|all| all.iter());
+            let endpoints = endpoints.chain(external.map(|backend| backend.address));
+            selection.has(&frontend.key, endpoints)
+        };
+        let planned = desired.frontends().filter(|frontend| is_selected(frontend));
+        let planned: BTreeSet<_> = planned.map(|of| of.owner.service.clone()).collect();
+        let mut services = BTreeMap::new();
+        for name in planned {
+            let service = name.to_string();
+            let problems = desired.problems_of(&name).into_iter().map(ProblemOf::from);
+            let verdict = Verdict {
+                problems: problems.collect(),
+                differences: by_service.remove(&service).unwrap_or_default(),
+                service: service.clone(),
+                ..Verdict::default()
+            };
+            services.insert(service, verdict);
+        }
+        // Their addresses are unknown.
+        for (service, differences) in by_service {
+            if selection.is_by_name() {
+                let verdict = Verdict {
+                    service: service.clone(),
+                    differences,
+                    ..Verdict::default()
+                };
+                services.insert(service, verdict);
+            }
+        }
+        let services = services.into_values();
+        let mut report = Self {
+            mode: mode.name(),
+            shared,
+            services: services.filter(|of| selection.names(&of.service)).collect(),
+            totals: Totals::default(),
+        };
+        report.judge();
+        report
+    }
+
+    fn judge(&mut self) {
+        let mut totals = Totals {
+            services: self.services.len(),
+            ..Totals::default()
+        };
+        for of in &mut self.services {
+            let mut connections = of.connections.iter().flatten();
+            let (outcome, count) = if !of.differences.is_empty() {
+                (Outcome::Differs, &mut totals.differs)
+            } else if connections.any(|connection| !connection.connected) {
+                (Outcome::Unreachable, &mut totals.unreachable)
+            } else {
+                (Outcome::Ok, &mut totals.ok)
+            };
+            of.verdict = outcome;
+            *count += 1;
+        }
+        self.totals = totals;
+    }
+
+    /// Whether the kernel is as planned.
+    fn agrees(&self) -> bool {
+        self.shared.is_empty() && self.totals.differs == 0
+    }
+
+    /// Whether that is so, and every connection was made.
+    fn is_right(&self) -> bool {
+        self.agrees() && self.totals.unreachable == 0
+    }
+
+    /// Connects to each VIP and endpoint of these Services.
+    fn connect(&mut self, desired: &DesiredState, bounds: Bounds) {
+        let mut of_service = BTreeMap::<_, Vec<&Frontend>>::new();
+        for frontend in desired.frontends() {
+            let service = frontend.owner.service.as_str();
+            of_service.entry(service).or_default().push(frontend);
+        }
+        let (mut all, mut counts) = (Vec::new(), Vec::new());
+        for of in &mut self.services {
+            let frontends = of_service.remove(of.service.as_str()).unwrap_or_default();
+            let (targets, left_out) = targets(frontends.into_iter(), desired.config());
+            of.ports_not_tried = Some(left_out).filter(|count| *count > 0);
+            counts.push(targets.len());
+            all.extend(targets);
+        }
+        let mut results = connect(&all, bounds).into_iter();
+        for (of, count) in self.services.iter_mut().zip(counts) {
+            of.connections = Some(results.by_ref().take(count).collect());
+        }
+        self.judge();
+    }
+}
