@@ -94,6 +94,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Describe(args)) => commands::describe(args),
         Some(Command::Explain(args)) => commands::explain(args),
         Some(Command::Verify(args)) => commands::verify(args),
+        Some(Command::Migrate(args)) => commands::migrate(args),
         Some(Command::Cleanup(args)) => commands::cleanup(args),
         Some(Command::Completion { shell }) => commands::completion(*shell),
         Some(Command::Man { directory }) => commands::man(directory),

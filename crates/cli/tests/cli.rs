@@ -712,6 +712,7 @@ fn help() {
         &["describe"],
         &["explain"],
         &["verify"],
+        &["migrate"],
         &["cleanup"],
         &["completion"],
     ]

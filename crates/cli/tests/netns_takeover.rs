@@ -3,7 +3,11 @@
 
 use std::net::SocketAddr;
 
-use testbed::{Backend, Client, Connection, Host, KubeProxy, Protocol, ServicePort, Topology};
+use serde_json::{Value, json};
+use testbed::{
+    ApiServer, Backend, Behaviour, Client, Connection, Host, KubeProxy, Protocol, Resource,
+    ServicePort, Topology,
+};
 
 const MANIFEST: &str = "apiVersion: v1
 kind: Service
@@ -127,4 +131,114 @@ fn from_the_nftables_mode() {
     is_taken_over("from-nftables", |kube_proxy| {
         kube_proxy.write_nftables().unwrap()
     });
+}
+
+/// The ConfigMap as kubeadm makes it.
+fn config_map(mode: &str) -> Value {
+    let config = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         mode: {mode}\nclusterCIDR: 10.244.0.0/16\nfeatureGates: {{SomeGate: true}}\n\
+         clientConnection: {{kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}}\n"
+    );
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "kube-system", "name": "kube-proxy"},
+        "data": {"config.conf": config},
+    })
+}
+
+/// The report names what kube-proxy has, and changes nothing.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_migration_is_reported_and_nothing_changes() {
+    let topology = Topology::new("migrate", &[1, 1]).unwrap();
+    let node = &topology.node().host;
+    node.sysctl("net/ipv4/ip_forward", "1").unwrap();
+    kube_proxy(node).write_iptables("nft").unwrap();
+    let before = left(node);
+    let server = node.enter(|| ApiServer::start(Behaviour::default()).unwrap());
+    server.put(Resource::ConfigMaps, config_map("iptables"));
+    server.put(
+        Resource::Services,
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "shop", "namespace": "default"},
+            "spec": {
+                "clusterIP": "10.96.0.90", "clusterIPs": ["10.96.0.90"],
+                "ports": [{"port": 80, "protocol": "TCP"}],
+                "externalIPs": ["10.96.0.13"],
+            },
+        }),
+    );
+    let migrate = |arguments: &[&str]| {
+        let mut command = node.command(env!("CARGO_BIN_EXE_svcproxy"));
+        command.args(["migrate", "--mode=iptables", "--node-name=node-a"]);
+        command.arg("--service-cidr=10.96.0.0/12");
+        let output = command.args(arguments).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, log, output.status.code().unwrap())
+    };
+    let master = format!("--master={}", server.url());
+    let (text, log, code) = migrate(&[&master, "-o=json"]);
+    assert_eq!(code, 1, "{log}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["verdict"], "atRisk", "{report:#}");
+    assert_eq!(report["configuration"], "ConfigMap kube-system/kube-proxy");
+    assert_eq!(report["kubeProxyMode"], "iptables");
+    let findings = report["findings"].as_array().unwrap();
+    let of = |subject: &str| -> Vec<_> {
+        let of = findings.iter().filter(|of| of["subject"] == subject);
+        of.map(|of| {
+            (
+                of["kind"].as_str().unwrap(),
+                of["message"].as_str().unwrap(),
+            )
+        })
+        .collect()
+    };
+    let [(kind, held)] = of("kube-proxy")[..] else {
+        panic!("{report:#}")
+    };
+    assert_eq!(kind, "same");
+    assert!(held.contains("iptables chains. svcproxy adopts"), "{held}");
+    let [(kind, refused)] = of("Service default/shop")[..] else {
+        panic!("{report:#}")
+    };
+    assert_eq!(kind, "risk", "{refused}");
+    assert_eq!(of("featureGates.SomeGate")[0].0, "noEffect");
+    assert_eq!(of("clusterCIDR"), [("same", "10.244.0.0/16")]);
+    assert_eq!(left(node), before);
+
+    // From a file, for another mode than the node has.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = config_map("ipvs")["data"]["config.conf"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    std::fs::write(file.path(), text).unwrap();
+    let config = format!("--config={}", file.path().display());
+    let (text, _, code) = migrate(&[&config]);
+    assert_eq!(code, 1);
+    assert!(text.contains("\nAt risk\n"), "{text}");
+    assert!(
+        text.contains("the node has what mode iptables makes"),
+        "{text}"
+    );
+    assert!(text.contains("Services: were not read"), "{text}");
+    let (text, _, _) = migrate(&[&config, "-o=markdown"]);
+    assert!(
+        text.contains("\n## At risk\n\n| what | finding | remedy |\n"),
+        "{text}"
+    );
+    // Nobody knows it.
+    server.delete(Resource::ConfigMaps, "kube-system/kube-proxy");
+    let (_, log, code) = migrate(&[&master]);
+    assert_eq!(code, 1);
+    assert!(log.contains("give --config FILE"), "{log}");
+    assert!(log.contains("404"), "{log}");
+    std::fs::write(file.path(), "kind: Other\n").unwrap();
+    let (_, log, code) = migrate(&[&config]);
+    assert_eq!(code, 2, "{log}");
+    assert_eq!(left(node), before);
 }

@@ -3,6 +3,7 @@
 mod compat;
 mod explain;
 mod look;
+mod migrate;
 mod mode;
 mod monitor;
 mod node;
@@ -17,6 +18,7 @@ pub(crate) use explain::{ExplainArgs, Target};
 pub(crate) use look::{
     DescribeArgs, Selection, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat,
 };
+pub(crate) use migrate::{MigrateArgs, ReportFormat};
 pub(crate) use mode::{Fallback, Mode, ModeArgs};
 pub(crate) use monitor::{
     BindAddress, DEFAULT_HEALTHZ, DEFAULT_METRICS, MonitorArgs, ServiceMetrics,
@@ -150,6 +152,19 @@ pub(crate) enum Command {
         Exit codes: 0 everything is as planned and every connection was made, 1 something is not or \
         a NAME is unknown, 2 wrong usage or invalid manifests.")]
     Verify(Box<VerifyArgs>),
+    /// Report what a switch from kube-proxy to svcproxy would change on this node, and what is at
+    /// risk
+    ///
+    /// Reads kube-proxy's configuration: from --config, else from kube-proxy's flags on this command
+    /// line, else from its ConfigMap in the cluster. Reads what kube-proxy has in the kernel, probes
+    /// the mode that svcproxy would use, and reads the Services if it can. Changes nothing.
+    #[command(after_help = "Examples:\n  \
+        svcproxy migrate --config /var/lib/kube-proxy/config.conf\n  \
+        svcproxy migrate --kubeconfig /etc/kubernetes/admin.conf -o markdown\n  \
+        svcproxy migrate --proxy-mode ipvs --ipvs-scheduler wrr --cluster-cidr 10.244.0.0/16\n\n\
+        Exit codes: 0 nothing is at risk, 1 something is, or svcproxy cannot run, 2 wrong usage or \
+        a configuration that kube-proxy rejects.")]
+    Migrate(Box<MigrateArgs>),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
@@ -413,6 +428,8 @@ const UNVERIFIED: [&str; 8] = [
     "fallback",
     "drain_timeout",
 ];
+/// Flags that `migrate` accepts but does not use.
+const UNMIGRATED: [&str; 3] = ["service_metrics", "service_metrics_limit", "audit_interval"];
 /// Flags of a source. `check` accepts but does not use them.
 const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
 
@@ -428,6 +445,7 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("plan", |plan| hide(plan, &RUNNING_ONLY))
         .mut_subcommand("check", |check| hide(hide(check, &RUNNING_ONLY), &SOURCE))
         .mut_subcommand("explain", |explain| hide(explain, &UNEXPLAINED))
+        .mut_subcommand("migrate", |migrate| hide(migrate, &UNMIGRATED))
         .mut_subcommand("verify", |verify| hide(verify, &UNVERIFIED))
 }
 

@@ -36,6 +36,12 @@ impl Note {
         Self { is_warning, text }
     }
 
+    /// The setting, without dashes, and what the note says about it.
+    pub(crate) fn parts(&self) -> (&str, &str) {
+        let (setting, rest) = self.text.split_once(' ').unwrap_or((&self.text, ""));
+        (setting.trim_end_matches(':'), rest)
+    }
+
     /// Logs the note.
     pub(crate) fn log(&self) {
         if self.is_warning {
@@ -157,6 +163,100 @@ fn ingest_file(args: &mut NodeArgs, log: &mut LogArgs) -> Result<Vec<Note>, Conf
         Err(errors) => return Err(ConfigFileError::Invalid { file, errors }),
     }
     Ok(notes)
+}
+
+/// What kube-proxy's configuration means to svcproxy.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// The settings that have their effect, each with its value.
+    pub(crate) honoured: Vec<(String, String)>,
+    /// The others.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// Reads the text of a configuration file into the settings, and tells which fields have an effect.
+///
+/// # Errors
+///
+/// If kube-proxy would reject it. `file` names it in the error.
+pub(crate) fn survey(
+    text: &str,
+    file: PathBuf,
+    args: &mut NodeArgs,
+) -> Result<Survey, ConfigFileError> {
+    let mut log = LogArgs {
+        log_format: None,
+        verbosity: None,
+    };
+    let mut notes = inert_flags(args);
+    let applied = apply_text(text, args, &mut log).and_then(|more| {
+        notes.extend(more);
+        decode::decode(text)
+    });
+    match applied {
+        Ok(decoded) => Ok(Survey {
+            honoured: honoured_fields(&decoded.fields),
+            notes,
+        }),
+        Err(errors) => Err(ConfigFileError::Invalid { file, errors }),
+    }
+}
+
+/// As [`survey`], for kube-proxy's flags without a file.
+pub(crate) fn survey_flags(args: &mut NodeArgs) -> Survey {
+    let mut notes = inert_flags(args);
+    let mode = args.kube_proxy.proxy_mode.as_deref();
+    notes.extend(mode.and_then(|mode| apply::mode(mode, "--proxy-mode")));
+    notes.extend(apply::ports(args));
+    let given = args.kube_proxy.given().iter();
+    let honoured = given.filter(|name| all_flags().all(|flag| flag.name != **name));
+    let honoured = honoured.map(|name| (format!("--{name}"), String::new()));
+    Survey {
+        honoured: honoured.collect(),
+        notes,
+    }
+}
+
+/// The fields that are set and have an effect, with their values.
+fn honoured_fields(fields: &Fields) -> Vec<(String, String)> {
+    fn leaves(path: &str, value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = match path {
+                        "" => name.clone(),
+                        parent => format!("{parent}.{name}"),
+                    };
+                    leaves(&path, value, into);
+                }
+            }
+            _ => into.push(path.to_owned()),
+        }
+    }
+    let mut paths = Vec::new();
+    leaves("", &fields.0, &mut paths);
+    let schema = decode::schema();
+    let is_known = |path: &str| {
+        schema
+            .pointer(&format!("/{}", path.replace('.', "/")))
+            .is_some()
+    };
+    let is_inert = |path: &str| {
+        let mut inert = FIELDS.iter();
+        inert.any(|(inert, _)| path == *inert || path.starts_with(&format!("{inert}.")))
+    };
+    paths.retain(|path| {
+        let is_head = matches!(path.as_str(), "kind" | "apiVersion" | "mode");
+        !is_head && is_known(path) && !is_inert(path)
+    });
+    let set = paths.into_iter().filter_map(|path| {
+        let value = match fields.get(&path)? {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        Some((path, value))
+    });
+    set.collect()
 }
 
 /// Takes over the settings of a running svcproxy, as its page `/configz` has them.

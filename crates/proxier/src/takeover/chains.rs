@@ -49,6 +49,23 @@ pub(super) fn count(netfilter: &mut Socket) -> Result<Option<usize>, BackendErro
     Ok((all > 0).then_some(serving))
 }
 
+/// The number of its chains in iptables-nft and iptables-legacy, with canaries.
+pub(super) fn count_iptables(netfilter: &mut Socket) -> Result<usize, BackendError> {
+    let mut count = 0;
+    for family in [Family::V4, Family::V6] {
+        let found = nft_chains(netfilter, family)?;
+        count += found
+            .iter()
+            .filter(|(table, _)| table != NFTABLES_TABLE)
+            .count();
+        if kernel_speaks(family) && has_legacy_tables(family) {
+            let saved = save(Flavour::Legacy.or_plain()?, family)?;
+            count += Chains::parse(&saved).rules.chains().count();
+        }
+    }
+    Ok(count)
+}
+
 fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
     let chains = nft_chains(netfilter, family)?;
     Ok(chains.iter().any(|(table, _)| table != NFTABLES_TABLE))

@@ -271,6 +271,31 @@ impl KubeProxy {
         servers::list(&record)
     }
 
+    /// Counts what kube-proxy has on the node, and changes nothing. Virtual servers are counted only
+    /// if the kernel has IPVS.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be read.
+    pub fn holdings(&mut self) -> Result<Removed, BackendError> {
+        let tables = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE)
+            .map_err(packet_filter("list tables"))?;
+        let chains = chains::count_iptables(&mut self.netfilter)?;
+        let (sets, device, record) = self.record()?;
+        let virtual_servers = match device.is_some() || !sets.is_empty() {
+            true => servers::list(&record)?.len(),
+            false => 0,
+        };
+        Ok(Removed {
+            tables: tables.len(),
+            chains,
+            virtual_servers,
+            sets: sets.len(),
+            addresses: device.as_ref().map_or(0, |device| device.addresses.len()),
+            devices: usize::from(device.is_some()),
+        })
+    }
+
     fn remove_tables(&mut self) -> Result<usize, BackendError> {
         let families = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let families = families.map_err(packet_filter("list tables"))?;

@@ -29,7 +29,7 @@ pub struct Removal {
     pub failures: Vec<BackendError>,
 }
 
-/// Numbers of removed objects. `Display` lists them.
+/// Numbers of kube-proxy's objects that were removed, or that there are. `Display` lists them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removed {

@@ -1,8 +1,9 @@
 //! The Node and the ServiceCIDRs of the API.
 
 use proxier::desired::{Config, Need};
+use proxier::source::kube::{ConfigMapError, config_map};
 use serde_json::json;
-use testbed::{Behaviour, Cut, Resource, Verb};
+use testbed::{ApiServer, Behaviour, Cut, Resource, Verb};
 
 use crate::cluster::{
     Cluster, NODE, PATIENCE, START, access, node, populated, service_cidr, timing,
@@ -233,4 +234,29 @@ fn service_cidrs_that_come_with_a_new_server() {
     cluster.asked(Resource::ServiceCidrs, Verb::Watch, 2);
     let cidrs = ["10.96.0.0/16".parse().unwrap()];
     becomes(&mut cluster, "/16", |config| config.service_cidrs == cidrs);
+}
+
+#[test]
+fn a_config_map_is_read_once() {
+    let server = ApiServer::start(Behaviour::default()).unwrap();
+    server.put(
+        Resource::ConfigMaps,
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"namespace": "kube-system", "name": "kube-proxy"},
+            "data": {"config.conf": "mode: ipvs"},
+        }),
+    );
+    let runtime = proxier::Runtime::start().unwrap();
+    let read = |name: &str| config_map(&runtime, access(&server), &timing(), name);
+    let data = read("kube-system/kube-proxy").unwrap();
+    assert_eq!(data["config.conf"], "mode: ipvs");
+    assert_eq!(server.asks_of(Resource::ConfigMaps, Verb::Get).len(), 1);
+    let error = read("kube-system/other").unwrap_err();
+    assert!(matches!(error, ConfigMapError::Request { .. }), "{error}");
+    // Nothing that is no name becomes a path.
+    for name in ["kube-proxy", "kube-system/a/b", "kube-system/..", "a b/c"] {
+        let error = read(name).unwrap_err();
+        assert!(matches!(error, ConfigMapError::Name(_)), "{name}: {error}");
+    }
 }

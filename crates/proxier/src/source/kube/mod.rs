@@ -32,6 +32,7 @@
 mod access;
 mod backoff;
 mod client;
+mod config_map;
 mod connect;
 mod error;
 mod events;
@@ -61,6 +62,7 @@ use crate::Runtime;
 
 pub use self::access::{Access, AccessError};
 pub use self::backoff::Timing;
+pub use self::config_map::{ConfigMapError, config_map};
 pub use self::events::{EventQueue, EventSender, event_queue};
 pub use super::ConnectionState;
 
