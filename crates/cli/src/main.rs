@@ -95,6 +95,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Explain(args)) => commands::explain(args),
         Some(Command::Verify(args)) => commands::verify(args),
         Some(Command::Migrate(args)) => commands::migrate(args),
+        Some(Command::SupportBundle(args)) => commands::support_bundle(args),
         Some(Command::Cleanup(args)) => commands::cleanup(args),
         Some(Command::Completion { shell }) => commands::completion(*shell),
         Some(Command::Man { directory }) => commands::man(directory),

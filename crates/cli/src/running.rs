@@ -180,19 +180,30 @@ impl Client {
 
     fn document<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         let address = self.0;
-        let answer = get(address, path)
+        let answer = self
+            .page(path)
             .inspect_err(|error| tracing::debug!("no {path} from {address}: {error}"))
             .ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(&answer)
+            .inspect_err(|error| tracing::debug!("no {path} from {address}: {error}"))
+            .ok()
+    }
+
+    /// The text of a page.
+    ///
+    /// # Errors
+    ///
+    /// If no process answers, or it answers with an error.
+    pub(crate) fn page(&self, path: &str) -> io::Result<String> {
+        let answer = get(self.0, path)?;
+        let cut = || io::Error::other("the answer was cut off");
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(cut)?;
         let is_ok = head.starts_with("HTTP/1.1 200 ") || head.starts_with("HTTP/1.0 200 ");
         if !is_ok {
             let first = head.lines().next().unwrap_or_default();
-            tracing::debug!("no {path} from {address}: {first}");
-            return None;
+            return Err(io::Error::other(first.to_owned()));
         }
-        serde_json::from_str(body)
-            .inspect_err(|error| tracing::debug!("no {path} from {address}: {error}"))
-            .ok()
+        Ok(body.to_owned())
     }
 }
 

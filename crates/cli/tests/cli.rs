@@ -713,6 +713,7 @@ fn help() {
         &["explain"],
         &["verify"],
         &["migrate"],
+        &["support-bundle"],
         &["cleanup"],
         &["completion"],
     ]

@@ -8,6 +8,7 @@ mod mode;
 mod monitor;
 mod node;
 mod pflag;
+mod support_bundle;
 mod sync;
 mod verify;
 
@@ -27,6 +28,7 @@ pub(crate) use node::{
     DetectLocal, NodeArgs, NodePortAddresses, Timeout, node_name, node_port_addresses, scheduler,
 };
 pub(crate) use pflag::{go_bool, go_int};
+pub(crate) use support_bundle::SupportBundleArgs;
 pub(crate) use sync::{Periods, SourceArgs, SyncArgs};
 pub(crate) use verify::{VerifyArgs, VerifyFormat};
 
@@ -165,6 +167,18 @@ pub(crate) enum Command {
         Exit codes: 0 nothing is at risk, 1 something is, or svcproxy cannot run, 2 wrong usage or \
         a configuration that kube-proxy rejects.")]
     Migrate(Box<MigrateArgs>),
+    /// Collect what a maintainer needs to understand a problem on this node, without secrets
+    ///
+    /// Writes a compressed archive with the version, the settings, the conditions, the metrics, the
+    /// plan, the state of the kernel, the differences between the two, and what check finds. Masks
+    /// tokens, passwords and certificates, and collects no kubeconfig. MANIFEST.txt in it says what
+    /// it holds, and what could not be had and why. Changes nothing.
+    #[command(after_help = "Examples:\n  \
+        svcproxy support-bundle\n  \
+        svcproxy support-bundle -o /tmp/node-a.tar.gz --log /var/log/svcproxy.log\n  \
+        kubectl --namespace kube-system exec POD -- svcproxy support-bundle -o - > node-a.tar.gz\n\n\
+        Exit codes: 0 the archive was written, even if parts are missing; 1 it was not.")]
+    SupportBundle(Box<SupportBundleArgs>),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
@@ -255,6 +269,7 @@ impl PlanArgs {
     }
 }
 
+/// The given mode, or else that of kube-proxy's settings.
 fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
     let theirs = node.kube_proxy.proxy_mode.as_deref();
     mode.unwrap_or(match theirs {
@@ -273,6 +288,7 @@ impl Cli {
             Some(Command::Check(check)) => Some(&mut check.node),
             Some(Command::Explain(explain)) => Some(&mut explain.node),
             Some(Command::Verify(verify)) => Some(&mut verify.node),
+            Some(Command::SupportBundle(bundle)) => Some(&mut bundle.node),
             Some(_) => None,
         }
     }
@@ -417,7 +433,7 @@ const UNEXPLAINED: [&str; 12] = [
     "ipvs_udp_timeout",
     "drain_timeout",
 ];
-/// Flags that `verify` accepts but does not use.
+/// Flags that `verify` and `support-bundle` accept but do not use.
 const UNVERIFIED: [&str; 8] = [
     "healthz_bind_address",
     "service_metrics",
@@ -446,6 +462,7 @@ pub(crate) fn command() -> clap::Command {
         .mut_subcommand("check", |check| hide(hide(check, &RUNNING_ONLY), &SOURCE))
         .mut_subcommand("explain", |explain| hide(explain, &UNEXPLAINED))
         .mut_subcommand("migrate", |migrate| hide(migrate, &UNMIGRATED))
+        .mut_subcommand("support-bundle", |bundle| hide(bundle, &UNVERIFIED))
         .mut_subcommand("verify", |verify| hide(verify, &UNVERIFIED))
 }
 

@@ -67,11 +67,6 @@ pub(crate) enum VerifyFormat {
 }
 
 impl VerifyArgs {
-    /// Whether the command line names a source of Services.
-    pub(crate) fn has_source(&self) -> bool {
-        self.node.source.is_given()
-    }
-
     /// The mode of the command line, if it names one.
     pub(crate) fn mode(&self) -> Option<Mode> {
         let theirs = self.node.kube_proxy.proxy_mode.as_ref();

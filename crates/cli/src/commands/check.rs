@@ -5,12 +5,13 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::{env, fmt};
 
+use proxier::desired::Config;
 use proxier::host::{Concern, Host, Role, judge};
 use proxier::mode::probe::{Finding, Missing, Mode as Probed, Probe, Reason, Requirement, Weight};
 use proxier::mode::{iptables, ipvs, nftables};
 use serde::Serialize;
 
-use crate::args::{CheckArgs, CheckFormat, Mode};
+use crate::args::{CheckArgs, CheckFormat, Mode, ModeArgs};
 use crate::commands::json;
 use crate::logging::Shown;
 use crate::{Ending, node};
@@ -18,15 +19,7 @@ use crate::{Ending, node};
 /// Prints whether the chosen mode can run on this node, what is missing, and what else on the host
 /// keeps Service traffic from its endpoints.
 pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
-    let config = node::config(&args.node)?;
-    let proc_sys = &args.mode.proc_sys;
-    let ipvs = ipvs::probe(&config, proc_sys);
-    let found = ipvs
-        .and(iptables::probe(&config, proc_sys))
-        .and(nftables::probe(&config, proc_sys));
-    let mut verdict = Verdict::new(args.mode(), args.mode.fallbacks(), found);
-    let role = Role::new(args.mode().probed(), &config);
-    (verdict.concerns, verdict.unknown) = host(&role, proc_sys);
+    let verdict = judged(args.mode(), &args.mode, &node::config(&args.node)?);
     match args.output {
         CheckFormat::Text => check_text(&verdict)?,
         CheckFormat::Json => check_json(&verdict)?,
@@ -36,6 +29,24 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Ending> {
     } else {
         Ending::Failed
     })
+}
+
+/// The findings as JSON text.
+pub(super) fn findings(wanted: Mode, mode: &ModeArgs, config: &Config) -> anyhow::Result<String> {
+    let verdict = judged(wanted, mode, config);
+    Ok(serde_json::to_string_pretty(&Document::new(&verdict))?)
+}
+
+fn judged(wanted: Mode, mode: &ModeArgs, config: &Config) -> Verdict {
+    let proc_sys = &mode.proc_sys;
+    let ipvs = ipvs::probe(config, proc_sys);
+    let found = ipvs
+        .and(iptables::probe(config, proc_sys))
+        .and(nftables::probe(config, proc_sys));
+    let mut verdict = Verdict::new(wanted, mode.fallbacks(), found);
+    let role = Role::new(wanted.probed(), config);
+    (verdict.concerns, verdict.unknown) = host(&role, proc_sys);
+    verdict
 }
 
 /// What concerns this host, and what could not be found out.

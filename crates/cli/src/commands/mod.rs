@@ -11,6 +11,8 @@ pub(crate) mod plan;
 mod run;
 mod services;
 mod status;
+mod subject;
+mod support_bundle;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -33,6 +35,7 @@ pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use services::services;
 pub(crate) use status::status;
+pub(crate) use support_bundle::support_bundle;
 pub(crate) use verify::verify;
 
 /// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each

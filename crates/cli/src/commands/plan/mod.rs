@@ -26,8 +26,9 @@ use restores::{restores_json, restores_text};
 #[cfg(test)]
 pub(crate) use steps::Steps;
 use steps::{any_steps_json, any_steps_text, steps_json, steps_text};
+pub(crate) use text::Text;
 #[cfg(test)]
-pub(crate) use text::{Text, virtual_servers};
+pub(crate) use text::virtual_servers;
 use text::{desired_ipvsadm, desired_text};
 
 /// Prints the desired state of the node, or with `--against kernel` the steps that lead to it.

@@ -8,36 +8,31 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proxier::desired::{Config, DesiredState, Frontend};
+use proxier::desired::{DesiredState, Frontend};
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs::{Backend, IpvsBackend};
 use proxier::mode::nftables::NftablesBackend;
-use proxier::store::Store;
 use serde::Serialize;
 
 use self::connect::{Bounds, Connection, connect, targets};
 use self::drift::{Difference, of_iptables, of_ipvs, of_nftables};
 use self::text::Text;
+use super::subject::Subject;
 use super::{DiagnosticLog, json};
-use crate::args::{Mode, NodeArgs, Selection, VerifyArgs, VerifyFormat};
+use crate::Ending;
+use crate::args::{Mode, Selection, VerifyArgs, VerifyFormat};
 use crate::description::ProblemOf;
-use crate::inventory;
 use crate::logging::Shown;
-use crate::running::{Client, Settings};
-use crate::source::Source;
-use crate::{Ending, component_config, node};
 
 /// Between two comparisons with `--wait`.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Compares the kernel with the plan, and with `--connect` connects to everything.
 pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
-    let subject = Subject::of(args)?;
+    let subject = Subject::of(&args.node, args.mode())?;
     let mut log = DiagnosticLog::default();
     let began = Instant::now();
     let (planned, mut report) = loop {
@@ -84,76 +79,6 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
     )
 }
 
-/// What is compared: the settings, the source and the mode.
-struct Subject {
-    node: NodeArgs,
-    /// What the running svcproxy overrides in them.
-    running: Option<Settings>,
-    mode: Mode,
-}
-
-/// What a source of Services says.
-struct Planned {
-    desired: DesiredState,
-    is_invalid: bool,
-}
-
-impl Subject {
-    fn of(args: &VerifyArgs) -> anyhow::Result<Self> {
-        let client = Client::at(&args.node.monitor.metrics_bind_address);
-        let (status, configz) = match &client {
-            Some(client) => (client.status(), client.configz()),
-            None => (None, None),
-        };
-        let mut node = args.node.clone();
-        let mut running = None;
-        if let Some(page) = configz {
-            let source = node.source.clone();
-            component_config::adopt(&page.kube_proxy, &mut node)?;
-            if args.has_source() {
-                node.source = source;
-            } else {
-                let is_file = |path: &PathBuf| !path.ends_with("-");
-                let manifests = page.svcproxy.manifests.iter();
-                node.source.manifests = manifests.filter(|path| is_file(path)).cloned().collect();
-            }
-            running = Some(page.svcproxy);
-        }
-        let of_process = status.and_then(|status| Mode::named(&status.mode));
-        let (mode, _) = inventory::in_use(args.mode().or(of_process))?;
-        Ok(Self {
-            node,
-            running,
-            mode,
-        })
-    }
-
-    /// The settings, before the source overrides some.
-    fn settings(&self) -> anyhow::Result<Config> {
-        let given = node::config(&self.node)?;
-        Ok(match &self.running {
-            Some(running) => running.clone().over(given),
-            None => given,
-        })
-    }
-
-    fn read(&self, log: &mut DiagnosticLog) -> anyhow::Result<Planned> {
-        let settings = self.settings()?;
-        let reading = Source::new(&self.node.source, &settings.node_name).read()?;
-        log.log(&reading.diagnostics);
-        let is_invalid = reading.has_errors();
-        let mut store = Store::default();
-        let changes = reading.changes.into_iter();
-        changes.for_each(|change| store.apply(change));
-        let config = settings.following(store.node(), store.service_cidrs())?;
-        let desired = DesiredState::from_store(Arc::new(config), &store);
-        Ok(Planned {
-            desired,
-            is_invalid,
-        })
-    }
-}
-
 /// Reads the kernel, and compares it.
 fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Difference>> {
     Ok(match mode {
@@ -168,6 +93,13 @@ fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Differe
         Mode::Iptables => of_iptables(desired, &IptablesBackend::open()?.observe()?),
         Mode::Nftables => of_nftables(desired, &NftablesBackend::open()?.observe()?),
     })
+}
+
+/// The verdicts on all Services, as JSON text.
+pub(super) fn document(mode: Mode, desired: &DesiredState) -> anyhow::Result<String> {
+    let differences = differences(mode, desired)?;
+    let report = Report::new(desired, differences, &Selection::default(), mode);
+    Ok(serde_json::to_string_pretty(&report)?)
 }
 
 /// The verdicts.

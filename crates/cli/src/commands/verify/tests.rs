@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Parser;
+use proxier::desired::Config;
 use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Scope};
 use proxier::mode::{iptables, nftables};
 use proxier::source::manifest;
+use proxier::store::Store;
 
 use super::*;
 use crate::args::{Cli, Command};

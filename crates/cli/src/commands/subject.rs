@@ -1,0 +1,86 @@
+//! What this node should have, by the command line or by the running svcproxy.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proxier::desired::{Config, DesiredState};
+use proxier::store::Store;
+
+use super::DiagnosticLog;
+use crate::args::{Mode, NodeArgs};
+use crate::running::{Client, Settings};
+use crate::source::Source;
+use crate::{component_config, inventory, node};
+
+/// What is compared: the settings, the source and the mode.
+pub(super) struct Subject {
+    node: NodeArgs,
+    /// What the running svcproxy overrides in them.
+    running: Option<Settings>,
+    pub(super) mode: Mode,
+}
+
+/// What a source of Services says.
+pub(super) struct Planned {
+    pub(super) desired: DesiredState,
+    pub(super) is_invalid: bool,
+}
+
+impl Subject {
+    /// From the command line, and from a running svcproxy: its settings, its mode if none is given, and
+    /// its source if none is given.
+    pub(super) fn of(args: &NodeArgs, mode: Option<Mode>) -> anyhow::Result<Self> {
+        let client = Client::at(&args.monitor.metrics_bind_address);
+        let (status, configz) = match &client {
+            Some(client) => (client.status(), client.configz()),
+            None => (None, None),
+        };
+        let mut node = args.clone();
+        let mut running = None;
+        if let Some(page) = configz {
+            let source = node.source.clone();
+            component_config::adopt(&page.kube_proxy, &mut node)?;
+            if args.source.is_given() {
+                node.source = source;
+            } else {
+                let is_file = |path: &PathBuf| !path.ends_with("-");
+                let manifests = page.svcproxy.manifests.iter();
+                node.source.manifests = manifests.filter(|path| is_file(path)).cloned().collect();
+            }
+            running = Some(page.svcproxy);
+        }
+        let of_process = status.and_then(|status| Mode::named(&status.mode));
+        let (mode, _) = inventory::in_use(mode.or(of_process))?;
+        Ok(Self {
+            node,
+            running,
+            mode,
+        })
+    }
+
+    /// The settings, before the source overrides some.
+    pub(super) fn settings(&self) -> anyhow::Result<Config> {
+        let given = node::config(&self.node)?;
+        Ok(match &self.running {
+            Some(running) => running.clone().over(given),
+            None => given,
+        })
+    }
+
+    /// Reads the source.
+    pub(super) fn read(&self, log: &mut DiagnosticLog) -> anyhow::Result<Planned> {
+        let settings = self.settings()?;
+        let reading = Source::new(&self.node.source, &settings.node_name).read()?;
+        log.log(&reading.diagnostics);
+        let is_invalid = reading.has_errors();
+        let mut store = Store::default();
+        let changes = reading.changes.into_iter();
+        changes.for_each(|change| store.apply(change));
+        let config = settings.following(store.node(), store.service_cidrs())?;
+        let desired = DesiredState::from_store(Arc::new(config), &store);
+        Ok(Planned {
+            desired,
+            is_invalid,
+        })
+    }
+}
