@@ -93,6 +93,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Services(args)) => commands::services(args),
         Some(Command::Describe(args)) => commands::describe(args),
         Some(Command::Explain(args)) => commands::explain(args),
+        Some(Command::Top(args)) => commands::top(args),
         Some(Command::Verify(args)) => commands::verify(args),
         Some(Command::Migrate(args)) => commands::migrate(args),
         Some(Command::SupportBundle(args)) => commands::support_bundle(args),

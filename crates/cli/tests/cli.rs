@@ -711,6 +711,7 @@ fn help() {
         &["services"],
         &["describe"],
         &["explain"],
+        &["top"],
         &["verify"],
         &["migrate"],
         &["support-bundle"],

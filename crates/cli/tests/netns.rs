@@ -44,6 +44,8 @@ mod shop;
 mod support_bundle;
 #[path = "netns/switching.rs"]
 mod switching;
+#[path = "netns/top.rs"]
+mod top;
 #[path = "netns/verify.rs"]
 mod verify;
 

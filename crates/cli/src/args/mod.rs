@@ -10,6 +10,7 @@ mod node;
 mod pflag;
 mod support_bundle;
 mod sync;
+mod top;
 mod verify;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub(crate) use node::{
 pub(crate) use pflag::{go_bool, go_int};
 pub(crate) use support_bundle::SupportBundleArgs;
 pub(crate) use sync::{Periods, SourceArgs, SyncArgs};
+pub(crate) use top::{TopArgs, TopSort};
 pub(crate) use verify::{VerifyArgs, VerifyFormat};
 
 use std::env;
@@ -140,6 +142,16 @@ pub(crate) enum Command {
         Exit codes: 0 the connection is served, 1 it is not or something failed, 2 wrong usage or \
         invalid manifests.")]
     Explain(Box<ExplainArgs>),
+    /// Show live which Services and endpoints are busy: connections, packets, bytes, drains
+    ///
+    /// Reads the kernel again and again, whether svcproxy is running or not; a running one adds its
+    /// state and conditions. Press ? for the keys. With --once, prints one reading.
+    #[command(after_help = "Examples:\n  \
+        svcproxy top\n  \
+        svcproxy top -n shop --sort bytes\n  \
+        svcproxy top --once -o json\n\n\
+        Mode iptables counts connections only, mode nftables counts nothing.")]
+    Top(TopArgs),
     /// Compare the kernel with the plan, one verdict per Service
     ///
     /// Reads the kernel, and the Services from the source. A running svcproxy supplies its settings

@@ -12,7 +12,7 @@ const BASH_NAMES: &str = r#"
 _svcproxy_with_names() {
     _svcproxy "$@"
     case "${COMP_WORDS[1]}" in
-        describe|services|verify)
+        describe|services|top|verify)
             if [[ "${COMP_WORDS[COMP_CWORD]}" != -* && "${COMP_WORDS[COMP_CWORD-1]}" != -* ]]; then
                 COMPREPLY=($(compgen -W "$(svcproxy services --output name --metrics-bind-address= 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
             fi
@@ -24,7 +24,7 @@ complete -F _svcproxy_with_names -o nosort -o bashdefault -o default svcproxy
 
 /// The same for fish.
 const FISH_NAMES: &str = r#"
-complete -c svcproxy -n "__fish_seen_subcommand_from describe services verify" -f -a "(svcproxy services --output name --metrics-bind-address= 2>/dev/null)"
+complete -c svcproxy -n "__fish_seen_subcommand_from describe services top verify" -f -a "(svcproxy services --output name --metrics-bind-address= 2>/dev/null)"
 "#;
 
 /// Prints the script. It offers the flags that `--help` shows, and their values; in bash and fish also

@@ -13,6 +13,7 @@ mod services;
 mod status;
 mod subject;
 mod support_bundle;
+mod top;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ pub(crate) use run::run;
 pub(crate) use services::services;
 pub(crate) use status::status;
 pub(crate) use support_bundle::support_bundle;
+pub(crate) use top::top;
 pub(crate) use verify::verify;
 
 /// Logs the diagnostics of a source. Each reading of manifests reports all diagnostics again; each

@@ -16,6 +16,7 @@ use crate::lock;
 use crate::notices::Condition;
 use crate::observe::COMMIT;
 use crate::running::{Client, Running};
+pub(super) use summary::Age;
 use summary::Summary;
 
 /// What is known about this node.

@@ -199,10 +199,10 @@ fn conditions(f: &mut Formatter<'_>, conditions: Option<&[Condition]>) -> fmt::R
 }
 
 /// A duration in its two largest units.
-struct Age(u64);
+pub(in crate::commands) struct Age(u64);
 
 impl Age {
-    fn between(then: Timestamp, now: Timestamp) -> Self {
+    pub(in crate::commands) fn between(then: Timestamp, now: Timestamp) -> Self {
         let seconds = now.as_second().saturating_sub(then.as_second());
         Self(u64::try_from(seconds).unwrap_or(0))
     }

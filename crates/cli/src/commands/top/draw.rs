@@ -1,0 +1,341 @@
+//! Draws the screen.
+
+use std::collections::BTreeMap;
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Clear, Paragraph, Row, Table, TableState};
+
+use super::Reading;
+use super::load::Load;
+use super::view::{List, View};
+use crate::commands::status::Age;
+use crate::inventory::{ClientGroup, ServiceStatus, VipState, VipStatus};
+use crate::logging::Shown;
+
+const KEYS: &str = "q quit  ? help  Tab Services/endpoints  s order  / filter  Enter open  p pause";
+
+const HELP: [&str; 12] = [
+    "q, Ctrl-C      quit",
+    "Up, Down, j, k select a line; also PageUp, PageDown, Home, End",
+    "Tab            Services or endpoints",
+    "s, S           next order, previous order",
+    "/              type a filter; Enter keeps it, Esc removes it",
+    "Enter          VIPs and endpoints of the selected Service",
+    "Esc            back; without a Service, removes the filter",
+    "p, Space       pause",
+    "",
+    "ACTIVE and the rates are sums over all VIPs. Rates are the kernel's averages;",
+    "in mode iptables, CONN/S is counted between two readings. Mode nftables",
+    "counts nothing.",
+];
+
+/// Draws everything.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View, reading: &Reading) {
+    let [head, body, foot] = Layout::vertical([
+        Constraint::Length(5),
+        Constraint::Min(1),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    frame.render_widget(Paragraph::new(header(view, reading)), head);
+    let service = view.open.as_ref().and_then(|name| {
+        let mut services = reading.inventory.services.iter();
+        services.find(|of| of.service == *name)
+    });
+    match (&view.open, service) {
+        (Some(_), Some(service)) => opened(frame, body, view, service),
+        (Some(name), None) => {
+            let text = format!(
+                "The kernel does not serve Service {} any more.",
+                Shown(name)
+            );
+            frame.render_widget(Paragraph::new(text), body);
+        }
+        (None, _) => listed(frame, body, view),
+    }
+    let keys = match view.is_typing {
+        true => format!("filter: {}_", Shown(&view.filter)),
+        false => KEYS.to_owned(),
+    };
+    let reversed = Style::new().add_modifier(Modifier::REVERSED);
+    frame.render_widget(Paragraph::new(keys).style(reversed), foot);
+    if view.shows_help {
+        help(frame);
+    }
+}
+
+fn help(frame: &mut Frame<'_>) {
+    let area = frame.area();
+    let height = u16::try_from(HELP.len() + 2)
+        .unwrap_or(u16::MAX)
+        .min(area.height);
+    let width = area.width.min(84);
+    let area = Rect {
+        x: area.x + (area.width - width) / 2,
+        y: area.y + (area.height - height) / 2,
+        width,
+        height,
+    };
+    let lines: Vec<_> = HELP
+        .iter()
+        .map(|line| Line::raw(format!(" {line}")))
+        .collect();
+    frame.render_widget(Clear, area);
+    let block = Block::bordered().title(" keys ");
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn header(view: &View, reading: &Reading) -> Vec<Line<'static>> {
+    let mode = reading.mode.name();
+    let process = match &reading.running {
+        Some(running) => {
+            let age = Age::between(running.started_at, running.time);
+            let sick = if running.healthy { "" } else { ", unhealthy" };
+            format!("PID {}, for {age}{sick}", running.pid)
+        }
+        None => "no svcproxy answers".to_owned(),
+    };
+    let state = match (&reading.error, view.is_paused) {
+        (Some(error), _) => format!("  [{}]", Shown(error)),
+        (None, true) => "  [paused]".to_owned(),
+        (None, false) => String::new(),
+    };
+    let sync = match &reading.running {
+        Some(running) => {
+            let last = match running.last_sync {
+                Some(last) => format!("{} ago", Age::between(last, running.time)),
+                None => "none yet".to_owned(),
+            };
+            let pending = running.pending_changes;
+            format!(
+                "last sync {last}, {pending} pending; source {}",
+                Shown(&running.source.name)
+            )
+        }
+        None => String::new(),
+    };
+    let totals = reading.inventory.totals;
+    let all = &view.loads.all;
+    let load = format!(
+        "{} Services, {} VIP ports, {} endpoints, {} draining; {} active, {} inactive",
+        totals.services,
+        totals.vip_ports,
+        totals.real_servers,
+        totals.draining_real_servers,
+        all.active_connections,
+        all.inactive_connections,
+    );
+    let rates = format!(
+        "{} connections/s, {} packets/s, {} bytes/s",
+        rate(all.connections_per_second),
+        short(all.packets_per_second),
+        short(all.bytes_per_second)
+    );
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for condition in &reading.conditions {
+        *counts.entry(&condition.reason).or_default() += 1;
+    }
+    let counts = counts
+        .iter()
+        .map(|(reason, count)| format!("{} {count}", Shown(reason)));
+    let conditions = counts.collect::<Vec<_>>().join(", ");
+    [
+        format!(
+            "svcproxy {}  mode {mode}  {process}{state}",
+            env!("CARGO_PKG_VERSION")
+        ),
+        sync,
+        load,
+        rates,
+        match conditions.as_str() {
+            "" => "conditions: none".to_owned(),
+            some => format!("conditions: {some}"),
+        },
+    ]
+    .map(Line::raw)
+    .into()
+}
+
+const COLUMNS: [&str; 7] = [
+    "ACTIVE",
+    "INACTIVE",
+    "CONN/S",
+    "PACKETS/S",
+    "BYTES/S",
+    "TOTAL",
+    "ENDPOINTS",
+];
+
+fn cells(load: &Load) -> [String; 6] {
+    [
+        short(load.active_connections),
+        short(load.inactive_connections),
+        rate(load.connections_per_second),
+        short(load.packets_per_second),
+        short(load.bytes_per_second),
+        short(load.total_connections),
+    ]
+}
+
+fn listed(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let (what, rows): (_, Vec<_>) = match view.list {
+        List::Services => {
+            let rows = view.services().map(|of| {
+                let mut row = vec![Shown(&of.service).to_string()];
+                row.extend(cells(&of.load));
+                row.push(match of.draining {
+                    0 => of.endpoints.to_string(),
+                    draining => format!("{}, {draining} draining", of.endpoints),
+                });
+                row
+            });
+            ("SERVICE", rows.collect())
+        }
+        List::Endpoints => {
+            let rows = view.endpoints().map(|of| {
+                let mut row = vec![format!("{}  {}", of.address, Shown(&of.service))];
+                row.extend(cells(&of.load));
+                row.push(if of.draining { "draining" } else { "" }.to_owned());
+                row
+            });
+            ("ENDPOINT", rows.collect())
+        }
+    };
+    let filter = match view.filter.as_str() {
+        "" => String::new(),
+        filter => format!(", filter {}", Shown(filter)),
+    };
+    let last = match view.list {
+        List::Services => "ENDPOINTS",
+        List::Endpoints => "STATE",
+    };
+    let title = format!(" {} by {}{filter} ", rows.len(), view.order());
+    let head = [what]
+        .into_iter()
+        .chain(COLUMNS.into_iter().take(6))
+        .chain([last]);
+    let widths = [
+        Constraint::Min(24),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(9),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(16),
+    ];
+    let table = Table::new(rows.into_iter().map(Row::new), widths)
+        .header(Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        .block(Block::bordered().title(title));
+    let mut state = TableState::default().with_selected(Some(view.selected));
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+/// One Service: its VIPs, then its endpoints.
+fn opened(frame: &mut Frame<'_>, area: Rect, view: &View, service: &ServiceStatus) {
+    let vips: Vec<_> = service.vips.iter().map(vip).collect();
+    let height = u16::try_from(vips.len() + 3).unwrap_or(u16::MAX);
+    let [upper, lower] = Layout::vertical([
+        Constraint::Length(height.min(area.height / 2)),
+        Constraint::Min(1),
+    ])
+    .areas(area);
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let head = Row::new(["VIP", "PORT NAME", "CLIENTS", "STATE", "SCHEDULER"]).style(bold);
+    let widths = [
+        Constraint::Min(30),
+        Constraint::Length(16),
+        Constraint::Length(8),
+        Constraint::Min(20),
+        Constraint::Length(10),
+    ];
+    let title = format!(" Service {} ", Shown(&service.service));
+    let table = Table::new(vips.into_iter().map(Row::new), widths).header(head);
+    frame.render_widget(table.block(Block::bordered().title(title)), upper);
+
+    let rows: Vec<_> = view
+        .loads
+        .endpoints
+        .iter()
+        .filter(|of| of.service == service.service)
+        .map(|of| {
+            let mut row = vec![of.address.to_string()];
+            row.extend(cells(&of.load));
+            row.push(if of.draining { "draining" } else { "" }.to_owned());
+            Row::new(row)
+        })
+        .collect();
+    let head = ["ENDPOINT"]
+        .into_iter()
+        .chain(COLUMNS.into_iter().take(6))
+        .chain(["STATE"]);
+    let widths = [
+        Constraint::Min(24),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(9),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(10),
+    ];
+    let title = format!(" {} endpoints ", rows.len());
+    let table = Table::new(rows, widths).header(Row::new(head).style(bold));
+    frame.render_widget(table.block(Block::bordered().title(title)), lower);
+}
+
+fn vip(vip: &VipStatus) -> Vec<String> {
+    let clients = match vip.clients {
+        ClientGroup::All => "all",
+        ClientGroup::Inside => "inside",
+        ClientGroup::Outside => "outside",
+    };
+    let state = match vip.state {
+        VipState::Served => "served",
+        VipState::Refused => "refused: no endpoints",
+        VipState::Dropped => "dropped: no endpoints here",
+    };
+    let state = match &vip.reason {
+        Some(reason) => format!("{state}: {}", Shown(reason)),
+        None => state.to_owned(),
+    };
+    vec![
+        vip.key.to_string(),
+        Shown(&vip.port_name).to_string(),
+        clients.to_owned(),
+        state,
+        vip.scheduler.clone().unwrap_or_default(),
+    ]
+}
+
+/// A number in at most six characters: `950`, `12.3k`, `4.5M`.
+pub(super) fn short(number: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (1_000_000_000_000, "T"),
+        (1_000_000_000, "G"),
+        (1_000_000, "M"),
+        (1000, "k"),
+    ];
+    match UNITS.iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) => format!("{}.{}{name}", number / unit, number % unit * 10 / unit),
+        None => number.to_string(),
+    }
+}
+
+/// A rate; a slow one with a digit after the point.
+pub(super) fn rate(rate: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates; a rate is not negative"
+    )]
+    match rate {
+        rate if rate <= 0.0 => "0".to_owned(),
+        rate if rate < 10.0 => format!("{rate:.1}"),
+        rate => short(rate as u64),
+    }
+}
