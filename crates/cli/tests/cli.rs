@@ -816,3 +816,58 @@ fn output_that_cannot_be_written_is_a_failure() {
         assert!(log.contains("No space left on device"), "{log}");
     }
 }
+
+/// The arguments of each `svcproxy` that these lines call, with examples for placeholders.
+fn calls(text: &str) -> Vec<Vec<String>> {
+    let mut calls = Vec::new();
+    let mut in_console = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            in_console = line == "```console";
+        }
+        let call = line.split_once("svcproxy ").filter(|(before, _)| {
+            before.ends_with("# ") || before.ends_with("-- ")
+        });
+        let Some((_, arguments)) = call.filter(|_| in_console) else {
+            continue;
+        };
+        let is_end = |word: &&str| ["|", "||", ">", "\\"].contains(word);
+        let words = arguments
+            .split_whitespace()
+            .take_while(|word| !is_end(word));
+        let example = |word: &str| match word {
+            "ADDRESS:PORT" => "10.96.0.1:80".to_owned(),
+            "CLIENT" => "10.244.1.1".to_owned(),
+            word => word.to_owned(),
+        };
+        calls.push(words.map(example).collect());
+    }
+    calls
+}
+
+#[test]
+fn the_documented_commands_exist() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut count = 0;
+    for page in ["operate.md", "migrate.md", "troubleshooting.md"] {
+        let text = fs::read_to_string(docs.join(page)).unwrap();
+        let mut calls = calls(&text);
+        // The arguments of a container, one on each line.
+        let args = text
+            .lines()
+            .skip_while(|line| line.trim() != "args:")
+            .skip(1);
+        let args = args.map_while(|line| line.trim().strip_prefix("- "));
+        let args: Vec<_> = args.map(str::to_owned).collect();
+        calls.extend((!args.is_empty()).then_some(args));
+        for call in calls {
+            // clap reads the arguments from left to right, and stops at this one.
+            let mut command = svcproxy(&[]);
+            let output = command.args(&call).arg("--help").output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{page}: {call:?}: {error}");
+            count += 1;
+        }
+    }
+    assert!(count >= 15, "{count}");
+}
