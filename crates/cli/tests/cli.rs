@@ -825,9 +825,9 @@ fn calls(text: &str) -> Vec<Vec<String>> {
         if line.starts_with("```") {
             in_console = line == "```console";
         }
-        let call = line.split_once("svcproxy ").filter(|(before, _)| {
-            before.ends_with("# ") || before.ends_with("-- ")
-        });
+        let call = line
+            .split_once("svcproxy ")
+            .filter(|(before, _)| before.ends_with("# ") || before.ends_with("-- "));
         let Some((_, arguments)) = call.filter(|_| in_console) else {
             continue;
         };
