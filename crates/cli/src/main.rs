@@ -92,6 +92,7 @@ fn dispatch(cli: &Cli, notes: &[Note]) -> anyhow::Result<Ending> {
         Some(Command::Status(args)) => commands::status(args),
         Some(Command::Services(args)) => commands::services(args),
         Some(Command::Describe(args)) => commands::describe(args),
+        Some(Command::Env(args)) => commands::env(args),
         Some(Command::Explain(args)) => commands::explain(args),
         Some(Command::Top(args)) => commands::top(args),
         Some(Command::Verify(args)) => commands::verify(args),

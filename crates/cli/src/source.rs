@@ -8,7 +8,7 @@ use proxier::Runtime;
 use proxier::observe::metrics::Monitor;
 use proxier::source::kube::{Access, EventQueue, EventSender, KubeSource, Timing, event_queue};
 use proxier::source::manifest::{Manifests, Watch};
-use proxier::source::{ConnectionState, Reading};
+use proxier::source::{ConnectionState, Extent, Reading};
 use proxier::store::Store;
 
 use crate::args::SourceArgs;
@@ -19,6 +19,7 @@ pub(crate) enum Source {
     Kube {
         access: Access,
         node: String,
+        extent: Extent,
         /// How long to wait for the initial list; none waits without limit.
         timeout: Option<Duration>,
         /// The Events to post.
@@ -47,9 +48,32 @@ impl Source {
         Self::Kube {
             access,
             node: node.to_owned(),
+            extent: Extent::Served,
             timeout: Some(args.timeout).filter(|timeout| !timeout.is_zero()),
             events,
             sender: Some(sender),
+        }
+    }
+
+    /// Sets the objects to read; at first, those that a proxy serves.
+    pub(crate) fn extent(self, new: Extent) -> Self {
+        match self {
+            Self::Manifests(manifests) => Self::Manifests(manifests.extent(new)),
+            Self::Kube {
+                access,
+                node,
+                timeout,
+                events,
+                sender,
+                ..
+            } => Self::Kube {
+                access,
+                node,
+                extent: new,
+                timeout,
+                events,
+                sender,
+            },
         }
     }
 
@@ -110,12 +134,14 @@ impl Source {
             Self::Kube {
                 access,
                 node,
+                extent,
                 events,
                 ..
             } => {
                 let timing = Timing::default();
-                let source =
-                    KubeSource::start_with_events(runtime, access, timing, &node, events, deliver)?;
+                let source = KubeSource::start_with_events(
+                    runtime, access, timing, &node, extent, events, deliver,
+                )?;
                 Following::Kube { source }
             }
         })

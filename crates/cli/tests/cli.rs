@@ -330,14 +330,9 @@ fn plan_is_the_same_whatever_the_order_of_the_files() {
     let expected = plan_examples(&["-o", "ipvsadm"]);
     let mut files: Vec<_> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples"))
         .unwrap()
-        .map(|entry| {
-            entry
-                .unwrap()
-                .path()
-                .into_os_string()
-                .into_string()
-                .unwrap()
-        })
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| path.into_os_string().into_string().unwrap())
         .collect();
     files.sort();
     files.reverse();
@@ -715,11 +710,35 @@ fn help() {
         &["verify"],
         &["migrate"],
         &["support-bundle"],
+        &["env"],
         &["cleanup"],
         &["completion"],
     ]
     .map(|command| succeed(&[command, &["--help"]].concat()));
     assert_golden!(texts.join("--------\n"));
+}
+
+#[test]
+fn env_prints_the_variables_of_docs_discovery() {
+    let arguments = ["env", "-n", "shop", "--manifests", "examples/standalone/"];
+    let text = succeed(&arguments);
+    let docs = include_str!("../../../docs/discovery.md");
+    assert!(docs.contains(&format!("$ svcproxy {}\n{text}```", arguments.join(" "))));
+    let docker = succeed(&[&arguments[..], &["-o", "docker"]].concat());
+    assert!(
+        docker.contains("CART_SERVICE_HOST=10.96.0.20\n"),
+        "{docker}"
+    );
+    let json = succeed(&[&arguments[..], &["-o", "json"]].concat());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let first = json!({"name": "CART_PORT", "value": "tcp://10.96.0.20:8080"});
+    assert_eq!((&json[0], json.as_array().unwrap().len()), (&first, 8));
+    assert_eq!(
+        succeed(&[&arguments[..], &["--service-links=false"]].concat()),
+        ""
+    );
+    let error = usage_error(&["env", "-n", "Shop"]);
+    assert!(error.contains("not a namespace"), "{error}");
 }
 
 #[test]

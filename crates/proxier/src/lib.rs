@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 pub mod desired;
+pub mod discovery;
 mod errno;
 mod escaped;
 pub mod guide;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod compat;
+mod env;
 mod explain;
 mod look;
 mod migrate;
@@ -16,6 +17,7 @@ mod verify;
 #[cfg(test)]
 pub(crate) use compat::COVERED;
 pub(crate) use compat::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use env::{EnvArgs, EnvFormat};
 pub(crate) use explain::{ExplainArgs, Target};
 pub(crate) use look::{
     DescribeArgs, Selection, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat,
@@ -34,7 +36,6 @@ pub(crate) use sync::{Periods, SourceArgs, SyncArgs};
 pub(crate) use top::{TopArgs, TopSort};
 pub(crate) use verify::{VerifyArgs, VerifyFormat};
 
-use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -191,6 +192,16 @@ pub(crate) enum Command {
         kubectl --namespace kube-system exec POD -- svcproxy support-bundle -o - > node-a.tar.gz\n\n\
         Exit codes: 0 the archive was written, even if parts are missing; 1 it was not.")]
     SupportBundle(Box<SupportBundleArgs>),
+    /// Print the environment variables by which a container finds Services, as a kubelet sets them
+    ///
+    /// For containers that no kubelet starts. Needs no privileges.
+    #[command(after_help = "Examples:\n  \
+        eval \"$(svcproxy env -n shop --manifests services/)\"\n  \
+        svcproxy env -n shop -o docker --manifests services/ > shop.env; \
+        docker run --env-file shop.env IMAGE\n  \
+        svcproxy env --service-links=false --kubeconfig /etc/kubernetes/proxy.conf\n\n\
+        Exit codes: 0 success, 1 failure, 2 wrong usage or invalid manifests.")]
+    Env(EnvArgs),
     /// Remove everything that svcproxy created on this node, and nothing else
     ///
     /// Removes svcproxy's virtual servers, routes, nftables table and iptables chains. Does not
@@ -502,7 +513,7 @@ pub(crate) fn usage_error(message: &str) -> ! {
 
 /// Reads the command line of this process; exits if it is wrong.
 pub(crate) fn parse() -> Cli {
-    try_parse(env::args_os()).unwrap_or_else(|error| error.exit())
+    try_parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
 }
 
 /// Reads a command line, the program's name first.

@@ -45,6 +45,7 @@ impl Node {
             access,
             timing,
             "node-a",
+            proxier::source::Extent::Served,
             events,
             deliver,
         );

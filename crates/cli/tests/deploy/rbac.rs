@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proxier::notice::{Notice, Reason};
+use proxier::source::Extent;
 use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
 use testbed::{ApiServer, Behaviour, Resource, Verb, eventually};
 
@@ -71,6 +72,7 @@ fn role_allows_all_requests_and_nothing_else() {
             access,
             timing,
             "node-a",
+            Extent::Served,
             events,
             |_| {},
         );

@@ -22,6 +22,9 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// `endpoints`.
     pub endpoints: Box<[Endpoint]>,
+    /// `endpoints[].hostname`, by the endpoint's address, sorted. Only for discovery: most endpoints
+    /// have none, so they cost no memory.
+    pub hostnames: Box<[(IpAddr, Arc<str>)]>,
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the pod or Service
     /// changed whose change led to this version of the slice.
     pub last_change: Option<Timestamp>,
@@ -36,8 +39,20 @@ impl EndpointSlice {
             family,
             ports: Box::default(),
             endpoints: Box::default(),
+            hostnames: Box::default(),
             last_change: None,
         }
+    }
+
+    /// The host name of the endpoint with this address.
+    pub fn hostname(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let found = self
+            .hostnames
+            .binary_search_by_key(&address, |(address, _)| *address);
+        found
+            .ok()
+            .and_then(|at| self.hostnames.get(at))
+            .map(|(_, name)| name)
     }
 
     /// The slices of one port of a Service, for endpoints that each have a port number of their own:

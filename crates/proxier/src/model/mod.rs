@@ -19,10 +19,12 @@ pub use endpoint_slice::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Hints, Timestamp,
 };
 pub use ipvs::{Family, Protocol};
-#[cfg(feature = "k8s")]
-pub(crate) use name::check_subdomain;
 pub use name::{InvalidName, ObjectName, PortName, Uid};
-pub use service::{Forwarding, Service, ServicePort, SessionAffinity, TrafficPolicy, Unusable};
+#[cfg(feature = "k8s")]
+pub(crate) use name::{check_label, check_subdomain};
+pub use service::{
+    Forwarding, Service, ServicePort, SessionAffinity, TrafficPolicy, Unproxied, Unusable,
+};
 
 /// The kind of an address that other machines cannot reach; `None` for any other address.
 ///

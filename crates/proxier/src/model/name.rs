@@ -143,7 +143,7 @@ pub struct InvalidName {
     pub expected: &'static str,
 }
 
-fn check_label(field: &'static str, value: &str) -> Result<(), InvalidName> {
+pub(crate) fn check_label(field: &'static str, value: &str) -> Result<(), InvalidName> {
     if value.len() <= MAX_LABEL && is_dns_label(value) {
         return Ok(());
     }

@@ -18,7 +18,8 @@ use crate::model::notice::Reason;
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
-    /// `spec.clusterIPs`: at most one address per family; empty for a headless Service. They define
+    /// `spec.clusterIPs`: at most one address per family; empty for an
+    /// [unproxied](Self::unproxied) Service. They define
     /// the Service's families, which all its other addresses and its node ports have too.
     pub cluster_ips: Box<[IpAddr]>,
     /// `spec.externalIPs`, without cluster IPs.
@@ -54,6 +55,26 @@ pub struct Service {
     pub uid: Option<Uid>,
     /// Invalid parts of the object that were left out.
     pub unusable: Box<[Unusable]>,
+    /// What clients find under the Service's name, if this node has nothing to do for it.
+    pub unproxied: Option<Box<Unproxied>>,
+}
+
+/// A Service that needs nothing on a node, but has a name.
+///
+/// Its [`cluster_ips`](Service::cluster_ips) are empty, so no mode serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unproxied {
+    /// `spec.clusterIP: None`: clients find the endpoints.
+    Headless {
+        /// `spec.publishNotReadyAddresses`: also those that are not ready.
+        publish_not_ready_addresses: bool,
+    },
+    /// `spec.externalName` of type `ExternalName`.
+    ExternalName(Box<str>),
+    /// The cluster IPs of a Service with the label `service.kubernetes.io/service-proxy-name`, which
+    /// another service proxy serves.
+    OtherProxy(Box<[IpAddr]>),
 }
 
 /// An invalid part of a Service that is left out; the rest of the Service works.
@@ -100,6 +121,7 @@ impl Service {
             metrics: false,
             uid: None,
             unusable: Box::default(),
+            unproxied: None,
         }
     }
 }

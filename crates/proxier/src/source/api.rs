@@ -243,6 +243,7 @@ pub(super) struct ServiceSpec {
     pub(super) traffic_distribution: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub(super) publish_not_ready_addresses: bool,
+    pub(super) external_name: Option<Loose<String>>,
 }
 
 /// A port of a Service, a slice, Endpoints or a container.
@@ -304,6 +305,7 @@ pub(super) struct Endpoint {
     pub(super) addresses: Vec<Loose<String>>,
     #[serde(deserialize_with = "mapping")]
     pub(super) conditions: Conditions,
+    pub(super) hostname: Option<Loose<String>>,
     pub(super) node_name: Option<Loose<String>>,
     pub(super) zone: Option<Loose<String>>,
     #[serde(deserialize_with = "mapping")]
@@ -349,6 +351,7 @@ pub(super) struct Subset {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct EndpointAddress {
     pub(super) ip: Option<Loose<String>>,
+    pub(super) hostname: Option<Loose<String>>,
     pub(super) node_name: Option<Loose<String>>,
 }
 
@@ -358,6 +361,8 @@ pub(super) struct PodSpec {
     pub(super) node_name: Option<Loose<String>>,
     #[serde(deserialize_with = "or_default")]
     pub(super) host_network: bool,
+    pub(super) hostname: Option<Loose<String>>,
+    pub(super) subdomain: Option<Loose<String>>,
     #[serde(deserialize_with = "or_default")]
     pub(super) containers: Vec<Container>,
     #[serde(deserialize_with = "or_default")]

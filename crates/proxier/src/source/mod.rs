@@ -24,6 +24,17 @@ use crate::store::Change;
 
 pub use diagnostic::{Diagnostic, Location, Severity};
 
+/// The Services and endpoint slices that a source yields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// Those that a service proxy serves.
+    #[default]
+    Served,
+    /// All that have a name, for discovery: also headless Services with their slices and host names,
+    /// external names, and Services of other service proxies.
+    Named,
+}
+
 /// The state of the connection between a source and its server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use proxier::model::{Endpoint, EndpointSlice};
 use proxier::source::convert::Converted;
-use proxier::source::{api, convert};
+use proxier::source::{Extent, api, convert};
 use serde_json::{Value, json};
 
 use super::{check, list, object, shown};
@@ -57,7 +57,7 @@ fn converted(value: Value) -> Converted<EndpointSlice> {
         "endpoints": [],
     });
     let slice: api::EndpointSlice = object(("discovery.k8s.io/v1", "EndpointSlice"), base, value);
-    convert::endpoint_slice(&slice)
+    convert::endpoint_slice(&slice, Extent::Served)
 }
 
 fn whole(value: Value) -> String {

@@ -1,6 +1,6 @@
 use proxier::model::EndpointSlice;
 use proxier::source::convert::Converted;
-use proxier::source::{api, convert};
+use proxier::source::{Extent, api, convert};
 use serde_json::{Value, json};
 
 use super::endpoint_slice::show_endpoint;
@@ -9,7 +9,7 @@ use super::{check, object, shown};
 fn converted(value: Value) -> Converted<Vec<EndpointSlice>> {
     let base = json!({"metadata": {"name": "web"}});
     let endpoints: api::Endpoints = object(("v1", "Endpoints"), base, value);
-    convert::endpoints(&endpoints)
+    convert::endpoints(&endpoints, Extent::Served)
 }
 
 fn whole(value: Value) -> String {

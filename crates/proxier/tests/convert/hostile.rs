@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use proxier::model::{EndpointSlice, Service, TrafficPolicy};
 use proxier::source::convert::{self, Converted};
-use proxier::source::{Diagnostic, Severity, api};
+use proxier::source::{Diagnostic, Extent, Severity, api};
 use serde_json::{Value, json};
 
 use super::arbitrary::{endpoints, node, service, slice};
@@ -106,7 +106,7 @@ proptest! {
         let ranges = object.pointer("/spec/loadBalancerSourceRanges").and_then(Value::as_array);
         let had_ranges = ranges.is_some_and(|ranges| !ranges.is_empty());
         let service: api::Service = serde_json::from_value(object).unwrap();
-        if let Some(service) = sound(convert::service(&service)) {
+        if let Some(service) = sound(convert::service(&service, Extent::Served)) {
             sound_service(&service);
             // Invalid ranges never open the Service to all clients.
             let closed = service.load_balancer_ips.is_empty();
@@ -117,7 +117,7 @@ proptest! {
     #[test]
     fn slices(object in slice()) {
         let slice: api::EndpointSlice = serde_json::from_value(object).unwrap();
-        if let Some(slice) = sound(convert::endpoint_slice(&slice)) {
+        if let Some(slice) = sound(convert::endpoint_slice(&slice, Extent::Served)) {
             sound_slice(&slice);
         }
     }
@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn legacy_endpoints(object in endpoints()) {
         let endpoints: api::Endpoints = serde_json::from_value(object).unwrap();
-        sound(convert::endpoints(&endpoints)).iter().flatten().for_each(sound_slice);
+        sound(convert::endpoints(&endpoints, Extent::Served)).iter().flatten().for_each(sound_slice);
     }
 
     #[test]
@@ -152,24 +152,16 @@ fn megabytes_of_errors_are_reported_in_a_few_lines() {
         }))
         .unwrap()
     };
-    let converted = sound(convert::service(&service(
-        annotations,
-        json!([{"port": 80}]),
-    )))
-    .unwrap();
+    let with_port = service(annotations, json!([{"port": 80}]));
+    let converted = sound(convert::service(&with_port, Extent::Served)).unwrap();
     assert_eq!(converted.cluster_ips.len(), 1);
     let annotations = json!({"svcproxy.io/scheduler": long, "svcproxy.io/scheduler-flags": long});
-    assert!(
-        sound(convert::service(&service(
-            annotations,
-            json!([{"port": 80}])
-        )))
-        .is_some()
-    );
+    let with_port = service(annotations, json!([{"port": 80}]));
+    assert!(sound(convert::service(&with_port, Extent::Served)).is_some());
     // Notes do not displace the error that explains the rejection.
     let refused = service(
         json!({"svcproxy.io/scheduler": "sh", "svcproxy.io/scheduler-flags": "x,".repeat(500)}),
         Value::Null,
     );
-    assert!(convert::service(&refused).is_refused());
+    assert!(convert::service(&refused, Extent::Served).is_refused());
 }

@@ -9,6 +9,7 @@ mod endpoint_slice;
 mod endpoints;
 mod external;
 mod hostile;
+mod named;
 mod node;
 mod service;
 

@@ -1,5 +1,5 @@
 use proxier::model::{Service, SessionAffinity, TrafficPolicy};
-use proxier::source::{api, convert};
+use proxier::source::{Extent, api, convert};
 use serde_json::{Value, json};
 
 use super::{check, list, object, shown};
@@ -51,7 +51,7 @@ pub(super) fn whole(value: Value) -> String {
         "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
     });
     let service: api::Service = object(("v1", "Service"), base, value);
-    shown(&convert::service(&service), show)
+    shown(&convert::service(&service, Extent::Served), show)
 }
 
 /// Rows whose YAML is the spec.

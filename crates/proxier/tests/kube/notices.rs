@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proxier::model::{ObjectName, Uid};
 use proxier::notice::{Notice, Reason};
+use proxier::source::Extent;
 use proxier::source::kube::{EventSender, KubeSource, event_queue};
 use serde_json::Value;
 use testbed::{ApiServer, Behaviour, Fault, Resource, Verb, eventually, stays};
@@ -20,6 +21,7 @@ fn posting() -> (ApiServer, KubeSource, EventSender) {
         access(&server),
         timing(),
         NODE,
+        Extent::Served,
         queue,
         |_| {},
     )

@@ -14,6 +14,7 @@ use crate::model::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, Hints, InvalidName,
     ObjectName, Timestamp,
 };
+use crate::source::Extent;
 
 /// The label that names the Service of a slice.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -27,11 +28,11 @@ const MAX_PORTS: usize = 20_000;
 const MAX_HINTS: usize = 8;
 
 /// Converts an endpoint slice. A slice of host names (`addressType: FQDN`), one that belongs to no
-/// Service and one of a headless Service are left out with a note.
-pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
+/// Service and, without [`Extent::Named`], one of a headless Service are left out with a note.
+pub fn endpoint_slice(object: &api::EndpointSlice, extent: Extent) -> Converted<EndpointSlice> {
     let mut findings = Findings::default();
     let name = findings.object_name(&object.metadata, ObjectName::new);
-    if findings.is_excluded(&object.metadata, &OF_HEADLESS) {
+    if extent == Extent::Served && findings.is_excluded(&object.metadata, &OF_HEADLESS) {
         return findings.converted(None);
     }
     let service = service_of(object, &mut findings);
@@ -69,11 +70,16 @@ pub fn endpoint_slice(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
     if ports_lost || (endpoints.is_empty() && findings.left_out_since(before)) {
         findings.nothing_left();
     }
+    let hostnames = match extent {
+        Extent::Served => Vec::new(),
+        Extent::Named => hostnames(&object.endpoints, &mut findings),
+    };
     let last_change = last_change(object, &mut findings);
     let slice = name.zip(service).map(|(name, service)| {
         let mut slice = EndpointSlice::new(name, service, family);
         slice.ports = ports.into();
         slice.endpoints = endpoints.into();
+        slice.hostnames = sorted(hostnames);
         slice.last_change = last_change;
         slice
     });
@@ -224,6 +230,33 @@ fn endpoint(
     } = endpoint.conditions;
     converted.conditions = EndpointConditions::new(ready, serving, terminating);
     Some(converted)
+}
+
+/// The host names of endpoints, by their first address.
+fn hostnames(
+    endpoints: &[Loose<api::Endpoint>],
+    findings: &mut Findings,
+) -> Vec<(IpAddr, Arc<str>)> {
+    let mut hostnames = Vec::new();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let Loose::Right(endpoint) = endpoint else {
+            continue;
+        };
+        let Some(Loose::Right(address)) = endpoint.addresses.first() else {
+            continue;
+        };
+        let name = endpoint.hostname.as_ref();
+        let name = findings.hostname(name, format_args!("endpoints[{index}].hostname"));
+        hostnames.extend(parse_address(address).zip(name));
+    }
+    hostnames
+}
+
+/// Sorted by address, of which each has the first name only.
+pub(super) fn sorted(mut hostnames: Vec<(IpAddr, Arc<str>)>) -> Box<[(IpAddr, Arc<str>)]> {
+    hostnames.sort_by_key(|(address, _)| *address);
+    hostnames.dedup_by_key(|(address, _)| *address);
+    hostnames.into()
 }
 
 /// Hints without names are ignored, and so are hints with an invalid name: the remaining names

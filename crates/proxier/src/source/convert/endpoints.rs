@@ -1,11 +1,15 @@
 //! The legacy `v1/Endpoints`, mirrored into slices.
 
-use super::super::api::{self, annotation};
-use super::address::family;
-use super::endpoint_slice::weigh;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::super::api::{self, Loose, annotation};
+use super::address::{family, parse_address};
+use super::endpoint_slice::{sorted, weigh};
 use super::field::{OF_HEADLESS, PortList};
 use super::{Converted, Findings};
 use crate::model::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName};
+use crate::source::Extent;
 
 /// The label that tells the control plane not to mirror an object.
 #[cfg(feature = "manifest")]
@@ -24,8 +28,9 @@ pub(in super::super) fn is_mirrored(object: &api::Endpoints) -> bool {
 /// `pkg/controller/endpointslicemirroring`) would create from them: one for each subset and address
 /// family, with `notReadyAddresses` as endpoints that are not ready, at most 1000 of a subset, and
 /// the ready ones first. As in the controller, leader-election locks are left out with a note, and
-/// so are Endpoints with a label that excludes the slices from kube-proxy.
-pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
+/// so are Endpoints with a label that excludes the slices from kube-proxy, unless
+/// the extent is [`Extent::Named`].
+pub fn endpoints(object: &api::Endpoints, extent: Extent) -> Converted<Vec<EndpointSlice>> {
     let mut findings = Findings::default();
     let metadata = &object.metadata;
     if metadata.annotation(annotation::LEADER).is_some() {
@@ -39,7 +44,7 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
         return findings.converted(None);
     }
     let service = findings.object_name(metadata, ObjectName::label);
-    if findings.is_excluded(metadata, &OF_HEADLESS) {
+    if extent == Extent::Served && findings.is_excluded(metadata, &OF_HEADLESS) {
         return findings.converted(None);
     }
     let mut slices = Vec::new();
@@ -50,6 +55,10 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
         let ports = ports(subset, index, &mut findings);
         let mut endpoints = addresses(subset, index, &mut findings);
         weigh(&mut endpoints, metadata, &mut findings);
+        let hostnames = match extent {
+            Extent::Served => Box::default(),
+            Extent::Named => sorted(hostnames(subset, index, &mut findings)),
+        };
         for (of, suffix) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
             let endpoints: Box<[Endpoint]> = endpoints
                 .iter()
@@ -67,6 +76,10 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
             let mut slice = EndpointSlice::new(name, service, of);
             slice.ports = ports.clone().into();
             slice.endpoints = endpoints;
+            let of_family = hostnames
+                .iter()
+                .filter(|(address, _)| family(*address) == of);
+            slice.hostnames = of_family.cloned().collect();
             slices.push(slice);
         }
     }
@@ -75,6 +88,32 @@ pub fn endpoints(object: &api::Endpoints) -> Converted<Vec<EndpointSlice>> {
     }
     let known = service.is_some();
     findings.converted(Some(slices).filter(|_| known))
+}
+
+fn hostnames(
+    subset: &api::Subset,
+    index: usize,
+    findings: &mut Findings,
+) -> Vec<(IpAddr, Arc<str>)> {
+    let mut hostnames = Vec::new();
+    let lists = [
+        (&subset.addresses, "addresses"),
+        (&subset.not_ready_addresses, "notReadyAddresses"),
+    ];
+    for (addresses, list) in lists {
+        for (which, address) in addresses.iter().enumerate() {
+            let Loose::Right(address) = address else {
+                continue;
+            };
+            let Some(Loose::Right(ip)) = &address.ip else {
+                continue;
+            };
+            let field = format_args!("subsets[{index}].{list}[{which}].hostname");
+            let name = findings.hostname(address.hostname.as_ref(), field);
+            hostnames.extend(parse_address(ip).zip(name));
+        }
+    }
+    hostnames
 }
 
 fn ports(subset: &api::Subset, index: usize, findings: &mut Findings) -> Vec<EndpointPort> {

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::fmt::{Arguments, Display};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use super::super::api::{Loose, Metadata, Port};
 use super::Findings;
-use crate::model::{InvalidName, ObjectName, PortName, Protocol};
+use super::names::intern;
+use crate::model::{InvalidName, ObjectName, PortName, Protocol, check_label};
 
 /// The namespace of an object without one.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -15,7 +17,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// without the first one and slices without the second one (kubernetes
 /// `cmd/kube-proxy/app/server.go`).
 pub(super) struct Exclusion {
-    label: &'static str,
+    pub(super) label: &'static str,
     meaning: &'static str,
 }
 
@@ -64,6 +66,22 @@ impl Findings {
             );
         }
         excluded
+    }
+
+    /// A host name, of one label. An invalid one is left out.
+    pub(super) fn hostname(
+        &mut self,
+        written: Option<&Loose<String>>,
+        field: Arguments<'_>,
+    ) -> Option<Arc<str>> {
+        let name = self.text(written, field).ok()??;
+        match check_label("hostname", name) {
+            Ok(()) => Some(intern(name)),
+            Err(error) => {
+                self.left_out(field, reason(&error));
+                None
+            }
+        }
     }
 
     /// A string. A value of another type is left out; an empty string counts as absent.

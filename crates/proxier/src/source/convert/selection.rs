@@ -8,6 +8,7 @@ use super::address::{family, parse_address};
 use super::service::{kind, ports};
 use super::{Converted, Findings};
 use crate::model::{Family, ObjectName};
+use crate::source::Extent;
 use crate::source::derive::{ContainerPort, Pod, Selection, TrafficDistribution};
 
 /// Annotations that request topology hints, which override `spec.trafficDistribution`. The first
@@ -15,14 +16,15 @@ use crate::source::derive::{ContainerPort, Pod, Selection, TrafficDistribution};
 const TOPOLOGY_MODE: [&str; 2] = [annotation::TOPOLOGY_HINTS, annotation::TOPOLOGY_MODE];
 
 /// Converts the fields of a Service that its derived endpoint slices depend on. None for a Service
-/// without a selector, and for headless Services and those of type `ExternalName`, which need
-/// nothing on a node. [`service`](super::service()) reports errors in the ports.
-pub fn selection(object: &api::Service) -> Converted<Selection> {
+/// without a selector, for those of type `ExternalName` and, without [`Extent::Named`], for headless
+/// Services, which need nothing on a node. [`service`](super::service()) reports errors in the ports.
+pub fn selection(object: &api::Service, extent: Extent) -> Converted<Selection> {
     let mut findings = Findings::default();
     let spec = object.spec.as_ref();
     let spec = spec.filter(|spec| {
         let is_headless = matches!(&spec.cluster_ip, Some(Loose::Right(ip)) if ip == "None");
-        spec.type_.as_deref() != Some("ExternalName") && !is_headless && !spec.selector.is_empty()
+        let has_slices = !is_headless || extent == Extent::Named;
+        spec.type_.as_deref() != Some("ExternalName") && has_slices && !spec.selector.is_empty()
     });
     let Some(spec) = spec else {
         return findings.converted(None);
@@ -59,6 +61,10 @@ fn families(spec: &api::ServiceSpec) -> Vec<Family> {
     }
     families.sort_unstable();
     families.dedup();
+    if families.is_empty() && matches!(&spec.cluster_ip, Some(Loose::Right(ip)) if ip == "None") {
+        // The API server would write those of the cluster, which are those of the Pods.
+        families.extend([Family::V4, Family::V6]);
+    }
     families
 }
 
@@ -97,6 +103,8 @@ pub fn pod(object: &api::Pod) -> Converted<Pod> {
     };
     let ports = named_ports(spec, &mut findings);
     let node = findings.node_name(spec.node_name.as_ref(), format_args!("spec.nodeName"));
+    let hostname = findings.hostname(spec.hostname.as_ref(), format_args!("spec.hostname"));
+    let subdomain = findings.hostname(spec.subdomain.as_ref(), format_args!("spec.subdomain"));
     let status = object.status.as_ref();
     let addresses = status.map(|status| addresses(status, &mut findings));
     let addresses = addresses.unwrap_or_default();
@@ -110,6 +118,8 @@ pub fn pod(object: &api::Pod) -> Converted<Pod> {
         pod.ports = ports.into();
         pod.node = node;
         pod.host_network = spec.host_network;
+        pod.hostname = hostname;
+        pod.subdomain = subdomain;
         pod.ready = status.is_some_and(is_ready);
         pod.terminating = metadata.deletion_timestamp.is_some();
         let phase = status.and_then(|status| status.phase.as_deref());
@@ -223,7 +233,7 @@ mod tests {
         for (key, value) in spec.as_object().unwrap() {
             object["spec"][key] = value.clone();
         }
-        selection(&serde_json::from_value(object).unwrap()).object
+        selection(&serde_json::from_value(object).unwrap(), Extent::Served).object
     }
 
     #[test]

@@ -59,12 +59,16 @@ pub fn slices<'a>(
     // Grouped by family and port numbers, in an order that does not depend on the order of the
     // Pods.
     let mut groups = BTreeMap::<_, Vec<Endpoint>>::new();
+    let mut hostnames = BTreeMap::new();
     for pod in pods.into_iter().filter(|pod| !pod.finished) {
         let ports = selection.ports_of(service, pod);
         let node = pod.node.as_deref().and_then(&node);
         for family in &selection.families {
             if let Some(endpoint) = endpoint(selection, pod, node, *family) {
                 let group = groups.entry((*family, ports.clone())).or_default();
+                if let Some(name) = pod.hostname_in(service) {
+                    hostnames.insert(endpoint.address, name.clone());
+                }
                 group.push(endpoint);
             }
         }
@@ -93,6 +97,14 @@ pub fn slices<'a>(
             let mut slice = EndpointSlice::new(name, service.name.clone(), *family);
             slice.ports.clone_from(&ports);
             slice.endpoints = endpoints.into();
+            let named = |endpoint: &Endpoint| {
+                let name = hostnames.get(&endpoint.address)?;
+                Some((endpoint.address, name.clone()))
+            };
+            let mut names: Vec<_> = endpoints.iter().filter_map(named).collect();
+            names.sort_unstable();
+            names.dedup_by_key(|(address, _)| *address);
+            slice.hostnames = names.into();
             slices.push(slice);
         }
     }
@@ -142,6 +154,10 @@ pub struct Pod {
     pub node: Option<Arc<str>>,
     /// `spec.hostNetwork`: its addresses are the node's.
     pub host_network: bool,
+    /// `spec.hostname`.
+    pub hostname: Option<Arc<str>>,
+    /// `spec.subdomain`: the Service whose endpoint has the host name.
+    pub subdomain: Option<Arc<str>>,
     /// Condition `Ready`.
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
@@ -160,10 +176,18 @@ impl Pod {
             ports: Box::default(),
             node: None,
             host_network: false,
+            hostname: None,
+            subdomain: None,
             ready: false,
             terminating: false,
             finished: false,
         }
+    }
+
+    /// The host name of its endpoint of a Service (`ShouldSetHostname` in the controller).
+    fn hostname_in(&self, service: &Service) -> Option<&Arc<str>> {
+        let is_its = self.subdomain.as_deref() == Some(service.name.name());
+        self.hostname.as_ref().filter(|_| is_its)
     }
 
     /// Its address of a family. With `hostNetwork` it is the node's address, which the kubelet

@@ -117,7 +117,7 @@ impl<K: Kind> Follower<K> {
     pub(super) fn list_item(&mut self, text: Text<'_>) -> Result<(), serde_json::Error> {
         match text {
             Text::Whole(text) => {
-                let object = Decoded::<K>::applied(text, &mut self.diagnostics)?;
+                let object = Decoded::applied(&self.kind, text, &mut self.diagnostics)?;
                 self.list(object);
             }
             Text::TooLong(outline) => {
@@ -195,7 +195,7 @@ impl<K: Kind> Follower<K> {
     pub(super) fn event(&mut self, happened: Happened, text: &[u8]) -> Result<Reading, EventError> {
         let mut reading = Reading::default();
         let object = match happened {
-            Happened::Applied => Decoded::<K>::applied(text, &mut reading.diagnostics),
+            Happened::Applied => Decoded::applied(&self.kind, text, &mut reading.diagnostics),
             Happened::Deleted => {
                 let object = serde_json::from_slice(text);
                 object.map(|AnyObject { metadata }| Decoded::<K>::deleted(metadata))
@@ -294,9 +294,13 @@ struct Decoded<K: Kind> {
 }
 
 impl<K: Kind> Decoded<K> {
-    fn applied(text: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Result<Self, serde_json::Error> {
+    fn applied(
+        kind: &K,
+        text: &[u8],
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Result<Self, serde_json::Error> {
         let decoded = serde_json::from_slice(text).map(|object: K::Object| {
-            let converted = K::convert(&object);
+            let converted = kind.convert(&object);
             (converted, Metadata::of(K::metadata(object)))
         });
         let (converted, metadata) = match decoded {

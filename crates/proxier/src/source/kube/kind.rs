@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::options;
 
+use super::super::Extent;
 use super::super::api::{self, Loose};
 use super::super::convert::{self, Converted};
 use super::client::Ask;
@@ -19,7 +20,7 @@ use crate::store::Change;
 /// Label selectors that exclude Services of other service proxies, and slices of headless Services,
 /// at the server. Each kind has one, as in kube-proxy 1.36 (kubernetes
 /// `cmd/kube-proxy/app/server.go`): a Service with a cluster IP is served whatever its other labels,
-/// and so is a slice that names another proxy.
+/// and so is a slice that names another proxy. Discovery needs all of them.
 const OF_SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
 const OF_SLICES: &str = "!service.kubernetes.io/headless";
 
@@ -89,7 +90,7 @@ pub(super) trait Kind: Send + Sync {
     /// The name of an object that could not be converted. None if the name is invalid.
     fn name(metadata: &Metadata) -> Option<Self::Name>;
     fn name_of(model: &Self::Model) -> Self::Name;
-    fn convert(object: &Self::Object) -> Converted<Self::Model>;
+    fn convert(&self, object: &Self::Object) -> Converted<Self::Model>;
     fn metadata(object: Self::Object) -> api::Metadata;
 
     /// The change for the first list.
@@ -110,7 +111,7 @@ pub(super) trait Kind: Send + Sync {
 }
 
 #[derive(Debug)]
-pub(super) struct Services;
+pub(super) struct Services(pub(super) Extent);
 
 impl Kind for Services {
     type Object = api::Service;
@@ -120,10 +121,11 @@ impl Kind for Services {
     const NAME: &'static str = "Service";
 
     fn selection(&self) -> Selection {
+        let served = self.0 == Extent::Served;
         Selection {
             path: "/api/v1/services",
-            labels: Some(OF_SERVICES),
-            fields: Some("spec.clusterIP!=None".to_owned()),
+            labels: served.then_some(OF_SERVICES),
+            fields: served.then(|| "spec.clusterIP!=None".to_owned()),
             fields_optional: true,
             kind_optional: false,
         }
@@ -137,8 +139,8 @@ impl Kind for Services {
         model.name.clone()
     }
 
-    fn convert(object: &api::Service) -> Converted<Service> {
-        convert::service(object)
+    fn convert(&self, object: &api::Service) -> Converted<Service> {
+        convert::service(object, self.0)
     }
 
     fn metadata(object: api::Service) -> api::Metadata {
@@ -159,7 +161,7 @@ impl Kind for Services {
 }
 
 #[derive(Debug)]
-pub(super) struct EndpointSlices;
+pub(super) struct EndpointSlices(pub(super) Extent);
 
 impl Kind for EndpointSlices {
     type Object = api::EndpointSlice;
@@ -169,9 +171,10 @@ impl Kind for EndpointSlices {
     const NAME: &'static str = "EndpointSlice";
 
     fn selection(&self) -> Selection {
+        let served = self.0 == Extent::Served;
         Selection {
             path: "/apis/discovery.k8s.io/v1/endpointslices",
-            labels: Some(OF_SLICES),
+            labels: served.then_some(OF_SLICES),
             fields: None,
             fields_optional: false,
             kind_optional: false,
@@ -186,8 +189,8 @@ impl Kind for EndpointSlices {
         model.name.clone()
     }
 
-    fn convert(object: &api::EndpointSlice) -> Converted<EndpointSlice> {
-        convert::endpoint_slice(object)
+    fn convert(&self, object: &api::EndpointSlice) -> Converted<EndpointSlice> {
+        convert::endpoint_slice(object, self.0)
     }
 
     fn metadata(object: api::EndpointSlice) -> api::Metadata {
@@ -249,7 +252,7 @@ impl Kind for ThisNode {
         model.name.clone()
     }
 
-    fn convert(object: &api::Node) -> Converted<Node> {
+    fn convert(&self, object: &api::Node) -> Converted<Node> {
         convert::node(object)
     }
 
@@ -357,7 +360,7 @@ impl Kind for ServiceCidrs {
         model.0.clone()
     }
 
-    fn convert(object: &api::ServiceCidr) -> Converted<Self::Model> {
+    fn convert(&self, object: &api::ServiceCidr) -> Converted<Self::Model> {
         let converted = convert::service_cidr(object);
         let name = object.name().map(Into::into);
         Converted {

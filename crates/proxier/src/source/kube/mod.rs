@@ -57,7 +57,7 @@ use self::events::Poster;
 use self::kind::{EndpointSlices, Kind, ServiceCidrs, Services, ThisNode};
 use self::list_watch::{ListWatch, Shared};
 use self::state::States;
-use super::Reading;
+use super::{Extent, Reading};
 use crate::Runtime;
 
 pub use self::access::{Access, AccessError};
@@ -109,10 +109,11 @@ impl KubeSource {
         deliver: impl FnMut(Reading) + Send + 'static,
     ) -> Result<Self, StartError> {
         let (_, nothing) = event_queue();
-        Self::start_with_events(runtime, access, timing, node, nothing, deliver)
+        let extent = Extent::Served;
+        Self::start_with_events(runtime, access, timing, node, extent, nothing, deliver)
     }
 
-    /// As [`start`](Self::start), and posts Events.
+    /// As [`start`](Self::start), for the objects of an extent, and posts Events.
     ///
     /// # Errors
     ///
@@ -122,6 +123,7 @@ impl KubeSource {
         access: Access,
         timing: Timing,
         node: &str,
+        extent: Extent,
         events: EventQueue,
         deliver: impl FnMut(Reading) + Send + 'static,
     ) -> Result<Self, StartError> {
@@ -142,6 +144,7 @@ impl KubeSource {
                 access,
                 timing,
                 &node,
+                extent,
                 events,
                 &shared_states,
                 deliver,
@@ -188,6 +191,7 @@ async fn follow(
     access: Access,
     timing: Timing,
     node: &str,
+    extent: Extent,
     events: EventQueue,
     states: &States,
     deliver: impl FnMut(Reading) + Send,
@@ -213,8 +217,8 @@ async fn follow(
         // The senders live as long as the watches.
         let _ = future::join(node_is_listed, cidrs_are_listed).await;
         future::join(
-            ListWatch::new(Services, &shared, None).run(),
-            ListWatch::new(EndpointSlices, &shared, None).run(),
+            ListWatch::new(Services(extent), &shared, None).run(),
+            ListWatch::new(EndpointSlices(extent), &shared, None).run(),
         )
         .await
     };

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::api::{self, Identified};
 use super::super::convert::Ingested;
 use super::super::convert::{self, Converted};
-use super::super::{Diagnostic, Location};
+use super::super::{Diagnostic, Extent, Location};
 use super::document::{self, Document, Format};
 use super::lines::Lines;
 use super::object::{self, DEFAULT_NAMESPACE, Items, Key, Kind, Maker, NotAList, Object, Raw};
@@ -65,7 +65,7 @@ pub(super) fn decode(
         }
         let definitions = parsed.definitions.len();
         let found = (parsed.errors, parsed.notes);
-        decode_document(document, location, &mut parsed);
+        decode_document(document, location, cache.extent, &mut parsed);
         if (parsed.errors, parsed.notes) == found {
             let new = parsed.definitions.iter().skip(definitions);
             documents.insert(hash, new.filter_map(Definition::known).collect());
@@ -74,11 +74,17 @@ pub(super) fn decode(
     (parsed, documents)
 }
 
-fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Parsed) {
+fn decode_document(
+    document: &Document<'_>,
+    location: Location,
+    extent: Extent,
+    parsed: &mut Parsed,
+) {
     let found = parsed.diagnostics.len();
     let error = match document.format {
         Format::Json => {
-            decoder(document, location.clone(), parsed).object(Raw::Text(document.text), None);
+            decoder(document, location.clone(), extent, parsed)
+                .object(Raw::Text(document.text), None);
             None
         }
         Format::BrokenJson => {
@@ -89,7 +95,8 @@ fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Par
             // kubectl prints an empty document like this.
             Ok(Value::Null) => None,
             Ok(value) => {
-                decoder(document, location.clone(), parsed).object(Raw::Value(&value), None);
+                decoder(document, location.clone(), extent, parsed)
+                    .object(Raw::Value(&value), None);
                 locate_all(document, &location, found, parsed);
                 None
             }
@@ -114,11 +121,13 @@ fn decode_document(document: &Document<'_>, location: Location, parsed: &mut Par
 fn decoder<'a>(
     document: &'a Document<'a>,
     location: Location,
+    extent: Extent,
     parsed: &'a mut Parsed,
 ) -> Decoder<'a> {
     Decoder {
         document,
         location,
+        extent,
         parsed,
         counted: (0, 0),
     }
@@ -212,6 +221,7 @@ fn hint_at_template(diagnostics: &mut [Diagnostic]) {
 struct Decoder<'a> {
     document: &'a Document<'a>,
     location: Location,
+    extent: Extent,
     parsed: &'a mut Parsed,
     /// A place in the document's text, and the number of line ends before it.
     counted: (usize, usize),
@@ -284,12 +294,15 @@ impl Decoder<'_> {
             let defaults = Some((item, api_version)).filter(|_| !item.is_empty());
             return self.list(shape.items, defaults);
         }
+        let extent = self.extent;
         let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
         match Kind::parse(kind) {
             Some(kind) if api_version == kind.api_version() => match kind {
-                Kind::Service => self.convert(kind, raw, service),
-                Kind::Endpoints => self.convert(kind, raw, endpoints),
-                Kind::EndpointSlice => self.convert(kind, raw, endpoint_slice),
+                Kind::Service => self.convert(kind, raw, |object| service(object, extent)),
+                Kind::Endpoints => self.convert(kind, raw, |object| endpoints(object, extent)),
+                Kind::EndpointSlice => {
+                    self.convert(kind, raw, |object| endpoint_slice(object, extent))
+                }
                 Kind::Pod => self.convert(kind, raw, |object: api::Pod| {
                     map(convert::pod(&object), Object::Pod)
                 }),
@@ -396,32 +409,33 @@ impl Decoder<'_> {
     }
 }
 
-fn service(object: api::Service) -> Converted<Object> {
-    let selection = convert::selection(&object);
+fn service(object: api::Service, extent: Extent) -> Converted<Object> {
+    let selection = convert::selection(&object, extent);
     let refused = selection.is_refused();
-    let mut converted = map(convert::service(&object), |service| Object::Service {
-        service,
-        selection: selection.object,
+    let mut converted = map(convert::service(&object, extent), |service| {
+        Object::Service {
+            service,
+            selection: selection.object,
+        }
     });
     converted.diagnostics.extend(selection.diagnostics);
     converted.object = converted.object.filter(|_| !refused);
     converted
 }
 
-fn endpoints(object: api::Endpoints) -> Converted<Object> {
+fn endpoints(object: api::Endpoints, extent: Extent) -> Converted<Object> {
     let mirrored = convert::is_mirrored(&object);
-    map(convert::endpoints(&object), |slices| Object::Endpoints {
-        slices,
-        mirrored,
+    map(convert::endpoints(&object, extent), |slices| {
+        Object::Endpoints { slices, mirrored }
     })
 }
 
-fn endpoint_slice(object: api::EndpointSlice) -> Converted<Object> {
+fn endpoint_slice(object: api::EndpointSlice, extent: Extent) -> Converted<Object> {
     let made_by = match object.metadata.label(MANAGED_BY) {
         Some(controller) if controller.ends_with(CONTROL_PLANE) => Maker::ControlPlane,
         _ => Maker::Other,
     };
-    map(convert::endpoint_slice(&object), |slice| {
+    map(convert::endpoint_slice(&object, extent), |slice| {
         Object::EndpointSlice { slice, made_by }
     })
 }

@@ -60,8 +60,8 @@ use std::sync::Arc;
 use self::files::Source;
 use self::parsed::Cache;
 use self::state::{LastGood, Merged};
-use super::Diagnostic;
 pub use super::Reading;
+use super::{Diagnostic, Extent};
 pub use crate::source::watch::{Watch, WatchError};
 
 /// Manifest files and directories, and the last good state of their objects.
@@ -105,6 +105,13 @@ impl Manifests {
             node: Some(name.into()),
             ..self
         }
+    }
+
+    /// Sets the objects that are read. Call it before the first reading.
+    #[must_use]
+    pub fn extent(mut self, extent: Extent) -> Self {
+        self.cache.extent = extent;
+        self
     }
 
     /// Reads every changed file. Errors are in the diagnostics, and the last good versions stay.

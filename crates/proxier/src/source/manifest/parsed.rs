@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::super::convert::Ingested;
-use super::super::{Diagnostic, Location};
+use super::super::{Diagnostic, Extent, Location};
 use super::object::{Key, Object};
 
 /// Maximum number of errors, and of notes, that are reported per file.
@@ -99,6 +99,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// The results, by file.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
+    /// The objects to keep.
+    pub(super) extent: Extent,
     hasher: RandomState,
     /// Results of the previous reading.
     old: HashMap<PathBuf, File>,

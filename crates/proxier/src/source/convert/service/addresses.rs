@@ -46,7 +46,7 @@ pub(super) fn cluster_ips(
         );
         return Vec::new();
     }
-    if matches!(first, Loose::Right(first) if first == HEADLESS) {
+    if is_none(first) {
         if kind != Kind::ClusterIp {
             findings.error(
                 format_args!("spec.clusterIP"),
@@ -71,6 +71,18 @@ pub(super) fn cluster_ips(
     }
     families(spec, &addresses, all.len(), findings);
     addresses
+}
+
+/// Whether a Service without a type `ExternalName` is headless.
+pub(super) fn is_headless(spec: &api::ServiceSpec) -> bool {
+    spec.cluster_ips
+        .first()
+        .or(spec.cluster_ip.as_ref())
+        .is_some_and(is_none)
+}
+
+fn is_none(written: &Loose<String>) -> bool {
+    matches!(written, Loose::Right(text) if text == HEADLESS)
 }
 
 /// One address, or one per family.

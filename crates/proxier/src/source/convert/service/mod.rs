@@ -5,14 +5,16 @@ mod policy;
 pub(super) mod ports;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 use super::super::api::{self, Loose};
-use super::field::OTHER_PROXY;
+use super::field::{OTHER_PROXY, reason};
 use super::{Converted, Findings};
-use crate::model::{Forwarding, ObjectName, Service, ServicePort, SessionAffinity, Uid};
+use crate::model::check_subdomain;
+use crate::model::{Forwarding, ObjectName, Service, ServicePort, SessionAffinity, Uid, Unproxied};
 use crate::notice::Reason;
+use crate::source::Extent;
 
 /// Default timeout of session affinity in seconds: three hours.
 const DEFAULT_TIMEOUT: i32 = 10_800;
@@ -44,10 +46,10 @@ impl fmt::Debug for Kind {
 }
 
 /// Converts a Service. One with a label that assigns it to another service proxy is left out with a
-/// note.
+/// note, or, with [`Extent::Named`], has no addresses to serve ([`Unproxied`]).
 ///
 /// ```
-/// use proxier::source::{api, convert};
+/// use proxier::source::{Extent, api, convert};
 ///
 /// let object: api::Service = serde_json::from_str(
 ///     r#"{
@@ -58,7 +60,7 @@ impl fmt::Debug for Kind {
 ///         }
 ///     }"#,
 /// )?;
-/// let converted = convert::service(&object);
+/// let converted = convert::service(&object, Extent::Served);
 /// assert_eq!(converted.object.unwrap().ports.len(), 1);
 /// assert_eq!(
 ///     converted.diagnostics[0].to_string(),
@@ -66,11 +68,11 @@ impl fmt::Debug for Kind {
 /// );
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-pub fn service(object: &api::Service) -> Converted<Service> {
+pub fn service(object: &api::Service, extent: Extent) -> Converted<Service> {
     let mut findings = Findings::default();
     let metadata = &object.metadata;
     let name = findings.object_name(metadata, ObjectName::label);
-    if findings.is_excluded(metadata, &OTHER_PROXY) {
+    if extent == Extent::Served && findings.is_excluded(metadata, &OTHER_PROXY) {
         return findings.converted(None);
     }
     let noted = findings.diagnostics.len();
@@ -96,7 +98,11 @@ pub fn service(object: &api::Service) -> Converted<Service> {
     if source_ranges.is_err() {
         load_balancer_ips.clear();
     }
-    let service = name.map(|name| Service {
+    let unproxied = match extent {
+        Extent::Served => None,
+        Extent::Named => unproxied(object, spec, kind, &cluster_ips, &mut findings),
+    };
+    let mut service = name.map(|name| Service {
         cluster_ips: cluster_ips.into(),
         external_ips: external_ips.into(),
         load_balancer_ips: load_balancer_ips.into(),
@@ -113,9 +119,66 @@ pub fn service(object: &api::Service) -> Converted<Service> {
         metrics: metadata.label(METRICS) == Some("true"),
         uid: metadata.uid.as_deref().and_then(Uid::new),
         unusable,
+        unproxied: unproxied.map(Box::new),
         name,
     });
+    if let Some(service) = &mut service
+        && service.unproxied.is_some()
+    {
+        service.cluster_ips = Box::default();
+        service.external_ips = Box::default();
+        service.load_balancer_ips = Box::default();
+        service.health_check_node_port = None;
+    }
     findings.converted(service)
+}
+
+/// What clients find under the name of a Service that this proxy does not serve.
+fn unproxied(
+    object: &api::Service,
+    spec: &api::ServiceSpec,
+    kind: Kind,
+    cluster_ips: &[IpAddr],
+    findings: &mut Findings,
+) -> Option<Unproxied> {
+    if kind == Kind::ExternalName {
+        return external_name(spec, findings).map(Unproxied::ExternalName);
+    }
+    if addresses::is_headless(spec) {
+        return Some(Unproxied::Headless {
+            publish_not_ready_addresses: spec.publish_not_ready_addresses,
+        });
+    }
+    let is_other = object.metadata.labels.contains_key(OTHER_PROXY.label);
+    is_other.then(|| Unproxied::OtherProxy(cluster_ips.into()))
+}
+
+/// `spec.externalName`. Kubernetes documents that one which looks like an IPv4 address does not
+/// resolve.
+fn external_name(spec: &api::ServiceSpec, findings: &mut Findings) -> Option<Box<str>> {
+    const FIELD: &str = "spec.externalName";
+    let text = findings.text(spec.external_name.as_ref(), format_args!("{FIELD}"));
+    let Some(text) = text.ok()? else {
+        findings.left_out(
+            format_args!("{FIELD}"),
+            "missing: the name does not resolve",
+        );
+        return None;
+    };
+    // A dot at the end is allowed (`ValidateService` in kubernetes `pkg/apis/core/validation`).
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if let Err(error) = check_subdomain(FIELD, name) {
+        findings.left_out(format_args!("{FIELD}"), reason(&error));
+        return None;
+    }
+    if name.parse::<Ipv4Addr>().is_ok() {
+        findings.note(
+            format_args!("{FIELD}"),
+            format_args!("{name} looks like an address: the name does not resolve"),
+        );
+        return None;
+    }
+    Some(name.into())
 }
 
 /// The ports. A Service with a cluster IP must have at least one.
