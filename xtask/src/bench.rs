@@ -1,4 +1,6 @@
-//! The benchmarks that need a kernel with IPVS.
+//! The benchmarks that need a kernel with IPVS, or other programs.
+
+mod dns;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -29,6 +31,8 @@ enum Which {
     /// Count the instructions that a connection, a TCP and a UDP request cost, with and without
     /// svcproxy's rules.
     DataPath(DataPathArgs),
+    /// Compare the DNS server's queries a second with unbound's, on this machine.
+    Dns(dns::DnsArgs),
 }
 
 #[derive(Args)]
@@ -47,10 +51,13 @@ struct DataPathArgs {
 
 /// `cargo xtask bench`.
 pub(crate) fn run_command(args: &BenchArgs) -> Result<ExitCode> {
+    if let Some(Which::Dns(args)) = &args.which {
+        return dns::run(args);
+    }
     apt::ensure(&setup::TOOLS)?;
     let mut machine = MachineArgs::of(args.kernel);
     let job = match &args.which {
-        None => times()?,
+        None | Some(Which::Dns(_)) => times()?,
         Some(Which::DataPath(args)) => {
             machine.icount = true;
             data_path(args)?

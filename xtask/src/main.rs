@@ -37,7 +37,7 @@ enum Task {
     Man(man::ManArgs),
     /// Run everything that CI runs: checks, tests, network namespaces, kernel VM, fuzz targets.
     Test(test::TestArgs),
-    /// Run the benchmarks that need a kernel with IPVS in the VM.
+    /// Run the benchmarks that need a kernel with IPVS in the VM, or compare with other programs.
     Bench(bench::BenchArgs),
     /// Use a QEMU machine whose kernel has IPVS.
     #[command(subcommand)]

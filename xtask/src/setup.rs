@@ -10,7 +10,7 @@ use crate::vm::{Machine, MachineArgs, Series};
 use crate::{process, tools};
 
 /// Programs that the tests and the demo run, here or in the VM.
-pub(crate) const TOOLS: [Tool; 9] = [
+pub(crate) const TOOLS: [Tool; 10] = [
     Tool::new("cc", "gcc"),
     Tool::new("c++", "g++"),
     Tool::new("ip", "iproute2"),
@@ -20,6 +20,7 @@ pub(crate) const TOOLS: [Tool; 9] = [
     Tool::new("ipvsadm", "ipvsadm"),
     Tool::new("strace", "strace"),
     Tool::new("ipset", "ipset"),
+    Tool::new("dig", "bind9-dnsutils"),
 ];
 
 /// `cargo xtask setup`.

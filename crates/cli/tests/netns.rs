@@ -40,6 +40,8 @@ mod repair_iptables;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/shop.rs"]
 mod shop;
+#[path = "netns/standalone.rs"]
+mod standalone;
 #[path = "netns/support_bundle.rs"]
 mod support_bundle;
 #[path = "netns/switching.rs"]

@@ -47,6 +47,7 @@
 //! | `kube` | Services from a Kubernetes cluster's API server |
 //! | `k8s` | the objects of the Kubernetes API and their conversion, as part of both |
 //! | `health` | health checks of load balancers |
+//! | `dns` | a DNS server for the names of Services |
 //! | `metrics` | metrics and the proxy's own health over HTTP |
 //! | `testing` | an in-memory backend with the kernel's semantics |
 //!
@@ -69,7 +70,7 @@ pub mod observe;
 #[cfg(any(feature = "iptables", feature = "kube"))]
 mod program;
 pub mod reconcile;
-#[cfg(any(feature = "health", feature = "kube"))]
+#[cfg(any(feature = "dns", feature = "health", feature = "kube"))]
 mod runtime;
 pub mod source;
 pub mod store;
@@ -78,5 +79,5 @@ pub mod takeover;
 
 pub use self::model::notice;
 pub use self::reconcile::Proxier;
-#[cfg(any(feature = "health", feature = "kube"))]
+#[cfg(any(feature = "dns", feature = "health", feature = "kube"))]
 pub use self::runtime::Runtime;

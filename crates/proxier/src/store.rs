@@ -207,6 +207,14 @@ impl Store {
         })
     }
 
+    /// All slices, also those without a Service.
+    #[cfg(all(test, feature = "dns"))]
+    pub(crate) fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.entries
+            .values()
+            .flat_map(|entry| entry.slices.values().map(Arc::as_ref))
+    }
+
     fn put_service(&mut self, service: Service) {
         let entry = self.entries.entry(service.name.clone()).or_default();
         if entry.service.as_deref() != Some(&service) {

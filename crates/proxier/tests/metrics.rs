@@ -283,6 +283,11 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
         state
     });
     proxy.monitor.follow_log(|| 3);
+    proxy.monitor.follow_dns(|| {
+        let mut counts = proxier::discovery::DnsCounts::default();
+        counts.answers.insert("NXDOMAIN", 2);
+        counts
+    });
     proxy
         .monitor
         .follow_conditions(|| [("AddressConflict", 2)].into());

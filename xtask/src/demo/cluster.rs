@@ -92,6 +92,9 @@ impl Cluster {
         fs::create_dir(&manifests)?;
         for entry in fs::read_dir(paths::workspace().join("examples"))? {
             let entry = entry?;
+            if entry.path().is_dir() {
+                continue;
+            }
             fs::copy(entry.path(), manifests.join(entry.file_name()))?;
         }
         let mut plan = Command::new(svcproxy);

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod compat;
+mod dns;
 mod env;
 mod explain;
 mod look;
@@ -17,6 +18,7 @@ mod verify;
 #[cfg(test)]
 pub(crate) use compat::COVERED;
 pub(crate) use compat::{ConntrackArgs, KubeProxyArgs};
+pub(crate) use dns::DnsArgs;
 pub(crate) use env::{EnvArgs, EnvFormat};
 pub(crate) use explain::{ExplainArgs, Target};
 pub(crate) use look::{
@@ -254,6 +256,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) lock: LockArgs,
+
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
 
     #[command(flatten)]
     pub(crate) node: NodeArgs,

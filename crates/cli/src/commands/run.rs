@@ -11,6 +11,7 @@ use std::time::Duration;
 use ::ipvs::VirtualServerKey;
 use anyhow::Context;
 use proxier::desired::Config;
+use proxier::discovery::dns::Dns;
 use proxier::mode::iptables::{
     self, Flavour, Iptables, IptablesBackend, PassageWatch, kill_programs,
 };
@@ -20,6 +21,7 @@ use proxier::mode::{BackendError, Counts, DataPlane, PlanSteps};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
 use proxier::reconcile::{Cause, Event, Intervals, Observed, SyncKind, SyncReport};
+use proxier::source::Extent;
 use proxier::source::watch::Watch;
 use proxier::takeover::KubeProxy;
 use proxier::{Proxier, Runtime};
@@ -27,7 +29,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{DiagnosticLog, log_failures};
-use crate::args::{Cli, Mode, RunArgs};
+use crate::args::{Cli, Mode, RunArgs, usage_error};
 use crate::host::HostWatch;
 use crate::lock::WriterLock;
 use crate::logging::{chain, lines_lost};
@@ -43,6 +45,11 @@ use crate::{Ending, description, node, observe, settings};
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let args = &cli.run;
+    if let Some(address) = args.dns.own_upstream() {
+        usage_error(&format!(
+            "--dns-upstream {address} is also a --dns-address: each question would come back"
+        ));
+    }
     let _lock = WriterLock::take(args.lock.wait_lock)?;
     let mut config = node::config(&args.node)?;
     settings::set_oom_score(args.node.kube_proxy.oom_score_adj);
@@ -52,6 +59,9 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     }
     let choice = Choice::make(&args.mode, args.mode(), &config)?;
     let mut source = Source::new(&args.node.source, &config.node_name);
+    if args.dns.config().is_some() {
+        source = source.extent(Extent::Named);
+    }
     // The source's thread, which posts Events, does not live long enough.
     let events = if args.once { None } else { source.events() };
     let notices = Notices::new(&config.node_name, events);
@@ -215,12 +225,22 @@ impl<'a> Start<'a> {
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
         let _settings = file.map(follow).transpose()?;
         let queue = monitor.clone();
+        let dns = cli.run.dns.config();
+        let dns = dns.map(|config| Dns::start(&runtime, config)).transpose();
+        let dns = dns.context("cannot start the DNS server")?;
+        if let Some(dns) = &dns {
+            monitor.follow_dns(dns.watch_counts());
+        }
         let mut diagnostics = DiagnosticLog::default();
         let causes = following.trail.causes();
         let source = source.follow(&runtime, move |reading| {
             diagnostics.log(&reading.diagnostics);
             conditions.read(&reading.diagnostics);
             causes.read(&reading);
+            // Names do not wait for the sync.
+            if let Some(dns) = &dns {
+                dns.apply(&reading.changes);
+            }
             queue.queued(&reading.changes);
             // The receiver is gone only when svcproxy is about to end.
             let _ = events.send(Event::Changes(reading.changes));

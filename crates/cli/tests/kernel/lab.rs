@@ -130,7 +130,10 @@ impl Lab {
 
     pub(crate) fn use_all_examples(&self) {
         for entry in fs::read_dir(examples()).unwrap() {
-            self.use_example(entry.unwrap().file_name().to_str().unwrap());
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                self.use_example(path.file_name().unwrap().to_str().unwrap());
+            }
         }
     }
 

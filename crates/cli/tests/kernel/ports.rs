@@ -31,7 +31,11 @@ impl Port {
     }
 }
 
-const fn port(protocol: Protocol, vip: &'static str, backends: &'static [&'static str]) -> Port {
+pub(crate) const fn port(
+    protocol: Protocol,
+    vip: &'static str,
+    backends: &'static [&'static str],
+) -> Port {
     Port {
         protocol,
         vip,

@@ -3,4 +3,20 @@
 //! Discovery reads the [`model`](crate::model) and needs no data plane. A source must keep Services
 //! that no node serves: [`Extent::Named`](crate::source::Extent::Named).
 
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod environment;
+
+use std::collections::BTreeMap;
+
+/// What a DNS server has counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DnsCounts {
+    /// Answers by response code, such as `NXDOMAIN`; `other` for rare ones.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// Questions that no upstream server answered.
+    pub forward_failures: u64,
+    /// TCP connections that were closed at once, because there were too many.
+    pub refused_connections: u64,
+}

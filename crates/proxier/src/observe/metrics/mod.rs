@@ -29,6 +29,7 @@ use tokio::time::timeout;
 
 use crate::Proxier;
 use crate::desired::{DesiredState, FrontendKind};
+use crate::discovery::DnsCounts;
 use crate::mode::DataPlane;
 use crate::model::ObjectName;
 use crate::observe::health::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
@@ -210,6 +211,11 @@ impl Monitor {
     /// Reports the number of lost log lines as a metric. Only the first call counts.
     pub fn follow_log(&self, lost: impl Fn() -> u64 + Send + Sync + 'static) {
         self.0.program.ask_log_lines_lost(Box::new(lost));
+    }
+
+    /// Reports what a DNS server counts as metrics. Only the first call counts.
+    pub fn follow_dns(&self, counts: impl Fn() -> DnsCounts + Send + Sync + 'static) {
+        self.0.program.ask_dns(Box::new(counts));
     }
 
     /// Records the version and the commit of the program.

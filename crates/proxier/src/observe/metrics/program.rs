@@ -12,10 +12,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::discovery::DnsCounts;
 use crate::observe::health::Moment;
 use crate::source::ConnectionState;
 
 type Counts = Box<dyn Fn() -> BTreeMap<&'static str, u64> + Send + Sync>;
+type AskDns = Box<dyn Fn() -> DnsCounts + Send + Sync>;
 type Count = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Functions that return the current numbers. Clones share them.
@@ -26,6 +28,7 @@ pub(super) struct ProgramCollector(Arc<Asked>);
 struct Asked {
     conditions: OnceLock<Counts>,
     log_lines_lost: OnceLock<Count>,
+    dns: OnceLock<AskDns>,
 }
 
 impl ProgramCollector {
@@ -37,6 +40,11 @@ impl ProgramCollector {
     /// Sets the function. Only the first call counts.
     pub(super) fn ask_log_lines_lost(&self, ask: Count) {
         let _ = self.0.log_lines_lost.set(ask);
+    }
+
+    /// Sets the function. Only the first call counts.
+    pub(super) fn ask_dns(&self, ask: AskDns) {
+        let _ = self.0.dns.set(ask);
     }
 
     pub(super) fn conditions(&self) -> BTreeMap<&'static str, u64> {
@@ -70,8 +78,39 @@ impl Collector for ProgramCollector {
                 MetricType::Counter,
             )?)?;
         }
+        if let Some(dns) = self.0.dns.get() {
+            encode_dns(&dns(), &mut encoder)?;
+        }
         Ok(())
     }
+}
+
+fn encode_dns(dns: &DnsCounts, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let mut answers = encoder.encode_descriptor(
+        "svcproxy_dns_answers",
+        "Answers to DNS queries, by response code",
+        None,
+        MetricType::Counter,
+    )?;
+    for (code, count) in &dns.answers {
+        ConstCounter::new(*count).encode(answers.encode_family(&[("rcode", *code)])?)?;
+    }
+    for (name, help, count) in [
+        (
+            "svcproxy_dns_forward_failures",
+            "DNS queries that no upstream server answered",
+            dns.forward_failures,
+        ),
+        (
+            "svcproxy_dns_refused_connections",
+            "TCP connections for DNS that were closed because there were too many",
+            dns.refused_connections,
+        ),
+    ] {
+        let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(count).encode(counter)?;
+    }
+    Ok(())
 }
 
 /// A function that returns the state of the connection. Clones share it.

@@ -1,0 +1,54 @@
+//! Counters of queries.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hickory_proto::op::ResponseCode;
+
+use crate::discovery::DnsCounts;
+
+/// The names of the response codes that are counted alone, as in the registry of DNS parameters.
+const CODES: [(&str, ResponseCode); 6] = [
+    ("NOERROR", ResponseCode::NoError),
+    ("FORMERR", ResponseCode::FormErr),
+    ("SERVFAIL", ResponseCode::ServFail),
+    ("NXDOMAIN", ResponseCode::NXDomain),
+    ("NOTIMP", ResponseCode::NotImp),
+    ("REFUSED", ResponseCode::Refused),
+];
+
+/// Counters that only grow.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    by_code: [AtomicU64; CODES.len()],
+    other: AtomicU64,
+    forward_failures: AtomicU64,
+    refused_connections: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn answered(&self, code: ResponseCode) {
+        let mut pairs = self.by_code.iter().zip(CODES);
+        let found = pairs.find(|(_, (_, known))| *known == code);
+        let counter = found.map_or(&self.other, |(counter, _)| counter);
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn forward_failed(&self) {
+        self.forward_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn connection_refused(&self) {
+        self.refused_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> DnsCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let known = self.by_code.iter().zip(CODES);
+        let known = known.map(|(counter, (name, _))| (name, load(counter)));
+        DnsCounts {
+            answers: known.chain([("other", load(&self.other))]).collect(),
+            forward_failures: load(&self.forward_failures),
+            refused_connections: load(&self.refused_connections),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A DNS server for the names of Services: Kubernetes' DNS specification 1.1.0.
+//!
+//! It is authoritative for one cluster domain, and sends questions for other names to upstream
+//! servers, or refuses them.
+//!
+//! | part | what it does | pure |
+//! | --- | --- | --- |
+//! | `zone` | follows changes, and finds what a name means | yes |
+//! | `answer` | from the bytes of a query to those of the answer | yes |
+//! | `upstream` | asks other servers | no |
+//! | `server` | the sockets, and their limits | no |
+//!
+//! The zone follows the source's changes itself, and not the store of a [`Proxier`](crate::Proxier):
+//! names do not wait for a sync, and queries do not wait for the loop. Until Services and slices have
+//! been listed, the names of the domain are a failure (`SERVFAIL`), not absent.
+//!
+//! The library hickory-proto encodes and decodes. The sockets are not those of hickory-server, which
+//! has no limit of TCP connections, and brings 8 more crates.
+//!
+//! ```no_run
+//! use proxier::Runtime;
+//! use proxier::discovery::dns::{Config, Dns};
+//! use proxier::store::Change;
+//!
+//! let mut config = Config::new(["127.0.0.1:5353".parse()?]);
+//! config.upstreams = vec!["192.0.2.53:53".parse()?];
+//! let runtime = Runtime::start()?;
+//! let dns = Dns::start(&runtime, config)?;
+//! dns.apply(&[Change::ServicesReplaced(vec![]), Change::EndpointSlicesReplaced(vec![])]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod answer;
+mod counts;
+mod name;
+mod records;
+mod server;
+mod upstream;
+mod zone;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::task::JoinHandle;
+
+use self::answer::Rules;
+use self::counts::Counters;
+use self::server::{Service, Sockets};
+use self::upstream::Upstream;
+use crate::Runtime;
+use crate::discovery::DnsCounts;
+use crate::store::Change;
+
+pub use self::name::{Domain, InvalidDomain};
+pub use self::zone::Zone;
+
+/// Settings of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The cluster domain.
+    pub domain: Domain,
+    /// The addresses to serve, over UDP and TCP. Each must be one address, not the unspecified one:
+    /// an answer must come from the address that was asked.
+    pub addresses: Vec<SocketAddr>,
+    /// The servers to ask for names of other domains. Without any, these are refused.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+impl Config {
+    /// Serves `cluster.local` at these addresses, without upstream servers.
+    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            domain: Domain::default(),
+            addresses: addresses.into_iter().collect(),
+            upstreams: Vec::new(),
+        }
+    }
+}
+
+/// The server. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Dns {
+    service: Arc<Service>,
+    tasks: Vec<JoinHandle<()>>,
+    _runtime: Runtime,
+}
+
+impl Dns {
+    /// Serves an empty zone, which is not ready.
+    ///
+    /// An address that cannot be bound is not an error, but a warning in the log, and is tried again
+    /// every 5 seconds. The first try is in the network namespace of the caller.
+    ///
+    /// # Errors
+    ///
+    /// If the runtime has stopped.
+    pub fn start(runtime: &Runtime, config: Config) -> io::Result<Self> {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = since_1970.map(|time| time.as_secs()).unwrap_or_default();
+        // Grows from one start to the next. Only its difference counts, modulo 2^32 (RFC 1982).
+        let serial = u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or_default();
+        let service = Arc::new(Service {
+            zone: RwLock::default(),
+            rules: Rules {
+                domain: config.domain,
+                nameservers: config.addresses.iter().map(SocketAddr::ip).collect(),
+                forwards: !config.upstreams.is_empty(),
+                serial,
+            },
+            upstream: Upstream::new(config.upstreams),
+            counters: Counters::default(),
+            connections: Mutex::new(HashMap::new()),
+        });
+        let handle = runtime.handle()?;
+        let tasks = config.addresses.into_iter().map(|address| {
+            let first = Sockets::bind(address);
+            handle.spawn(server::serve(Arc::clone(&service), address, first))
+        });
+        Ok(Self {
+            tasks: tasks.collect(),
+            service,
+            _runtime: runtime.clone(),
+        })
+    }
+
+    /// Applies changes. Queries wait for one Service at a time.
+    pub fn apply(&self, changes: &[Change]) {
+        let zone = &self.service.zone;
+        for change in changes {
+            let steps = zone
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .steps(change);
+            for step in steps {
+                zone.write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .step(step);
+            }
+        }
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> DnsCounts {
+        self.service.counters.get()
+    }
+
+    /// A function that returns [`counts`](Self::counts), even after the server is dropped.
+    pub fn watch_counts(&self) -> impl Fn() -> DnsCounts + Send + Sync + 'static {
+        let service = Arc::clone(&self.service);
+        move || service.counters.get()
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
