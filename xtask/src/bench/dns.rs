@@ -69,19 +69,64 @@ pub(crate) fn run(args: &DnsArgs) -> Result<ExitCode> {
     let queries = scratch.path().join("queries");
     fs::write(&queries, questions(&zone))?;
     println!("{} Services, queries a second, in turns:", args.services);
-    println!("svcproxy  unbound  ratio");
-    let mut ratios = Vec::new();
+    println!("svcproxy  unbound  ratio   CPU time a query: svcproxy  unbound  ratio");
+    let (mut rates, mut costs) = (Vec::new(), Vec::new());
     for _ in 0..args.rounds {
-        let first = ask(&queries, own.address, args.seconds)?;
-        let second = ask(&queries, unbound.address, args.seconds)?;
-        let ratio = first / second;
-        println!("{first:8.0} {second:8.0} {ratio:6.2}");
-        ratios.push(ratio);
+        let first = own.ask(&queries, args.seconds)?;
+        let second = unbound.ask(&queries, args.seconds)?;
+        let rate = first.rate / second.rate;
+        let cost = first.cost / second.cost;
+        println!(
+            "{:8.0} {:8.0} {rate:6.2} {:24.2} us {:5.2} us {cost:6.2}",
+            first.rate, second.rate, first.cost, second.cost
+        );
+        rates.push(rate);
+        costs.push(cost);
     }
-    ratios.sort_by(f64::total_cmp);
-    let median = ratios.get(ratios.len() / 2).context("no rounds")?;
-    println!("median of the ratios: {median:.2}");
+    let [rate, cost] = [median(rates)?, median(costs)?];
+    println!("medians of the ratios: {rate:.2}, CPU time {cost:.2}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn median(mut values: Vec<f64>) -> Result<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().context("no rounds")
+}
+
+/// What one turn found.
+struct Turn {
+    /// Queries a second.
+    rate: f64,
+    /// Microseconds of CPU time of the server for a query, which other load changes less.
+    cost: f64,
+}
+
+impl Server {
+    fn ask(&self, queries: &Path, seconds: u32) -> Result<Turn> {
+        let before = self.cpu_time()?;
+        let (rate, completed) = ask(queries, self.address, seconds)?;
+        let took = self.cpu_time()? - before;
+        Ok(Turn {
+            rate,
+            cost: took / completed,
+        })
+    }
+
+    /// The CPU time of the process, in microseconds (proc_pid_stat(5); a tick is 10 ms).
+    fn cpu_time(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        // The name in parentheses may contain spaces.
+        let fields = text
+            .rsplit_once(')')
+            .map(|(_, rest)| rest)
+            .unwrap_or_default();
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let ticks: f64 = fields
+            .map(|field| field.parse::<f64>().unwrap_or_default())
+            .sum();
+        Ok(ticks * 10_000.0)
+    }
 }
 
 fn loopback() -> Result<SocketAddr> {
@@ -159,8 +204,8 @@ fn questions(zone: &[(String, String)]) -> String {
     text
 }
 
-/// Queries a second that a server answers.
-fn ask(queries: &Path, server: SocketAddr, seconds: u32) -> Result<f64> {
+/// Queries a second that a server answers, and how many it answered.
+fn ask(queries: &Path, server: SocketAddr, seconds: u32) -> Result<(f64, f64)> {
     let mut dnsperf = Command::new("dnsperf");
     dnsperf
         .args([
@@ -179,5 +224,7 @@ fn ask(queries: &Path, server: SocketAddr, seconds: u32) -> Result<f64> {
     };
     let lost = value("Queries lost").context("dnsperf printed no lost queries")?;
     anyhow::ensure!(lost < 1.0, "{server} lost {lost} queries:\n{text}");
-    value("Queries per second").context("dnsperf printed no rate")
+    let rate = value("Queries per second").context("dnsperf printed no rate")?;
+    let completed = value("Queries completed").context("dnsperf printed no count")?;
+    Ok((rate, completed))
 }
