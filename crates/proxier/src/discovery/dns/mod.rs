@@ -51,7 +51,7 @@ use tokio::task::JoinHandle;
 
 use self::answer::Rules;
 use self::counts::Counters;
-use self::server::{Service, Sockets};
+use self::server::{Shared, Sockets};
 use self::upstream::Upstream;
 use crate::Runtime;
 use crate::discovery::DnsCounts;
@@ -87,7 +87,7 @@ impl Config {
 /// The server. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Dns {
-    service: Arc<Service>,
+    shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
     _runtime: Runtime,
 }
@@ -106,7 +106,7 @@ impl Dns {
         let seconds = since_1970.map(|time| time.as_secs()).unwrap_or_default();
         // Grows from one start to the next. Only its difference counts, modulo 2^32 (RFC 1982).
         let serial = u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or_default();
-        let service = Arc::new(Service {
+        let shared = Arc::new(Shared {
             zone: RwLock::default(),
             rules: Rules {
                 domain: config.domain,
@@ -121,18 +121,18 @@ impl Dns {
         let handle = runtime.handle()?;
         let tasks = config.addresses.into_iter().map(|address| {
             let first = Sockets::bind(address);
-            handle.spawn(server::serve(Arc::clone(&service), address, first))
+            handle.spawn(server::serve(Arc::clone(&shared), address, first))
         });
         Ok(Self {
             tasks: tasks.collect(),
-            service,
+            shared,
             _runtime: runtime.clone(),
         })
     }
 
     /// Applies changes. Queries wait for one Service at a time.
     pub fn apply(&self, changes: &[Change]) {
-        let zone = &self.service.zone;
+        let zone = &self.shared.zone;
         for change in changes {
             let steps = zone
                 .read()
@@ -148,13 +148,13 @@ impl Dns {
 
     /// What was counted.
     pub fn counts(&self) -> DnsCounts {
-        self.service.counters.get()
+        self.shared.counters.get()
     }
 
     /// A function that returns [`counts`](Self::counts), even after the server is dropped.
     pub fn watch_counts(&self) -> impl Fn() -> DnsCounts + Send + Sync + 'static {
-        let service = Arc::clone(&self.service);
-        move || service.counters.get()
+        let shared = Arc::clone(&self.shared);
+        move || shared.counters.get()
     }
 }
 

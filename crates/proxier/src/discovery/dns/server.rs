@@ -40,7 +40,7 @@ const LONGEST_QUERY: usize = 4096;
 
 /// What all sockets share.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct Shared {
     pub(super) zone: RwLock<Zone>,
     pub(super) rules: Rules,
     pub(super) upstream: Upstream,
@@ -49,7 +49,7 @@ pub(super) struct Service {
     pub(super) connections: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl Service {
+impl Shared {
     /// Decides about a query. The zone is locked for some microseconds.
     fn decide(&self, query: &[u8], transport: Transport) -> Outcome {
         let decide = || {
@@ -137,15 +137,15 @@ impl Sockets {
 }
 
 /// Serves an address until the task is aborted; as soon as it can be bound.
-pub(super) async fn serve(service: Arc<Service>, address: SocketAddr, first: io::Result<Sockets>) {
+pub(super) async fn serve(shared: Arc<Shared>, address: SocketAddr, first: io::Result<Sockets>) {
     let (udp, tcp) = bind_later(address, first).await;
     // Dropped, and so aborted, with this task.
     let mut tasks = JoinSet::new();
     let udp = Arc::new(udp);
     for _ in 0..RECEIVERS {
-        tasks.spawn(receive(Arc::clone(&service), Arc::clone(&udp)));
+        tasks.spawn(receive(Arc::clone(&shared), Arc::clone(&udp)));
     }
-    tasks.spawn(accept(service, tcp));
+    tasks.spawn(accept(shared, tcp));
     while tasks.join_next().await.is_some() {}
 }
 
@@ -176,7 +176,7 @@ async fn bind_later(
 }
 
 /// Answers queries over UDP, one after another. Those for upstream servers wait in tasks of their own.
-async fn receive(service: Arc<Service>, socket: Arc<UdpSocket>) {
+async fn receive(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0; LONGEST_QUERY];
     let mut waiting = JoinSet::new();
     loop {
@@ -187,10 +187,10 @@ async fn receive(service: Arc<Service>, socket: Arc<UdpSocket>) {
             continue;
         };
         let query = buffer.get(..length).unwrap_or_default();
-        let forward = match service.decide(query, Transport::Udp) {
+        let forward = match shared.decide(query, Transport::Udp) {
             Outcome::Ignore => continue,
             Outcome::Answer(bytes, code) => {
-                service.counters.answered(code);
+                shared.counters.answered(code);
                 // A client that cannot be reached asks again.
                 let _ = socket.send_to(&bytes, client).await;
                 continue;
@@ -198,29 +198,29 @@ async fn receive(service: Arc<Service>, socket: Arc<UdpSocket>) {
             Outcome::Relay(draft) => Forward::Relay(draft),
             Outcome::Follow(draft, query) => Forward::Follow(draft, query),
         };
-        let Ok(place) = service.upstream.place() else {
-            let _ = socket.send_to(&service.busy(forward), client).await;
+        let Ok(place) = shared.upstream.place() else {
+            let _ = socket.send_to(&shared.busy(forward), client).await;
             continue;
         };
-        let (service, socket, query) = (Arc::clone(&service), Arc::clone(&socket), query.to_vec());
+        let (shared, socket, query) = (Arc::clone(&shared), Arc::clone(&socket), query.to_vec());
         waiting.spawn(async move {
             let _place = place;
-            let answer = service.forward(&query, Transport::Udp, forward).await;
+            let answer = shared.forward(&query, Transport::Udp, forward).await;
             let _ = socket.send_to(&answer, client).await;
         });
     }
 }
 
-async fn accept(service: Arc<Service>, listener: TcpListener) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let mut clients = JoinSet::new();
     loop {
         while clients.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, client)) => match Connection::admit(&service, client.ip()) {
+            Ok((stream, client)) => match Connection::admit(&shared, client.ip()) {
                 Some(connection) => {
                     clients.spawn(connection.serve(stream));
                 }
-                None => service.counters.connection_refused(),
+                None => shared.counters.connection_refused(),
             },
             // No file descriptor is free, or the client has already closed the connection.
             Err(_) => sleep(PAUSE).await,
@@ -230,15 +230,15 @@ async fn accept(service: Arc<Service>, listener: TcpListener) {
 
 /// A TCP connection that counts among those of its client until it is dropped.
 struct Connection {
-    service: Arc<Service>,
+    shared: Arc<Shared>,
     client: IpAddr,
 }
 
 impl Connection {
     /// `None` if there are too many.
-    fn admit(service: &Arc<Service>, client: IpAddr) -> Option<Self> {
+    fn admit(shared: &Arc<Shared>, client: IpAddr) -> Option<Self> {
         let client = network(client);
-        let connections = &service.connections;
+        let connections = &shared.connections;
         let mut open = connections.lock().unwrap_or_else(PoisonError::into_inner);
         if open.values().sum::<usize>() >= CONNECTIONS {
             return None;
@@ -249,7 +249,7 @@ impl Connection {
         }
         *own += 1;
         Some(Self {
-            service: Arc::clone(service),
+            shared: Arc::clone(shared),
             client,
         })
     }
@@ -268,26 +268,26 @@ impl Connection {
     }
 
     async fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let service = &self.service;
-        let forward = match service.decide(query, Transport::Tcp) {
+        let shared = &self.shared;
+        let forward = match shared.decide(query, Transport::Tcp) {
             Outcome::Ignore => return None,
             Outcome::Answer(bytes, code) => {
-                service.counters.answered(code);
+                shared.counters.answered(code);
                 return Some(bytes);
             }
             Outcome::Relay(draft) => Forward::Relay(draft),
             Outcome::Follow(draft, query) => Forward::Follow(draft, query),
         };
-        let Ok(_place) = service.upstream.place() else {
-            return Some(service.busy(forward));
+        let Ok(_place) = shared.upstream.place() else {
+            return Some(shared.busy(forward));
         };
-        Some(service.forward(query, Transport::Tcp, forward).await)
+        Some(shared.forward(query, Transport::Tcp, forward).await)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let connections = &self.service.connections;
+        let connections = &self.shared.connections;
         let mut open = connections.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = open.get_mut(&self.client) {
             *own -= 1;
