@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+use crate::apt::Tool;
 use crate::vm::{Job, Machine, MachineArgs, Series, quote};
-use crate::{apt, cargo, setup};
+use crate::{apt, cargo, process, setup, tools};
 
 /// Benchmarks of svcproxy-benches that run in the VM; the others run with `cargo bench`.
 const IN_THE_VM: [&str; 3] = ["cold_start", "restart", "ipvs_kernel"];
@@ -33,6 +34,8 @@ enum Which {
     DataPath(DataPathArgs),
     /// Compare the DNS server's queries a second with unbound's, on this machine.
     Dns(dns::DnsArgs),
+    /// Compare mode userspace with HAProxy, on this machine: connections and bytes a second. Needs root.
+    Userspace,
 }
 
 #[derive(Args)]
@@ -62,11 +65,26 @@ pub(crate) fn run_command(args: &BenchArgs) -> Result<ExitCode> {
             machine.icount = true;
             data_path(args)?
         }
+        Some(Which::Userspace) => return beside_haproxy(),
     };
     let machine = Machine::prepare(&machine)?;
     Ok(machine
         .run(&job, std::io::stdout(), std::io::stderr())?
         .into())
+}
+
+/// Runs on this machine: the emulated one would measure its emulation.
+fn beside_haproxy() -> Result<ExitCode> {
+    apt::ensure(&[Tool::new("haproxy", "haproxy")])?;
+    let bench = [
+        "bench",
+        "--package",
+        "svcproxy-benches",
+        "--bench",
+        "userspace",
+    ];
+    process::run(tools::cargo().args(bench))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn times() -> Result<Job> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use proxier::desired::Config;
 use proxier::mode::probe::{self, Probe};
-use proxier::mode::{iptables, ipvs, nftables};
+use proxier::mode::{iptables, ipvs, nftables, userspace};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::health;
 
@@ -17,6 +17,7 @@ pub(crate) fn probe(mode: Mode, config: &Config, proc_sys: &Path) -> Probe {
         Mode::Ipvs => ipvs::probe(config, proc_sys),
         Mode::Iptables => iptables::probe(config, proc_sys),
         Mode::Nftables => nftables::probe(config, proc_sys),
+        Mode::Userspace => userspace::probe(),
     }
 }
 

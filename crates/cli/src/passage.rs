@@ -25,7 +25,8 @@ impl Passages {
     /// Ensures the rules after a full sync or an audit, if the mode needs them. A failure is
     /// logged once, and tried again the next time.
     pub(crate) fn follow(&mut self, mode: Mode, config: &Config) {
-        if mode == Mode::Iptables || self.is_unchanged.swap(true, Ordering::Relaxed) {
+        let needs_none = matches!(mode, Mode::Iptables | Mode::Userspace);
+        if needs_none || self.is_unchanged.swap(true, Ordering::Relaxed) {
             return;
         }
         let changed = match self.ensure(mode, config) {

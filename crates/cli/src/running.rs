@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::args::BindAddress;
 use crate::description::Description;
+use crate::inventory::Proxied;
 use crate::notices::Condition;
 
 /// For connecting and writing.
@@ -160,6 +161,11 @@ impl Client {
     /// know the Service.
     pub(crate) fn service(&self, name: &str) -> Option<Description> {
         self.document(&format!("/services/{name}"))
+    }
+
+    /// What it serves in mode userspace. `None` if none answers, or if it has another mode.
+    pub(crate) fn proxied(&self) -> Option<Vec<Proxied>> {
+        self.document("/services/")
     }
 
     /// The Services that name the destination of a packet. `None` if none answers.

@@ -482,7 +482,8 @@ fn wrong_usage_is_an_error() {
     assert_golden!(
         [
             usage_error(&["--manifests"]),
-            usage_error(&["--manifests", "examples", "--mode", "userspace"]),
+            usage_error(&["--manifests", "examples", "--mode", "kernelspace"]),
+            usage_error(&["--manifests", "examples", "--mode", "userspace", "--once"]),
             usage_error(&["plan", "--manifests"]),
             with(&["--ipvs-scheduler", "fastest"]),
             with(&["--node-ip", "node-a"]),
@@ -490,6 +491,7 @@ fn wrong_usage_is_an_error() {
             with(&["--against", "kernel", "-o", "ipvsadm"]),
             with(&["--mode", "iptables", "-o", "ipvsadm"]),
             with(&["--mode", "nftables", "-o", "ipvsadm"]),
+            with(&["--mode", "userspace", "-o", "ipvsadm"]),
             with(&["--once"]),
             usage_error(&["--once", "status"]),
         ]

@@ -48,6 +48,8 @@ mod support_bundle;
 mod switching;
 #[path = "netns/top.rs"]
 mod top;
+#[path = "netns/userspace.rs"]
+mod userspace;
 #[path = "netns/verify.rs"]
 mod verify;
 

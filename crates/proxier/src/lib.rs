@@ -43,6 +43,8 @@
 //! | --- | --- |
 //! | `ipvs` (default) | the IPVS backend |
 //! | `iptables` (default) | the iptables backend |
+//! | `nftables` | the nftables backend |
+//! | `userspace` | the proxy of userspace mode |
 //! | `manifest` | Services from YAML and JSON manifests of Kubernetes |
 //! | `kube` | Services from a Kubernetes cluster's API server |
 //! | `k8s` | the objects of the Kubernetes API and their conversion, as part of both |
@@ -70,7 +72,12 @@ pub mod observe;
 #[cfg(any(feature = "iptables", feature = "kube"))]
 mod program;
 pub mod reconcile;
-#[cfg(any(feature = "dns", feature = "health", feature = "kube"))]
+#[cfg(any(
+    feature = "dns",
+    feature = "health",
+    feature = "kube",
+    feature = "userspace"
+))]
 mod runtime;
 pub mod source;
 pub mod store;
@@ -79,5 +86,10 @@ pub mod takeover;
 
 pub use self::model::notice;
 pub use self::reconcile::Proxier;
-#[cfg(any(feature = "dns", feature = "health", feature = "kube"))]
+#[cfg(any(
+    feature = "dns",
+    feature = "health",
+    feature = "kube",
+    feature = "userspace"
+))]
 pub use self::runtime::Runtime;

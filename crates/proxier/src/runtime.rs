@@ -1,9 +1,11 @@
-//! The threads for all asynchronous work: HTTP servers, the API client, Events.
+//! The threads for all asynchronous work: HTTP servers, the API client, Events, and the proxy of mode
+//! userspace.
 //!
 //! Not for the kernel: netlink stays on the one thread that writes to the node.
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle};
@@ -11,7 +13,7 @@ use tokio::runtime::{Builder, Handle};
 /// Two threads: if one is busy, for instance with a large answer, the other one continues.
 const WORKERS: usize = 2;
 
-/// A pool of two threads for asynchronous work. Clones share it; dropping the last clone stops it
+/// A pool of threads for asynchronous work. Clones share it; dropping the last clone stops it
 /// and cancels its tasks.
 ///
 /// The threads run in the network namespace of the thread that started them. A runtime can also be
@@ -44,8 +46,23 @@ impl Runtime {
     ///
     /// If a thread or a file descriptor cannot be created.
     pub fn start() -> io::Result<Self> {
+        Self::with_workers(WORKERS)
+    }
+
+    /// Starts a thread for each CPU, and at least two: mode userspace carries the Services' traffic
+    /// in them.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn for_traffic() -> io::Result<Self> {
+        let cpus = std::thread::available_parallelism().map_or(WORKERS, NonZeroUsize::get);
+        Self::with_workers(cpus.max(WORKERS))
+    }
+
+    fn with_workers(workers: usize) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
-            .worker_threads(WORKERS)
+            .worker_threads(workers)
             .thread_name("io")
             .enable_io()
             .enable_time()

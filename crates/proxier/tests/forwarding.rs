@@ -13,7 +13,7 @@ use proxier::mode::ipvs::{Backend as _, FakeNode, Ipvs};
 use proxier::mode::{limits, limits_of};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Forwarding, ObjectName, PortName, Protocol,
-    Service, ServicePort, TrafficPolicy,
+    ProxyProtocol, Service, ServicePort, TrafficPolicy,
 };
 use proxier::store::{Change, Store};
 
@@ -184,6 +184,27 @@ fn what_cannot_work_is_a_problem() {
             .all(|rule| rule.contains("-a -f") && rule.contains("-m"))
     );
     assert!(problems[0].contains("tcp node port 30080 (ipv4) is served by masquerade"));
+}
+
+/// Endpoints that expect a header with the client's address refuse connections without one.
+#[test]
+fn modes_without_the_proxy_protocol_say_so() {
+    let (mut service, slice) = web(Forwarding::Masquerade, 80);
+    service.proxy_protocol = Some(ProxyProtocol::V2);
+    let mut store = Store::default();
+    changes((service.clone(), slice.clone()))
+        .into_iter()
+        .for_each(|change| store.apply(change));
+    let desired = DesiredState::from_store(Arc::new(config()), &store);
+    let problems = limits(&desired, "nftables");
+    let of_one = limits_of(&problems[0].service, &desired, "nftables");
+    assert_eq!(of_one.collect::<Vec<_>>(), problems);
+    let text = "Service shop/web: metadata.annotations[svcproxy.io/proxy-protocol]: ignored: mode \
+                nftables sends no PROXY protocol, and endpoints that expect it refuse its connections";
+    assert_eq!(problems[0].to_string(), text);
+    let (_, problems) = served(config(), (service, slice));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("mode ipvs sends no PROXY protocol"));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ipvs::{Statistics, VirtualServerKey};
 use proxier::desired::Config;
 use proxier::mode::ipvs::{FakeNode, Ipvs};
+use proxier::mode::userspace::UserspaceBackend;
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort, Timestamp, TrafficPolicy,
@@ -288,6 +289,9 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
         counts.answers.insert("NXDOMAIN", 2);
         counts
     });
+    let runtime = proxier::Runtime::start().unwrap();
+    let userspace = UserspaceBackend::open(&runtime).unwrap();
+    proxy.monitor.follow_proxy(userspace.view());
     proxy
         .monitor
         .follow_conditions(|| [("AddressConflict", 2)].into());

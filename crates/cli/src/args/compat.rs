@@ -64,7 +64,7 @@ pub(crate) struct KubeProxyArgs {
     #[arg(skip)]
     pub(crate) file: Option<Box<KubeProxyConfiguration>>,
 
-    /// Data plane, as kube-proxy names it: empty and userspace mean IPVS
+    /// Data plane, as kube-proxy names it: empty means IPVS
     #[arg(
         long,
         value_name = "MODE",

@@ -303,6 +303,7 @@ fn chosen(mode: Option<Mode>, node: &NodeArgs) -> Mode {
     mode.unwrap_or(match theirs {
         Some("iptables") => Mode::Iptables,
         Some("nftables") => Mode::Nftables,
+        Some("userspace") => Mode::Userspace,
         _ => Mode::Ipvs,
     })
 }

@@ -61,6 +61,8 @@ pub(crate) enum Mode {
     Iptables,
     /// nftables: constant rules, and Services as elements of sets
     Nftables,
+    /// svcproxy itself passes connections on; needs neither IPVS nor a packet filter
+    Userspace,
 }
 
 impl Mode {
@@ -80,6 +82,7 @@ impl Mode {
             Self::Ipvs => probe::Mode::Ipvs,
             Self::Iptables => probe::Mode::Iptables,
             Self::Nftables => probe::Mode::Nftables,
+            Self::Userspace => probe::Mode::Userspace,
         }
     }
 }

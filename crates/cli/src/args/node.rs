@@ -174,6 +174,17 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) exclude_cidrs: Vec<IpNet>,
 
+    /// Networks of virtual IPs that reach this node without a route of svcproxy, in mode userspace;
+    /// name those that you route to it yourself, because svcproxy may not
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = address_or_network,
+        help_heading = SERVICES
+    )]
+    pub(crate) listen: Vec<IpNet>,
+
     /// Serve no external IPs: with one, whoever may create Services can take traffic for any
     /// address (CVE-2020-8554)
     #[arg(long, help_heading = SERVICES)]
@@ -292,6 +303,13 @@ pub(crate) fn node_port_addresses(text: &str) -> Result<NodePortAddresses, Strin
             "neither a network (192.0.2.0/24) nor \"primary\", \"localhost\", \"all\"".to_owned()
         }),
     }
+}
+
+/// A network; an address stands for itself.
+fn address_or_network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().ok();
+    let network = network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.ok_or_else(|| "neither a network (203.0.113.0/24) nor an address".to_owned())
 }
 
 fn masquerade_bit(text: &str) -> Result<u8, String> {

@@ -104,6 +104,8 @@ impl SyncArgs {
                 self.nftables_min_sync_period,
                 Duration::ZERO,
             ),
+            // kube-proxy's settings have no section for it.
+            Mode::Userspace => (None, None, Duration::ZERO),
         };
         Periods {
             audit: self
@@ -160,5 +162,6 @@ mod tests {
         assert_eq!(periods(SyncArgs::default(), Mode::Ipvs), (60, 0));
         assert_eq!(periods(SyncArgs::default(), Mode::Iptables), (60, 1));
         assert_eq!(periods(SyncArgs::default(), Mode::Nftables), (60, 0));
+        assert_eq!(periods(args, Mode::Userspace), (60, 0));
     }
 }

@@ -8,7 +8,7 @@ use std::{env, fmt};
 use proxier::desired::Config;
 use proxier::host::{Concern, Host, Role, judge};
 use proxier::mode::probe::{Finding, Missing, Mode as Probed, Probe, Reason, Requirement, Weight};
-use proxier::mode::{iptables, ipvs, nftables};
+use proxier::mode::{iptables, ipvs, nftables, userspace};
 use serde::Serialize;
 
 use crate::args::{CheckArgs, CheckFormat, Mode, ModeArgs};
@@ -42,7 +42,8 @@ fn judged(wanted: Mode, mode: &ModeArgs, config: &Config) -> Verdict {
     let ipvs = ipvs::probe(config, proc_sys);
     let found = ipvs
         .and(iptables::probe(config, proc_sys))
-        .and(nftables::probe(config, proc_sys));
+        .and(nftables::probe(config, proc_sys))
+        .and(userspace::probe());
     let mut verdict = Verdict::new(wanted, mode.fallbacks(), found);
     let role = Role::new(wanted.probed(), config);
     (verdict.concerns, verdict.unknown) = host(&role, proc_sys);

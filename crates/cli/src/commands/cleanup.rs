@@ -11,6 +11,7 @@ use proxier::mode::ipvs::plan::{Plan, Step};
 use proxier::mode::ipvs::rules::TABLE;
 use proxier::mode::ipvs::{self as ipvs_mode, Backend, Cleanup, Replacement, Retiring};
 use proxier::mode::nftables::NftablesBackend;
+use proxier::mode::userspace;
 use proxier::mode::{BackendError, PlanSteps, StepKind};
 use proxier::takeover::{FirstSync, KubeProxy, Presence};
 use serde::Serialize;
@@ -21,7 +22,7 @@ use crate::args::{CleanupArgs, StatusFormat};
 use crate::lock::{self, WriterLock};
 use crate::logging::{Shown, chain};
 use crate::passage;
-use crate::takeover::other_mode::open_ipvs;
+use crate::takeover::other_mode::{is_without_nftables, open_ipvs};
 
 /// How often to check whether connections have ended, and what kube-proxy has.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -35,6 +36,9 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
         return dry_run(args);
     }
     let _lock = WriterLock::take(args.lock.wait_lock)?;
+    if is_without_filters() {
+        return of_userspace(args);
+    }
     let mut done = of_ipvs(args)?;
     let is_success = done.failed.is_empty();
     let chains = IptablesBackend::removals()?
@@ -62,6 +66,36 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
         true => Ending::Done,
         false => Ending::Failed,
     })
+}
+
+/// Whether the kernel has no nftables, so that only mode userspace can have run here.
+fn is_without_filters() -> bool {
+    NftablesBackend::open()
+        .and_then(|mut backend| backend.tables().map(drop))
+        .is_err_and(|error| is_without_nftables(&error))
+}
+
+/// Removes the routes of mode userspace, or lists them.
+fn of_userspace(args: &CleanupArgs) -> anyhow::Result<Ending> {
+    let routes = match args.dry_run {
+        true => userspace::routes()?,
+        false => userspace::remove_routes()?,
+    };
+    let item = |route: String| Item {
+        kind: StepKind::Route.name(),
+        step: format!("delete route {route}"),
+    };
+    let removed = Removed {
+        dry_run: args.dry_run,
+        kube_proxy: name(&Presence::Absent),
+        removed: routes.into_iter().map(item).collect(),
+        ..Removed::default()
+    };
+    let default = args.dry_run.then_some(StatusFormat::Text);
+    if let Some(format) = args.output.or(default) {
+        removed.print(format)?;
+    }
+    Ok(Ending::Done)
 }
 
 /// The tables of mode nftables.
@@ -134,6 +168,9 @@ impl Removed {
 fn dry_run(args: &CleanupArgs) -> anyhow::Result<Ending> {
     if let Some(writer) = lock::writer() {
         tracing::warn!("svcproxy runs ({writer}): cleanup fails until it ends");
+    }
+    if is_without_filters() {
+        return of_userspace(args);
     }
     let mut ipvs = open_ipvs()?;
     let removal = ipvs_mode::removal(&mut *ipvs)?;

@@ -17,6 +17,8 @@ use proxier::mode::iptables::{
 };
 use proxier::mode::ipvs::{self, Ipvs, IpvsBackend};
 use proxier::mode::nftables::{Nftables, NftablesBackend};
+use proxier::mode::userspace;
+use proxier::mode::userspace::{ProxyView, Userspace, UserspaceBackend};
 use proxier::mode::{BackendError, Counts, DataPlane, PlanSteps};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
@@ -29,7 +31,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{DiagnosticLog, log_failures};
-use crate::args::{Cli, Mode, RunArgs, usage_error};
+use crate::args::{Cli, Mode, NodeArgs, RunArgs, usage_error};
 use crate::host::HostWatch;
 use crate::lock::WriterLock;
 use crate::logging::{chain, lines_lost};
@@ -40,7 +42,7 @@ use crate::observe::{Configz, Health};
 use crate::passage::Passages;
 use crate::source::Source;
 use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy, other_mode};
-use crate::{Ending, description, node, observe, settings};
+use crate::{Ending, description, inventory, node, observe, settings};
 
 /// `svcproxy --mode MODE`
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
@@ -51,6 +53,11 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
         ));
     }
     let _lock = WriterLock::take(args.lock.wait_lock)?;
+    if args.once && args.mode() == Mode::Userspace {
+        usage_error(
+            "--once cannot be used with mode userspace, which serves only while svcproxy runs",
+        );
+    }
     let mut config = node::config(&args.node)?;
     settings::set_oom_score(args.node.kube_proxy.oom_score_adj);
     if args.once {
@@ -66,7 +73,13 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let events = if args.once { None } else { source.events() };
     let notices = Notices::new(&config.node_name, events);
     choice.report(&notices);
+    let runtime = match choice.in_effect {
+        Mode::Userspace => Runtime::for_traffic(),
+        _ => Runtime::start(),
+    };
+    let runtime = runtime.context("cannot start the threads for HTTP and the API server")?;
     let start = Start {
+        runtime,
         cli,
         choice,
         source,
@@ -109,7 +122,26 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
                 following.serve_until_ipvs(proxier, watching);
             })
         }
+        Mode::Userspace => {
+            let backend = userspace_backend(&args.node, &start.runtime)?;
+            let view = backend.view();
+            let proxier = Proxier::new(config, Userspace::new(backend));
+            start.follow(proxier, |following, mut proxier| {
+                following.monitor.follow_proxy(view.clone());
+                following.proxy = Some(view);
+                let _watching = userspace::watch(following.drift()).inspect_err(not_watched);
+                let _ = following.serve(&mut proxier);
+            })
+        }
     }
+}
+
+/// The proxy of mode userspace.
+pub(crate) fn userspace_backend(
+    args: &NodeArgs,
+    runtime: &Runtime,
+) -> Result<UserspaceBackend, BackendError> {
+    Ok(UserspaceBackend::open(runtime)?.listen(args.listen.iter().copied()))
 }
 
 fn open_ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
@@ -142,6 +174,7 @@ struct Start<'a> {
     choice: Choice,
     source: Source,
     notices: Notices,
+    runtime: Runtime,
 }
 
 impl<'a> Start<'a> {
@@ -179,13 +212,12 @@ impl<'a> Start<'a> {
             choice,
             source,
             notices,
+            runtime,
         } = self;
         let (events, received) = mpsc::channel();
         stop_on_signal(events.clone())?;
         let args = &cli.run.node;
         let config = proxier.desired().config();
-        let runtime =
-            Runtime::start().context("cannot start the threads for HTTP and the API server")?;
         let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
         let conditions = Conditions::default();
@@ -196,6 +228,7 @@ impl<'a> Start<'a> {
         let configz = Configz::new(cli, config);
         let mut following = Following {
             lookout: None,
+            proxy: None,
             has_synced: false,
             passages: Passages::default(),
             host_watch: HostWatch::new(&cli.run.mode.proc_sys),
@@ -246,8 +279,12 @@ impl<'a> Start<'a> {
             let _ = events.send(Event::Changes(reading.changes));
         })?;
         source.report_to(&monitor);
+        let mode = following.choice.in_effect;
         serve(&mut following, proxier);
-        tracing::info!("stopped; the data plane stays in effect");
+        match mode {
+            Mode::Userspace => tracing::info!("stopped; connections have ended"),
+            _ => tracing::info!("stopped; the data plane stays in effect"),
+        }
         Ok(Ending::Done)
     }
 }
@@ -260,6 +297,8 @@ struct Following<'a> {
     choice: Choice,
     /// Some during a fallback.
     lookout: Option<Lookout>,
+    /// Some in mode userspace.
+    proxy: Option<ProxyView>,
     has_synced: bool,
     passages: Passages,
     host_watch: HostWatch,
@@ -295,8 +334,10 @@ impl Following<'_> {
             let round = match observed {
                 Observed::Round(round) => round,
                 Observed::Inspect => {
-                    self.monitor
-                        .answer(|service| description::page(service, proxier));
+                    self.monitor.answer(|service| match &self.proxy {
+                        Some(proxy) if service.is_empty() => inventory::page(proxy),
+                        _ => description::page(service, proxier),
+                    });
                     return ControlFlow::Continue(());
                 }
                 Observed::Drain => {

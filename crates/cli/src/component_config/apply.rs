@@ -55,7 +55,7 @@ pub(super) fn apply(
 /// Notes if svcproxy maps kube-proxy's mode to another one.
 pub(super) fn mode(mode: &str, setting: &str) -> Option<Note> {
     match mode {
-        "ipvs" | "iptables" | "nftables" => None,
+        "ipvs" | "iptables" | "nftables" | "userspace" => None,
         "" => Some(Note::info(format!(
             "{setting} is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"
         ))),

@@ -110,6 +110,8 @@ fn by_mode(effective: &mut KubeProxyConfiguration, cli: &Cli) {
             &mut effective.nftables.sync_period,
             &mut effective.nftables.min_sync_period,
         ),
+        // kube-proxy has no section for it.
+        Mode::Userspace => return,
     };
     (*sync, *min) = (go(audit), go(min_sync));
 }

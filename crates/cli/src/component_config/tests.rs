@@ -279,10 +279,7 @@ fn a_mode_of_kube_proxy_is_noted_if_it_is_not_the_one_in_effect() {
         ["mode is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"]
     );
     assert_eq!(note("nftables"), [""; 0]);
-    assert_eq!(
-        note("userspace"),
-        ["mode is userspace, a mode that svcproxy does not have; it uses mode ipvs"]
-    );
+    assert_eq!(note("userspace"), [""; 0]);
 }
 
 #[test]
@@ -633,10 +630,7 @@ fn flags_without_effect_are_noted_and_checked() {
         note(&["--proxy-mode="]),
         "--proxy-mode is empty, which means iptables in kube-proxy; svcproxy uses mode ipvs"
     );
-    assert_eq!(
-        note(&["--proxy-mode=userspace"]),
-        "--proxy-mode is userspace, a mode that svcproxy does not have; it uses mode ipvs"
-    );
+    assert_eq!(note(&["--proxy-mode=userspace"]), "");
     assert_eq!(
         note(&["--logtostderr=true", "--resource-container="]),
         "--logtostderr has no effect: the log goes to standard error in one stream"

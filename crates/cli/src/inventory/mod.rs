@@ -1,5 +1,6 @@
 //! What this node's kernel serves, by Service.
 
+mod proxied;
 mod read;
 
 use std::collections::BTreeMap;
@@ -8,9 +9,10 @@ use std::net::IpAddr;
 use ipvs::RealServerEntry;
 use proxier::desired::FrontendKey;
 use proxier::mode::iptables::Sent;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
+pub(crate) use proxied::{Proxied, page};
 pub(crate) use read::{Wanted, has_nftables_mode, in_use, read};
 
 /// The Services that a kernel serves, sorted.
@@ -49,7 +51,7 @@ pub(crate) struct VipStatus {
 }
 
 /// What happens to new connections.
-#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum VipState {
     Served,
@@ -58,7 +60,7 @@ pub(crate) enum VipState {
 }
 
 /// The clients that an entry applies to.
-#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum ClientGroup {
     All,
@@ -93,7 +95,7 @@ fn vip<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Erro
 pub(crate) struct RealServerStatus {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// In IPVS mode only.
+    /// In modes ipvs and userspace only.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) scheduled: Option<Scheduled>,
     /// Since the real server was added, or its rule was written.
@@ -101,7 +103,7 @@ pub(crate) struct RealServerStatus {
     pub(crate) total_connections: Option<u64>,
 }
 
-/// What IPVS knows of a real server.
+/// What IPVS, or the proxy of mode userspace, knows of a real server.
 #[derive(Serialize, Debug, Clone, Copy)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Scheduled {

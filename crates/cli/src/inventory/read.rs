@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use anyhow::Context;
 use ipvs::VirtualServerKey;
 use proxier::desired::FrontendKey;
 use proxier::mode::iptables::{self, Clients, IptablesBackend, Served, Verdict};
@@ -10,8 +11,10 @@ use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::mode::ipvs::{Backend, IpvsBackend};
 use proxier::mode::nftables::{self, NftablesBackend, Target};
 
+use super::proxied::inventory;
 use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus};
 use crate::args::Mode;
+use crate::running::Client;
 
 /// The Service of rules and elements without a comment.
 const UNKNOWN: &str = "unknown";
@@ -24,9 +27,23 @@ impl Wanted<'_> {
     pub(crate) const ALL: Self = Self(&|_| true);
 }
 
-/// Reads the data plane of a mode; without one, of the mode whose rules the node has, or of mode
-/// ipvs.
-pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(Mode, Inventory)> {
+/// Reads the data plane of a mode; without one, of mode userspace if the svcproxy that runs on this node
+/// has it, else of the mode whose rules the node has, or of mode ipvs.
+pub(crate) fn read(
+    mode: Option<Mode>,
+    running: Option<&Client>,
+    wanted: &Wanted<'_>,
+) -> anyhow::Result<(Mode, Inventory)> {
+    let is_proxy = |running: &&Client| {
+        let status = running.status();
+        status.is_some_and(|status| status.mode == Mode::Userspace.name())
+    };
+    let proxy = match mode {
+        Some(Mode::Userspace) => running,
+        Some(_) => None,
+        None => running.filter(is_proxy),
+    };
+    let mode = mode.or(proxy.map(|_| Mode::Userspace));
     let (mode, iptables) = in_use(mode)?;
     let inventory = match mode {
         Mode::Ipvs => of_ipvs(wanted)?,
@@ -38,6 +55,14 @@ pub(crate) fn read(mode: Option<Mode>, wanted: &Wanted<'_>) -> anyhow::Result<(M
             of_iptables(&backend, wanted)?
         }
         Mode::Nftables => of_nftables(wanted)?,
+        Mode::Userspace => {
+            let page = proxy.and_then(Client::proxied);
+            let page = page.context(
+                "mode userspace serves only while svcproxy runs, and none answers at \
+                 --metrics-bind-address",
+            )?;
+            inventory(page, wanted)
+        }
     };
     Ok((mode, inventory))
 }

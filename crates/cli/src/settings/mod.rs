@@ -201,6 +201,7 @@ fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
         deny_external_ips: _,
         deny_endpoints: _,
         drain_timeout: _,
+        listen: _,
     } = &cli.run.node;
     let Periods { audit, min_sync } = cli.run.node.sync.periods(mode);
     let KubeProxyArgs {

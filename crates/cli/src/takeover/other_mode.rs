@@ -6,8 +6,11 @@ use proxier::desired::Config;
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs;
 use proxier::mode::ipvs::plan::Plan;
-use proxier::mode::ipvs::{Backend, Cleanup, IpvsBackend, IpvsRemains, Replacement, Retiring};
+use proxier::mode::ipvs::{
+    Backend, Cleanup, IpvsBackend, IpvsRemains, Replacement, Retiring, hand_over,
+};
 use proxier::mode::nftables::NftablesBackend;
+use proxier::mode::userspace;
 use proxier::mode::{ApplyReport, BackendError};
 use proxier::takeover::NewProxy;
 
@@ -16,7 +19,8 @@ use crate::logging::chain;
 use crate::passage;
 use crate::takeover::{EarlierProxy, Removal};
 
-/// Removes the state of the modes that are not in effect.
+/// Removes the state of the modes that are not in effect. Mode userspace leaves only routes, which are
+/// those of mode ipvs too.
 pub(crate) fn earlier_proxies(
     in_effect: Mode,
     config: &Config,
@@ -31,7 +35,7 @@ pub(crate) fn earlier_proxies(
                 retiring: None,
             }),
             Mode::Iptables => Box::new(OfIptablesMode),
-            Mode::Nftables => Box::new(OfNftablesMode { in_effect }),
+            _ => Box::new(OfNftablesMode { in_effect }),
         }
     })
 }
@@ -39,7 +43,7 @@ pub(crate) fn earlier_proxies(
 /// Removes the rules in iptables' filter, unless the mode in effect needs them.
 fn remove_passage(in_effect: Mode) -> Result<(), BackendError> {
     match in_effect {
-        Mode::Iptables => passage::remove().map(drop),
+        Mode::Iptables | Mode::Userspace => passage::remove().map(drop),
         Mode::Ipvs | Mode::Nftables => Ok(()),
     }
 }
@@ -116,14 +120,23 @@ impl EarlierProxy for OfIpvsMode {
             return self.look();
         }
         let mut backend = match open_ipvs() {
-            Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
+            Err(error) if is_without_nftables(&error) => return self.without_nftables(),
             opened => opened?,
         };
+        if self.in_effect == Mode::Userspace {
+            // IPVS would see new connections before the proxy does.
+            let removed = match hand_over(&mut *backend) {
+                Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
+                removed => removed?,
+            };
+            remove_passage(self.in_effect)?;
+            return Ok(outcome(&removed));
+        }
         let replacement = Replacement::Translation(&self.config);
         let timeout = self.config.drain_timeout;
         let begun = Retiring::begin(&mut *backend, replacement, timeout, Instant::now());
         let (mut retiring, begun) = match begun {
-            Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
+            Err(error) if is_without_nftables(&error) => return self.without_nftables(),
             begun => begun?,
         };
         if !begun.applied.failures.is_empty() {
@@ -157,8 +170,22 @@ impl EarlierProxy for OfIpvsMode {
     }
 }
 
+impl OfIpvsMode {
+    /// Mode ipvs cannot have run here, but mode userspace may have left its routes.
+    fn without_nftables(&self) -> Result<Removal, BackendError> {
+        if self.in_effect == Mode::Userspace {
+            return Ok(Removal::default());
+        }
+        let routes = userspace::remove_routes()?.len();
+        Ok(Removal {
+            removed: (routes > 0).then(|| format!("{routes} routes")),
+            ..Removal::default()
+        })
+    }
+}
+
 /// Without nftables in the kernel, IPVS mode cannot have run here.
-fn is_without_nftables(error: &BackendError) -> bool {
+pub(crate) fn is_without_nftables(error: &BackendError) -> bool {
     const EINVAL: i32 = 22;
     const EPROTONOSUPPORT: i32 = 93;
     matches!(error, BackendError::PacketFilter { .. })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ipvs::{Family, Flags, Protocol, Scheduler, VirtualServerKey};
 
-use crate::model::{Forwarding, InvalidName, ObjectName, PortName, SessionAffinity};
+use crate::model::{Forwarding, InvalidName, ObjectName, PortName, ProxyProtocol, SessionAffinity};
 
 /// Address, protocol and port of a [`Frontend`].
 ///
@@ -149,6 +149,8 @@ pub struct Frontend {
     pub session_affinity: SessionAffinity,
     /// How packets reach the backends. iptables mode always masquerades.
     pub forwarding: Forwarding,
+    /// The header with the client's address that backends expect. Only mode userspace sends it.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Backends for clients in the cluster, and for clients from outside unless `external` is set.
     /// Sorted, without duplicates.
     pub backends: Arc<[Backend]>,

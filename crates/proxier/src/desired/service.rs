@@ -28,6 +28,8 @@ pub(super) struct Wishes {
     pub(super) scheduler: Option<Scheduler>,
     /// The forwarding method that the Service chose.
     pub(super) forwarding: Option<Forwarding>,
+    /// Whether its endpoints expect the PROXY protocol.
+    pub(super) has_header: bool,
     /// Where the endpoints are.
     pub(super) location: Option<Location>,
     /// Endpoints in a Service CIDR, one for each.
@@ -167,6 +169,7 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
             .scheduler_flags
             .is_some_and(|flags| !flags.is_empty());
         wishes.scheduler = (scheduler != config.scheduler || has_flags).then_some(scheduler);
+        wishes.has_header = service.proxy_protocol.is_some();
         wishes.forwarding = Some(service.forwarding).filter(|f| *f != Forwarding::Masquerade);
     }
     if wishes.forwarding.is_some() {
@@ -233,6 +236,7 @@ fn frontend(
         scheduler_flags: service.scheduler_flags.unwrap_or_default(),
         session_affinity: service.session_affinity,
         forwarding: Forwarding::Masquerade,
+        proxy_protocol: service.proxy_protocol,
         backends,
         without_backends: if none_anywhere {
             WithoutBackends::Refuse

@@ -43,6 +43,8 @@ pub struct DesiredState {
     schedulers: BTreeMap<ObjectName, Scheduler>,
     /// Forwarding methods that Services chose, other than masquerade.
     forwarding: BTreeMap<ObjectName, Forwarding>,
+    /// Services whose endpoints expect the PROXY protocol.
+    with_header: BTreeSet<ObjectName>,
     /// The Services with a health check at a port.
     health_ports: BTreeMap<NonZeroU16, BTreeSet<ObjectName>>,
     /// How many Services have endpoints on this node, and how many on other nodes only.
@@ -133,6 +135,7 @@ impl DesiredState {
             unanswered: BTreeMap::new(),
             schedulers: BTreeMap::new(),
             forwarding: BTreeMap::new(),
+            with_header: BTreeSet::new(),
             health_ports: BTreeMap::new(),
             located: [0; 2],
             captured: BTreeMap::new(),
@@ -234,6 +237,11 @@ impl DesiredState {
         self.forwarding.contains_key(service)
     }
 
+    /// The Services whose endpoints expect the PROXY protocol.
+    pub(crate) const fn with_header(&self) -> &BTreeSet<ObjectName> {
+        &self.with_header
+    }
+
     /// The ports of a Service that have no endpoints, each with the reason.
     pub fn unanswered(&self, service: &ObjectName) -> &[Unanswered] {
         self.unanswered.get(service).map_or(&[], Vec::as_slice)
@@ -313,6 +321,7 @@ impl DesiredState {
             unanswered,
             scheduler,
             forwarding,
+            has_header,
             location,
             captured,
         } = match view {
@@ -339,6 +348,10 @@ impl DesiredState {
         );
         put(&mut self.schedulers, name, scheduler);
         put(&mut self.forwarding, name, forwarding);
+        match has_header {
+            true => _ = self.with_header.insert(name.clone()),
+            false => _ = self.with_header.remove(name),
+        }
         let seniority = view.map_or(0, |view| service::seniority(view.service));
         if view.is_some() {
             let frontends = new.clone();

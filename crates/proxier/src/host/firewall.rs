@@ -153,7 +153,7 @@ const fn what(hook: Hook, mode: Mode) -> &'static str {
     match (hook, mode) {
         (Hook::Input, _) => "packets to virtual IPs, node ports and health checks",
         (Hook::Forward, Mode::Ipvs) => "the answers of endpoints",
-        (Hook::Forward, Mode::Iptables | Mode::Nftables) => "packets between clients and endpoints",
+        (Hook::Forward, _) => "packets between clients and endpoints",
     }
 }
 
@@ -174,9 +174,11 @@ fn packets(chain: &BaseChain, role: &Role<'_>) -> Vec<Packet> {
                 ..packet(NF_CT_STATE_NEW, 0)
             }]
         }
-        (Hook::Input, Mode::Iptables | Mode::Nftables) => Vec::new(),
+        // The proxy is a program of the node like any other: its packets have no mark.
+        (Hook::Input, Mode::Userspace) => vec![packet(NF_CT_STATE_NEW, 0)],
+        (Hook::Input, _) | (Hook::Forward, Mode::Userspace) => Vec::new(),
         (Hook::Forward, Mode::Ipvs) => vec![packet(NF_CT_STATE_ESTABLISHED, 0)],
-        (Hook::Forward, Mode::Iptables | Mode::Nftables) => vec![
+        (Hook::Forward, _) => vec![
             packet(NF_CT_STATE_NEW, IPS_DST_NAT),
             packet(NF_CT_STATE_ESTABLISHED, IPS_DST_NAT),
         ],
@@ -200,7 +202,8 @@ pub(super) fn concerns<'a>(
         let found = describe(filter);
         let what = what(chain.hook, role.mode);
         // svcproxy puts its rules before all others.
-        let is_note = filter.is_iptables() && !filter.has_passage();
+        let has_rules = role.mode != Mode::Userspace;
+        let is_note = has_rules && filter.is_iptables() && !filter.has_passage();
         Some(Concern {
             kind: ConcernKind::Firewall,
             is_note,
@@ -224,6 +227,11 @@ fn describe(filter: &Filter) -> String {
 
 fn remedy(filter: &Filter, role: &Role<'_>) -> String {
     let chain = &filter.chain;
+    if role.mode == Mode::Userspace {
+        return "Let it accept connections and datagrams to virtual IPs and node ports, as to any \
+                program of this node"
+            .to_owned();
+    }
     if filter.is_iptables() {
         let rule = &chain.name;
         return format!(
@@ -240,7 +248,7 @@ fn remedy(filter: &Filter, role: &Role<'_>) -> String {
         }
         (Hook::Input, _) => format!("meta mark and {own:#x} == {own:#x} accept"),
         (Hook::Forward, Mode::Ipvs) => "ct state established,related accept".to_owned(),
-        (Hook::Forward, Mode::Iptables | Mode::Nftables) => "ct status dnat accept".to_owned(),
+        (Hook::Forward, _) => "ct status dnat accept".to_owned(),
     };
     let lasting = match filter.software() {
         Some("firewalld") => {

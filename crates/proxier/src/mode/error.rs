@@ -1,8 +1,11 @@
 //! Errors of backends.
 
 use std::io;
+use std::net::SocketAddr;
 
-use crate::errno::{EEXIST, EPROTONOSUPPORT};
+use ipvs::Protocol;
+
+use crate::errno::{EADDRINUSE, EEXIST, EMFILE, EPROTONOSUPPORT};
 use crate::mode::Sysctl;
 use crate::mode::ipvs::plan::LocalRoute;
 
@@ -49,6 +52,24 @@ pub enum BackendError {
         /// What was tried.
         operation: &'static str,
         /// The kernel's error.
+        source: io::Error,
+    },
+    /// Mode userspace cannot listen at an address.
+    #[error("cannot listen on {protocol} {address}{}", listen_hint(source))]
+    Listen {
+        /// The protocol.
+        protocol: Protocol,
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The proxy of mode userspace does not work.
+    #[error("proxy: cannot {operation}")]
+    Proxy {
+        /// What was tried.
+        operation: &'static str,
+        /// The reason.
         source: io::Error,
     },
     /// An error of connection tracking.
@@ -99,6 +120,8 @@ impl BackendError {
             Self::PacketFilter { source, .. }
             | Self::Route { source, .. }
             | Self::Link { source, .. }
+            | Self::Listen { source, .. }
+            | Self::Proxy { source, .. }
             | Self::Conntrack { source, .. }
             | Self::Sysctl { source, .. } => source.raw_os_error(),
         }
@@ -141,6 +164,15 @@ impl BackendError {
 fn permission_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
+        _ => "",
+    }
+}
+
+fn listen_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(EADDRINUSE) => " (another program listens there: find it with ss -lntup)",
+        Some(EMFILE) => " (raise the limit of open files)",
+        _ if error.kind() == io::ErrorKind::PermissionDenied => " (needs CAP_NET_BIND_SERVICE)",
         _ => "",
     }
 }

@@ -1,4 +1,5 @@
-//! What Services request and only mode ipvs has: schedulers, and forwarding methods.
+//! What Services request and only some modes have: schedulers, forwarding methods, and the PROXY
+//! protocol.
 
 use ipvs::Scheduler;
 
@@ -13,7 +14,8 @@ pub fn limits(desired: &DesiredState, mode: &str) -> Vec<Problem> {
     let schedulers = schedulers.map(|(service, scheduler)| ignored(service, scheduler, mode));
     let methods = desired.chosen_forwarding();
     let methods = methods.map(|service| always_masquerade(service, mode));
-    schedulers.chain(methods).collect()
+    let headers = headers(desired, None, mode);
+    schedulers.chain(methods).chain(headers).collect()
 }
 
 /// The limits that apply to one Service.
@@ -26,7 +28,26 @@ pub fn limits_of(
     let scheduler = scheduler.map(|scheduler| ignored(service, scheduler, mode));
     let method = desired.has_chosen_forwarding(service);
     let method = method.then(|| always_masquerade(service, mode));
-    scheduler.into_iter().chain(method)
+    let header = headers(desired, Some(service), mode);
+    scheduler.into_iter().chain(method).chain(header)
+}
+
+/// Endpoints that expect a header with the client's address, which only mode userspace sends.
+pub(super) fn headers(desired: &DesiredState, of: Option<&ObjectName>, mode: &str) -> Vec<Problem> {
+    let problem = |service: &ObjectName| Problem {
+        service: service.clone(),
+        field: "metadata.annotations[svcproxy.io/proxy-protocol]".to_owned(),
+        reason: Reason::ForwardingIgnored,
+        message: format!(
+            "ignored: mode {mode} sends no PROXY protocol, and endpoints that expect it refuse its \
+             connections"
+        ),
+    };
+    let all = desired.with_header();
+    match of {
+        Some(of) => all.get(of).map(problem).into_iter().collect(),
+        None => all.iter().map(problem).collect(),
+    }
 }
 
 fn always_masquerade(service: &ObjectName, mode: &str) -> Problem {

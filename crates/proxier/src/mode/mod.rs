@@ -14,6 +14,7 @@ pub(crate) mod proc_sys;
 mod report;
 mod sysctl;
 pub mod trace;
+pub mod userspace;
 
 use std::fmt::{Debug, Display};
 use std::time::{Duration, Instant};
@@ -192,10 +193,12 @@ pub trait PlanSteps: Debug + sealed::Sealed {
 pub enum StepKind {
     /// An element of an nftables set.
     Element,
-    /// Flows of connection tracking.
+    /// Flows of connection tracking; in mode userspace connections.
     Flows,
     /// The timeouts of IPVS.
     IpvsTimeouts,
+    /// A listener of mode userspace, or what it serves.
+    Listener,
     /// A real server.
     RealServer,
     /// A route or a routing rule.
@@ -210,10 +213,11 @@ pub enum StepKind {
 
 impl StepKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Element,
         Self::Flows,
         Self::IpvsTimeouts,
+        Self::Listener,
         Self::RealServer,
         Self::Route,
         Self::Rules,
@@ -227,6 +231,7 @@ impl StepKind {
             Self::Element => "element",
             Self::Flows => "flows",
             Self::IpvsTimeouts => "ipvs_timeouts",
+            Self::Listener => "listener",
             Self::RealServer => "real_server",
             Self::Route => "route",
             Self::Rules => "rules",
@@ -261,3 +266,4 @@ macro_rules! plan {
 plan!(Plan, ipvs::plan::Step);
 plan!(iptables::Plan, iptables::Step);
 plan!(nftables::Plan, nftables::Step);
+plan!(userspace::Plan, userspace::Step);

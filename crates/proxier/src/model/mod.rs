@@ -23,7 +23,8 @@ pub use name::{InvalidName, ObjectName, PortName, Uid};
 #[cfg(feature = "k8s")]
 pub(crate) use name::{check_label, check_subdomain};
 pub use service::{
-    Forwarding, Service, ServicePort, SessionAffinity, TrafficPolicy, Unproxied, Unusable,
+    Forwarding, ProxyProtocol, Service, ServicePort, SessionAffinity, TrafficPolicy, Unproxied,
+    Unusable,
 };
 
 /// The kind of an address that other machines cannot reach; `None` for any other address.

@@ -66,6 +66,8 @@ pub enum Reason {
     DriftRepaired,
     /// A route or routing rule of another program sends packets for Services elsewhere.
     RouteInTheWay,
+    /// Mode userspace may not add the routes of virtual IPs.
+    RoutesForbidden,
     /// A filter of another program may drop packets of Services.
     FirewallInTheWay,
     /// A setting of the host may keep Services from working.
@@ -90,7 +92,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -106,6 +108,7 @@ impl Reason {
         Self::ForeignVirtualServer,
         Self::DriftRepaired,
         Self::RouteInTheWay,
+        Self::RoutesForbidden,
         Self::FirewallInTheWay,
         Self::HostSetting,
         Self::OtherServiceProxy,
@@ -136,6 +139,7 @@ impl Reason {
             Self::ForeignVirtualServer => "ForeignVirtualServer",
             Self::DriftRepaired => "DriftRepaired",
             Self::RouteInTheWay => "RouteInTheWay",
+            Self::RoutesForbidden => "RoutesForbidden",
             Self::FirewallInTheWay => "FirewallInTheWay",
             Self::HostSetting => "HostSetting",
             Self::OtherServiceProxy => "OtherServiceProxy",

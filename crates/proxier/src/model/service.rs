@@ -46,6 +46,9 @@ pub struct Service {
     pub scheduler_flags: Option<Flags>,
     /// How packets reach the endpoints. The API has no field for it.
     pub forwarding: Forwarding,
+    /// Annotation `svcproxy.io/proxy-protocol`: tells endpoints the address of a TCP client, in mode
+    /// userspace.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// `metadata.creationTimestamp` in seconds since 1970, if known. If two Services claim one
     /// address and port, the older one gets it.
     pub created: Option<i64>,
@@ -117,6 +120,7 @@ impl Service {
             scheduler: None,
             scheduler_flags: None,
             forwarding: Forwarding::Masquerade,
+            proxy_protocol: None,
             created: None,
             metrics: false,
             uid: None,
@@ -195,6 +199,16 @@ impl From<Forwarding> for ipvs::Forwarding {
             Forwarding::Tunnel(tunnel) => Self::Tunnel(tunnel),
         }
     }
+}
+
+/// The version of the PROXY protocol, in whose header an endpoint finds the client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// `spec.sessionAffinity`.

@@ -22,6 +22,8 @@ pub(crate) mod annotation {
     pub(crate) const SCHEDULER: &str = "svcproxy.io/scheduler";
     /// The scheduler's flags.
     pub(crate) const SCHEDULER_FLAGS: &str = "svcproxy.io/scheduler-flags";
+    /// The version of the PROXY protocol towards a Service's endpoints.
+    pub(crate) const PROXY_PROTOCOL: &str = "svcproxy.io/proxy-protocol";
     /// The weights of a slice's endpoints.
     pub(crate) const WEIGHT: &str = "svcproxy.io/weight";
     /// The predecessor of `spec.loadBalancerSourceRanges`.
@@ -35,9 +37,10 @@ pub(crate) mod annotation {
     /// Marks Endpoints that are a leader-election lock.
     pub(crate) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
-    pub(super) const ALL: [&str; 8] = [
+    pub(super) const ALL: [&str; 9] = [
         SCHEDULER,
         SCHEDULER_FLAGS,
+        PROXY_PROTOCOL,
         WEIGHT,
         SOURCE_RANGES,
         TOPOLOGY_HINTS,

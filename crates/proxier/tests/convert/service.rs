@@ -37,6 +37,9 @@ fn show(service: &Service) -> String {
     if let SessionAffinity::ClientIp(seconds) = service.session_affinity {
         parts.push(format!("affinity {seconds}"));
     }
+    if let Some(version) = service.proxy_protocol {
+        parts.push(format!("PROXY protocol {version:?}"));
+    }
     if service.metrics {
         parts.push("metrics".into());
     }
@@ -318,6 +321,29 @@ fn schedulers() {
              note: metadata.annotations[svcproxy.io/scheduler-flags]: not used: svcproxy.io/scheduler names no scheduler to which the flags belong",
         ),
     ]);
+}
+
+#[test]
+fn versions_of_the_proxy_protocol() {
+    check(
+        &[
+            (
+                "{svcproxy.io/proxy-protocol: v1}",
+                "10.96.0.1, Tcp 80, PROXY protocol V1",
+            ),
+            (
+                "{svcproxy.io/proxy-protocol: ' v2 '}",
+                "10.96.0.1, Tcp 80, PROXY protocol V2",
+            ),
+            (
+                "{svcproxy.io/proxy-protocol: '2'}",
+                "10.96.0.1, Tcp 80\n\
+                 note: metadata.annotations[svcproxy.io/proxy-protocol]: not used: \"2\" is not a \
+                 version of the PROXY protocol (v1 or v2)",
+            ),
+        ],
+        |annotations| whole(json!({"metadata": {"annotations": annotations}})),
+    );
 }
 
 #[test]

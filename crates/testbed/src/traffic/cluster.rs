@@ -167,6 +167,12 @@ impl<'a> Cluster<'a> {
                 Err(error) if error == AskError::Refused || own_filter(&error) => Ok(()),
                 other => Err(reported(other)),
             },
+            Expected::Reset => match ask(PATIENCE) {
+                Err(AskError::Failed(error)) if error.contains("reset by peer") => Ok(()),
+                // The reset came before the client noticed that it was connected.
+                Err(AskError::Refused) => Ok(()),
+                other => Err(reported(other)),
+            },
             Expected::Dropped => match ask(SILENCE) {
                 Err(error) if error == AskError::TimedOut || own_filter(&error) => Ok(()),
                 other => Err(reported(other)),

@@ -57,7 +57,7 @@ impl Cluster<'_> {
         let fate = match cell.expected {
             // The node itself refuses: no rule does, and no program listens there.
             Expected::Refused if cell.way == Way::Loopback => Fate::Owner,
-            Expected::Refused => Fate::Refused,
+            Expected::Refused | Expected::Reset => Fate::Refused,
             Expected::Dropped => Fate::Dropped,
             Expected::Reached {
                 who: Who::Owner, ..

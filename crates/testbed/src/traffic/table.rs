@@ -31,6 +31,8 @@ pub enum Expected {
     },
     /// The client gets an error at once.
     Refused,
+    /// The connection is accepted, and then reset. No cell has it: a proxy refuses in this way.
+    Reset,
     /// The client gets no answer.
     Dropped,
 }

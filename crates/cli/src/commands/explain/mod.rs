@@ -55,7 +55,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
     let packet = packet(args, &config, &is_own, wants_kernel)?;
     let plan = planned
         .as_ref()
-        .map(|planned| DataPlane::planned(args.planned_mode(), &planned.desired));
+        .map(|planned| DataPlane::planned(args.planned_mode(), &planned.desired))
+        .transpose()?;
     let kernel = match wants_kernel {
         true => Some(DataPlane::of_kernel(args.mode.mode, &config, &packet)?),
         false => None,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use anyhow::bail;
 use ipvs::VirtualServerKey;
 use proxier::desired::{Config, DesiredState, FrontendKey};
 use proxier::mode::iptables::{self, IptablesBackend};
@@ -14,6 +15,10 @@ use proxier::mode::trace::{Packet, Surroundings, Trace};
 
 use crate::args::Mode;
 use crate::inventory::has_nftables_mode;
+
+/// Mode userspace has nothing that a packet passes.
+const NO_RULES: &str = "explain follows rules, and mode userspace has none; `svcproxy describe` says \
+                        what a Service has";
 
 /// The state that a packet meets.
 #[derive(Debug, Clone)]
@@ -39,8 +44,8 @@ pub(super) enum Rules<R> {
 
 impl DataPlane {
     /// The plan's, from scratch.
-    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> Self {
-        match mode {
+    pub(super) fn planned(mode: Mode, desired: &DesiredState) -> anyhow::Result<Self> {
+        Ok(match mode {
             Mode::Ipvs => {
                 let mut node = NodeState::default();
                 node.record(&Plan::new(desired, &node, Scope::Full), &[]);
@@ -57,7 +62,8 @@ impl DataPlane {
                 let ruleset = nftables::Ruleset::new(desired.config());
                 Self::Nftables(Rules::Known(ruleset), Box::new(node))
             }
-        }
+            Mode::Userspace => bail!(NO_RULES),
+        })
     }
 
     /// The kernel's, with the real servers that matter to a packet.
@@ -69,6 +75,7 @@ impl DataPlane {
         let iptables = match mode {
             Some(Mode::Ipvs | Mode::Nftables) => None,
             Some(Mode::Iptables) => Some(IptablesBackend::open()?),
+            Some(Mode::Userspace) => bail!(NO_RULES),
             None => IptablesBackend::in_use()?,
         };
         if let Some(mut backend) = iptables {

@@ -63,7 +63,7 @@ fn explained(target: &str, from: From, setup: &Setup) -> Explained {
     changes.for_each(|change| store.apply(change));
     let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
     let mode = setup.mode.unwrap_or(Mode::Ipvs);
-    let plan = DataPlane::planned(mode, &desired);
+    let plan = DataPlane::planned(mode, &desired).unwrap();
     let mut kernel = plan.clone();
     if let (Some(change), DataPlane::Ipvs(rules, node)) = (setup.change, &mut kernel) {
         change(node, &config);

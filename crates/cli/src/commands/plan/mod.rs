@@ -7,7 +7,6 @@ mod text;
 
 use std::sync::Arc;
 
-use proxier::Proxier;
 use proxier::desired::{DesiredState, Problem};
 use proxier::mode::PlanSteps;
 use proxier::mode::iptables;
@@ -15,9 +14,12 @@ use proxier::mode::iptables::{Iptables, IptablesBackend};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::mode::ipvs::{Ipvs, IpvsBackend};
 use proxier::mode::nftables::{self, Nftables, NftablesBackend};
+use proxier::mode::userspace::{self, Userspace};
 use proxier::store::Store;
+use proxier::{Proxier, Runtime};
 
 use super::DiagnosticLog;
+use super::run::userspace_backend;
 use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
 use crate::{Ending, node};
@@ -67,6 +69,15 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
             any_steps(&plan, args.output)?;
             return Ok(ending);
         }
+        if mode == Mode::Userspace {
+            // Of this process, which serves nothing: what a start would do.
+            let runtime = Runtime::start()?;
+            let data_plane = Userspace::new(userspace_backend(&args.node, &runtime)?);
+            let mut proxier = Proxier::new(Arc::new(settings), data_plane);
+            let plan = proxier.preview(reading.changes)?;
+            any_steps(&plan, args.output)?;
+            return Ok(ending);
+        }
         let mut proxier = Proxier::new(Arc::new(settings), Ipvs::new(IpvsBackend::open()?));
         let plan = proxier.preview(reading.changes)?;
         match args.output {
@@ -102,6 +113,23 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if mode == Mode::Nftables {
         limits(&desired, mode);
         let plan = nftables::Plan::new(&desired, &nftables::NodeState::default(), Scope::Full);
+        any_steps(&plan, args.output)?;
+        return Ok(ending);
+    }
+    if mode == Mode::Userspace {
+        let mut node = userspace::NodeState::default();
+        node.may_route = true;
+        node.addresses = desired
+            .config()
+            .node_ips
+            .iter()
+            .map(|ip| (*ip).into())
+            .collect();
+        node.given = args.node.listen.clone().into();
+        for problem in userspace::problems(&desired, Some(&node), None) {
+            tracing::warn!("{problem}");
+        }
+        let plan = userspace::Plan::new(&desired, &node, Scope::Full);
         any_steps(&plan, args.output)?;
         return Ok(ending);
     }

@@ -54,7 +54,7 @@ impl Status {
         let client = Client::at(&args.metrics_bind_address);
         let running = client.as_ref().and_then(Client::status);
         let conditions = client.as_ref().and_then(Client::conditions);
-        let mut kernel = inventory::read(args.mode, &Wanted::ALL);
+        let mut kernel = inventory::read(args.mode, client.as_ref(), &Wanted::ALL);
         if let (Ok((_, inventory)), Some(conditions)) = (&mut kernel, &conditions) {
             inventory.explain(conditions);
         }

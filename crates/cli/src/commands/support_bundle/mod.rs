@@ -176,12 +176,13 @@ fn of_process(parts: &mut Parts, process: Option<u32>) {
 
 /// The plan, the kernel and what differs.
 fn of_node(parts: &mut Parts, args: &SupportBundleArgs) {
-    let mode = args.mode.mode;
+    let (mode, monitor) = (args.mode.mode, args.node.monitor.clone());
     parts.collect(
         "kernel/services.json",
         "what the kernel serves",
         move || {
-            let (_, inventory) = inventory::read(mode, &Wanted::ALL)?;
+            let client = Client::at(&monitor.metrics_bind_address);
+            let (_, inventory) = inventory::read(mode, client.as_ref(), &Wanted::ALL)?;
             Ok(serde_json::to_string_pretty(&inventory)?)
         },
     );

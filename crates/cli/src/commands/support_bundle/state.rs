@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use anyhow::bail;
 use proxier::desired::DesiredState;
 use proxier::mode::iptables::{self, IptablesBackend};
 use proxier::mode::ipvs::plan::{NodeState, Scope};
@@ -11,13 +12,13 @@ use proxier::mode::nftables::{self, NftablesBackend};
 use crate::args::Mode;
 use crate::commands::plan::Text;
 
-/// The desired state, and below it the steps that lead to it from an empty node, except in mode ipvs,
-/// whose text has them.
+/// The desired state, and below it the steps that lead to it from an empty node, except in modes
+/// ipvs, whose text has them, and userspace, which has sockets only.
 pub(super) fn plan(mode: Mode, desired: &DesiredState) -> String {
     let mut text = Text(desired).to_string();
     // Writing to a `String` cannot fail.
     match mode {
-        Mode::Ipvs => {}
+        Mode::Ipvs | Mode::Userspace => {}
         Mode::Iptables => {
             let node = iptables::NodeState::default();
             for step in iptables::Plan::new(desired, &node, Scope::Full).steps() {
@@ -47,6 +48,7 @@ pub(super) fn kernel(mode: Mode) -> anyhow::Result<String> {
         Mode::Ipvs => of_ipvs(&IpvsBackend::open()?.observe()?),
         Mode::Iptables => of_iptables(&IptablesBackend::open()?.observe()?),
         Mode::Nftables => of_nftables(&NftablesBackend::open()?.observe()?),
+        Mode::Userspace => bail!("mode userspace has only routes there, of protocol 73"),
     })
 }
 

@@ -63,7 +63,9 @@ pub(crate) fn top(args: &TopArgs) -> anyhow::Result<Ending> {
 fn read(args: &TopArgs) -> anyhow::Result<Reading> {
     let selection = &args.selection;
     let is_wanted = |service: &str| selection.names(service);
-    let (mode, mut inventory) = inventory::read(args.mode, &Wanted(&is_wanted))?;
+    let client = Client::at(&args.metrics_bind_address);
+    let wanted = Wanted(&is_wanted);
+    let (mode, mut inventory) = inventory::read(args.mode, client.as_ref(), &wanted)?;
     if !selection.is_by_name() {
         inventory = inventory.with(|of| {
             of.vips.iter().any(|vip| {
@@ -72,7 +74,6 @@ fn read(args: &TopArgs) -> anyhow::Result<Reading> {
             })
         });
     }
-    let client = Client::at(&args.metrics_bind_address);
     let running = client.as_ref().and_then(Client::status);
     let conditions = client.as_ref().and_then(Client::conditions);
     let conditions = conditions.unwrap_or_default();

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use proxier::desired::{DesiredState, Frontend};
 use proxier::mode::iptables::IptablesBackend;
 use proxier::mode::ipvs::{Backend, IpvsBackend};
@@ -92,6 +93,10 @@ fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Differe
         }
         Mode::Iptables => of_iptables(desired, &IptablesBackend::open()?.observe()?),
         Mode::Nftables => of_nftables(desired, &NftablesBackend::open()?.observe()?),
+        Mode::Userspace => bail!(
+            "verify compares the kernel with the plan, and mode userspace has no Services there; \
+             `svcproxy services` asks the process what it serves"
+        ),
     })
 }
 

@@ -14,6 +14,7 @@ use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::glance::Turns;
 use crate::mode::ipvs::owed::{self, Owed};
 use crate::mode::ipvs::plan::{Comment, Element, NodeState, Obstacle, Plan, Scope, Step};
+use crate::mode::limits::headers;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
     ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Failures, Reading, ServerCounts,
@@ -49,6 +50,8 @@ pub struct Ipvs<B> {
     /// Failed work to do again.
     owed: Owed,
 }
+
+const NAME: &str = "ipvs";
 
 /// Up to this number, foreign virtual servers are reported one by one. More at once belong to
 /// another service proxy, which svcproxy replaces.
@@ -89,7 +92,7 @@ fn passed_notice(obstacle: &Obstacle) -> Notice {
     Notice::of_node(Reason::RouteInTheWay, message)
 }
 
-fn obstacle_notice(obstacle: &Obstacle) -> Notice {
+pub(crate) fn obstacle_notice(obstacle: &Obstacle) -> Notice {
     let Obstacle { prefix, by, .. } = obstacle;
     let message = format!(
         "some addresses in {prefix} do not reach svcproxy; in the way is {by}. Delete it, or exclude \
@@ -370,14 +373,16 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         let Some(service) = of else {
             let frontends = self.unmarked.iter();
             let frontends = frontends.filter_map(|key| desired.frontend(key));
-            return frontends.map(|frontend| no_mark_left(frontend)).collect();
+            let unmarked = frontends.map(|frontend| no_mark_left(frontend));
+            return unmarked.chain(headers(desired, None, NAME)).collect();
         };
         let unmarked = |frontend: &&Arc<Frontend>| {
             self.unmarked.contains(&frontend.key)
                 && desired.frontend(&frontend.key) == Some(*frontend)
         };
         let frontends = desired.frontends_of(service).filter(unmarked);
-        frontends.map(|frontend| no_mark_left(frontend)).collect()
+        let unmarked = frontends.map(|frontend| no_mark_left(frontend));
+        unmarked.chain(headers(desired, of, NAME)).collect()
     }
 
     fn take_notices(&mut self, desired: &DesiredState) -> Vec<Notice> {

@@ -20,6 +20,8 @@ pub(crate) mod shared;
 pub(crate) mod trace;
 
 pub use data_plane::Ipvs;
+#[cfg(feature = "userspace")]
+pub(crate) use data_plane::obstacle_notice;
 #[cfg(any(feature = "testing", test))]
 pub use fake::{FakeBackend, FakeNode};
 pub use glance::Glance;
@@ -27,7 +29,9 @@ pub use glance::Glance;
 pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
-pub use retire::{Cleanup, Removal, Replacement, Retiring, cleanup, own_virtual_servers, removal};
+pub use retire::{
+    Cleanup, Removal, Replacement, Retiring, cleanup, hand_over, own_virtual_servers, removal,
+};
 pub use trace::trace;
 
 use std::collections::HashMap;

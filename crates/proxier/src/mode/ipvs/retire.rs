@@ -58,6 +58,23 @@ pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendE
     Ok(Cleanup { plan, applied })
 }
 
+/// As [`cleanup`], except for the routes, which mode userspace needs too. IPVS sees packets before
+/// the proxy does, so there is no drain: what is left of IPVS's connections is cut.
+///
+/// # Errors
+///
+/// As [`cleanup`].
+pub fn hand_over<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendError> {
+    let mut node = owned(backend)?;
+    node.routes.clear();
+    let plan = Plan::removal(&node);
+    let applied = backend.apply(&plan);
+    if applied.failures.is_empty() {
+        backend.remove_ruleset()?;
+    }
+    Ok(Cleanup { plan, applied })
+}
+
 /// What a [`cleanup`] would remove now. Changes nothing.
 ///
 /// # Errors

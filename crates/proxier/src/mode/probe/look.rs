@@ -107,6 +107,8 @@ fn kind(error: &BackendError) -> Reason {
         BackendError::PacketFilter { source, .. }
         | BackendError::Route { source, .. }
         | BackendError::Link { source, .. }
+        | BackendError::Listen { source, .. }
+        | BackendError::Proxy { source, .. }
         | BackendError::Conntrack { source, .. }
         | BackendError::Program { source, .. }
         | BackendError::Sysctl { source, .. } => match (source.kind(), source.raw_os_error()) {
@@ -159,10 +161,16 @@ fn words(error: &BackendError) -> String {
         BackendError::PacketFilter { operation, source }
         | BackendError::Route { operation, source }
         | BackendError::Link { operation, source }
+        | BackendError::Proxy { operation, source }
         | BackendError::Conntrack { operation, source }
         | BackendError::Sysctl {
             operation, source, ..
         } => format!("cannot {operation}: {source}"),
+        BackendError::Listen {
+            protocol,
+            address,
+            source,
+        } => format!("cannot bind {protocol} {address}: {source}"),
         BackendError::Program { program, source } => format!("cannot run {program}: {source}"),
         #[cfg(feature = "iptables")]
         BackendError::Iptables(refusal) => {

@@ -100,6 +100,7 @@ impl Probe {
             Mode::Ipvs => Requirement::Ipvs,
             Mode::Iptables => Requirement::Iptables,
             Mode::Nftables => Requirement::NftablesRules,
+            Mode::Userspace => Requirement::Listeners,
         };
         let mut needed = self.of_weight(mode, Weight::Needed);
         self.findings.iter().any(|f| f.requirement == foundation)

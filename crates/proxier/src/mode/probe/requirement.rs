@@ -17,11 +17,13 @@ pub enum Mode {
     Iptables,
     /// nftables.
     Nftables,
+    /// svcproxy itself.
+    Userspace,
 }
 
 impl Mode {
     /// All modes.
-    pub const ALL: [Self; 3] = [Self::Ipvs, Self::Iptables, Self::Nftables];
+    pub const ALL: [Self; 4] = [Self::Ipvs, Self::Iptables, Self::Nftables, Self::Userspace];
 
     /// The name, as kube-proxy spells it.
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Mode {
             Self::Ipvs => "ipvs",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::Userspace => "userspace",
         }
     }
 }
@@ -67,6 +70,12 @@ pub enum Requirement {
     Iptables,
     /// Rules of a family with everything that iptables mode's rules use.
     IptablesRules(Family),
+    /// Sockets that are bound to addresses that the node does not have.
+    Listeners,
+    /// Listeners on ports below 1024.
+    LowPorts,
+    /// Permission to make virtual IPs local by routes.
+    VipRoutes,
 }
 
 /// How much a mode depends on a requirement.
@@ -84,7 +93,10 @@ impl Requirement {
     pub fn weight(&self, mode: Mode) -> Option<Weight> {
         use Weight::{Needed, Wanted};
         match (self, mode) {
-            (Self::AffinityScheduler | Self::RoutingRules, Mode::Ipvs) => Some(Wanted),
+            (Self::AffinityScheduler | Self::RoutingRules, Mode::Ipvs)
+            | (Self::LowPorts | Self::VipRoutes, Mode::Userspace) => Some(Wanted),
+            // The proxy forwards no packets.
+            (Self::ConnectionTracking | Self::Sysctl(..), Mode::Userspace) => None,
             (
                 Self::Ipvs
                 | Self::Scheduler(_)
@@ -95,6 +107,7 @@ impl Requirement {
             )
             | (Self::Iptables | Self::IptablesRules(_), Mode::Iptables)
             | (Self::NftablesRules, Mode::Nftables)
+            | (Self::Listeners, Mode::Userspace)
             | (Self::ConnectionTracking, _) => Some(Needed),
             (Self::Sysctl(sysctl, _), _) => sysctl_weight(*sysctl, mode),
             _ => None,
@@ -116,6 +129,9 @@ impl Requirement {
             Self::Sysctl(sysctl, _) => format!("sysctl/{sysctl}"),
             Self::Iptables => "iptables".to_owned(),
             Self::IptablesRules(family) => format!("iptables-rules/{family}"),
+            Self::Listeners => "listeners".to_owned(),
+            Self::LowPorts => "low-ports".to_owned(),
+            Self::VipRoutes => "vip-routes".to_owned(),
         }
     }
 }
@@ -157,6 +173,9 @@ impl fmt::Display for Requirement {
             Self::Sysctl(sysctl, value) => write!(f, "sysctl {sysctl} = {value}"),
             Self::Iptables => f.write_str("iptables"),
             Self::IptablesRules(family) => write!(f, "iptables rules, {family}"),
+            Self::Listeners => f.write_str("listeners on any address"),
+            Self::LowPorts => f.write_str("listeners on ports below 1024"),
+            Self::VipRoutes => f.write_str("routes that make virtual IPs local"),
         }
     }
 }
@@ -247,6 +266,11 @@ const fn permission(requirement: &Requirement) -> &'static str {
         }
         Requirement::Iptables | Requirement::IptablesRules(_) => {
             "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+        }
+        Requirement::LowPorts => "run as root, or with CAP_NET_BIND_SERVICE",
+        Requirement::VipRoutes => {
+            "run as root, or with CAP_NET_ADMIN; or route virtual IPs to this node yourself, and name \
+             them by --listen"
         }
         _ => "run as root, or with CAP_NET_ADMIN",
     }

@@ -8,6 +8,8 @@ mod kube_proxy;
 mod own;
 mod process;
 mod program;
+#[cfg(feature = "userspace")]
+mod proxied;
 mod questions;
 mod server;
 mod status;
@@ -40,6 +42,8 @@ use kube_proxy::KubeProxyMetrics;
 use own::OwnMetrics;
 use process::ProcessCollector;
 use program::{ProgramCollector, SourceCollector};
+#[cfg(feature = "userspace")]
+use proxied::ProxiedCollector;
 use questions::Questions;
 use traffic::{Traffic, TrafficCollector};
 
@@ -118,6 +122,8 @@ struct Inner {
     traffic: Arc<Mutex<Traffic>>,
     source: SourceCollector,
     program: ProgramCollector,
+    #[cfg(feature = "userspace")]
+    proxied: ProxiedCollector,
     /// Triggers of changes that are not applied yet.
     triggers: Mutex<Vec<Trigger>>,
     mode: Mutex<Modes>,
@@ -169,6 +175,10 @@ impl Monitor {
         registry.register_collector(Box::new(source.clone()));
         let program = ProgramCollector::default();
         registry.register_collector(Box::new(program.clone()));
+        #[cfg(feature = "userspace")]
+        let proxied = ProxiedCollector::default();
+        #[cfg(feature = "userspace")]
+        registry.register_collector(Box::new(proxied.clone()));
         registry.register_collector(Box::new(ProcessCollector));
         Self(Arc::new(Inner {
             health: Mutex::new(ProxyHealth::new(options.health_timeout, families)),
@@ -179,6 +189,8 @@ impl Monitor {
             traffic,
             source,
             program,
+            #[cfg(feature = "userspace")]
+            proxied,
             triggers: Mutex::default(),
             mode: Mutex::default(),
             events: Mutex::default(),
@@ -216,6 +228,12 @@ impl Monitor {
     /// Reports what a DNS server counts as metrics. Only the first call counts.
     pub fn follow_dns(&self, counts: impl Fn() -> DnsCounts + Send + Sync + 'static) {
         self.0.program.ask_dns(Box::new(counts));
+    }
+
+    /// Reports the numbers of mode userspace's proxy as metrics. Only the first call counts.
+    #[cfg(feature = "userspace")]
+    pub fn follow_proxy(&self, proxy: crate::mode::userspace::ProxyView) {
+        self.0.proxied.follow(proxy);
     }
 
     /// Records the version and the commit of the program.

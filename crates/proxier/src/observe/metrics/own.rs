@@ -154,6 +154,7 @@ impl OwnMetrics {
             BackendError::Route { .. } | BackendError::RouteTaken { .. } => "routes",
             BackendError::Conntrack { .. } => "conntrack",
             BackendError::Sysctl { .. } => "sysctls",
+            BackendError::Listen { .. } | BackendError::Proxy { .. } => "listeners",
             _ => "packet_filter",
         };
         let errno = error

@@ -141,7 +141,7 @@ impl Collector for TrafficCollector {
         let families: [Metric; 3] = [
             (
                 "svcproxy_service_connections",
-                "Connections that IPVS scheduled",
+                "Connections that IPVS scheduled, or that mode userspace passed on",
                 &[(None, |totals| totals.connections)],
             ),
             (

@@ -21,9 +21,14 @@ use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
 use nft::Nft;
 use proc::Listing;
+#[cfg(not(feature = "userspace"))]
 use routes::Routes;
+#[cfg(feature = "userspace")]
+pub(crate) use routes::Routes;
 
 pub use routes::ROUTE_PROTOCOL;
+#[cfg(feature = "userspace")]
+pub(crate) use watch::is_route_or_rule_in_question;
 pub use watch::{Watching, watch};
 
 /// The backend of IPVS mode.

@@ -50,6 +50,13 @@ fn matters(message: &Message<'_>) -> bool {
     let [subsystem, _] = message.kind.to_be_bytes();
     match message.kind {
         _ if subsystem == NFNL_SUBSYS_NFTABLES => is_of_table(message),
+        _ => is_route_or_rule_in_question(message),
+    }
+}
+
+/// Whether a message is about a route or a rule that decides on packets to virtual IPs.
+pub(crate) fn is_route_or_rule_in_question(message: &Message<'_>) -> bool {
+    match message.kind {
         RTM_NEWROUTE | RTM_DELROUTE => is_route_in_question(message.payload),
         RTM_NEWRULE | RTM_DELRULE => is_rule_in_question(message),
         _ => false,

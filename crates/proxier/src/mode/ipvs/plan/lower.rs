@@ -123,7 +123,7 @@ pub fn base_routes(config: &Config) -> impl Iterator<Item = LocalRoute> {
 }
 
 /// The route that makes a prefix local, if its family is served.
-pub(super) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> {
+pub(crate) fn local_route(config: &Config, prefix: IpNet) -> Option<LocalRoute> {
     let family = Family::of(&prefix.addr());
     config.serves(family).then(|| LocalRoute {
         prefix: prefix.trunc(),

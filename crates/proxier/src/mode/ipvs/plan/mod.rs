@@ -16,7 +16,7 @@ mod step;
 pub use diff::{Plan, Scope};
 pub use element::{Audience, Comment, Element, Elements, Purpose};
 pub(crate) use frontend::drains;
-pub(crate) use lower::missing_sysctls;
 pub use lower::{base_elements, base_routes, base_sysctls};
+pub(crate) use lower::{local_route, missing_sysctls};
 pub use node_state::{LocalRoute, NodeState, Obstacle, PolicyRoute, VirtualServerState};
 pub use step::{Part, Step};

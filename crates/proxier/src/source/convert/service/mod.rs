@@ -78,6 +78,7 @@ pub fn service(object: &api::Service, extent: Extent) -> Converted<Service> {
     let noted = findings.diagnostics.len();
     let (scheduler, scheduler_flags) = policy::scheduler(metadata, &mut findings);
     let unusable = findings.unusable_since(noted, Reason::UnknownScheduler);
+    let proxy_protocol = policy::proxy_protocol(metadata, &mut findings);
     let Some(spec) = &object.spec else {
         findings.error(format_args!("spec"), "missing");
         return findings.converted(None);
@@ -115,6 +116,7 @@ pub fn service(object: &api::Service, extent: Extent) -> Converted<Service> {
         scheduler,
         scheduler_flags,
         forwarding: Forwarding::Masquerade,
+        proxy_protocol,
         created: created(metadata),
         metrics: metadata.label(METRICS) == Some("true"),
         uid: metadata.uid.as_deref().and_then(Uid::new),

@@ -4,11 +4,11 @@ use std::num::NonZeroU16;
 
 use ipvs::{Flags, Scheduler};
 
-use super::super::super::api::annotation::{SCHEDULER, SCHEDULER_FLAGS};
+use super::super::super::api::annotation::{PROXY_PROTOCOL, SCHEDULER, SCHEDULER_FLAGS};
 use super::super::super::api::{self, Loose, Metadata};
 use super::super::Findings;
 use super::Kind;
-use crate::model::{Protocol, ServicePort, TrafficPolicy};
+use crate::model::{Protocol, ProxyProtocol, ServicePort, TrafficPolicy};
 
 /// `spec.internalTrafficPolicy`.
 pub(super) fn internal(spec: &api::ServiceSpec, findings: &mut Findings) -> TrafficPolicy {
@@ -108,6 +108,26 @@ pub(super) fn health_check_node_port(
         }
     }
     Some(number)
+}
+
+/// The version of the PROXY protocol. Any other is noted, and endpoints get no header.
+pub(super) fn proxy_protocol(
+    metadata: &Metadata,
+    findings: &mut Findings,
+) -> Option<ProxyProtocol> {
+    match metadata.annotation(PROXY_PROTOCOL)?.trim() {
+        "v1" => Some(ProxyProtocol::V1),
+        "v2" => Some(ProxyProtocol::V2),
+        other => {
+            findings.note(
+                format_args!("metadata.annotations[{PROXY_PROTOCOL}]"),
+                format_args!(
+                    "not used: {other:?} is not a version of the PROXY protocol (v1 or v2)"
+                ),
+            );
+            None
+        }
+    }
 }
 
 /// The named flags, as in ipvsadm(8).

@@ -15,6 +15,8 @@ use futures_util::TryStreamExt;
 use ipvs::Family;
 
 use crate::errno::EEXIST;
+#[cfg(feature = "userspace")]
+use crate::errno::ESRCH;
 use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle, PolicyRoute, Step};
 use crate::mode::{ApplyReport, BackendError};
@@ -30,16 +32,16 @@ const LOOPBACK: u32 = 1;
 
 /// The routes of one network namespace.
 #[derive(Debug)]
-pub(super) struct Routes(Rtnetlink);
+pub(crate) struct Routes(Rtnetlink);
 
 impl Routes {
     /// Opens a socket in the calling thread's network namespace.
-    pub(super) fn open() -> Result<Self, BackendError> {
+    pub(crate) fn open() -> Result<Self, BackendError> {
         Rtnetlink::open().map(Self).map_err(error("open rtnetlink"))
     }
 
     /// The `local` routes with svcproxy's protocol number, and the obstacles in their way.
-    pub(super) fn observe(
+    pub(crate) fn observe(
         &mut self,
     ) -> Result<(BTreeSet<LocalRoute>, BTreeSet<Obstacle>), BackendError> {
         let listed = self
@@ -58,19 +60,16 @@ impl Routes {
 
     /// Executes steps about routes; `first` is the index of the first one in its plan.
     pub(super) fn apply(&mut self, steps: &[Step], first: usize, report: &mut ApplyReport) {
-        let netlink = &mut self.0;
         for (step, place) in steps.iter().zip(first..) {
             let done = match *step {
-                Step::AddRoute(route) => netlink
-                    .change(|handle| async move { local::add(&handle, route).await })
-                    .map_err(|source| not_added(route, source)),
-                Step::DeleteRoute(route) => netlink
-                    .change(|handle| async move { local::delete(&handle, route).await })
-                    .map_err(error("delete a route")),
-                Step::AddPolicyRoute(route) => netlink
+                Step::AddRoute(route) => self.add(route),
+                Step::DeleteRoute(route) => self.delete(route),
+                Step::AddPolicyRoute(route) => self
+                    .0
                     .change(|handle| async move { policy::add(&handle, route).await })
                     .map_err(error("add a policy route")),
-                Step::DeletePolicyRoute(route) => netlink
+                Step::DeletePolicyRoute(route) => self
+                    .0
                     .change(|handle| async move { policy::delete(&handle, route).await })
                     .map_err(error("delete a policy route")),
                 _ => continue,
@@ -79,6 +78,35 @@ impl Routes {
             if let Err(error) = done {
                 report.fail(place, error);
             }
+        }
+    }
+
+    /// Adds a `local` route before those of other programs, or replaces svcproxy's of its prefix.
+    pub(crate) fn add(&mut self, route: LocalRoute) -> Result<(), BackendError> {
+        let netlink = &mut self.0;
+        let added = netlink.change(|handle| async move { local::add(&handle, route).await });
+        added.map_err(|source| not_added(route, source))
+    }
+
+    /// Deletes a `local` route of svcproxy.
+    pub(crate) fn delete(&mut self, route: LocalRoute) -> Result<(), BackendError> {
+        let netlink = &mut self.0;
+        let deleted = netlink.change(|handle| async move { local::delete(&handle, route).await });
+        deleted.map_err(error("delete a route"))
+    }
+
+    /// Checks that routes may be changed: the kernel looks at the privilege before it looks for a
+    /// route to delete that does not exist.
+    #[cfg(feature = "userspace")]
+    pub(crate) fn check_change(&mut self) -> Result<(), BackendError> {
+        let route = LocalRoute {
+            // For documentation (RFC 5737).
+            prefix: IpAddr::from([192, 0, 2, 1]).into(),
+            source: None,
+        };
+        match self.delete(route) {
+            Err(error) if error.errno() == Some(ESRCH) => Ok(()),
+            other => other,
         }
     }
 

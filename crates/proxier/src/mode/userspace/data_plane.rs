@@ -1,0 +1,162 @@
+//! Userspace mode as a [`DataPlane`].
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ipvs::VirtualServerKey;
+
+use super::reach::problems;
+use super::{NodeState, Plan, Step, UserspaceBackend};
+use crate::desired::{DesiredState, FrontendKey, Problem};
+use crate::mode::ipvs::plan::Scope;
+use crate::mode::sealed::Sealed;
+use crate::mode::{
+    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drained, Failures, Item,
+    Reading, ServerCounts,
+};
+use crate::model::ObjectName;
+use crate::notice::{Notice, Reason};
+
+/// Userspace mode on one node.
+#[derive(Debug)]
+pub struct Userspace {
+    backend: UserspaceBackend,
+    /// The state of the node, if it is known.
+    node: Option<NodeState>,
+    /// Whether pods are told from other clients by their interfaces, which a socket does not know.
+    by_interface: bool,
+}
+
+impl Userspace {
+    /// Userspace mode with this backend; the node is not read yet.
+    pub const fn new(backend: UserspaceBackend) -> Self {
+        Self {
+            backend,
+            node: None,
+            by_interface: false,
+        }
+    }
+}
+
+impl Sealed for Userspace {}
+
+/// The key in the statistics: a node port has the unspecified address.
+fn virtual_server(key: FrontendKey) -> VirtualServerKey {
+    VirtualServerKey::new(key.protocol, (key.address, key.port.get()).into())
+}
+
+impl DataPlane for Userspace {
+    type Plan = Plan;
+
+    const COUNTS_TRAFFIC: bool = true;
+
+    fn status(&self) -> DataPlaneStatus {
+        DataPlaneStatus {
+            is_known: self.node.is_some(),
+            is_auditing: false,
+            is_draining: self.backend.draining().next().is_some(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.node = None;
+    }
+
+    fn read(
+        &mut self,
+        _: Reading,
+        desired: &DesiredState,
+    ) -> Result<Vec<FrontendKey>, BackendError> {
+        self.node = Some(self.backend.observe()?);
+        self.by_interface = desired.config().pod_interfaces.is_some();
+        Ok(Vec::new())
+    }
+
+    fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Plan {
+        let node = self.node.as_ref();
+        node.map_or_else(Plan::default, |node| Plan::new(desired, node, scope))
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
+        let report = self.backend.apply(plan);
+        if let Some(node) = &mut self.node {
+            node.record(plan, &report.failed_steps());
+        }
+        let mut failures = Failures::default();
+        for failure in &report.failures {
+            match plan.steps().get(failure.step) {
+                Some(Step::Listen(key, _)) => _ = failures.items.insert(Item::Frontend(*key)),
+                _ => failures.needs_audit = true,
+            }
+        }
+        (report, failures)
+    }
+
+    fn drain(
+        &mut self,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<Option<Drained<Plan>>, BackendError> {
+        let ended = self.backend.draining().filter(|(_, _, since, active)| {
+            *active == 0 || now.saturating_duration_since(*since) >= timeout
+        });
+        let ended: BTreeSet<_> = ended.map(|(key, endpoint, ..)| (key, endpoint)).collect();
+        let steps = ended.into_iter();
+        let plan: Plan = steps
+            .map(|(key, endpoint)| Step::EndConnections(key, endpoint))
+            .collect();
+        Ok((!plan.is_empty()).then(|| (plan, Vec::new())))
+    }
+
+    fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+        problems(desired, self.node.as_ref(), of)
+    }
+
+    fn take_notices(&mut self, _: &DesiredState) -> Vec<Notice> {
+        Vec::new()
+    }
+
+    fn conditions(&self) -> Vec<Notice> {
+        let mut conditions = Vec::new();
+        if self.node.as_ref().is_some_and(|node| !node.may_route) {
+            let message = "cluster IPs, load-balancer IPs and external IPs are served only if they are \
+                           addresses of this node or in --listen: svcproxy may not add routes \
+                           (needs CAP_NET_ADMIN); node ports are served";
+            conditions.push(Notice::of_node(Reason::RoutesForbidden, message));
+        }
+        if self.by_interface {
+            let message = "mode userspace cannot tell pods by their interfaces: with external traffic \
+                           policy Local, pods are treated as clients outside the cluster; use \
+                           --cluster-cidr instead";
+            conditions.push(Notice::of_node(Reason::HostSetting, message));
+        }
+        let obstacles = self.node.iter().flat_map(|node| &node.obstacles);
+        let standing = obstacles.filter(|obstacle| !obstacle.can_be_passed);
+        conditions.extend(standing.map(crate::mode::ipvs::obstacle_notice));
+        conditions
+    }
+
+    fn servers(&self) -> Option<ServerCounts> {
+        None
+    }
+
+    fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
+        let node = self.node.as_ref();
+        let served = node.map(|node| &node.served);
+        FrontendKey::of(key).is_some_and(|key| served.is_some_and(|s| s.contains_key(&key)))
+    }
+
+    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+        if self.node.is_none() {
+            return Ok(None);
+        }
+        let carried = desired.frontends().filter_map(|frontend| {
+            Some(Carried {
+                key: virtual_server(frontend.key),
+                service: frontend.owner.service.clone(),
+                statistics: self.backend.traffic(&frontend.key)?,
+            })
+        });
+        Ok(Some(carried.collect()))
+    }
+}

@@ -1,0 +1,272 @@
+//! Proxies UDP flows: the datagrams of one client address and port.
+//!
+//! A flow has a socket of its own towards its endpoint, so that the kernel separates the answers, and
+//! reports that nobody listens there. It ends when nothing came for a time.
+
+use std::cell::RefCell;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::HashMap;
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::time::sleep;
+
+use super::super::admission::Verdict;
+use super::Shared;
+use super::counters::count;
+use super::live::{Chosen, Live, Traffic};
+use super::tcp::{Counted, is_exhaustion};
+
+/// How long a flow lasts without datagrams, before and after the first answer: as connection
+/// tracking has it (`nf_conntrack_udp_timeout`, `…_stream`).
+const IDLE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(120));
+/// How long a listener waits for descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longer than any datagram.
+const LONGEST: usize = 64 * 1024;
+/// Datagrams that are handled before others get their turn.
+const BURST: usize = 64;
+
+thread_local! {
+    static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; LONGEST].into());
+}
+
+/// The flows of a listener, by client.
+#[derive(Debug, Default)]
+struct Flows(Mutex<HashMap<SocketAddr, Arc<Flow>>>);
+
+#[derive(Debug)]
+struct Flow {
+    endpoint: UdpSocket,
+    chosen: Chosen,
+    /// The time of the last datagram, in milliseconds.
+    last: AtomicU64,
+    is_answered: AtomicBool,
+}
+
+impl Flows {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Flow>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, client: SocketAddr, flow: &Arc<Flow>) {
+        if let Entry::Occupied(entry) = self.lock().entry(client)
+            && Arc::ptr_eq(entry.get(), flow)
+        {
+            entry.remove();
+        }
+    }
+}
+
+/// Passes datagrams of a frontend's clients on until it is cancelled; then all flows end.
+pub(super) async fn serve(listener: Arc<UdpSocket>, live: Arc<Live>, shared: Arc<Shared>) {
+    let flows = Arc::<Flows>::default();
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        if listener.readable().await.is_err() {
+            sleep(PAUSE).await;
+        }
+        for _ in 0..BURST {
+            match receive(&listener, &flows, &live, &shared) {
+                Received::Nothing => break,
+                Received::Datagram => {}
+                Received::First(client, flow) => {
+                    let (listener, flows) = (Arc::clone(&listener), Arc::clone(&flows));
+                    let (live, shared) = (Arc::clone(&live), Arc::clone(&shared));
+                    tasks.spawn(async move {
+                        answer(&listener, client, &flow, &live, &shared).await;
+                        flows.remove(client, &flow);
+                    });
+                }
+                Received::Exhausted => {
+                    count(&shared.counters.pauses);
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+        while tasks.try_join_next().is_some() {}
+        tokio::task::yield_now().await;
+    }
+}
+
+enum Received {
+    Nothing,
+    Datagram,
+    /// The first one of a flow.
+    First(SocketAddr, Arc<Flow>),
+    Exhausted,
+}
+
+/// Receives one datagram, and passes it on.
+fn receive(listener: &UdpSocket, flows: &Flows, live: &Live, shared: &Shared) -> Received {
+    DATAGRAM.with_borrow_mut(|buffer| {
+        let (length, client) = match listener.try_recv_from(buffer) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Nothing,
+            // An error of an earlier answer, whose client is gone.
+            Err(_) => return Received::Datagram,
+        };
+        let datagram = buffer.get(..length).unwrap_or_default();
+        Traffic::count(&live.traffic.bytes_in, length);
+        Traffic::count(&shared.counters.bytes_in, length);
+        count(&live.traffic.packets_in);
+        let known = flows.lock().get(&client).map(Arc::clone);
+        let (flow, is_first) = match known {
+            Some(flow) => (flow, false),
+            None => match begin(client, live, shared) {
+                Ok(Some(flow)) => {
+                    flows.lock().insert(client, Arc::clone(&flow));
+                    (flow, true)
+                }
+                Ok(None) => return Received::Datagram,
+                Err(_) => return Received::Exhausted,
+            },
+        };
+        flow.last.store(shared.millis(), Ordering::Relaxed);
+        // tokio does not know yet that a new socket takes something, so this goes around it. What does
+        // not fit into the socket is lost, as on a network. An error is reported to the
+        // flow's task too.
+        let _ = SockRef::from(&flow.endpoint).send(datagram);
+        match is_first {
+            true => Received::First(client, flow),
+            false => Received::Datagram,
+        }
+    })
+}
+
+/// A new flow; `None` if the client gets none.
+///
+/// # Errors
+///
+/// If the process has no descriptor left.
+fn begin(client: SocketAddr, live: &Live, shared: &Shared) -> io::Result<Option<Arc<Flow>>> {
+    let counters = &shared.counters;
+    let audience = match live.verdict(&shared.own(), client.ip()) {
+        Verdict::Serve(audience) => audience,
+        Verdict::Refuse => {
+            count(&counters.without_endpoint);
+            return Ok(None);
+        }
+        Verdict::Drop => {
+            count(&counters.denied);
+            return Ok(None);
+        }
+    };
+    let most = shared.limits.flows;
+    if counters.open_flows.load(Ordering::Relaxed) >= most
+        || live.active.load(Ordering::Relaxed) >= most / 2
+    {
+        count(&counters.over_limit);
+        return Ok(None);
+    }
+    let mut tried = Vec::new();
+    while let Some(chosen) = live.choose(client.ip(), audience, &tried, shared) {
+        let target = chosen.held.0.address;
+        match connect(target) {
+            Ok(endpoint) => {
+                live.remember(client.ip(), &chosen, shared);
+                count(&counters.flows);
+                count(&live.traffic.connections);
+                count(&chosen.held.0.connections);
+                return Ok(Some(Arc::new(Flow {
+                    endpoint,
+                    chosen,
+                    last: AtomicU64::new(shared.millis()),
+                    is_answered: AtomicBool::new(false),
+                })));
+            }
+            Err(error) if is_exhaustion(&error) => return Err(error),
+            Err(_) => {
+                chosen.held.0.fail(shared);
+                count(&counters.retries);
+                tried.push(target);
+            }
+        }
+    }
+    count(&counters.unreachable);
+    Ok(None)
+}
+
+fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match to {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(to)?;
+    UdpSocket::from_std(socket)
+}
+
+/// Passes the answers of a flow on until it ends.
+async fn answer(
+    listener: &UdpSocket,
+    client: SocketAddr,
+    flow: &Flow,
+    live: &Live,
+    shared: &Shared,
+) {
+    let _open = Counted::below(&shared.counters.open_flows, usize::MAX);
+    let _of_live = Counted::below(&live.active, usize::MAX);
+    let target = &flow.chosen.held.0;
+    loop {
+        let limit = match flow.is_answered.load(Ordering::Relaxed) {
+            true => IDLE.1,
+            false => IDLE.0,
+        };
+        let idle = shared.millis() - flow.last.load(Ordering::Relaxed).min(shared.millis());
+        let left = limit.saturating_sub(Duration::from_millis(idle));
+        if left.is_zero() {
+            return;
+        }
+        let is_refused = tokio::select! {
+            biased;
+            () = target.is_to_end() => return,
+            ready = flow.endpoint.ready(Interest::READABLE | Interest::ERROR) => {
+                ready.map_or(true, |ready| ready.is_error())
+            }
+            () = sleep(left) => continue,
+        };
+        if is_refused {
+            // Nobody listens there: the next datagram of the client goes elsewhere.
+            target.fail(shared);
+            count(&shared.counters.retries);
+            return;
+        }
+        for _ in 0..BURST {
+            match pass_back(listener, client, flow, live, shared) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The socket reports it as an error, too.
+                Err(_) => break,
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn pass_back(
+    listener: &UdpSocket,
+    client: SocketAddr,
+    flow: &Flow,
+    live: &Live,
+    shared: &Shared,
+) -> io::Result<()> {
+    DATAGRAM.with_borrow_mut(|buffer| {
+        let length = flow.endpoint.try_recv(buffer)?;
+        flow.is_answered.store(true, Ordering::Relaxed);
+        flow.last.store(shared.millis(), Ordering::Relaxed);
+        Traffic::count(&live.traffic.bytes_out, length);
+        Traffic::count(&shared.counters.bytes_out, length);
+        count(&live.traffic.packets_out);
+        let answer = buffer.get(..length).unwrap_or_default();
+        let _ = SockRef::from(listener).send_to(answer, &client.into());
+        Ok(())
+    })
+}
