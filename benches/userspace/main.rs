@@ -150,7 +150,7 @@ fn haproxy(topology: &Topology) -> Result<Haproxy> {
         format!("listen p{port}\n  bind {own}:{at} backlog 4096\n  server pod {pod}:{port}\n")
     };
     let text = format!(
-        "global\n  nbthread {threads}\n  maxconn 100000\ndefaults\n  mode tcp\n  option splice-auto\n  \
+        "global\n  nbthread {threads}\n  maxconn 4000\ndefaults\n  mode tcp\n  option splice-auto\n  \
          timeout connect 3s\n  timeout client 60s\n  timeout server 60s\n{}{}",
         listen(SHORT),
         listen(BULK)
@@ -163,7 +163,10 @@ fn haproxy(topology: &Topology) -> Result<Haproxy> {
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .spawn()?;
-    let haproxy = Haproxy(child, file);
+    let mut haproxy = Haproxy(child, file);
     thread::sleep(Duration::from_secs(1));
-    Ok(haproxy)
+    match haproxy.0.try_wait()? {
+        Some(status) => Err(format!("HAProxy does not run: {status}").into()),
+        None => Ok(haproxy),
+    }
 }

@@ -24,9 +24,12 @@ use super::Shared;
 use super::live::Traffic;
 
 /// The buffer of a thread. What it cannot write at once of it, a direction keeps.
-const BUFFER: usize = 32 * 1024;
+const BUFFER: usize = 64 * 1024;
 /// From this many bytes on, a direction uses a pipe.
 const MUCH: u64 = 256 * 1024;
+/// And if it has filled the buffer so many times in a row: a pipe costs more than a copy where bytes come
+/// in small pieces.
+const FULL: u32 = 4;
 /// What a pipe may hold.
 const PIPE: usize = 256 * 1024;
 /// Pipes that are kept for later use.
@@ -102,6 +105,8 @@ enum Pending {
 struct Direction<'a> {
     pending: Pending,
     carried: u64,
+    /// Reads in a row that filled the buffer.
+    full_reads: u32,
     is_at_end: bool,
     counters: [&'a AtomicU64; 2],
     shared: &'a Shared,
@@ -127,7 +132,9 @@ impl Direction<'_> {
                 count = Some(read);
                 // After a short read the socket is empty: without another call to find out, tokio
                 // waits for more. It never forgets that the other end has closed.
-                match read > 0 && read < BUFFER {
+                // A pipe may be full although there is more: only the buffer shows that.
+                let is_copied = !matches!(self.pending, Pending::InPipe(..));
+                match is_copied && read > 0 && read < BUFFER {
                     true => Err(io::ErrorKind::WouldBlock.into()),
                     false => Ok(()),
                 }
@@ -145,7 +152,7 @@ impl Direction<'_> {
 
     /// Reads as much as the buffer or the pipe holds, and writes what the other socket takes at once.
     fn read(&mut self, from: &TcpStream, to: &TcpStream) -> io::Result<usize> {
-        let pipe = match self.carried >= MUCH {
+        let pipe = match self.carried >= MUCH && self.full_reads >= FULL {
             true => self.shared.pipes.take(self.shared.limits.pipes),
             false => None,
         };
@@ -159,12 +166,19 @@ impl Direction<'_> {
                 }
                 Ok(count) => {
                     self.pending = Pending::InPipe(pipe, count);
+                    if count < BUFFER {
+                        self.full_reads = 0;
+                    }
                     Ok(count)
                 }
             };
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let count = rustix::io::read(from, &mut **scratch)?;
+            self.full_reads = match count == BUFFER {
+                true => self.full_reads.saturating_add(1),
+                false => 0,
+            };
             let bytes = scratch.get(..count).unwrap_or_default();
             let written = match bytes.is_empty() {
                 true => 0,
@@ -260,6 +274,7 @@ pub(super) async fn relay(
     let direction = |counters| Direction {
         pending: Pending::Nothing,
         carried: 0,
+        full_reads: 0,
         is_at_end: false,
         counters,
         shared,
