@@ -101,6 +101,12 @@ fn examples_standalone_work_in_mode_nftables() {
 }
 
 #[test]
+#[ignore = "netns: needs root"]
+fn examples_standalone_work_in_mode_userspace() {
+    standalone("userspace");
+}
+
+#[test]
 #[ignore = "kernel: needs IPVS"]
 fn kernel_examples_standalone_work_in_mode_ipvs() {
     standalone("ipvs");
