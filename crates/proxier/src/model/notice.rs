@@ -78,6 +78,8 @@ pub enum Reason {
     ConntrackNearlyFull,
     /// There is no free firewall mark for a virtual server.
     NoMarkLeft,
+    /// A Service has more endpoints than the mode can use.
+    EndpointsLeftOut,
     /// iptables rejects the rules of a Service.
     RulesRefused,
     /// iptables accepts the rules of a Service that it rejected before.
@@ -92,7 +94,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -114,6 +116,7 @@ impl Reason {
         Self::OtherServiceProxy,
         Self::ConntrackNearlyFull,
         Self::NoMarkLeft,
+        Self::EndpointsLeftOut,
         Self::RulesRefused,
         Self::RulesAccepted,
         Self::PredecessorRemoved,
@@ -145,6 +148,7 @@ impl Reason {
             Self::OtherServiceProxy => "OtherServiceProxy",
             Self::ConntrackNearlyFull => "ConntrackNearlyFull",
             Self::NoMarkLeft => "NoMarkLeft",
+            Self::EndpointsLeftOut => "EndpointsLeftOut",
             Self::RulesRefused => "RulesRefused",
             Self::RulesAccepted => "RulesAccepted",
             Self::PredecessorRemoved => "PredecessorRemoved",

@@ -4,13 +4,17 @@
     allow(dead_code, reason = "the encoding for the kernel uses it")
 )]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 
 use ipvs::Family;
 
 use super::Set;
+use crate::desired::{DesiredState, Frontend, Problem};
 use crate::mode::ipvs::plan::Audience;
+use crate::model::ObjectName;
+use crate::notice::Reason;
 
 /// What a destination's endpoints are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +28,33 @@ pub struct Choice {
 impl Choice {
     /// The most endpoints of a destination; further ones are not used.
     pub(super) const MOST: u32 = (1 << (32 - SECONDS)) - 1;
+
+    /// The destinations with more endpoints: of a Service, or of all. One problem a Service.
+    pub fn left_out(desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+        let mut problems = BTreeMap::new();
+        let mut add = |frontend: &Frontend| {
+            let counts = frontend.external.iter().chain([&frontend.backends]);
+            let most = counts.map(|backends| backends.len()).max().unwrap_or(0);
+            if u32::try_from(most).is_ok_and(|most| most <= Self::MOST) {
+                return;
+            }
+            let (service, key) = (&frontend.owner.service, frontend.key);
+            problems.entry(service.clone()).or_insert_with(|| Problem {
+                service: service.clone(),
+                field: "endpoints".to_owned(),
+                reason: Reason::EndpointsLeftOut,
+                message: format!(
+                    "{} of {most} are used at {key}: mode nftables cannot choose among more",
+                    Self::MOST
+                ),
+            });
+        };
+        match of {
+            Some(service) => desired.frontends_of(service).for_each(|of| add(of)),
+            None => desired.frontends().for_each(|of| add(of)),
+        }
+        problems.into_values().collect()
+    }
 
     /// The number that stands for it in the maps.
     pub(super) fn number(self) -> u32 {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ipvs::VirtualServerKey;
 
-use super::{NftablesBackend, NodeState, Plan};
+use super::{Choice, NftablesBackend, NodeState, Plan};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::limits::{limits, limits_of};
@@ -83,10 +83,12 @@ impl DataPlane for Nftables {
     }
 
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
-        match of {
+        let mut problems = match of {
             None => limits(desired, NAME),
             Some(service) => limits_of(service, desired, NAME).collect(),
-        }
+        };
+        problems.extend(Choice::left_out(desired, of));
+        problems
     }
 
     fn take_notices(&mut self, _: &DesiredState) -> Vec<Notice> {

@@ -52,7 +52,8 @@
 //! It chooses at random, by weight; there are no schedulers. Virtual IPs do not answer to ping.
 //! Packets of the node itself to a Service without endpoints are rejected before they leave, so
 //! send(2) fails with EPERM. The priority of a connection's first packet holds a number on the way,
-//! and is cleared in the end. A destination has at most 32,767 endpoints; further ones are not used.
+//! and is cleared in the end. A destination has at most 32,767 endpoints; further ones are not used, and are
+//! reported.
 
 mod choice;
 #[cfg(feature = "nftables")]

@@ -1,7 +1,14 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+
+use ipvs::{Family, Protocol};
 
 use super::*;
 use crate::desired::Place;
+use crate::model::{
+    Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Service, ServicePort,
+};
+use crate::store::{Change, Store};
 
 fn backend(last: u8, weight: u16) -> Backend {
     Backend {
@@ -76,4 +83,37 @@ fn lasting_numbers_do_not_depend_on_other_endpoints() {
     let two = lasting(&[target(1), target(7)].into(), &taken);
     assert_eq!(two[&target(1)], numbers[&target(7)]);
     assert_eq!(two[&target(7)], numbers[&target(7)] + 1);
+}
+
+#[test]
+fn endpoints_that_are_left_out_are_reported_once() {
+    let service = |count: u32| {
+        let name = ObjectName::new("default", "many").unwrap();
+        let mut service = Service::new(name.clone());
+        let number = |number| NonZeroU16::new(number).unwrap();
+        let mut port = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, number(80));
+        port.node_port = Some(number(30_080));
+        service.ports = [port].into();
+        service.cluster_ips = [IpAddr::from([10, 96, 0, 1])].into();
+        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
+        slice.ports = [EndpointPort::new(
+            PortName::UNNAMED,
+            Protocol::Tcp,
+            number(80),
+        )]
+        .into();
+        let first = Ipv4Addr::new(10, 200, 0, 0).to_bits();
+        let addresses = (0..count).map(|index| Ipv4Addr::from_bits(first + index));
+        slice.endpoints = addresses.map(|to| Endpoint::new(to.into())).collect();
+        let mut store = Store::default();
+        store.apply(Change::ServiceApplied(service));
+        store.apply(Change::EndpointSliceApplied(slice));
+        let config = Config::new("node", vec![[192, 0, 2, 1].into()]);
+        DesiredState::from_store(Arc::new(config), &store)
+    };
+    assert_eq!(Choice::left_out(&service(32_767), None), []);
+    let problems = Choice::left_out(&service(32_768), None);
+    let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(text.len(), 1, "{text:?}");
+    assert!(text[0].contains("32767 of 32768 are used"), "{text:?}");
 }
