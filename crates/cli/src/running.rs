@@ -16,7 +16,6 @@ use serde_json::Value;
 
 use crate::args::BindAddress;
 use crate::description::Description;
-use crate::inventory::Proxied;
 use crate::notices::Condition;
 
 /// For connecting and writing.
@@ -164,7 +163,7 @@ impl Client {
     }
 
     /// What it serves in mode userspace. `None` if none answers, or if it has another mode.
-    pub(crate) fn proxied(&self) -> Option<Vec<Proxied>> {
+    pub(crate) fn proxied<P: DeserializeOwned>(&self) -> Option<P> {
         self.document("/services/")
     }
 

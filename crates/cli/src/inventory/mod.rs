@@ -12,8 +12,16 @@ use proxier::mode::iptables::Sent;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
-pub(crate) use proxied::{Proxied, page};
-pub(crate) use read::{Wanted, has_nftables_mode, in_use, read};
+pub(crate) use proxied::page;
+pub(crate) use read::{has_nftables_mode, in_use, read};
+
+/// The Services to read; those of others cost no request to the kernel.
+pub(crate) struct Wanted<'a>(pub(crate) &'a dyn Fn(&str) -> bool);
+
+impl Wanted<'_> {
+    /// Every Service.
+    pub(crate) const ALL: Self = Self(&|_| true);
+}
 
 /// The Services that a kernel serves, sorted.
 #[derive(Serialize, Debug, Default)]

@@ -10,8 +10,9 @@ use proxier::mode::userspace::{ProxyView, ServedEndpoint, ServedFrontend};
 use proxier::model::SessionAffinity;
 use serde::{Deserialize, Serialize};
 
-use super::read::Wanted;
-use super::{ClientGroup, Inventory, Now, Rates, RealServerStatus, Scheduled, VipState, VipStatus};
+use super::{
+    ClientGroup, Inventory, Now, Rates, RealServerStatus, Scheduled, VipState, VipStatus, Wanted,
+};
 
 /// A frontend, for some clients: an element of the page `/services/`.
 #[derive(Debug, Serialize, Deserialize)]

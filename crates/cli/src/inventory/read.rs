@@ -11,21 +11,13 @@ use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::mode::ipvs::{Backend, IpvsBackend};
 use proxier::mode::nftables::{self, NftablesBackend, Target};
 
-use super::proxied::inventory;
-use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus};
+use super::proxied::{Proxied, inventory};
+use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus, Wanted};
 use crate::args::Mode;
 use crate::running::Client;
 
 /// The Service of rules and elements without a comment.
 const UNKNOWN: &str = "unknown";
-
-/// The Services to read; those of others cost no request to the kernel.
-pub(crate) struct Wanted<'a>(pub(crate) &'a dyn Fn(&str) -> bool);
-
-impl Wanted<'_> {
-    /// Every Service.
-    pub(crate) const ALL: Self = Self(&|_| true);
-}
 
 /// Reads the data plane of a mode; without one, of mode userspace if the svcproxy that runs on this node
 /// has it, else of the mode whose rules the node has, or of mode ipvs.
@@ -56,7 +48,7 @@ pub(crate) fn read(
         }
         Mode::Nftables => of_nftables(wanted)?,
         Mode::Userspace => {
-            let page = proxy.and_then(Client::proxied);
+            let page = proxy.and_then(Client::proxied::<Vec<Proxied>>);
             let page = page.context(
                 "mode userspace serves only while svcproxy runs, and none answers at \
                  --metrics-bind-address",

@@ -9,7 +9,6 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use ipvs::Family;
 
-use super::text::Text;
 use super::{Choice, Chooser, Set};
 use crate::desired::{Config, Marks, PodInterfaces};
 use crate::mode::ipvs::plan::Audience;
@@ -449,11 +448,6 @@ impl Chooser {
             rules,
         }
     }
-
-    /// Identifies its chain.
-    pub(super) fn fingerprint(self) -> Fingerprint {
-        Fingerprint::of(&Text(self.family, &[self.chain()]).to_string())
-    }
 }
 
 impl From<Plain> for Statement {
@@ -464,6 +458,7 @@ impl From<Plain> for Statement {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::Text;
     use super::*;
 
     fn config(cidrs: &[&str]) -> Config {

@@ -11,10 +11,10 @@ use ipvs::Family;
 
 use super::rules::{Chain, Rule, Ruleset, Statement, To};
 use super::set::Part;
-use super::{Set, TABLE};
+use super::{Chooser, Set, TABLE};
 use crate::desired::PodInterfaces;
 use crate::mode::ipvs::plan::Audience;
-use crate::mode::ipvs::rules::of_network;
+use crate::mode::ipvs::rules::{Fingerprint, of_network};
 
 /// Both tables with their sets, in nft's syntax.
 impl fmt::Display for Ruleset {
@@ -50,6 +50,13 @@ impl fmt::Display for Text<'_> {
             writeln!(f, "\t}}")?;
         }
         Ok(())
+    }
+}
+
+impl Chooser {
+    /// Identifies its chain.
+    pub(super) fn fingerprint(self) -> Fingerprint {
+        Fingerprint::of(&Text(self.family, &[self.chain()]).to_string())
     }
 }
 

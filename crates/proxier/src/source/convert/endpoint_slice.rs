@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::super::api::annotation::{self, WEIGHT};
 use super::super::api::{self, Loose, Metadata};
 use super::address::{family, parse_address};
-use super::field::{OF_HEADLESS, PortList, namespace, reason};
+use super::field::{OF_HEADLESS, PortList, namespace};
+use super::names::reason;
 use super::names::{check_node_name, check_zone_name, intern};
 use super::{Converted, Findings};
 use crate::model::{

@@ -1,13 +1,13 @@
 //! Checks of single fields that several kinds share.
 
 use std::collections::HashSet;
-use std::fmt::{Arguments, Display};
+use std::fmt::Arguments;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::super::api::{Loose, Metadata, Port};
 use super::Findings;
-use super::names::intern;
+use super::names::{intern, reason};
 use crate::model::{InvalidName, ObjectName, PortName, Protocol, check_label};
 
 /// The namespace of an object without one.
@@ -230,12 +230,4 @@ impl<'a> PortList<'a> {
         }
         Some((name, protocol, number))
     }
-}
-
-/// Why a name is invalid, without its field.
-pub(super) fn reason(error: &InvalidName) -> impl Display + use<> {
-    if error.value.is_empty() {
-        return "missing".to_owned();
-    }
-    format!("{:?} is not {}", error.value, error.expected)
 }

@@ -1,12 +1,11 @@
 //! Interned names of nodes and zones: each is kept once, however many endpoints have it.
 
 use std::collections::HashSet;
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::super::api::Loose;
 use super::Findings;
-use super::field::reason;
 use crate::model::{InvalidName, check_subdomain};
 
 /// Maximum length of a label value.
@@ -22,6 +21,14 @@ static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
 pub(super) fn intern(name: &str) -> Arc<str> {
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
     names.intern(name)
+}
+
+/// Why a name is invalid, without its field.
+pub(super) fn reason(error: &InvalidName) -> impl Display + use<> {
+    if error.value.is_empty() {
+        return "missing".to_owned();
+    }
+    format!("{:?} is not {}", error.value, error.expected)
 }
 
 #[derive(Debug, Default)]

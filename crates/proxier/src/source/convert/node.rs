@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::super::api::{self, Loose};
 use super::address::{check_address, family};
-use super::field::reason;
 use super::names::intern;
+use super::names::reason;
 use super::{Converted, Findings};
 use crate::model::{Node, check_subdomain};
 

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 use super::super::api::{self, Loose};
-use super::field::{OTHER_PROXY, reason};
+use super::field::OTHER_PROXY;
+use super::names::reason;
 use super::{Converted, Findings};
 use crate::model::check_subdomain;
 use crate::model::{Forwarding, ObjectName, Service, ServicePort, SessionAffinity, Uid, Unproxied};
