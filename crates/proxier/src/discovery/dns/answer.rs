@@ -426,6 +426,11 @@ impl Draft {
         let most = self.most();
         let code = answer.metadata.response_code;
         self.cut |= answer.metadata.truncation;
+        self.message.metadata.truncation |= answer.metadata.truncation;
+        // Without it, a client does not remember that there is nothing (RFC 2308).
+        let authorities = answer.authorities.into_iter();
+        let soa = authorities.filter(|record| record.record_type() == RecordType::SOA);
+        self.message.authorities.extend(soa.take(1));
         let more = answer.answers.into_iter().take(most);
         self.message.answers.extend(more);
         self.message.metadata.authoritative = false;

@@ -104,7 +104,8 @@ impl Dns {
     pub fn start(runtime: &Runtime, config: Config) -> io::Result<Self> {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = since_1970.map(|time| time.as_secs()).unwrap_or_default();
-        // Grows from one start to the next. Only its difference counts, modulo 2^32 (RFC 1982).
+        // Grows from one start to the next, unless more than one record a second changes. Only its
+        // difference counts, modulo 2^32 (RFC 1982), and nobody transfers the zone.
         let serial = u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or_default();
         let shared = Arc::new(Shared {
             zone: RwLock::default(),

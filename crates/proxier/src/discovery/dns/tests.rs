@@ -181,6 +181,8 @@ fn a_name_is_absent_or_has_no_record_of_the_type() {
     }
     for name in [
         "x",
+        "10.0.0.1.shop.pod",
+        "10.0-0-1.shop.pod",
         "other.svc",
         "other.pod",
         "x.dns",

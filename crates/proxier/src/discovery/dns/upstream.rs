@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, Query};
@@ -28,6 +29,8 @@ const HEADER: usize = 12;
 #[derive(Debug)]
 pub(super) struct Upstream {
     servers: Vec<SocketAddr>,
+    /// The index of the server to ask first: the last one that answered.
+    first: AtomicUsize,
     places: Arc<Semaphore>,
 }
 
@@ -46,12 +49,15 @@ pub(super) enum ForwardError {
     Busy,
     #[error("there is no upstream server")]
     NoServer,
+    #[error("the question is not plain, so no answer to it can be recognised")]
+    NotPlain,
 }
 
 impl Upstream {
     pub(super) fn new(servers: Vec<SocketAddr>) -> Self {
         Self {
             servers,
+            first: AtomicUsize::new(0),
             places: Arc::new(Semaphore::new(OUTSTANDING)),
         }
     }
@@ -68,11 +74,17 @@ impl Upstream {
         query: &[u8],
         transport: Transport,
     ) -> Result<Vec<u8>, ForwardError> {
+        // A compressed name, for instance, which a server may repeat in full.
+        if question(query).is_none() {
+            return Err(ForwardError::NotPlain);
+        }
         // A number that the client does not choose: else it could tell others what to forge.
         let number = Message::query().metadata.id.to_be_bytes();
         let own = numbered(query, number);
         let mut failure = ForwardError::NoServer;
-        for server in self.servers.iter().cycle().take(ATTEMPTS).copied() {
+        let first = self.first.load(Ordering::Relaxed);
+        let servers = self.servers.iter().copied().enumerate().cycle();
+        for (index, server) in servers.skip(first).take(ATTEMPTS) {
             let ask = async {
                 match transport {
                     Transport::Udp => ask_udp(server, &own).await,
@@ -81,6 +93,7 @@ impl Upstream {
             };
             match timeout(PATIENCE, ask).await {
                 Ok(Ok(answer)) => {
+                    self.first.store(index, Ordering::Relaxed);
                     let theirs = query.get(..2).and_then(|number| number.try_into().ok());
                     return Ok(numbered(&answer, theirs.unwrap_or_default()));
                 }
@@ -88,6 +101,9 @@ impl Upstream {
                 Err(_) => failure = ForwardError::Silent(server),
             }
         }
+        // Others get their turn.
+        let next = (first + ATTEMPTS) % self.servers.len().max(1);
+        self.first.store(next, Ordering::Relaxed);
         Err(failure)
     }
 
@@ -156,7 +172,11 @@ pub(super) fn answers(query: &[u8], answer: &[u8]) -> bool {
         (Some(asked), Some(answered)) => asked.eq_ignore_ascii_case(answered),
         _ => false,
     };
-    is_answer && same_number && same_question
+    // An error without a question is an answer, too.
+    let has_failed = answer.len() == HEADER
+        && answer.get(4..6) == Some(&[0, 0])
+        && answer.get(3).is_some_and(|flags| flags & 0x0f != 0);
+    is_answer && same_number && (same_question || has_failed)
 }
 
 /// Each question has a socket, and so a port, of its own, which the kernel chooses at random.
@@ -231,5 +251,45 @@ mod tests {
             ));
         }
         assert!(!answers(&query, &[0xff; 64]));
+        // An error may have no question.
+        let bare = |code| [0, 7, 0x80, code, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(answers(&query, &bare(2)) && !answers(&query, &bare(0)));
+    }
+
+    /// No answer to it could be recognised, so it must not take a place.
+    #[test]
+    fn a_question_with_a_compressed_name_is_not_asked() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let upstream = Upstream::new(vec![([127, 0, 0, 1], 9).into()]);
+        let query = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 4, 0, 1, 0, 1];
+        let asked = runtime.block_on(upstream.relay(&query, Transport::Udp));
+        assert!(matches!(asked, Err(ForwardError::NotPlain)), "{asked:?}");
+    }
+
+    #[test]
+    fn a_server_that_is_silent_is_not_asked_first_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let all = [&silent, &server].map(|socket| socket.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, client)) = server.recv_from(&mut buffer) {
+                buffer[2] |= 0x80;
+                server.send_to(&buffer[..length], client).unwrap();
+            }
+        });
+        let upstream = Upstream::new(all.into());
+        let query = message(7, false, "www.example.com");
+        for _ in 0..3 {
+            let asked = runtime.block_on(upstream.relay(&query, Transport::Udp));
+            assert!(answers(&query, &asked.unwrap()));
+        }
+        silent.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 512];
+        assert!(silent.recv(&mut buffer).is_ok());
+        assert!(silent.recv(&mut buffer).is_err(), "asked twice");
     }
 }

@@ -289,6 +289,7 @@ impl Zone {
     fn find_pod(&self, name: &str) -> Found {
         let (address, namespace) = cut(name);
         match self.namespace(namespace) {
+            Found::Empty if address.contains('.') => Found::Absent,
             Found::Empty if !address.is_empty() => pod(address).map_or(Found::Absent, Found::Pod),
             found => found,
         }

@@ -10,6 +10,9 @@ use foldhash::{HashMap, HashMapExt};
 /// some expire.
 pub(super) const MOST_CLIENTS: usize = 262_144;
 
+/// Time between two searches for expired clients while all frontends together are full.
+const PURGE_PAUSE: Duration = Duration::from_secs(10);
+
 /// From this number on, expired clients are looked for.
 const FEW: usize = 1024;
 
@@ -19,6 +22,8 @@ pub(super) struct Affinity {
     clients: HashMap<IpAddr, (SocketAddr, Instant)>,
     /// The number of clients at which expired ones are removed.
     purge_at: usize,
+    /// When they were removed last.
+    purged: Option<Instant>,
 }
 
 impl Default for Affinity {
@@ -26,6 +31,7 @@ impl Default for Affinity {
         Self {
             clients: HashMap::new(),
             purge_at: FEW,
+            purged: None,
         }
     }
 }
@@ -57,8 +63,11 @@ impl Affinity {
         let is_full = || total.load(Ordering::Relaxed) >= MOST_CLIENTS;
         if self.clients.len() >= self.purge_at || is_full() {
             let before = self.clients.len();
-            // In proportion to what has been added since, unless everything is full.
-            if before >= self.purge_at {
+            // In proportion to what has been added since. A full table stays below its mark, so the
+            // clock decides there.
+            let waited = |at: Instant| now.saturating_duration_since(at) >= PURGE_PAUSE;
+            if before >= self.purge_at || self.purged.is_none_or(waited) {
+                self.purged = Some(now);
                 let lasts = |last: &Instant| now.saturating_duration_since(*last) < timeout;
                 self.clients.retain(|_, (_, last)| lasts(last));
                 total.fetch_sub(before - self.clients.len(), Ordering::Relaxed);
@@ -119,6 +128,13 @@ mod tests {
         let mut other = Affinity::default();
         other.remember((client(1), to), TIMEOUT, now, &total);
         assert_eq!(other.endpoint(client(1), TIMEOUT, now), None);
+        // Nor has this one, until clients have expired.
+        affinity.remember((client(many), to), TIMEOUT, now, &total);
+        assert_eq!(affinity.endpoint(client(many), TIMEOUT, now), None);
+        let later = now + TIMEOUT;
+        affinity.remember((client(many), to), TIMEOUT, later, &total);
+        assert_eq!(affinity.endpoint(client(many), TIMEOUT, later), Some(to));
+        assert_eq!(total.load(Ordering::Relaxed), 1);
         affinity.clear(&total);
         assert_eq!(total.load(Ordering::Relaxed), 0);
         for n in 0..2000 {

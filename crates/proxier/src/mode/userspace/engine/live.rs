@@ -112,7 +112,7 @@ impl Pool {
             false => Scheduler::RoundRobin,
         };
         let known = backends.iter().filter_map(|backend| {
-            let target = targets.get(&address(backend))?;
+            let target = targets.get(&address_of(backend))?;
             Some((Arc::clone(target), backend.weight.get()))
         });
         let (targets, weights): (Vec<_>, Vec<_>) = known
@@ -141,7 +141,7 @@ impl Pool {
     }
 }
 
-fn address(backend: &Backend) -> SocketAddr {
+pub(super) fn address_of(backend: &Backend) -> SocketAddr {
     SocketAddr::new(backend.address, backend.port.get())
 }
 
@@ -274,14 +274,16 @@ impl Live {
             affinity,
             header: table.served.frontend.proxy_protocol,
         };
+        let now = shared.millis();
         if let Some(timeout) = affinity
             && let Some(kept) = self.affinity().endpoint(client, timeout, Instant::now())
             && let Some(target) = pool.targets.iter().find(|target| target.address == kept)
             && is_new(target)
+            && !target.is_shunned(now)
         {
             return Some(held(target));
         }
-        let now = shared.millis();
+        let protocol = table.served.frontend.key.protocol;
         let load = |at: usize| {
             let target = pool.targets.get(at);
             target.map_or(0, |target| target.active.load(Ordering::Relaxed))
@@ -291,7 +293,7 @@ impl Live {
                 let target = pool.targets.get(at);
                 target.is_some_and(|target| {
                     is_new(target)
-                        && !shared.is_own_listener(target.address)
+                        && !shared.is_own_listener(protocol, target.address)
                         && (may_be_shunned || !target.is_shunned(now))
                 })
             })
@@ -329,7 +331,7 @@ fn table(
     let external = frontend.external.iter().flat_map(|all| all.iter());
     let mut new = HashMap::new();
     for backend in frontend.backends.iter().chain(external) {
-        let address = address(backend);
+        let address = address_of(backend);
         let known = targets.get(&address).map(Arc::clone);
         new.entry(address)
             .or_insert_with(|| known.unwrap_or_else(|| Arc::new(Target::new(address))));

@@ -28,7 +28,7 @@ use super::Served;
 use super::admission::{Filter, Own};
 use crate::desired::FrontendKey;
 use counters::{Counters, Limits};
-use live::{Live, Target};
+use live::{Live, Target, address_of};
 use relay::Pipes;
 
 pub(crate) use counters::raise_descriptors;
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// What is served, for those who ask.
     live: RwLock<HashMap<FrontendKey, Arc<Live>>>,
     /// The addresses on which the proxy itself listens: a connection to one would go in circles.
-    listening: RwLock<HashSet<SocketAddr>>,
+    listening: RwLock<HashSet<(Protocol, SocketAddr)>>,
     started: Instant,
 }
 
@@ -64,11 +64,11 @@ impl Shared {
         change(&mut self.live.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn is_own_listener(&self, address: SocketAddr) -> bool {
+    fn is_own_listener(&self, protocol: Protocol, address: SocketAddr) -> bool {
         let listening = self.listening.read();
         listening
             .unwrap_or_else(PoisonError::into_inner)
-            .contains(&address)
+            .contains(&(protocol, address))
     }
 }
 
@@ -194,7 +194,25 @@ impl Engine {
             self.frontends.insert(key, frontend);
             return;
         };
+        // An endpoint that comes back keeps its connections.
+        let now = &served.frontend;
+        let external = now.external.iter().flat_map(|all| all.iter());
+        let wanted: HashSet<_> = now
+            .backends
+            .iter()
+            .chain(external)
+            .map(address_of)
+            .collect();
         let targets = &mut frontend.targets;
+        self.draining.retain(|draining| {
+            let target = &draining.target;
+            let is_back = draining.key == key && wanted.contains(&target.address);
+            if is_back {
+                let place = targets.entry(target.address);
+                place.or_insert_with(|| Arc::clone(target));
+            }
+            !is_back
+        });
         let gone = frontend.live.update(Arc::clone(served), targets, first);
         frontend.filter(&self.shared.own());
         self.drain(key, gone);
@@ -206,7 +224,8 @@ impl Engine {
         for target in gone {
             match key.protocol {
                 Protocol::Udp => target.cut(),
-                _ if target.active.load(Ordering::Relaxed) == 0 => {}
+                // A connection that has chosen it, and does not count yet, ends at once.
+                _ if target.active.load(Ordering::Relaxed) == 0 => target.cut(),
                 _ => self.draining.push(Draining { key, target, since }),
             }
         }
@@ -246,7 +265,7 @@ impl Engine {
         frontend
             .listeners
             .insert(address, Listening { socket, task });
-        self.listening(|listening| _ = listening.insert(address));
+        self.listening(|listening| _ = listening.insert((key.protocol, address)));
         Ok(())
     }
 
@@ -256,11 +275,11 @@ impl Engine {
             return;
         };
         if frontend.listeners.remove(address).is_some() {
-            self.listening(|listening| _ = listening.remove(address));
+            self.listening(|listening| _ = listening.remove(&(key.protocol, *address)));
         }
     }
 
-    fn listening(&self, change: impl FnOnce(&mut HashSet<SocketAddr>)) {
+    fn listening(&self, change: impl FnOnce(&mut HashSet<(Protocol, SocketAddr)>)) {
         let listening = self.shared.listening.write();
         change(&mut listening.unwrap_or_else(PoisonError::into_inner));
     }
@@ -273,7 +292,7 @@ impl Engine {
         };
         self.shared.change_live(|all| _ = all.remove(key));
         for address in std::mem::take(&mut frontend.listeners).into_keys() {
-            self.listening(|listening| _ = listening.remove(&address));
+            self.listening(|listening| _ = listening.remove(&(key.protocol, address)));
         }
         frontend.live.forget(&self.shared);
         let targets = std::mem::take(&mut frontend.targets).into_values();
@@ -313,17 +332,22 @@ impl Engine {
         BTreeMap<FrontendKey, BTreeSet<SocketAddr>>,
     ) {
         let (mut served, mut listeners) = (HashMap::new(), BTreeMap::new());
+        let mut ended = Vec::new();
         for (key, frontend) in &mut self.frontends {
             served.insert(*key, frontend.live.served());
             // A task ends only by a fault; its listener is opened again.
-            frontend
-                .listeners
-                .retain(|_, listening| !listening.task.is_finished());
+            frontend.listeners.retain(|address, listening| {
+                if listening.task.is_finished() {
+                    ended.push((key.protocol, *address));
+                }
+                !listening.task.is_finished()
+            });
             if !frontend.listeners.is_empty() {
                 let addresses = frontend.listeners.keys().copied();
                 listeners.insert(*key, addresses.collect());
             }
         }
+        self.listening(|listening| ended.iter().for_each(|of| _ = listening.remove(of)));
         (served, listeners)
     }
 

@@ -6,11 +6,11 @@
 //! process (splice(2)), if there is one left.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -282,12 +282,21 @@ pub(super) async fn relay(
     let total = &shared.counters;
     let mut there = Some(direction([&traffic.bytes_in, &total.bytes_in]));
     let mut back = Some(direction([&traffic.bytes_out, &total.bytes_out]));
+    // After one side's end, nothing reads from it any more, so its reset would not be noticed.
+    let mut client_broke = pin!(client.ready(Interest::ERROR));
+    let mut endpoint_broke = pin!(endpoint.ready(Interest::ERROR));
     poll_fn(|context| {
         poll_part(&mut there, client, endpoint, context)?;
         poll_part(&mut back, endpoint, client, context)?;
-        match (&there, &back) {
-            (None, None) => Poll::Ready(Ok(())),
-            _ => Poll::Pending,
+        let is_broken = match (&there, &back) {
+            (None, None) => return Poll::Ready(Ok(())),
+            (None, Some(_)) => client_broke.as_mut().poll(context).is_ready(),
+            (Some(_), None) => endpoint_broke.as_mut().poll(context).is_ready(),
+            (Some(_), Some(_)) => false,
+        };
+        match is_broken {
+            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            false => Poll::Pending,
         }
     })
     .await

@@ -310,6 +310,42 @@ fn connections_of_a_removed_endpoint_go_on_until_they_are_ended() {
     assert_eq!(name_of(&mut lab.connect()).unwrap(), "a");
 }
 
+/// A readiness probe that fails once must cost no connection.
+#[test]
+fn an_endpoint_that_comes_back_keeps_its_connections() {
+    let (one, other) = (named("a"), named("b"));
+    let mut lab = Lab::new(Protocol::Tcp, &[one]);
+    let mut before = lab.connect();
+    assert_eq!(name_of(&mut before).unwrap(), "a");
+    eventually("a connection", || lab.counts().open_connections == 1);
+    lab.set(&[other]);
+    assert_eq!(lab.engine.draining().count(), 1);
+    lab.set(&[other, one]);
+    assert_eq!(lab.engine.draining().count(), 0);
+    lab.engine.end(&lab.frontend.key, &one);
+    before.write_all(b"still").unwrap();
+    let mut answer = [0; 5];
+    before.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"still");
+}
+
+/// Its endpoint hangs, so only the client's reset can end the connection.
+#[test]
+fn a_reset_after_the_clients_end_is_noticed() {
+    let (listener, address) = listener();
+    let lab = Lab::new(Protocol::Tcp, &[address]);
+    let client = lab.connect();
+    let (mut hanging, _) = listener.accept().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(hanging.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(lab.counts().open_connections, 1);
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    eventually("the end", || lab.counts().open_connections == 0);
+}
+
 #[test]
 fn a_withdrawn_address_is_closed_and_its_connections_are_cut() {
     let mut lab = Lab::new(Protocol::Tcp, &[named("a")]);

@@ -220,7 +220,9 @@ async fn answer(
             true => IDLE.1,
             false => IDLE.0,
         };
-        let idle = shared.millis() - flow.last.load(Ordering::Relaxed).min(shared.millis());
+        let idle = shared
+            .millis()
+            .saturating_sub(flow.last.load(Ordering::Relaxed));
         let left = limit.saturating_sub(Duration::from_millis(idle));
         if left.is_zero() {
             return;

@@ -100,8 +100,8 @@ impl Routes {
     #[cfg(feature = "userspace")]
     pub(crate) fn check_change(&mut self) -> Result<(), BackendError> {
         let route = LocalRoute {
-            // For documentation (RFC 5737).
-            prefix: IpAddr::from([192, 0, 2, 1]).into(),
+            // For documentation (RFC 5737), and no single address, which may be a virtual IP.
+            prefix: ipnet::Ipv4Net::new_assert([192, 0, 2, 0].into(), 31).into(),
             source: None,
         };
         match self.delete(route) {
