@@ -44,7 +44,8 @@ fn one_change(c: &mut Criterion) {
                 |change| {
                     let touched = update(&mut store, &mut desired, change);
                     let plan = Plan::new(&desired, &node, Scope::Touched(&touched));
-                    apply(&mut backend, &plan, &mut node)
+                    let transactions = apply(&mut backend, &plan, &mut node);
+                    assert_eq!(transactions, 1, "a change is one transaction");
                 },
                 BatchSize::SmallInput,
             );
