@@ -143,10 +143,10 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
 
 /// Logs what Services request and this mode does not have.
 fn limits(desired: &DesiredState, mode: Mode) -> Vec<Problem> {
-    let mut limits = proxier::mode::limits(desired, mode.name());
-    if mode == Mode::Nftables {
-        limits.extend(nftables::Choice::left_out(desired, None));
-    }
+    let limits = match mode {
+        Mode::Nftables => nftables::problems(desired, None),
+        _ => proxier::mode::limits(desired, mode.name()),
+    };
     for problem in &limits {
         tracing::warn!("{problem}");
     }

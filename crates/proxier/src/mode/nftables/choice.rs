@@ -10,9 +10,10 @@ use std::num::NonZeroU32;
 
 use ipvs::Family;
 
-use super::Set;
+use super::{NAME, Set};
 use crate::desired::{DesiredState, Frontend, Problem};
 use crate::mode::ipvs::plan::Audience;
+use crate::mode::limits::{limits, limits_of};
 use crate::model::ObjectName;
 use crate::notice::Reason;
 
@@ -29,33 +30,6 @@ impl Choice {
     /// The most endpoints of a destination; further ones are not used.
     pub(super) const MOST: u32 = (1 << (32 - SECONDS)) - 1;
 
-    /// The destinations with more endpoints: of a Service, or of all. One problem a Service.
-    pub fn left_out(desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
-        let mut problems = BTreeMap::new();
-        let mut add = |frontend: &Frontend| {
-            let counts = frontend.external.iter().chain([&frontend.backends]);
-            let most = counts.map(|backends| backends.len()).max().unwrap_or(0);
-            if u32::try_from(most).is_ok_and(|most| most <= Self::MOST) {
-                return;
-            }
-            let (service, key) = (&frontend.owner.service, frontend.key);
-            problems.entry(service.clone()).or_insert_with(|| Problem {
-                service: service.clone(),
-                field: "endpoints".to_owned(),
-                reason: Reason::EndpointsLeftOut,
-                message: format!(
-                    "{} of {most} are used at {key}: mode nftables cannot choose among more",
-                    Self::MOST
-                ),
-            });
-        };
-        match of {
-            Some(service) => desired.frontends_of(service).for_each(|of| add(of)),
-            None => desired.frontends().for_each(|of| add(of)),
-        }
-        problems.into_values().collect()
-    }
-
     /// The number that stands for it in the maps.
     pub(super) fn number(self) -> u32 {
         let seconds = self.affinity.map_or(0, NonZeroU32::get);
@@ -68,6 +42,43 @@ impl Choice {
             affinity: NonZeroU32::new(number & ((1 << SECONDS) - 1)),
         })
     }
+}
+
+/// What Services request and mode nftables does not have: of all, or of one.
+pub fn problems(desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+    let mut problems = match of {
+        None => limits(desired, NAME),
+        Some(service) => limits_of(service, desired, NAME).collect(),
+    };
+    problems.extend(left_out(desired, of));
+    problems
+}
+
+/// Services with more endpoints at a destination than can be chosen from. One problem a Service.
+fn left_out(desired: &DesiredState, of: Option<&ObjectName>) -> impl Iterator<Item = Problem> {
+    let mut problems = BTreeMap::new();
+    let mut add = |frontend: &Frontend| {
+        let counts = frontend.external.iter().chain([&frontend.backends]);
+        let most = counts.map(|backends| backends.len()).max().unwrap_or(0);
+        if u32::try_from(most).is_ok_and(|most| most <= Choice::MOST) {
+            return;
+        }
+        let (service, key) = (&frontend.owner.service, frontend.key);
+        problems.entry(service.clone()).or_insert_with(|| Problem {
+            service: service.clone(),
+            field: "endpoints".to_owned(),
+            reason: Reason::EndpointsLeftOut,
+            message: format!(
+                "{} of {most} are used at {key}: mode {NAME} cannot choose among more",
+                Choice::MOST
+            ),
+        });
+    };
+    match of {
+        Some(service) => desired.frontends_of(service).for_each(|of| add(of)),
+        None => desired.frontends().for_each(|of| add(of)),
+    }
+    problems.into_values()
 }
 
 /// Bits of a choice's number for the timeout, which is a day at most: the API server's limit.

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use ipvs::VirtualServerKey;
 
-use super::{Choice, NftablesBackend, NodeState, Plan};
+use super::{NftablesBackend, NodeState, Plan, problems};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::mode::ipvs::plan::Scope;
-use crate::mode::limits::{limits, limits_of};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
     ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drained, Failures, Reading,
@@ -24,8 +23,6 @@ pub struct Nftables {
     /// The state of the node, if it is known.
     node: Option<NodeState>,
 }
-
-const NAME: &str = "nftables";
 
 impl Nftables {
     /// nftables mode with this backend; the node is not read yet.
@@ -83,12 +80,7 @@ impl DataPlane for Nftables {
     }
 
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
-        let mut problems = match of {
-            None => limits(desired, NAME),
-            Some(service) => limits_of(service, desired, NAME).collect(),
-        };
-        problems.extend(Choice::left_out(desired, of));
-        problems
+        problems(desired, of)
     }
 
     fn take_notices(&mut self, _: &DesiredState) -> Vec<Notice> {

@@ -70,7 +70,7 @@ mod set;
 mod text;
 mod trace;
 
-pub use choice::{Choice, Chooser};
+pub use choice::{Choice, Chooser, problems};
 #[cfg(feature = "nftables")]
 pub use data_plane::Nftables;
 pub use element::{Element, Elements, Target};
@@ -84,5 +84,7 @@ pub use served::{Outcome, Served, served};
 pub use set::Set;
 pub use trace::trace;
 
+/// The name of the mode.
+const NAME: &str = "nftables";
 /// The name of the tables; their families are `ip` and `ip6`.
 pub const TABLE: &str = "svcproxy";

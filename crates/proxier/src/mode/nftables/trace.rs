@@ -286,7 +286,7 @@ impl Walker<'_> {
                 let Some((choice, comment)) = self.choice(audience, *to) else {
                     return matching(false);
                 };
-                *owner = owner.take().or_else(|| text(&comment));
+                // The rule may only lead to the chain that chooses, which knows no Service.
                 self.owner = self.owner.take().or_else(|| text(&comment));
                 self.numbers = vec![choice.number()];
                 matching(true)

@@ -4,6 +4,7 @@
 //! CIDR local. An address outside needs a route that takes it away from its owner with all its
 //! ports, so it gets one only if it cannot be another machine's as far as the node knows.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -101,6 +102,8 @@ pub fn problems(
     of: Option<&ObjectName>,
 ) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
+    // A Service may be refused at several ports of an address.
+    let mut seen = BTreeSet::new();
     let mut report = |frontend: &Frontend| {
         let Some(Err(why)) = node.map(|node| reach(frontend, desired.config(), node)) else {
             return;
@@ -120,7 +123,11 @@ pub fn problems(
             reason: Reason::AddressRefused,
             message,
         };
-        if !problems.contains(&problem) {
+        if seen.insert((
+            problem.service.clone(),
+            problem.field.clone(),
+            problem.message.clone(),
+        )) {
             problems.push(problem);
         }
     };

@@ -3,6 +3,7 @@ use std::num::NonZeroU16;
 
 use ipvs::{Family, Protocol};
 
+use super::super::problems;
 use super::*;
 use crate::desired::Place;
 use crate::model::{
@@ -111,8 +112,8 @@ fn endpoints_that_are_left_out_are_reported_once() {
         let config = Config::new("node", vec![[192, 0, 2, 1].into()]);
         DesiredState::from_store(Arc::new(config), &store)
     };
-    assert_eq!(Choice::left_out(&service(32_767), None), []);
-    let problems = Choice::left_out(&service(32_768), None);
+    assert_eq!(problems(&service(32_767), None), []);
+    let problems = problems(&service(32_768), None);
     let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(text.len(), 1, "{text:?}");
     assert!(text[0].contains("32767 of 32768 are used"), "{text:?}");

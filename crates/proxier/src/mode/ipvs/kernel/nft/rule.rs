@@ -275,20 +275,24 @@ fn put_lookup(
     of_packet: fn(Field) -> Field,
     more: impl FnOnce(&mut Writer),
 ) {
-    load_key(w, set, of_packet);
+    load_key(w, set, of_packet, |_, _, _| {});
     lookup(w, set, more);
 }
 
-/// Loads a key of the packet. Returns the register of its last field.
-fn load_key(w: &mut Writer, set: Set, of_packet: fn(Field) -> Field) -> u32 {
-    let (mut register, mut last) = (NFT_REG32_00, NFT_REG32_00);
+/// Loads a key of the packet; `change` sees each field and its register.
+fn load_key(
+    w: &mut Writer,
+    set: Set,
+    of_packet: fn(Field) -> Field,
+    change: impl Fn(&mut Writer, u32, Field),
+) {
+    let mut register = NFT_REG32_00;
     for field in set.fields() {
         let load = Load::of(of_packet(*field), set.family());
         load.put(w, register);
-        last = register;
+        change(w, register, *field);
         register += load.register_length() / 4;
     }
-    last
 }
 
 fn lookup(w: &mut Writer, set: Set, more: impl FnOnce(&mut Writer)) {
@@ -300,13 +304,14 @@ fn lookup(w: &mut Writer, set: Set, more: impl FnOnce(&mut Writer)) {
 }
 
 fn put_network_lookup(w: &mut Writer, set: Set, length: u8) {
-    let mut register = NFT_REG32_00;
-    for field in set.fields() {
-        let load = Load::of(*field, set.family());
-        load.put(w, register);
-        put_of_network(w, register, (*field, set.family()), length);
-        register += load.register_length() / 4;
-    }
+    load_key(
+        w,
+        set,
+        |field| field,
+        |w, register, field| {
+            put_of_network(w, register, (field, set.family()), length);
+        },
+    );
     lookup(w, set, |_| {});
 }
 
