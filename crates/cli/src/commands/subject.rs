@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use proxier::desired::{Config, DesiredState};
+use proxier::source::Reading;
 use proxier::store::Store;
 
 use super::DiagnosticLog;
@@ -23,7 +24,25 @@ pub(super) struct Subject {
 /// What a source of Services says.
 pub(super) struct Planned {
     pub(super) desired: DesiredState,
+    pub(super) store: Store,
     pub(super) is_invalid: bool,
+}
+
+impl Planned {
+    /// From a whole reading, with settings that it may override.
+    pub(super) fn of(settings: &Config, reading: Reading) -> anyhow::Result<Self> {
+        let is_invalid = reading.has_errors();
+        let mut store = Store::default();
+        let changes = reading.changes.into_iter();
+        changes.for_each(|change| store.apply(change));
+        let config = settings.following(store.node(), store.service_cidrs())?;
+        let desired = DesiredState::from_store(Arc::new(config), &store);
+        Ok(Self {
+            desired,
+            store,
+            is_invalid,
+        })
+    }
 }
 
 impl Subject {
@@ -72,15 +91,6 @@ impl Subject {
         let settings = self.settings()?;
         let reading = Source::new(&self.node.source, &settings.node_name).read()?;
         log.log(&reading.diagnostics);
-        let is_invalid = reading.has_errors();
-        let mut store = Store::default();
-        let changes = reading.changes.into_iter();
-        changes.for_each(|change| store.apply(change));
-        let config = settings.following(store.node(), store.service_cidrs())?;
-        let desired = DesiredState::from_store(Arc::new(config), &store);
-        Ok(Planned {
-            desired,
-            is_invalid,
-        })
+        Planned::of(&settings, reading)
     }
 }

@@ -40,10 +40,7 @@ pub(crate) fn read(
     let inventory = match mode {
         Mode::Ipvs => of_ipvs(wanted)?,
         Mode::Iptables => {
-            let backend = match iptables {
-                Some(backend) => backend,
-                None => IptablesBackend::open()?,
-            };
+            let backend = iptables.map_or_else(IptablesBackend::open, Ok)?;
             of_iptables(&backend, wanted)?
         }
         Mode::Nftables => of_nftables(wanted)?,
@@ -77,7 +74,7 @@ pub(crate) fn in_use(mode: Option<Mode>) -> anyhow::Result<(Mode, Option<Iptable
 
 /// Whether the node has the tables of mode nftables. If they cannot be read, the error of mode ipvs
 /// says why.
-pub(crate) fn has_nftables_mode() -> bool {
+fn has_nftables_mode() -> bool {
     let in_use = NftablesBackend::open().and_then(|mut backend| backend.is_in_use());
     in_use.unwrap_or(false)
 }

@@ -8,19 +8,18 @@ mod text;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ipvs::Family;
-use proxier::desired::{Config, DesiredState};
+use proxier::desired::Config;
 use proxier::host::{Concern, Host, Role, judge};
 use proxier::mode::trace::{Origin, Outcome, Packet, Step};
-use proxier::store::Store;
 use serde::Serialize;
 
 use self::case::{Case, Explanation, Finding, mode_of, what};
 use self::plane::DataPlane;
 use self::text::Text;
+use super::subject::Planned;
 use super::{DiagnosticLog, json};
 use crate::args::{ExplainArgs, Mode, StatusFormat, Target};
 use crate::description::{self, Description};
@@ -28,17 +27,10 @@ use crate::running::Client;
 use crate::source::Source;
 use crate::{Ending, node};
 
-/// What a source of Services says.
-struct Planned {
-    desired: DesiredState,
-    store: Store,
-    is_invalid: bool,
-}
-
 /// Prints the way of a connection's first packet, and why it goes like that.
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
     let client = Client::at(&args.node.monitor.metrics_bind_address);
-    let planned = args.has_source().then(|| Planned::read(args)).transpose()?;
+    let planned = args.has_source().then(|| read(args)).transpose()?;
     let wants_kernel = planned.is_none() || args.against.is_some();
     let own = match wants_kernel {
         true => addresses()?,
@@ -113,23 +105,12 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
     })
 }
 
-impl Planned {
-    fn read(args: &ExplainArgs) -> anyhow::Result<Self> {
-        let settings = node::config(&args.node)?;
-        let reading = Source::new(&args.node.source, &settings.node_name).read()?;
-        DiagnosticLog::default().log(&reading.diagnostics);
-        let is_invalid = reading.has_errors();
-        let mut store = Store::default();
-        let changes = reading.changes.into_iter();
-        changes.for_each(|change| store.apply(change));
-        let config = settings.following(store.node(), store.service_cidrs())?;
-        let desired = DesiredState::from_store(Arc::new(config), &store);
-        Ok(Self {
-            desired,
-            store,
-            is_invalid,
-        })
-    }
+/// Reads the source.
+fn read(args: &ExplainArgs) -> anyhow::Result<Planned> {
+    let settings = node::config(&args.node)?;
+    let reading = Source::new(&args.node.source, &settings.node_name).read()?;
+    DiagnosticLog::default().log(&reading.diagnostics);
+    Planned::of(&settings, reading)
 }
 
 /// The settings of the running svcproxy, or without one those of the command line.

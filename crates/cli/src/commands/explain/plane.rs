@@ -14,7 +14,7 @@ use proxier::mode::nftables::{self, NftablesBackend};
 use proxier::mode::trace::{Packet, Surroundings, Trace};
 
 use crate::args::Mode;
-use crate::inventory::has_nftables_mode;
+use crate::inventory::in_use;
 
 /// Mode userspace has nothing that a packet passes.
 const NO_RULES: &str = "explain follows rules, and mode userspace has none; `svcproxy describe` says \
@@ -72,25 +72,25 @@ impl DataPlane {
         config: &Config,
         packet: &Packet,
     ) -> anyhow::Result<Self> {
-        let iptables = match mode {
-            Some(Mode::Ipvs | Mode::Nftables) => None,
-            Some(Mode::Iptables) => Some(IptablesBackend::open()?),
-            Some(Mode::Userspace) => bail!(NO_RULES),
-            None => IptablesBackend::in_use()?,
-        };
-        if let Some(mut backend) = iptables {
-            return Ok(Self::Iptables(Box::new(backend.observe()?)));
-        }
-        if mode == Some(Mode::Nftables) || mode.is_none() && has_nftables_mode() {
-            let node = NftablesBackend::open()?.observe()?;
-            let rules = Rules::of_nftables(&node, config);
-            return Ok(Self::Nftables(rules, Box::new(node)));
-        }
-        let mut backend = IpvsBackend::open()?;
-        let mut node = backend.outline()?;
-        let keys = servers(&node, packet);
-        backend.read_real_servers(&mut node, &keys)?;
-        Ok(Self::Ipvs(Rules::of(&node, config), Box::new(node)))
+        let (mode, iptables) = in_use(mode)?;
+        Ok(match mode {
+            Mode::Ipvs => {
+                let mut backend = IpvsBackend::open()?;
+                let mut node = backend.outline()?;
+                let keys = servers(&node, packet);
+                backend.read_real_servers(&mut node, &keys)?;
+                Self::Ipvs(Rules::of(&node, config), Box::new(node))
+            }
+            Mode::Iptables => {
+                let mut backend = iptables.map_or_else(IptablesBackend::open, Ok)?;
+                Self::Iptables(Box::new(backend.observe()?))
+            }
+            Mode::Nftables => {
+                let node = NftablesBackend::open()?.observe()?;
+                Self::Nftables(Rules::of_nftables(&node, config), Box::new(node))
+            }
+            Mode::Userspace => bail!(NO_RULES),
+        })
     }
 
     pub(super) const fn mode(&self) -> Mode {

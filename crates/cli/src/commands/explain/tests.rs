@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use ipvs::{Protocol, VirtualServer, VirtualServerKey};
-use proxier::desired::Config;
+use proxier::desired::{Config, DesiredState};
 use proxier::host::{Concern, Facts, Filter, Role, Trace as HostTrace, judge};
 use proxier::mode::ipvs::plan::{NodeState, Obstacle, VirtualServerState};
 use proxier::mode::ipvs::rules::Ruleset;
 use proxier::source::manifest;
+use proxier::store::Store;
 
 use super::plane::Rules;
 use super::*;

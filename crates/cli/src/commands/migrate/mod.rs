@@ -8,19 +8,18 @@ mod tests;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use proxier::Runtime;
 use proxier::desired::{Config, DesiredState};
 use proxier::host::{Facts, Host};
 use proxier::source::kube::{Access, Timing, config_map};
-use proxier::store::Store;
 use proxier::takeover::{KubeProxy, Removed};
 
 use self::node::OnNode;
 use self::report::{Finding, Kind, Report};
 use super::json;
+use super::subject::Planned;
 use crate::args::{MigrateArgs, NodeArgs, ReportFormat};
 use crate::component_config::{self, ConfigFileError, Survey};
 use crate::logging::chain;
@@ -157,11 +156,7 @@ impl Theirs {
     fn services(&self, config: &Config) -> Option<anyhow::Result<DesiredState>> {
         self.has_api.then(|| {
             let reading = Source::new(&self.args.source, &config.node_name).read()?;
-            let mut store = Store::default();
-            let changes = reading.changes.into_iter();
-            changes.for_each(|change| store.apply(change));
-            let config = config.following(store.node(), store.service_cidrs())?;
-            Ok(DesiredState::from_store(Arc::new(config), &store))
+            Ok(Planned::of(config, reading)?.desired)
         })
     }
 }

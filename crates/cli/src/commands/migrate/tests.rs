@@ -54,10 +54,7 @@ fn config() -> Config {
 
 fn desired(text: &str) -> DesiredState {
     let reading = manifest::parse(Path::new("services.yaml"), text);
-    let mut store = Store::default();
-    let changes = reading.changes.into_iter();
-    changes.for_each(|change| store.apply(change));
-    DesiredState::from_store(Arc::new(config()), &store)
+    Planned::of(&config(), reading).unwrap().desired
 }
 
 fn probed(ipvs: Result<&str, Missing>) -> Probe {

@@ -15,11 +15,11 @@ use proxier::mode::ipvs::plan::Scope;
 use proxier::mode::ipvs::{Ipvs, IpvsBackend};
 use proxier::mode::nftables::{self, Nftables, NftablesBackend};
 use proxier::mode::userspace::{self, Userspace};
-use proxier::store::Store;
 use proxier::{Proxier, Runtime};
 
 use super::DiagnosticLog;
 use super::run::userspace_backend;
+use super::subject::Planned;
 use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
 use crate::{Ending, node};
@@ -89,13 +89,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         return Ok(ending);
     }
 
-    let mut store = Store::default();
-    reading
-        .changes
-        .into_iter()
-        .for_each(|change| store.apply(change));
-    let config = settings.following(store.node(), store.service_cidrs())?;
-    let desired = DesiredState::from_store(Arc::new(config), &store);
+    let Planned { desired, store, .. } = Planned::of(&settings, reading)?;
     let unknown_node = desired.unknown_node(&store);
     for notice in desired.config().notices().chain(unknown_node) {
         tracing::warn!("{}", notice.text());
