@@ -17,6 +17,8 @@ use crate::logging::Shown;
 
 const KEYS: &str = "q quit  ? help  Tab Services/endpoints  s order  / filter  Enter open  p pause";
 
+const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+
 const HELP: [&str; 12] = [
     "q, Ctrl-C      quit",
     "Up, Down, j, k select a line; also PageUp, PageDown, Home, End",
@@ -159,15 +161,35 @@ fn header(view: &View, reading: &Reading) -> Vec<Line<'static>> {
     .into()
 }
 
-const COLUMNS: [&str; 7] = [
-    "ACTIVE",
-    "INACTIVE",
-    "CONN/S",
-    "PACKETS/S",
-    "BYTES/S",
-    "TOTAL",
-    "ENDPOINTS",
+/// The columns of [`cells`], with their widths.
+const COLUMNS: [(&str, u16); 6] = [
+    ("ACTIVE", 8),
+    ("INACTIVE", 8),
+    ("CONN/S", 8),
+    ("PACKETS/S", 9),
+    ("BYTES/S", 8),
+    ("TOTAL", 8),
 ];
+
+/// A table of loads: a name, [`COLUMNS`], and a last column of this width.
+fn of_loads<'a>(
+    name: &'a str,
+    (last, width): (&'a str, u16),
+    rows: Vec<Vec<String>>,
+    title: String,
+) -> Table<'a> {
+    let columns = COLUMNS.into_iter();
+    let head = [name]
+        .into_iter()
+        .chain(columns.clone().map(|(name, _)| name));
+    let head = head.chain([last]);
+    let widths = columns.map(|(_, width)| Constraint::Length(width));
+    let widths = [Constraint::Min(24)].into_iter().chain(widths);
+    let widths = widths.chain([Constraint::Length(width)]);
+    Table::new(rows.into_iter().map(Row::new), widths)
+        .header(Row::new(head).style(BOLD))
+        .block(Block::bordered().title(title))
+}
 
 fn cells(load: &Load) -> [String; 6] {
     [
@@ -209,28 +231,12 @@ fn listed(frame: &mut Frame<'_>, area: Rect, view: &View) {
         filter => format!(", filter {}", Shown(filter)),
     };
     let last = match view.list {
-        List::Services => "ENDPOINTS",
-        List::Endpoints => "STATE",
+        List::Services => ("ENDPOINTS", 16),
+        List::Endpoints => ("STATE", 16),
     };
     let title = format!(" {} by {}{filter} ", rows.len(), view.order());
-    let head = [what]
-        .into_iter()
-        .chain(COLUMNS.into_iter().take(6))
-        .chain([last]);
-    let widths = [
-        Constraint::Min(24),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(16),
-    ];
-    let table = Table::new(rows.into_iter().map(Row::new), widths)
-        .header(Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))
-        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
-        .block(Block::bordered().title(title));
+    let table = of_loads(what, last, rows, title)
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::default().with_selected(Some(view.selected));
     frame.render_stateful_widget(table, area, &mut state);
 }
@@ -244,8 +250,7 @@ fn opened(frame: &mut Frame<'_>, area: Rect, view: &View, service: &ServiceStatu
         Constraint::Min(1),
     ])
     .areas(area);
-    let bold = Style::new().add_modifier(Modifier::BOLD);
-    let head = Row::new(["VIP", "PORT NAME", "CLIENTS", "STATE", "SCHEDULER"]).style(bold);
+    let head = Row::new(["VIP", "PORT NAME", "CLIENTS", "STATE", "SCHEDULER"]).style(BOLD);
     let widths = [
         Constraint::Min(30),
         Constraint::Length(16),
@@ -266,26 +271,12 @@ fn opened(frame: &mut Frame<'_>, area: Rect, view: &View, service: &ServiceStatu
             let mut row = vec![of.address.to_string()];
             row.extend(cells(&of.load));
             row.push(if of.draining { "draining" } else { "" }.to_owned());
-            Row::new(row)
+            row
         })
         .collect();
-    let head = ["ENDPOINT"]
-        .into_iter()
-        .chain(COLUMNS.into_iter().take(6))
-        .chain(["STATE"]);
-    let widths = [
-        Constraint::Min(24),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(10),
-    ];
     let title = format!(" {} endpoints ", rows.len());
-    let table = Table::new(rows, widths).header(Row::new(head).style(bold));
-    frame.render_widget(table.block(Block::bordered().title(title)), lower);
+    let table = of_loads("ENDPOINT", ("STATE", 10), rows, title);
+    frame.render_widget(table, lower);
 }
 
 fn vip(vip: &VipStatus) -> Vec<String> {
