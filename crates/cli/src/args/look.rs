@@ -8,17 +8,13 @@ use proxier::desired::FrontendKey;
 use super::Mode;
 use super::monitor::{BindAddress, DEFAULT_METRICS};
 
-/// `svcproxy status`.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Data plane to read [default: iptables if svcproxy has rules there, else ipvs]
+/// The data plane to look at, and the process that programs it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataPlaneArgs {
+    /// Data plane to read [default: userspace if the running svcproxy has it, else that of iptables or
+    /// nftables if svcproxy has rules there, else ipvs]
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
-
-    /// List every VIP and real server that the kernel has, instead of the summary; -o json always
-    /// does
-    #[arg(long)]
-    pub(crate) services: bool,
 
     /// Metrics address of the running svcproxy; empty reads the kernel only
     #[arg(
@@ -28,6 +24,18 @@ pub(crate) struct StatusArgs {
         value_parser = BindAddress::parse::<10249>
     )]
     pub(crate) metrics_bind_address: BindAddress,
+}
+
+/// `svcproxy status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// List every VIP and real server that the kernel has, instead of the summary; -o json always
+    /// does
+    #[arg(long)]
+    pub(crate) services: bool,
+
+    #[command(flatten)]
+    pub(crate) from: DataPlaneArgs,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]
@@ -121,18 +129,8 @@ pub(crate) struct ServicesArgs {
     #[arg(short, long)]
     pub(crate) watch: bool,
 
-    /// Data plane to read [default: iptables if svcproxy has rules there, else ipvs]
-    #[arg(long, value_enum)]
-    pub(crate) mode: Option<Mode>,
-
-    /// Metrics address of the running svcproxy; empty reads the kernel only
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        default_value = DEFAULT_METRICS,
-        value_parser = BindAddress::parse::<10249>
-    )]
-    pub(crate) metrics_bind_address: BindAddress,
+    #[command(flatten)]
+    pub(crate) from: DataPlaneArgs,
 }
 
 /// Output formats of `svcproxy services`.
@@ -193,18 +191,8 @@ pub(crate) struct DescribeArgs {
     #[arg(short, long)]
     pub(crate) namespace: Option<String>,
 
-    /// Data plane to read [default: iptables if svcproxy has rules there, else ipvs]
-    #[arg(long, value_enum)]
-    pub(crate) mode: Option<Mode>,
-
-    /// Metrics address of the running svcproxy; empty reads the kernel only
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        default_value = DEFAULT_METRICS,
-        value_parser = BindAddress::parse::<10249>
-    )]
-    pub(crate) metrics_bind_address: BindAddress,
+    #[command(flatten)]
+    pub(crate) from: DataPlaneArgs,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t = StatusFormat::Text)]

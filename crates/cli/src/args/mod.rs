@@ -22,7 +22,8 @@ pub(crate) use dns::DnsArgs;
 pub(crate) use env::{EnvArgs, EnvFormat};
 pub(crate) use explain::{ExplainArgs, Target};
 pub(crate) use look::{
-    DescribeArgs, Selection, ServicesArgs, ServicesFormat, SortBy, StatusArgs, StatusFormat,
+    DataPlaneArgs, DescribeArgs, Selection, ServicesArgs, ServicesFormat, SortBy, StatusArgs,
+    StatusFormat,
 };
 pub(crate) use migrate::{MigrateArgs, ReportFormat};
 pub(crate) use mode::{Fallback, Mode, ModeArgs};
@@ -448,7 +449,7 @@ const RUNNING_ONLY: [&str; 7] = [
     "iptables_min_sync_period",
 ];
 /// Flags that `explain` accepts but does not use.
-const UNEXPLAINED: [&str; 12] = [
+const UNEXPLAINED: [&str; 13] = [
     "healthz_bind_address",
     "service_metrics",
     "service_metrics_limit",
@@ -456,6 +457,7 @@ const UNEXPLAINED: [&str; 12] = [
     "ipvs_min_sync_period",
     "iptables_min_sync_period",
     "fallback",
+    "fallback_modes",
     "strict_arp",
     "ipvs_tcp_timeout",
     "ipvs_tcpfin_timeout",
@@ -463,7 +465,7 @@ const UNEXPLAINED: [&str; 12] = [
     "drain_timeout",
 ];
 /// Flags that `verify` and `support-bundle` accept but do not use.
-const UNVERIFIED: [&str; 8] = [
+const UNVERIFIED: [&str; 9] = [
     "healthz_bind_address",
     "service_metrics",
     "service_metrics_limit",
@@ -471,6 +473,7 @@ const UNVERIFIED: [&str; 8] = [
     "ipvs_min_sync_period",
     "iptables_min_sync_period",
     "fallback",
+    "fallback_modes",
     "drain_timeout",
 ];
 /// Flags that `migrate` accepts but does not use.

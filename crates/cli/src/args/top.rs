@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::monitor::{BindAddress, DEFAULT_METRICS};
 use super::sync::positive;
-use super::{Mode, Selection, StatusFormat};
+use super::{DataPlaneArgs, Selection, StatusFormat};
 
 /// `svcproxy top`.
 #[derive(Debug, Clone, Args)]
@@ -30,18 +29,8 @@ pub(crate) struct TopArgs {
     #[arg(short, long, value_enum, default_value_t = StatusFormat::Text, requires = "once")]
     pub(crate) output: StatusFormat,
 
-    /// Data plane to read [default: iptables if svcproxy has rules there, else ipvs]
-    #[arg(long, value_enum)]
-    pub(crate) mode: Option<Mode>,
-
-    /// Metrics address of the running svcproxy; empty reads the kernel only
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        default_value = DEFAULT_METRICS,
-        value_parser = BindAddress::parse::<10249>
-    )]
-    pub(crate) metrics_bind_address: BindAddress,
+    #[command(flatten)]
+    pub(crate) from: DataPlaneArgs,
 }
 
 /// The order of the lines.

@@ -36,11 +36,11 @@ pub(super) struct Known {
 pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<Ending> {
     let name = name(args)?;
     let service = name.to_string();
-    let client = Client::at(&args.metrics_bind_address);
+    let client = Client::at(&args.from.metrics_bind_address);
     let conditions = client.as_ref().and_then(Client::conditions);
     let description = client.as_ref().and_then(|client| client.service(&service));
     let wanted = Wanted(&|of| of == service);
-    let (_, mut inventory) = inventory::read(args.mode, client.as_ref(), &wanted)?;
+    let (_, mut inventory) = inventory::read(args.from.mode, client.as_ref(), &wanted)?;
     inventory.explain(conditions.as_deref().unwrap_or_default());
     let Inventory { services, .. } = inventory;
     let vips: Vec<_> = services.into_iter().flat_map(|of| of.vips).collect();
@@ -92,8 +92,8 @@ fn name(args: &DescribeArgs) -> anyhow::Result<ObjectName> {
 /// The Services of this name in other namespaces.
 fn elsewhere(args: &DescribeArgs, name: &str) -> anyhow::Result<Vec<String>> {
     let is_called = |of: &str| of.split_once('/').is_some_and(|(_, own)| own == name);
-    let client = Client::at(&args.metrics_bind_address);
-    let (_, inventory) = inventory::read(args.mode, client.as_ref(), &Wanted(&is_called))?;
+    let client = Client::at(&args.from.metrics_bind_address);
+    let (_, inventory) = inventory::read(args.from.mode, client.as_ref(), &Wanted(&is_called))?;
     let others = inventory.services.into_iter();
     Ok(others.map(|of| of.service).collect())
 }

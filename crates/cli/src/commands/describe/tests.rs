@@ -9,6 +9,7 @@ use proxier::source::manifest;
 
 use super::text::Text;
 use super::*;
+use crate::args::DataPlaneArgs;
 use crate::description;
 use crate::inventory::{ClientGroup, VipState};
 use crate::testing::{vip, without_endpoints};
@@ -117,8 +118,10 @@ fn names_have_a_namespace() {
         let args = DescribeArgs {
             name: name.to_owned(),
             namespace: namespace.map(str::to_owned),
-            mode: None,
-            metrics_bind_address: crate::args::BindAddress(None),
+            from: DataPlaneArgs {
+                mode: None,
+                metrics_bind_address: crate::args::BindAddress(None),
+            },
             output: StatusFormat::Text,
         };
         super::name(&args)

@@ -54,9 +54,9 @@ pub(crate) fn services(args: &ServicesArgs) -> anyhow::Result<Ending> {
 
 fn read(args: &ServicesArgs) -> anyhow::Result<Inventory> {
     let is_wanted = |service: &str| args.selection.names(service);
-    let client = Client::at(&args.metrics_bind_address);
+    let client = Client::at(&args.from.metrics_bind_address);
     let wanted = Wanted(&is_wanted);
-    let (_, mut inventory) = inventory::read(args.mode, client.as_ref(), &wanted)?;
+    let (_, mut inventory) = inventory::read(args.from.mode, client.as_ref(), &wanted)?;
     if let Some(conditions) = client.and_then(|client| client.conditions()) {
         inventory.explain(&conditions);
     }

@@ -51,10 +51,10 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Ending> {
 
 impl Status {
     fn read(args: &StatusArgs) -> Self {
-        let client = Client::at(&args.metrics_bind_address);
+        let client = Client::at(&args.from.metrics_bind_address);
         let running = client.as_ref().and_then(Client::status);
         let conditions = client.as_ref().and_then(Client::conditions);
-        let mut kernel = inventory::read(args.mode, client.as_ref(), &Wanted::ALL);
+        let mut kernel = inventory::read(args.from.mode, client.as_ref(), &Wanted::ALL);
         if let (Ok((_, inventory)), Some(conditions)) = (&mut kernel, &conditions) {
             inventory.explain(conditions);
         }

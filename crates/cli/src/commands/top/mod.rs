@@ -63,9 +63,9 @@ pub(crate) fn top(args: &TopArgs) -> anyhow::Result<Ending> {
 fn read(args: &TopArgs) -> anyhow::Result<Reading> {
     let selection = &args.selection;
     let is_wanted = |service: &str| selection.names(service);
-    let client = Client::at(&args.metrics_bind_address);
+    let client = Client::at(&args.from.metrics_bind_address);
     let wanted = Wanted(&is_wanted);
-    let (mode, mut inventory) = inventory::read(args.mode, client.as_ref(), &wanted)?;
+    let (mode, mut inventory) = inventory::read(args.from.mode, client.as_ref(), &wanted)?;
     if !selection.is_by_name() {
         inventory = inventory.with(|of| {
             of.vips.iter().any(|vip| {
