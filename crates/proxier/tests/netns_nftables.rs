@@ -3,6 +3,8 @@
 
 #[path = "incremental/arbitrary.rs"]
 mod arbitrary;
+#[path = "kernel_backend/lab.rs"]
+mod lab;
 #[path = "kernel_backend/table_traces.rs"]
 mod table_traces;
 #[path = "netns_nftables/traffic.rs"]
@@ -26,6 +28,7 @@ use proxier::store::{Change, Store};
 use testbed::Namespace;
 
 use arbitrary::{change, config};
+use lab::port;
 
 fn namespace() -> Namespace {
     Namespace::new("nftables").unwrap()
@@ -166,10 +169,6 @@ fn check_elements(node: &NodeState, state: &DesiredState) {
     }
     let wanted: BTreeSet<_> = state.frontends().map(|frontend| frontend.key).collect();
     assert!(node.elements.frontends().all(|key| wanted.contains(key)));
-}
-
-fn port(number: u16) -> std::num::NonZeroU16 {
-    number.try_into().unwrap()
 }
 
 /// Service `n` with endpoints on this node.

@@ -2,13 +2,14 @@
 //! differences, and what happens to open connections and flows.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::collections::BTreeMap;
+#[path = "kernel_backend/lab.rs"]
+mod lab;
+
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxier::desired::Config;
 use proxier::mode::userspace::{Userspace, UserspaceBackend, remove_routes, routes};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
@@ -21,24 +22,9 @@ use testbed::traffic::{
     Cell, Cluster, Expected, NEW_ADDRESS_V4, NEW_ADDRESS_V6, Seen, Service as Kind, Way, Who,
     manifest, table,
 };
-use testbed::{
-    AskError, Backend, Client, Host, POD_CIDR_V4, POD_CIDR_V6, Protocol as Transport,
-    SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology, eventually,
-};
+use testbed::{AskError, Client, Protocol as Transport, SERVICE_CIDR_V4, Topology, eventually};
 
-fn port(number: u16) -> std::num::NonZeroU16 {
-    number.try_into().unwrap()
-}
-
-/// The node that svcproxy runs on.
-fn settings(topology: &Topology) -> Config {
-    let node = &topology.node().host;
-    let mut config = Config::new("node-a", vec![node.v4.into(), node.v6.into()]);
-    let cidrs = |cidrs: [&str; 2]| cidrs.map(|cidr| cidr.parse().unwrap()).to_vec();
-    config.cluster_cidrs = cidrs([POD_CIDR_V4, POD_CIDR_V6]);
-    config.service_cidrs = cidrs([SERVICE_CIDR_V4, SERVICE_CIDR_V6]);
-    config
-}
+use lab::{Lab, answers, backends, port, settings};
 
 /// A proxy on the first node; its threads are in the node's namespace.
 fn proxy(topology: &Topology) -> (Runtime, UserspaceBackend) {
@@ -119,73 +105,21 @@ fn whole_table_of_udp() {
     whole_table(Transport::Udp);
 }
 
-/// A proxier on a node with pods, and a Service that it serves.
-struct Lab<'a> {
-    topology: &'a Topology,
-    proxier: Proxier<Userspace>,
-    service: Service,
-    slice: EndpointSlice,
-    _runtime: Runtime,
+fn lab(topology: &Topology, protocol: Protocol, number: u16) -> (Runtime, Lab<'_, Userspace>) {
+    let (runtime, backend) = proxy(topology);
+    let mut config = settings(topology);
+    config.drain_timeout = Duration::from_secs(60);
+    let lab = Lab::new(topology, config, Userspace::new(backend), protocol, number);
+    (runtime, lab)
 }
 
-impl<'a> Lab<'a> {
-    fn new(topology: &'a Topology, protocol: Protocol, number: u16) -> Self {
-        let (runtime, backend) = proxy(topology);
-        let mut config = settings(topology);
-        config.drain_timeout = Duration::from_secs(60);
-        let name = ObjectName::new("default", "web").unwrap();
-        let mut service = Service::new(name.clone());
-        let mut of = ServicePort::new(PortName::UNNAMED, protocol, port(number));
-        of.node_port = Some(port(30_000 + number));
-        service.cluster_ips = [[10, 96, 0, 10].into()].into();
-        service.ports = [of].into();
-        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
-        slice.ports = [EndpointPort::new(PortName::UNNAMED, protocol, port(5353))].into();
-        let mut lab = Self {
-            topology,
-            proxier: Proxier::new(Arc::new(config), Userspace::new(backend)),
-            service,
-            slice,
-            _runtime: runtime,
-        };
-        lab.handle(vec![
-            Change::ServicesReplaced(vec![]),
-            Change::EndpointSlicesReplaced(vec![]),
-        ]);
-        lab
-    }
-
-    fn handle(&mut self, changes: Vec<Change>) {
-        let node = &self.topology.node().host;
-        let report = node
-            .enter(|| self.proxier.handle(changes))
-            .unwrap()
-            .unwrap();
-        assert!(report.is_success(), "{report:#?}");
-    }
-
-    fn serve(&mut self, pods: &[&Host]) {
-        let endpoints = pods.iter().map(|pod| Endpoint::new(pod.v4.into()));
-        self.slice.endpoints = endpoints.collect();
-        self.handle(vec![
-            Change::ServiceApplied(self.service.clone()),
-            Change::EndpointSliceApplied(self.slice.clone()),
-        ]);
-    }
-
-    fn drain(&mut self, after: Duration) -> usize {
-        let node = &self.topology.node().host;
-        let drained = node
-            .enter(|| self.proxier.drain(Instant::now() + after))
-            .unwrap();
-        drained.map_or(0, |report| report.plan.steps().len())
-    }
-}
-
-fn backends(pods: &[&Host], protocol: Transport) -> Vec<Backend> {
-    let start =
-        |pod: &&Host| Backend::start(pod, protocol, (pod.v4, 5353).into(), pod.name()).unwrap();
-    pods.iter().map(start).collect()
+/// Drains at a later time. Returns the number of steps.
+fn drain(lab: &mut Lab<'_, Userspace>, after: Duration) -> usize {
+    let node = &lab.topology.node().host;
+    let drained = node
+        .enter(|| lab.proxier.drain(Instant::now() + after))
+        .unwrap();
+    drained.map_or(0, |report| report.plan.steps().len())
 }
 
 #[test]
@@ -195,7 +129,7 @@ fn datagrams_of_a_removed_endpoint_move_on() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1]];
     let _backends = backends(&pods, Transport::Udp);
-    let mut lab = Lab::new(&topology, Protocol::Udp, 53);
+    let (_runtime, mut lab) = lab(&topology, Protocol::Udp, 53);
     lab.serve(&pods[..1]);
     let cluster_ip = ([10, 96, 0, 10], 53).into();
     let ways = [
@@ -243,7 +177,7 @@ fn connections_of_a_removed_endpoint_drain() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let (_runtime, mut lab) = lab(&topology, Protocol::Tcp, 80);
     lab.serve(&pods[..1]);
     let client = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
     let mut old = client.connect(&node.pods[2]).unwrap();
@@ -255,9 +189,9 @@ fn connections_of_a_removed_endpoint_drain() {
         let answer = client.ask(&node.pods[2]).unwrap();
         assert_eq!(answer.backend, pods[1].name());
     }
-    assert_eq!(lab.drain(Duration::from_secs(50)), 0);
+    assert_eq!(drain(&mut lab, Duration::from_secs(50)), 0);
     assert_eq!(old.ask().unwrap().backend, pods[0].name());
-    assert_eq!(lab.drain(Duration::from_secs(60)), 1);
+    assert_eq!(drain(&mut lab, Duration::from_secs(60)), 1);
     assert!(old.ask().is_err());
     assert!(!lab.proxier.is_draining());
     // What has ended by itself needs no timeout.
@@ -267,7 +201,7 @@ fn connections_of_a_removed_endpoint_drain() {
     assert!(lab.proxier.is_draining());
     drop(old);
     eventually(Duration::from_secs(10), || {
-        match lab.drain(Duration::ZERO) {
+        match drain(&mut lab, Duration::ZERO) {
             1 => Ok(()),
             other => Err(other),
         }
@@ -283,7 +217,7 @@ fn a_deleted_service_closes_its_listeners() {
     let node = topology.node();
     let pods = [&node.pods[0]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let (_runtime, mut lab) = lab(&topology, Protocol::Tcp, 80);
     lab.serve(&pods);
     let cluster_ip = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
     let node_port = Client::new(Transport::Tcp, (node.host.v4, 30080).into());
@@ -309,7 +243,7 @@ fn a_restart_adopts_the_routes() {
     let client = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
     let mut routes_before = None;
     for _ in 0..3 {
-        let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+        let (_runtime, mut lab) = lab(&topology, Protocol::Tcp, 80);
         lab.service.external_ips = [[203, 0, 113, 7].into()].into();
         lab.serve(&pods);
         client.ask(&node.pods[1]).unwrap();
@@ -337,7 +271,7 @@ fn deleted_routes_come_back() {
     let node = topology.node();
     let pods = [&node.pods[0]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let (_runtime, mut lab) = lab(&topology, Protocol::Tcp, 80);
     lab.serve(&pods);
     node.host
         .ip(&[format!("route del local {SERVICE_CIDR_V4} table local")])
@@ -346,17 +280,6 @@ fn deleted_routes_come_back() {
     assert_eq!(audit.plan.steps().len(), 1, "{:#?}", audit.plan);
     let client = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
     client.ask(&node.pods[1]).unwrap();
-}
-
-/// How often each endpoint answers.
-fn answers(from: &Host, client: &Client, count: usize) -> BTreeMap<String, usize> {
-    let mut answers = BTreeMap::new();
-    for _ in 0..count {
-        *answers
-            .entry(client.ask(from).unwrap().backend)
-            .or_default() += 1;
-    }
-    answers
 }
 
 /// A client keeps its endpoint, also when others come and go, and gets another one when it goes or
@@ -368,7 +291,7 @@ fn a_client_keeps_its_endpoint_while_it_answers() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1], &node.pods[2]];
     let mut servers = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let (_runtime, mut lab) = lab(&topology, Protocol::Tcp, 80);
     let seconds = NonZeroU32::new(60).unwrap();
     lab.service.session_affinity = SessionAffinity::ClientIp(seconds);
     lab.serve(&pods);
@@ -395,7 +318,7 @@ fn weights_decide_how_many_connections_an_endpoint_gets() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let (_runtime, mut lab) = lab(&topology, Protocol::Tcp, 80);
     lab.serve(&pods);
     let mut heavy = Endpoint::new(pods[0].v4.into());
     heavy.weight = 30;

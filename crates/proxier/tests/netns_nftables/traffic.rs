@@ -1,6 +1,5 @@
 //! Real clients and endpoints: the table of docs/traffic.md, as for the other modes.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -9,26 +8,14 @@ use proxier::mode::nftables::{Ruleset, trace};
 use proxier::mode::trace::Surroundings;
 use proxier::source::manifest::parse;
 use testbed::traffic::{Cluster, NEW_ADDRESS_V4, NEW_ADDRESS_V6, manifest, table};
-use testbed::{
-    Backend, Client, POD_CIDR_V4, POD_CIDR_V6, Protocol as Transport, SERVICE_CIDR_V4,
-    SERVICE_CIDR_V6, Topology, eventually,
-};
+use testbed::{Client, Protocol as Transport, Topology, eventually};
 
+use super::lab::{Lab, answers, backends, settings};
 use super::table_traces::{addresses, deviations};
 use super::*;
 
 /// All except SCTP, for which not every kernel has sockets.
 const PROTOCOLS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
-
-/// The node that svcproxy runs on.
-fn settings(topology: &Topology) -> Config {
-    let node = &topology.node().host;
-    let mut config = Config::new("node-a", vec![node.v4.into(), node.v6.into()]);
-    let cidrs = |cidrs: [&str; 2]| cidrs.map(|cidr| cidr.parse().unwrap()).to_vec();
-    config.cluster_cidrs = cidrs([POD_CIDR_V4, POD_CIDR_V6]);
-    config.service_cidrs = cidrs([SERVICE_CIDR_V4, SERVICE_CIDR_V6]);
-    config
-}
 
 fn whole_table(protocols: &[Transport]) {
     let topology = Topology::new("table", &[2, 2]).unwrap();
@@ -80,66 +67,13 @@ fn kernel_whole_table_of_sctp_in_mode_nftables() {
     whole_table(&[Transport::Sctp]);
 }
 
-/// A proxier on a node with pods, and a Service that it serves.
-struct Lab<'a> {
-    topology: &'a Topology,
-    proxier: Proxier<Nftables>,
-    service: Service,
-    slice: EndpointSlice,
-}
-
-impl<'a> Lab<'a> {
-    fn new(topology: &'a Topology, protocol: Protocol, number: u16) -> Self {
-        let node = &topology.node().host;
-        let backend = node.enter(|| NftablesBackend::open().unwrap());
-        let config = Arc::new(settings(topology));
-        let name = ObjectName::new("default", "web").unwrap();
-        let mut service = Service::new(name.clone());
-        let mut of = ServicePort::new(PortName::UNNAMED, protocol, port(number));
-        of.node_port = Some(port(30_000 + number));
-        service.cluster_ips = [[10, 96, 0, 10].into()].into();
-        service.ports = [of].into();
-        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
-        slice.ports = [EndpointPort::new(PortName::UNNAMED, protocol, port(5353))].into();
-        let mut lab = Self {
-            topology,
-            proxier: Proxier::new(config, Nftables::new(backend)),
-            service,
-            slice,
-        };
-        lab.handle(vec![
-            Change::ServicesReplaced(vec![]),
-            Change::EndpointSlicesReplaced(vec![]),
-        ]);
-        lab
-    }
-
-    /// Returns the number of flows that were deleted.
-    fn handle(&mut self, changes: Vec<Change>) -> u64 {
-        let node = &self.topology.node().host;
-        let report = node
-            .enter(|| self.proxier.handle(changes))
-            .unwrap()
-            .unwrap();
-        assert!(report.is_success(), "{report:#?}");
-        report.applied.counts.flows
-    }
-
-    fn serve(&mut self, pods: &[&testbed::Host]) -> u64 {
-        let endpoints = pods.iter().map(|pod| Endpoint::new(pod.v4.into()));
-        self.slice.endpoints = endpoints.collect();
-        self.handle(vec![
-            Change::ServiceApplied(self.service.clone()),
-            Change::EndpointSliceApplied(self.slice.clone()),
-        ])
-    }
-}
-
-fn backends(pods: &[&testbed::Host], protocol: Transport) -> Vec<Backend> {
-    let start = |pod: &&testbed::Host| {
-        Backend::start(pod, protocol, (pod.v4, 5353).into(), pod.name()).unwrap()
-    };
-    pods.iter().map(start).collect()
+fn lab(topology: &Topology, protocol: Protocol, number: u16) -> Lab<'_, Nftables> {
+    let backend = topology
+        .node()
+        .host
+        .enter(|| NftablesBackend::open().unwrap());
+    let data_plane = Nftables::new(backend);
+    Lab::new(topology, settings(topology), data_plane, protocol, number)
 }
 
 /// Datagrams of one socket, a flow to connection tracking, from a client outside, a pod and the
@@ -151,7 +85,7 @@ fn datagrams_of_a_removed_endpoint_move_on() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1]];
     let _backends = backends(&pods, Transport::Udp);
-    let mut lab = Lab::new(&topology, Protocol::Udp, 53);
+    let mut lab = lab(&topology, Protocol::Udp, 53);
     lab.serve(&pods[..1]);
     let node_port = (node.host.v4, 30053).into();
     let cluster_ip = ([10, 96, 0, 10], 53).into();
@@ -197,7 +131,7 @@ fn connections_of_a_removed_endpoint_drain() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let mut lab = lab(&topology, Protocol::Tcp, 80);
     lab.serve(&pods[..1]);
     let to = ([10, 96, 0, 10], 80).into();
     let client = Client::new(Transport::Tcp, to);
@@ -212,17 +146,6 @@ fn connections_of_a_removed_endpoint_drain() {
     assert_eq!(old.ask().unwrap().backend, pods[0].name());
 }
 
-/// How often each endpoint answers.
-fn answers(from: &testbed::Host, client: &Client, count: usize) -> BTreeMap<String, usize> {
-    let mut answers = BTreeMap::new();
-    for _ in 0..count {
-        *answers
-            .entry(client.ask(from).unwrap().backend)
-            .or_default() += 1;
-    }
-    answers
-}
-
 /// A client keeps its endpoint, also when others come and go, and gets another one when it goes.
 #[test]
 #[ignore = "netns: needs root"]
@@ -231,7 +154,7 @@ fn a_client_keeps_its_endpoint_while_it_is_one() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1], &node.pods[2]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let mut lab = lab(&topology, Protocol::Tcp, 80);
     let seconds = NonZeroU32::new(60).unwrap();
     lab.service.session_affinity = SessionAffinity::ClientIp(seconds);
     lab.serve(&pods);
@@ -266,7 +189,7 @@ fn weights_decide_how_many_connections_an_endpoint_gets() {
     let node = topology.node();
     let pods = [&node.pods[0], &node.pods[1]];
     let _backends = backends(&pods, Transport::Tcp);
-    let mut lab = Lab::new(&topology, Protocol::Tcp, 80);
+    let mut lab = lab(&topology, Protocol::Tcp, 80);
     lab.serve(&pods);
     let mut heavy = Endpoint::new(pods[0].v4.into());
     heavy.weight = 30;
