@@ -50,7 +50,7 @@ impl Parts {
     ) {
         let (deliver, delivered) = mpsc::channel();
         let spawned = thread::Builder::new().spawn(move || {
-            // Nobody waits for it any more if it is late.
+            // If it is late, nothing receives it any more.
             let _ = deliver.send(collect());
         });
         let text = match spawned {
