@@ -123,13 +123,24 @@ impl Batch {
         self.send(socket, |_| {})
     }
 
+    /// The datagram that [`Batch::commit`] sends, for a benchmark that sends it itself.
+    pub fn into_datagram(mut self) -> Vec<u8> {
+        let end = self.sequence(self.steps.len() + 1);
+        self.finish(|writer| writer.batch(NFNL_MSG_BATCH_END, end));
+        self.writer.bytes().to_vec()
+    }
+
+    fn finish(&mut self, end: impl FnOnce(&mut Writer)) {
+        self.writer.add_flags(self.last_start, NLM_F_ACK);
+        end(&mut self.writer);
+    }
+
     fn send(&mut self, socket: &mut Socket, end: impl FnOnce(&mut Writer)) -> Result<(), Refused> {
         let count = self.steps.len();
         if count == 0 {
             return Ok(());
         }
-        self.writer.add_flags(self.last_start, NLM_F_ACK);
-        end(&mut self.writer);
+        self.finish(end);
         let sent = socket.commit(&self.writer, self.first, count);
         sent.map_err(|refusal| self.refused(refusal))
     }

@@ -99,12 +99,14 @@ impl Writer {
     /// Writes an attribute with the bytes from `content`.
     pub fn attribute(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.len();
-        self.0.extend([0; 2]);
-        self.0.extend(kind.to_ne_bytes());
+        let [low, high] = kind.to_ne_bytes();
+        self.0.extend_from_slice(&[0, 0, low, high]);
         content(self);
         let length = u16::try_from(self.len() - start).unwrap_or(u16::MAX);
         self.patch(start, &length.to_ne_bytes());
-        self.0.resize(self.len().next_multiple_of(ALIGN), 0);
+        if !self.len().is_multiple_of(ALIGN) {
+            self.0.resize(self.len().next_multiple_of(ALIGN), 0);
+        }
     }
 
     fn patch(&mut self, at: usize, bytes: &[u8]) {

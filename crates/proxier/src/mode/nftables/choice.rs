@@ -30,6 +30,12 @@ impl Choice {
     /// The most endpoints of a destination; further ones are not used.
     pub(super) const MOST: u32 = (1 << (32 - SECONDS)) - 1;
 
+    /// The first one in their order.
+    pub(super) const FIRST: Self = Self {
+        count: NonZeroU32::MIN,
+        affinity: None,
+    };
+
     /// The number that stands for it in the maps.
     pub(super) fn number(self) -> u32 {
         let seconds = self.affinity.map_or(0, NonZeroU32::get);

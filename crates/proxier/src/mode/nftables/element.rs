@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use foldhash::HashMap;
@@ -153,6 +153,22 @@ impl Element {
         }
     }
 
+    /// The first element, in their order, that has the same key in the same map.
+    pub(super) fn first_in_its_place(mut self) -> Self {
+        match &mut self {
+            Self::Endpoint { to, .. } => {
+                *to = Target {
+                    address: Ipv4Addr::UNSPECIFIED.into(),
+                    port: NonZeroU16::MIN,
+                };
+            }
+            Self::Number { lasting, .. } => *lasting = 0,
+            Self::Service { choice, .. } => *choice = Choice::FIRST,
+            _ => {}
+        }
+        self
+    }
+
     /// Whether both have the same key in the same map, so that one must go before the other comes.
     pub(super) fn excludes(&self, other: &Self) -> bool {
         match (self, other) {
@@ -253,6 +269,23 @@ impl Elements {
             None => &mut self.others,
         };
         elements.insert(element, comment);
+    }
+
+    /// Adds elements of one destination, or changes their comments.
+    pub(super) fn extend(
+        &mut self,
+        key: FrontendKey,
+        elements: impl Iterator<Item = (Element, Comment)>,
+    ) {
+        let of_key = self.of_frontends.entry(key).or_default();
+        match of_key.is_empty() {
+            // Builds the map at once.
+            true => *of_key = elements.collect(),
+            false => of_key.extend(elements),
+        }
+        if of_key.is_empty() {
+            self.of_frontends.remove(&key);
+        }
     }
 
     /// Removes an element.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -53,6 +54,19 @@ pub enum Step {
 }
 
 impl Step {
+    /// The destination to which it adds an element.
+    fn adds_to(&self) -> Option<FrontendKey> {
+        match self {
+            Self::AddElement(element, _) => element.frontend(),
+            _ => None,
+        }
+    }
+
+    fn adds_to_same(&self, next: &Self) -> bool {
+        let key = self.adds_to();
+        key.is_some() && key == next.adds_to()
+    }
+
     /// What it changes.
     pub(crate) const fn kind(&self) -> StepKind {
         match self {
@@ -105,7 +119,8 @@ impl Plan {
             Scope::Full => builder.everything(),
             Scope::Touched(touched) => {
                 for key in &touched.frontends {
-                    builder.frontend(*key);
+                    let frontend = desired.frontend(key).map(AsRef::as_ref);
+                    builder.frontend(*key, frontend);
                 }
                 for need in &touched.needs {
                     builder.need(need);
@@ -143,10 +158,25 @@ impl FromIterator<Step> for Plan {
 impl NodeState {
     /// Records an executed plan, except for the failed steps with these ascending indices.
     pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
-        for (place, step) in plan.steps.iter().enumerate() {
-            if failed.binary_search(&place).is_err() {
-                self.record_step(step);
+        let mut place = 0;
+        // A first sync adds all elements of a destination one after another.
+        for run in plan.steps.chunk_by(Step::adds_to_same) {
+            let took_effect = run
+                .iter()
+                .zip(place..)
+                .filter(|(_, place)| failed.binary_search(place).is_err())
+                .map(|(step, _)| step);
+            match run.first().and_then(Step::adds_to) {
+                Some(key) => {
+                    let added = took_effect.filter_map(|step| match step {
+                        Step::AddElement(element, comment) => Some((*element, comment.clone())),
+                        _ => None,
+                    });
+                    self.elements.extend(key, added);
+                }
+                None => took_effect.for_each(|step| self.record_step(step)),
             }
+            place += run.len();
         }
     }
 
@@ -181,10 +211,14 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn everything(&mut self) {
         let (desired, node) = (self.desired, self.node);
-        let mut keys: BTreeSet<_> = desired.frontends().map(|frontend| frontend.key).collect();
-        keys.extend(node.elements.frontends());
-        for key in keys {
-            self.frontend(key);
+        let frontends = desired.frontends().map(|one| (one.key, Some(one.as_ref())));
+        let mut frontends: Vec<_> = frontends.collect();
+        let gone = node.elements.frontends();
+        let gone = gone.filter(|key| desired.frontend(key).is_none());
+        frontends.extend(gone.map(|key| (*key, None)));
+        frontends.sort_unstable_by_key(|(key, _)| *key);
+        for (key, frontend) in frontends {
+            self.frontend(key, frontend);
         }
         let mut others: BTreeSet<_> = desired.all_needs().filter_map(of_need).collect();
         // Service CIDRs, which reject everything that is no Service, come last: another proxy may
@@ -224,11 +258,11 @@ impl Builder<'_> {
         }
     }
 
-    fn frontend(&mut self, key: FrontendKey) {
+    /// `frontend` is what the key is to serve, if anything.
+    fn frontend(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
         let elements = &self.node.elements;
         let there: BTreeMap<_, _> = elements.of(&key).collect();
         let before = Before::of(there.keys().copied());
-        let frontend = self.desired.frontend(&key).map(AsRef::as_ref);
         let wanted = match frontend {
             Some(frontend) => wanted(frontend, &before),
             None => Vec::new(),
@@ -249,18 +283,17 @@ impl Builder<'_> {
                     choice,
                 });
             }
-            match there.get(&element) {
-                Some(old) if **old == comment => {
+            if !there.is_empty() {
+                if there.get(&element).is_some_and(|old| **old == comment) {
                     gone.remove(&element);
                     continue;
                 }
-                _ => {}
-            }
-            // Both in one transaction, so that the element is never missing.
-            let old = gone.iter().find(|old| old.excludes(&element)).copied();
-            if let Some(old) = old {
-                gone.remove(&old);
-                self.open.push(Step::DeleteElement(old));
+                // Both in one transaction, so that the element is never missing.
+                let old = gone.range(element.first_in_its_place()..).next().copied();
+                if let Some(old) = old.filter(|old| old.excludes(&element)) {
+                    gone.remove(&old);
+                    self.open.push(Step::DeleteElement(old));
+                }
             }
             self.open.push(Step::AddElement(element, comment));
         }
@@ -277,7 +310,7 @@ impl Builder<'_> {
 
     fn finish(self, is_full: bool) -> Plan {
         let (config, node) = (self.desired.config(), self.node);
-        let mut steps = Vec::with_capacity(self.open.len() + self.close.len());
+        let mut steps = Vec::new();
         let mut has_choosers = true;
         if is_full {
             let missing = missing_sysctls(config, &node.sysctls);
@@ -291,7 +324,9 @@ impl Builder<'_> {
         let is_missing = |chooser: &&Chooser| !has_choosers || !node.choosers.contains(chooser);
         let missing = self.choosers.iter().filter(is_missing);
         steps.extend(missing.copied().map(Step::AddChooser));
-        steps.extend(self.open);
+        // A first sync has far more of these: they stay where they are.
+        let first = mem::replace(&mut steps, self.open);
+        steps.splice(..0, first);
         steps.extend(self.close);
         if is_full && has_choosers {
             let unused = node.choosers.difference(&self.choosers);
@@ -397,7 +432,8 @@ fn wanted(frontend: &Frontend, before: &Before) -> Vec<(Element, Comment)> {
         SessionAffinity::None => None,
         SessionAffinity::ClientIp(seconds) => Some(seconds),
     };
-    let mut wanted = Vec::new();
+    // One for each backend and the Service's.
+    let mut wanted = Vec::with_capacity(frontend.backends.len() + 1);
     if let Some(ranges) = &frontend.source_ranges {
         let networks = ranges.iter().flat_map(|range| split_range(*range));
         let ranges = networks.map(|network| Element::SourceRange(key, network));
@@ -471,27 +507,32 @@ const MOST_NUMBERS: u64 = 4096;
 /// has, as far as there are as many.
 fn number(backends: &[Backend], before: &BTreeMap<u32, Target>) -> Vec<Target> {
     let mut left = shares(backends);
-    let count: u64 = left.values().sum();
+    let count: u64 = left.iter().map(|(_, shares)| shares).sum();
     let count = u32::try_from(count).unwrap_or(u32::MAX).min(Choice::MOST);
+    let one_by_one = |left: Vec<(Target, u64)>| {
+        let each = left.into_iter();
+        each.flat_map(|(to, shares)| (0..shares).map(move |_| to))
+    };
+    if before.is_empty() {
+        let all = (0..count).zip(one_by_one(left));
+        return all.map(|(_, to)| to).collect();
+    }
     let mut take = |to: &Target| {
-        let shares = left.get_mut(to).filter(|shares| **shares > 0);
-        shares.map(|shares| {
-            *shares -= 1;
-            *to
-        })
+        let place = left.binary_search_by_key(to, |(to, _)| *to).ok()?;
+        let (to, shares) = left.get_mut(place).filter(|(_, shares)| *shares > 0)?;
+        *shares -= 1;
+        Some(*to)
     };
     let kept: Vec<_> = (0..count)
         .map(|number| before.get(&number).and_then(&mut take))
         .collect();
-    let mut rest = left
-        .into_iter()
-        .flat_map(|(to, shares)| (0..shares).map(move |_| to));
+    let mut rest = one_by_one(left);
     let all = kept.into_iter().map(|kept| kept.or_else(|| rest.next()));
     all.flatten().collect()
 }
 
-/// How many numbers each endpoint gets.
-fn shares(backends: &[Backend]) -> BTreeMap<Target, u64> {
+/// How many numbers each endpoint gets, in the order of endpoints.
+fn shares(backends: &[Backend]) -> Vec<(Target, u64)> {
     let weights = || {
         backends
             .iter()
@@ -500,14 +541,24 @@ fn shares(backends: &[Backend]) -> BTreeMap<Target, u64> {
     let divisor = weights().fold(0, greatest_common_divisor).max(1);
     let sum: u64 = weights().map(|weight| weight / divisor).sum();
     let most = MOST_NUMBERS.max(u64::try_from(backends.len()).unwrap_or(u64::MAX));
-    let mut shares = BTreeMap::new();
-    for backend in backends {
+    let share = |backend: &Backend| {
         let weight = u64::from(backend.weight.get()) / divisor;
-        *shares.entry(Target::from(backend)).or_default() += match sum > most {
+        match sum > most {
             true => (weight * most / sum).max(1),
             false => weight,
-        };
-    }
+        }
+    };
+    let shares = backends.iter().map(|one| (Target::from(one), share(one)));
+    let mut shares: Vec<_> = shares.collect();
+    shares.sort_unstable();
+    // The same endpoint twice has the shares of both.
+    shares.dedup_by(|(to, shares), (kept, all)| {
+        let is_same = to == kept;
+        if is_same {
+            *all += *shares;
+        }
+        is_same
+    });
     shares
 }
 

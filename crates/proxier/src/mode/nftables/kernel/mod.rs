@@ -161,6 +161,28 @@ impl NftablesBackend {
         }
     }
 
+    /// The datagrams that [`NftablesBackend::apply`] sends for the packet filter's steps of a plan, if
+    /// the kernel accepts them all: for a benchmark that sends them itself.
+    #[cfg(feature = "testing")]
+    pub fn datagrams(&mut self, plan: &Plan) -> Vec<Vec<u8>> {
+        let is_filter = |step: &&Step| !matches!(step, Step::SetSysctl(..) | Step::DeleteFlows(_));
+        let steps: Vec<_> = plan.steps().iter().filter(is_filter).collect();
+        let mut datagrams = Vec::new();
+        let mut rest = steps.as_slice();
+        while !rest.is_empty() {
+            let (transaction, taken) = Transaction::pack(
+                &mut self.socket,
+                rest,
+                &self.families,
+                Install::Anew,
+                Packing::Dense,
+            );
+            datagrams.push(transaction.into_datagram());
+            rest = rest.get(taken.max(1)..).unwrap_or_default();
+        }
+        datagrams
+    }
+
     /// Commits as many steps as fit into one transaction. Returns their number and the outcome.
     fn commit(
         &mut self,
@@ -177,7 +199,9 @@ impl NftablesBackend {
             Transaction::pack(&mut self.socket, steps, &self.families, install, packing);
         report.counts.transactions += 1;
         let outcome = transaction.commit(&mut self.socket);
-        self.is_sound |= outcome.is_ok() && steps.iter().take(taken).any(|step| installs(step));
+        if !self.is_sound && outcome.is_ok() {
+            self.is_sound = steps.iter().take(taken).any(|step| installs(step));
+        }
         (taken, outcome)
     }
 

@@ -260,6 +260,12 @@ impl<'a> Transaction<'a> {
         self.batch.commit(socket)
     }
 
+    /// The datagram that [`Transaction::commit`] sends.
+    #[cfg(feature = "testing")]
+    pub(super) fn into_datagram(self) -> Vec<u8> {
+        self.batch.into_datagram()
+    }
+
     /// Lets the kernel validate the transaction.
     pub(super) fn check(self, socket: &mut Socket) -> Result<(), Refused> {
         self.batch.check(socket)

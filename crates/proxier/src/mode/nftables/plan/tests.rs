@@ -86,32 +86,73 @@ fn lasting_numbers_do_not_depend_on_other_endpoints() {
     assert_eq!(two[&target(7)], numbers[&target(7)] + 1);
 }
 
+/// A Service with a node port, and endpoints at these addresses after 10.200.0.0.
+fn many(endpoints: impl Iterator<Item = u32>, affinity: SessionAffinity) -> DesiredState {
+    let name = ObjectName::new("default", "many").unwrap();
+    let mut service = Service::new(name.clone());
+    let number = |number| NonZeroU16::new(number).unwrap();
+    let mut port = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, number(80));
+    port.node_port = Some(number(30_080));
+    service.ports = [port].into();
+    service.cluster_ips = [IpAddr::from([10, 96, 0, 1])].into();
+    service.session_affinity = affinity;
+    let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
+    let port = EndpointPort::new(PortName::UNNAMED, Protocol::Tcp, number(80));
+    slice.ports = [port].into();
+    let first = Ipv4Addr::new(10, 200, 0, 0).to_bits();
+    let addresses = endpoints.map(|index| Ipv4Addr::from_bits(first + index));
+    slice.endpoints = addresses.map(|to| Endpoint::new(to.into())).collect();
+    let mut store = Store::default();
+    store.apply(Change::ServiceApplied(service));
+    store.apply(Change::EndpointSliceApplied(slice));
+    let config = Config::new("node", vec![[192, 0, 2, 1].into()]);
+    DesiredState::from_store(Arc::new(config), &store)
+}
+
+/// The kernel rejects an element whose key another one has (EEXIST).
+#[test]
+fn an_element_goes_before_another_one_takes_its_place() {
+    let seconds = |seconds| SessionAffinity::ClientIp(NonZeroU32::new(seconds).unwrap());
+    for (before, after) in [
+        (SessionAffinity::None, SessionAffinity::None),
+        (seconds(60), seconds(60)),
+        (seconds(60), seconds(90)),
+        (SessionAffinity::None, seconds(60)),
+    ] {
+        let mut node = NodeState::default();
+        let first = Plan::new(&many(1..40, before), &node, Scope::Full);
+        node.record(&first, &[]);
+        let mut there: BTreeSet<_> = elements(&node);
+        let plan = Plan::new(&many(20..70, after), &node, Scope::Full);
+        let mut replaced = 0;
+        for step in plan.steps() {
+            match step {
+                Step::AddElement(element, _) => {
+                    let in_the_way = there.iter().find(|old| old.excludes(element));
+                    assert_eq!(in_the_way, None, "{step}");
+                    there.insert(*element);
+                    replaced += 1;
+                }
+                Step::DeleteElement(element) => assert!(there.remove(element), "{step}"),
+                _ => {}
+            }
+        }
+        assert!(replaced > 50);
+        node.record(&plan, &[]);
+        assert_eq!(there, elements(&node));
+    }
+}
+
+/// All elements of a node.
+fn elements(node: &NodeState) -> BTreeSet<Element> {
+    let keys = node.elements.frontends();
+    let of_keys = keys.flat_map(|key| node.elements.of(key).map(|(element, _)| *element));
+    of_keys.chain(node.elements.others().copied()).collect()
+}
+
 #[test]
 fn endpoints_that_are_left_out_are_reported_once() {
-    let service = |count: u32| {
-        let name = ObjectName::new("default", "many").unwrap();
-        let mut service = Service::new(name.clone());
-        let number = |number| NonZeroU16::new(number).unwrap();
-        let mut port = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, number(80));
-        port.node_port = Some(number(30_080));
-        service.ports = [port].into();
-        service.cluster_ips = [IpAddr::from([10, 96, 0, 1])].into();
-        let mut slice = EndpointSlice::new(name.clone(), name, Family::V4);
-        slice.ports = [EndpointPort::new(
-            PortName::UNNAMED,
-            Protocol::Tcp,
-            number(80),
-        )]
-        .into();
-        let first = Ipv4Addr::new(10, 200, 0, 0).to_bits();
-        let addresses = (0..count).map(|index| Ipv4Addr::from_bits(first + index));
-        slice.endpoints = addresses.map(|to| Endpoint::new(to.into())).collect();
-        let mut store = Store::default();
-        store.apply(Change::ServiceApplied(service));
-        store.apply(Change::EndpointSliceApplied(slice));
-        let config = Config::new("node", vec![[192, 0, 2, 1].into()]);
-        DesiredState::from_store(Arc::new(config), &store)
-    };
+    let service = |count| many(0..count, SessionAffinity::None);
     assert_eq!(problems(&service(32_767), None), []);
     let problems = problems(&service(32_768), None);
     let text: Vec<_> = problems.iter().map(ToString::to_string).collect();

@@ -95,7 +95,12 @@ pub(crate) fn put_part(w: &mut Writer, comment: Option<&str>, content: impl FnOn
 
 /// Writes a key or the value of a map.
 pub(crate) fn put_value(w: &mut Writer, attribute: u16, value: &[u8]) {
-    w.nested(attribute, |w| w.put(NFTA_DATA_VALUE, value));
+    put_value_with(w, attribute, |w| w.raw(value));
+}
+
+/// Writes a key or the value of a map, with the bytes from `content`.
+pub(crate) fn put_value_with(w: &mut Writer, attribute: u16, content: impl FnOnce(&mut Writer)) {
+    w.nested(attribute, |w| w.attribute(NFTA_DATA_VALUE, content));
 }
 
 /// The first address after a network; none after the last address of the family.

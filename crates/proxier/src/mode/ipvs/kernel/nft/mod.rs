@@ -17,7 +17,7 @@ use crate::mode::{ApplyReport, BackendError};
 pub(crate) use chain::{ChainDefinition, put_hook};
 use element::is_valid_comment;
 #[cfg(feature = "nftables")]
-pub(crate) use element::{address_after, comment, paired, put_part, put_value};
+pub(crate) use element::{address_after, comment, paired, put_part, put_value_with};
 #[cfg(feature = "nftables")]
 pub(crate) use expression::Load;
 use list::TableShape;
