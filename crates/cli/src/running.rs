@@ -48,6 +48,9 @@ pub(crate) struct Running {
     pub(crate) last_sync: Option<Timestamp>,
     /// Changes that are not applied yet.
     pub(crate) pending_changes: u64,
+    /// The addresses of the DNS server, each with the error if it cannot be served now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) dns: BTreeMap<SocketAddr, Option<String>>,
 }
 
 /// The source of Services.

@@ -285,9 +285,11 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     });
     proxy.monitor.follow_log(|| 3);
     proxy.monitor.follow_dns(|| {
-        let mut counts = proxier::discovery::DnsCounts::default();
-        counts.answers.insert("NXDOMAIN", 2);
-        counts
+        let mut state = proxier::discovery::DnsState::default();
+        state.answers.insert("NXDOMAIN", 2);
+        let address = "10.96.0.10:53".parse().unwrap();
+        state.addresses.insert(address, None);
+        state
     });
     let runtime = proxier::Runtime::start().unwrap();
     let userspace = UserspaceBackend::open(&runtime).unwrap();

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use proxier::Runtime;
-use proxier::discovery::DnsCounts;
+use proxier::discovery::DnsState;
 use proxier::discovery::dns::{Config, Dns};
 use proxier::source::Extent;
 use proxier::source::manifest::Manifests;
@@ -90,8 +90,8 @@ impl Server {
         format!("{status}: {flags}")
     }
 
-    fn counts(&self) -> DnsCounts {
-        self.dns.counts()
+    fn counts(&self) -> DnsState {
+        self.dns.state()
     }
 }
 
@@ -524,6 +524,11 @@ fn an_address_in_use_is_served_as_soon_as_it_is_free() {
     let taken = UdpSocket::bind(address).unwrap();
     let runtime = Runtime::start().unwrap();
     let dns = Dns::start(&runtime, Config::new([address])).unwrap();
+    let error = eventually(PATIENCE, || {
+        let error = dns.state().addresses.get(&address).cloned().flatten();
+        error.ok_or("no error is known")
+    });
+    assert!(error.unwrap().contains("in use"));
     drop(taken);
     let server = Server {
         dns,
@@ -532,5 +537,6 @@ fn an_address_in_use_is_served_as_soon_as_it_is_free() {
     };
     server.apply(KUBERNETES);
     eventually(PATIENCE, || TcpStream::connect(address)).unwrap();
+    assert_eq!(server.counts().addresses, [(address, None)].into());
     assert_eq!(server.header("cluster.local. SOA"), "NOERROR: qr aa rd");
 }

@@ -262,7 +262,7 @@ impl<'a> Start<'a> {
         let dns = dns.map(|config| Dns::start(&runtime, config)).transpose();
         let dns = dns.context("cannot start the DNS server")?;
         if let Some(dns) = &dns {
-            monitor.follow_dns(dns.watch_counts());
+            monitor.follow_dns(dns.watch_state());
         }
         let mut diagnostics = DiagnosticLog::default();
         let causes = following.trail.causes();

@@ -121,6 +121,7 @@ impl OwnState {
             },
             last_sync: status.synced.and_then(timestamp),
             pending_changes: status.pending,
+            dns: status.dns.clone(),
         };
         serde_json::to_string(&running).unwrap_or_else(|_| "{}".to_owned())
     }

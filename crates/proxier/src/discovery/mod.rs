@@ -8,11 +8,14 @@ pub mod dns;
 pub mod environment;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-/// What a DNS server has counted.
+/// Where a DNS server listens, and what it has counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DnsCounts {
+pub struct DnsState {
+    /// The addresses to serve, each with the error if it cannot be served now.
+    pub addresses: BTreeMap<SocketAddr, Option<String>>,
     /// Answers by response code, such as `NXDOMAIN`; `other` for rare ones.
     pub answers: BTreeMap<&'static str, u64>,
     /// Questions that no upstream server answered.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
 
@@ -29,6 +30,7 @@ impl Display for Summary<'_> {
         if let Some(running) = running {
             source(f, &running.source, running.time)?;
             last_sync(f, running)?;
+            dns(f, &running.dns)?;
         }
         match read {
             Some((_, inventory)) => totals(f, &inventory.totals)?,
@@ -134,6 +136,25 @@ fn last_sync(f: &mut Formatter<'_>, running: &Running) -> fmt::Result {
         more => format!("{more} changes pending"),
     };
     row(f, "last sync", format_args!("{last}, {pending}"))
+}
+
+/// The DNS server, if there is one: a line for each address.
+fn dns(f: &mut Formatter<'_>, addresses: &BTreeMap<SocketAddr, Option<String>>) -> fmt::Result {
+    let names = std::iter::once("DNS").chain(std::iter::repeat(""));
+    for (name, (address, error)) in names.zip(addresses) {
+        match error {
+            None => row(f, name, format_args!("listens at {address}"))?,
+            Some(error) => {
+                let error = Shown(error);
+                row(
+                    f,
+                    name,
+                    format_args!("cannot listen at {address}: {error}; tries again"),
+                )?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn totals(f: &mut Formatter<'_>, totals: &Totals) -> fmt::Result {
@@ -261,6 +282,7 @@ mod tests {
             },
             last_sync: Some(at("2026-01-03T05:05:00Z")),
             pending_changes: 0,
+            dns: BTreeMap::new(),
         }
     }
 
@@ -312,6 +334,14 @@ mod tests {
         it.healthy = false;
         it.pending_changes = 7;
         it.source.connected = Some(false);
+        it.dns = [
+            ("10.96.0.10:53".parse().unwrap(), None),
+            (
+                "[fd00::a]:53".parse().unwrap(),
+                Some("Permission denied (os error 13)".to_owned()),
+            ),
+        ]
+        .into();
         let failing = [("Service".to_owned(), "connection refused".to_owned())];
         it.source.failing = failing.into();
         it.version = "0.0.9".to_owned();

@@ -210,6 +210,7 @@ fn reading() -> Reading {
             },
             last_sync: Some(at("2026-01-03T05:06:04Z")),
             pending_changes: 0,
+            dns: BTreeMap::new(),
         }),
         conditions: ["NoEndpoints", "FirewallInTheWay", "NoEndpoints"]
             .map(condition)

@@ -1,10 +1,13 @@
-//! Counters of queries.
+//! Counters of queries, and where the server listens.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use hickory_proto::op::ResponseCode;
 
-use crate::discovery::DnsCounts;
+use crate::discovery::DnsState;
 
 /// The names of the response codes that are counted alone, as in the registry of DNS parameters.
 const CODES: [(&str, ResponseCode); 6] = [
@@ -16,9 +19,10 @@ const CODES: [(&str, ResponseCode); 6] = [
     ("REFUSED", ResponseCode::Refused),
 ];
 
-/// Counters that only grow.
+/// Counters that only grow, and the state of each address.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    addresses: Mutex<BTreeMap<SocketAddr, Option<String>>>,
     by_code: [AtomicU64; CODES.len()],
     other: AtomicU64,
     forward_failures: AtomicU64,
@@ -41,11 +45,25 @@ impl Counters {
         self.refused_connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn get(&self) -> DnsCounts {
+    /// Records whether an address is served.
+    pub(super) fn listening(&self, address: SocketAddr, error: Option<String>) {
+        let mut addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        addresses.insert(address, error);
+    }
+
+    pub(super) fn get(&self) -> DnsState {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let known = self.by_code.iter().zip(CODES);
         let known = known.map(|(counter, (name, _))| (name, load(counter)));
-        DnsCounts {
+        let addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        DnsState {
+            addresses: addresses.clone(),
             answers: known.chain([("other", load(&self.other))]).collect(),
             forward_failures: load(&self.forward_failures),
             refused_connections: load(&self.refused_connections),

@@ -54,7 +54,7 @@ use self::counts::Counters;
 use self::server::{Shared, Sockets};
 use self::upstream::Upstream;
 use crate::Runtime;
-use crate::discovery::DnsCounts;
+use crate::discovery::DnsState;
 use crate::store::Change;
 
 pub use self::name::{Domain, InvalidDomain};
@@ -147,13 +147,13 @@ impl Dns {
         }
     }
 
-    /// What was counted.
-    pub fn counts(&self) -> DnsCounts {
+    /// Where it listens, and what it has counted.
+    pub fn state(&self) -> DnsState {
         self.shared.counters.get()
     }
 
-    /// A function that returns [`counts`](Self::counts), even after the server is dropped.
-    pub fn watch_counts(&self) -> impl Fn() -> DnsCounts + Send + Sync + 'static {
+    /// A function that returns [`state`](Self::state), even after the server is dropped.
+    pub fn watch_state(&self) -> impl Fn() -> DnsState + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
         move || shared.counters.get()
     }

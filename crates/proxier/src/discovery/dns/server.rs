@@ -138,7 +138,7 @@ impl Sockets {
 
 /// Serves an address until the task is aborted; as soon as it can be bound.
 pub(super) async fn serve(shared: Arc<Shared>, address: SocketAddr, first: io::Result<Sockets>) {
-    let (udp, tcp) = bind_later(address, first).await;
+    let (udp, tcp) = bind_later(&shared.counters, address, first).await;
     // Dropped, and so aborted, with this task.
     let mut tasks = JoinSet::new();
     let udp = Arc::new(udp);
@@ -150,6 +150,7 @@ pub(super) async fn serve(shared: Arc<Shared>, address: SocketAddr, first: io::R
 }
 
 async fn bind_later(
+    counters: &Counters,
     address: SocketAddr,
     mut sockets: io::Result<Sockets>,
 ) -> (UdpSocket, TcpListener) {
@@ -162,12 +163,18 @@ async fn bind_later(
         match ready {
             Ok(ready) => {
                 tracing::info!("DNS: serving at {address}");
+                counters.listening(address, None);
                 return ready;
             }
-            Err(error) if is_late => tracing::debug!("DNS: {address}: {error}"),
-            Err(error) => tracing::warn!(
-                "DNS: cannot listen on {address}: {error}; trying again every {RETRY:?}"
-            ),
+            Err(error) => {
+                counters.listening(address, Some(error.to_string()));
+                match is_late {
+                    true => tracing::debug!("DNS: {address}: {error}"),
+                    false => tracing::warn!(
+                        "DNS: cannot listen on {address}: {error}; trying again every {RETRY:?}"
+                    ),
+                }
+            }
         }
         is_late = true;
         sleep(RETRY).await;

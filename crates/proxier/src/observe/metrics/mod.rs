@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 use crate::Proxier;
 use crate::desired::{DesiredState, FrontendKind};
-use crate::discovery::DnsCounts;
+use crate::discovery::DnsState;
 use crate::mode::DataPlane;
 use crate::model::ObjectName;
 use crate::observe::health::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
@@ -215,9 +215,9 @@ impl Monitor {
     /// Only the first call counts.
     pub fn follow_conditions(
         &self,
-        counts: impl Fn() -> BTreeMap<&'static str, u64> + Send + Sync + 'static,
+        state: impl Fn() -> BTreeMap<&'static str, u64> + Send + Sync + 'static,
     ) {
-        self.0.program.ask_conditions(Box::new(counts));
+        self.0.program.ask_conditions(Box::new(state));
     }
 
     /// Reports the number of lost log lines as a metric. Only the first call counts.
@@ -226,8 +226,8 @@ impl Monitor {
     }
 
     /// Reports what a DNS server counts as metrics. Only the first call counts.
-    pub fn follow_dns(&self, counts: impl Fn() -> DnsCounts + Send + Sync + 'static) {
-        self.0.program.ask_dns(Box::new(counts));
+    pub fn follow_dns(&self, state: impl Fn() -> DnsState + Send + Sync + 'static) {
+        self.0.program.ask_dns(Box::new(state));
     }
 
     /// Reports the numbers of mode userspace's proxy as metrics. Only the first call counts.

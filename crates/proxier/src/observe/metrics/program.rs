@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 
@@ -12,12 +13,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::discovery::DnsCounts;
+use crate::discovery::DnsState;
 use crate::observe::health::Moment;
 use crate::source::ConnectionState;
 
 type Counts = Box<dyn Fn() -> BTreeMap<&'static str, u64> + Send + Sync>;
-type AskDns = Box<dyn Fn() -> DnsCounts + Send + Sync>;
+type AskDns = Box<dyn Fn() -> DnsState + Send + Sync>;
 type Count = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Functions that return the current numbers. Clones share them.
@@ -43,6 +44,12 @@ impl ProgramCollector {
     }
 
     /// Sets the function. Only the first call counts.
+    /// The addresses of the DNS server.
+    pub(super) fn dns_addresses(&self) -> BTreeMap<SocketAddr, Option<String>> {
+        let state = self.0.dns.get().map(|dns| dns());
+        state.unwrap_or_default().addresses
+    }
+
     pub(super) fn ask_dns(&self, ask: AskDns) {
         let _ = self.0.dns.set(ask);
     }
@@ -85,7 +92,18 @@ impl Collector for ProgramCollector {
     }
 }
 
-fn encode_dns(dns: &DnsCounts, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+fn encode_dns(dns: &DnsState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let mut listening = encoder.encode_descriptor(
+        "svcproxy_dns_listening",
+        "1 if the address of the DNS server is served, 0 if it cannot be served now",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (address, error) in &dns.addresses {
+        let labels = [("address", address.to_string())];
+        let is_served = i64::from(error.is_none());
+        ConstGauge::new(is_served).encode(listening.encode_family(&labels)?)?;
+    }
     let mut answers = encoder.encode_descriptor(
         "svcproxy_dns_answers",
         "Answers to DNS queries, by response code",

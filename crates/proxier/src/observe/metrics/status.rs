@@ -1,5 +1,7 @@
 //! The state of the proxy in a few values.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use super::{Modes, Monitor, lock};
@@ -26,6 +28,8 @@ pub struct Status {
     pub heard: Option<SystemTime>,
     /// The connection to an API server, if that is the source.
     pub source: Option<ConnectionState>,
+    /// The addresses of a DNS server, each with the error if it cannot be served now.
+    pub dns: BTreeMap<SocketAddr, Option<String>>,
 }
 
 impl Monitor {
@@ -50,6 +54,7 @@ impl Monitor {
             pending: pending.services.saturating_add(pending.endpoints),
             heard: heard.map(|heard| now.wall_of(heard)),
             source,
+            dns: self.0.program.dns_addresses(),
         }
     }
 }
