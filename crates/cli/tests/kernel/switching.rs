@@ -123,6 +123,40 @@ fn ipvs_and_nftables_are_switched_under_load_and_nothing_is_left() {
     svcproxy.terminate();
 }
 
+/// IPVS sees packets before a listener does, so all of it but the routes goes at once.
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn userspace_and_ipvs_replace_each_other() {
+    let lab = Lab::new("touser", SHOP);
+    lab.write("shop.yaml", &shop(&[FIRST, SECOND, THIRD], "", ""));
+    let everyone_is_served = || {
+        for port in SHOP {
+            for from in [lab.probe(), lab.node(), lab.client()] {
+                lab.ask(from, port).unwrap();
+            }
+        }
+    };
+    let svcproxy = lab.follow();
+    everyone_is_served();
+    let without_routes = || {
+        let mut found = of_ipvs_mode(&lab);
+        found.retain(|line| !line.contains("proto 73"));
+        found
+    };
+    svcproxy.terminate();
+
+    let svcproxy = start(&lab, &["--mode=userspace"]);
+    nothing_left(&svcproxy, without_routes);
+    assert!(!of_ipvs_mode(&lab).is_empty());
+    everyone_is_served();
+    svcproxy.terminate();
+
+    let svcproxy = start(&lab, &["--mode=ipvs"]);
+    lab.converges();
+    everyone_is_served();
+    svcproxy.terminate();
+}
+
 /// Connections that are left at the timeout are cut, and no others.
 #[test]
 #[ignore = "kernel: needs IPVS"]
