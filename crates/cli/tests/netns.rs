@@ -8,6 +8,10 @@
 
 #[path = "netns/conditions.rs"]
 mod conditions;
+#[path = "netns/confined.rs"]
+mod confined;
+#[path = "kernel/confined_shop.rs"]
+mod confined_shop;
 #[path = "netns/fallback.rs"]
 mod fallback;
 #[path = "kernel/family.rs"]

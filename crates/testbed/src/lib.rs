@@ -5,6 +5,7 @@
 //! - [`Backend`]: a server that answers with its name and the source address it saw.
 //! - [`ApiServer`]: a fake API server, with faults on demand.
 //! - [`ask`], [`Client`], [`ping`]: clients that distinguish failures.
+//! - [`spawn_confined`]: a process that may make the system calls of a profile alone.
 //! - [`traffic`]: which endpoints answer a Service's clients, and which source address they see:
 //!   the table, and its test.
 //!
@@ -31,6 +32,7 @@ mod api_server;
 mod backend;
 mod client;
 mod command;
+mod confined;
 mod kube_proxy;
 mod namespace;
 mod ping;
@@ -48,6 +50,7 @@ pub use api_server::{
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};
 pub use command::Error;
+pub use confined::spawn_confined;
 pub use kube_proxy::{KubeProxy, ServicePort};
 pub use namespace::Namespace;
 pub use ping::ping;

@@ -1,10 +1,13 @@
 //! Checks of `deploy/` with the tools of its users: Helm, Prometheus, systemd.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+
+use serde_json::Value;
 
 use super::report::Report;
 use crate::apt::{self, Tool};
@@ -17,6 +20,7 @@ const EVERYTHING: &str = r#"{
     "apiServer": "https://control-plane.example:6443",
     "imagePullSecrets": [{"name": "pull"}],
     "extraArgs": ["--log-format=json"],
+    "seccompProfile": {"type": "Localhost", "localhostProfile": "svcproxy.json"},
     "affinity": {"nodeAffinity": {}},
     "podAnnotations": {"a": "b"},
     "podLabels": {"c": "d"},
@@ -51,6 +55,13 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
             golden.display()
         );
         render(packages, EVERYTHING)?;
+        // Port 53 needs a capability.
+        let dns = r#", "extraArgs": ["--dns-address=192.0.2.1:53"]}"#;
+        for (end, expected) in [("}", false), (dns, true)] {
+            let rendered = render(packages, &REQUIRED.replace('}', end))?;
+            let may_bind = String::from_utf8(rendered)?.contains("NET_BIND_SERVICE");
+            ensure!(may_bind == expected, "NET_BIND_SERVICE, with {end}");
+        }
         let before = checksum(&rendered)?;
         for (change, restarts) in CHANGES {
             let values = REQUIRED.replace('}', &format!(", {change}}}"));
@@ -72,6 +83,7 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
         })
     });
     with_tool("systemd-analyze", systemd_analyze(), report, |program| {
+        filters_agree(program)?;
         verify_unit(program, svcproxy)
     });
 }
@@ -138,6 +150,34 @@ fn systemd_analyze() -> Result<PathBuf> {
     let program = PathBuf::from("systemd-analyze");
     process::output(Command::new(&program).arg("--version"))?;
     Ok(program)
+}
+
+/// The unit must allow the system calls that svcproxy is tested with.
+fn filters_agree(systemd_analyze: &Path) -> Result<()> {
+    let mut listing = Command::new(systemd_analyze);
+    let listing = process::output(listing.args(["syscall-filter", "--no-pager"]))?;
+    let mut groups = BTreeMap::<_, Vec<_>>::new();
+    let mut group = "";
+    for line in str::from_utf8(&listing)?.lines() {
+        match line.trim() {
+            name if !line.starts_with(' ') => group = name,
+            name => groups.entry(group).or_default().push(name),
+        }
+    }
+    let (mut allowed, mut open) = (BTreeSet::new(), vec!["@system-service"]);
+    while let Some(name) = open.pop() {
+        if allowed.insert(name) {
+            open.extend(groups.get(name).into_iter().flatten());
+        }
+    }
+    let profile = paths::workspace().join("deploy/seccomp/svcproxy.json");
+    let profile: Value = serde_json::from_slice(&fs::read(profile)?)?;
+    let names = profile.pointer("/syscalls/0/names");
+    let names = names.and_then(Value::as_array).context("no system calls")?;
+    let names = names.iter().filter_map(Value::as_str);
+    let missing: Vec<_> = names.filter(|name| !allowed.contains(name)).collect();
+    ensure!(missing.is_empty(), "the unit forbids {missing:?}");
+    Ok(())
 }
 
 /// `systemd-analyze` requires the program to exist, and only warns about an unknown setting.

@@ -1,6 +1,8 @@
 //! A running svcproxy, and its log.
 
+use std::env;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -8,10 +10,13 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use testbed::eventually;
+use testbed::{eventually, spawn_confined};
 
 /// Far more than anything takes, for a machine under load.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// If it names a seccomp profile, each process that a test starts is confined by it.
+const PROFILE: &str = "SVCPROXY_TEST_SECCOMP";
 
 /// A process that logs JSON; killed when dropped.
 pub(crate) struct Follower {
@@ -24,7 +29,25 @@ impl Follower {
     pub(crate) fn start(command: &mut Command) -> Self {
         // Syncs are logged at level debug.
         command.env("SVCPROXY_LOG", "info,svcproxy=debug");
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let child = match env::var_os(PROFILE) {
+            None => command.stderr(Stdio::piped()).spawn(),
+            Some(profile) => {
+                let child = spawn_confined(Path::new(&profile), command);
+                return Self::of(child.unwrap());
+            }
+        };
+        Self::of(child.unwrap())
+    }
+
+    /// Starts with the system calls of the shipped profile alone.
+    pub(crate) fn start_confined(command: &mut Command) -> Self {
+        command.env("SVCPROXY_LOG", "info,svcproxy=debug");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let profile = root.join("../../deploy/seccomp/svcproxy.json");
+        Self::of(spawn_confined(&profile, command).unwrap())
+    }
+
+    fn of(mut child: Child) -> Self {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
         let reader = {
@@ -41,6 +64,10 @@ impl Follower {
             log,
             reader: Some(reader),
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The log so far.

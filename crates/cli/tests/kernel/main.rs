@@ -14,6 +14,7 @@ mod ports;
 
 mod affinity;
 mod cleanup;
+mod confined_shop;
 mod every_way;
 mod family;
 mod kubeadm;

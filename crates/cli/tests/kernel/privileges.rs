@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use crate::confined_shop;
 use crate::lab::{Lab, succeed};
 use crate::ports::{self, WEB};
 
@@ -78,4 +79,10 @@ fn any_user_with_one_capability() {
     succeed(&mut shell(&lab, &script, &command));
     assert_eq!(lab.steps(), <[&str; 0]>::default());
     lab.ask(lab.client(), &WEB).unwrap();
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn mode_ipvs_needs_no_system_calls_but_those_of_the_profile() {
+    confined_shop::is_served("ipvs");
 }
