@@ -15,12 +15,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::filter::{FilterExt, Targets};
 use tracing_subscriber::fmt::{MakeWriter, format};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 pub(crate) use self::escape::{Shown, write_field, write_json};
 use self::queue::Queue;
@@ -98,7 +98,11 @@ pub(crate) fn init(cli: &Cli) -> Result<Guard, FilterError> {
         Err(error) => (None, Some(error)),
     };
     // notify warns of each watched file that was replaced, which is how files are updated.
-    let wanted = wanted.unwrap_or_else(|| EnvFilter::new(format!("{level},notify=error")));
+    let wanted = wanted.unwrap_or_else(|| {
+        Targets::new()
+            .with_default(level)
+            .with_target("notify", LevelFilter::ERROR)
+    });
     // Errors are always logged, whatever the filter.
     let filter = wanted.or(LevelFilter::ERROR);
     let colour =
@@ -133,25 +137,28 @@ pub(crate) fn fatal(message: &str) {
 }
 
 /// klog's levels: 4 is for debugging, 6 for what is sent and received.
-fn level(verbosity: Option<u32>) -> &'static str {
+fn level(verbosity: Option<u32>) -> LevelFilter {
     match verbosity {
-        None | Some(0..4) => "info",
-        Some(4..6) => "debug",
-        Some(_) => "trace",
+        None | Some(0..4) => LevelFilter::INFO,
+        Some(4..6) => LevelFilter::DEBUG,
+        Some(_) => LevelFilter::TRACE,
     }
 }
 
-/// Parses `SVCPROXY_LOG`. `EnvFilter` takes any single word as a target, so a misspelt level would
+/// Parses `SVCPROXY_LOG`. `Targets` takes any single word as a target, so a misspelt level would
 /// hide nearly everything.
-fn filter(text: &str) -> Result<EnvFilter, FilterError> {
+fn filter(text: &str) -> Result<Targets, FilterError> {
     let directives: Vec<_> = text.split(',').map(str::trim).collect();
-    for directive in directives.iter().filter(|_| !text.contains('[')) {
-        if !directive.contains('=') && LevelFilter::from_str(directive).is_err() {
-            let problem = format!("{directive:?} is not a level");
-            return Err(FilterError { problem });
-        }
+    for directive in &directives {
+        let problem = match directive.split_once('=') {
+            None if LevelFilter::from_str(directive).is_err() => "is not a level",
+            Some(("", _) | (_, "")) => "lacks a module or a level",
+            _ => continue,
+        };
+        let problem = format!("{directive:?} {problem}");
+        return Err(FilterError { problem });
     }
-    EnvFilter::try_new(directives.join(",")).map_err(|error| FilterError {
+    directives.join(",").parse().map_err(|error| FilterError {
         problem: format!("{text:?}: {error}"),
     })
 }
@@ -239,7 +246,6 @@ mod tests {
             "off",
             "warn,proxier=debug",
             "proxier::source=trace, hyper=off",
-            "debug,[span{a=b}]=trace",
         ] {
             assert!(filter(good).is_ok(), "{good}");
         }
@@ -250,6 +256,7 @@ mod tests {
             "info,verbose",
             "proxier=loud",
             "=",
+            "debug,[span{a=b}]=trace",
         ] {
             let error = filter(bad).unwrap_err().to_string();
             assert!(error.starts_with("SVCPROXY_LOG: \""), "{error}");
