@@ -1,6 +1,6 @@
 //! Debian packages, installed or only unpacked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
@@ -73,7 +73,7 @@ pub(crate) fn unpack(
     let mut failure = None;
     // The lists may contain names of removed packages; then the next candidate is good enough.
     for package in candidates.iter().take(3) {
-        match download(package, directory) {
+        match download(package).and_then(|deb| extract(&deb.path, directory)) {
             Ok(()) => return Ok(()),
             Err(error) => failure = Some(error),
         }
@@ -84,7 +84,13 @@ pub(crate) fn unpack(
     }
 }
 
-fn download(package: &str, directory: &Path) -> Result<()> {
+/// A downloaded package, which is deleted with this.
+struct Deb {
+    path: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+fn download(package: &str) -> Result<Deb> {
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let fetch = || {
         eprintln!("downloading {package}");
@@ -99,14 +105,51 @@ fn download(package: &str, directory: &Path) -> Result<()> {
         update()?;
         fetch()?;
     }
-    let deb = std::fs::read_dir(scratch.path())?
+    let path = std::fs::read_dir(scratch.path())?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("apt-get download {package} left no file"))?;
+    Ok(Deb {
+        path,
+        _scratch: scratch,
+    })
+}
+
+fn extract(deb: &Path, directory: &Path) -> Result<()> {
     run(Command::new("dpkg-deb")
         .arg("--extract")
         .arg(deb)
         .arg(directory))
+}
+
+/// Unpacks a package and all that it depends on into `directory`, without running their scripts.
+/// Their control files go to `var/lib/dpkg/status.d`, where scanners of images look for them.
+pub(crate) fn unpack_with_dependencies(package: &str, directory: &Path) -> Result<()> {
+    let closure = || {
+        output(
+            Command::new("apt-get")
+                .args(["install", "--simulate", "--quiet=2"])
+                .args(["--no-install-recommends"])
+                // As if nothing were installed.
+                .args(["--option", "Dir::State::status=/dev/null"])
+                .arg(package),
+        )
+    };
+    let plan = closure().or_else(|_| {
+        update()?;
+        closure()
+    })?;
+    let plan = String::from_utf8_lossy(&plan).into_owned();
+    let names = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
+    let status = directory.join("var/lib/dpkg/status.d");
+    std::fs::create_dir_all(&status)?;
+    for name in names.filter_map(|line| line.split(' ').next()) {
+        let deb = download(name)?;
+        extract(&deb.path, directory)?;
+        let control = output(Command::new("dpkg-deb").arg("--field").arg(&deb.path))?;
+        std::fs::write(status.join(name), control)?;
+    }
+    Ok(())
 }
 
 /// Brings the package lists up to date, once a run.

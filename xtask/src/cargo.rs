@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::paths;
+use crate::{paths, process};
 
 /// Builds the program `svcproxy` and returns its path.
 pub(crate) fn svcproxy() -> Result<PathBuf> {
@@ -38,6 +38,15 @@ pub(crate) fn artifacts(arguments: &[&str]) -> Result<Vec<Value>> {
         .into_iter()
         .filter(|message| message["executable"].is_string())
         .collect())
+}
+
+/// Where cargo builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let mut metadata = Command::new("cargo");
+    metadata.current_dir(paths::workspace());
+    metadata.args(["metadata", "--no-deps", "--format-version=1"]);
+    let metadata: Value = serde_json::from_slice(&process::output(&mut metadata)?)?;
+    Ok(text(&metadata, "/target_directory")?.into())
 }
 
 pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {

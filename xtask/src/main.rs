@@ -1,4 +1,4 @@
-//! Set-up, demo, tests and the kernel VM of svcproxy: `cargo xtask --help`.
+//! Set-up, demo, tests, releases and the kernel VM of svcproxy: `cargo xtask --help`.
 
 #![forbid(unsafe_code)]
 // A command line tool speaks through its standard streams.
@@ -8,6 +8,7 @@ mod apt;
 mod bench;
 mod cargo;
 mod demo;
+mod dist;
 mod man;
 mod paths;
 mod process;
@@ -16,9 +17,33 @@ mod test;
 mod tools;
 mod vm;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::{env, io};
 
 use clap::{Parser, Subcommand};
+
+/// Starts this program again without the variables that `cargo run` sets for it.
+///
+/// The build script of ring runs again whenever one of them changes, so a cargo that this program
+/// starts would compile ring and everything above it again, and so would the next one without them.
+fn forget_cargo() -> io::Result<()> {
+    let of_cargo_run =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let names: Vec<_> = env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| of_cargo_run(name))
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut again = Command::new(env::current_exe()?);
+    again.args(env::args_os().skip(1));
+    names.iter().for_each(|name| {
+        again.env_remove(name);
+    });
+    Err(again.exec())
+}
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
@@ -33,6 +58,8 @@ enum Task {
     Setup,
     /// Run the demo: Services from examples/ with real traffic.
     Demo(demo::DemoArgs),
+    /// Make the files of a release: static binary, Debian package, image, chart, SBOM, checksums.
+    Dist(dist::DistArgs),
     /// Write svcproxy's man pages, generated from its flags.
     Man(man::ManArgs),
     /// Run everything that CI runs: checks, tests, network namespaces, kernel VM, fuzz targets.
@@ -51,9 +78,14 @@ enum VmTask {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = forget_cargo() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let result = match Cli::parse().command {
         Task::Setup => setup::run_command(),
         Task::Demo(args) => demo::run_command(&args),
+        Task::Dist(args) => dist::run_command(&args),
         Task::Man(args) => man::run_command(&args),
         Task::Test(args) => test::run_command(&args),
         Task::Bench(args) => bench::run_command(&args),

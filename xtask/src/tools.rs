@@ -17,6 +17,9 @@ const REQUIREMENTS: &str = include_str!("../tools.txt");
 /// The tools of the tests: programs `cargo-NAME`.
 pub(crate) const NAMES: [&str; 4] = ["nextest", "deny", "fuzz", "hack"];
 
+/// The tools that only a release needs.
+const FOR_RELEASES: [&str; 1] = ["cyclonedx"];
+
 /// `cargo` in the workspace's directory, with the tools that [`ensure`] installed in its path.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new("cargo");
@@ -31,7 +34,8 @@ pub(crate) fn cargo() -> Command {
 /// `PATH`, with the directories of [`ensure`] at the end.
 pub(crate) fn path() -> OsString {
     let current = env::var_os("PATH").unwrap_or_default();
-    let installed = NAMES.map(|name| directory(name).join("bin"));
+    let names = NAMES.into_iter().chain(FOR_RELEASES);
+    let installed = names.map(|name| directory(name).join("bin"));
     env::join_paths(env::split_paths(&current).chain(installed)).unwrap_or(current)
 }
 
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_tool_is_pinned() {
-        for name in NAMES {
+        for name in NAMES.into_iter().chain(FOR_RELEASES) {
             let line = requirement(name).unwrap();
             assert!(line.contains("=="), "{line}");
         }

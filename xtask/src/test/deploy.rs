@@ -1,4 +1,5 @@
-//! Checks of `deploy/` with the tools of its users: Helm, Prometheus, systemd.
+//! Checks of `deploy/` and of packages with the tools of their users: Helm, Prometheus, systemd, dpkg,
+//! runc.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use serde_json::Value;
 
 use super::report::Report;
 use crate::apt::{self, Tool};
+use crate::dist::{self, Checked};
 use crate::{paths, process};
 
 /// The values that the chart requires.
@@ -27,7 +30,11 @@ const EVERYTHING: &str = r#"{
     "mode": "iptables",
     "metrics": {
         "serviceMonitor": {"enabled": true, "labels": {"e": "f"}},
-        "prometheusRule": {"enabled": true, "labels": {"g": "h"}},
+        "prometheusRule": {
+            "enabled": true,
+            "labels": {"g": "h"},
+            "runbookBase": "https://docs.example/svcproxy/"
+        },
         "dashboard": {"enabled": true}
     }
 }"#;
@@ -54,7 +61,10 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
             "the rendered chart differs from {}; UPDATE_CHART=1 rewrites the file",
             golden.display()
         );
-        render(packages, EVERYTHING)?;
+        let everything = String::from_utf8(render(packages, EVERYTHING)?)?;
+        let link =
+            "runbook_url: https://docs.example/svcproxy/docs/troubleshooting.md#svcproxydown";
+        ensure!(everything.contains(link), "no alert has {link}");
         // Port 53 needs a capability.
         let dns = r#", "extraArgs": ["--dns-address=192.0.2.1:53"]}"#;
         for (end, expected) in [("}", false), (dns, true)] {
@@ -80,12 +90,24 @@ pub(super) fn run(svcproxy: &Path, report: &mut Report) {
             promtool.args([what, "rules", file]);
             promtool.current_dir(paths::workspace().join("deploy/monitoring"));
             process::output(&mut promtool).map(drop)
-        })
+        })?;
+        check_dashboard(program)
     });
     with_tool("systemd-analyze", systemd_analyze(), report, |program| {
         filters_agree(program)?;
         verify_unit(program, svcproxy)
     });
+    report.phase("packages of a release");
+    match dist::check(svcproxy) {
+        Ok(outcomes) => outcomes
+            .into_iter()
+            .for_each(|(name, outcome)| match outcome {
+                Ok(Checked::Passed) => report.check(name, Ok(())),
+                Ok(Checked::Skipped(why)) => report.skip(name, why),
+                Err(error) => report.check(name, Err(error)),
+            }),
+        Err(error) => report.fail("packages of a release", &format!("{error:#}")),
+    }
 }
 
 /// Runs a check with a tool; counts it as skipped if the tool cannot be installed.
@@ -144,6 +166,45 @@ fn promtool() -> Result<PathBuf> {
         apt::unpack("prometheus", choose, &directory)?;
     }
     Ok(program)
+}
+
+/// The dashboard's queries, as rules: promtool parses nothing else.
+fn check_dashboard(promtool: &Path) -> Result<()> {
+    let file = paths::workspace().join("deploy/monitoring/dashboard.json");
+    let dashboard: Value = serde_json::from_slice(&fs::read(file)?)?;
+    let mut queries = Vec::new();
+    collect_queries(&dashboard, &mut queries);
+    ensure!(queries.len() > 20, "only {} queries found", queries.len());
+    let rules: Vec<_> = queries
+        .iter()
+        .enumerate()
+        // Variables that are not inside of quotation marks.
+        .map(|(index, query)| (index, query.replace("$__rate_interval", "5m")))
+        .map(|(index, query)| json!({"record": format!("query:{index}"), "expr": query}))
+        .collect();
+    let rules = json!({"groups": [{"name": "dashboard", "rules": rules}]});
+    let scratch = tempfile::NamedTempFile::new()?;
+    fs::write(scratch.path(), serde_json::to_vec(&rules)?)?;
+    let mut check = Command::new(promtool);
+    process::output(check.args(["check", "rules"]).arg(scratch.path())).map(drop)
+}
+
+fn collect_queries(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            found.extend(
+                fields
+                    .get("expr")
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+            );
+            fields
+                .values()
+                .for_each(|value| collect_queries(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_queries(item, found)),
+        _ => {}
+    }
 }
 
 fn systemd_analyze() -> Result<PathBuf> {
