@@ -134,7 +134,8 @@ pub(crate) fn page<B: DataPlane>(about: &str, proxier: &Proxier<B>) -> Option<St
     serde_json::to_string(&description).ok()
 }
 
-fn name(text: &str) -> Option<ObjectName> {
+/// Reads `NAMESPACE/NAME`.
+pub(crate) fn name(text: &str) -> Option<ObjectName> {
     let (namespace, name) = text.split_once('/')?;
     ObjectName::new(namespace, name).ok()
 }

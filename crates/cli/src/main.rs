@@ -6,15 +6,18 @@ mod args;
 mod commands;
 mod component_config;
 mod description;
+mod figures;
 mod host;
 mod inventory;
 mod kube_proxy;
+mod load;
 mod lock;
 mod logging;
 mod mode;
 mod node;
 mod notices;
 mod observe;
+mod page;
 mod passage;
 mod running;
 #[cfg(test)]

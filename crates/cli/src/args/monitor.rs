@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::go_bool;
 
 /// As kube-proxy's.
 pub(crate) const DEFAULT_METRICS: &str = "127.0.0.1:10249";
@@ -25,6 +27,21 @@ pub(crate) struct MonitorArgs {
         help_heading = MONITORING
     )]
     pub(crate) metrics_bind_address: BindAddress,
+
+    /// Serve a page for people at / of --metrics-bind-address: Services, endpoints, rates, conditions
+    /// and the last changes, read-only
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value_t = true,
+        value_parser = go_bool,
+        action = ArgAction::Set,
+        help_heading = MONITORING
+    )]
+    pub(crate) page: bool,
 
     /// Address to serve /healthz, /livez and /readyz on; empty disables the server
     #[arg(
@@ -49,6 +66,13 @@ pub(crate) struct MonitorArgs {
     /// Maximum number of Services to export traffic metrics for
     #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = MONITORING)]
     pub(crate) service_metrics_limit: usize,
+}
+
+impl MonitorArgs {
+    /// Whether the page for people is served.
+    pub(crate) fn serves_page(&self) -> bool {
+        self.page && self.metrics_bind_address.0.is_some()
+    }
 }
 
 /// The Services whose traffic is exported.

@@ -37,8 +37,9 @@ use crate::lock::WriterLock;
 use crate::logging::{chain, lines_lost};
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Conditions, Notices, Reporter};
-use crate::observe::trail::{Causes, Trail};
-use crate::observe::{Configz, Health};
+use crate::observe::trail::Trail;
+use crate::observe::{About, Configz, Health};
+use crate::page::{self, History};
 use crate::passage::Passages;
 use crate::source::Source;
 use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy, other_mode};
@@ -220,6 +221,7 @@ impl<'a> Start<'a> {
         let config = proxier.desired().config();
         let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
+        let history = args.monitor.serves_page().then(History::default);
         let conditions = Conditions::default();
         let counted = conditions.clone();
         monitor.follow_conditions(move || counted.counts());
@@ -232,7 +234,7 @@ impl<'a> Start<'a> {
             has_synced: false,
             passages: Passages::default(),
             host_watch: HostWatch::new(&cli.run.mode.proc_sys),
-            trail: Trail::new(Causes::default()),
+            trail: Trail::new(history.clone()),
             health: Health::new(runtime.clone(), config, monitor.clone()),
             reporter: Reporter::new(notices.clone(), conditions.clone()),
             args: &cli.run,
@@ -251,8 +253,11 @@ impl<'a> Start<'a> {
             &monitor,
             configz.clone(),
             conditions.clone(),
-            node_name,
-            source.name(),
+            About {
+                node: node_name,
+                source: source.name(),
+                history,
+            },
         );
         let file = args.kube_proxy.config.as_deref();
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
@@ -336,6 +341,7 @@ impl Following<'_> {
                 Observed::Inspect => {
                     self.monitor.answer(|service| match &self.proxy {
                         Some(proxy) if service.is_empty() => inventory::page(proxy),
+                        _ if page::is_list(service) => page::list(service, proxier),
                         _ => description::page(service, proxier),
                     });
                     return ControlFlow::Continue(());

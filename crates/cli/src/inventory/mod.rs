@@ -12,8 +12,8 @@ use proxier::mode::iptables::Sent;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
-pub(crate) use proxied::page;
-pub(crate) use read::{in_use, read};
+pub(crate) use proxied::{Proxied, page};
+pub(crate) use read::{in_use, read, read_with};
 
 /// The Services to read; those of others cost no request to the kernel.
 pub(crate) struct Wanted<'a>(pub(crate) &'a dyn Fn(&str) -> bool);

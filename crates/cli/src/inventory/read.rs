@@ -36,6 +36,16 @@ pub(crate) fn read(
         None => running.filter(is_proxy),
     };
     let mode = mode.or(proxy.map(|_| Mode::Userspace));
+    let page = || proxy.and_then(Client::proxied);
+    read_with(mode, page, wanted)
+}
+
+/// As [`read`]; `page` is what the proxy of mode userspace serves.
+pub(crate) fn read_with(
+    mode: Option<Mode>,
+    page: impl FnOnce() -> Option<Vec<Proxied>>,
+    wanted: &Wanted<'_>,
+) -> anyhow::Result<(Mode, Inventory)> {
     let (mode, iptables) = in_use(mode)?;
     let inventory = match mode {
         Mode::Ipvs => of_ipvs(wanted)?,
@@ -45,8 +55,7 @@ pub(crate) fn read(
         }
         Mode::Nftables => of_nftables(wanted)?,
         Mode::Userspace => {
-            let page = proxy.and_then(Client::proxied::<Vec<Proxied>>);
-            let page = page.context(
+            let page = page().context(
                 "mode userspace serves only while svcproxy runs, and none answers at \
                  --metrics-bind-address",
             )?;

@@ -168,6 +168,11 @@ impl Conditions {
 
     /// The first ones, as a JSON list.
     pub(crate) fn json(&self, node: &str) -> String {
+        serde_json::to_string(&self.list(node)).unwrap_or_else(|_| "[]".to_owned())
+    }
+
+    /// The first ones.
+    pub(crate) fn list(&self, node: &str) -> Vec<Condition> {
         let current = self.lock();
         let of_manifests = current.of_manifests.iter().map(|diagnostic| Condition {
             reason: reason(diagnostic).to_owned(),
@@ -189,8 +194,7 @@ impl Conditions {
             .chain(of_host)
             .chain(of_proxier)
             .chain(unanswered);
-        let listed: Vec<_> = listed.take(MOST).collect();
-        serde_json::to_string(&listed).unwrap_or_else(|_| "[]".to_owned())
+        listed.take(MOST).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::args::{Cli, MonitorArgs, RunArgs, ServiceMetrics};
 use crate::logging::chain;
 use crate::notices::Conditions;
+use crate::page::{History, Page};
 use crate::running::{Running, SourceState};
 use crate::{component_config, settings};
 
@@ -44,6 +45,15 @@ pub(crate) fn monitor(args: &RunArgs, config: &Config) -> Monitor {
     monitor
 }
 
+/// What the pages say of this process.
+pub(crate) struct About {
+    pub(crate) node: Arc<str>,
+    /// The source of Services, for people.
+    pub(crate) source: String,
+    /// The last changes, if the page for people is served.
+    pub(crate) history: Option<History>,
+}
+
 /// Starts the servers at the addresses of the flags. A failure is logged and does not stop the
 /// proxy.
 pub(crate) fn serve(
@@ -52,19 +62,30 @@ pub(crate) fn serve(
     monitor: &Monitor,
     configz: Configz,
     conditions: Conditions,
-    node: Arc<str>,
-    source: String,
+    about: About,
 ) -> Servers {
+    let About {
+        node,
+        source,
+        history,
+    } = about;
     let or_warn = |what, server: std::io::Result<ProxyServer>| {
         server
             .inspect_err(|error| tracing::warn!("{what} is not served: {error}"))
             .ok()
     };
     let pages = Pages::new(move || configz.text(), version().to_string());
-    let pages = pages.with_conditions(move || conditions.json(&node));
-    let own = OwnState::new(source);
-    let described = monitor.clone();
-    let pages = pages.with_status(move || own.text(&described.status()));
+    let (listed, of_node) = (conditions.clone(), Arc::clone(&node));
+    let pages = pages.with_conditions(move || conditions.json(&of_node));
+    let own = Arc::new(OwnState::new(source));
+    let (described, state) = (monitor.clone(), Arc::clone(&own));
+    let mut pages = pages.with_status(move || state.text(&described.status()));
+    if let Some(history) = history {
+        let described = monitor.clone();
+        let running = move || own.running(&described.status());
+        let page = Page::new(node, running, listed, history);
+        pages = pages.with_site(move |request| page.answer(request));
+    }
     let metrics = args
         .metrics_bind_address
         .0
@@ -98,10 +119,14 @@ impl OwnState {
     }
 
     fn text(&self, status: &Status) -> String {
+        serde_json::to_string(&self.running(status)).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    fn running(&self, status: &Status) -> Running {
         let source = status.source.as_ref();
         let failing = source.map(|source| source.failures.clone());
         let failing = failing.unwrap_or_default().into_iter();
-        let running = Running {
+        Running {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: COMMIT.to_owned(),
             pid: std::process::id(),
@@ -122,8 +147,7 @@ impl OwnState {
             last_sync: status.synced.and_then(timestamp),
             pending_changes: status.pending,
             dns: status.dns.clone(),
-        };
-        serde_json::to_string(&running).unwrap_or_else(|_| "{}".to_owned())
+        }
     }
 }
 

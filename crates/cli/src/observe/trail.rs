@@ -1,5 +1,5 @@
-//! The audit trail: at level debug, one line for each VIP that a sync changed, with the cause. At
-//! other levels it keeps nothing.
+//! The audit trail: one line for each Service that a sync changed, with the cause; at level debug in
+//! the log, and the last ones on the page. Without either it keeps nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -14,16 +14,22 @@ use proxier::reconcile::{Concerned, SyncKind, SyncReport};
 use proxier::source::{Cause, Reading};
 use proxier::store::Change;
 
+use crate::page::{History, Recorded};
+
 /// Maximum number of Services whose causes are kept until the next sync.
 const MOST_CAUSES: usize = 10_000;
 
-fn is_on() -> bool {
+fn is_logged() -> bool {
     tracing::enabled!(tracing::Level::DEBUG)
 }
 
 /// The causes of the changes since the last sync. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Causes(Arc<Mutex<Pending>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Causes {
+    pending: Arc<Mutex<Pending>>,
+    /// Whether they are kept at any level of the log.
+    has_history: bool,
+}
 
 #[derive(Debug, Default)]
 struct Pending {
@@ -35,8 +41,8 @@ struct Pending {
 impl Causes {
     /// Records the causes in a reading of the source.
     pub(crate) fn read(&self, reading: &Reading) {
-        if is_on() {
-            let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_history || is_logged() {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             for change in &reading.changes {
                 pending.ingest(change, &reading.causes);
             }
@@ -44,7 +50,7 @@ impl Causes {
     }
 
     fn take(&self) -> BTreeMap<ObjectName, BTreeSet<String>> {
-        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut pending.of)
     }
 }
@@ -100,14 +106,24 @@ impl Pending {
 #[derive(Debug)]
 pub(crate) struct Trail {
     causes: Causes,
-    /// None before the first sync at level debug.
-    before: Option<HashMap<ObjectName, Vec<Arc<Frontend>>>>,
+    /// The last changes, for the page.
+    history: Option<History>,
+    /// None before the first sync.
+    before: Option<Frontends>,
 }
 
+/// The frontends of each Service.
+type Frontends = HashMap<ObjectName, Vec<Arc<Frontend>>>;
+
 impl Trail {
-    pub(crate) fn new(causes: Causes) -> Self {
+    /// Without a history, it keeps nothing but at level debug.
+    pub(crate) fn new(history: Option<History>) -> Self {
         Self {
-            causes,
+            causes: Causes {
+                pending: Arc::default(),
+                has_history: history.is_some(),
+            },
+            history,
             before: None,
         }
     }
@@ -117,19 +133,20 @@ impl Trail {
         self.causes.clone()
     }
 
-    /// Logs the changes of a sync.
+    /// Logs the changes of a sync, and adds them to the history.
     pub(crate) fn follow<B: DataPlane>(
         &mut self,
         proxier: &Proxier<B>,
         report: &SyncReport<B::Plan>,
     ) {
-        if !is_on() {
+        if self.history.is_none() && !is_logged() {
             self.before = None;
             return;
         }
         if report.kind == SyncKind::Drained {
             for step in (0..report.plan.count()).filter_map(|at| report.plan.step(at)) {
                 tracing::debug!("drained: {step}");
+                self.record("", format!("drained: {step}"), "", 0);
             }
             return;
         }
@@ -139,42 +156,72 @@ impl Trail {
             self.before = Some(all(desired));
             return;
         };
-        let names: BTreeSet<_> = match &report.concerned {
-            Concerned::Services(names) => names.clone(),
-            _ => {
-                let now = proxier.store().services();
-                let now = now.map(|view| view.service.name.clone());
-                now.chain(before.keys().cloned()).collect()
-            }
-        };
         let draining = draining(&report.plan);
-        for name in names {
-            // A conflicting key is served for another Service, not for this one.
-            let is_served = |frontend: &&Arc<Frontend>| {
-                let holder = desired.frontend(&frontend.key);
-                holder.is_some_and(|holder| holder.owner.service == name)
-            };
-            let now = desired.frontends_of(&name).filter(is_served);
-            let now: Vec<_> = now.cloned().collect();
+        let mut changed = Vec::new();
+        for name in concerned(proxier, report, before) {
+            let now: Vec<_> = served(desired, &name).cloned().collect();
             let old = if now.is_empty() {
                 before.remove(&name)
             } else {
                 before.insert(name.clone(), now.clone())
             };
             let changes = changes(&old.unwrap_or_default(), &now, &draining);
-            if changes.is_empty() {
-                continue;
+            if !changes.is_empty() {
+                changed.push((name, changes.join("; ")));
             }
+        }
+        let failed = report.applied.failures.len();
+        for (name, changes) in changed {
             let causes = causes.get(&name).into_iter().flatten();
             let cause = causes.cloned().collect::<Vec<_>>().join(", ");
-            let failed = report.applied.failures.len();
-            tracing::debug!(service = %name, cause, failed, "{}", changes.join("; "));
+            tracing::debug!(service = %name, cause, failed, "{changes}");
+            self.record(&name.to_string(), changes, &cause, failed);
+        }
+    }
+
+    fn record(&self, service: &str, what: String, cause: &str, failed: usize) {
+        if let Some(history) = &self.history {
+            history.add(Recorded::now(service, what, cause, failed));
         }
     }
 }
 
-fn all(desired: &DesiredState) -> HashMap<ObjectName, Vec<Arc<Frontend>>> {
-    let mut all = HashMap::<_, Vec<_>>::new();
+/// The frontends that are served for a Service. A conflicting key is served for another one.
+fn served<'a>(
+    desired: &'a DesiredState,
+    name: &'a ObjectName,
+) -> impl Iterator<Item = &'a Arc<Frontend>> {
+    let own = desired.frontends_of(name);
+    own.filter(move |frontend| {
+        let holder = desired.frontend(&frontend.key);
+        holder.is_some_and(|holder| holder.owner.service == *name)
+    })
+}
+
+/// The Services whose frontends a sync may have changed, in order. One whose frontends are the same
+/// objects as before costs no memory: a full sync comes here with all of them.
+fn concerned<B: DataPlane>(
+    proxier: &Proxier<B>,
+    report: &SyncReport<B::Plan>,
+    before: &Frontends,
+) -> BTreeSet<ObjectName> {
+    let desired = proxier.desired();
+    let differs = |name: &&ObjectName| {
+        let old = before.get(*name).map_or(&[][..], Vec::as_slice);
+        let now = served(desired, name);
+        !old.iter().map(Arc::as_ptr).eq(now.map(Arc::as_ptr))
+    };
+    match &report.concerned {
+        Concerned::Services(names) => names.iter().filter(differs).cloned().collect(),
+        _ => {
+            let now = proxier.store().services().map(|view| &view.service.name);
+            now.chain(before.keys()).filter(differs).cloned().collect()
+        }
+    }
+}
+
+fn all(desired: &DesiredState) -> Frontends {
+    let mut all = Frontends::new();
     for frontend in desired.frontends() {
         let service = frontend.owner.service.clone();
         all.entry(service).or_default().push(Arc::clone(frontend));
@@ -335,8 +382,9 @@ endpoints: [{{addresses: [{endpoints}]}}]
             .with(lines.layer())
             .with(LevelFilter::DEBUG);
         with_default(subscriber, || {
-            let causes = Causes::default();
-            let mut trail = Trail::new(causes.clone());
+            let history = History::default();
+            let mut trail = Trail::new(Some(history.clone()));
+            let causes = trail.causes();
             let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
             config.drain_timeout = Duration::from_secs(30);
             let backend = Ipvs::new(FakeNode::default().backend().unwrap());
@@ -374,6 +422,11 @@ endpoints: [{{addresses: [{endpoints}]}}]
                 line.contains("cause=\"Service default/web deleted\""),
                 "{line}"
             );
+            // The page has them, too, the latest first.
+            let recorded = history.latest(None, 10);
+            let causes: Vec<_> = recorded.iter().map(|of| of.cause.as_str()).collect();
+            let slice = "EndpointSlice default/web-1 changed (resourceVersion 1234)";
+            assert_eq!(causes, ["Service default/web deleted", slice]);
         });
     }
 }

@@ -222,6 +222,7 @@ fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
     let MonitorArgs {
         metrics_bind_address,
         healthz_bind_address,
+        page: _,
         service_metrics: _,
         service_metrics_limit: _,
     } = monitor;

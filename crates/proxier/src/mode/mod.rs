@@ -17,6 +17,7 @@ pub mod trace;
 pub mod userspace;
 
 use std::fmt::{Debug, Display};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ::ipvs::{Statistics, VirtualServerKey};
@@ -100,6 +101,12 @@ pub trait DataPlane: sealed::Sealed {
     /// The numbers of servers. `None` if they are unknown, or the mode has none.
     fn servers(&self) -> Option<ServerCounts>;
 
+    /// The first of the real servers that drain. Empty in a mode that leaves draining to connection
+    /// tracking.
+    fn drains(&self, _desired: &DesiredState, _most: usize, _now: Instant) -> Vec<Drain> {
+        Vec::new()
+    }
+
     /// Whether the node has this virtual server and svcproxy owns it.
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool;
 
@@ -149,6 +156,20 @@ pub struct ServerCounts {
     pub active: usize,
     /// Draining real servers.
     pub draining: usize,
+}
+
+/// A real server that drains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drain {
+    /// The virtual IP, protocol and port.
+    pub vip: FrontendKey,
+    /// The Service that has it; `None` if none has it any more.
+    pub service: Option<ObjectName>,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// For how long; `None` until the first check.
+    pub lasts: Option<Duration>,
 }
 
 /// The traffic of a virtual server.

@@ -13,7 +13,7 @@ use ipvs::VirtualServerKey;
 use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
 use crate::mode::BackendError;
 use crate::mode::ipvs::plan::Scope;
-use crate::mode::{Carried, DataPlane, Failures, Item, Reading, ServerCounts};
+use crate::mode::{Carried, DataPlane, Drain, Failures, Item, Reading, ServerCounts};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::reconcile::schedule::{Failed, Tried};
@@ -242,6 +242,12 @@ impl<D: DataPlane> Proxier<D> {
     /// state of the node is unknown.
     pub fn servers(&self) -> Option<ServerCounts> {
         self.data_plane.servers()
+    }
+
+    /// At most so many of the real servers that drain. Empty in a mode that leaves draining to
+    /// connection tracking.
+    pub fn drains(&self, most: usize) -> Vec<Drain> {
+        self.data_plane.drains(&self.desired, most, Instant::now())
     }
 
     /// Whether the node has this virtual server and svcproxy owns it.

@@ -16,7 +16,6 @@ use crate::lock;
 use crate::notices::Condition;
 use crate::observe::COMMIT;
 use crate::running::{Client, Running};
-pub(super) use summary::Age;
 use summary::Summary;
 
 /// What is known about this node.

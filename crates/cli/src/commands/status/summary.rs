@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 
 use super::Status;
+use crate::figures::Age;
 use crate::inventory::Totals;
 use crate::logging::Shown;
 use crate::notices::Condition;
@@ -219,31 +220,6 @@ fn conditions(f: &mut Formatter<'_>, conditions: Option<&[Condition]>) -> fmt::R
     }
 }
 
-/// A duration in its two largest units.
-pub(in crate::commands) struct Age(u64);
-
-impl Age {
-    pub(in crate::commands) fn between(then: Timestamp, now: Timestamp) -> Self {
-        let seconds = now.as_second().saturating_sub(then.as_second());
-        Self(u64::try_from(seconds).unwrap_or(0))
-    }
-}
-
-impl Display for Age {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        const MINUTE: u64 = 60;
-        const HOUR: u64 = 60 * MINUTE;
-        const DAY: u64 = 24 * HOUR;
-        let Self(seconds) = *self;
-        match seconds {
-            ..MINUTE => write!(f, "{seconds} s"),
-            MINUTE..HOUR => write!(f, "{} min {} s", seconds / MINUTE, seconds % MINUTE),
-            HOUR..DAY => write!(f, "{} h {} min", seconds / HOUR, seconds % HOUR / MINUTE),
-            _ => write!(f, "{} d {} h", seconds / DAY, seconds % DAY / HOUR),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -362,19 +338,5 @@ mod tests {
         node.holder = Some(Writer { pid: Some(77) });
         node.kernel = Err(anyhow::anyhow!("not permitted"));
         insta::assert_snapshot!(shown(&Summary(&node).to_string()));
-    }
-
-    #[test]
-    fn ages_have_two_units() {
-        let text = |seconds| Age(seconds).to_string();
-        assert_eq!(text(0), "0 s");
-        assert_eq!(text(59), "59 s");
-        assert_eq!(text(60), "1 min 0 s");
-        assert_eq!(text(3_599), "59 min 59 s");
-        assert_eq!(text(3_661), "1 h 1 min");
-        assert_eq!(text(90_000), "1 d 1 h");
-        // A clock that was set back.
-        let (then, now) = (at("2026-01-01T00:00:09Z"), at("2026-01-01T00:00:00Z"));
-        assert_eq!(Age::between(then, now).to_string(), "0 s");
     }
 }

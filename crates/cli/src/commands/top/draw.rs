@@ -9,10 +9,10 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Clear, Paragraph, Row, Table, TableState};
 
 use super::Reading;
-use super::load::Load;
 use super::view::{List, View};
-use crate::commands::status::Age;
+use crate::figures::{Age, rate, short};
 use crate::inventory::{ClientGroup, ServiceStatus, VipState, VipStatus};
+use crate::load::Load;
 use crate::logging::Shown;
 
 const KEYS: &str = "q quit  ? help  Tab Services/endpoints  s order  / filter  Enter open  p pause";
@@ -301,32 +301,4 @@ fn vip(vip: &VipStatus) -> Vec<String> {
         state,
         vip.scheduler.clone().unwrap_or_default(),
     ]
-}
-
-/// A number in at most six characters: `950`, `12.3k`, `4.5M`.
-pub(super) fn short(number: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [
-        (1_000_000_000_000, "T"),
-        (1_000_000_000, "G"),
-        (1_000_000, "M"),
-        (1000, "k"),
-    ];
-    match UNITS.iter().find(|(unit, _)| number >= *unit) {
-        Some((unit, name)) => format!("{}.{}{name}", number / unit, number % unit * 10 / unit),
-        None => number.to_string(),
-    }
-}
-
-/// A rate; a slow one with a digit after the point.
-pub(super) fn rate(rate: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "saturates; a rate is not negative"
-    )]
-    match rate {
-        rate if rate <= 0.0 => "0".to_owned(),
-        rate if rate < 10.0 => format!("{rate:.1}"),
-        rate => short(rate as u64),
-    }
 }

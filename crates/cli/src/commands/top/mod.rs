@@ -1,7 +1,6 @@
 //! `svcproxy top`.
 
 mod draw;
-mod load;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -18,12 +17,13 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use serde::Serialize;
 use signal_hook::consts::SIGTERM;
 
-use self::load::{EndpointLoad, Load, Loads, ServiceLoad};
 use self::view::{Act, Key, View};
 use crate::Ending;
 use crate::args::{Mode, StatusFormat, TopArgs, usage_error};
 use crate::commands::json;
+use crate::figures::rate;
 use crate::inventory::{self, Inventory, Totals, Wanted};
+use crate::load::{EndpointLoad, Load, Loads, ServiceLoad};
 use crate::logging::Shown;
 use crate::notices::Condition;
 use crate::running::{Client, Running};
@@ -92,7 +92,7 @@ fn read(args: &TopArgs) -> anyhow::Result<Reading> {
 fn once(args: &TopArgs) -> anyhow::Result<Ending> {
     let mut reading = read(args)?;
     let mut loads = Loads::new(&reading.inventory, None);
-    if reading.mode == Mode::Iptables {
+    if matches!(reading.mode, Mode::Iptables | Mode::Userspace) {
         thread::sleep(args.interval);
         let next = read(args)?;
         let seconds = next.at.duration_since(reading.at).as_secs_f64();
@@ -156,7 +156,7 @@ fn text(loads: &Loads) -> anyhow::Result<()> {
             of.draining.to_string(),
             load.active_connections.to_string(),
             load.inactive_connections.to_string(),
-            draw::rate(load.connections_per_second),
+            rate(load.connections_per_second),
             load.packets_per_second.to_string(),
             load.bytes_per_second.to_string(),
             load.total_connections.to_string(),

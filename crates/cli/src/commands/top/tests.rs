@@ -266,19 +266,6 @@ fn no_window_is_too_small() {
 }
 
 #[test]
-fn numbers_are_short() {
-    let short = [0, 999, 1000, 12_345, 999_999, 4_500_000, u64::MAX].map(draw::short);
-    assert_eq!(
-        short,
-        ["0", "999", "1.0k", "12.3k", "999.9k", "4.5M", "18446744.0T"]
-    );
-    assert_eq!(
-        [0.0, 0.25, 9.5, 10.0, 12_345.0].map(draw::rate),
-        ["0", "0.2", "9.5", "10", "12.3k"]
-    );
-}
-
-#[test]
 fn a_failed_reading_keeps_the_last_one() {
     let (mut view, mut reading) = (view(), reading());
     take(

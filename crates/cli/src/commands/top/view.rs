@@ -1,7 +1,7 @@
 //! What is shown, and what keys do. Pure.
 
-use super::load::{EndpointLoad, Loads, ServiceLoad};
 use crate::args::TopSort;
+use crate::load::{EndpointLoad, Loads, ServiceLoad};
 
 /// A key, independent of the terminal library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,14 +11,15 @@ use ipvs::{Change, VirtualServerKey};
 
 use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::mode::ipvs::Backend;
-use crate::mode::ipvs::drain::Draining;
+use crate::mode::ipvs::drain::{Draining, Target};
 use crate::mode::ipvs::glance::Turns;
 use crate::mode::ipvs::owed::{self, Owed};
 use crate::mode::ipvs::plan::{Comment, Element, NodeState, Obstacle, Plan, Scope, Step};
 use crate::mode::limits::headers;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Failures, Reading, ServerCounts,
+    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drain, Failures, Reading,
+    ServerCounts,
 };
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
@@ -419,6 +421,26 @@ impl<B: Backend> DataPlane for Ipvs<B> {
             }
         }
         Some(servers)
+    }
+
+    fn drains(&self, desired: &DesiredState, most: usize, now: Instant) -> Vec<Drain> {
+        let Some(node) = &self.node else {
+            return Vec::new();
+        };
+        let drains = self.draining.targets(now);
+        let drain = |((virtual_server, real_server), lasts): (&Target, _)| {
+            let vip = node.frontend_of(virtual_server)?;
+            let endpoint = (*real_server)?;
+            Some(Drain {
+                vip,
+                service: desired
+                    .frontend(&vip)
+                    .map(|frontend| frontend.owner.service.clone()),
+                endpoint: SocketAddr::new(endpoint.address, endpoint.port),
+                lasts,
+            })
+        };
+        drains.filter_map(drain).take(most).collect()
     }
 
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {

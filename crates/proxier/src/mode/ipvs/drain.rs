@@ -69,6 +69,18 @@ impl Draining {
         self.since.is_empty()
     }
 
+    /// The targets, each with the time that it has drained.
+    pub(crate) fn targets(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (&Target, Option<Duration>)> {
+        let since = self.since.iter();
+        since.map(move |(target, times)| {
+            let lasts = times.since.map(|since| now.saturating_duration_since(since));
+            (target, lasts)
+        })
+    }
+
     /// Adds a target. If it is known, its time continues.
     pub(crate) fn note(&mut self, target: Target) {
         self.since.entry(target).or_default();

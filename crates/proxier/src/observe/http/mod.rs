@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -53,8 +53,8 @@ pub(crate) type Response = hyper::Response<Full<Bytes>>;
 /// A future answer.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// Answers a request for a path, for any method.
-pub(crate) type Answer = Arc<dyn Fn(&str) -> Answering + Send + Sync>;
+/// Answers a request for a path and its query, for any method.
+pub(crate) type Answer = Arc<dyn Fn(&Uri) -> Answering + Send + Sync>;
 
 /// Serves any number of addresses. They share one limit of connections.
 #[derive(Debug)]
@@ -206,7 +206,7 @@ async fn answer_all(
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         requests.count();
-        let answering = answer(request.uri().path());
+        let answering = answer(request.uri());
         async { Ok::<_, Infallible>(answering.await) }
     });
     let mut stream = TimeoutStream::new(stream);

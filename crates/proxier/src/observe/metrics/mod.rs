@@ -12,6 +12,7 @@ mod program;
 mod proxied;
 mod questions;
 mod server;
+mod site;
 mod status;
 mod traffic;
 
@@ -48,6 +49,7 @@ use questions::Questions;
 use traffic::{Traffic, TrafficCollector};
 
 pub use server::{Pages, ProxyServer};
+pub use site::{Document, NoAnswer, Request};
 pub use status::Status;
 
 /// How long a scrape waits for the loop to read the node. An idle loop reads it at once. If the

@@ -50,8 +50,9 @@ impl Monitor {
     }
 
     /// Answers the questions that wait for the loop. Call it after [`observed`](Self::observed). Each
-    /// is the rest of a path after `/services/`, and the answer a JSON document, or `None` if nothing
-    /// is known by that name.
+    /// is the rest of a path after `/services/`, or what a [site](super::Pages::with_site)
+    /// [asks](super::Request::ask); and the answer a JSON document, or `None` if nothing is known by
+    /// that name.
     pub fn answer(&self, mut answer: impl FnMut(&str) -> Option<String>) {
         let waiting = std::mem::take(&mut *lock(&self.0.questions.0));
         for question in waiting {

@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use hyper::{StatusCode, Uri};
 
 use super::questions::Unanswered;
+use super::site::{Document, Renderer, Request};
 use super::{Monitor, lock};
 use crate::Runtime;
 use crate::observe::http::{self, Answer, Answering, Response, Server, Site, listen};
@@ -23,6 +24,7 @@ pub struct Pages {
     configz: Arc<dyn Fn() -> String + Send + Sync>,
     conditions: Arc<dyn Fn() -> String + Send + Sync>,
     status: Arc<dyn Fn() -> String + Send + Sync>,
+    site: Option<Renderer>,
     version: String,
 }
 
@@ -33,6 +35,7 @@ impl Pages {
             configz: Arc::new(configz),
             conditions: Arc::new(|| "[]".to_owned()),
             status: Arc::new(|| "{}".to_owned()),
+            site: None,
             version,
         }
     }
@@ -51,6 +54,19 @@ impl Pages {
     pub fn with_status(self, status: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self {
             status: Arc::new(status),
+            ..self
+        }
+    }
+
+    /// Adds documents for people, at all paths for which `render` has one and that no other page has.
+    /// It may block for some seconds: it runs on a thread of its own, at most two at a time.
+    #[must_use]
+    pub fn with_site(
+        self,
+        render: impl Fn(&Request<'_>) -> Option<Document> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            site: Some(Renderer::new(render)),
             ..self
         }
     }
@@ -79,8 +95,9 @@ impl fmt::Debug for ProxyServer {
 
 impl ProxyServer {
     /// Serves `/metrics`, `/proxyMode`, `/configz`, `/version` and `/healthz` (200 if the server
-    /// runs), as kube-proxy's metrics address does; and `/conditions`, `/status` and what
-    /// [`Monitor::answer`] answers, at `/services/`. Profiles are not served.
+    /// runs), as kube-proxy's metrics address does; and `/conditions`, `/status`, what
+    /// [`Monitor::answer`] answers, at `/services/`, and the [site](Pages::with_site). Profiles are
+    /// not served.
     ///
     /// # Errors
     ///
@@ -92,8 +109,8 @@ impl ProxyServer {
         pages: Pages,
     ) -> io::Result<Self> {
         let version = Bytes::from(pages.version);
-        let answer = move |path: &str| -> Answering {
-            http::ready(match path {
+        let answer = move |uri: &Uri| -> Answering {
+            http::ready(match uri.path() {
                 "/metrics" => {
                     let monitor = monitor.clone();
                     return Box::pin(async move {
@@ -111,7 +128,16 @@ impl ProxyServer {
                         let (monitor, service) = (monitor.clone(), service.to_owned());
                         return Box::pin(async move { of_service(&monitor, service).await });
                     }
-                    None => not_found(),
+                    None => {
+                        let Some(site) = pages.site.clone() else {
+                            return http::ready(not_found());
+                        };
+                        let (monitor, uri) = (monitor.clone(), uri.clone());
+                        return Box::pin(async move {
+                            let found = site.answer(monitor, uri).await;
+                            found.unwrap_or_else(not_found)
+                        });
+                    }
                 },
             })
         };
@@ -124,7 +150,8 @@ impl ProxyServer {
     ///
     /// If the runtime has stopped.
     pub fn health(runtime: &Runtime, address: SocketAddr, monitor: Monitor) -> io::Result<Self> {
-        let answer = move |path: &str| -> Answering {
+        let answer = move |uri: &Uri| -> Answering {
+            let path = uri.path();
             let (ok, body) = match path {
                 "/healthz" => monitor.health(|report| report.healthz()),
                 "/livez" => monitor.health(|report| report.livez()),

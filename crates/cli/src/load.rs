@@ -7,19 +7,19 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::args::TopSort;
-use crate::inventory::{Inventory, RealServerStatus, ServiceStatus};
+use crate::inventory::{Inventory, Rates, RealServerStatus, ServiceStatus};
 
 /// What passes, and what is open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Load {
-    pub(super) active_connections: u64,
-    pub(super) inactive_connections: u64,
-    pub(super) connections_per_second: f64,
-    pub(super) packets_per_second: u64,
-    pub(super) bytes_per_second: u64,
+pub(crate) struct Load {
+    pub(crate) active_connections: u64,
+    pub(crate) inactive_connections: u64,
+    pub(crate) connections_per_second: f64,
+    pub(crate) packets_per_second: u64,
+    pub(crate) bytes_per_second: u64,
     /// Since the endpoints were added.
-    pub(super) total_connections: u64,
+    pub(crate) total_connections: u64,
 }
 
 impl Load {
@@ -54,23 +54,23 @@ impl Load {
 /// A Service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ServiceLoad {
-    pub(super) service: String,
-    pub(super) endpoints: usize,
-    pub(super) draining: usize,
+pub(crate) struct ServiceLoad {
+    pub(crate) service: String,
+    pub(crate) endpoints: usize,
+    pub(crate) draining: usize,
     #[serde(flatten)]
-    pub(super) load: Load,
+    pub(crate) load: Load,
 }
 
 /// An endpoint of a Service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct EndpointLoad {
-    pub(super) service: String,
-    pub(super) address: SocketAddr,
-    pub(super) draining: bool,
+pub(crate) struct EndpointLoad {
+    pub(crate) service: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) draining: bool,
     #[serde(flatten)]
-    pub(super) load: Load,
+    pub(crate) load: Load,
 }
 
 /// Connections by Service, place among its VIPs, and endpoint; to compare two readings.
@@ -78,16 +78,16 @@ type Totals = HashMap<(String, String, SocketAddr), u64>;
 
 /// The loads of one reading.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Loads {
-    pub(super) services: Vec<ServiceLoad>,
-    pub(super) endpoints: Vec<EndpointLoad>,
-    pub(super) all: Load,
+pub(crate) struct Loads {
+    pub(crate) services: Vec<ServiceLoad>,
+    pub(crate) endpoints: Vec<EndpointLoad>,
+    pub(crate) all: Load,
     totals: Totals,
 }
 
 impl Loads {
     /// The loads. Where the kernel has no rates, those since the earlier reading, so many seconds ago.
-    pub(super) fn new(inventory: &Inventory, before: Option<(&Self, f64)>) -> Self {
+    pub(crate) fn new(inventory: &Inventory, before: Option<(&Self, f64)>) -> Self {
         let mut loads = Self::default();
         for ServiceStatus { service, vips } in &inventory.services {
             let mut endpoints = BTreeMap::<SocketAddr, (bool, Load)>::new();
@@ -132,7 +132,7 @@ impl Loads {
     }
 
     /// Sorts both lists, the busiest first; equal ones by name.
-    pub(super) fn sort(&mut self, sort: TopSort) {
+    pub(crate) fn sort(&mut self, sort: TopSort) {
         self.services.sort_by(|a, b| {
             let rank = |of: &ServiceLoad| match sort {
                 TopSort::Draining => u64::try_from(of.draining).unwrap_or(u64::MAX),
@@ -158,7 +158,12 @@ fn load(server: &RealServerStatus, total: u64, since: Option<(u64, f64)>) -> Loa
         Some(scheduled) => {
             let rates = scheduled.rates;
             #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-            let connections_per_second = rates.connections_per_second as f64;
+            let by_kernel = rates.connections_per_second as f64;
+            // Mode userspace counts, but has no averages.
+            let connections_per_second = match rates == Rates::default() {
+                true => per_second(since),
+                false => by_kernel,
+            };
             Load {
                 active_connections: scheduled.now.active_connections,
                 inactive_connections: scheduled.now.inactive_connections,
@@ -169,13 +174,18 @@ fn load(server: &RealServerStatus, total: u64, since: Option<(u64, f64)>) -> Loa
             }
         }
         None => Load {
-            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-            connections_per_second: match since {
-                Some((count, seconds)) if seconds > 0.0 => count as f64 / seconds,
-                _ => 0.0,
-            },
+            connections_per_second: per_second(since),
             total_connections: total,
             ..Load::default()
         },
+    }
+}
+
+/// A number in so many seconds, per second.
+fn per_second(since: Option<(u64, f64)>) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    match since {
+        Some((count, seconds)) if seconds > 0.0 => count as f64 / seconds,
+        _ => 0.0,
     }
 }
