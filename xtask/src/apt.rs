@@ -20,7 +20,7 @@ impl Tool {
         Self { program, package }
     }
 
-    fn is_installed(&self) -> bool {
+    pub(crate) fn is_installed(&self) -> bool {
         // Root's directories are often not in an ordinary user's PATH.
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)

@@ -12,9 +12,12 @@ mod dist;
 mod man;
 mod paths;
 mod process;
+mod scene;
+mod screenshots;
 mod setup;
 mod test;
 mod tools;
+mod tour;
 mod vm;
 
 use std::os::unix::process::CommandExt;
@@ -55,11 +58,16 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Install everything that the other commands need, so that they work offline.
-    Setup,
+    Setup(setup::SetupArgs),
     /// Run the demo: Services from examples/ with real traffic.
     Demo(demo::DemoArgs),
     /// Make the files of a release: static binary, Debian package, image, chart, SBOM, checksums.
     Dist(dist::DistArgs),
+    /// Run each command of svcproxy on the examples and at 10,000 Services, and write what it prints
+    /// into docs/tour.md.
+    Tour(tour::TourArgs),
+    /// Take the pictures of the page in docs/images, with Chromium.
+    Screenshots,
     /// Write svcproxy's man pages, generated from its flags.
     Man(man::ManArgs),
     /// Run everything that CI runs: checks, tests, network namespaces, kernel VM, fuzz targets.
@@ -83,9 +91,11 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
-        Task::Setup => setup::run_command(),
+        Task::Setup(args) => setup::run_command(&args),
         Task::Demo(args) => demo::run_command(&args),
         Task::Dist(args) => dist::run_command(&args),
+        Task::Tour(args) => tour::run_command(&args),
+        Task::Screenshots => screenshots::run_command(),
         Task::Man(args) => man::run_command(&args),
         Task::Test(args) => test::run_command(&args),
         Task::Bench(args) => bench::run_command(&args),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::apt::{self, Tool};
 use crate::vm::{Machine, MachineArgs, Series};
@@ -23,9 +23,23 @@ pub(crate) const TOOLS: [Tool; 10] = [
     Tool::new("dig", "bind9-dnsutils"),
 ];
 
+/// Opens the page in tests, and takes its pictures.
+pub(crate) const BROWSER: Tool = Tool::new("chromium", "chromium");
+
+/// Arguments of `setup`.
+#[derive(Args)]
+pub(crate) struct SetupArgs {
+    /// Install Chromium, too, for the tests of the page and its pictures: half a gigabyte.
+    #[arg(long)]
+    browser: bool,
+}
+
 /// `cargo xtask setup`.
-pub(crate) fn run_command() -> Result<ExitCode> {
+pub(crate) fn run_command(args: &SetupArgs) -> Result<ExitCode> {
     apt::ensure(&TOOLS)?;
+    if args.browser {
+        apt::ensure(&[BROWSER])?;
+    }
     tools::NAMES
         .iter()
         .try_for_each(|name| tools::ensure(name))?;

@@ -32,6 +32,8 @@ mod load;
 mod log;
 #[path = "netns/look.rs"]
 mod look;
+#[path = "netns/page.rs"]
+mod page;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;

@@ -84,6 +84,7 @@ pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
         tiers.doc()?;
     }
     tiers.netns()?;
+    tiers.browser()?;
     if args.no_vm {
         tiers.skip_kernel()?;
     } else {

@@ -1,7 +1,7 @@
 //! Tests by what they need: nothing, network namespaces, a kernel with IPVS.
 //!
 //! Each tier is a profile in `.config/nextest.toml`. A test that not every machine can run is
-//! ignored, with a reason that begins with its tier: `netns: …` or `kernel: …`.
+//! ignored, with a reason that begins with its tier: `netns: …`, `browser: …` or `kernel: …`.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -12,13 +12,14 @@ use anyhow::{Context, Result};
 use super::nextest::{Results, Selection, TestName, Tests};
 use super::report::{Outcome, Report};
 use crate::vm::{MachineArgs, Series};
-use crate::{process, tools};
+use crate::{process, setup, tools};
 
 /// A profile of nextest.
 #[derive(Clone, Copy)]
 enum Tier {
     Host,
     Netns,
+    Browser,
     Kernel,
 }
 
@@ -34,6 +35,7 @@ impl Tiers<'_> {
         let (profile, ignored) = match tier {
             Tier::Host => ("default", false),
             Tier::Netns => ("netns", true),
+            Tier::Browser => ("browser", true),
             Tier::Kernel => ("kernel", true),
         };
         Selection {
@@ -68,6 +70,20 @@ impl Tiers<'_> {
         Ok(())
     }
 
+    /// Tests that need root and Chromium, which takes half a gigabyte.
+    pub(super) fn browser(&mut self) -> Result<()> {
+        if !setup::BROWSER.is_installed() {
+            let why = "browser: Chromium is not installed (cargo xtask setup --browser)";
+            return self.skip(Tier::Browser, why);
+        }
+        self.report.phase("tests with a browser");
+        let selection = self.selection(Tier::Browser);
+        let expected = self.tests.list(&selection)?;
+        let results = self.tests.run_here(&selection);
+        self.count("browser", expected, results);
+        Ok(())
+    }
+
     /// Tests that need a kernel with IPVS, all in one boot.
     pub(super) fn kernel(&mut self, series: Series) -> Result<()> {
         let label = format!("kernel {}", series.name());
@@ -99,7 +115,9 @@ impl Tiers<'_> {
                 .into_iter()
                 .collect())
         };
-        let in_tiers = &of(Tier::Netns)? | &of(Tier::Kernel)?;
+        let mut in_tiers = of(Tier::Netns)?;
+        in_tiers.extend(of(Tier::Browser)?);
+        in_tiers.extend(of(Tier::Kernel)?);
         let all = Selection {
             ignored: true,
             ..self.selection(Tier::Host)

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use maud::{Markup, html};
 
-use super::layout::shown;
-use super::service::clients;
+use super::layout::{clients, shown};
 use crate::figures::rate;
 use crate::inventory::{ClientGroup, RealServerStatus, VipState, VipStatus};
 use crate::load::EndpointLoad;
@@ -26,12 +25,13 @@ const HEAD: usize = 30;
 const CLIENTS_AT: (usize, usize) = (2, 190);
 const VIPS_AT: (usize, usize) = (330, 270);
 const ENDPOINTS_AT: (usize, usize) = (738, 260);
-/// The longest label, in characters.
-const LABEL: usize = 30;
+/// The longest label, and the longest note under one, in characters.
+const LABEL: usize = 31;
+const NOTE: usize = 42;
 
 /// What is drawn.
 pub(super) struct Drawing<'a> {
-    pub(super) vips: &'a [VipStatus],
+    pub(super) vips: &'a [&'a VipStatus],
     pub(super) loads: &'a [EndpointLoad],
     /// This node.
     pub(super) node: &'a str,
@@ -59,7 +59,7 @@ impl Drawing<'_> {
             return html! { p.quiet { "Nobody: the kernel serves none of its addresses." } };
         }
         let (groups, asked) = self.clients();
-        let vips: Vec<_> = self.vips.iter().take(VIPS).map(vip).collect();
+        let vips: Vec<_> = self.vips.iter().take(VIPS).map(|of| vip(of)).collect();
         let (endpoints, answered) = self.endpoints();
         let rows = groups.len().max(vips.len()).max(endpoints.len());
         let height = HEAD + rows * ROW;
@@ -70,7 +70,13 @@ impl Drawing<'_> {
         ];
         let gaps = [
             (&asked, CLIENTS_AT, groups.len(), VIPS_AT, vips.len()),
-            (&answered, VIPS_AT, vips.len(), ENDPOINTS_AT, endpoints.len()),
+            (
+                &answered,
+                VIPS_AT,
+                vips.len(),
+                ENDPOINTS_AT,
+                endpoints.len(),
+            ),
         ];
         html! {
             div.scroll tabindex="0" role="region" aria-label="Drawing" {
@@ -101,7 +107,9 @@ impl Drawing<'_> {
     fn title(&self) -> String {
         let endpoints: BTreeSet<_> = self.servers().map(|(_, at, _)| at).collect();
         let (vips, endpoints) = (self.vips.len(), endpoints.len());
-        format!("{vips} virtual IPs and node ports, {endpoints} endpoints; the tables below say the same")
+        format!(
+            "{vips} virtual IPs and node ports, {endpoints} endpoints; the tables below say the same"
+        )
     }
 
     /// The groups of clients, and the virtual IPs that each asks.
@@ -168,7 +176,12 @@ impl Drawing<'_> {
             };
             let class = match server.drains() {
                 true => "draining",
-                false if self.vips.get(from).is_some_and(|vip| vip.clients == ClientGroup::Outside) => {
+                false
+                    if self
+                        .vips
+                        .get(from)
+                        .is_some_and(|vip| vip.clients == ClientGroup::Outside) =>
+                {
                     "outside"
                 }
                 false => "inside",
@@ -227,16 +240,16 @@ fn vip(vip: &VipStatus) -> Node {
         VipState::Refused => "refused: no endpoints".to_owned(),
         VipState::Dropped => "dropped: no endpoints here".to_owned(),
     };
-    let port = match vip.port_name.as_str() {
-        "" => String::new(),
-        name => format!(" {name}"),
+    let note = match vip.port_name.as_str() {
+        "" => note,
+        name => format!("{name}: {note}"),
     };
     Node {
         class: match vip.state {
             VipState::Served => "vip",
             _ => "vip refused",
         },
-        label: format!("{}{port}", vip.key),
+        label: vip.key.to_string(),
         note,
     }
 }
@@ -253,7 +266,7 @@ fn curve((x, y): (usize, usize), (to_x, to_y): (usize, usize)) -> String {
 }
 
 fn boxed(node: &Node, (x, width): (usize, usize), middle: usize) -> Markup {
-    let (label, note) = (short(&node.label), short(&node.note));
+    let (label, note) = (short(&node.label, LABEL), short(&node.note, NOTE));
     html! {
         g class=(node.class) {
             rect x=(x) y=(middle - BOX / 2) width=(width) height=(BOX) rx="7" {}
@@ -264,11 +277,11 @@ fn boxed(node: &Node, (x, width): (usize, usize), middle: usize) -> Markup {
     }
 }
 
-/// A label that fits.
-fn short(text: &str) -> String {
+/// A text that fits.
+fn short(text: &str, most: usize) -> String {
     let text = shown(text);
-    match text.chars().count() > LABEL {
-        true => text.chars().take(LABEL - 1).chain(['…']).collect(),
+    match text.chars().count() > most {
+        true => text.chars().take(most - 1).chain(['…']).collect(),
         false => text,
     }
 }

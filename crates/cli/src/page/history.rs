@@ -65,7 +65,12 @@ impl History {
     pub(crate) fn latest(&self, service: Option<&str>, most: usize) -> Vec<Recorded> {
         self.with(|all| {
             let wanted = |of: &&Recorded| service.is_none_or(|name| of.service == name);
-            all.iter().rev().filter(wanted).take(most).cloned().collect()
+            all.iter()
+                .rev()
+                .filter(wanted)
+                .take(most)
+                .cloned()
+                .collect()
         })
     }
 
@@ -87,7 +92,10 @@ mod tests {
         }
         let all = history.latest(None, usize::MAX);
         assert_eq!(all.len(), MOST);
-        assert!(all.iter().all(|of| of.what.len() <= LONGEST + '…'.len_utf8()));
+        assert!(
+            all.iter()
+                .all(|of| of.what.len() <= LONGEST + '…'.len_utf8())
+        );
         assert!(all[0].what.starts_with(&format!("{} ", 3 * MOST - 1)));
         let of_one = history.latest(Some("a/s0"), 3);
         assert_eq!(of_one.len(), 3);

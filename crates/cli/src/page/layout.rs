@@ -3,8 +3,12 @@
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
 
+use super::reading::Reading;
 use super::{Common, Recorded};
+use crate::args::Mode;
+use crate::description;
 use crate::figures::{Age, rate, short};
+use crate::inventory::ClientGroup;
 use crate::load::Load;
 use crate::logging::Shown;
 use crate::notices::Condition;
@@ -69,7 +73,7 @@ const FOR_PROGRAMS: [&str; 5] = ["/metrics", "/status", "/conditions", "/changes
 pub(super) fn message(common: &Common, title: &str, text: &str) -> Markup {
     let main = html! {
         h1 { (title) }
-        p { (text) }
+        p { (shown(text)) }
         p { a href="/" { "All Services" } }
     };
     document(common, title, &main)
@@ -93,44 +97,76 @@ pub(super) fn ago(then: Timestamp, now: Timestamp) -> Markup {
     html! { time datetime=(then) title=(then) { (Age::between(then, now)) " ago" } }
 }
 
-/// Columns of the counters of a load. A mode that does not count has none of them.
-pub(super) fn load_head() -> Markup {
-    html! {
-        th.number scope="col" { "Active" }
-        th.number scope="col" { "New/s" }
-        th.number scope="col" { "Bytes/s" }
-        th.number scope="col" { "Total" }
+/// The counters of a load that are known: a mode that does not count has no columns for them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counters {
+    mode: Mode,
+    has_rates: bool,
+}
+
+impl Counters {
+    pub(super) fn new(common: &Common, reading: Option<&Reading>) -> Self {
+        Self {
+            mode: common.mode().unwrap_or(Mode::Ipvs),
+            has_rates: reading.is_some_and(|reading| reading.has_rates),
+        }
+    }
+
+    /// Whether connections are counted at all.
+    pub(super) fn any(self) -> bool {
+        self.mode != Mode::Nftables
+    }
+
+    /// The name of each column, and its text for a load.
+    fn columns(self) -> impl Iterator<Item = (&'static str, fn(&Load) -> String)> {
+        let is_known = move |name: &str| match name {
+            "Active" => matches!(self.mode, Mode::Ipvs | Mode::Userspace),
+            "Bytes/s" => self.mode == Mode::Ipvs,
+            _ => self.any(),
+        };
+        let all: [(&str, fn(&Load) -> String); 4] = [
+            ("Active", |of| short(of.active_connections)),
+            ("New/s", |of| rate(of.connections_per_second)),
+            ("Bytes/s", |of| short(of.bytes_per_second)),
+            ("Total", |of| short(of.total_connections)),
+        ];
+        all.into_iter().filter(move |(name, _)| is_known(name))
+    }
+
+    pub(super) fn head(self) -> Markup {
+        html! {
+            @for (name, _) in self.columns() { th.number scope="col" { (name) } }
+        }
+    }
+
+    pub(super) fn cells(self, load: Option<&Load>) -> Markup {
+        html! {
+            @for (name, text) in self.columns() {
+                @let load = load.filter(|_| self.has_rates || name != "New/s");
+                td.number data-label=(name) {
+                    (load.map_or_else(|| "–".to_owned(), text))
+                }
+            }
+        }
     }
 }
 
-/// Which of the numbers are known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Counted {
-    pub(super) open: bool,
-    pub(super) rates: bool,
-    pub(super) bytes: bool,
-    pub(super) totals: bool,
+pub(super) fn clients(group: ClientGroup) -> &'static str {
+    match group {
+        ClientGroup::All => "all clients",
+        ClientGroup::Inside => "clients in the cluster",
+        ClientGroup::Outside => "clients outside",
+    }
 }
 
-pub(super) fn load_cells(load: Option<&Load>, counted: Counted) -> Markup {
-    let cell = |is_known: bool, text: &dyn Fn(&Load) -> String| match load.filter(|_| is_known) {
-        Some(load) => text(load),
-        None => "–".to_owned(),
+/// A link to a Service; only its name if that is none of a Service.
+pub(super) fn service_link(service: &str) -> Markup {
+    let Some(name) = description::name(service) else {
+        return html! { (shown(service)) };
     };
     html! {
-        td.number { (cell(counted.open, &|of| short(of.active_connections))) }
-        td.number { (cell(counted.rates, &|of| rate(of.connections_per_second))) }
-        td.number { (cell(counted.bytes, &|of| short(of.bytes_per_second))) }
-        td.number { (cell(counted.totals, &|of| short(of.total_connections))) }
-    }
-}
-
-/// A link to a Service.
-pub(super) fn service_link(service: &str) -> Markup {
-    let (namespace, name) = service.split_once('/').unwrap_or(("", service));
-    html! {
-        a.service href={ "/page/" (service) } {
-            span.namespace { (shown(namespace)) "/" } (shown(name))
+        a.service href={ "/page/" (name) } {
+            span.namespace { (name.namespace()) "/" } (name.name())
         }
     }
 }

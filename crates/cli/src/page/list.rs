@@ -196,6 +196,8 @@ fn addresses<'a>(frontends: impl Iterator<Item = &'a Frontend>) -> Vec<String> {
     let addresses: BTreeSet<_> = named
         .map(|frontend| (frontend.kind, frontend.key.address))
         .collect();
-    let texts = addresses.into_iter().map(|(_, address)| address.to_string());
+    let texts = addresses
+        .into_iter()
+        .map(|(_, address)| address.to_string());
     texts.collect()
 }

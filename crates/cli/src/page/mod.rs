@@ -24,7 +24,6 @@ use self::service::OneService;
 use crate::args::Mode;
 use crate::description::{self, Description};
 use crate::inventory::{Proxied, Wanted};
-use crate::logging::Shown;
 use crate::notices::{Condition, Conditions};
 use crate::running::Running;
 pub(crate) use history::{History, Recorded};
@@ -124,9 +123,11 @@ impl Page {
         };
         let reading = self.read(name, &common, request, &|of| of == name);
         let is_known = description.is_some()
-            || reading.as_ref().is_ok_and(|reading| !reading.inventory.services.is_empty());
+            || reading
+                .as_ref()
+                .is_ok_and(|reading| !reading.inventory.services.is_empty());
         if !is_known {
-            let text = format!("This node serves no Service {}.", Shown(name));
+            let text = format!("This node serves no Service {name}.");
             return html(layout::message(&common, "Not found", &text)).not_found();
         }
         let service = OneService {

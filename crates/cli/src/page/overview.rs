@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::layout::{self, Counted, ago, shown};
+use super::layout::{self, Counters, ago, shown};
 use super::list::{DrainOf, List, Query, ROWS, Row};
-use super::reading::{Reading, counts, knows_open};
+use super::reading::Reading;
 use super::{Common, Recorded};
-use crate::args::Mode;
 use crate::figures::Age;
 use crate::load::ServiceLoad;
 
@@ -119,7 +118,7 @@ impl Overview<'_> {
         html! {
             form #search method="get" action="/" role="search" {
                 label for="q" { "Search" }
-                input #q type="search" name="q" value=(self.query.text) autocomplete="off"
+                input #q type="search" name="q" value=(shown(&self.query.text)) autocomplete="off"
                     spellcheck="false" placeholder="name, address or port";
                 label.check {
                     input type="checkbox" name="problems" value="1" checked[self.query.with_problems];
@@ -131,14 +130,10 @@ impl Overview<'_> {
     }
 
     fn services(&self) -> Markup {
-        let List { all, found, rows, .. } = self.list;
-        let mode = self.common.mode().unwrap_or(Mode::Ipvs);
-        let counted = Counted {
-            open: knows_open(mode),
-            rates: self.reading.as_ref().is_ok_and(|reading| reading.has_rates),
-            bytes: mode == Mode::Ipvs,
-            totals: counts(mode),
-        };
+        let List {
+            all, found, rows, ..
+        } = self.list;
+        let counters = Counters::new(self.common, self.reading.as_ref().ok().copied());
         let first = self.query.from;
         html! {
             @if let Err(error) = &self.reading {
@@ -157,12 +152,12 @@ impl Overview<'_> {
                                 th scope="col" { "Ports" }
                                 th scope="col" { "Addresses" }
                                 th.number scope="col" { "Endpoints" }
-                                (layout::load_head())
+                                (counters.head())
                                 th scope="col" { "State" }
                             }
                         }
                         tbody {
-                            @for row in rows { (self.row(row, counted)) }
+                            @for row in rows { (self.row(row, counters)) }
                         }
                     }
                 }
@@ -175,14 +170,14 @@ impl Overview<'_> {
                         a rel="next" href={ "/?" (self.query.at(first + ROWS)) } { "Next" }
                     }
                 }
-                @if !counts(mode) {
-                    p.quiet { "Mode " (mode.name()) " counts no connections." }
+                @if !counters.any() {
+                    p.quiet { "Mode " (shown(&self.common.running.mode)) " counts no connections." }
                 }
             }
         }
     }
 
-    fn row(&self, row: &Row, counted: Counted) -> Markup {
+    fn row(&self, row: &Row, counters: Counters) -> Markup {
         let load = self.reading.as_ref().ok().and_then(|reading| {
             let mut services = reading.loads.services.iter();
             services.find(|of| of.service == row.service)
@@ -191,14 +186,14 @@ impl Overview<'_> {
         html! {
             tr {
                 th scope="row" { (layout::service_link(&row.service)) }
-                td { @for port in &row.ports { div { (port) } } }
-                td.mono { @for address in &row.addresses { div { (address) } } }
-                td.number {
+                td data-label="Ports" { @for port in &row.ports { div { (shown(port)) } } }
+                td.mono data-label="Addresses" { @for address in &row.addresses { div { (shown(address)) } } }
+                td.number data-label="Endpoints" {
                     (row.endpoints)
                     @if draining > 0 { div.quiet { (draining) " draining" } }
                 }
-                (layout::load_cells(load.map(|of| &of.load), counted))
-                td {
+                (counters.cells(load.map(|of| &of.load)))
+                td data-label="State" {
                     @if row.problems.is_empty() {
                         span.state.good { "served" }
                     } @else {
@@ -212,7 +207,9 @@ impl Overview<'_> {
     }
 
     fn drains(&self) -> Markup {
-        let List { draining, drains, .. } = self.list;
+        let List {
+            draining, drains, ..
+        } = self.list;
         html! {
             @if drains.is_empty() {
                 p.quiet { "Nothing drains." }
@@ -220,13 +217,13 @@ impl Overview<'_> {
                 ul.drains {
                     @for DrainOf { vip, service, endpoint, seconds } in drains {
                         li {
-                            span.mono { (endpoint) } " of "
+                            span.mono { (shown(endpoint)) } " of "
                             @match service {
                                 Some(service) => (layout::service_link(service)),
                                 None => "a Service that is gone",
                             }
                             span.quiet {
-                                " (" (vip) ")"
+                                " (" (shown(vip)) ")"
                                 @if let Some(seconds) = seconds { ", for " (Age::of_seconds(*seconds)) }
                             }
                         }

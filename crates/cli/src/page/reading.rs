@@ -23,9 +23,27 @@ pub(super) struct Reading {
     at: Instant,
     pub(super) inventory: Inventory,
     pub(super) loads: Loads,
-    /// Whether [`loads`](Self::loads) has rates: the mode has averages, or there was an earlier
-    /// reading.
+    /// Whether [`loads`](Self::loads) has rates, in a mode that counts: the kernel has averages, or there
+    /// was an earlier reading.
     pub(super) has_rates: bool,
+}
+
+impl Reading {
+    pub(super) fn new(
+        about: &str,
+        at: Instant,
+        inventory: Inventory,
+        loads: Loads,
+        has_rates: bool,
+    ) -> Self {
+        Self {
+            about: about.to_owned(),
+            at,
+            inventory,
+            loads,
+            has_rates,
+        }
+    }
 }
 
 /// Reads the kernel.
@@ -60,13 +78,8 @@ impl Reader {
             (&before.loads, seconds)
         });
         let loads = Loads::new(&inventory, since);
-        let reading = Arc::new(Reading {
-            about: about.to_owned(),
-            at,
-            inventory,
-            loads,
-            has_rates: counts(mode) && (mode == Mode::Ipvs || since.is_some()),
-        });
+        let has_rates = mode == Mode::Ipvs || since.is_some();
+        let reading = Arc::new(Reading::new(about, at, inventory, loads, has_rates));
         kept.retain(|of| of.about != about && of.at.elapsed() < STALE);
         if kept.len() >= MOST {
             kept.pop_front();
@@ -74,16 +87,6 @@ impl Reader {
         kept.push_back(Arc::clone(&reading));
         Ok(reading)
     }
-}
-
-/// Whether a mode counts connections.
-pub(super) fn counts(mode: Mode) -> bool {
-    mode != Mode::Nftables
-}
-
-/// Whether a mode knows how many connections are open.
-pub(super) fn knows_open(mode: Mode) -> bool {
-    matches!(mode, Mode::Ipvs | Mode::Userspace)
 }
 
 #[cfg(test)]

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use maud::{Markup, html};
 
 use super::drawing::Drawing;
-use super::layout::{self, Counted, shown};
-use super::reading::{Reading, counts, knows_open};
+use super::layout::{self, Counters, clients, shown};
+use super::reading::Reading;
 use super::{Common, Recorded};
-use crate::args::Mode;
 use crate::description::{Description, EndpointOf, Port};
-use crate::inventory::{ClientGroup, VipState, VipStatus};
+use crate::inventory::{VipState, VipStatus};
 use crate::load::EndpointLoad;
 
 /// What the page shows.
@@ -68,7 +67,10 @@ impl OneService<'_> {
                 p.error { "svcproxy does not know this Service any more: its last connections end." }
             };
         };
-        let external = of.addresses.iter().any(|address| address.kind != "cluster IP");
+        let external = of
+            .addresses
+            .iter()
+            .any(|address| address.kind != "cluster IP");
         html! {
             dl.cards {
                 div {
@@ -105,19 +107,24 @@ impl OneService<'_> {
     /// New connections per second, if they are known.
     fn rate(&self) -> Option<f64> {
         let reading = self.reading.as_ref().ok()?;
-        reading
-            .has_rates
-            .then_some(reading.loads.all.connections_per_second)
+        let is_known = reading.has_rates && Counters::new(self.common, Some(reading)).any();
+        is_known.then_some(reading.loads.all.connections_per_second)
     }
 
-    fn all_vips(&self) -> &[VipStatus] {
-        let services = self.reading.as_ref().map(|reading| &reading.inventory.services);
-        let own = services.ok().and_then(|services| services.first());
-        own.map_or(&[], |of| of.vips.as_slice())
+    /// Node ports come last.
+    fn all_vips(&self) -> Vec<&VipStatus> {
+        let reading = self.reading.as_ref().ok();
+        let own = reading.and_then(|reading| reading.inventory.services.first());
+        let mut vips: Vec<_> = own.into_iter().flat_map(|of| &of.vips).collect();
+        vips.sort_by_key(|vip| vip.key.is_node_port());
+        vips
     }
 
     fn loads(&self) -> &[EndpointLoad] {
-        let loads = self.reading.as_ref().map(|reading| &reading.loads.endpoints);
+        let loads = self
+            .reading
+            .as_ref()
+            .map(|reading| &reading.loads.endpoints);
         loads.map_or(&[], Vec::as_slice)
     }
 
@@ -131,7 +138,7 @@ impl OneService<'_> {
     fn drawing(&self) -> Markup {
         let node_of = |at| self.known(at).and_then(|of| of.node.clone());
         let drawing = Drawing {
-            vips: self.all_vips(),
+            vips: &self.all_vips(),
             loads: self.loads(),
             node: &self.common.node,
             node_of: &node_of,
@@ -161,11 +168,11 @@ impl OneService<'_> {
                             @for vip in vips {
                                 tr {
                                     th.mono scope="row" { (vip.key) }
-                                    td { (shown(&vip.port_name)) }
-                                    td { (clients(vip.clients)) }
-                                    td.number { (vip.real_servers.iter().filter(|of| !of.drains()).count()) }
-                                    td { (vip.scheduler.as_deref().unwrap_or("–")) }
-                                    td { (state(vip)) }
+                                    td data-label="Port" { (shown(&vip.port_name)) }
+                                    td data-label="Clients" { (clients(vip.clients)) }
+                                    td.number data-label="Endpoints" { (vip.real_servers.iter().filter(|of| !of.drains()).count()) }
+                                    td data-label="Scheduler" { (shown(vip.scheduler.as_deref().unwrap_or("–"))) }
+                                    td data-label="New connections are" { (state(vip)) }
                                 }
                             }
                         }
@@ -194,13 +201,7 @@ impl OneService<'_> {
     }
 
     fn of_port(&self, port: &Port, wants_local: bool) -> Markup {
-        let mode = self.common.mode().unwrap_or(Mode::Ipvs);
-        let counted = Counted {
-            open: knows_open(mode),
-            rates: self.reading.as_ref().is_ok_and(|reading| reading.has_rates),
-            bytes: mode == Mode::Ipvs,
-            totals: counts(mode),
-        };
+        let counters = Counters::new(self.common, self.reading.as_ref().ok().copied());
         html! {
             @for without in &port.without_endpoints {
                 @let why = without.anywhere.as_ref().map(|why| ("No endpoints", why));
@@ -221,13 +222,13 @@ impl OneService<'_> {
                                 th scope="col" { "Zone" }
                                 th scope="col" { "State" }
                                 th.number scope="col" { "Weight" }
-                                (layout::load_head())
+                                (counters.head())
                                 th scope="col" { "Used" }
                             }
                         }
                         tbody {
                             @for of in &port.endpoints {
-                                (self.endpoint(of, counted, wants_local))
+                                (self.endpoint(of, counters, wants_local))
                             }
                         }
                     }
@@ -236,7 +237,7 @@ impl OneService<'_> {
         }
     }
 
-    fn endpoint(&self, of: &EndpointOf, counted: Counted, wants_local: bool) -> Markup {
+    fn endpoint(&self, of: &EndpointOf, counters: Counters, wants_local: bool) -> Markup {
         let at = of.port.map(|port| SocketAddr::new(of.address, port));
         let load = at.and_then(|at| self.loads().iter().find(|load| load.address == at));
         let text = at.map_or_else(|| of.address.to_string(), |at| at.to_string());
@@ -244,15 +245,15 @@ impl OneService<'_> {
         html! {
             tr {
                 th.mono scope="row" { (text) }
-                td {
+                td data-label="Node" {
                     (of.node.as_deref().map_or_else(|| "unknown".to_owned(), shown))
                     @if is_here { " " span.badge { "this node" } }
                 }
-                td { (of.zone.as_deref().map_or_else(|| "–".to_owned(), shown)) }
-                td { (ready(of)) }
-                td.number { (of.weight) }
-                (layout::load_cells(load.map(|of| &of.load), counted))
-                td {
+                td data-label="Zone" { (of.zone.as_deref().map_or_else(|| "–".to_owned(), shown)) }
+                td data-label="State" { (ready(of)) }
+                td.number data-label="Weight" { (of.weight) }
+                (counters.cells(load.map(|of| &of.load)))
+                td data-label="Used" {
                     @match (&of.unused, &of.unused_here) {
                         (Some(why), _) => span.state.warn { "no: " (shown(why)) },
                         (None, Some(why)) if wants_local => { "yes; not by " (shown(why)) }
@@ -262,14 +263,6 @@ impl OneService<'_> {
                 }
             }
         }
-    }
-}
-
-pub(super) fn clients(group: ClientGroup) -> &'static str {
-    match group {
-        ClientGroup::All => "all clients",
-        ClientGroup::Inside => "clients in the cluster",
-        ClientGroup::Outside => "clients outside",
     }
 }
 

@@ -31,6 +31,10 @@ struct Setup {
     mode: Option<Mode>,
     /// Changes the kernel after the plan was applied.
     change: Option<fn(&mut NodeState, &Config)>,
+    /// The kernel has the plan of other manifests, made from these, instead.
+    kernel_of: Option<fn(&str) -> String>,
+    /// The kernel has another mode, or rules that are missing or of other settings.
+    plane: Option<fn(DataPlane, &DesiredState) -> DataPlane>,
     /// Changes the settings.
     settings: Option<fn(&mut Config)>,
     facts: Facts,
@@ -52,20 +56,35 @@ fn config() -> Config {
     config
 }
 
+fn store(manifests: &str) -> Store {
+    let mut store = Store::default();
+    let reading = manifest::parse("services.yaml".as_ref(), manifests);
+    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
+    let changes = reading.changes.into_iter();
+    changes.for_each(|change| store.apply(change));
+    store
+}
+
 fn explained(target: &str, from: From, setup: &Setup) -> Explained {
     let mut config = config();
     if let Some(change) = setup.settings {
         change(&mut config);
     }
-    let mut store = Store::default();
-    let reading = manifest::parse("services.yaml".as_ref(), SERVICES);
-    assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
-    let changes = reading.changes.into_iter();
-    changes.for_each(|change| store.apply(change));
+    let store = store(SERVICES);
     let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
     let mode = setup.mode.unwrap_or(Mode::Ipvs);
     let plan = DataPlane::planned(mode, &desired).unwrap();
-    let mut kernel = plan.clone();
+    let mut kernel = match setup.kernel_of {
+        Some(other) => {
+            let store = self::store(&other(SERVICES));
+            let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
+            DataPlane::planned(mode, &desired).unwrap()
+        }
+        None => plan.clone(),
+    };
+    if let Some(change) = setup.plane {
+        kernel = change(kernel, &desired);
+    }
     if let (Some(change), DataPlane::Ipvs(rules, node)) = (setup.change, &mut kernel) {
         change(node, &config);
         *rules = Rules::of(node, &config);
@@ -198,6 +217,45 @@ fn what_objects_ask_for_explains_what_happens() {
                 refused,
                 "NoEndpoints",
                 "1 with weight 0",
+            ),
+            // Endpoints of the other family only, and none at all in the slice.
+            (
+                "10.96.0.90:80",
+                Pod,
+                refused,
+                "NoEndpoints",
+                "other address family",
+            ),
+            (
+                "10.96.0.91:80",
+                Pod,
+                refused,
+                "NoEndpoints",
+                "slices are empty",
+            ),
+            // All of them end.
+            (
+                "10.96.0.92:80",
+                Pod,
+                refused,
+                "NoEndpoints",
+                "1 terminating",
+            ),
+            // Some are not used, and the others answer.
+            (
+                "10.96.0.93:80",
+                Pod,
+                "served",
+                "SomeEndpoints",
+                "1 of 3 endpoints",
+            ),
+            // Policy Local, and no endpoint says on which node it is.
+            (
+                "10.96.0.94:80",
+                Pod,
+                dropped,
+                "NoLocalEndpoints",
+                "without a node name",
             ),
             // Policy Local, inside and outside.
             (
@@ -535,36 +593,192 @@ fn drift_is_seen_without_a_plan() {
     }
 }
 
-/// Firewalls and other service proxies.
+const ALL: [Mode; 3] = [Mode::Ipvs, Mode::Iptables, Mode::Nftables];
+
+/// The kernel has what earlier manifests asked for: a sync failed, or another program put it back.
+#[test]
+fn drift_is_named_in_every_mode() {
+    let local = "delivered to the node's own programs";
+    let web = "10.244.1.1], nodeName: node-a}, {addresses: [10.244.2.1";
+    assert!(SERVICES.contains(web));
+    for mode in ALL {
+        let check = |target, from, kernel_of: fn(&str) -> String, result, words| {
+            let setup = Setup {
+                mode: Some(mode),
+                kernel_of: Some(kernel_of),
+                ..Setup::default()
+            };
+            check(target, from, &setup, result, "Drift", words);
+        };
+        let cluster_ip = "10.96.0.80:80";
+        // An endpoint that the kernel has not, and one that it has beside those of the plan.
+        check(
+            cluster_ip,
+            From::Pod,
+            |text| text.replace("10.244.1.1]", "10.244.7.7]"),
+            "served",
+            "does not send to 10.244.1.1:8080; it sends to 10.244.7.7:8080",
+        );
+        // Endpoints that came, and the kernel still refuses.
+        check(
+            cluster_ip,
+            From::Pod,
+            |text| text.replace("kubernetes.io/service-name: web}", "a: b}"),
+            "refused",
+            "is refused, and should be served",
+        );
+        // A Service that the kernel does not have at all: refused, as any address of the CIDR.
+        let without = |text: &str| {
+            let renamed = text.replace("10.96.0.80", "10.96.3.3");
+            renamed.replace("nodePort: 30080", "nodePort: 30999")
+        };
+        check(
+            cluster_ip,
+            From::Pod,
+            without,
+            "refused",
+            "should be served",
+        );
+        check(
+            "192.0.2.1:30080",
+            From::Outside,
+            without,
+            local,
+            "should be served",
+        );
+        // Endpoints that went, and the kernel still sends to them.
+        check(
+            "10.96.0.83:80",
+            From::Pod,
+            |text| text.replace("{ready: false}", "{ready: true}"),
+            "served",
+            "is served, and should be refused",
+        );
+    }
+}
+
+#[test]
+fn missing_and_other_rules_of_mode_nftables_are_named() {
+    let with = |plane: fn(DataPlane, &DesiredState) -> DataPlane| Setup {
+        mode: Some(Mode::Nftables),
+        plane: Some(plane),
+        ..Setup::default()
+    };
+    // nft flush ruleset
+    let flushed = with(|plane, _| match plane {
+        DataPlane::Nftables(_, mut node) => {
+            node.ruleset = None;
+            node.elements = Default::default();
+            DataPlane::Nftables(Rules::Missing, node)
+        }
+        other => other,
+    });
+    let leaves = "sent on by the node's routes";
+    let target = "10.96.0.80:80";
+    check(
+        target,
+        From::Pod,
+        &flushed,
+        leaves,
+        "RulesMissing",
+        "table is missing",
+    );
+    check(
+        target,
+        From::Pod,
+        &flushed,
+        leaves,
+        "Drift",
+        "should be served",
+    );
+    let other = with(|plane, _| match plane {
+        DataPlane::Nftables(Rules::Known(ruleset), node) => {
+            DataPlane::Nftables(Rules::Assumed(ruleset), node)
+        }
+        other => other,
+    });
+    check(
+        target,
+        From::Pod,
+        &other,
+        "served",
+        "OtherSettings",
+        "those of other settings",
+    );
+}
+
+#[test]
+fn another_mode_than_the_planned_one_is_named() {
+    for (planned, is) in [
+        (Mode::Nftables, Mode::Iptables),
+        (Mode::Iptables, Mode::Ipvs),
+    ] {
+        let plane: fn(DataPlane, &DesiredState) -> DataPlane = match is {
+            Mode::Iptables => |_, desired| DataPlane::planned(Mode::Iptables, desired).unwrap(),
+            _ => |_, desired| DataPlane::planned(Mode::Ipvs, desired).unwrap(),
+        };
+        let setup = Setup {
+            mode: Some(planned),
+            plane: Some(plane),
+            ..Setup::default()
+        };
+        let words = format!("the kernel has mode {}", is.name());
+        check(
+            "10.96.0.80:80",
+            From::Pod,
+            &setup,
+            "served",
+            "OtherMode",
+            &words,
+        );
+    }
+}
+
+/// Firewalls and other service proxies, in all modes.
 #[test]
 fn what_others_do_on_the_host_is_named() {
+    for mode in ALL {
+        what_others_do_is_named(mode);
+    }
+}
+
+fn what_others_do_is_named(mode: Mode) {
     use netlink::filter::{BaseChain, Hook, TableFamily};
     let facts = |change: fn(&mut Facts)| {
         let mut facts = Facts::default();
         change(&mut facts);
         Setup {
             facts,
+            mode: Some(mode),
             ..Setup::default()
         }
     };
-    let drops = facts(|facts| {
+    let chain = |name: &str, hook| {
         let chain = BaseChain {
             family: TableFamily::Inet,
             table: "filter".to_owned(),
-            name: "input".to_owned(),
-            hook: Hook::Input,
+            name: name.to_owned(),
+            hook,
             priority: 0,
             drops: true,
         };
-        facts.filters.push(Filter::new(chain, Default::default()));
-    });
+        Filter::new(chain, Default::default())
+    };
+    // IPVS takes packets in the hook input; translated ones pass the hook forward.
+    let (name, hook) = match mode {
+        Mode::Ipvs => ("input", Hook::Input),
+        _ => ("forward", Hook::Forward),
+    };
+    let mut drops = facts(|_| {});
+    drops.facts.filters.push(chain(name, hook));
+    let words = format!("inet filter {name}");
     check(
         "10.96.0.80:80",
         From::Pod,
         &drops,
         "served",
         "Firewall",
-        "inet filter input",
+        &words,
     );
     let from_node = explained("10.96.0.80:80", From::Node, &drops);
     assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);

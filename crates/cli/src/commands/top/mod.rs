@@ -2,6 +2,8 @@
 
 mod draw;
 #[cfg(test)]
+mod picture;
+#[cfg(test)]
 mod tests;
 mod view;
 

@@ -181,7 +181,7 @@ fn the_selected_service_stays_selected_and_the_first_line_stays_the_first() {
     assert_eq!(view.selected, 0);
 }
 
-fn reading() -> Reading {
+pub(super) fn reading() -> Reading {
     let at = |text: &str| text.parse().unwrap();
     let condition = |reason: &str| Condition {
         reason: reason.to_owned(),

@@ -76,7 +76,9 @@ impl Draining {
     ) -> impl Iterator<Item = (&Target, Option<Duration>)> {
         let since = self.since.iter();
         since.map(move |(target, times)| {
-            let lasts = times.since.map(|since| now.saturating_duration_since(since));
+            let lasts = times
+                .since
+                .map(|since| now.saturating_duration_since(since));
             (target, lasts)
         })
     }
