@@ -1,7 +1,8 @@
 //! The pictures of the page: a small shop with traffic, in mode userspace, which any kernel has.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,24 +23,28 @@ const LEAVING: &str = "- {addresses: [10.244.2.21], nodeName: node-b, zone: eu-w
                        conditions: {ready: false, serving: true, terminating: true}}";
 
 /// The endpoints that answer.
-const ENDPOINTS: [&str; 8] = [
+const ENDPOINTS: [&str; 10] = [
     "10.244.1.11:8443",
     "10.244.1.12:8443",
     "10.244.2.21:8443",
     "10.244.1.13:9000",
     "10.244.2.23:9000",
     "10.244.1.14:8080",
+    "10.244.2.21:9090",
+    "10.244.1.13:6443",
     "10.244.1.2:53",
     "10.244.2.2:53",
 ];
 
 /// What clients ask for, the pause between two requests, and for how long they keep a connection.
-const LOADS: [(&str, u64, u64); 5] = [
+const LOADS: [(&str, u64, u64); 7] = [
     ("10.96.12.40:443", 90, 700),
     ("203.0.113.40:443", 160, 900),
     ("10.96.12.41:9000", 240, 400),
     ("10.96.12.43:80", 500, 1500),
     ("10.96.0.10:53", 70, 0),
+    ("10.96.40.8:9090", 900, 2000),
+    ("10.96.0.1:443", 2000, 9000),
 ];
 
 /// Smaller pictures: it quantises colours, of which these have few.
@@ -125,7 +130,15 @@ fn load(from: &Host, at: &str, pause: u64, hold: u64, is_over: &AtomicBool) {
 fn take_all(scene: &Scene) -> Result<()> {
     let images = paths::workspace().join("docs/images");
     fs::create_dir_all(&images)?;
-    // The page has seen a change, and the rates of some seconds.
+    // Some of them stay, and drain.
+    let shop: SocketAddr = "10.96.12.40:443".parse()?;
+    let lasting: Vec<_> = (0..6)
+        .filter_map(|_| {
+            Client::new(Protocol::Tcp, shop)
+                .connect(&scene.topology.client)
+                .ok()
+        })
+        .collect();
     thread::sleep(Duration::from_secs(2));
     if !SHOP.contains(STABLE) {
         bail!("shop.yaml has no endpoint that can leave");
@@ -133,12 +146,27 @@ fn take_all(scene: &Scene) -> Result<()> {
     scene.write("shop", "shop.yaml", &SHOP.replace(STABLE, LEAVING))?;
     thread::sleep(Duration::from_secs(2));
     for (file, path, width, height, dark) in PICTURES {
+        // The rates of the picture are those since this reading.
+        visit(scene, path)?;
+        thread::sleep(Duration::from_secs(3));
         take(scene, &images.join(file), path, (width, height), dark)?;
     }
+    drop(lasting);
     Ok(())
 }
 
-/// Takes a picture after the page has refreshed itself for some seconds.
+/// Asks for a page as a browser does.
+fn visit(scene: &Scene, path: &str) -> Result<()> {
+    let get = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", 10249))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    };
+    let answered = scene.topology.node().host.enter(get);
+    answered.with_context(|| format!("cannot read {path}"))
+}
+
+/// Takes a picture.
 fn take(
     scene: &Scene,
     file: &Path,
@@ -167,9 +195,7 @@ fn take(
         .arg(format!("--blink-settings=preferredColorScheme={scheme}"))
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--window-size={width},{height}"))
-        // In real time, so that the rates are real: it waits this long after the page has loaded.
-        .arg("--timeout=20000")
-        .arg("--virtual-time-budget=45000")
+        .arg("--virtual-time-budget=100")
         .arg(format!("--screenshot={}", raw.display()))
         .arg(format!("http://{local}:10249{path}"));
     process::output(&mut browser)?;

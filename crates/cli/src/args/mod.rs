@@ -439,8 +439,9 @@ pub(crate) enum LogFormat {
 }
 
 /// Flags of the main command that plan and check accept but do not use.
-const RUNNING_ONLY: [&str; 7] = [
+const RUNNING_ONLY: [&str; 8] = [
     "metrics_bind_address",
+    "page",
     "healthz_bind_address",
     "service_metrics",
     "service_metrics_limit",
@@ -449,7 +450,8 @@ const RUNNING_ONLY: [&str; 7] = [
     "iptables_min_sync_period",
 ];
 /// Flags that `explain` accepts but does not use.
-const UNEXPLAINED: [&str; 13] = [
+const UNEXPLAINED: [&str; 14] = [
+    "page",
     "healthz_bind_address",
     "service_metrics",
     "service_metrics_limit",
@@ -465,7 +467,8 @@ const UNEXPLAINED: [&str; 13] = [
     "drain_timeout",
 ];
 /// Flags that `verify` and `support-bundle` accept but do not use.
-const UNVERIFIED: [&str; 9] = [
+const UNVERIFIED: [&str; 10] = [
+    "page",
     "healthz_bind_address",
     "service_metrics",
     "service_metrics_limit",
@@ -477,7 +480,12 @@ const UNVERIFIED: [&str; 9] = [
     "drain_timeout",
 ];
 /// Flags that `migrate` accepts but does not use.
-const UNMIGRATED: [&str; 3] = ["service_metrics", "service_metrics_limit", "audit_interval"];
+const UNMIGRATED: [&str; 4] = [
+    "page",
+    "service_metrics",
+    "service_metrics_limit",
+    "audit_interval",
+];
 /// Flags of a source. `check` accepts but does not use them.
 const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
 

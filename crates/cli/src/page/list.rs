@@ -112,13 +112,15 @@ pub(crate) fn list<B: DataPlane>(about: &str, proxier: &Proxier<B>) -> Option<St
     let mut found: Vec<_> = all.iter().filter(is_found).collect();
     found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let wanted = found.iter().skip(query.from).take(ROWS);
-    let drains = proxier.drains(DRAINS).into_iter();
+    let drains = proxier.drains(DRAINS);
+    let servers = proxier.servers();
     let list = List {
         all: all.len(),
         found: found.len(),
         rows: wanted.map(|service| row(service, proxier)).collect(),
-        draining: proxier.servers().map_or(0, |servers| servers.draining),
+        draining: servers.map_or(drains.len(), |servers| servers.draining),
         drains: drains
+            .into_iter()
             .map(|drain| DrainOf {
                 vip: drain.vip.to_string(),
                 service: drain.service.map(|name| name.to_string()),

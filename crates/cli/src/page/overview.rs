@@ -8,6 +8,7 @@ use super::layout::{self, Counters, ago, shown};
 use super::list::{DrainOf, List, Query, ROWS, Row};
 use super::reading::Reading;
 use super::{Common, Recorded};
+use crate::args::Mode;
 use crate::figures::Age;
 use crate::load::ServiceLoad;
 
@@ -210,8 +211,14 @@ impl Overview<'_> {
         let List {
             draining, drains, ..
         } = self.list;
+        let by_kernel = matches!(self.common.mode(), Some(Mode::Iptables | Mode::Nftables));
         html! {
-            @if drains.is_empty() {
+            @if by_kernel {
+                p.quiet {
+                    "In mode " (shown(&self.common.running.mode)) ", connections stay with their \
+                     endpoint while it exists: there is nothing to list."
+                }
+            } @else if drains.is_empty() {
                 p.quiet { "Nothing drains." }
             } @else {
                 ul.drains {

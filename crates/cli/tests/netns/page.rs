@@ -116,9 +116,42 @@ fn the_page_shows_services_and_the_last_changes_with_their_causes() {
             &fetch(&lab, 10249, "/changes"),
             &["\"service\":\"default/a\""],
         );
+        let drains = fetch(&lab, 10249, "/");
+        let counts = mode == "userspace";
+        assert_eq!(
+            drains.contains("there is nothing to list"),
+            !counts,
+            "{drains}"
+        );
         svcproxy.terminate();
         succeed(lab.svcproxy(&["cleanup"]).env("SVCPROXY_LOG", "warn"));
     }
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn a_drain_is_listed_until_its_connections_have_ended() {
+    let lab = lab("drains");
+    let at = ([10, 244, 1, 1], 8080).into();
+    let _backend = lab.serve(Protocol::Tcp, at);
+    let svcproxy = start(&lab, &["--mode=userspace"]);
+    let vip = ([10, 96, 0, 21], 80).into();
+    let mut connection = client(Protocol::Tcp, vip).connect(lab.node()).unwrap();
+    connection.ask().unwrap();
+    let listed = |is_wanted: bool| {
+        let page = fetch(&lab, 10249, "/");
+        let is_listed = page.contains("<span class=\"mono\">10.244.1.1:8080</span> of ");
+        match is_listed == is_wanted {
+            true => Ok(()),
+            false => Err(page),
+        }
+    };
+    listed(false).unwrap();
+    lab.write("a.yaml", &manifest("a", "10.96.0.21", "10.244.2.1"));
+    eventually(PATIENCE, || listed(true)).unwrap();
+    drop(connection);
+    eventually(PATIENCE, || listed(false)).unwrap();
+    svcproxy.terminate();
 }
 
 #[test]

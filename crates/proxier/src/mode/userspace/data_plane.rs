@@ -11,7 +11,7 @@ use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drained, Failures, Item,
+    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drain, Drained, Failures, Item,
     Reading, ServerCounts,
 };
 use crate::model::ObjectName;
@@ -138,6 +138,18 @@ impl DataPlane for Userspace {
 
     fn servers(&self) -> Option<ServerCounts> {
         None
+    }
+
+    fn drains(&self, desired: &DesiredState, most: usize, now: Instant) -> Vec<Drain> {
+        let drain = |(vip, endpoint, since, _)| Drain {
+            vip,
+            service: desired
+                .frontend(&vip)
+                .map(|frontend| frontend.owner.service.clone()),
+            endpoint,
+            lasts: Some(now.saturating_duration_since(since)),
+        };
+        self.backend.draining().take(most).map(drain).collect()
     }
 
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
