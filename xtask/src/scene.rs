@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use testbed::{POD_CIDR_V4, Topology, eventually};
+use testbed::{POD_CIDR_V4, SERVICE_CIDR_V4, Topology, eventually};
 
 use crate::paths;
 
@@ -58,13 +58,19 @@ impl Scene {
         command
     }
 
+    /// A text without the directory's name, which is another one each time.
+    pub(crate) fn without_directory(&self, text: &str) -> String {
+        text.replace(&format!("{}/", self.directory.path().display()), "")
+    }
+
     /// The arguments by which svcproxy runs on these manifests.
-    pub(crate) fn settings(mode: &str, manifests: &str) -> [String; 4] {
+    pub(crate) fn settings(mode: &str, manifests: &str) -> [String; 5] {
         [
             format!("--mode={mode}"),
             format!("--manifests={manifests}"),
             "--node-name=node-a".to_owned(),
             format!("--cluster-cidr={POD_CIDR_V4}"),
+            format!("--service-cidr={SERVICE_CIDR_V4}"),
         ]
     }
 

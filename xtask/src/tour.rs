@@ -89,7 +89,7 @@ const RUNNING: [Stop; 12] = [
     ),
     stop(
         "Which variables does a container get?",
-        "env -n default SETTINGS",
+        "env -n default --manifests=examples",
     ),
     stop(
         "What do maintainers need?",
@@ -132,6 +132,7 @@ pub(crate) fn run_command(args: &TourArgs) -> Result<ExitCode> {
         mode: args.mode.clone(),
         manifests: "examples",
         text: String::new(),
+        failed: Vec::new(),
     };
     tour.say(&format!(
         "# A tour of the commands\n\n\
@@ -153,6 +154,9 @@ pub(crate) fn run_command(args: &TourArgs) -> Result<ExitCode> {
     tour.runs(&LARGE)?;
     let mut command = tour.scene.svcproxy(&["cleanup"]);
     crate::process::output(&mut command)?;
+    if !tour.failed.is_empty() {
+        bail!("{}", tour.failed.join("\n"));
+    }
     let text = tour.text.trim_end().to_owned() + "\n";
     if !args.print {
         let path = paths::workspace().join("docs/tour.md");
@@ -167,6 +171,8 @@ struct Tour {
     mode: String,
     manifests: &'static str,
     text: String,
+    /// Commands that ended with another exit code than expected.
+    failed: Vec<String>,
 }
 
 impl Tour {
@@ -180,7 +186,7 @@ impl Tour {
     fn runs(&mut self, stops: &[Stop]) -> Result<()> {
         let settings = Scene::settings(&self.mode, self.manifests);
         let running = self.scene.start(&settings)?;
-        let log = running.log();
+        let log = self.scene.without_directory(&running.log());
         let log: Vec<_> = log.lines().map(without_time).collect();
         self.show(
             &format!("svcproxy {}", settings.join(" ")),
@@ -204,13 +210,16 @@ impl Tour {
         } = self.scene.svcproxy(&words).output()?;
         let [out, log] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         if !status.code().is_some_and(|code| stop.codes.contains(&code)) {
-            bail!("`svcproxy {line}` ended with {status}:\n{out}{log}");
+            self.failed.push(format!(
+                "`svcproxy {line}` ended with {status}:\n{out}{log}"
+            ));
         }
         if !stop.question.is_empty() {
             self.say(&format!("### {}\n", stop.question));
         }
         let log: Vec<_> = log.lines().map(without_time).collect();
         let text = format!("{out}{}", log.join("\n"));
+        let text = self.scene.without_directory(&text);
         self.show(&format!("svcproxy {line}"), &text, stop.lines);
         Ok(())
     }

@@ -12,6 +12,7 @@ use proxier::source::{ConnectionState, Extent, Reading};
 use proxier::store::Store;
 
 use crate::args::SourceArgs;
+use crate::logging::Progress;
 
 /// A source that has not been read yet.
 pub(crate) enum Source {
@@ -106,6 +107,8 @@ impl Source {
 
     /// Reads the current state. Waits for an API server for at most `--timeout`.
     pub(crate) fn read(self) -> anyhow::Result<Reading> {
+        let what = format!("reading {}", self.name());
+        let _progress = Progress::start(move || what.clone());
         match self {
             Self::Manifests(mut manifests) => Ok(manifests.read()),
             Self::Kube { timeout, .. } => {

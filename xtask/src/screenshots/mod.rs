@@ -23,7 +23,7 @@ const LEAVING: &str = "- {addresses: [10.244.2.21], nodeName: node-b, zone: eu-w
                        conditions: {ready: false, serving: true, terminating: true}}";
 
 /// The endpoints that answer.
-const ENDPOINTS: [&str; 10] = [
+const ENDPOINTS: [&str; 11] = [
     "10.244.1.11:8443",
     "10.244.1.12:8443",
     "10.244.2.21:8443",
@@ -31,6 +31,7 @@ const ENDPOINTS: [&str; 10] = [
     "10.244.2.23:9000",
     "10.244.1.14:8080",
     "10.244.2.21:9090",
+    "10.244.2.23:8443",
     "10.244.1.13:6443",
     "10.244.1.2:53",
     "10.244.2.2:53",
@@ -52,12 +53,12 @@ const QUANTISE: Tool = Tool::new("pngquant", "pngquant");
 
 /// A picture: file, path of the page, width, height, and whether it is dark.
 const PICTURES: [(&str, &str, u32, u32, bool); 4] = [
-    ("page.png", "/", 1280, 1000, false),
+    ("page.png", "/", 1280, 1030, false),
     (
         "page-service.png",
         "/page/shop/storefront",
         1280,
-        1230,
+        1430,
         false,
     ),
     ("page-dark.png", "/page/shop/storefront", 1280, 700, true),

@@ -20,7 +20,7 @@ use super::{json, log_failures};
 use crate::Ending;
 use crate::args::{CleanupArgs, StatusFormat};
 use crate::lock::{self, WriterLock};
-use crate::logging::{Shown, chain};
+use crate::logging::{Progress, Shown, chain};
 use crate::passage;
 use crate::takeover::other_mode::{is_without_nftables, open_ipvs};
 
@@ -36,6 +36,7 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
         return dry_run(args);
     }
     let _lock = WriterLock::take(args.lock.wait_lock)?;
+    let _progress = Progress::start(|| "removing what svcproxy created".to_owned());
     if is_without_filters() {
         return of_userspace(args);
     }

@@ -34,7 +34,7 @@ use super::{DiagnosticLog, log_failures};
 use crate::args::{Cli, Mode, NodeArgs, RunArgs, usage_error};
 use crate::host::HostWatch;
 use crate::lock::WriterLock;
-use crate::logging::{chain, lines_lost};
+use crate::logging::{Progress, chain, lines_lost};
 use crate::mode::{Choice, Lookout};
 use crate::notices::{Conditions, Notices, Reporter};
 use crate::observe::trail::Trail;
@@ -183,9 +183,11 @@ impl<'a> Start<'a> {
         let reading = self.source.read()?;
         DiagnosticLog::default().log(&reading.diagnostics);
         let invalid = reading.has_errors();
+        let progress = Progress::start(|| "programming the node".to_owned());
         let report = proxier
             .handle(reading.changes)?
             .context("nothing was changed: not every object could be read")?;
+        drop(progress);
         let config = proxier.desired().config();
         let mut earlier_proxies =
             earlier_proxies(self.choice.in_effect, config, self.notices.clone());
@@ -232,6 +234,7 @@ impl<'a> Start<'a> {
             lookout: None,
             proxy: None,
             has_synced: false,
+            progress: Some(progress(&monitor, &source)),
             passages: Passages::default(),
             host_watch: HostWatch::new(&cli.run.mode.proc_sys),
             trail: Trail::new(history.clone()),
@@ -294,6 +297,15 @@ impl<'a> Start<'a> {
     }
 }
 
+/// What a start waits for: the first list, and then the first sync.
+fn progress(monitor: &Monitor, source: &Source) -> Progress {
+    let (monitor, source) = (monitor.clone(), source.name());
+    Progress::start(move || match monitor.status().pending {
+        0 => format!("reading {source}"),
+        pending => format!("programming the node, {pending} objects"),
+    })
+}
+
 /// A run until a signal stops it, in one mode after another.
 struct Following<'a> {
     args: &'a RunArgs,
@@ -305,6 +317,8 @@ struct Following<'a> {
     /// Some in mode userspace.
     proxy: Option<ProxyView>,
     has_synced: bool,
+    /// Some until the first sync.
+    progress: Option<Progress>,
     passages: Passages,
     host_watch: HostWatch,
     trail: Trail,
@@ -334,6 +348,7 @@ impl Following<'_> {
         let intervals = &mut self.intervals;
         let (mode, passages) = (self.choice.in_effect, &mut self.passages);
         let host = &mut self.host_watch;
+        let progress = &mut self.progress;
         proxier::reconcile::run(proxier, &self.received, intervals, |proxier, observed| {
             self.monitor.observed(proxier, &observed);
             let round = match observed {
@@ -353,6 +368,7 @@ impl Following<'_> {
                 }
                 _ => return ControlFlow::Continue(()),
             };
+            *progress = None;
             match round.result {
                 Ok(report) => {
                     self.trail.follow(proxier, report);

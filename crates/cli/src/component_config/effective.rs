@@ -55,6 +55,10 @@ pub(crate) fn effective(cli: &Cli, config: &Config) -> KubeProxyConfiguration {
     pods(&mut effective, args, config);
     ipvs(&mut effective, args);
     by_mode(&mut effective, cli);
+    // In a file with mode nftables, no addresses means the primary ones.
+    if effective.mode == "nftables" && effective.node_port_addresses.is_empty() {
+        effective.node_port_addresses = ["0.0.0.0/0", "::/0"].map(str::to_owned).into();
+    }
     effective
 }
 

@@ -4,6 +4,7 @@
 //! not read, lines are dropped and counted.
 
 mod escape;
+mod progress;
 mod queue;
 
 use std::env;
@@ -23,6 +24,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub(crate) use self::escape::{Shown, write_field, write_json};
+pub(crate) use self::progress::Progress;
 use self::queue::Queue;
 pub(crate) use self::queue::lines_lost;
 use crate::args::{Cli, Command, LogFormat};

@@ -167,12 +167,17 @@ fn row<B: DataPlane>(service: &Service, proxier: &Proxier<B>) -> Row {
     });
     let endpoints: BTreeSet<_> = backends.map(|of| (of.address, of.port)).collect();
     let unanswered = desired.unanswered(&service.name).iter().filter_map(|of| {
+        // The other ports of the Service may be served.
+        let port = match service.ports.len() {
+            0 | 1 => String::new(),
+            _ => format!("port {}: ", of.port),
+        };
         let why = match (&of.anywhere, &of.here) {
             (Some(why), _) => format!("no endpoints: {why}"),
             (None, Some(why)) => format!("no endpoints on this node: {why}"),
             (None, None) => return None,
         };
-        Some(why)
+        Some(port + &why)
     });
     let problems = proxier.problems_of(&service.name).into_iter();
     let problems = problems.map(|problem| problem.message);

@@ -186,6 +186,21 @@ fn settings_that_need_a_restart_are_documented() {
     assert_eq!(named, taking_a_restart(&cli).collect::<Vec<_>>());
 }
 
+/// By flag, mode nftables serves node ports at all addresses; by a file without any, at the primary ones.
+#[test]
+fn node_port_addresses_of_mode_nftables_are_read_back() {
+    let before = cli(&["--mode=nftables"], "").unwrap().0;
+    let config_before = config(&before.run.node).unwrap();
+    let document = component_config::effective(&before, &config_before);
+    let document = serde_json::to_value(&document).unwrap();
+    let addresses = &document["nodePortAddresses"];
+    let file = format!("mode: nftables\nnodePortAddresses: {addresses}");
+    let again = config(&cli(&[], &file).unwrap().0.run.node).unwrap();
+    let networks = config_before.node_port_networks();
+    assert_eq!(again.node_port_networks(), networks, "{file}");
+    assert!(!again.primary_node_ports, "{file}");
+}
+
 /// `/configz`, read as a configuration file, has the same effect.
 #[test]
 fn configz_is_a_configuration_file_of_what_is_in_effect() {
