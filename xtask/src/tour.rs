@@ -136,8 +136,9 @@ pub(crate) fn run_command(args: &TourArgs) -> Result<ExitCode> {
     };
     tour.say(&format!(
         "# A tour of the commands\n\n\
-         Written by `cargo xtask tour`: each command was run on a node in a network namespace, in mode \
-         `{}`. Process numbers, times and versions are those of that run.\n\n\
+         Written by `cargo xtask tour`: each command was run on a node in a network namespace, in mode\n\
+         `{}`. Process numbers, times and versions are those of that run. The log goes to standard\n\
+         error, which is shown last.\n\n\
          ## With the examples\n",
         args.mode
     ));
@@ -145,7 +146,7 @@ pub(crate) fn run_command(args: &TourArgs) -> Result<ExitCode> {
     tour.runs(&RUNNING)?;
     AFTER.iter().try_for_each(|stop| tour.visit(stop))?;
     tour.say(&format!(
-        "## With {} Services\n\nThree endpoints each, in a hundred namespaces.\n",
+        "## With many Services\n\n{} of them with three endpoints each, in a hundred namespaces.\n",
         args.services
     ));
     tour.scene
@@ -188,6 +189,7 @@ impl Tour {
         let running = self.scene.start(&settings)?;
         let log = self.scene.without_directory(&running.log());
         let log: Vec<_> = log.lines().map(without_time).collect();
+        self.say("### Run it\n");
         self.show(
             &format!("svcproxy {}", settings.join(" ")),
             &log.join("\n"),

@@ -2,7 +2,8 @@
 "use strict";
 
 (() => {
-  const PERIOD = 3000; // milliseconds between two readings
+  const PERIOD = 3000; // milliseconds between two readings, at least
+  const SHARE = 10; // a reading takes at most so much of the time: one in ten
   const PAUSE = 250; // after the last key, before a search
   const POINTS = 60; // of the line of rates
 
@@ -11,6 +12,7 @@
   const rates = [];
   let timer = null;
   let asked = 0;
+  let took = 0;
 
   const isLive = () => live.getAttribute("aria-pressed") === "true";
 
@@ -56,11 +58,13 @@
 
   async function read(address) {
     const mine = ++asked;
+    const begun = performance.now();
     clearTimeout(timer);
     try {
       const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(20000) });
       const text = await answer.text();
       if (mine !== asked) return; // a later request is under way
+      took = performance.now() - begun;
       if (answer.ok) replace(text);
       live.textContent = answer.ok ? "Live" : "Busy, trying again";
     } catch {
@@ -72,7 +76,7 @@
 
   function schedule() {
     clearTimeout(timer);
-    if (isLive() && !document.hidden) timer = setTimeout(() => read(location.href), PERIOD);
+    if (isLive() && !document.hidden) timer = setTimeout(() => read(location.href), Math.max(PERIOD, SHARE * took));
   }
 
   live.hidden = false;
