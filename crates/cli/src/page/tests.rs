@@ -7,6 +7,7 @@ use proxier::Proxier;
 use proxier::desired::Config;
 use proxier::mode::ipvs::{FakeNode, Ipvs};
 use proxier::source::manifest;
+use proxier::store::Change;
 
 use super::drawing::Drawing;
 use super::list::ROWS;
@@ -335,6 +336,39 @@ fn the_list_is_searched_and_comes_in_parts() {
     assert_eq!(names("?q=%31%30%38%37"), ["default/s087"]);
     assert_eq!(names("?q=%FF%00"), [""; 0]);
     assert_eq!(names("?q=default%2Fs001"), ["default/s001"]);
+}
+
+/// In mode ipvs: a real server that gets no new connections, until it has none.
+#[test]
+fn what_drains_is_listed_with_its_service() {
+    let mut proxier = proxier();
+    let drains = |proxier: &Proxier<_>| {
+        let list: List = serde_json::from_str(&list("?", proxier).unwrap()).unwrap();
+        (list.draining, list.drains)
+    };
+    assert_eq!(drains(&proxier), (0, Vec::new()));
+    let slice = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: slice-1, labels: {kubernetes.io/service-name: s001}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.9.9]}]";
+    let changes = manifest::parse("s.yaml".as_ref(), slice)
+        .changes
+        .into_iter();
+    let slices = changes.filter_map(|change| match change {
+        Change::EndpointSlicesReplaced(slices) => Some(slices),
+        _ => None,
+    });
+    let slices = slices.flatten().map(Change::EndpointSliceApplied);
+    proxier.handle(slices.collect()).unwrap();
+    let (count, listed) = drains(&proxier);
+    assert_eq!((count, listed.len()), (1, 1));
+    let drain = &listed[0];
+    assert_eq!(drain.vip, "tcp 10.96.1.1:1001");
+    assert_eq!(drain.service.as_deref(), Some("default/s001"));
+    assert_eq!(drain.endpoint, "10.244.1.1:8080");
 }
 
 #[test]
