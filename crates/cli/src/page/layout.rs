@@ -104,6 +104,9 @@ pub(super) struct Counters {
     has_rates: bool,
 }
 
+/// The name of a column, and its text for a load.
+type Column = (&'static str, fn(&Load) -> String);
+
 impl Counters {
     pub(super) fn new(common: &Common, reading: Option<&Reading>) -> Self {
         Self {
@@ -117,14 +120,13 @@ impl Counters {
         self.mode != Mode::Nftables
     }
 
-    /// The name of each column, and its text for a load.
-    fn columns(self) -> impl Iterator<Item = (&'static str, fn(&Load) -> String)> {
+    fn columns(self) -> impl Iterator<Item = Column> {
         let is_known = move |name: &str| match name {
             "Active" => matches!(self.mode, Mode::Ipvs | Mode::Userspace),
             "Bytes/s" => self.mode == Mode::Ipvs,
             _ => self.any(),
         };
-        let all: [(&str, fn(&Load) -> String); 4] = [
+        let all: [Column; 4] = [
             ("Active", |of| short(of.active_connections)),
             ("New/s", |of| rate(of.connections_per_second)),
             ("Bytes/s", |of| short(of.bytes_per_second)),

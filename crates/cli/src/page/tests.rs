@@ -362,7 +362,7 @@ endpoints: [{addresses: [10.244.9.9]}]";
         _ => None,
     });
     let slices = slices.flatten().map(Change::EndpointSliceApplied);
-    proxier.handle(slices.collect()).unwrap();
+    proxier.handle(slices).unwrap();
     let (count, listed) = drains(&proxier);
     assert_eq!((count, listed.len()), (1, 1));
     let drain = &listed[0];
