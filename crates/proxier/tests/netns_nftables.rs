@@ -18,7 +18,7 @@ use proptest::test_runner::TestRunner;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::mode::ipvs::plan::{Audience, Scope};
-use proxier::mode::nftables::{Element, Nftables, NftablesBackend, NodeState, Plan};
+use proxier::mode::nftables::{Element, Nftables, NftablesBackend, NodeState, Plan, Step};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort, SessionAffinity,
@@ -253,6 +253,14 @@ fn drift_is_repaired_and_other_tables_are_not_touched() {
             let mut node = backend.observe().unwrap();
             let plan = Plan::new(&state, &node, Scope::Full);
             assert!(!plan.is_empty(), "{spoil}");
+            if spoil.contains("ip6") {
+                // Connections over IPv4 must not pay for IPv6.
+                let of_v4 = |step: &&Step| {
+                    matches!(step, Step::AddElement(element, _) if element.family() == Family::V4)
+                };
+                let added: Vec<_> = plan.steps().iter().filter(of_v4).collect();
+                assert!(added.is_empty(), "{spoil}: {added:#?}");
+            }
             apply(&mut backend, &plan, &mut node);
             assert_eq!(backend.observe().unwrap(), whole, "{spoil}");
             assert_eq!(others(), theirs, "{spoil}");

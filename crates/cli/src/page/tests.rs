@@ -52,7 +52,7 @@ fn running(text: &str) -> Running {
         },
         last_sync: Some(at("2026-01-03T05:06:04Z")),
         pending_changes: 0,
-        dns: BTreeMap::new(),
+        dns: [].into(),
     }
 }
 

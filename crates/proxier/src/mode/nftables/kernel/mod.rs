@@ -18,7 +18,7 @@ use crate::mode::conntrack::{ConntrackSocket, netlink_family};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::proc_sys::Sysctls;
 use crate::mode::{ApplyReport, BackendError};
-use transaction::{Install, Transaction};
+use transaction::Transaction;
 
 /// The backend of nftables mode.
 ///
@@ -40,8 +40,8 @@ pub struct NftablesBackend {
     sysctls: Sysctls,
     /// The families that the kernel has.
     families: Vec<Family>,
-    /// Whether the tables can be used as they are.
-    is_sound: bool,
+    /// The families whose tables can be used as they are.
+    sound: Vec<Family>,
 }
 
 impl NftablesBackend {
@@ -63,7 +63,7 @@ impl NftablesBackend {
                 .into_iter()
                 .filter(speaks)
                 .collect(),
-            is_sound: false,
+            sound: Vec::new(),
         })
     }
 
@@ -74,8 +74,9 @@ impl NftablesBackend {
         self
     }
 
-    /// Reads the state of the node. Tables with other sets than svcproxy's, of an older version for
-    /// instance, count as missing; the next plan makes them anew.
+    /// Reads the state of the node. A table with other sets than svcproxy's, of an older version for
+    /// instance, counts as missing; the next plan makes it anew. The other family's table stays: its
+    /// new connections would fail until all elements are back.
     ///
     /// # Errors
     ///
@@ -85,24 +86,18 @@ impl NftablesBackend {
             sysctls: self.sysctls.observe()?,
             ..NodeState::default()
         };
-        self.is_sound = true;
+        self.sound.clear();
         let mut rules = Vec::new();
         for family in &self.families {
             let table = list::table(&mut self.socket, *family, &mut node.elements);
             let table = table.map_err(error("list the table"))?;
             let Some(table) = table.filter(|table| table.is_sound) else {
-                self.is_sound = false;
-                break;
+                rules.push(None);
+                continue;
             };
+            self.sound.push(*family);
             rules.push(table.rules);
             node.choosers.extend(table.choosers);
-        }
-        if !self.is_sound {
-            let sysctls = node.sysctls;
-            return Ok(NodeState {
-                sysctls,
-                ..NodeState::default()
-            });
         }
         let first = rules.first().copied().flatten();
         node.ruleset = first.filter(|_| rules.iter().all(|rules| *rules == first));
@@ -134,7 +129,7 @@ impl NftablesBackend {
     /// rejects one, sends it again without the steps at fault.
     fn apply_filter(&mut self, steps: &[(usize, &Step)], report: &mut ApplyReport) {
         let bare: Vec<_> = steps.iter().map(|(_, step)| *step).collect();
-        let chains = match self.is_sound && bare.iter().any(|step| installs(step)) {
+        let chains = match bare.iter().any(|step| installs(step)) {
             true => self.chains(),
             false => Vec::new(),
         };
@@ -174,7 +169,7 @@ impl NftablesBackend {
                 &mut self.socket,
                 rest,
                 &self.families,
-                Install::Anew,
+                &[],
                 Packing::Dense,
             );
             datagrams.push(transaction.into_datagram());
@@ -191,25 +186,21 @@ impl NftablesBackend {
         packing: Packing,
         report: &mut ApplyReport,
     ) -> (usize, Result<(), Refused>) {
-        let install = match self.is_sound {
-            true => Install::Over(chains),
-            false => Install::Anew,
-        };
         let (transaction, taken) =
-            Transaction::pack(&mut self.socket, steps, &self.families, install, packing);
+            Transaction::pack(&mut self.socket, steps, &self.families, chains, packing);
         report.counts.transactions += 1;
         let outcome = transaction.commit(&mut self.socket);
-        if !self.is_sound && outcome.is_ok() {
-            self.is_sound = steps.iter().take(taken).any(|step| installs(step));
+        if outcome.is_ok() && steps.iter().take(taken).any(|step| installs(step)) {
+            self.sound.clone_from(&self.families);
         }
         (taken, outcome)
     }
 
-    /// The chains of the tables. If they cannot be read, the kernel's error for the transaction gives
-    /// the reason.
+    /// The chains of the tables that can be used as they are. If they cannot be read, the kernel's
+    /// error for the transaction gives the reason.
     fn chains(&mut self) -> Vec<(Family, Vec<String>)> {
         let mut all = Vec::new();
-        for family in &self.families {
+        for family in &self.sound {
             let listed = nftables::chains(&mut self.socket, netlink_family(*family));
             let listed = listed.unwrap_or_default().into_iter();
             let own = listed.filter_map(|(table, chain)| (table == TABLE).then_some(chain));
@@ -236,9 +227,13 @@ impl NftablesBackend {
         let steps = [Step::InstallRuleset(Ruleset::new(config))].into_iter();
         let steps: Vec<_> = steps.chain(choosers.map(Step::AddChooser)).collect();
         let steps: Vec<_> = steps.iter().collect();
-        let (families, install) = (&self.families, Install::Anew);
-        let (transaction, _) =
-            Transaction::pack(&mut self.socket, &steps, families, install, Packing::Single);
+        let (transaction, _) = Transaction::pack(
+            &mut self.socket,
+            &steps,
+            &self.families,
+            &[],
+            Packing::Single,
+        );
         let checked = transaction.check(&mut self.socket);
         checked.map_err(|refused| error("validate the rules")(refused.into()))
     }
@@ -255,7 +250,7 @@ impl NftablesBackend {
             let deleted = nftables::delete(&mut self.socket, TABLE, &found);
             deleted.map_err(error("delete the tables"))?;
         }
-        self.is_sound = false;
+        self.sound.clear();
         Ok(found.len())
     }
 

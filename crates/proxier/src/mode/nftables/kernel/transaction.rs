@@ -12,20 +12,12 @@ use crate::mode::ipvs::rules::Fingerprint;
 use crate::mode::nftables::rules::Chain;
 use crate::mode::nftables::{Chooser, Element, Ruleset, Set, Step, TABLE};
 
-/// How the rules are installed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Install<'a> {
-    /// Into tables whose sets are right; these are their chains.
-    Over(&'a [(Family, Vec<String>)]),
-    /// Into new tables.
-    Anew,
-}
-
 /// A transaction under construction.
 pub(super) struct Transaction<'a> {
     batch: Batch,
     families: &'a [Family],
-    install: Install<'a>,
+    /// The chains of the tables whose sets are right. Rules go into them, or into new tables.
+    chains: &'a [(Family, Vec<String>)],
 }
 
 impl<'a> Transaction<'a> {
@@ -35,13 +27,13 @@ impl<'a> Transaction<'a> {
         socket: &mut Socket,
         steps: &[&Step],
         families: &'a [Family],
-        install: Install<'a>,
+        chains: &'a [(Family, Vec<String>)],
         packing: Packing,
     ) -> (Self, usize) {
         let mut transaction = Self {
             batch: Batch::begin(socket),
             families,
-            install,
+            chains,
         };
         let mut taken = 0;
         while taken < steps.len() && !transaction.is_full(steps, taken) {
@@ -109,17 +101,13 @@ impl<'a> Transaction<'a> {
         for family in self.families {
             let family = *family;
             self.create_table(step, family);
-            match self.install {
-                Install::Anew => {
+            match self.chains.iter().find(|(of, _)| *of == family) {
+                Some((_, chains)) => self.empty_table(step, family, chains),
+                None => {
                     self.message(step, NFT_MSG_DELTABLE, 0, family, |w, _| {
                         w.text(NFTA_TABLE_NAME, TABLE);
                     });
                     self.create_table(step, family);
-                }
-                Install::Over(chains) => {
-                    let chains = chains.iter().filter(|(of, _)| *of == family);
-                    let chains: Vec<_> = chains.flat_map(|(_, chains)| chains).collect();
-                    self.empty_table(step, family, &chains);
                 }
             }
             for set in Set::ALL {
@@ -142,7 +130,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Removes the rules and chains of a table; the sets stay, but for those of chains.
-    fn empty_table(&mut self, step: usize, family: Family, chains: &[&String]) {
+    fn empty_table(&mut self, step: usize, family: Family, chains: &[String]) {
         self.message(step, NFT_MSG_DELRULE, 0, family, |w, _| {
             w.text(NFTA_RULE_TABLE, TABLE);
         });
