@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 /// The name of the lock. An abstract Unix socket name belongs to a network namespace, like the
 /// virtual servers and rules that the lock protects, and the kernel frees it when the process ends,
@@ -18,6 +20,10 @@ const NAME: &[u8] = b"svcproxy/writer";
 
 /// How often to try again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a program that a killed svcproxy was starting may keep the lock: it inherits all files,
+/// and closes them only in execve(2). On a busy machine, a restart comes before that.
+const INHERITED: Duration = Duration::from_secs(10);
 
 /// The lock on this network namespace. Dropping it unlocks.
 #[derive(Debug)]
@@ -46,7 +52,7 @@ impl WriterLock {
 
     fn take_named(name: &[u8], wait: Duration) -> anyhow::Result<Self> {
         let address = SocketAddr::from_abstract_name(name).context("the lock's name")?;
-        let deadline = Instant::now() + wait;
+        let began = Instant::now();
         let mut is_said = false;
         loop {
             match UnixListener::bind_addr(&address) {
@@ -70,8 +76,12 @@ impl WriterLock {
                         || "a process in another PID namespace".to_owned(),
                         |pid| format!("process {pid}"),
                     );
+                    let wait = match pid.is_some_and(has_ended) {
+                        true => wait.max(INHERITED),
+                        false => wait,
+                    };
                     anyhow::ensure!(
-                        Instant::now() < deadline,
+                        began.elapsed() < wait,
                         "another svcproxy ({who}) manages this network namespace; stop it first, \
                          or wait for its end with --wait-lock"
                     );
@@ -86,6 +96,11 @@ impl WriterLock {
             thread::sleep(PAUSE);
         }
     }
+}
+
+fn has_ended(pid: i32) -> bool {
+    let pid = Pid::from_raw(pid);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// A process that has the lock of this network namespace.

@@ -113,9 +113,20 @@ impl Follower {
         assert_eq!(status.code(), Some(0), "{:#?}", self.log());
     }
 
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the process has ended, however it did.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
-        self.signal(Signal::KILL);
+        // An error means that it is dead already.
+        let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 

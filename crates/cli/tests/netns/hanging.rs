@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
 use testbed::eventually;
 
-use crate::lab::{Lab, PATIENCE};
+use crate::follower::Follower;
+use crate::lab::{Lab, PATIENCE, run_logged};
 
 /// A script that writes its process number to a file, and hangs.
 fn hangs(place: &Path) -> String {
@@ -83,4 +84,43 @@ fn a_hanging_iptables_restore_ends_with_svcproxy_however_often_it_is_signalled()
         command
     };
     end_together(command, &place);
+}
+
+/// A process that svcproxy has made for a program, and that is svcproxy still.
+fn unborn_program(of: u32) -> Result<(), &'static str> {
+    let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
+    let mut starting = tasks.filter_map(|task| {
+        let children = fs::read_to_string(task.ok()?.path().join("children")).ok()?;
+        let is_svcproxy = |child: &str| {
+            let program = fs::read_link(format!("/proc/{child}/exe"));
+            program.is_ok_and(|program| program.ends_with("svcproxy"))
+        };
+        let mut children = children.split_whitespace();
+        children.any(is_svcproxy).then_some(())
+    });
+    starting.next().ok_or("no program is being started")
+}
+
+/// A program inherits svcproxy's lock until execve(2), which strace delays here.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_program_that_a_killed_svcproxy_was_starting_does_not_keep_the_lock() {
+    let lab = Lab::new("unborn", &[]);
+    lab.use_example("web.yaml");
+    let mut strace = lab.node().command("strace");
+    strace
+        .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=execve"])
+        .args(["-e", "inject=execve:delay_enter=2000000:when=1"])
+        .arg(env!("CARGO_BIN_EXE_svcproxy"))
+        .args(["--mode=iptables", "--log-format=json"])
+        .args(lab.settings());
+    let svcproxy = Follower::start(&mut strace);
+    eventually(PATIENCE, || unborn_program(svcproxy.id())).unwrap();
+    svcproxy.kill();
+    let mut again = lab.svcproxy(&["--mode=iptables", "--once", "--log-format=json"]);
+    let (log, code) = run_logged(again.args(lab.settings()));
+    assert_eq!(code, 0, "{log:#?}");
+    let has_waited =
+        |event: &serde_json::Value| event["message"] == "waiting for another svcproxy to end";
+    assert!(log.iter().any(has_waited), "{log:#?}");
 }
