@@ -7,6 +7,7 @@
 mod apt;
 mod bench;
 mod cargo;
+mod chaos;
 mod demo;
 mod dist;
 mod man;
@@ -74,6 +75,9 @@ enum Task {
     Test(test::TestArgs),
     /// Run the benchmarks that need a kernel with IPVS in the VM, or compare with other programs.
     Bench(bench::BenchArgs),
+    /// Kill svcproxy, undo what it made, run it for long, exchange it with another version: with
+    /// traffic, and with figures.
+    Chaos(chaos::ChaosArgs),
     /// Use a QEMU machine whose kernel has IPVS.
     #[command(subcommand)]
     Vm(VmTask),
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         Task::Man(args) => man::run_command(&args),
         Task::Test(args) => test::run_command(&args),
         Task::Bench(args) => bench::run_command(&args),
+        Task::Chaos(args) => chaos::run_command(&args),
         Task::Vm(VmTask::Run(args)) => vm::run_command(&args),
     };
     result.unwrap_or_else(|error| {

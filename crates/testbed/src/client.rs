@@ -206,9 +206,12 @@ impl Connection {
         let mut length = 0;
         loop {
             let rest = buffer.get_mut(length..).unwrap_or_default();
-            match socket.read(rest)? {
-                0 => return Err(AskError::Failed("closed without an answer".to_owned())),
-                more => length += more,
+            match socket.read(rest) {
+                Ok(0) => return Err(AskError::Failed("closed without an answer".to_owned())),
+                Ok(more) => length += more,
+                // A read with a time limit is not restarted after a stop of the process (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
             let line = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
             if line.ends_with('\n') {

@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+#[allow(dead_code, reason = "the tests in chaos/ use more of it")]
 mod follower;
 mod lab;
 mod ports;

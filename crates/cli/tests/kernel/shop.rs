@@ -33,8 +33,8 @@ impl<'a> Lasting<'a> {
         }
     }
 
-    /// Checks that each connection still has its backend.
-    pub(crate) fn hold(&mut self) {
+    /// The connections that do not have their backend any more.
+    pub(crate) fn lost(&mut self) -> Vec<String> {
         let mut lost = Vec::new();
         for (connection, backend, name) in &mut self.connections {
             match connection.ask() {
@@ -42,7 +42,12 @@ impl<'a> Lasting<'a> {
                 other => lost.push(format!("{name}: {other:?}")),
             }
         }
-        assert_eq!(lost, [""; 0]);
+        lost
+    }
+
+    /// Checks that each connection still has its backend.
+    pub(crate) fn hold(&mut self) {
+        assert_eq!(self.lost(), [""; 0]);
     }
 
     /// Runs an action on svcproxy. New connections must work meanwhile, and these ones after it.
