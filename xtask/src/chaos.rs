@@ -1,4 +1,6 @@
-//! The long forms of the tests in `crates/cli/tests/chaos/`.
+//! The long forms of the tests in `crates/cli/tests/chaos/` and `crates/proxier/tests/simulation/`.
+
+mod simulate;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -62,6 +64,9 @@ enum Which {
         #[arg(long, value_name = "REVISION", default_value = "v0.1.0")]
         revision: String,
     },
+    /// Live through a cluster's life on nodes in memory, with a simulated clock and faults. Needs no
+    /// privileges; `--mode` does not matter.
+    Simulate(simulate::SimulateArgs),
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -87,7 +92,6 @@ impl Mode {
 
 /// `cargo xtask chaos`.
 pub(crate) fn run_command(args: &ChaosArgs) -> Result<ExitCode> {
-    apt::ensure(&setup::TOOLS)?;
     let mut variables: Vec<(&str, OsString)> = Vec::new();
     let mut set = |name, value: OsString| variables.push((name, value));
     if let Some(seed) = args.seed {
@@ -119,7 +123,9 @@ pub(crate) fn run_command(args: &ChaosArgs) -> Result<ExitCode> {
             set("SVCPROXY_CHAOS_OTHER", program.into());
             "upgrade"
         }
+        Which::Simulate(simulated) => return simulate::run(simulated, args.seed),
     };
+    apt::ensure(&setup::TOOLS)?;
     let tier = match args.mode {
         Mode::Ipvs => "kernel",
         _ => "netns",

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use socket::FakeSocket;
 
-use crate::{Client, Connections, RealServerKey, Result, Scheduler, Statistics, VirtualServerKey};
+use crate::{
+    Client, Connections, RealServerEntry, RealServerKey, Result, Scheduler, Statistics,
+    VirtualServerEntry, VirtualServerKey,
+};
 use table::Table;
 
 /// A client of a [`FakeKernel`].
@@ -111,6 +114,29 @@ impl FakeKernel {
     /// Makes the next `count` listings report that the table has changed.
     pub fn interrupt_listings(&self, count: u32) {
         self.state().interruptions = count;
+    }
+
+    /// The number of faults that have not happened.
+    pub fn pending_faults(&self) -> usize {
+        let state = self.state();
+        let faults = state.faults.iter().flatten().count();
+        faults + usize::from(state.interruptions > 0)
+    }
+
+    /// The virtual servers with their real servers, without a request.
+    pub fn table(&self) -> Vec<(VirtualServerEntry, Vec<RealServerEntry>)> {
+        let state = self.state();
+        let servers = state.table.servers.values();
+        servers
+            .map(|server| (server.entry.clone(), server.real_servers.clone()))
+            .collect()
+    }
+
+    /// Withdraws all faults that have not happened.
+    pub fn clear_faults(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.interruptions = 0;
     }
 
     /// Reloads the module: the table is empty and the family number is another.

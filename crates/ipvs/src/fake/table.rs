@@ -27,7 +27,7 @@ pub(super) struct Table {
 pub(super) struct Server {
     pub(super) entry: VirtualServerEntry,
     /// The last added first.
-    real_servers: Vec<RealServerEntry>,
+    pub(super) real_servers: Vec<RealServerEntry>,
 }
 
 impl Default for Table {

@@ -7,6 +7,6 @@ mod schedule;
 mod standing;
 
 pub use proxier::{Concerned, Proxier, SyncKind, SyncReport};
-pub use run::{Cause, Event, Observed, Round, Settings, run};
+pub use run::{Cause, Driver, Event, Observed, Round, Settings, run};
 pub use schedule::Intervals;
 pub use standing::Standing;

@@ -126,70 +126,133 @@ pub fn run<B: DataPlane>(
     intervals: &mut Intervals,
     mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let node_name = &proxier.desired().config().node_name;
-    let seed = FixedState::default().hash_one(node_name);
-    let mut schedule = Schedule::new(Instant::now(), *intervals, seed);
-    if proxier.is_draining() {
-        schedule.drains(Instant::now());
+    let mut driver = Driver::new(proxier, *intervals, Instant::now());
+    while let Some(received) = receive(events, &driver) {
+        let turn = driver.turn(proxier, received, Instant::now, &mut observe);
+        *intervals = driver.intervals;
+        turn?;
     }
-    let mut cause = Cause::Changes;
-    let mut audited = Duration::ZERO;
-    loop {
-        let Some(received) = receive(events, &schedule) else {
-            return ControlFlow::Continue(());
-        };
-        let started = Instant::now();
+    ControlFlow::Continue(())
+}
+
+/// The loop without waiting and without a clock of its own: for a program with an event loop, and for
+/// simulations. [`run`] waits for events until the [deadline](Self::deadline), and takes a
+/// [turn](Self::turn).
+#[derive(Debug)]
+pub struct Driver {
+    schedule: Schedule<Item>,
+    intervals: Intervals,
+    /// Why the next sync happens.
+    cause: Cause,
+    /// The duration of the audit under way.
+    audited: Duration,
+}
+
+impl Driver {
+    /// A loop that begins now.
+    pub fn new<B: DataPlane>(proxier: &Proxier<B>, intervals: Intervals, now: Instant) -> Self {
+        let node_name = &proxier.desired().config().node_name;
+        let seed = FixedState::default().hash_one(node_name);
+        let mut schedule = Schedule::new(now, intervals, seed);
+        if proxier.is_draining() {
+            schedule.drains(now);
+        }
+        Self {
+            schedule,
+            intervals,
+            cause: Cause::Changes,
+            audited: Duration::ZERO,
+        }
+    }
+
+    /// When the next turn is due if no event arrives before. It may be in the past.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        self.schedule.deadline(now)
+    }
+
+    /// How long changes pile up before the next turn is worthwhile; `None` if each event is worth a
+    /// turn.
+    pub fn pause(&self, now: Instant) -> Option<Duration> {
+        self.schedule.pause(now)
+    }
+
+    /// Takes the events since the last turn, and executes at most one action: the one that is due.
+    /// `clock` is asked for the time before and after it. [`Event::Stop`] has no effect here.
+    ///
+    /// Returns `Break` if `observe` did.
+    pub fn turn<B: DataPlane>(
+        &mut self,
+        proxier: &mut Proxier<B>,
+        events: impl IntoIterator<Item = Event>,
+        clock: impl Fn() -> Instant,
+        mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let started = clock();
+        let received = Received::from_iter(events);
         if let Some(settings) = received.settings {
             proxier.reconfigure(settings.config);
-            schedule.configured(started, settings.intervals);
-            *intervals = settings.intervals;
-            cause = Cause::Settings;
+            self.schedule.configured(started, settings.intervals);
+            self.intervals = settings.intervals;
+            self.cause = Cause::Settings;
         }
         if let Some(changes) = received.changes {
             proxier.enqueue(changes);
-            schedule.changed(started, received.readings);
-            cause = Cause::Changes;
+            self.schedule.changed(started, received.readings);
+            self.cause = Cause::Changes;
         }
         if received.drift {
-            schedule.drifted(started);
+            self.schedule.drifted(started);
         }
-        if let Some(action) = schedule.next(started) {
-            let cause = match &action {
-                Action::Sync => cause,
-                Action::Retry(_) => Cause::Retry,
-                Action::Drain => Cause::Drain,
-                Action::Audit => Cause::Audit,
-            };
-            let result = carry_out(&action, proxier, started);
-            let mut took = started.elapsed();
-            if action == Action::Audit {
-                audited += took;
-                took = audited;
-            }
-            if !proxier.is_auditing() {
-                audited = Duration::ZERO;
-            }
-            if action == Action::Drain && proxier.is_draining_beside() {
-                observe(proxier, Observed::Drain)?;
-            }
-            let outcome = outcome(proxier, &action, result.is_err());
-            schedule.finished(Instant::now(), &action, outcome);
-            if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
-                let round = Round {
-                    cause,
-                    result,
-                    started,
-                    took,
-                };
-                observe(proxier, Observed::Round(round))?;
-                if proxier.is_draining() {
-                    schedule.drains(Instant::now());
-                }
-            }
+        if let Some(action) = self.schedule.next(started) {
+            self.act(proxier, &action, started, clock, &mut observe)?;
         }
         if received.inspect {
             observe(proxier, Observed::Inspect)?;
         }
+        ControlFlow::Continue(())
+    }
+
+    fn act<B: DataPlane>(
+        &mut self,
+        proxier: &mut Proxier<B>,
+        action: &Action<Item>,
+        started: Instant,
+        clock: impl Fn() -> Instant,
+        mut observe: impl FnMut(&mut Proxier<B>, Observed<'_, B::Plan>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let cause = match action {
+            Action::Sync => self.cause,
+            Action::Retry(_) => Cause::Retry,
+            Action::Drain => Cause::Drain,
+            Action::Audit => Cause::Audit,
+        };
+        let result = carry_out(action, proxier, started);
+        let mut took = clock().saturating_duration_since(started);
+        if *action == Action::Audit {
+            self.audited += took;
+            took = self.audited;
+        }
+        if !proxier.is_auditing() {
+            self.audited = Duration::ZERO;
+        }
+        if *action == Action::Drain && proxier.is_draining_beside() {
+            observe(proxier, Observed::Drain)?;
+        }
+        let outcome = outcome(proxier, action, result.is_err());
+        self.schedule.finished(clock(), action, outcome);
+        if let Some(result) = result.as_ref().map(Option::as_ref).transpose() {
+            let round = Round {
+                cause,
+                result,
+                started,
+                took,
+            };
+            observe(proxier, Observed::Round(round))?;
+            if proxier.is_draining() {
+                self.schedule.drains(clock());
+            }
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -240,13 +303,31 @@ struct Received {
     inspect: bool,
 }
 
+impl FromIterator<Event> for Received {
+    fn from_iter<I: IntoIterator<Item = Event>>(events: I) -> Self {
+        let mut received = Self::default();
+        for event in events {
+            match event {
+                Event::Changes(more) => {
+                    received.changes.get_or_insert_default().extend(more);
+                    received.readings += 1;
+                }
+                Event::Settings(settings) => received.settings = Some(settings),
+                Event::Drift => received.drift = true,
+                Event::Inspect => received.inspect = true,
+                Event::Stop => {}
+            }
+        }
+        received
+    }
+}
+
 /// Waits for events until something is due, and takes all queued ones, so that one sync applies
 /// their changes. While changes pile up, other events wait too, for at most a
 /// [pause](Schedule::pause). `None` ends the loop.
-fn receive(events: &Receiver<Event>, schedule: &Schedule<Item>) -> Option<Received> {
+fn receive(events: &Receiver<Event>, driver: &Driver) -> Option<Vec<Event>> {
     let now = Instant::now();
-    let mut received = Received::default();
-    let mut next = if let Some(pause) = schedule.pause(now) {
+    let mut next = if let Some(pause) = driver.pause(now) {
         // Waking up for each change would cost more than the change.
         thread::sleep(pause);
         match events.try_recv() {
@@ -255,24 +336,19 @@ fn receive(events: &Receiver<Event>, schedule: &Schedule<Item>) -> Option<Receiv
             Err(TryRecvError::Disconnected) => return None,
         }
     } else {
-        let wait = schedule.deadline(now).saturating_duration_since(now);
+        let wait = driver.deadline(now).saturating_duration_since(now);
         match events.recv_timeout(wait) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return None,
         }
     };
+    let mut received = Vec::new();
     while let Some(event) = next {
-        match event {
-            Event::Changes(more) => {
-                received.changes.get_or_insert_default().extend(more);
-                received.readings += 1;
-            }
-            Event::Settings(settings) => received.settings = Some(settings),
-            Event::Drift => received.drift = true,
-            Event::Inspect => received.inspect = true,
-            Event::Stop => return None,
+        if matches!(event, Event::Stop) {
+            return None;
         }
+        received.push(event);
         next = events.try_recv().ok();
     }
     Some(received)

@@ -12,8 +12,8 @@ use proxier::mode::trace::Surroundings;
 use proxier::store::{Change, Store};
 
 use crate::arbitrary::{change, config};
-use crate::oracle;
 use crate::packet::Tables;
+use crate::{expected, oracle};
 
 /// As in the other test, but pods are known in both families.
 fn settings(masquerade_all: bool) -> Arc<Config> {
@@ -124,7 +124,7 @@ fn texts(plan: &Plan) -> impl Iterator<Item = String> {
 
 fn check_clients(node: &NodeState, store: &Store, config: &Config) {
     let (v4, v6) = (Tables::new(&node.v4), Tables::new(&node.v6));
-    for (key, clients) in oracle::expected(store, config) {
+    for (key, clients) in expected(store, config) {
         let tables = if key.address.is_ipv4() { &v4 } else { &v6 };
         for (client, outcome) in clients {
             assert_eq!(

@@ -27,6 +27,15 @@ use proxier::store::Store;
 use arbitrary::{change, config};
 use oracle::Reach;
 
+/// The results that the stored objects define.
+fn expected(store: &Store, config: &Config) -> Reach {
+    let objects = store.services();
+    oracle::expected(
+        objects.map(|view| (view.service, view.slices().collect())),
+        config,
+    )
+}
+
 fn frontends(state: &DesiredState) -> BTreeMap<FrontendKey, Arc<Frontend>> {
     let frontends = state.frontends();
     frontends
@@ -122,7 +131,7 @@ fn check_traces(node: &NodeState, expected: &Reach, config: &Config) {
 /// Invariants of any node, checked without the code under test.
 fn check_invariants(node: &NodeState, store: &Store, config: &Config) {
     check_parts(node, config);
-    let expected = oracle::expected(store, config);
+    let expected = expected(store, config);
     check_traces(node, &expected, config);
     for (key, clients) in &expected {
         for (client, outcome) in clients {

@@ -12,7 +12,7 @@ use proxier::mode::trace::Surroundings;
 use proxier::store::Store;
 
 use crate::arbitrary::{change, config};
-use crate::oracle;
+use crate::{expected, oracle};
 
 /// As in the other tests, but pods are known in both families.
 fn settings() -> Arc<Config> {
@@ -26,7 +26,7 @@ fn check_clients(node: &NodeState, store: &Store, config: &Config) {
     let ruleset = Ruleset::new(config);
     assert_eq!(node.ruleset, Some(ruleset.fingerprint()));
     let is_own = |address| config.node_ips.contains(&address);
-    let expected = oracle::expected(store, config);
+    let expected = expected(store, config);
     for (key, clients) in &expected {
         for (client, outcome) in clients {
             let packet = oracle::packet(*key, *client, config);

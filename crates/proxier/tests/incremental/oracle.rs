@@ -10,7 +10,6 @@ use proxier::desired::{Config, FrontendKey};
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
 use proxier::mode::trace::{self, Origin, Packet, Trace};
 use proxier::model::{Endpoint, EndpointSlice, Family, Service, ServicePort, TrafficPolicy};
-use proxier::store::Store;
 
 /// The client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,13 +61,14 @@ impl Client {
     }
 }
 
-/// The results that the API objects define.
-pub(crate) fn expected(store: &Store, config: &Config) -> Reach {
+/// The results that Services with their slices define.
+pub(crate) fn expected<'a>(
+    objects: impl IntoIterator<Item = (&'a Service, Vec<&'a EndpointSlice>)>,
+    config: &Config,
+) -> Reach {
     // The kind of address, age, Service and port decide which frontend gets a key.
     let mut claims = BTreeMap::new();
-    for view in store.services() {
-        let service = view.service;
-        let slices: Vec<_> = view.slices().collect();
+    for (service, slices) in objects {
         for (kind, address, number, port) in addresses(service, config) {
             let key = FrontendKey {
                 protocol: port.protocol,

@@ -49,6 +49,8 @@ mod base;
 mod data_plane;
 mod differences;
 mod draft;
+#[cfg(all(feature = "iptables", any(feature = "testing", test)))]
+mod fake;
 mod frontend;
 #[cfg(feature = "iptables")]
 mod isolate;
@@ -73,6 +75,8 @@ pub use data_plane::Iptables;
 #[cfg(all(test, feature = "iptables"))]
 pub(crate) use data_plane::Tables;
 pub use differences::Difference;
+#[cfg(all(feature = "iptables", any(feature = "testing", test)))]
+pub use fake::{FakeIptables, ProgramFault};
 #[cfg(feature = "iptables")]
 pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, kill_programs, watch};
 pub use name::{ForeignName, Name};

@@ -177,10 +177,13 @@ impl<B: Backend> Ipvs<B> {
         let lost = before.map(|before| before.lost_marks(&node));
         self.lost = lost.unwrap_or_default();
         node.elements.extend(self.lost.iter().cloned());
-        node.retain_owned(desired);
         let known = |key: &VirtualServerKey| {
             before.is_some_and(|before| before.virtual_servers.contains_key(key))
         };
+        // Another program may have flushed the records of those whose Service is gone meanwhile.
+        let desired = desired.frontends().filter_map(|f| f.key.virtual_server());
+        let before_keys = before.into_iter().flat_map(|b| b.virtual_servers.keys());
+        node.retain_recorded_and(desired.chain(before_keys.copied()));
         let foreign = node.unrecorded().filter(|key| !known(key));
         self.foreign.extend(foreign);
         let passed = node.obstacles.iter().filter(|there| there.can_be_passed);

@@ -12,7 +12,9 @@ use super::Backend;
 use super::glance::{Glance, Shown, ShownRealServer, ShownServer};
 use super::shared::{self, carry_out};
 use crate::errno::{EEXIST, ENOENT, ESRCH};
-use crate::mode::ipvs::plan::{Element, Elements, NodeState, Obstacle, Plan, Step};
+use crate::mode::ipvs::plan::{
+    Element, Elements, NodeState, Obstacle, Plan, Step, VirtualServerState,
+};
 use crate::mode::{ApplyReport, BackendError, Sysctl};
 
 /// The kernel of an in-memory node: IPVS, nftables sets, routes and sysctls. It rejects what Linux
@@ -107,6 +109,39 @@ impl FakeNode {
     /// Makes the next reading of the node fail with this errno.
     pub fn fail_observe(&self, errno: i32) {
         self.state().observe_fault = Some(errno);
+    }
+
+    /// The node's state, without a request.
+    pub fn snapshot(&self) -> NodeState {
+        let mut node = self.state().node.clone();
+        let states = self.kernel.table().into_iter().map(|(entry, servers)| {
+            let mut real_servers: Vec<_> = servers.into_iter().map(|entry| entry.server).collect();
+            real_servers.sort_unstable_by_key(|real_server| real_server.key);
+            let server = entry.server;
+            let state = VirtualServerState {
+                server,
+                real_servers,
+            };
+            (server.key, state)
+        });
+        node.virtual_servers = states.collect();
+        node
+    }
+
+    /// The number of faults that have not happened, without lasting ones.
+    pub fn pending_faults(&self) -> usize {
+        let state = self.state();
+        let of_node = state.faults.len() + usize::from(state.observe_fault.is_some());
+        of_node + self.kernel.pending_faults()
+    }
+
+    /// Withdraws all faults that have not happened, also those of its IPVS.
+    pub fn clear_faults(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.broken.clear();
+        state.observe_fault = None;
+        self.kernel.clear_faults();
     }
 
     /// Removes all nftables tables, as `nft flush ruleset` does.
@@ -328,6 +363,24 @@ impl Backend for FakeBackend {
         virtual_server: &VirtualServerKey,
     ) -> Result<Option<Vec<RealServer>>, BackendError> {
         Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
+    }
+
+    /// In the order of the keys, so that a fault of the nth request can be repeated.
+    fn read_real_servers(
+        &mut self,
+        node: &mut NodeState,
+        keys: &[VirtualServerKey],
+    ) -> Result<Vec<VirtualServerKey>, BackendError> {
+        let mut sorted = keys.to_vec();
+        sorted.sort_unstable();
+        let mut changed = Vec::new();
+        for key in sorted {
+            let there = self.real_servers(&key)?;
+            if shared::update(node, &key, there) {
+                changed.push(key);
+            }
+        }
+        Ok(changed)
     }
 
     /// As of `/proc/net/ip_vs`: in particular, thresholds are not compared.

@@ -87,15 +87,13 @@ pub trait Backend {
     ) -> Result<Vec<VirtualServerKey>, BackendError> {
         let mut changed = Vec::new();
         for key in keys {
-            let Some(state) = node.virtual_servers.get_mut(key) else {
+            if !node.virtual_servers.contains_key(key) {
                 continue;
-            };
-            match self.real_servers(key)? {
-                Some(real_servers) if real_servers == state.real_servers => continue,
-                Some(real_servers) => state.real_servers = real_servers,
-                None => _ = node.virtual_servers.remove(key),
             }
-            changed.push(*key);
+            let there = self.real_servers(key)?;
+            if shared::update(node, key, there) {
+                changed.push(*key);
+            }
         }
         Ok(changed)
     }

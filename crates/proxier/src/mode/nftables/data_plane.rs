@@ -15,28 +15,44 @@ use crate::mode::{
 use crate::model::ObjectName;
 use crate::notice::Notice;
 
+/// The nftables tables of a node.
+pub(crate) trait Tables {
+    /// Reads the tables.
+    fn observe(&mut self) -> Result<NodeState, BackendError>;
+
+    /// Executes a plan in order. A rejected step does not stop the others.
+    fn apply(&mut self, plan: &Plan) -> ApplyReport;
+}
+
+impl Tables for NftablesBackend {
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        self.observe()
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        self.apply(plan)
+    }
+}
+
 /// nftables mode on one node. Connections drain by themselves, because connection tracking keeps
 /// translating them.
 #[derive(Debug)]
-pub struct Nftables {
-    backend: NftablesBackend,
+pub struct Nftables<T = NftablesBackend> {
+    tables: T,
     /// The state of the node, if it is known.
     node: Option<NodeState>,
 }
 
-impl Nftables {
-    /// nftables mode with this backend; the node is not read yet.
-    pub const fn new(backend: NftablesBackend) -> Self {
-        Self {
-            backend,
-            node: None,
-        }
+impl<T> Nftables<T> {
+    /// nftables mode with these tables, which are not read yet.
+    pub const fn new(tables: T) -> Self {
+        Self { tables, node: None }
     }
 }
 
-impl Sealed for Nftables {}
+impl<T: Tables> Sealed for Nftables<T> {}
 
-impl DataPlane for Nftables {
+impl<T: Tables> DataPlane for Nftables<T> {
     type Plan = Plan;
 
     const COUNTS_TRAFFIC: bool = false;
@@ -54,7 +70,7 @@ impl DataPlane for Nftables {
     }
 
     fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, BackendError> {
-        self.node = Some(self.backend.observe()?);
+        self.node = Some(self.tables.observe()?);
         Ok(Vec::new())
     }
 
@@ -64,7 +80,7 @@ impl DataPlane for Nftables {
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
-        let report = self.backend.apply(plan);
+        let report = self.tables.apply(plan);
         if let Some(node) = &mut self.node {
             node.record(plan, &report.failed_steps());
         }

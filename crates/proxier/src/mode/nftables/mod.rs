@@ -59,6 +59,8 @@ mod choice;
 #[cfg(feature = "nftables")]
 mod data_plane;
 mod element;
+#[cfg(all(feature = "nftables", any(feature = "testing", test)))]
+mod fake;
 #[cfg(feature = "nftables")]
 mod kernel;
 mod plan;
@@ -74,6 +76,8 @@ pub use choice::{Choice, Chooser, problems};
 #[cfg(feature = "nftables")]
 pub use data_plane::Nftables;
 pub use element::{Element, Elements, Target};
+#[cfg(all(feature = "nftables", any(feature = "testing", test)))]
+pub use fake::FakeNftables;
 #[cfg(feature = "nftables")]
 pub use kernel::NftablesBackend;
 pub use plan::{NodeState, Plan, Step};

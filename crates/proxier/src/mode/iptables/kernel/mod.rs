@@ -33,6 +33,8 @@ pub fn kill_programs() {
 }
 
 pub use flavour::Flavour;
+#[cfg(any(feature = "testing", test))]
+pub(super) use isolation::restore_all;
 pub use program::Refusal;
 pub use watch::{Watching, watch};
 

@@ -1,0 +1,182 @@
+//! nftables in memory, for tests without privileges.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::data_plane::Tables;
+use super::{Element, Elements, NodeState, Plan, Step};
+use crate::errno::{EEXIST, ENOENT};
+use crate::mode::ipvs::plan::Audience;
+use crate::mode::{ApplyReport, BackendError};
+
+/// The nftables tables of an in-memory node. It rejects what Linux rejects: an element whose key has
+/// another value, one that is not there, anything before the tables exist. Clones share the node.
+#[derive(Debug, Clone, Default)]
+pub struct FakeNftables(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    node: NodeState,
+    /// The errno of future steps, counted from the next one.
+    faults: BTreeMap<usize, i32>,
+    observe_fault: Option<i32>,
+}
+
+impl FakeNftables {
+    /// Reads the node.
+    pub fn state(&self) -> NodeState {
+        self.lock().node.clone()
+    }
+
+    /// Makes a step fail with this errno and without effect: 1 is the next one.
+    pub fn fail_step(&self, nth: usize, errno: i32) {
+        self.lock().faults.insert(nth, errno);
+    }
+
+    /// Makes the next reading of the node fail with this errno.
+    pub fn fail_observe(&self, errno: i32) {
+        self.lock().observe_fault = Some(errno);
+    }
+
+    /// The number of faults that have not happened.
+    pub fn pending_faults(&self) -> usize {
+        let state = self.lock();
+        state.faults.len() + usize::from(state.observe_fault.is_some())
+    }
+
+    /// Withdraws all faults that have not happened.
+    pub fn clear_faults(&self) {
+        let mut state = self.lock();
+        state.faults.clear();
+        state.observe_fault = None;
+    }
+
+    /// Removes all tables, as `nft flush ruleset` does.
+    pub fn flush(&self) {
+        let node = &mut self.lock().node;
+        let sysctls = std::mem::take(&mut node.sysctls);
+        *node = NodeState {
+            sysctls,
+            ..NodeState::default()
+        };
+    }
+
+    /// Removes an element, as another program may do. Does nothing if there are fewer.
+    pub fn remove_element(&self, nth: usize) {
+        let elements = &mut self.lock().node.elements;
+        let mut keys: Vec<_> = elements.frontends().copied().collect();
+        keys.sort_unstable();
+        let all = keys.iter().flat_map(|key| elements.of(key));
+        let element = all.map(|(element, _)| *element).nth(nth);
+        if let Some(element) = element {
+            elements.remove(&element);
+        }
+    }
+
+    /// Ignores poisoning: the test that panicked reports its own failure.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next_fault(&mut self) -> Option<i32> {
+        let faults = std::mem::take(&mut self.faults).into_iter();
+        let faults = faults.map(|(nth, errno)| (nth.saturating_sub(1), errno));
+        self.faults = faults.collect();
+        self.faults.remove(&0)
+    }
+
+    fn execute(&mut self, step: &Step) -> Result<(), i32> {
+        if let Some(errno) = self.next_fault() {
+            return Err(errno);
+        }
+        let node = &mut self.node;
+        let has_tables = node.ruleset.is_some();
+        match step {
+            Step::SetSysctl(sysctl, value) => {
+                node.sysctls.insert(*sysctl, value.to_string());
+            }
+            Step::InstallRuleset(ruleset) => {
+                node.ruleset = Some(ruleset.fingerprint());
+                node.choosers.clear();
+            }
+            Step::DeleteFlows(_) => {}
+            _ if !has_tables => return Err(ENOENT),
+            Step::AddChooser(chooser) => {
+                let is_new = node.choosers.insert(*chooser);
+                return is_new.then_some(()).ok_or(EEXIST);
+            }
+            Step::DeleteChooser(chooser) => {
+                let was_there = node.choosers.remove(chooser);
+                return was_there.then_some(()).ok_or(ENOENT);
+            }
+            Step::AddElement(element, comment) => {
+                if clashes(&node.elements, element) {
+                    return Err(EEXIST);
+                }
+                // As without NLM_F_EXCL, an existing element stays unchanged.
+                if !node.elements.contains(element) {
+                    node.elements.insert(*element, comment.clone());
+                }
+            }
+            Step::DeleteElement(element) => {
+                if !node.elements.contains(element) {
+                    return Err(ENOENT);
+                }
+                node.elements.remove(element);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the map of this element has another value for its key.
+fn clashes(elements: &Elements, element: &Element) -> bool {
+    let (Some(of), Some(key)) = (element.frontend(), map_key(element)) else {
+        return false;
+    };
+    let mut there = elements.of(&of).map(|(there, _)| there);
+    there.any(|there| map_key(there) == Some(key) && there != element)
+}
+
+/// What identifies an element in its map: the map, the audience and the number.
+fn map_key(element: &Element) -> Option<(u8, Audience, u32)> {
+    match *element {
+        Element::Endpoint {
+            audience, number, ..
+        } => Some((0, audience, number)),
+        Element::Number {
+            audience, number, ..
+        } => Some((1, audience, number)),
+        Element::Service { audience, .. } => Some((2, audience, 0)),
+        _ => None,
+    }
+}
+
+impl Tables for FakeNftables {
+    fn observe(&mut self) -> Result<NodeState, BackendError> {
+        let fault = self.lock().observe_fault.take();
+        match fault {
+            Some(errno) => Err(error("list the table", errno)),
+            None => Ok(self.state()),
+        }
+    }
+
+    fn apply(&mut self, plan: &Plan) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let mut state = self.lock();
+        for (place, step) in plan.steps().iter().enumerate() {
+            if let Err(errno) = state.execute(step) {
+                report.fail(place, error("change the tables", errno));
+            }
+        }
+        report
+    }
+}
+
+fn error(operation: &'static str, errno: i32) -> BackendError {
+    let source = io::Error::from_raw_os_error(errno);
+    BackendError::PacketFilter { operation, source }
+}
