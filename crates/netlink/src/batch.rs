@@ -48,15 +48,18 @@ pub struct Batch {
 pub enum Refused {
     /// The steps of rejected messages, in order, with the errno of each one's first message.
     Steps(Vec<(usize, i32)>),
-    /// The whole transaction failed.
+    /// The whole transaction failed, without effect.
     Whole(io::Error),
+    /// The kernel's answer was lost: the transaction may be in effect. Do not send it again before the
+    /// state has been read, because not every message may be repeated: a rule would be there twice.
+    Lost(io::Error),
 }
 
 impl From<Refused> for io::Error {
     /// The first error, without its step.
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Whole(source) => source,
+            Refused::Whole(source) | Refused::Lost(source) => source,
             Refused::Steps(steps) => {
                 let errno = steps.first().map_or(0, |(_, errno)| *errno);
                 Self::from_raw_os_error(errno)
@@ -148,6 +151,7 @@ impl Batch {
     fn refused(&self, refusal: Refusal) -> Refused {
         match refusal {
             Refusal::Whole(error) => Refused::Whole(error.into()),
+            Refusal::Lost(error) => Refused::Lost(error.into()),
             Refusal::Messages(errors) => {
                 let of_step = |(place, errno): (usize, i32)| Some((*self.steps.get(place)?, errno));
                 let mut steps: Vec<_> = errors.into_iter().filter_map(of_step).collect();
@@ -175,7 +179,7 @@ pub fn without_rejected<S: Copy>(
         let taken = taken.clamp(1, rest.len());
         match outcome {
             Ok(()) => drop(rest.drain(..taken)),
-            Err(Refused::Whole(source)) => {
+            Err(Refused::Whole(source) | Refused::Lost(source)) => {
                 let these = rest.drain(..taken);
                 failed.extend(these.map(|(place, _)| (place, again(&source))));
             }

@@ -143,7 +143,7 @@ pub fn destroy(socket: &mut Socket, name: &str) -> io::Result<bool> {
     });
     let errno = match socket.commit(&writer, first, 1) {
         Ok(()) => return Ok(true),
-        Err(Refusal::Whole(error)) => return Err(error.into()),
+        Err(Refusal::Whole(error) | Refusal::Lost(error)) => return Err(error.into()),
         Err(Refusal::Messages(errors)) => errors.first().map_or(0, |(_, errno)| *errno),
     };
     match errno {

@@ -39,15 +39,17 @@ pub struct Socket {
 pub enum Refusal {
     /// The indices of rejected messages, each with its errno.
     Messages(Vec<(usize, i32)>),
-    /// The whole transaction failed.
+    /// The whole transaction failed, without effect.
     Whole(Error),
+    /// The answer was lost: the transaction may be in effect.
+    Lost(Error),
 }
 
 impl Refusal {
     /// The first error, without its message.
     pub fn into_error(self) -> Error {
         match self {
-            Self::Whole(error) => error,
+            Self::Whole(error) | Self::Lost(error) => error,
             Self::Messages(errors) => {
                 let errno = errors.first().map_or(0, |(_, errno)| *errno);
                 io::Error::from_raw_os_error(errno).into()
@@ -104,7 +106,7 @@ impl Socket {
         self.send(transaction).map_err(Refusal::Whole)?;
         let mut replies = Replies::new(first, messages);
         loop {
-            let datagram = self.receive().map_err(Refusal::Whole)?;
+            let datagram = self.receive().map_err(Refusal::Lost)?;
             if replies.take(datagram)? {
                 return replies.into_result();
             }
@@ -230,13 +232,14 @@ impl Replies {
     /// Processes a datagram, or the end of input. Returns whether it was the last one.
     fn take(&mut self, datagram: Option<&[u8]>) -> Result<bool, Refusal> {
         let whole = |error: Error| Refusal::Whole(error);
+        let lost = |error: Error| Refusal::Lost(error);
         let datagram = datagram.ok_or_else(|| {
-            whole(Error::Unfinished {
+            lost(Error::Unfinished {
                 awaited: "its acknowledgement",
             })
         })?;
         for message in Messages::new(datagram) {
-            let message = message.map_err(|error| whole(error.into()))?;
+            let message = message.map_err(|error| lost(error.into()))?;
             let place = message.sequence.wrapping_sub(self.first);
             let Ok(place) = usize::try_from(place) else {
                 continue;
@@ -245,7 +248,7 @@ impl Replies {
             if message.kind != NLMSG_ERROR || place > self.messages {
                 continue;
             }
-            let errno = message.errno().map_err(|error| whole(error.into()))?;
+            let errno = message.errno().map_err(|error| lost(error.into()))?;
             match (place, errno) {
                 (_, 0) => {}
                 // An error of the commit itself.
@@ -412,10 +415,13 @@ mod tests {
 
         let mut replies = Replies::new(10, 2);
         assert!(!replies.take(Some(&reply(9, 17))).unwrap());
-        let error = replies.take(None).unwrap_err().into_error();
-        assert!(matches!(error, Error::Unfinished { .. }));
+        let lost = replies.take(None).unwrap_err();
+        assert!(matches!(lost, Refusal::Lost(Error::Unfinished { .. })));
         let malformed = Replies::new(10, 2).take(Some(&reply(12, 0)[..17]));
-        let error = malformed.unwrap_err().into_error();
-        assert!(matches!(error, Error::Malformed(_)));
+        let malformed = malformed.unwrap_err();
+        assert!(matches!(malformed, Refusal::Lost(Error::Malformed(_))));
+        // Without a number, it is the commit that failed, and nothing is in effect.
+        let failed = Replies::new(10, 2).take(Some(&reply(10, 12)));
+        assert!(matches!(failed, Err(Refusal::Whole(_))));
     }
 }

@@ -105,7 +105,7 @@ fn faults(mode: Mode) -> Vec<fn(u8, i32) -> Fault> {
 fn faults_without_errno(mode: Mode) -> Vec<fn(u8) -> Fault> {
     match mode {
         Mode::Ipvs => vec![Fault::LostReply],
-        Mode::Nftables => vec![],
+        Mode::Nftables => vec![Fault::LostReply],
         Mode::Iptables => vec![|nth| Fault::Step(nth, 0), Fault::Killed, |_| {
             Fault::Unreadable(0)
         }],

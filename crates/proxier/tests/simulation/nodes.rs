@@ -402,6 +402,7 @@ impl Node for NftablesNode {
             Fault::Step(nth, errno) | Fault::Request(nth, errno) => {
                 self.node.fail_step(nth.into(), errno);
             }
+            Fault::LostReply(nth) | Fault::Killed(nth) => self.node.lose_answer(nth.into()),
             _ => {}
         }
     }

@@ -123,7 +123,7 @@ impl ConntrackSocket {
             let refused = match self.socket.commit(&writer, first, batch.len()) {
                 Ok(()) => Vec::new(),
                 Err(Refusal::Messages(refused)) => refused,
-                Err(Refusal::Whole(source)) => {
+                Err(Refusal::Whole(source) | Refusal::Lost(source)) => {
                     let source = source.into();
                     batch
                         .iter()

@@ -81,11 +81,17 @@ impl<T: Tables> DataPlane for Nftables<T> {
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
         let report = self.tables.apply(plan);
-        if let Some(node) = &mut self.node {
-            node.record(plan, &report.failed_steps());
+        // A transaction whose answer was lost may be in effect.
+        let mut errors = report.failures.iter().map(|failure| &failure.error);
+        let is_unknown = errors.any(BackendError::is_outcome_unknown);
+        match &mut self.node {
+            _ if is_unknown => self.node = None,
+            Some(node) => node.record(plan, &report.failed_steps()),
+            None => {}
         }
         let failures = Failures {
             needs_audit: !report.failures.is_empty(),
+            is_unknown,
             ..Failures::default()
         };
         (report, failures)

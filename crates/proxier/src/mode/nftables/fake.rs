@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::data_plane::Tables;
 use super::{Element, Elements, NodeState, Plan, Step};
-use crate::errno::{EEXIST, ENOENT};
+use crate::errno::{EEXIST, ENOBUFS, ENOENT};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::{ApplyReport, BackendError};
 
@@ -21,6 +21,8 @@ struct State {
     /// The errno of future steps, counted from the next one.
     faults: BTreeMap<usize, i32>,
     observe_fault: Option<i32>,
+    /// The number of transactions until the one whose answer is lost.
+    lost_answer: Option<usize>,
 }
 
 impl FakeNftables {
@@ -34,6 +36,11 @@ impl FakeNftables {
         self.lock().faults.insert(nth, errno);
     }
 
+    /// Executes the `nth` plan from now on, but loses the answer: all of its steps seem to fail.
+    pub fn lose_answer(&self, nth: usize) {
+        self.lock().lost_answer = Some(nth);
+    }
+
     /// Makes the next reading of the node fail with this errno.
     pub fn fail_observe(&self, errno: i32) {
         self.lock().observe_fault = Some(errno);
@@ -42,7 +49,8 @@ impl FakeNftables {
     /// The number of faults that have not happened.
     pub fn pending_faults(&self) -> usize {
         let state = self.lock();
-        state.faults.len() + usize::from(state.observe_fault.is_some())
+        let lost = usize::from(state.lost_answer.is_some());
+        state.faults.len() + usize::from(state.observe_fault.is_some()) + lost
     }
 
     /// Withdraws all faults that have not happened.
@@ -50,6 +58,7 @@ impl FakeNftables {
         let mut state = self.lock();
         state.faults.clear();
         state.observe_fault = None;
+        state.lost_answer = None;
     }
 
     /// Removes all tables, as `nft flush ruleset` does.
@@ -167,8 +176,18 @@ impl Tables for FakeNftables {
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
         let mut report = ApplyReport::default();
         let mut state = self.lock();
+        let is_lost = match state.lost_answer {
+            _ if plan.is_empty() => false,
+            Some(nth) => {
+                state.lost_answer = (nth > 1).then(|| nth - 1);
+                nth <= 1
+            }
+            None => false,
+        };
         for (place, step) in plan.steps().iter().enumerate() {
-            if let Err(errno) = state.execute(step) {
+            let executed = state.execute(step);
+            let outcome = if is_lost { Err(ENOBUFS) } else { executed };
+            if let Err(errno) = outcome {
                 report.fail(place, error("change the tables", errno));
             }
         }

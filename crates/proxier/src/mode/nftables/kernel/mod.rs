@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use ipvs::Family;
-use netlink::{Packing, Refused, Socket, nftables, without_rejected};
+use netlink::{Packing, Refused, Socket, again, nftables, without_rejected};
 
 use super::{Choice, Chooser, NodeState, Plan, Ruleset, Step, TABLE};
 use crate::desired::Config;
@@ -142,7 +142,11 @@ impl NftablesBackend {
                 |step: &&&Step| matches!(step, Step::AddElement(..) | Step::DeleteElement(_));
             let elements = now.iter().filter(is_element).count();
             report.counts.elements += u64::try_from(elements).unwrap_or(u64::MAX);
-            if outcome.is_err() {
+            if let Err(Refused::Lost(source)) = outcome {
+                for (step, (place, _)) in now.iter().zip(places) {
+                    report.fail(*place, refusal(step, again(&source)));
+                }
+            } else if outcome.is_err() {
                 let failed = without_rejected(now, |rest| {
                     self.commit(rest, &chains, Packing::Single, report)
                 });

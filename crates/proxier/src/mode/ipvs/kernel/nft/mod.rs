@@ -24,7 +24,7 @@ use list::TableShape;
 #[cfg(feature = "nftables")]
 pub(crate) use list::complete;
 use netlink::uapi::*;
-use netlink::{Batch, Packing, Socket, without_rejected};
+use netlink::{Batch, Packing, Refused, Socket, again, without_rejected};
 #[cfg(feature = "nftables")]
 pub(crate) use rule::{RuleTag, put_from, put_in, put_of_network, put_statement};
 use transaction::Transaction;
@@ -94,8 +94,14 @@ impl Nft {
             let elements = now.iter().filter(is_element).count();
             report.counts.elements += u64::try_from(elements).unwrap_or(u64::MAX);
             report.counts.transactions += 1;
-            if transaction.commit(&mut self.socket).is_err() {
-                self.apply_singly(now, places_now, &shape, report);
+            match transaction.commit(&mut self.socket) {
+                Ok(()) => {}
+                Err(Refused::Lost(source)) => {
+                    for (step, place) in now.iter().zip(places_now) {
+                        report.fail(*place, refusal(step, again(&source)));
+                    }
+                }
+                Err(_) => self.apply_singly(now, places_now, &shape, report),
             }
             (steps, places) = (later, places_later);
         }
