@@ -9,7 +9,7 @@ use proxier::desired::Config;
 use proxier::mode::ipvs::{FakeNode, Ipvs, cleanup};
 
 use crate::cluster::Cluster;
-use crate::script::{Drift, ERRNOS, Fault, Happening, Kind, Mode};
+use crate::script::{Drift, ERRNOS, Fault, Happening, Kind, Mode, is_answer};
 use crate::world::World;
 
 /// What happens before the fault, and what happens while it waits for its call.
@@ -161,7 +161,11 @@ fn every_call_of(mode: Mode) {
     for phase in phases(mode) {
         let mut counts = Vec::new();
         for fault in faults(mode) {
-            for errno in &errnos {
+            let is_possible = |errno: &&i32| match fault(1, **errno) {
+                Fault::Request(_, errno) => !is_answer(errno),
+                _ => true,
+            };
+            for errno in errnos.iter().filter(is_possible) {
                 counts.push(at_every_call(mode, &phase, |nth| fault(nth, *errno)));
             }
         }

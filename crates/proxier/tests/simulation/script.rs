@@ -93,6 +93,12 @@ pub(crate) enum Fault {
 /// EPERM, ENOENT, ESRCH, EINTR, EAGAIN, ENOMEM, EBUSY, EEXIST, EINVAL, ENOSPC, ENOBUFS.
 pub(crate) const ERRNOS: [i32; 11] = [1, 2, 3, 4, 11, 12, 16, 17, 22, 28, 105];
 
+/// Whether the errno says that something is missing. The kernel says so only if it is, so a request of
+/// IPVS, which may be one that reads, does not fail with it.
+pub(crate) fn is_answer(errno: i32) -> bool {
+    matches!(errno, 2 | 3)
+}
+
 /// The life of a seed. In every second one nothing fails, so all that happens is checked exactly.
 pub(crate) struct Script(Rng, bool);
 
@@ -118,7 +124,8 @@ impl Script {
         let errno = ERRNOS[rng.usize(..ERRNOS.len())];
         match rng.u8(..10) {
             0..3 => Fault::Step(nth, errno),
-            3..5 => Fault::Request(nth, errno),
+            3..5 if !is_answer(errno) => Fault::Request(nth, errno),
+            3..5 => Fault::LostReply(nth),
             5 => Fault::LostReply(nth),
             6 => Fault::Interrupted(rng.u8(1..4)),
             7 => Fault::Unreadable(errno),
