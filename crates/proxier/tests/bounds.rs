@@ -1,6 +1,7 @@
 //! Giant objects cost in proportion to their size, and cost only themselves. Steps and allocations are
 //! counted, not times.
 #![allow(
+    clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation

@@ -17,6 +17,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stdout,
     clippy::cast_possible_truncation
 )]
 

@@ -104,7 +104,7 @@ pub(crate) struct Script(Rng, bool);
 
 impl Script {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(Rng::with_seed(seed), seed % 2 == 0)
+        Self(Rng::with_seed(seed), seed.is_multiple_of(2))
     }
 
     fn kind(&mut self) -> Kind {
