@@ -9,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-
 use super::report::Report;
 use crate::apt::{self, Tool};
 use crate::dist::{self, Checked};

@@ -376,7 +376,7 @@ impl Backend for FakeBackend {
         let mut changed = Vec::new();
         for key in sorted {
             let there = self.real_servers(&key)?;
-            if shared::update(node, &key, there) {
+            if node.update_real_servers(&key, there) {
                 changed.push(key);
             }
         }

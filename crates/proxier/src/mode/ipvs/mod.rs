@@ -91,7 +91,7 @@ pub trait Backend {
                 continue;
             }
             let there = self.real_servers(key)?;
-            if shared::update(node, key, there) {
+            if node.update_real_servers(key, there) {
                 changed.push(*key);
             }
         }

@@ -6,7 +6,7 @@ use ipvs::{
     Client, RealServer, RealServerEntry, RealServerKey, Statistics, Transport, VirtualServerKey,
 };
 
-use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step, VirtualServerState};
+use crate::mode::ipvs::plan::{Part, Plan, Step, VirtualServerState};
 use crate::mode::{ApplyReport, BackendError};
 
 /// All virtual servers, without their real servers.
@@ -36,24 +36,6 @@ pub(crate) fn real_servers<T: Transport>(
     let mut real_servers: Vec<_> = entries.into_iter().map(|entry| entry.server).collect();
     real_servers.sort_unstable_by_key(|real_server| real_server.key);
     Ok(Some(real_servers))
-}
-
-/// Updates the known state with the real servers that a virtual server has now; none, if it does not
-/// exist any more. Returns whether they differed.
-pub(crate) fn update(
-    node: &mut NodeState,
-    key: &VirtualServerKey,
-    there: Option<Vec<RealServer>>,
-) -> bool {
-    let Some(state) = node.virtual_servers.get_mut(key) else {
-        return false;
-    };
-    match there {
-        Some(there) if there == state.real_servers => return false,
-        Some(there) => state.real_servers = there,
-        None => _ = node.virtual_servers.remove(key),
-    }
-    true
 }
 
 /// The number of connections of each real server.

@@ -100,6 +100,24 @@ impl fmt::Display for PolicyRoute {
 }
 
 impl NodeState {
+    /// Records the real servers that a virtual server has now; none, if it does not exist any more.
+    /// Returns whether they differed.
+    pub(crate) fn update_real_servers(
+        &mut self,
+        key: &VirtualServerKey,
+        there: Option<Vec<RealServer>>,
+    ) -> bool {
+        let Some(state) = self.virtual_servers.get_mut(key) else {
+            return false;
+        };
+        match there {
+            Some(there) if there == state.real_servers => return false,
+            Some(there) => state.real_servers = there,
+            None => _ = self.virtual_servers.remove(key),
+        }
+        true
+    }
+
     /// Removes foreign virtual servers: without an ownership record in nftables, without svcproxy's
     /// tag, and not at an address that a Service claims.
     pub fn retain_owned(&mut self, desired: &DesiredState) {

@@ -169,13 +169,8 @@ impl NftablesBackend {
         let mut datagrams = Vec::new();
         let mut rest = steps.as_slice();
         while !rest.is_empty() {
-            let (transaction, taken) = Transaction::pack(
-                &mut self.socket,
-                rest,
-                &self.families,
-                &[],
-                Packing::Dense,
-            );
+            let (transaction, taken) =
+                Transaction::pack(&mut self.socket, rest, &self.families, &[], Packing::Dense);
             datagrams.push(transaction.into_datagram());
             rest = rest.get(taken.max(1)..).unwrap_or_default();
         }
