@@ -4,12 +4,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::sys::socket::{getsockopt, sockopt};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, test_kill_process};
 
 /// The name of the lock. An abstract Unix socket name belongs to a network namespace, like the
@@ -33,9 +35,9 @@ pub(crate) struct WriterLock(#[expect(dead_code, reason = "kept open")] Option<U
 /// The process that has the lock.
 #[derive(Debug, PartialEq, Eq)]
 enum Holder {
-    /// A process of root; its PID, unless it is in another PID namespace.
-    Root(Option<i32>),
-    /// A process without privileges. It cannot change the node; it only took the name, so that
+    /// A process that may change the node; its PID, unless it is in another PID namespace.
+    Writer(Option<i32>),
+    /// A process without the privilege. It cannot change the node; it only took the name, so that
     /// svcproxy would not start.
     Stranger { pid: i32, uid: u32 },
 }
@@ -62,7 +64,7 @@ impl WriterLock {
                     return Err(error).context("cannot lock this network namespace for changes");
                 }
             }
-            match holder(&address) {
+            match holder(name) {
                 Ok(Holder::Stranger { pid, uid }) => {
                     tracing::warn!(
                         pid,
@@ -71,7 +73,7 @@ impl WriterLock {
                     );
                     return Ok(Self(None));
                 }
-                Ok(Holder::Root(pid)) => {
+                Ok(Holder::Writer(pid)) => {
                     let who = pid.map_or_else(
                         || "a process in another PID namespace".to_owned(),
                         |pid| format!("process {pid}"),
@@ -90,17 +92,37 @@ impl WriterLock {
                         is_said = true;
                     }
                 }
-                // The other process has ended in the meantime: try again.
-                Err(_) => {}
+                // The other process has ended in the meantime, usually: try again.
+                Err(error) => anyhow::ensure!(
+                    began.elapsed() < wait.max(INHERITED),
+                    "another process holds svcproxy's lock on this network namespace, and cannot be \
+                     asked who it is: {error}"
+                ),
             }
             thread::sleep(PAUSE);
         }
     }
 }
 
+/// Also if its parent has not taken note yet.
 fn has_ended(pid: i32) -> bool {
-    let pid = Pid::from_raw(pid);
-    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+    let is_gone = |pid| test_kill_process(pid) == Err(Errno::SRCH);
+    let is_zombie = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map(|(_, state)| state);
+        state.is_some_and(|state| state.starts_with(['Z', 'X']))
+    };
+    Pid::from_raw(pid).is_some_and(is_gone) || is_zombie()
+}
+
+/// Whether a process certainly has no right to change the network. The systemd unit runs svcproxy as a
+/// user that is not root, with CAP_NET_ADMIN.
+fn lacks_net_admin(pid: i32) -> bool {
+    const CAP_NET_ADMIN: u64 = 12;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let permitted = permitted.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    permitted.is_some_and(|set| set & (1 << CAP_NET_ADMIN) == 0)
 }
 
 /// A process that has the lock of this network namespace.
@@ -152,15 +174,20 @@ fn process_with(file: &str) -> Option<u32> {
     })
 }
 
-fn holder(address: &SocketAddr) -> io::Result<Holder> {
-    let stream = UnixStream::connect_addr(address)?;
-    let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-    let pid = peer.pid.as_raw_nonzero().get();
-    Ok(if peer.uid.is_root() {
-        Holder::Root(Some(pid))
-    } else {
-        let uid = peer.uid.as_raw();
-        Holder::Stranger { pid, uid }
+/// Nobody accepts the connection, so it does not wait for a place in a full queue.
+fn holder(name: &[u8]) -> io::Result<Holder> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+    // 0 in another PID namespace.
+    let pid = Some(peer.pid()).filter(|pid| *pid > 0);
+    Ok(match pid {
+        Some(pid) if peer.uid() != 0 && lacks_net_admin(pid) => Holder::Stranger {
+            pid,
+            uid: peer.uid(),
+        },
+        pid => Holder::Writer(pid),
     })
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -32,7 +33,7 @@ pub fn spawn_confined(profile: &Path, command: &Command) -> Result<Child> {
     let namespace = namespace.filter(|_| *separator == "--");
     let namespace = namespace.ok_or("not a command in a network namespace")?;
     let namespace = File::open(namespace)?;
-    let filter = filter(profile)?;
+    let filters = filters(profile)?;
     let mut confined = Command::new(program);
     confined.args(arguments).stderr(Stdio::piped());
     for (name, value) in command.get_envs() {
@@ -43,41 +44,95 @@ pub fn spawn_confined(profile: &Path, command: &Command) -> Result<Child> {
     }
     thread::spawn(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        apply_filter(&filter)?;
+        for filter in &filters {
+            apply_filter(filter)?;
+        }
         Ok(confined.spawn()?)
     })
     .join()
     .map_err(|_| "the thread has panicked")?
 }
 
-fn filter(profile: &Path) -> Result<BpfProgram> {
-    let profile: Value = serde_json::from_str(&fs::read_to_string(profile)?)?;
-    let field = |of: &Value, name: &str| of.get(name).cloned().unwrap_or_default();
-    let groups = field(&profile, "syscalls");
-    let groups = groups.as_array().ok_or("no system calls")?;
-    let is_list = |group: &Value| {
-        field(group, "action") == "SCMP_ACT_ALLOW" && field(group, "args").is_null()
-    };
-    let is_closed = field(&profile, "defaultAction") == "SCMP_ACT_ERRNO";
-    if !is_closed || !groups.iter().all(is_list) {
-        return Err("not a list of allowed system calls".into());
+/// The filters. All of them are asked (seccomp(2)), so what one forbids with an error of its own, the last
+/// one allows. It must be applied last, because it does not allow to apply filters.
+fn filters(profile: &Path) -> Result<Vec<BpfProgram>> {
+    let profile: Profile = serde_json::from_str(&fs::read_to_string(profile)?)?;
+    if profile.default_action != "SCMP_ACT_ERRNO" {
+        return Err("the profile does not forbid what it does not name".into());
     }
-    let allowed = groups
-        .iter()
-        .flat_map(|group| group.get("names").and_then(Value::as_array))
-        .flatten();
-    // Like container runtimes, leaves out calls that this architecture does not have.
-    let known: Vec<_> = allowed
-        .filter(|name| compile(std::slice::from_ref(name)).is_ok())
-        .collect();
-    compile(&known)
+    let (mut allowed, mut filters) = (Vec::new(), Vec::new());
+    for group in &profile.syscalls {
+        let rules = group.names.iter().map(|name| group.rule(name));
+        // Like container runtimes, leaves out calls that this architecture does not have.
+        let forbidden = json!({"errno": 1});
+        let rules = rules.filter(|rule| compile(&[rule], &forbidden, &json!("allow")).is_ok());
+        match (group.action.as_str(), group.errno_ret) {
+            ("SCMP_ACT_ALLOW", None) => allowed.extend(rules),
+            ("SCMP_ACT_ERRNO", Some(errno)) => {
+                let rules: Vec<_> = rules.collect();
+                let error = json!({ "errno": errno });
+                let all: Vec<_> = rules.iter().collect();
+                filters.push(compile(&all, &json!("allow"), &error)?);
+                allowed.extend(rules);
+            }
+            (other, _) => return Err(format!("unknown action {other}").into()),
+        }
+    }
+    let allowed: Vec<_> = allowed.iter().collect();
+    filters.push(compile(&allowed, &json!({"errno": 1}), &json!("allow"))?);
+    Ok(filters)
 }
 
-fn compile(names: &[&Value]) -> Result<BpfProgram> {
-    let rules: Vec<_> = names.iter().map(|name| json!({"syscall": name})).collect();
+/// A profile, as the runtime specification of the Open Container Initiative has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Profile {
+    default_action: String,
+    syscalls: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    names: Vec<String>,
+    action: String,
+    errno_ret: Option<u32>,
+    #[serde(default)]
+    args: Vec<Argument>,
+}
+
+/// Some bits of an argument must have a value: `SCMP_CMP_MASKED_EQ`, the only comparison that is known
+/// here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Argument {
+    index: u8,
+    value: u64,
+    value_two: u64,
+}
+
+impl Group {
+    fn rule(&self, name: &str) -> Value {
+        let args = self.args.iter().map(|argument| {
+            json!({
+                "index": argument.index,
+                "type": "qword",
+                "op": {"masked_eq": argument.value},
+                "val": argument.value_two,
+            })
+        });
+        match self.args.is_empty() {
+            true => json!({ "syscall": name }),
+            false => json!({"syscall": name, "args": args.collect::<Vec<_>>()}),
+        }
+    }
+}
+
+/// A filter with one answer for calls that match a rule, and another one for all others.
+fn compile(rules: &[&Value], others: &Value, matching: &Value) -> Result<BpfProgram> {
     let text = json!({"all": {
-        "mismatch_action": {"errno": 1},
-        "match_action": "allow",
+        "mismatch_action": others,
+        "match_action": matching,
         "filter": rules,
     }});
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
