@@ -179,8 +179,13 @@ pub fn without_rejected<S: Copy>(
         let taken = taken.clamp(1, rest.len());
         match outcome {
             Ok(()) => drop(rest.drain(..taken)),
-            Err(Refused::Whole(source) | Refused::Lost(source)) => {
+            Err(Refused::Whole(source)) => {
                 let these = rest.drain(..taken);
+                failed.extend(these.map(|(place, _)| (place, again(&source))));
+            }
+            // The kernel may have refused them; what comes after them relies on them.
+            Err(Refused::Lost(source)) => {
+                let these = rest.drain(..);
                 failed.extend(these.map(|(place, _)| (place, again(&source))));
             }
             Err(Refused::Steps(refused)) => {

@@ -146,6 +146,11 @@ impl NftablesBackend {
                 for (step, (place, _)) in now.iter().zip(places) {
                     report.fail(*place, refusal(step, again(&source)));
                 }
+                // The kernel may have refused them, and later steps rely on them.
+                for (place, _) in places_later {
+                    report.fail(*place, BackendError::NotTried);
+                }
+                return;
             } else if outcome.is_err() {
                 let failed = without_rejected(now, |rest| {
                     self.commit(rest, &chains, Packing::Single, report)
@@ -160,8 +165,8 @@ impl NftablesBackend {
         }
     }
 
-    /// The datagrams that [`NftablesBackend::apply`] sends for the packet filter's steps of a plan, if
-    /// the kernel accepts them all: for a benchmark that sends them itself.
+    /// The datagrams that [`NftablesBackend::apply`] sends for the packet filter's steps of a plan on a
+    /// node without tables, if the kernel accepts them all: for a benchmark that sends them itself.
     #[cfg(feature = "testing")]
     pub fn datagrams(&mut self, plan: &Plan) -> Vec<Vec<u8>> {
         let is_filter = |step: &&Step| !matches!(step, Step::SetSysctl(..) | Step::DeleteFlows(_));

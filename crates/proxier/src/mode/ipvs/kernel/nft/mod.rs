@@ -100,6 +100,11 @@ impl Nft {
                     for (step, place) in now.iter().zip(places_now) {
                         report.fail(*place, refusal(step, again(&source)));
                     }
+                    // The kernel may have refused them, and later steps rely on them.
+                    for place in places_later {
+                        report.fail(*place, BackendError::NotTried);
+                    }
+                    return;
                 }
                 Err(_) => self.apply_singly(now, places_now, &shape, report),
             }
