@@ -97,7 +97,7 @@ pub(crate) fn image(archive: &Path) -> Result<Checked> {
     Ok(Checked::Passed)
 }
 
-/// Runs the image's entrypoint with `arguments`, with the rights that the DaemonSet gives it.
+/// Runs the image's entrypoint with `arguments`, with CAP_NET_ADMIN alone.
 fn start(bundle: &Path, arguments: &[&str]) -> Result<String> {
     let file = bundle.join("config.json");
     let original = fs::read(&file)?;

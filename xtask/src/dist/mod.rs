@@ -38,7 +38,7 @@ pub(crate) struct DistArgs {
     /// this machine's distribution.
     #[arg(long, value_enum)]
     arch: Option<Arch>,
-    /// Directory for the files [default: target/dist]
+    /// Directory for the files [default: target/release-files]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Only pack a debug build, and install, start and remove what comes of it.
@@ -115,7 +115,8 @@ pub(crate) fn run_command(args: &DistArgs) -> Result<ExitCode> {
     let out = args
         .out
         .clone()
-        .unwrap_or_else(|| paths::workspace().join("target/dist"));
+        // Not target/dist: cargo builds in a directory with the name of the profile.
+        .unwrap_or_else(|| paths::workspace().join("target/release-files"));
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let out = out.canonicalize()?;
     let program = binary::build(arch, &out)?;
