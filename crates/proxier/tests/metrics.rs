@@ -23,7 +23,7 @@ use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort, Timestamp, TrafficPolicy,
 };
-use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer};
+use proxier::observe::metrics::{Document, Monitor, Options, Pages, ProxyServer, Request};
 use proxier::reconcile::{Event, Intervals};
 use proxier::source::{ConnectionState, RequestOutcome};
 use proxier::store::Change;
@@ -234,10 +234,15 @@ fn since_1970(time: SystemTime) -> Duration {
 
 /// Status, head and body.
 fn get(port: u16, path: &str) -> (u16, String, String) {
+    get_from("node", port, path)
+}
+
+/// The same, by a name of the server.
+fn get_from(host: &str, port: u16, path: &str) -> (u16, String, String) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = eventually(PATIENCE, || TcpStream::connect(address)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -597,6 +602,25 @@ fn a_stuck_loop_delays_no_scrape_and_is_unhealthy() {
     events.send(Event::Stop).unwrap();
     stuck.wait();
     run.join().unwrap();
+}
+
+/// Another site can make its own name lead to this address, and then read what browsers get from it.
+#[test]
+fn other_sites_cannot_read_what_is_for_people() {
+    let proxy = Proxy::start(options(), Intervals::default());
+    let port = reserve_port().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let home = |_: &Request<'_>| Some(Document::new("text/plain", "home"));
+    let pages = Pages::new(String::new, "{}".into()).with_site(|_| None, home);
+    let _metrics = ProxyServer::metrics(&runtime(), address, proxy.monitor.clone(), pages).unwrap();
+    for host in ["localhost", "node-a:10249", "127.0.0.1:10249", "[::1]"] {
+        assert_eq!(get_from(host, port, "/").2, "home", "{host}");
+    }
+    for path in ["/", "/status", "/conditions", "/services/default/web"] {
+        assert_eq!(get_from("evil.example:10249", port, path).0, 421, "{path}");
+    }
+    // Programs ask by any name, as with kube-proxy.
+    assert_eq!(get_from("node-a.example:10249", port, "/metrics").0, 200);
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn take_all(scene: &Scene) -> Result<()> {
 fn visit(scene: &Scene, path: &str) -> Result<()> {
     let get = || -> std::io::Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", 10249))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")?;
         stream.read_to_end(&mut Vec::new()).map(drop)
     };
     let answered = scene.topology.node().host.enter(get);

@@ -130,7 +130,7 @@ const MANIFEST_ERROR: &str = "ManifestError";
 const MANIFEST_WARNING: &str = "ManifestWarning";
 
 /// At most so many conditions are listed.
-const MOST: usize = 1000;
+pub(crate) const MOST: usize = 1000;
 
 /// The current conditions: problems of Services, of the node and of its host, and invalid manifests.
 /// Clones share them.
@@ -173,6 +173,16 @@ impl Conditions {
 
     /// The first ones.
     pub(crate) fn list(&self, node: &str) -> Vec<Condition> {
+        self.those(node, |_| true)
+    }
+
+    /// The first ones of a Service.
+    pub(crate) fn of_service(&self, node: &str, name: &str) -> Vec<Condition> {
+        let about = format!("Service {name}");
+        self.those(node, |condition| condition.about == about)
+    }
+
+    fn those(&self, node: &str, wanted: impl Fn(&Condition) -> bool) -> Vec<Condition> {
         let current = self.lock();
         let of_manifests = current.of_manifests.iter().map(|diagnostic| Condition {
             reason: reason(diagnostic).to_owned(),
@@ -194,7 +204,7 @@ impl Conditions {
             .chain(of_host)
             .chain(of_proxier)
             .chain(unanswered);
-        listed.take(MOST).collect()
+        listed.filter(wanted).take(MOST).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {

@@ -84,7 +84,7 @@ pub(crate) fn serve(
         let described = monitor.clone();
         let running = move || own.running(&described.status());
         let page = Page::new(node, running, listed, history);
-        pages = pages.with_site(move |request| page.answer(request));
+        pages = pages.with_site(crate::page::fixed, move |request| page.answer(request));
     }
     let metrics = args
         .metrics_bind_address

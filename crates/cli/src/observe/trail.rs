@@ -156,9 +156,13 @@ impl Trail {
             self.before = Some(all(desired));
             return;
         };
+        let concerned = concerned(proxier, report, before);
+        if concerned.is_empty() {
+            return;
+        }
         let draining = draining(&report.plan);
         let mut changed = Vec::new();
-        for name in concerned(proxier, report, before) {
+        for name in concerned {
             let now: Vec<_> = served(desired, &name).cloned().collect();
             let old = if now.is_empty() {
                 before.remove(&name)
@@ -231,13 +235,13 @@ fn all(desired: &DesiredState) -> Frontends {
 
 /// The endpoints whose real servers a plan updates. A removed endpoint gets weight 0 if it drains;
 /// otherwise its real server is deleted.
-fn draining(plan: &impl PlanSteps) -> BTreeSet<String> {
+fn draining(plan: &impl PlanSteps) -> BTreeSet<SocketAddr> {
     let steps = (0..plan.count()).filter_map(|at| plan.step(at));
     let endpoint = |step: String| {
         let (endpoint, _) = step
             .strip_prefix("update real server ")?
             .split_once(" of ")?;
-        Some(endpoint.to_owned())
+        endpoint.parse().ok()
     };
     steps.filter_map(endpoint).collect()
 }
@@ -246,7 +250,7 @@ fn draining(plan: &impl PlanSteps) -> BTreeSet<String> {
 fn changes(
     old: &[Arc<Frontend>],
     new: &[Arc<Frontend>],
-    draining: &BTreeSet<String>,
+    draining: &BTreeSet<SocketAddr>,
 ) -> Vec<String> {
     let by_key = |frontends: &[Arc<Frontend>]| -> BTreeMap<FrontendKey, Arc<Frontend>> {
         let frontends = frontends.iter();
@@ -269,8 +273,8 @@ fn changes(
             }
             (Some(old), Some(new)) if old != new => {
                 let (before, now) = (endpoints(old), endpoints(new));
-                let added: BTreeSet<_> = now.difference(&before).cloned().collect();
-                let left: BTreeSet<_> = before.difference(&now).cloned().collect();
+                let added: BTreeSet<_> = now.difference(&before).copied().collect();
+                let left: BTreeSet<_> = before.difference(&now).copied().collect();
                 if added.is_empty() && left.is_empty() {
                     return Some(format!("{key}: settings changed"));
                 }
@@ -290,34 +294,37 @@ fn changes(
     keys.into_iter().filter_map(change).collect()
 }
 
-fn endpoints(frontend: &Frontend) -> BTreeSet<String> {
+fn endpoints(frontend: &Frontend) -> BTreeSet<SocketAddr> {
     let external = frontend
         .external
         .iter()
         .flat_map(|backends| backends.iter());
-    let text = |backend: &Backend| SocketAddr::new(backend.address, backend.port.get()).to_string();
-    frontend.backends.iter().chain(external).map(text).collect()
+    let address = |backend: &Backend| SocketAddr::new(backend.address, backend.port.get());
+    let all = frontend.backends.iter().chain(external);
+    all.map(address).collect()
 }
 
 /// Splits endpoints into draining and others.
 fn split(
-    endpoints: BTreeSet<String>,
-    draining: &BTreeSet<String>,
-) -> (BTreeSet<String>, BTreeSet<String>) {
+    endpoints: BTreeSet<SocketAddr>,
+    draining: &BTreeSet<SocketAddr>,
+) -> (BTreeSet<SocketAddr>, BTreeSet<SocketAddr>) {
     endpoints
         .into_iter()
         .partition(|endpoint| draining.contains(endpoint))
 }
 
-fn part(what: &str, endpoints: &BTreeSet<String>) -> String {
+fn part(what: &str, endpoints: &BTreeSet<SocketAddr>) -> String {
     if endpoints.is_empty() {
         return "without endpoints".to_owned();
     }
-    let endpoints: Vec<_> = endpoints.iter().map(String::as_str).collect();
+    // In the order of their texts.
+    let mut endpoints: Vec<_> = endpoints.iter().map(SocketAddr::to_string).collect();
+    endpoints.sort_unstable();
     format!("{what} {}", endpoints.join(" "))
 }
 
-fn more(what: &str, endpoints: &BTreeSet<String>) -> String {
+fn more(what: &str, endpoints: &BTreeSet<SocketAddr>) -> String {
     if endpoints.is_empty() {
         return String::new();
     }

@@ -151,7 +151,7 @@ impl Drawing<'_> {
 
     /// Each real server with the number of its virtual IP.
     fn servers(&self) -> impl Iterator<Item = (usize, SocketAddr, &RealServerStatus)> {
-        let vips = self.vips.iter().take(VIPS).enumerate();
+        let vips = self.vips.iter().enumerate();
         vips.flat_map(|(from, vip)| {
             let servers = vip.real_servers.iter();
             servers.map(move |of| (from, SocketAddr::new(of.address, of.port), of))
@@ -163,7 +163,8 @@ impl Drawing<'_> {
         let mut places = BTreeMap::new();
         let mut nodes = Vec::new();
         let mut edges = Vec::new();
-        for (from, at, server) in self.servers() {
+        let drawn = self.servers().take_while(|(from, ..)| *from < VIPS);
+        for (from, at, server) in drawn {
             let to = match places.get(&at) {
                 Some(to) => *to,
                 None if nodes.len() < ENDPOINTS => {
@@ -201,13 +202,15 @@ impl Drawing<'_> {
         };
         let load = self.loads.iter().find(|of| of.address == at);
         let per_second = load.map_or(0.0, |of| of.load.connections_per_second);
-        let note = match (server.drains(), per_second > 0.0) {
+        // It drains if it gets new connections from no virtual IP.
+        let drains = load.map_or(server.drains(), |of| of.draining);
+        let note = match (drains, per_second > 0.0) {
             (true, _) => format!("{place}, draining"),
             (false, true) => format!("{place}, {}/s", rate(per_second)),
             (false, false) => place,
         };
         Node {
-            class: match (server.drains(), is_here) {
+            class: match (drains, is_here) {
                 (true, _) => "endpoint draining",
                 (false, true) => "endpoint here",
                 (false, false) => "endpoint",

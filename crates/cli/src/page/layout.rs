@@ -46,7 +46,7 @@ pub(super) fn document(common: &Common, title: &str, main: &Markup) -> Markup {
                     div.bar {
                         a.brand href="/" { span.mark aria-hidden="true" {} "svcproxy" }
                         span.node { "node " b { (node) } }
-                        span.badge { "mode " (shown(&running.mode)) }
+                        span.badge #mode data-live { "mode " (shown(&running.mode)) }
                         (health(common))
                         // The script shows it: without one, nothing is live.
                         button #live type="button" hidden aria-pressed="true" { "Live" }
@@ -178,7 +178,7 @@ pub(super) fn conditions(all: &[&Condition]) -> Markup {
     sorted.sort_by_key(|of| (&of.reason, &of.about, &of.message));
     html! {
         @if sorted.is_empty() {
-            p.quiet { "None: everything that is requested is served." }
+            p.quiet { "None." }
         } @else {
             ul.conditions {
                 @for of in sorted.iter().take(LISTED) {
@@ -221,7 +221,7 @@ pub(super) fn changes(all: &[Recorded], now: Timestamp, with_service: bool) -> M
                                 " " span.badge.bad { (of.failed_steps) " steps of this sync failed" }
                             }
                             @if !of.cause.is_empty() {
-                                div.cause { "because of " (shown(&of.cause)) }
+                                div.cause { "cause: " (shown(&of.cause)) }
                             }
                         }
                     }

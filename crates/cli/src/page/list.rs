@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proxier::Proxier;
-use proxier::desired::{DesiredState, Frontend, FrontendKind};
+use proxier::desired::{Frontend, FrontendKind};
 use proxier::mode::DataPlane;
 use proxier::model::{ObjectName, Service};
 use serde::{Deserialize, Serialize};
@@ -101,13 +101,11 @@ pub(crate) fn is_list(about: &str) -> bool {
 /// The list for a question, which is a query with its question mark.
 pub(crate) fn list<B: DataPlane>(about: &str, proxier: &Proxier<B>) -> Option<String> {
     let query = Query::parse(about.strip_prefix('?')?);
-    let desired = proxier.desired();
     let services = proxier.store().services().map(|view| view.service);
     let all: Vec<_> = services.collect();
     let text = query.text.to_lowercase();
     let is_found = |service: &&&Service| {
-        let is_wanted = !query.with_problems || has_problem(&service.name, desired);
-        is_wanted && matches(&text, service)
+        matches(&text, service) && (!query.with_problems || has_problem(&service.name, proxier))
     };
     let mut found: Vec<_> = all.iter().filter(is_found).collect();
     found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -154,8 +152,8 @@ fn matches(text: &str, service: &Service) -> bool {
     text.is_empty() || service.name.to_string().contains(text) || has_address() || has_port()
 }
 
-fn has_problem(name: &ObjectName, desired: &DesiredState) -> bool {
-    !desired.unanswered(name).is_empty() || !desired.problems_of(name).is_empty()
+fn has_problem<B: DataPlane>(name: &ObjectName, proxier: &Proxier<B>) -> bool {
+    !proxier.desired().unanswered(name).is_empty() || !proxier.problems_of(name).is_empty()
 }
 
 fn row<B: DataPlane>(service: &Service, proxier: &Proxier<B>) -> Row {

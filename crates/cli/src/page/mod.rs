@@ -36,6 +36,17 @@ const SCRIPT: &str = include_str!("page.js");
 /// Changes that are shown.
 const CHANGES: usize = 20;
 
+/// The documents that never change, and the paths that do not exist.
+pub(crate) fn fixed(path: &str) -> Option<Document> {
+    match path {
+        "/page.css" => Some(Document::new("text/css; charset=utf-8", STYLE)),
+        "/page.js" => Some(Document::new("text/javascript; charset=utf-8", SCRIPT)),
+        "/" | "/changes" => None,
+        path if path.starts_with("/page/") => None,
+        _ => Some(Document::new("text/plain; charset=utf-8", "404 page not found\n").not_found()),
+    }
+}
+
 /// The page.
 pub(crate) struct Page {
     node: Arc<str>,
@@ -72,8 +83,6 @@ impl Page {
     pub(crate) fn answer(&self, request: &Request<'_>) -> Option<Document> {
         match request.path() {
             "/" => Some(self.overview(request)),
-            "/page.css" => Some(Document::new("text/css; charset=utf-8", STYLE)),
-            "/page.js" => Some(Document::new("text/javascript; charset=utf-8", SCRIPT)),
             "/changes" => {
                 let changes = self.history.latest(None, usize::MAX);
                 let json = serde_json::to_string(&changes).ok()?;
@@ -126,6 +135,9 @@ impl Page {
             || reading
                 .as_ref()
                 .is_ok_and(|reading| !reading.inventory.services.is_empty());
+        if let (false, Err(error)) = (is_known, &reading) {
+            return html(layout::message(&common, "Not known", &error.to_string())).unavailable();
+        }
         if !is_known {
             let text = format!("This node serves no Service {name}.");
             return html(layout::message(&common, "Not found", &text)).not_found();
@@ -136,6 +148,7 @@ impl Page {
             description: description.as_ref(),
             reading: reading.as_deref().map_err(ToString::to_string),
             changes: self.history.latest(Some(name), CHANGES),
+            conditions: self.conditions.of_service(&self.node, name),
         };
         html(layout::document(&common, name, &service.markup()))
     }

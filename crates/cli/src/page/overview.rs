@@ -11,6 +11,7 @@ use super::{Common, Recorded};
 use crate::args::Mode;
 use crate::figures::Age;
 use crate::load::ServiceLoad;
+use crate::notices::MOST;
 
 /// What the page shows.
 pub(super) struct Overview<'a> {
@@ -103,6 +104,9 @@ impl Overview<'_> {
                         @for (reason, count) in reasons {
                             div { (shown(reason)) " " b { (count) } }
                         }
+                        @if self.common.conditions.len() >= MOST {
+                            div.quiet { "of the first " (MOST) }
+                        }
                     }
                 }
                 @if let Some(why) = &running.fallback_reason {
@@ -142,7 +146,9 @@ impl Overview<'_> {
             }
             @if rows.is_empty() {
                 p.quiet {
-                    @if *all == 0 { "svcproxy knows no Services yet." } @else { "No Service matches." }
+                    @if *all == 0 { "svcproxy knows no Services yet." }
+                    @else if *found == 0 { "No Service matches." }
+                    @else { "The list has become shorter: " a href=(format!("/?{}", self.query.at(0))) { "its beginning" } }
                 }
             } @else {
                 div.scroll tabindex="0" role="region" aria-label="Services" {

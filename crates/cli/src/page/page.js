@@ -13,8 +13,10 @@
   let timer = null;
   let asked = 0;
   let took = 0;
+  let reading = new AbortController();
 
   const isLive = () => live.getAttribute("aria-pressed") === "true";
+  const say = (text) => { if (isLive()) live.textContent = text; };
 
   // Replaces the live parts of this page by those of another answer for it.
   function replace(text) {
@@ -25,12 +27,13 @@
       // The user may have selected a text, or have moved to a link of this part.
       const selection = document.getSelection();
       if (selection && !selection.isCollapsed && part.contains(selection.anchorNode)) continue;
-      const focused = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+      const places = () => [...part.querySelectorAll("a, .scroll")];
+      const focused = places().indexOf(document.activeElement);
       const scrolled = [...part.querySelectorAll(".scroll")].map((of) => of.scrollLeft);
       part.className = now.className;
       part.innerHTML = now.innerHTML;
       part.querySelectorAll(".scroll").forEach((of, index) => { of.scrollLeft = scrolled[index] || 0; });
-      if (focused) part.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+      if (focused >= 0) places()[focused]?.focus({ preventScroll: true });
     }
     draw();
   }
@@ -53,6 +56,7 @@
     const line = document.createElementNS(space, "polyline");
     line.setAttribute("points", points.join(" "));
     picture.append(line);
+    rate.querySelector(".spark")?.remove();
     rate.append(picture);
   }
 
@@ -60,18 +64,27 @@
     const mine = ++asked;
     const begun = performance.now();
     clearTimeout(timer);
+    reading.abort(); // a search replaces what is under way
+    reading = new AbortController();
+    const limit = setTimeout(() => reading.abort(), 20000);
     try {
-      const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(20000) });
+      const answer = await fetch(address, { cache: "no-store", signal: reading.signal });
       const text = await answer.text();
       if (mine !== asked) return; // a later request is under way
-      took = performance.now() - begun;
+      // A document without live parts, such as "Busy", is replaced as a whole.
+      if (answer.ok && !document.querySelector("main [data-live]")) return location.reload();
       if (answer.ok) replace(text);
-      live.textContent = answer.ok ? "Live" : "Busy, trying again";
+      say(answer.ok ? "Live" : answer.status === 404 ? "Gone" : "Busy, trying again");
     } catch {
       if (mine !== asked) return;
-      live.textContent = "No answer, trying again";
+      say("No answer, trying again");
+    } finally {
+      if (mine === asked) {
+        clearTimeout(limit);
+        took = performance.now() - begun;
+        schedule();
+      }
     }
-    schedule();
   }
 
   function schedule() {
@@ -86,7 +99,6 @@
     schedule();
   });
   document.addEventListener("visibilitychange", schedule);
-  addEventListener("popstate", () => location.reload());
 
   if (form) {
     form.querySelector("button").hidden = true;

@@ -11,6 +11,10 @@ use super::{Common, Recorded};
 use crate::description::{Description, EndpointOf, Port};
 use crate::inventory::{VipState, VipStatus};
 use crate::load::EndpointLoad;
+use crate::notices::Condition;
+
+/// Endpoints of a port that are listed.
+const ENDPOINTS: usize = 200;
 
 /// What the page shows.
 pub(super) struct OneService<'a> {
@@ -21,31 +25,28 @@ pub(super) struct OneService<'a> {
     /// Or why the kernel cannot be read.
     pub(super) reading: Result<&'a Reading, String>,
     pub(super) changes: Vec<Recorded>,
+    pub(super) conditions: Vec<Condition>,
 }
 
 impl OneService<'_> {
     pub(super) fn markup(&self) -> Markup {
-        let about = format!("Service {}", self.name);
-        let conditions: Vec<_> = self
-            .common
-            .conditions
-            .iter()
-            .filter(|condition| condition.about == about)
-            .collect();
+        let conditions: Vec<_> = self.conditions.iter().collect();
         html! {
             nav.path aria-label="Path" { a href="/" { "Services" } }
             h1 { (shown(self.name)) }
             section #facts data-live { (self.facts()) }
-            @if let Err(error) = &self.reading {
-                p.error { (shown(error)) }
+            div #reading data-live {
+                @if let Err(error) = &self.reading { p.error { (shown(error)) } }
             }
             section {
                 h2 { "Which client reaches whom" }
-                div #drawing data-live { (self.drawing()) }
+                div #drawing data-live {
+                    @if self.reading.is_ok() { (self.drawing()) } @else { (unknown()) }
+                }
             }
             section #vips data-live {
                 h2 { "Virtual IPs and node ports" }
-                (self.vips())
+                @if self.reading.is_ok() { (self.vips()) } @else { (unknown()) }
             }
             section #endpoints data-live { (self.endpoints()) }
             div.columns {
@@ -227,11 +228,14 @@ impl OneService<'_> {
                             }
                         }
                         tbody {
-                            @for of in &port.endpoints {
+                            @for of in port.endpoints.iter().take(ENDPOINTS) {
                                 (self.endpoint(of, counters, wants_local))
                             }
                         }
                     }
+                }
+                @if let Some(more @ 1..) = port.endpoints.len().checked_sub(ENDPOINTS) {
+                    p.quiet { "And " (more) " more: " a href={ "/services/" (self.name) } { "/services/" (shown(self.name)) } }
                 }
             }
         }
@@ -264,6 +268,10 @@ impl OneService<'_> {
             }
         }
     }
+}
+
+fn unknown() -> Markup {
+    html! { p.quiet { "Not known now." } }
 }
 
 fn state(vip: &VipStatus) -> Markup {

@@ -194,6 +194,7 @@ fn nothing_from_outside_is_markup() {
         description: Some(&description(HOSTILE)),
         reading: Ok(&reading),
         changes: changes(HOSTILE),
+        conditions: common.conditions.clone(),
     };
     is_harmless(&service.markup().into_string(), 20);
     let failed = OneService {

@@ -215,7 +215,7 @@ fn answer(
     check: watch::Receiver<HealthCheck>,
     healthy: Arc<dyn Fn() -> bool + Send + Sync>,
 ) -> Answer {
-    Arc::new(move |_| http::ready(answer_to(&check.borrow(), healthy())))
+    Arc::new(move |_, _| http::ready(answer_to(&check.borrow(), healthy())))
 }
 
 /// kube-proxy's answer, byte for byte except for the date. Names need no quoting.

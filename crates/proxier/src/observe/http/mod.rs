@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Uri};
@@ -47,14 +47,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[cfg(feature = "metrics")]
 const RETRY: Duration = Duration::from_secs(5);
 
-/// An answer. Clients can share its body, so many clients that do not read it cost one copy.
+/// An answer. Clients can share the body of a page that is ready.
 pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
 /// A future answer.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// Answers a request for a path and its query, for any method.
-pub(crate) type Answer = Arc<dyn Fn(&Uri) -> Answering + Send + Sync>;
+/// Answers a request for a path and its query, for any method; the second argument is the header
+/// `Host`, if it is text.
+pub(crate) type Answer = Arc<dyn Fn(&Uri, Option<&str>) -> Answering + Send + Sync>;
 
 /// Serves any number of addresses. They share one limit of connections.
 #[derive(Debug)]
@@ -206,7 +207,8 @@ async fn answer_all(
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         requests.count();
-        let answering = answer(request.uri());
+        let host = request.headers().get(HOST);
+        let answering = answer(request.uri(), host.and_then(|host| host.to_str().ok()));
         async { Ok::<_, Infallible>(answering.await) }
     });
     let mut stream = TimeoutStream::new(stream);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::{StatusCode, Uri};
 
 use super::questions::Unanswered;
-use super::site::{Document, Renderer, Request};
+use super::site::{Document, Renderer, Request, is_own_name};
 use super::{Monitor, lock};
 use crate::Runtime;
 use crate::observe::http::{self, Answer, Answering, Response, Server, Site, listen};
@@ -58,15 +58,20 @@ impl Pages {
         }
     }
 
-    /// Adds documents for people, at all paths for which `render` has one and that no other page has.
-    /// It may block for some seconds: it runs on a thread of its own, at most two at a time.
+    /// Adds documents for people, at all paths that no other page has. `fixed` has those that cost
+    /// nothing, and says which paths do not exist; `render` has the others. It may block for some
+    /// seconds: it runs on a thread of its own, at most two at a time.
+    ///
+    /// They are for browsers that ask by an address, as `localhost`, or by a name without a dot. Other
+    /// names could be those of a site that has changed what its name leads to (DNS rebinding).
     #[must_use]
     pub fn with_site(
         self,
+        fixed: fn(&str) -> Option<Document>,
         render: impl Fn(&Request<'_>) -> Option<Document> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            site: Some(Renderer::new(render)),
+            site: Some(Renderer::new(fixed, render)),
             ..self
         }
     }
@@ -109,7 +114,10 @@ impl ProxyServer {
         pages: Pages,
     ) -> io::Result<Self> {
         let version = Bytes::from(pages.version);
-        let answer = move |uri: &Uri| -> Answering {
+        let answer = move |uri: &Uri, host: Option<&str>| -> Answering {
+            if is_for_people(uri.path()) && !is_own_name(host) {
+                return http::ready(text(StatusCode::MISDIRECTED_REQUEST, OTHER_NAME));
+            }
             http::ready(match uri.path() {
                 "/metrics" => {
                     let monitor = monitor.clone();
@@ -132,6 +140,9 @@ impl ProxyServer {
                         let Some(site) = pages.site.clone() else {
                             return http::ready(not_found());
                         };
+                        if let Some(document) = site.fixed(path) {
+                            return http::ready(document);
+                        }
                         let (monitor, uri) = (monitor.clone(), uri.clone());
                         return Box::pin(async move {
                             let found = site.answer(monitor, uri).await;
@@ -150,7 +161,7 @@ impl ProxyServer {
     ///
     /// If the runtime has stopped.
     pub fn health(runtime: &Runtime, address: SocketAddr, monitor: Monitor) -> io::Result<Self> {
-        let answer = move |uri: &Uri| -> Answering {
+        let answer = move |uri: &Uri, _: Option<&str>| -> Answering {
             let path = uri.path();
             let (ok, body) = match path {
                 "/healthz" => monitor.health(|report| report.healthz()),
@@ -190,6 +201,15 @@ impl ProxyServer {
         })
     }
 }
+
+/// What says more of a node than kube-proxy's pages do.
+fn is_for_people(path: &str) -> bool {
+    const FOR_PROGRAMS: [&str; 5] = ["/metrics", "/proxyMode", "/configz", "/version", "/healthz"];
+    !FOR_PROGRAMS.contains(&path)
+}
+
+const OTHER_NAME: &str = "421 ask by an address, as localhost, or by a name without a dot: another \
+                          site could have made a browser ask by a name of its own\n";
 
 /// What the loop answers about a Service.
 async fn of_service(monitor: &Monitor, service: String) -> Response {

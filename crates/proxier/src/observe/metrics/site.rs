@@ -3,12 +3,14 @@
 //! Rendering may read the kernel, so it runs on a thread of its own, a few at a time.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY,
 };
+use hyper::http::uri::Authority;
 use hyper::{StatusCode, Uri};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -102,6 +104,7 @@ impl Document {
 /// The site of the embedding program.
 #[derive(Clone)]
 pub(super) struct Renderer {
+    fixed: fn(&str) -> Option<Document>,
     render: Arc<Render>,
     turns: Arc<Semaphore>,
 }
@@ -114,12 +117,19 @@ impl fmt::Debug for Renderer {
 
 impl Renderer {
     pub(super) fn new(
+        fixed: fn(&str) -> Option<Document>,
         render: impl Fn(&Request<'_>) -> Option<Document> + Send + Sync + 'static,
     ) -> Self {
         Self {
+            fixed,
             render: Arc::new(render),
             turns: Arc::new(Semaphore::new(MOST)),
         }
+    }
+
+    /// The document of a path that waits for no turn.
+    pub(super) fn fixed(&self, path: &str) -> Option<Response> {
+        (self.fixed)(path).map(response)
     }
 
     /// Renders the document of a path. `None` if there is none.
@@ -144,6 +154,20 @@ impl Renderer {
             Err(_) => Some(busy()),
         }
     }
+}
+
+/// Whether a browser that asks by this name does so for its user, and not for another site, whose name
+/// leads here now. Such a site has a name with a dot.
+pub(super) fn is_own_name(host: Option<&str>) -> bool {
+    let Some(host) = host else {
+        // No browser, then.
+        return true;
+    };
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.parse::<IpAddr>().is_ok() || !name.trim_end_matches('.').contains('.')
 }
 
 fn busy() -> Response {
@@ -172,4 +196,25 @@ fn response(document: Document) -> Response {
         response.headers_mut().insert(name, value);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_own_name;
+
+    #[test]
+    fn names_of_other_sites_are_refused() {
+        for host in [
+            None,
+            Some("127.0.0.1:10249"),
+            Some("[::1]:10249"),
+            Some("localhost"),
+            Some("node-a:10249"),
+        ] {
+            assert!(is_own_name(host), "{host:?}");
+        }
+        for host in ["evil.example:10249", "127.0.0.1.evil.example", "a b", ""] {
+            assert!(!is_own_name(Some(host)), "{host:?}");
+        }
+    }
 }
