@@ -137,7 +137,7 @@ pub fn run<B: DataPlane>(
 
 /// The loop without waiting and without a clock of its own: for a program with an event loop, and for
 /// simulations. [`run`] waits for events until the [deadline](Self::deadline), and takes a
-/// [turn](Self::turn).
+/// [turn](Self::turn). After a turn that broke off, it is done: make another one.
 #[derive(Debug)]
 pub struct Driver {
     schedule: Schedule<Item>,
