@@ -13,6 +13,7 @@ mod dist;
 mod man;
 mod paths;
 mod process;
+mod running;
 mod scene;
 mod screenshots;
 mod setup;

@@ -1,17 +1,16 @@
 //! A node in a network namespace with svcproxy on it, for the tour and the pictures.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
-use testbed::{POD_CIDR_V4, SERVICE_CIDR_V4, Topology, eventually};
+use testbed::{POD_CIDR_V4, SERVICE_CIDR_V4, Topology};
 
 use crate::paths;
+use crate::running::Running;
 
 /// Reading 10,000 Services takes long in a build without optimisation.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -76,54 +75,8 @@ impl Scene {
 
     /// Starts svcproxy and waits until it has synced.
     pub(crate) fn start(&self, arguments: &[String]) -> Result<Running> {
-        let path = self.directory.path().join("log");
-        let log = File::create(&path).context("cannot write a log")?;
         let words: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let child = self
-            .svcproxy(&words)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("cannot start svcproxy")?;
-        let mut running = Running { child, log: path };
-        eventually(PATIENCE, || {
-            let log = running.log();
-            match running.child.try_wait() {
-                _ if log.contains("synced") => Ok(Ok(())),
-                Ok(Some(status)) => Ok(Err(anyhow!("svcproxy ended with {status}:\n{log}"))),
-                _ => Err(anyhow!("svcproxy has not synced in time:\n{log}")),
-            }
-        })??;
-        Ok(running)
-    }
-}
-
-/// A running svcproxy, killed when dropped.
-pub(crate) struct Running {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Running {
-    /// What it has logged so far.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Ends it as systemd does.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGTERM)?;
-        let status = self.child.wait()?;
-        if !status.success() {
-            bail!("svcproxy ended with {status}:\n{}", self.log());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let log = self.directory.path().join("log");
+        Running::start(self.svcproxy(&words), log, PATIENCE)
     }
 }

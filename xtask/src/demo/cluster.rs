@@ -1,20 +1,20 @@
 //! Nodes, pods and a client outside, with svcproxy on the first node.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tempfile::TempDir;
 use testbed::{
     Backend, POD_CIDR_V4, POD_CIDR_V6, Protocol, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Topology,
-    eventually,
 };
 
+use crate::running::Running;
 use crate::{paths, process};
 
 /// The node that svcproxy runs on: its name in the examples, its addresses in the topology.
@@ -155,24 +155,12 @@ impl Cluster {
 
     /// Starts svcproxy on the first node and waits until it has synced.
     pub(super) fn start(&self) -> Result<Running> {
-        let log = self.scratch.path().join("log");
         let mut command = self.topology.node().host.command(&self.svcproxy);
         command
             .args(["--mode", "ipvs"])
-            .args(node_arguments(&self.manifests()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).context("cannot write a log")?);
-        let mut running = Running(command.spawn().context("cannot start svcproxy")?);
-        eventually(Duration::from_secs(60), || {
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            match running.0.try_wait() {
-                _ if log.contains("synced") => Ok(Ok(())),
-                Ok(Some(status)) => Ok(Err(anyhow!("svcproxy ended with {status}:\n{log}"))),
-                _ => Err(anyhow!("svcproxy has not synced in time:\n{log}")),
-            }
-        })??;
-        Ok(running)
+            .args(node_arguments(&self.manifests()));
+        let log = self.scratch.path().join("log");
+        Running::start(command, log, Duration::from_secs(60))
     }
 
     /// The output of `svcproxy status` on the first node.
@@ -192,25 +180,6 @@ impl Cluster {
         let new = self.scratch.path().join(name);
         fs::write(&new, change(&old))?;
         fs::rename(new, path).with_context(|| format!("cannot replace {name}"))
-    }
-}
-
-/// A running svcproxy, killed when dropped.
-pub(super) struct Running(Child);
-
-impl Running {
-    /// Kills it with SIGKILL, as the kernel does when memory runs out.
-    pub(super) fn kill(mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

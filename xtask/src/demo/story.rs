@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use testbed::{AskError, Client, Protocol};
 
-use super::cluster::{Cluster, Running, VipPort};
+use super::cluster::{Cluster, VipPort};
 use super::traffic::{Tally, Traffic};
+use crate::running::Running;
 
 /// The example that is scaled.
 const WEB: &str = "default/web";
