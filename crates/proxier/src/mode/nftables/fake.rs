@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::data_plane::Tables;
 use super::{Element, Elements, NodeState, Plan, Step};
 use crate::errno::{EEXIST, ENOBUFS, ENOENT};
-use crate::mode::ipvs::plan::Audience;
 use crate::mode::{ApplyReport, BackendError};
 
 /// The nftables tables of an in-memory node. It rejects what Linux rejects: an element whose key has
@@ -143,25 +142,11 @@ impl State {
 
 /// Whether the map of this element has another value for its key.
 fn clashes(elements: &Elements, element: &Element) -> bool {
-    let (Some(of), Some(key)) = (element.frontend(), map_key(element)) else {
+    let Some(of) = element.frontend() else {
         return false;
     };
     let mut there = elements.of(&of).map(|(there, _)| there);
-    there.any(|there| map_key(there) == Some(key) && there != element)
-}
-
-/// What identifies an element in its map: the map, the audience and the number.
-fn map_key(element: &Element) -> Option<(u8, Audience, u32)> {
-    match *element {
-        Element::Endpoint {
-            audience, number, ..
-        } => Some((0, audience, number)),
-        Element::Number {
-            audience, number, ..
-        } => Some((1, audience, number)),
-        Element::Service { audience, .. } => Some((2, audience, 0)),
-        _ => None,
-    }
+    there.any(|there| there.excludes(element) && there != element)
 }
 
 impl Tables for FakeNftables {
