@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hickory_proto::op::ResponseCode;
 
@@ -47,23 +47,21 @@ impl Counters {
 
     /// Records whether an address is served.
     pub(super) fn listening(&self, address: SocketAddr, error: Option<String>) {
-        let mut addresses = self
-            .addresses
+        self.addresses().insert(address, error);
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Option<String>>> {
+        self.addresses
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        addresses.insert(address, error);
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self) -> DnsState {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let known = self.by_code.iter().zip(CODES);
         let known = known.map(|(counter, (name, _))| (name, load(counter)));
-        let addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         DnsState {
-            addresses: addresses.clone(),
+            addresses: self.addresses().clone(),
             answers: known.chain([("other", load(&self.other))]).collect(),
             forward_failures: load(&self.forward_failures),
             refused_connections: load(&self.refused_connections),
