@@ -67,6 +67,18 @@ pub(super) fn document(common: &Common, title: &str, main: &Markup) -> Markup {
     }
 }
 
+/// A table, in a part that scrolls where the screen is narrow.
+pub(super) fn table(label: &str, head: &Markup, rows: &Markup) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(label) {
+            table {
+                thead { tr { (head) } }
+                tbody { (rows) }
+            }
+        }
+    }
+}
+
 const FOR_PROGRAMS: [&str; 5] = ["/metrics", "/status", "/conditions", "/changes", "/configz"];
 
 /// A document with one sentence.

@@ -151,23 +151,18 @@ impl Overview<'_> {
                     @else { "The list has become shorter: " a href=(format!("/?{}", self.query.at(0))) { "its beginning" } }
                 }
             } @else {
-                div.scroll tabindex="0" role="region" aria-label="Services" {
-                    table {
-                        thead {
-                            tr {
-                                th scope="col" { "Service" }
-                                th scope="col" { "Ports" }
-                                th scope="col" { "Addresses" }
-                                th.number scope="col" { "Endpoints" }
-                                (counters.head())
-                                th scope="col" { "State" }
-                            }
-                        }
-                        tbody {
-                            @for row in rows { (self.row(row, counters)) }
-                        }
-                    }
-                }
+                (layout::table(
+                    "Services",
+                    &html! {
+                        th scope="col" { "Service" }
+                        th scope="col" { "Ports" }
+                        th scope="col" { "Addresses" }
+                        th.number scope="col" { "Endpoints" }
+                        (counters.head())
+                        th scope="col" { "State" }
+                    },
+                    &html! { @for row in rows { (self.row(row, counters)) } },
+                ))
                 nav.pages aria-label="Pages of Services" {
                     span { (first + 1) "–" (first + rows.len()) " of " (found) }
                     @if first > 0 {

@@ -153,32 +153,29 @@ impl OneService<'_> {
             @if vips.is_empty() {
                 p.quiet { "The kernel serves none." }
             } @else {
-                div.scroll tabindex="0" role="region" aria-label="Virtual IPs" {
-                    table {
-                        thead {
+                (layout::table(
+                    "Virtual IPs",
+                    &html! {
+                        th scope="col" { "Virtual IP" }
+                        th scope="col" { "Port" }
+                        th scope="col" { "Clients" }
+                        th.number scope="col" { "Endpoints" }
+                        th scope="col" { "Scheduler" }
+                        th scope="col" { "New connections are" }
+                    },
+                    &html! {
+                        @for vip in vips {
                             tr {
-                                th scope="col" { "Virtual IP" }
-                                th scope="col" { "Port" }
-                                th scope="col" { "Clients" }
-                                th.number scope="col" { "Endpoints" }
-                                th scope="col" { "Scheduler" }
-                                th scope="col" { "New connections are" }
+                                th.mono scope="row" { (vip.key) }
+                                td data-label="Port" { (shown(&vip.port_name)) }
+                                td data-label="Clients" { (clients(vip.clients)) }
+                                td.number data-label="Endpoints" { (vip.real_servers.iter().filter(|of| !of.drains()).count()) }
+                                td data-label="Scheduler" { (shown(vip.scheduler.as_deref().unwrap_or("–"))) }
+                                td data-label="New connections are" { (state(vip)) }
                             }
                         }
-                        tbody {
-                            @for vip in vips {
-                                tr {
-                                    th.mono scope="row" { (vip.key) }
-                                    td data-label="Port" { (shown(&vip.port_name)) }
-                                    td data-label="Clients" { (clients(vip.clients)) }
-                                    td.number data-label="Endpoints" { (vip.real_servers.iter().filter(|of| !of.drains()).count()) }
-                                    td data-label="Scheduler" { (shown(vip.scheduler.as_deref().unwrap_or("–"))) }
-                                    td data-label="New connections are" { (state(vip)) }
-                                }
-                            }
-                        }
-                    }
-                }
+                    },
+                ))
             }
         }
     }
@@ -214,26 +211,23 @@ impl OneService<'_> {
             @if port.endpoints.is_empty() {
                 p.quiet { "No endpoint slice has any." }
             } @else {
-                div.scroll tabindex="0" role="region" aria-label="Endpoints" {
-                    table {
-                        thead {
-                            tr {
-                                th scope="col" { "Endpoint" }
-                                th scope="col" { "Node" }
-                                th scope="col" { "Zone" }
-                                th scope="col" { "State" }
-                                th.number scope="col" { "Weight" }
-                                (counters.head())
-                                th scope="col" { "Used" }
-                            }
+                (layout::table(
+                    "Endpoints",
+                    &html! {
+                        th scope="col" { "Endpoint" }
+                        th scope="col" { "Node" }
+                        th scope="col" { "Zone" }
+                        th scope="col" { "State" }
+                        th.number scope="col" { "Weight" }
+                        (counters.head())
+                        th scope="col" { "Used" }
+                    },
+                    &html! {
+                        @for of in port.endpoints.iter().take(ENDPOINTS) {
+                            (self.endpoint(of, counters, wants_local))
                         }
-                        tbody {
-                            @for of in port.endpoints.iter().take(ENDPOINTS) {
-                                (self.endpoint(of, counters, wants_local))
-                            }
-                        }
-                    }
-                }
+                    },
+                ))
                 @if let Some(more @ 1..) = port.endpoints.len().checked_sub(ENDPOINTS) {
                     p.quiet { "And " (more) " more: " a href={ "/services/" (self.name) } { "/services/" (shown(self.name)) } }
                 }
