@@ -174,7 +174,7 @@ fn process_with(file: &str) -> Option<u32> {
     })
 }
 
-/// Nobody accepts the connection, so it does not wait for a place in a full queue.
+/// The holder accepts no connections: this one must not wait for a place in a full queue.
 fn holder(name: &[u8]) -> io::Result<Holder> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
