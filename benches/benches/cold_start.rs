@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ipvs::{Change, Client, Socket, Transport, VirtualServer};
 use proxier::desired::{Config, DesiredState};
 use proxier::mode::ipvs::plan::{NodeState, Plan, Scope, Step};
-use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
 use proxier::store::Store;
 use svcproxy_benches::Cluster;
 use testbed::Namespace;
@@ -191,7 +191,7 @@ impl Times {
 /// A cold start of everything except the source, on an empty node.
 fn cold_start(cluster: &Cluster) -> Result<Times> {
     let mut times = Times::default();
-    let mut backend = IpvsBackend::open()?;
+    let mut kernel = IpvsKernel::open()?;
     let changes = cluster.changes();
     let mut start = Instant::now();
     let mut lap = |of: &mut Duration| *of += mem::replace(&mut start, Instant::now()).elapsed();
@@ -199,7 +199,7 @@ fn cold_start(cluster: &Cluster) -> Result<Times> {
     changes.into_iter().for_each(|change| store.apply(change));
     let desired = DesiredState::from_store(config()?, &store);
     lap(&mut times.store_and_desired);
-    let mut node = backend.observe()?;
+    let mut node = kernel.observe()?;
     lap(&mut times.observe);
     let plan = Plan::new(&desired, &node, Scope::Full);
     lap(&mut times.plan);
@@ -215,7 +215,7 @@ fn cold_start(cluster: &Cluster) -> Result<Times> {
         };
         // The copy of a part of the plan does not count as svcproxy's time.
         let before = Instant::now();
-        let report = backend.apply(&part);
+        let report = kernel.apply(&part);
         *of += before.elapsed();
         if let Some(failure) = report.failures.first() {
             return Err(format!("{failure:?}").into());

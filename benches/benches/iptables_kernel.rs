@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use proxier::Proxier;
 use proxier::desired::DesiredState;
-use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
+use proxier::mode::iptables::{Flavour, Iptables, IptablesKernel};
 use proxier::mode::iptables::{Plan, Step};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
@@ -43,7 +43,7 @@ struct Times {
 }
 
 fn main() {
-    if let Err(error) = IptablesBackend::with_flavour(Flavour::Nft) {
+    if let Err(error) = IptablesKernel::with_flavour(Flavour::Nft) {
         println!("skipped: {error}");
         return;
     }
@@ -61,7 +61,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
     let (mut plans, mut before) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let [here, there] = [(); 2].map(|()| namespace());
-        let backend = || here.enter(|| IptablesBackend::with_flavour(flavour).unwrap());
+        let backend = || here.enter(|| IptablesKernel::with_flavour(flavour).unwrap());
         let mut store = Store::default();
         let (changes, start) = (cluster.changes(), Instant::now());
         changes.into_iter().for_each(|change| store.apply(change));

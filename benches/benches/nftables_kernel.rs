@@ -11,15 +11,15 @@ use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use proxier::desired::DesiredState;
 use proxier::mode::ipvs::plan::Scope;
-use proxier::mode::nftables::{NftablesBackend, NodeState, Plan};
+use proxier::mode::nftables::{NftablesKernel, NodeState, Plan};
 use rustix::time::{ClockId, clock_gettime};
 use svcproxy_benches::{Cluster, config, update};
 use testbed::Namespace;
 
 const ROUNDS: usize = 7;
 
-fn apply(backend: &mut NftablesBackend, plan: &Plan, node: &mut NodeState) -> u64 {
-    let report = backend.apply(plan);
+fn apply(kernel: &mut NftablesKernel, plan: &Plan, node: &mut NodeState) -> u64 {
+    let report = kernel.apply(plan);
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     node.record(plan, &[]);
     report.counts.transactions
@@ -35,12 +35,12 @@ fn one_change(c: &mut Criterion) {
         let mut store = cluster.store();
         let mut desired = DesiredState::from_store(config(), &store);
         // The sockets stay in the namespace, and changes of elements need nothing else of it.
-        let (mut backend, mut node) = namespace.enter(|| {
-            let mut backend = NftablesBackend::open().unwrap();
-            let mut node = backend.observe().unwrap();
+        let (mut kernel, mut node) = namespace.enter(|| {
+            let mut kernel = NftablesKernel::open().unwrap();
+            let mut node = kernel.observe().unwrap();
             let plan = Plan::new(&desired, &node, Scope::Full);
-            apply(&mut backend, &plan, &mut node);
-            (backend, node)
+            apply(&mut kernel, &plan, &mut node);
+            (kernel, node)
         });
         let mut changes = cluster.flapping();
         group.bench_function(BenchmarkId::from_parameter(services), |b| {
@@ -49,7 +49,7 @@ fn one_change(c: &mut Criterion) {
                 |change| {
                     let touched = update(&mut store, &mut desired, change);
                     let plan = Plan::new(&desired, &node, Scope::Touched(&touched));
-                    let transactions = apply(&mut backend, &plan, &mut node);
+                    let transactions = apply(&mut kernel, &plan, &mut node);
                     assert_eq!(transactions, 1, "a change is one transaction");
                 },
                 BatchSize::SmallInput,
@@ -92,11 +92,11 @@ fn in_fresh_namespace<T: Send>(run: impl FnOnce() -> T + Send) -> T {
 
 /// Reads the empty node, plans and applies.
 fn sync(desired: &DesiredState) -> Duration {
-    let mut backend = NftablesBackend::open().unwrap();
+    let mut kernel = NftablesKernel::open().unwrap();
     let began = processor_time();
-    let mut node = backend.observe().unwrap();
+    let mut node = kernel.observe().unwrap();
     let plan = Plan::new(desired, &node, Scope::Full);
-    apply(&mut backend, &plan, &mut node);
+    apply(&mut kernel, &plan, &mut node);
     processor_time() - began
 }
 
@@ -115,9 +115,9 @@ struct Raw {
 /// Sends the transactions of the first sync one after the other, each after the last one's
 /// acknowledgement.
 fn replay(desired: &DesiredState) -> Raw {
-    let mut backend = NftablesBackend::open().unwrap();
-    let node = backend.observe().unwrap();
-    let datagrams = backend.datagrams(&Plan::new(desired, &node, Scope::Full));
+    let mut kernel = NftablesKernel::open().unwrap();
+    let node = kernel.observe().unwrap();
+    let datagrams = kernel.datagrams(&Plan::new(desired, &node, Scope::Full));
     let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER).unwrap();
     socket.bind_auto().unwrap();
     socket.connect(&SocketAddr::new(0, 0)).unwrap();

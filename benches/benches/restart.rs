@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use proxier::desired::DesiredState;
 use proxier::mode::ipvs::plan::{NodeState, Plan, Scope};
 use proxier::mode::ipvs::rules::{Set, TABLE};
-use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
 use svcproxy_benches::{Cluster, config};
 use testbed::Namespace;
 
@@ -71,8 +71,8 @@ impl Round {
 fn compare() -> Result<()> {
     let store = Cluster::new(SERVICES, ENDPOINTS)?.store();
     let desired = DesiredState::from_store(config(), &store);
-    let plan = Plan::new(&desired, &IpvsBackend::open()?.observe()?, Scope::Full);
-    let report = IpvsBackend::open()?.apply(&plan);
+    let plan = Plan::new(&desired, &IpvsKernel::open()?.observe()?, Scope::Full);
+    let report = IpvsKernel::open()?.apply(&plan);
     if let Some(failure) = report.failures.first() {
         return Err(format!("{failure:?}").into());
     }
@@ -125,13 +125,13 @@ fn round(desired: &DesiredState) -> Result<Round> {
     let raw_ipvs = lap();
     list_sets()?;
     let raw_filter = lap();
-    let mut backend = IpvsBackend::open()?;
+    let mut kernel = IpvsKernel::open()?;
     lap();
-    let mut node: NodeState = backend.outline()?;
+    let mut node: NodeState = kernel.outline()?;
     node.retain_owned(desired);
     let outline = lap();
     let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
-    backend.read_real_servers(&mut node, &keys)?;
+    kernel.read_real_servers(&mut node, &keys)?;
     let real_servers = lap();
     let plan = Plan::new(desired, &node, Scope::Full);
     let round = Round {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::{fmt, fs};
 
 use proxier::desired::{Config, DesiredState};
-use proxier::mode::iptables::{IptablesBackend, Plan as IptablesPlan};
+use proxier::mode::iptables::{IptablesKernel, Plan as IptablesPlan};
 use proxier::mode::ipvs::plan::{Plan, Scope, Step};
 use proxier::mode::ipvs::rules::{Ruleset, TABLE};
-use proxier::mode::ipvs::{Backend, IpvsBackend};
-use proxier::mode::nftables::{NftablesBackend, Plan as NftablesPlan};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
+use proxier::mode::nftables::{NftablesKernel, Plan as NftablesPlan};
 use proxier::mode::{ApplyReport, Sysctl};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
@@ -175,26 +175,26 @@ fn track(node: &Host, more: &str) -> Result<()> {
 
 fn ipvs(node: &Host, desired: &DesiredState, keep: impl Fn(&&Step) -> bool + Send) -> Result<()> {
     node.enter(|| {
-        let mut backend = IpvsBackend::open()?;
-        let plan = Plan::new(desired, &backend.observe()?, Scope::Full);
+        let mut kernel = IpvsKernel::open()?;
+        let plan = Plan::new(desired, &kernel.observe()?, Scope::Full);
         let plan: Plan = plan.into_iter().filter(keep).cloned().collect();
-        check(&backend.apply(&plan))
+        check(&kernel.apply(&plan))
     })
 }
 
 fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
     node.enter(|| {
-        let mut backend = IptablesBackend::open()?;
-        let plan = IptablesPlan::new(desired, &backend.observe()?, Scope::Full);
-        check(&backend.apply(&plan))
+        let mut kernel = IptablesKernel::open()?;
+        let plan = IptablesPlan::new(desired, &kernel.observe()?, Scope::Full);
+        check(&kernel.apply(&plan))
     })
 }
 
 fn nftables(node: &Host, desired: &DesiredState) -> Result<()> {
     node.enter(|| {
-        let mut backend = NftablesBackend::open()?;
-        let plan = NftablesPlan::new(desired, &backend.observe()?, Scope::Full);
-        check(&backend.apply(&plan))
+        let mut kernel = NftablesKernel::open()?;
+        let plan = NftablesPlan::new(desired, &kernel.observe()?, Scope::Full);
+        check(&kernel.apply(&plan))
     })
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use proxier::desired::Config;
-use proxier::mode::userspace::{Userspace, UserspaceBackend};
+use proxier::mode::userspace::{Userspace, UserspaceProxy};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -127,7 +127,7 @@ fn svcproxy(topology: &Topology) -> Result<(Runtime, Proxier<Userspace>)> {
     // The runtime's threads must be in the node's namespace.
     node.host.enter(|| {
         let runtime = Runtime::for_traffic()?;
-        let backend = UserspaceBackend::open(&runtime)?;
+        let backend = UserspaceProxy::open(&runtime)?;
         let mut proxier = Proxier::new(Arc::new(config), Userspace::new(backend));
         let report = proxier.handle(lists)?;
         match report.is_some_and(|report| report.is_success()) {

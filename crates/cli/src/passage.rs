@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proxier::desired::Config;
-use proxier::mode::BackendError;
+use proxier::mode::NodeError;
 use proxier::mode::iptables::{Flavour, Passage, PassageWatch, Transaction};
 
 use crate::args::Mode;
@@ -52,7 +52,7 @@ impl Passages {
         }
     }
 
-    fn ensure(&mut self, mode: Mode, config: &Config) -> Result<usize, BackendError> {
+    fn ensure(&mut self, mode: Mode, config: &Config) -> Result<usize, NodeError> {
         let passage = match self.open.take() {
             Some(passage) => passage,
             None => Passage::open()?,
@@ -65,7 +65,7 @@ impl Passages {
     pub(crate) fn watch(
         &self,
         mut drift: impl FnMut() + Send + 'static,
-    ) -> Result<PassageWatch, BackendError> {
+    ) -> Result<PassageWatch, NodeError> {
         let is_unchanged = Arc::clone(&self.is_unchanged);
         Passage::watch(move || {
             is_unchanged.store(false, Ordering::Relaxed);
@@ -75,11 +75,11 @@ impl Passages {
 }
 
 /// What [`remove`] would do.
-pub(crate) fn removals() -> Result<Vec<(Flavour, Transaction)>, BackendError> {
+pub(crate) fn removals() -> Result<Vec<(Flavour, Transaction)>, NodeError> {
     Passage::open()?.removals()
 }
 
 /// Removes the rules. Returns the number of chains.
-pub(crate) fn remove() -> Result<usize, BackendError> {
+pub(crate) fn remove() -> Result<usize, NodeError> {
     Passage::open()?.remove()
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::{env, error::Error, fs, net::IpAddr, num::NonZeroU16, thread, time::Duration};
 
-use proxier::mode::ipvs::{Ipvs, IpvsBackend};
+use proxier::mode::ipvs::{Ipvs, IpvsKernel};
 use proxier::model::{Endpoint, EndpointSlice, InvalidName, ObjectName};
 use proxier::model::{PortName, Protocol, Service, ServicePort};
 use proxier::reconcile::{Event, Intervals, Observed, run};
@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [node, file] = <[String; 2]>::try_from(arguments).map_err(|_| "usage: registry IP FILE")?;
     let config = Config::new("registry", vec![node.parse()?]);
     config.validate()?;
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(IpvsBackend::open()?));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(IpvsKernel::open()?));
     let (sender, events) = channel();
     thread::spawn(move || {
         let mut last = String::new();

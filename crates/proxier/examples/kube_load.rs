@@ -32,8 +32,8 @@ use ipvs::{RealServer, RealServerKey, VirtualServerKey};
 use proxier::Proxier;
 use proxier::desired::Config;
 use proxier::mode::ipvs::plan::{NodeState, Plan};
-use proxier::mode::ipvs::{Backend, FakeNode, Ipvs};
-use proxier::mode::{ApplyReport, BackendError};
+use proxier::mode::ipvs::{FakeNode, Ipvs, Kernel};
+use proxier::mode::{ApplyReport, NodeError};
 use proxier::reconcile::{self, Cause, Event, Intervals, Observed};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing};
@@ -54,30 +54,30 @@ fn main() {
     if services == "serve" {
         return serve(&arguments[1..]);
     }
-    let (lists, backend) = (argument(2, "streamed"), argument(3, "fake"));
+    let (lists, kernel) = (argument(2, "streamed"), argument(3, "fake"));
     let burst: usize = argument(4, "1000").parse().unwrap();
     let mut server = Server::start(&services, &endpoints, &lists);
     let cpu = cpu_ticks();
     server.read_all_barely();
     let bare_cpu = cpu_ticks() - cpu;
-    println!("{services} Services, {endpoints} endpoints each, lists {lists}, backend {backend}");
+    println!("{services} Services, {endpoints} endpoints each, lists {lists}, kernel {kernel}");
     let before = status("VmRSS");
-    match backend.as_str() {
+    match kernel.as_str() {
         "fake" => follow(
             &mut server,
-            FakeNode::default().backend().unwrap(),
+            FakeNode::default().kernel().unwrap(),
             bare_cpu,
             before,
             burst,
         ),
-        _ => follow(&mut server, NoBackend, bare_cpu, before, burst),
+        _ => follow(&mut server, NoKernel, bare_cpu, before, burst),
     }
 }
 
-fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64, burst_of: usize) {
+fn follow(server: &mut Server, kernel: impl Kernel, bare_cpu: u64, before: u64, burst_of: usize) {
     let mut config = Config::new("node-a", vec!["192.0.2.7".parse().unwrap()]);
     config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(kernel));
     let (deliver, readings) = channel();
     let mut access = Access::default();
     access.server = Some(server.url.clone());
@@ -139,7 +139,7 @@ fn follow(server: &mut Server, backend: impl Backend, bare_cpu: u64, before: u64
 /// Makes changes as fast as the server can, and counts the syncs of the loop.
 fn burst(
     server: &mut Server,
-    mut proxier: Proxier<Ipvs<impl Backend>>,
+    mut proxier: Proxier<Ipvs<impl Kernel>>,
     readings: Receiver<Reading>,
     count: usize,
 ) {
@@ -177,7 +177,7 @@ fn burst(
 }
 
 /// Applies the next reading. Returns whether it is in effect.
-fn apply(proxier: &mut Proxier<Ipvs<impl Backend>>, readings: &Receiver<Reading>) -> bool {
+fn apply(proxier: &mut Proxier<Ipvs<impl Kernel>>, readings: &Receiver<Reading>) -> bool {
     let reading = readings.recv().unwrap();
     let report = proxier.handle(reading.changes).unwrap();
     report.is_some_and(|report| report.is_success())
@@ -197,18 +197,15 @@ fn cpu_ticks() -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// A backend without state.
-struct NoBackend;
+/// A kernel that takes all steps and keeps nothing.
+struct NoKernel;
 
-impl Backend for NoBackend {
-    fn outline(&mut self) -> Result<NodeState, BackendError> {
+impl Kernel for NoKernel {
+    fn outline(&mut self) -> Result<NodeState, NodeError> {
         Ok(NodeState::default())
     }
 
-    fn real_servers(
-        &mut self,
-        _: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+    fn real_servers(&mut self, _: &VirtualServerKey) -> Result<Option<Vec<RealServer>>, NodeError> {
         Ok(None)
     }
 
@@ -219,11 +216,11 @@ impl Backend for NoBackend {
     fn connections(
         &mut self,
         _: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError> {
         Ok(HashMap::new())
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
         Ok(())
     }
 }

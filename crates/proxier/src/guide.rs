@@ -55,7 +55,7 @@
 //!
 //! let node = FakeNode::default();
 //! let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
-//! let mut proxier = Proxier::new(config, Ipvs::new(node.backend()?));
+//! let mut proxier = Proxier::new(config, Ipvs::new(node.kernel()?));
 //!
 //! let mut web = Service::new(ObjectName::new("shop", "web")?);
 //! let http = ServicePort::new(PortName::UNNAMED, Protocol::Tcp, 80.try_into()?);

@@ -4,7 +4,7 @@
 //! nftables sets and local routes, or iptables rules. Data flows in one direction:
 //!
 //! ```text
-//! source ──Change──▶ store ──▶ desired ──▶ plan ──▶ backend ──▶ report
+//! source ──Change──▶ store ──▶ desired ──▶ plan ──▶ kernel ──▶ report
 //! ```
 //!
 //! - [`source`] yields checked changes of the API objects in [`model`].
@@ -24,13 +24,13 @@
 //! use std::sync::Arc;
 //!
 //! use proxier::Proxier;
-//! use proxier::mode::ipvs::{Ipvs, IpvsBackend};
+//! use proxier::mode::ipvs::{Ipvs, IpvsKernel};
 //! use proxier::desired::Config;
 //! use proxier::model::{ObjectName, Service};
 //! use proxier::store::Change;
 //!
 //! let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
-//! let mut proxier = Proxier::new(config, Ipvs::new(IpvsBackend::open()?));
+//! let mut proxier = Proxier::new(config, Ipvs::new(IpvsKernel::open()?));
 //! let web = Service::new(ObjectName::new("default", "web")?);
 //! proxier.handle([Change::ServicesReplaced(vec![web]), Change::EndpointSlicesReplaced(vec![])])?;
 //! # }
@@ -41,9 +41,9 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `ipvs` (default) | the IPVS backend |
-//! | `iptables` (default) | the iptables backend |
-//! | `nftables` | the nftables backend |
+//! | `ipvs` (default) | mode ipvs |
+//! | `iptables` (default) | mode iptables |
+//! | `nftables` | mode nftables |
 //! | `userspace` | the proxy of userspace mode |
 //! | `manifest` | Services from YAML and JSON manifests of Kubernetes |
 //! | `kube` | Services from a Kubernetes cluster's API server |
@@ -51,7 +51,7 @@
 //! | `health` | health checks of load balancers |
 //! | `dns` | a DNS server for the names of Services |
 //! | `metrics` | metrics and the proxy's own health over HTTP |
-//! | `testing` | an in-memory backend with the kernel's semantics |
+//! | `testing` | nodes in memory with the kernel's semantics |
 //!
 //! Without features, the crate does no I/O at all.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -9,7 +9,7 @@ use ipvs::ipvsadm::real_server;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, FrontendKey};
 use proxier::mode::ipvs::plan::Purpose;
-use proxier::mode::ipvs::{Backend as _, FakeNode, Ipvs};
+use proxier::mode::ipvs::{FakeNode, Ipvs, Kernel as _};
 use proxier::mode::{limits, limits_of};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Forwarding, ObjectName, PortName, Protocol,
@@ -52,7 +52,7 @@ fn changes((service, slice): (Service, EndpointSlice)) -> [Change; 2] {
 /// The rules of ipvsadm for what the node then has, sorted, and the problems.
 fn served(config: Config, web: (Service, EndpointSlice)) -> (Vec<String>, Vec<String>) {
     let node = FakeNode::default();
-    let data_plane = Ipvs::new(node.backend().unwrap());
+    let data_plane = Ipvs::new(node.kernel().unwrap());
     let mut proxier = Proxier::new(Arc::new(config), data_plane);
     let report = proxier.handle(changes(web)).unwrap().unwrap();
     assert!(report.is_success(), "{:?}", report.applied);
@@ -124,10 +124,10 @@ fn clients_are_not_masqueraded() {
             let config = config();
             let masquerade = config.marks.masquerade();
             let node = FakeNode::default();
-            let data_plane = Ipvs::new(node.backend().unwrap());
+            let data_plane = Ipvs::new(node.kernel().unwrap());
             let mut proxier = Proxier::new(Arc::new(config), data_plane);
             proxier.handle(changes((service, slice))).unwrap();
-            let elements = node.backend().unwrap().observe().unwrap().elements;
+            let elements = node.kernel().unwrap().observe().unwrap().elements;
             let key = FrontendKey::of(&"tcp 203.0.113.1:80".parse().unwrap()).unwrap();
             let mark = elements.mark(key, Purpose::Capture).unwrap().get();
             let is_masqueraded = masquerades && policy == TrafficPolicy::Cluster;

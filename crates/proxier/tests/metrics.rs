@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ipvs::{Statistics, VirtualServerKey};
 use proxier::desired::Config;
 use proxier::mode::ipvs::{FakeNode, Ipvs};
-use proxier::mode::userspace::UserspaceBackend;
+use proxier::mode::userspace::UserspaceProxy;
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort, Timestamp, TrafficPolicy,
@@ -45,7 +45,7 @@ impl Proxy {
     fn start(options: Options, mut intervals: Intervals) -> Self {
         let node = FakeNode::default();
         let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
-        let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
+        let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.kernel().unwrap()));
         let (events, received) = mpsc::channel();
         let monitor = Monitor::new(options);
         monitor.set_mode("ipvs", "ipvs");
@@ -297,7 +297,7 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
         state
     });
     let runtime = proxier::Runtime::start().unwrap();
-    let userspace = UserspaceBackend::open(&runtime).unwrap();
+    let userspace = UserspaceProxy::open(&runtime).unwrap();
     proxy.monitor.follow_proxy(userspace.view());
     proxy
         .monitor
@@ -551,7 +551,7 @@ fn a_stuck_loop_delays_no_scrape_and_is_unhealthy() {
     let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
     let mut proxier = Proxier::new(
         Arc::new(config),
-        Ipvs::new(FakeNode::default().backend().unwrap()),
+        Ipvs::new(FakeNode::default().kernel().unwrap()),
     );
     let (events, received) = mpsc::channel();
     monitor.inspect_by(events.clone());

@@ -3,7 +3,7 @@
 
 #[path = "incremental/arbitrary.rs"]
 mod arbitrary;
-#[path = "kernel_backend/table_traces.rs"]
+#[path = "kernel_ipvs/table_traces.rs"]
 mod table_traces;
 #[path = "netns_iptables/traffic.rs"]
 mod traffic;
@@ -20,8 +20,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, Touched};
-use proxier::mode::BackendError;
-use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
+use proxier::mode::NodeError;
+use proxier::mode::iptables::{Flavour, Iptables, IptablesKernel};
 use proxier::mode::iptables::{NodeState, Plan, Step, Transaction};
 use proxier::mode::ipvs::plan::Scope;
 use proxier::model::Family;
@@ -37,8 +37,8 @@ fn namespace() -> Namespace {
     Namespace::new("iptables").unwrap()
 }
 
-fn backend(flavour: Flavour) -> IptablesBackend {
-    IptablesBackend::with_flavour(flavour).unwrap()
+fn backend(flavour: Flavour) -> IptablesKernel {
+    IptablesKernel::with_flavour(flavour).unwrap()
 }
 
 fn transactions(plan: &Plan) -> impl Iterator<Item = &Transaction> {
@@ -49,7 +49,7 @@ fn transactions(plan: &Plan) -> impl Iterator<Item = &Transaction> {
 }
 
 /// Executes a plan, after `iptables-restore --test` has accepted each text.
-fn apply(backend: &mut IptablesBackend, plan: &Plan, node: &mut NodeState) {
+fn apply(backend: &mut IptablesKernel, plan: &Plan, node: &mut NodeState) {
     for transaction in transactions(plan) {
         let outcome = backend.test(transaction);
         outcome.unwrap_or_else(|error| panic!("{error}\n{transaction}"));
@@ -112,7 +112,7 @@ fn every_text_is_accepted_and_read_back(flavour: Flavour) {
             assert_eq!(observed.v4, node.v4);
             assert_eq!(observed.v6, node.v6);
             assert!(Plan::new(&state, &observed, Scope::Full).is_empty());
-            IptablesBackend::remove_all().unwrap();
+            IptablesKernel::remove_all().unwrap();
             let left = backend.observe().unwrap();
             assert!(left.v4.is_empty() && left.v6.is_empty());
         });
@@ -254,7 +254,7 @@ fn drift_is_repaired_and_foreign_rules_are_not_touched() {
                 assert_eq!(backend.observe().unwrap().v4, whole.v4, "{spoil}");
                 assert_eq!(foreign(&namespace, flavour), theirs, "{spoil}");
             }
-            IptablesBackend::remove_all().unwrap();
+            IptablesKernel::remove_all().unwrap();
             let left = backend.observe().unwrap();
             assert!(left.v4.is_empty() && left.v6.is_empty());
             assert_eq!(foreign(&namespace, flavour), theirs);
@@ -286,7 +286,7 @@ fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
                 let audit = proxier.audit().unwrap().unwrap();
                 assert!(audit.plan.is_empty(), "{:#?}", audit.plan);
             });
-            IptablesBackend::remove_all().unwrap();
+            IptablesKernel::remove_all().unwrap();
         }
     });
 }
@@ -313,7 +313,7 @@ fn a_rejection_names_the_line_and_its_service() {
             let report = backend.apply(&plan);
             assert!(!report.refused.is_empty() && report.failures.is_empty());
             for refused in &report.refused {
-                let BackendError::Iptables(refusal) = &refused.error else {
+                let NodeError::Iptables(refusal) = &refused.error else {
                     panic!("{refused:?}");
                 };
                 assert_eq!(refusal.owner.as_ref(), Some(&refused.owner));
@@ -336,7 +336,7 @@ fn a_rejection_names_the_line_and_its_service() {
                     .chains()
                     .all(|(_, name)| !name.as_str().starts_with("SVCPROXY-S-"))
             );
-            IptablesBackend::remove_all().unwrap();
+            IptablesKernel::remove_all().unwrap();
         }
     });
 }
@@ -357,9 +357,9 @@ fn the_iptables_that_the_node_uses_is_found_and_both_are_cleaned_up() {
         let restore = ["iptables-legacy-restore", "--noflush"];
         namespace.run_with_input(restore, hint).unwrap();
         assert_eq!(Flavour::find().unwrap(), Flavour::Legacy);
-        let found = IptablesBackend::open().unwrap();
+        let found = IptablesKernel::open().unwrap();
         assert_eq!(found.flavour(), Flavour::Legacy);
-        assert!(IptablesBackend::remove_all().unwrap() > 0);
+        assert!(IptablesKernel::remove_all().unwrap() > 0);
         for flavour in FLAVOURS {
             assert!(
                 backend(flavour).observe().unwrap().v4.is_empty(),

@@ -3,9 +3,9 @@
 
 #[path = "incremental/arbitrary.rs"]
 mod arbitrary;
-#[path = "kernel_backend/lab.rs"]
+#[path = "kernel_ipvs/lab.rs"]
 mod lab;
-#[path = "kernel_backend/table_traces.rs"]
+#[path = "kernel_ipvs/table_traces.rs"]
 mod table_traces;
 #[path = "netns_nftables/traffic.rs"]
 mod traffic;
@@ -18,7 +18,7 @@ use proptest::test_runner::TestRunner;
 use proxier::Proxier;
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::mode::ipvs::plan::{Audience, Scope};
-use proxier::mode::nftables::{Element, Nftables, NftablesBackend, NodeState, Plan, Step};
+use proxier::mode::nftables::{Element, Nftables, NftablesKernel, NodeState, Plan, Step};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort, SessionAffinity,
@@ -34,8 +34,8 @@ fn namespace() -> Namespace {
     Namespace::new("nftables").unwrap()
 }
 
-fn apply(backend: &mut NftablesBackend, plan: &Plan, node: &mut NodeState) {
-    let report = backend.apply(plan);
+fn apply(kernel: &mut NftablesKernel, plan: &Plan, node: &mut NodeState) {
+    let report = kernel.apply(plan);
     let failures = report.failures.iter();
     let failures: Vec<_> = failures
         .map(|failure| (&plan.steps()[failure.step], &failure.error))
@@ -76,12 +76,12 @@ fn every_change_is_accepted_and_read_back() {
     random_services(24, |changes| {
         namespace().enter(|| {
             let settings = config(0);
-            let mut backend = NftablesBackend::open().unwrap();
-            let mut node = backend.observe().unwrap();
+            let mut kernel = NftablesKernel::open().unwrap();
+            let mut node = kernel.observe().unwrap();
             let mut store = Store::default();
             let mut state = DesiredState::new(Arc::clone(&settings));
             let plan = Plan::new(&state, &node, Scope::Full);
-            apply(&mut backend, &plan, &mut node);
+            apply(&mut kernel, &plan, &mut node);
             for some in changes.chunks(3) {
                 some.iter().for_each(|change| store.apply(change.clone()));
                 let mut touched = Touched::default();
@@ -89,23 +89,23 @@ fn every_change_is_accepted_and_read_back() {
                     state.update(&name, store.get(&name), &mut touched);
                 }
                 let plan = Plan::new(&state, &node, Scope::Touched(&touched));
-                apply(&mut backend, &plan, &mut node);
+                apply(&mut kernel, &plan, &mut node);
             }
-            let observed = backend.observe().unwrap();
+            let observed = kernel.observe().unwrap();
             assert_eq!(observed, node);
             // Only chains that nothing needs any more may be left.
             let plan = Plan::new(&state, &observed, Scope::Full);
             let is_chain =
                 |step: &&_| matches!(step, proxier::mode::nftables::Step::DeleteChooser(_));
             assert!(plan.steps().iter().all(|step| is_chain(&step)), "{plan:#?}");
-            apply(&mut backend, &plan, &mut node);
-            let observed = backend.observe().unwrap();
+            apply(&mut kernel, &plan, &mut node);
+            let observed = kernel.observe().unwrap();
             assert_eq!(observed, node);
             assert!(Plan::new(&state, &observed, Scope::Full).is_empty());
 
             check_elements(&node, &state);
-            assert_eq!(backend.remove_all().unwrap(), 2);
-            assert!(!backend.is_in_use().unwrap());
+            assert_eq!(kernel.remove_all().unwrap(), 2);
+            assert!(!kernel.is_in_use().unwrap());
         });
     });
 }
@@ -223,14 +223,14 @@ fn drift_is_repaired_and_other_tables_are_not_touched() {
     let theirs = others();
     let state = some_services();
     namespace.enter(|| {
-        let mut backend = NftablesBackend::open().unwrap();
-        let mut node = backend.observe().unwrap();
+        let mut kernel = NftablesKernel::open().unwrap();
+        let mut node = kernel.observe().unwrap();
         apply(
-            &mut backend,
+            &mut kernel,
             &Plan::new(&state, &node, Scope::Full),
             &mut node,
         );
-        let whole = backend.observe().unwrap();
+        let whole = kernel.observe().unwrap();
         assert_eq!(whole, node);
         for spoil in [
             "delete table ip svcproxy",
@@ -250,7 +250,7 @@ fn drift_is_repaired_and_other_tables_are_not_touched() {
             "add table ip svcproxy { flags dormant; }",
         ] {
             namespace.run(["nft", spoil]).unwrap();
-            let mut node = backend.observe().unwrap();
+            let mut node = kernel.observe().unwrap();
             let plan = Plan::new(&state, &node, Scope::Full);
             assert!(!plan.is_empty(), "{spoil}");
             if spoil.contains("ip6") {
@@ -261,11 +261,11 @@ fn drift_is_repaired_and_other_tables_are_not_touched() {
                 let added: Vec<_> = plan.steps().iter().filter(of_v4).collect();
                 assert!(added.is_empty(), "{spoil}: {added:#?}");
             }
-            apply(&mut backend, &plan, &mut node);
-            assert_eq!(backend.observe().unwrap(), whole, "{spoil}");
+            apply(&mut kernel, &plan, &mut node);
+            assert_eq!(kernel.observe().unwrap(), whole, "{spoil}");
             assert_eq!(others(), theirs, "{spoil}");
         }
-        backend.remove_all().unwrap();
+        kernel.remove_all().unwrap();
         assert_eq!(others(), theirs);
     });
 }
@@ -277,11 +277,11 @@ fn nft_reads_what_it_lists() {
     let namespace = namespace();
     let check = |changes: &[Change]| {
         namespace.enter(|| {
-            let mut backend = NftablesBackend::open().unwrap();
-            let mut node = backend.observe().unwrap();
+            let mut kernel = NftablesKernel::open().unwrap();
+            let mut node = kernel.observe().unwrap();
             let state = desired(changes, &config(0));
             apply(
-                &mut backend,
+                &mut kernel,
                 &Plan::new(&state, &node, Scope::Full),
                 &mut node,
             );
@@ -308,8 +308,8 @@ fn nft_reads_what_it_lists() {
 fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
     namespace().enter(|| {
         random_services(6, |changes| {
-            let backend = NftablesBackend::open().unwrap();
-            let mut proxier = Proxier::new(config(0), Nftables::new(backend));
+            let kernel = NftablesKernel::open().unwrap();
+            let mut proxier = Proxier::new(config(0), Nftables::new(kernel));
             let listed = [
                 Change::ServicesReplaced(vec![]),
                 Change::EndpointSlicesReplaced(vec![]),
@@ -325,7 +325,7 @@ fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
             proxier.audit().unwrap().unwrap();
             let audit = proxier.audit().unwrap().unwrap();
             assert!(audit.plan.is_empty(), "{:#?}", audit.plan);
-            NftablesBackend::open().unwrap().remove_all().unwrap();
+            NftablesKernel::open().unwrap().remove_all().unwrap();
         });
     });
 }
@@ -336,8 +336,8 @@ fn a_proxier_follows_changes_and_audits_find_nothing_to_do() {
 #[ignore = "netns: needs root"]
 fn one_endpoint_costs_a_handful_of_elements_in_one_transaction() {
     namespace().enter(|| {
-        let mut backend = NftablesBackend::open().unwrap();
-        let mut node = backend.observe().unwrap();
+        let mut kernel = NftablesKernel::open().unwrap();
+        let mut node = kernel.observe().unwrap();
         let mut store = Store::default();
         for n in 1..=200 {
             for change in service(n, &[1, 2, 3], SessionAffinity::None) {
@@ -347,7 +347,7 @@ fn one_endpoint_costs_a_handful_of_elements_in_one_transaction() {
         let _ = store.take_touched();
         let mut state = DesiredState::from_store(config(0), &store);
         apply(
-            &mut backend,
+            &mut kernel,
             &Plan::new(&state, &node, Scope::Full),
             &mut node,
         );
@@ -360,7 +360,7 @@ fn one_endpoint_costs_a_handful_of_elements_in_one_transaction() {
                 state.update(&name, store.get(&name), &mut touched);
             }
             let plan = Plan::new(&state, &node, Scope::Touched(&touched));
-            let report = backend.apply(&plan);
+            let report = kernel.apply(&plan);
             assert!(report.failures.is_empty(), "{report:#?}");
             node.record(&plan, &[]);
             let steps: Vec<_> = plan.steps().iter().map(ToString::to_string).collect();

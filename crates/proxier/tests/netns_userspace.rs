@@ -2,7 +2,7 @@
 //! differences, and what happens to open connections and flows.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-#[path = "kernel_backend/lab.rs"]
+#[path = "kernel_ipvs/lab.rs"]
 mod lab;
 
 use std::num::NonZeroU32;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxier::mode::userspace::{Userspace, UserspaceBackend, remove_routes, routes};
+use proxier::mode::userspace::{Userspace, UserspaceProxy, remove_routes, routes};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort, SessionAffinity,
@@ -27,10 +27,10 @@ use testbed::{AskError, Client, Protocol as Transport, SERVICE_CIDR_V4, Topology
 use lab::{Lab, answers, backends, port, settings};
 
 /// A proxy on the first node; its threads are in the node's namespace.
-fn proxy(topology: &Topology) -> (Runtime, UserspaceBackend) {
+fn proxy(topology: &Topology) -> (Runtime, UserspaceProxy) {
     topology.node().host.enter(|| {
         let runtime = Runtime::start().unwrap();
-        let backend = UserspaceBackend::open(&runtime).unwrap();
+        let backend = UserspaceProxy::open(&runtime).unwrap();
         (runtime, backend)
     })
 }

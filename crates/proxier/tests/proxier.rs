@@ -15,7 +15,7 @@ use proxier::Proxier;
 use proxier::desired::{Config, FollowNode};
 use proxier::mode::Sysctl;
 use proxier::mode::ipvs::plan::{Element, Step};
-use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs, cleanup};
+use proxier::mode::ipvs::{FakeIpvs, FakeNode, Ipvs, Kernel, cleanup};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, Node, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -66,10 +66,10 @@ fn two_services() -> [Change; 2] {
     ]
 }
 
-fn proxier(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
+fn proxier(node: &FakeNode) -> Proxier<Ipvs<FakeIpvs>> {
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-    Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()))
+    Proxier::new(Arc::new(config), Ipvs::new(node.kernel().unwrap()))
 }
 
 /// A node's IPVS table in ipvsadm's format.
@@ -150,7 +150,7 @@ fn a_change_sends_only_its_own_services_changes() {
 }
 
 /// A proxier after one of two endpoints was removed, with open connections.
-fn draining(node: &FakeNode) -> Proxier<Ipvs<FakeBackend>> {
+fn draining(node: &FakeNode) -> Proxier<Ipvs<FakeIpvs>> {
     let mut proxier = proxier(node);
     proxier.handle(two_services()).unwrap();
     set_connections(node, 1);
@@ -271,8 +271,8 @@ fn foreign_state_stays() {
     assert_eq!(table(&node), before);
 
     proxier.handle(two_services()).unwrap();
-    let mut backend = node.backend().unwrap();
-    assert!(cleanup(&mut backend).unwrap().applied.failures.is_empty());
+    let mut kernel = node.kernel().unwrap();
+    assert!(cleanup(&mut kernel).unwrap().applied.failures.is_empty());
     assert_eq!(table(&node), before);
 }
 
@@ -291,7 +291,7 @@ fn a_service_removed_while_svcproxy_was_down_is_removed_by_the_next_run() {
 }
 
 /// Runs a whole audit without failures; returns the number of steps.
-fn audit<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
+fn audit<K: Kernel>(proxier: &mut Proxier<Ipvs<K>>) -> usize {
     let mut steps = 0;
     loop {
         if let Some(report) = proxier.audit().unwrap() {
@@ -329,7 +329,7 @@ fn whichever_step_fails_the_next_try_repairs_it() {
 
 /// An unrecorded virtual server would count as foreign after a restart.
 fn assert_recorded(node: &FakeNode) {
-    let state = node.backend().unwrap().observe().unwrap();
+    let state = node.kernel().unwrap().observe().unwrap();
     for key in state.virtual_servers.keys() {
         let recorded = Element::VirtualServer(state.frontend_of(key).unwrap());
         assert!(state.elements.contains(&recorded), "{key} is not recorded");
@@ -367,7 +367,7 @@ fn connection_tracking_gets_its_minimum_settings() {
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     config.conntrack.max = Some(262_144);
     config.conntrack.tcp_established = Some(86_400);
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.kernel().unwrap()));
     let report = proxier.handle(two_services()).unwrap().unwrap();
     let steps = report.plan.steps().iter().filter_map(|step| match step {
         Step::SetSysctl(sysctl, value) if sysctl.name().contains("conntrack_") => {
@@ -654,7 +654,7 @@ fn another_data_plane_continues_with_the_same_store() {
     let (old, new) = (FakeNode::default(), FakeNode::default());
     let mut proxier = proxier(&old);
     proxier.handle(two_services()).unwrap();
-    let mut proxier = proxier.with_data_plane(Ipvs::new(new.backend().unwrap()));
+    let mut proxier = proxier.with_data_plane(Ipvs::new(new.kernel().unwrap()));
     let report = proxier.handle([]).unwrap().unwrap();
     assert_eq!((report.kind, report.is_success()), (SyncKind::Full, true));
     assert_eq!(table(&new), TWO_SERVICES);
@@ -672,7 +672,7 @@ fn a_family_is_served_once_the_node_has_an_address_of_it() {
     config.follow_node = FollowNode::default().with_addresses(true);
     config.has_ipv6 = false;
     config.validate().unwrap();
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.kernel().unwrap()));
     let mut standing = Standing::default();
     let mut both = service("a", "10.96.0.1");
     both.cluster_ips = ["10.96.0.1", "fd00:10:96::1"]

@@ -14,14 +14,14 @@ use proxier::mode::ipvs::{FakeNode, Ipvs};
 
 struct Lab {
     node: FakeNode,
-    proxier: Proxier<Ipvs<proxier::mode::ipvs::FakeBackend>>,
+    proxier: Proxier<Ipvs<proxier::mode::ipvs::FakeIpvs>>,
 }
 
 impl Lab {
     fn new() -> Self {
         let node = FakeNode::default();
         let config = Config::new("registry", vec!["192.0.2.1".parse().unwrap()]);
-        let data_plane = Ipvs::new(node.backend().unwrap());
+        let data_plane = Ipvs::new(node.kernel().unwrap());
         let proxier = Proxier::new(Arc::new(config), data_plane);
         Self { node, proxier }
     }

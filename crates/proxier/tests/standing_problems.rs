@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proxier::Proxier;
 use proxier::desired::{Config, Marks};
-use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
+use proxier::mode::ipvs::{FakeIpvs, FakeNode, Ipvs};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -33,7 +33,7 @@ fn refused(number: usize, external: &str) -> Service {
 }
 
 struct Node {
-    proxier: Proxier<Ipvs<FakeBackend>>,
+    proxier: Proxier<Ipvs<FakeIpvs>>,
     standing: Standing,
 }
 
@@ -41,9 +41,9 @@ impl Node {
     fn new(services: usize) -> Self {
         let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
         config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-        let backend = FakeNode::default().backend().unwrap();
+        let kernel = FakeNode::default().kernel().unwrap();
         let mut node = Self {
-            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(kernel)),
             standing: Standing::default(),
         };
         let services = (0..services).map(|n| refused(n, "10.96.0.99"));
@@ -98,8 +98,8 @@ fn claims_of_one_address_cost_a_change_of_another_service_nothing() {
     let [few, many] = [1_000, 10_000].map(|services| {
         let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
         config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-        let backend = FakeNode::default().backend().unwrap();
-        let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
+        let kernel = FakeNode::default().kernel().unwrap();
+        let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(kernel));
         let mut standing = Standing::default();
         let claiming = (0..services).map(|n| refused(n, "203.0.113.9"));
         let lists = [
@@ -144,7 +144,7 @@ fn a_service_without_a_free_mark_is_reported() {
     // One bit for this node, the others for 255 virtual servers.
     config.marks = Marks::new(14, 0xff_8000).unwrap();
     let node = FakeNode::default();
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.kernel().unwrap()));
     let mut standing = Standing::default();
     let port = |number| NonZeroU16::new(number).unwrap();
     let applied = |number: usize| {

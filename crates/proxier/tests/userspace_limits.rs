@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use proxier::desired::Config;
-use proxier::mode::userspace::{Userspace, UserspaceBackend};
+use proxier::mode::userspace::{Userspace, UserspaceProxy};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -72,7 +72,7 @@ fn a_listener_without_open_files_pauses_and_goes_on() {
     let free = TcpListener::bind((own, 0)).unwrap().local_addr().unwrap();
     let runtime = Runtime::start().unwrap();
     // Routes are not needed, and this machine must not get any.
-    let backend = UserspaceBackend::open(&runtime)
+    let backend = UserspaceProxy::open(&runtime)
         .unwrap()
         .listen(["10.96.0.0/12".parse().unwrap()]);
     let view = backend.view();

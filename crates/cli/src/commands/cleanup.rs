@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use ipvs::VirtualServerKey;
-use proxier::mode::iptables::{Flavour, IptablesBackend, Transaction};
+use proxier::mode::iptables::{Flavour, IptablesKernel, Transaction};
 use proxier::mode::ipvs::plan::{Plan, Step};
 use proxier::mode::ipvs::rules::TABLE;
-use proxier::mode::ipvs::{self as ipvs_mode, Backend, Cleanup, Replacement, Retiring};
-use proxier::mode::nftables::NftablesBackend;
+use proxier::mode::ipvs::{self as ipvs_mode, Cleanup, Kernel, Replacement, Retiring};
+use proxier::mode::nftables::NftablesKernel;
 use proxier::mode::userspace;
-use proxier::mode::{BackendError, PlanSteps, StepKind};
+use proxier::mode::{NodeError, PlanSteps, StepKind};
 use proxier::takeover::{FirstSync, KubeProxy, Presence};
 use serde::Serialize;
 
@@ -42,18 +42,18 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
     }
     let mut done = of_ipvs(args)?;
     let is_success = done.failed.is_empty();
-    let chains = IptablesBackend::removals()?
+    let chains = IptablesKernel::removals()?
         .iter()
         .chain(&passage::removals()?)
         .flat_map(chains)
         .collect::<Vec<_>>();
-    let count = IptablesBackend::remove_all()? + passage::remove()?;
+    let count = IptablesKernel::remove_all()? + passage::remove()?;
     if count > 0 {
         tracing::info!(chains = count, "removed svcproxy's iptables chains");
     }
     done.removed.extend(chains);
     let tables = nftables_tables()?;
-    if NftablesBackend::open()?.remove_all()? > 0 {
+    if NftablesKernel::open()?.remove_all()? > 0 {
         tracing::info!(
             tables = tables.len(),
             "removed svcproxy's tables of mode nftables"
@@ -71,8 +71,8 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
 
 /// Whether the kernel has no nftables, so that only mode userspace can have run here.
 fn is_without_filters() -> bool {
-    NftablesBackend::open()
-        .and_then(|mut backend| backend.tables().map(drop))
+    NftablesKernel::open()
+        .and_then(|mut kernel| kernel.tables().map(drop))
         .is_err_and(|error| is_without_nftables(&error))
 }
 
@@ -101,8 +101,8 @@ fn of_userspace(args: &CleanupArgs) -> anyhow::Result<Ending> {
 
 /// The tables of mode nftables.
 fn nftables_tables() -> anyhow::Result<Vec<Item>> {
-    let mut backend = NftablesBackend::open()?;
-    let tables = backend.tables()?.into_iter();
+    let mut kernel = NftablesKernel::open()?;
+    let tables = kernel.tables()?.into_iter();
     let item = |family| Item {
         kind: StepKind::Rules.name(),
         step: format!("delete table {family} {TABLE}"),
@@ -192,7 +192,7 @@ fn dry_run(args: &CleanupArgs) -> anyhow::Result<Ending> {
         }
     }
     found.removed.extend(removal.has_rules.then(table));
-    let rules = [IptablesBackend::removals()?, passage::removals()?];
+    let rules = [IptablesKernel::removals()?, passage::removals()?];
     found
         .removed
         .extend(rules.iter().flatten().flat_map(chains));
@@ -318,10 +318,10 @@ fn wait_for_sync(
 
 /// Waits for the end of connections, and removes what is left.
 fn retire(
-    ipvs: &mut dyn Backend,
+    ipvs: &mut dyn Kernel,
     replacement: Replacement<'_>,
     drain_timeout: Duration,
-) -> Result<Cleanup, BackendError> {
+) -> Result<Cleanup, NodeError> {
     let (mut retiring, mut cleanup) =
         Retiring::begin(ipvs, replacement, drain_timeout, Instant::now())?;
     loop {

@@ -13,13 +13,13 @@ use anyhow::Context;
 use proxier::desired::Config;
 use proxier::discovery::dns::Dns;
 use proxier::mode::iptables::{
-    self, Flavour, Iptables, IptablesBackend, PassageWatch, kill_programs,
+    self, Flavour, Iptables, IptablesKernel, PassageWatch, kill_programs,
 };
-use proxier::mode::ipvs::{self, Ipvs, IpvsBackend};
-use proxier::mode::nftables::{Nftables, NftablesBackend};
+use proxier::mode::ipvs::{self, Ipvs, IpvsKernel};
+use proxier::mode::nftables::{Nftables, NftablesKernel};
 use proxier::mode::userspace;
-use proxier::mode::userspace::{ProxyView, Userspace, UserspaceBackend};
-use proxier::mode::{BackendError, Counts, DataPlane, PlanSteps};
+use proxier::mode::userspace::{ProxyView, Userspace, UserspaceProxy};
+use proxier::mode::{Counts, DataPlane, NodeError, PlanSteps};
 use proxier::notice::{Notice, Reason};
 use proxier::observe::metrics::Monitor;
 use proxier::reconcile::{Cause, Event, Intervals, Observed, SyncKind, SyncReport};
@@ -100,10 +100,10 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
             })
         }
         Mode::Iptables => {
-            let backend = IptablesBackend::open()?.proc_sys(&args.mode.proc_sys);
-            tracing::info!("mode iptables uses {}", backend.flavour());
-            let flavour = backend.flavour();
-            let proxier = Proxier::new(config, Iptables::new(backend));
+            let kernel = IptablesKernel::open()?.proc_sys(&args.mode.proc_sys);
+            tracing::info!("mode iptables uses {}", kernel.flavour());
+            let flavour = kernel.flavour();
+            let proxier = Proxier::new(config, Iptables::new(kernel));
             if args.once {
                 return start.once(proxier);
             }
@@ -113,8 +113,8 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
             })
         }
         Mode::Nftables => {
-            let backend = NftablesBackend::open()?.proc_sys(&args.mode.proc_sys);
-            let proxier = Proxier::new(config, Nftables::new(backend));
+            let kernel = NftablesKernel::open()?.proc_sys(&args.mode.proc_sys);
+            let proxier = Proxier::new(config, Nftables::new(kernel));
             if args.once {
                 return start.once(proxier);
             }
@@ -124,9 +124,9 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
             })
         }
         Mode::Userspace => {
-            let backend = userspace_backend(&args.node, &start.runtime)?;
-            let view = backend.view();
-            let proxier = Proxier::new(config, Userspace::new(backend));
+            let proxy = userspace_proxy(&args.node, &start.runtime)?;
+            let view = proxy.view();
+            let proxier = Proxier::new(config, Userspace::new(proxy));
             start.follow(proxier, |following, mut proxier| {
                 following.monitor.follow_proxy(view.clone());
                 following.proxy = Some(view);
@@ -138,15 +138,15 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
 }
 
 /// The proxy of mode userspace.
-pub(crate) fn userspace_backend(
+pub(crate) fn userspace_proxy(
     args: &NodeArgs,
     runtime: &Runtime,
-) -> Result<UserspaceBackend, BackendError> {
-    Ok(UserspaceBackend::open(runtime)?.listen(args.listen.iter().copied()))
+) -> Result<UserspaceProxy, NodeError> {
+    Ok(UserspaceProxy::open(runtime)?.listen(args.listen.iter().copied()))
 }
 
-fn open_ipvs(args: &RunArgs) -> Result<IpvsBackend, BackendError> {
-    Ok(IpvsBackend::open()?.proc_sys(&args.mode.proc_sys))
+fn open_ipvs(args: &RunArgs) -> Result<IpvsKernel, NodeError> {
+    Ok(IpvsKernel::open()?.proc_sys(&args.mode.proc_sys))
 }
 
 /// The virtual servers that kube-proxy left on this node.
@@ -439,9 +439,9 @@ impl Following<'_> {
     fn serve_until_ipvs<B: DataPlane>(&mut self, mut proxier: Proxier<B>, watching: impl Sized) {
         while self.serve(&mut proxier).is_break() {
             match open_ipvs(self.args) {
-                Ok(backend) => {
+                Ok(kernel) => {
                     drop(watching);
-                    let mut proxier = proxier.with_data_plane(Ipvs::new(backend));
+                    let mut proxier = proxier.with_data_plane(Ipvs::new(kernel));
                     self.serve_by(self.choice.upgraded());
                     // An empty change starts a sync at once.
                     let _ = self.events.send(Event::Changes(Vec::new()));
@@ -459,7 +459,7 @@ impl Following<'_> {
     }
 }
 
-fn not_watched(error: &BackendError) {
+fn not_watched(error: &NodeError) {
     let error = chain(error);
     tracing::warn!("cannot watch for changes by other programs, only audits notice them: {error}");
 }

@@ -6,10 +6,10 @@ use std::num::NonZeroU32;
 use anyhow::Context;
 use ipvs::VirtualServerKey;
 use proxier::desired::FrontendKey;
-use proxier::mode::iptables::{self, Clients, IptablesBackend, Served, Verdict};
+use proxier::mode::iptables::{self, Clients, IptablesKernel, Served, Verdict};
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Purpose};
-use proxier::mode::ipvs::{Backend, IpvsBackend};
-use proxier::mode::nftables::{self, NftablesBackend, Target};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
+use proxier::mode::nftables::{self, NftablesKernel, Target};
 
 use super::proxied::{Proxied, inventory};
 use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus, Wanted};
@@ -50,8 +50,8 @@ pub(crate) fn read_with(
     let inventory = match mode {
         Mode::Ipvs => of_ipvs(wanted)?,
         Mode::Iptables => {
-            let backend = iptables.map_or_else(IptablesBackend::open, Ok)?;
-            of_iptables(&backend, wanted)?
+            let kernel = iptables.map_or_else(IptablesKernel::open, Ok)?;
+            of_iptables(&kernel, wanted)?
         }
         Mode::Nftables => of_nftables(wanted)?,
         Mode::Userspace => {
@@ -65,11 +65,11 @@ pub(crate) fn read_with(
     Ok((mode, inventory))
 }
 
-/// The mode to read, with its backend if that is open already: the given one, or the mode whose rules
+/// The mode to read, with the kernel if that is open already: the given one, or the mode whose rules
 /// the node has, or mode ipvs.
-pub(crate) fn in_use(mode: Option<Mode>) -> anyhow::Result<(Mode, Option<IptablesBackend>)> {
+pub(crate) fn in_use(mode: Option<Mode>) -> anyhow::Result<(Mode, Option<IptablesKernel>)> {
     let iptables = match mode {
-        None | Some(Mode::Iptables) => IptablesBackend::in_use()?,
+        None | Some(Mode::Iptables) => IptablesKernel::in_use()?,
         Some(_) => None,
     };
     let mode = match mode {
@@ -84,12 +84,12 @@ pub(crate) fn in_use(mode: Option<Mode>) -> anyhow::Result<(Mode, Option<Iptable
 /// Whether the node has the tables of mode nftables. If they cannot be read, the error of mode ipvs
 /// says why.
 fn has_nftables_mode() -> bool {
-    let in_use = NftablesBackend::open().and_then(|mut backend| backend.is_in_use());
+    let in_use = NftablesKernel::open().and_then(|mut kernel| kernel.is_in_use());
     in_use.unwrap_or(false)
 }
 
 fn of_nftables(wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
-    let node = NftablesBackend::open()?.observe()?;
+    let node = NftablesKernel::open()?.observe()?;
     let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();
     for key in node.elements.frontends() {
         for served in nftables::served(&node, key) {
@@ -134,9 +134,9 @@ fn endpoint(to: &Target) -> RealServerStatus {
     }
 }
 
-fn of_iptables(backend: &IptablesBackend, wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
+fn of_iptables(kernel: &IptablesKernel, wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
     let mut services: BTreeMap<String, Vec<VipStatus>> = BTreeMap::new();
-    for served in backend.served()? {
+    for served in kernel.served()? {
         let owner = served.owner.as_ref();
         let service = owner.map_or_else(|| UNKNOWN.to_owned(), |of| of.service.to_string());
         if (wanted.0)(&service) {
@@ -172,9 +172,9 @@ fn vip(served: Served) -> VipStatus {
 }
 
 fn of_ipvs(wanted: &Wanted<'_>) -> anyhow::Result<Inventory> {
-    let mut backend = IpvsBackend::open()?;
-    let node = backend.outline()?;
-    collect(&node, backend.ipvs(), wanted)
+    let mut kernel = IpvsKernel::open()?;
+    let node = kernel.outline()?;
+    collect(&node, kernel.ipvs(), wanted)
 }
 
 fn collect(

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use proxier::desired::Config;
-use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
+use proxier::mode::ipvs::{FakeIpvs, FakeNode, Ipvs};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const UID: &str = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
 
 struct Node {
     server: ApiServer,
-    proxier: Proxier<Ipvs<FakeBackend>>,
+    proxier: Proxier<Ipvs<FakeIpvs>>,
     reporter: Reporter,
     readings: Receiver<Reading>,
     _source: KubeSource,
@@ -51,10 +51,10 @@ impl Node {
         );
         let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
         config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-        let backend = FakeNode::default().backend().unwrap();
+        let kernel = FakeNode::default().kernel().unwrap();
         Self {
             server,
-            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(kernel)),
             reporter: Reporter::new(Notices::new("node-a", Some(sender)), Conditions::default()),
             readings,
             _source: source.unwrap(),
@@ -62,7 +62,7 @@ impl Node {
     }
 
     /// Applies readings of the source until `done`.
-    fn until(&mut self, done: impl Fn(&Proxier<Ipvs<FakeBackend>>) -> bool) {
+    fn until(&mut self, done: impl Fn(&Proxier<Ipvs<FakeIpvs>>) -> bool) {
         while !done(&self.proxier) {
             let reading = self.readings.recv_timeout(PATIENCE).unwrap();
             if let Some(report) = self.proxier.handle(reading.changes).unwrap() {
@@ -148,7 +148,7 @@ fn each_problem_of_a_service_is_reported_once() {
         annotations,
     );
     node.server.put(Resource::Services, changed);
-    let is_changed = |proxier: &Proxier<Ipvs<FakeBackend>>| {
+    let is_changed = |proxier: &Proxier<Ipvs<FakeIpvs>>| {
         proxier
             .problems()
             .iter()

@@ -394,8 +394,8 @@ endpoints: [{{addresses: [{endpoints}]}}]
             let causes = trail.causes();
             let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
             config.drain_timeout = Duration::from_secs(30);
-            let backend = Ipvs::new(FakeNode::default().backend().unwrap());
-            let mut proxier = Proxier::new(Arc::new(config), backend);
+            let data_plane = Ipvs::new(FakeNode::default().kernel().unwrap());
+            let mut proxier = Proxier::new(Arc::new(config), data_plane);
             let mut sync = |reading: Reading| {
                 causes.read(&reading);
                 lines.take();

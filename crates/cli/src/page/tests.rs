@@ -268,7 +268,7 @@ fn a_drawing_of_a_large_service_says_what_it_leaves_out() {
 }
 
 /// Services `s000` to `s119` of which every tenth has no endpoints.
-fn proxier() -> Proxier<Ipvs<proxier::mode::ipvs::FakeBackend>> {
+fn proxier() -> Proxier<Ipvs<proxier::mode::ipvs::FakeIpvs>> {
     let mut text = String::new();
     for n in 0..120 {
         let slice = if n % 10 == 0 { "none" } else { "slice" };
@@ -297,8 +297,8 @@ endpoints: [{{addresses: [10.244.1.{n}]}}]
     let reading = manifest::parse("s.yaml".as_ref(), text.trim_end_matches("---"));
     assert!(!reading.has_errors(), "{:?}", reading.diagnostics);
     let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
-    let backend = Ipvs::new(FakeNode::default().backend().unwrap());
-    let mut proxier = Proxier::new(Arc::new(config), backend);
+    let data_plane = Ipvs::new(FakeNode::default().kernel().unwrap());
+    let mut proxier = Proxier::new(Arc::new(config), data_plane);
     proxier.handle(reading.changes).unwrap();
     proxier
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use proxier::Proxier;
 use proxier::mode::PlanSteps;
-use proxier::mode::iptables::{Flavour, Iptables, IptablesBackend};
+use proxier::mode::iptables::{Flavour, Iptables, IptablesKernel};
 use proxier::source::manifest::Manifests;
 use testbed::Namespace;
 
@@ -19,10 +19,10 @@ fn play(script: &Script, flavour: Flavour) {
     let file = directory.path().join(&script.file);
     let config = config(script, &file);
     let start = || {
-        let backend = IptablesBackend::with_flavour(flavour).unwrap();
+        let kernel = IptablesKernel::with_flavour(flavour).unwrap();
         let manifests = Manifests::new([&file]).for_node(&*config.node_name);
         (
-            Proxier::new(config.clone(), Iptables::new(backend)),
+            Proxier::new(config.clone(), Iptables::new(kernel)),
             manifests,
         )
     };
@@ -41,9 +41,9 @@ fn play(script: &Script, flavour: Flavour) {
         let left = proxier.audit().unwrap().unwrap().plan;
         assert_eq!(left.count(), 0, "left to do: {left:?}");
     }
-    IptablesBackend::remove_all().unwrap();
-    let mut backend = IptablesBackend::with_flavour(flavour).unwrap();
-    let node = backend.observe().unwrap();
+    IptablesKernel::remove_all().unwrap();
+    let mut kernel = IptablesKernel::with_flavour(flavour).unwrap();
+    let node = kernel.observe().unwrap();
     assert!(node.v4.is_empty() && node.v6.is_empty());
 }
 

@@ -13,7 +13,7 @@ use proxier::Proxier;
 use proxier::desired::{Config, DesiredState};
 use proxier::mode::ipvs::plan::{Plan, Scope, Step, VirtualServerState};
 use proxier::mode::ipvs::rules::Ruleset;
-use proxier::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs, cleanup};
+use proxier::mode::ipvs::{FakeIpvs, FakeNode, Ipvs, Kernel, cleanup};
 use proxier::notice::Subject;
 use proxier::reconcile::SyncReport;
 use proxier::source::Severity;
@@ -52,7 +52,7 @@ pub(super) struct Player<'a> {
     /// The manifests' objects, separate from the proxier's own store.
     store: Store,
     node: FakeNode,
-    proxier: Proxier<Ipvs<FakeBackend>>,
+    proxier: Proxier<Ipvs<FakeIpvs>>,
     foreign: BTreeMap<VirtualServerKey, VirtualServerState>,
     /// The conditions of the node and of Services that were logged last.
     problems: Vec<String>,
@@ -67,7 +67,7 @@ impl<'a> Player<'a> {
         let node = FakeNode::default();
         let mut player = Self {
             script,
-            proxier: Proxier::new(Arc::clone(&config), Ipvs::new(node.backend().unwrap())),
+            proxier: Proxier::new(Arc::clone(&config), Ipvs::new(node.kernel().unwrap())),
             manifests: Manifests::new([file]).for_node(&*config.node_name),
             config,
             directory,
@@ -136,7 +136,7 @@ impl<'a> Player<'a> {
         if act.restart {
             self.restart();
         }
-        let rules_before = self.node.backend().unwrap().observe().unwrap().ruleset;
+        let rules_before = self.node.kernel().unwrap().observe().unwrap().ruleset;
         let reading = self.read(&act.documents);
         let changes = reading.changes.clone();
         let mut report = self.proxier.handle(changes).unwrap().unwrap();
@@ -172,8 +172,8 @@ impl<'a> Player<'a> {
     }
 
     fn restart(&mut self) {
-        let backend = self.node.backend().unwrap();
-        self.proxier = Proxier::new(Arc::clone(&self.config), Ipvs::new(backend));
+        let kernel = self.node.kernel().unwrap();
+        self.proxier = Proxier::new(Arc::clone(&self.config), Ipvs::new(kernel));
         let manifests = Manifests::new([self.directory.path()]);
         self.manifests = manifests.for_node(&*self.config.node_name);
     }
@@ -187,10 +187,10 @@ impl<'a> Player<'a> {
             assert!(plan.is_empty(), "after a restart:\n{}", Steps(&plan));
         }
 
-        let mut backend = self.node.backend().unwrap();
-        let removed = cleanup(&mut backend).unwrap().applied;
+        let mut kernel = self.node.kernel().unwrap();
+        let removed = cleanup(&mut kernel).unwrap().applied;
         assert!(removed.failures.is_empty(), "{:?}", removed.failures);
-        let node = backend.observe().unwrap();
+        let node = kernel.observe().unwrap();
         assert_eq!((node.ruleset, node.elements.len()), (None, 0));
         assert!(node.routes.is_empty() && node.policy_routes.is_empty());
         assert_eq!(self.virtual_servers(), self.foreign, "left behind");
@@ -262,7 +262,7 @@ impl<'a> Player<'a> {
             Text(self.proxier.desired()).to_string(),
             "from scratch it is another"
         );
-        let mut node = self.node.backend().unwrap().observe().unwrap();
+        let mut node = self.node.kernel().unwrap().observe().unwrap();
         node.retain_owned(&desired);
         let again = Plan::new(&desired, &node, Scope::Full);
         assert!(
@@ -296,7 +296,7 @@ impl<'a> Player<'a> {
     }
 
     fn virtual_servers(&self) -> BTreeMap<VirtualServerKey, VirtualServerState> {
-        let node = self.node.backend().unwrap().observe().unwrap();
+        let node = self.node.kernel().unwrap().observe().unwrap();
         node.virtual_servers.into_iter().collect()
     }
 

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use ipvs::VirtualServerKey;
 use proxier::Proxier;
 use proxier::desired::{FrontendKey, Need};
-use proxier::mode::BackendError;
 use proxier::mode::DataPlane;
+use proxier::mode::NodeError;
 use proxier::notice::{Notice, Reason};
 use proxier::reconcile::{SyncKind, SyncReport};
 use proxier::takeover::{KubeProxy, NewProxy};
@@ -28,7 +28,7 @@ pub(crate) trait EarlierProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, BackendError>;
+    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, NodeError>;
 
     /// Checks what has been draining since [`remove`](Self::remove), and removes it if its connections
     /// have ended.
@@ -36,7 +36,7 @@ pub(crate) trait EarlierProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    fn look(&mut self) -> Result<Removal, BackendError> {
+    fn look(&mut self) -> Result<Removal, NodeError> {
         Ok(Removal::default())
     }
 }
@@ -153,7 +153,7 @@ impl EarlierProxies {
 impl Left {
     /// Reports the result of a removal; returns whether nothing is left. An unchanged result is not
     /// reported again.
-    fn is_gone(&mut self, outcome: Result<Removal, BackendError>, notices: &Notices) -> bool {
+    fn is_gone(&mut self, outcome: Result<Removal, NodeError>, notices: &Notices) -> bool {
         let name = self.earlier_proxy.name();
         let outcome = outcome.unwrap_or_else(|error| Removal {
             left: vec![chain(&error)],
@@ -194,7 +194,7 @@ impl EarlierProxy for OfKubeProxy {
         "kube-proxy"
     }
 
-    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, BackendError> {
+    fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, NodeError> {
         let kube_proxy = match &mut self.0 {
             Some(kube_proxy) => kube_proxy,
             unopened => unopened.insert(KubeProxy::open()?),

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use proxier::desired::Config;
-use proxier::mode::iptables::IptablesBackend;
+use proxier::mode::iptables::IptablesKernel;
 use proxier::mode::ipvs;
 use proxier::mode::ipvs::plan::Plan;
 use proxier::mode::ipvs::{
-    Backend, Cleanup, IpvsBackend, IpvsRemains, Replacement, Retiring, hand_over,
+    Cleanup, IpvsKernel, IpvsRemains, Kernel, Replacement, Retiring, hand_over,
 };
-use proxier::mode::nftables::NftablesBackend;
+use proxier::mode::nftables::NftablesKernel;
 use proxier::mode::userspace;
-use proxier::mode::{ApplyReport, BackendError};
+use proxier::mode::{ApplyReport, NodeError};
 use proxier::takeover::NewProxy;
 
 use crate::args::Mode;
@@ -41,18 +41,18 @@ pub(crate) fn earlier_proxies(
 }
 
 /// Removes the rules in iptables' filter, unless the mode in effect needs them.
-fn remove_passage(in_effect: Mode) -> Result<(), BackendError> {
+fn remove_passage(in_effect: Mode) -> Result<(), NodeError> {
     match in_effect {
         Mode::Iptables | Mode::Userspace => passage::remove().map(drop),
         Mode::Ipvs | Mode::Nftables => Ok(()),
     }
 }
 
-/// The backend for what IPVS mode left, with or without IPVS in the kernel. Does not make the
+/// The kernel with what IPVS mode left, with or without IPVS in the kernel. Does not make the
 /// kernel load IPVS.
-pub(crate) fn open_ipvs() -> Result<Box<dyn Backend>, BackendError> {
+pub(crate) fn open_ipvs() -> Result<Box<dyn Kernel>, NodeError> {
     if ipvs::is_loaded() {
-        Ok(Box::new(IpvsBackend::open()?))
+        Ok(Box::new(IpvsKernel::open()?))
     } else {
         Ok(Box::new(IpvsRemains::open()?))
     }
@@ -67,8 +67,8 @@ impl EarlierProxy for OfIptablesMode {
         "svcproxy's mode iptables"
     }
 
-    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, BackendError> {
-        let chains = IptablesBackend::remove_all()?;
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, NodeError> {
+        let chains = IptablesKernel::remove_all()?;
         Ok(Removal {
             removed: (chains > 0).then(|| format!("{chains} chains")),
             ..Removal::default()
@@ -87,9 +87,9 @@ impl EarlierProxy for OfNftablesMode {
         "svcproxy's mode nftables"
     }
 
-    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, BackendError> {
-        let opened = NftablesBackend::open();
-        let tables = match opened.and_then(|mut backend| backend.remove_all()) {
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, NodeError> {
+        let opened = NftablesKernel::open();
+        let tables = match opened.and_then(|mut kernel| kernel.remove_all()) {
             Err(error) if is_without_nftables(&error) => 0,
             removed => removed?,
         };
@@ -107,7 +107,7 @@ impl EarlierProxy for OfNftablesMode {
 struct OfIpvsMode {
     config: Config,
     in_effect: Mode,
-    retiring: Option<(Box<dyn Backend>, Retiring)>,
+    retiring: Option<(Box<dyn Kernel>, Retiring)>,
 }
 
 impl EarlierProxy for OfIpvsMode {
@@ -115,17 +115,17 @@ impl EarlierProxy for OfIpvsMode {
         "svcproxy's mode ipvs"
     }
 
-    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, BackendError> {
+    fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, NodeError> {
         if self.retiring.is_some() {
             return self.look();
         }
-        let mut backend = match open_ipvs() {
+        let mut kernel = match open_ipvs() {
             Err(error) if is_without_nftables(&error) => return self.without_nftables(),
             opened => opened?,
         };
         if self.in_effect == Mode::Userspace {
             // IPVS would see new connections before the proxy does.
-            let removed = match hand_over(&mut *backend) {
+            let removed = match hand_over(&mut *kernel) {
                 Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
                 removed => removed?,
             };
@@ -134,7 +134,7 @@ impl EarlierProxy for OfIpvsMode {
         }
         let replacement = Replacement::Translation(&self.config);
         let timeout = self.config.drain_timeout;
-        let begun = Retiring::begin(&mut *backend, replacement, timeout, Instant::now());
+        let begun = Retiring::begin(&mut *kernel, replacement, timeout, Instant::now());
         let (mut retiring, begun) = match begun {
             Err(error) if is_without_nftables(&error) => return self.without_nftables(),
             begun => begun?,
@@ -142,23 +142,23 @@ impl EarlierProxy for OfIpvsMode {
         if !begun.applied.failures.is_empty() {
             return Ok(outcome(&begun));
         }
-        if let Some(cleanup) = retiring.finish(&mut *backend, Instant::now())? {
+        if let Some(cleanup) = retiring.finish(&mut *kernel, Instant::now())? {
             remove_passage(self.in_effect)?;
             return Ok(outcome(&cleanup));
         }
         let by = self.in_effect.name();
         tracing::info!("existing connections stay on IPVS, new ones use {by}");
-        self.retiring = Some((backend, retiring));
+        self.retiring = Some((kernel, retiring));
         Ok(Removal::draining())
     }
 
-    fn look(&mut self) -> Result<Removal, BackendError> {
-        let Some((mut backend, mut retiring)) = self.retiring.take() else {
+    fn look(&mut self) -> Result<Removal, NodeError> {
+        let Some((mut kernel, mut retiring)) = self.retiring.take() else {
             return Ok(Removal::default());
         };
-        match retiring.finish(&mut *backend, Instant::now())? {
+        match retiring.finish(&mut *kernel, Instant::now())? {
             None => {
-                self.retiring = Some((backend, retiring));
+                self.retiring = Some((kernel, retiring));
                 Ok(Removal::draining())
             }
             Some(cleanup) => {
@@ -172,7 +172,7 @@ impl EarlierProxy for OfIpvsMode {
 
 impl OfIpvsMode {
     /// Mode ipvs cannot have run here, but mode userspace may have left its routes.
-    fn without_nftables(&self) -> Result<Removal, BackendError> {
+    fn without_nftables(&self) -> Result<Removal, NodeError> {
         if self.in_effect == Mode::Userspace {
             return Ok(Removal::default());
         }
@@ -185,10 +185,10 @@ impl OfIpvsMode {
 }
 
 /// Without nftables in the kernel, IPVS mode cannot have run here.
-pub(crate) fn is_without_nftables(error: &BackendError) -> bool {
+pub(crate) fn is_without_nftables(error: &NodeError) -> bool {
     const EINVAL: i32 = 22;
     const EPROTONOSUPPORT: i32 = 93;
-    matches!(error, BackendError::PacketFilter { .. })
+    matches!(error, NodeError::PacketFilter { .. })
         && [Some(EINVAL), Some(EPROTONOSUPPORT)].contains(&error.errno())
 }
 

@@ -1,4 +1,4 @@
-//! Errors of backends.
+//! Errors of operations on the node.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::mode::ipvs::plan::LocalRoute;
 /// [`source`](std::error::Error::source).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BackendError {
+pub enum NodeError {
     /// An error of IPVS; also if the kernel has no IPVS.
     #[error(transparent)]
     Ipvs(#[from] ipvs::Error),
@@ -107,7 +107,7 @@ pub enum BackendError {
     },
 }
 
-impl BackendError {
+impl NodeError {
     /// The kernel's errno, if the kernel returned one.
     pub fn errno(&self) -> Option<i32> {
         match self {

@@ -27,7 +27,7 @@ use crate::mode::ipvs::plan::{Plan, Scope};
 use crate::model::ObjectName;
 use crate::notice::Notice;
 
-pub use error::BackendError;
+pub use error::NodeError;
 pub use flows::Flows;
 pub use limits::{limits, limits_of};
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
@@ -36,7 +36,7 @@ pub use sysctl::Sysctl;
 /// The plan that removes what has drained, and the frontends without real servers after it.
 pub type Drained<P> = (P, Vec<FrontendKey>);
 
-/// A mode on one node: the known state of the node, further knowledge, and the backend to change
+/// A mode on one node: the known state of the node, further knowledge, and the kernel to change
 /// it.
 ///
 /// [`Ipvs`](ipvs::Ipvs) and [`Iptables`](iptables::Iptables) are the modes. A
@@ -65,7 +65,7 @@ pub trait DataPlane: sealed::Sealed {
         &mut self,
         what: Reading,
         desired: &DesiredState,
-    ) -> Result<Vec<FrontendKey>, BackendError>;
+    ) -> Result<Vec<FrontendKey>, NodeError>;
 
     /// Compares the desired state with the node. Empty if the state of the node is unknown.
     fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Self::Plan;
@@ -84,7 +84,7 @@ pub trait DataPlane: sealed::Sealed {
         &mut self,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Option<Drained<Self::Plan>>, BackendError>;
+    ) -> Result<Option<Drained<Self::Plan>>, NodeError>;
 
     /// Problems of this mode: what Services request and do not get. With a name, those of one
     /// Service.
@@ -116,7 +116,7 @@ pub trait DataPlane: sealed::Sealed {
     /// # Errors
     ///
     /// If the counters cannot be read.
-    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError>;
+    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, NodeError>;
 }
 
 mod sealed {

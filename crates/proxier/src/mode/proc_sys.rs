@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::{fs, io};
 
-use crate::mode::{ApplyReport, BackendError, Sysctl};
+use crate::mode::{ApplyReport, NodeError, Sysctl};
 
 /// The directory of the sysctls.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Sysctls {
 
     /// The values of all existing sysctls. Those of IPVS exist once its module is loaded; a kernel
     /// without IPv6 lacks its sysctls.
-    pub(crate) fn observe(&self) -> Result<BTreeMap<Sysctl, String>, BackendError> {
+    pub(crate) fn observe(&self) -> Result<BTreeMap<Sysctl, String>, NodeError> {
         let mut values = BTreeMap::new();
         for sysctl in Sysctl::ALL {
             match fs::read_to_string(self.path(sysctl)) {
@@ -37,7 +37,7 @@ impl Sysctls {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {
                     let operation = "read it";
-                    return Err(BackendError::Sysctl {
+                    return Err(NodeError::Sysctl {
                         sysctl,
                         operation,
                         source,
@@ -49,9 +49,9 @@ impl Sysctls {
     }
 
     /// The value of a sysctl; an error if it is not `value` and cannot be changed. Changes nothing.
-    pub(crate) fn check(&self, sysctl: Sysctl, value: u32) -> Result<String, BackendError> {
+    pub(crate) fn check(&self, sysctl: Sysctl, value: u32) -> Result<String, NodeError> {
         let error = |operation| {
-            move |source| BackendError::Sysctl {
+            move |source| NodeError::Sysctl {
                 sysctl,
                 operation,
                 source,
@@ -74,7 +74,7 @@ impl Sysctls {
             let operation = "write it";
             report.fail(
                 place,
-                BackendError::Sysctl {
+                NodeError::Sysctl {
                     sysctl,
                     operation,
                     source,

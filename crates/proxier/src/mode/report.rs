@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipvs::Family;
 
-use super::BackendError;
+use super::NodeError;
 use crate::desired::{FrontendKey, Need, ServicePortName};
 
 /// The results of the steps of a plan.
@@ -44,7 +44,7 @@ pub struct Failure {
     /// Its index in the plan.
     pub step: usize,
     /// Why.
-    pub error: BackendError,
+    pub error: NodeError,
 }
 
 /// A part of the node that can fail and be retried separately.
@@ -78,7 +78,7 @@ pub struct Refused {
     /// The Service port whose rules were rejected.
     pub owner: ServicePortName,
     /// Why.
-    pub error: BackendError,
+    pub error: NodeError,
 }
 
 /// The amount of work that was sent to the kernel, successful or not.
@@ -149,7 +149,7 @@ impl ApplyReport {
     }
 
     #[cfg(any(feature = "ipvs", feature = "iptables", feature = "testing", test))]
-    pub(crate) fn fail(&mut self, step: usize, error: impl Into<BackendError>) {
+    pub(crate) fn fail(&mut self, step: usize, error: impl Into<NodeError>) {
         let error = error.into();
         self.failures.push(Failure { step, error });
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use ipvs::VirtualServerKey;
 
 use crate::desired::{Config, ConfigError, DesiredState, FrontendKey, Problem, Touched};
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::{Carried, DataPlane, Drain, Failures, Item, Reading, ServerCounts};
 use crate::model::ObjectName;
@@ -29,12 +29,12 @@ pub use report::{Concerned, SyncKind, SyncReport};
 /// ```
 /// use std::sync::Arc;
 /// use proxier::Proxier;
-/// use proxier::mode::ipvs::{FakeBackend, Ipvs};
+/// use proxier::mode::ipvs::{FakeIpvs, Ipvs};
 /// use proxier::desired::Config;
 /// use proxier::store::Change;
 ///
 /// let config = Arc::new(Config::new("node-a", vec!["192.0.2.1".parse()?]));
-/// let mut proxier = Proxier::new(config, Ipvs::new(FakeBackend::default()));
+/// let mut proxier = Proxier::new(config, Ipvs::new(FakeIpvs::default()));
 /// let report = proxier.handle([
 ///     Change::ServicesReplaced(vec![]),
 ///     Change::EndpointSlicesReplaced(vec![]),
@@ -147,7 +147,7 @@ impl<D: DataPlane> Proxier<D> {
     pub fn handle(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
+    ) -> Result<Option<SyncReport<D::Plan>>, NodeError> {
         if self.ingest(changes) {
             self.sync().map(Some)
         } else {
@@ -261,7 +261,7 @@ impl<D: DataPlane> Proxier<D> {
     /// # Errors
     ///
     /// If the counters cannot be read.
-    pub fn carried(&mut self) -> Result<Option<Vec<Carried>>, BackendError> {
+    pub fn carried(&mut self) -> Result<Option<Vec<Carried>>, NodeError> {
         self.data_plane.carried(&self.desired)
     }
 
@@ -285,7 +285,7 @@ impl<D: DataPlane> Proxier<D> {
     pub fn preview(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<D::Plan, BackendError> {
+    ) -> Result<D::Plan, NodeError> {
         self.enqueue(changes);
         let config = self.followed();
         let config = config.map_or_else(|_| self.desired.config_shared(), Arc::new);
@@ -333,7 +333,7 @@ impl<D: DataPlane> Proxier<D> {
         of_config.chain(self.data_plane.conditions()).collect()
     }
 
-    fn sync(&mut self) -> Result<SyncReport<D::Plan>, BackendError> {
+    fn sync(&mut self) -> Result<SyncReport<D::Plan>, NodeError> {
         if !self.is_known() {
             self.data_plane.read(Reading::Full, &self.desired)?;
             return Ok(self.sync_all());
@@ -380,7 +380,7 @@ impl<D: DataPlane> Proxier<D> {
     pub(crate) fn retry(
         &mut self,
         failed: &BTreeSet<Failed<Item>>,
-    ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
+    ) -> Result<Option<SyncReport<D::Plan>>, NodeError> {
         if failed.contains(&Failed::Node) {
             self.data_plane.forget();
         } else if failed.contains(&Failed::Audit) {
@@ -442,7 +442,7 @@ impl<D: DataPlane> Proxier<D> {
     /// # Errors
     ///
     /// If their connections cannot be read; nothing is changed then.
-    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
+    pub fn drain(&mut self, now: Instant) -> Result<Option<SyncReport<D::Plan>>, NodeError> {
         // Apply pending changes first, so that their triggers belong to their own sync.
         if !self.ingest([]) {
             return Ok(None);

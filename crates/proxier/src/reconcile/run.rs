@@ -14,7 +14,7 @@ use foldhash::fast::FixedState;
 
 use crate::Proxier;
 use crate::desired::Config;
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::{DataPlane, Item, PlanSteps};
 use crate::reconcile::SyncReport;
 use crate::reconcile::proxier::Attempt;
@@ -73,7 +73,7 @@ pub struct Round<'a, P> {
     /// Its cause.
     pub cause: Cause,
     /// Its result.
-    pub result: Result<&'a SyncReport<P>, &'a BackendError>,
+    pub result: Result<&'a SyncReport<P>, &'a NodeError>,
     /// When it began. It includes all changes sent before.
     pub started: Instant,
     /// Its duration; for the last slice of an audit, that of all slices.
@@ -87,7 +87,7 @@ impl<P: PlanSteps> Round<'_, P> {
     }
 
     /// What failed: the sync as a whole, or single steps of it. The loop tries them again.
-    pub fn errors(&self) -> impl Iterator<Item = &BackendError> {
+    pub fn errors(&self) -> impl Iterator<Item = &NodeError> {
         let failures = self
             .result
             .iter()
@@ -260,7 +260,7 @@ fn carry_out<B: DataPlane>(
     action: &Action<Item>,
     proxier: &mut Proxier<B>,
     now: Instant,
-) -> Result<Option<SyncReport<B::Plan>>, BackendError> {
+) -> Result<Option<SyncReport<B::Plan>>, NodeError> {
     match action {
         Action::Sync => proxier.handle([]),
         Action::Retry(failed) => proxier.retry(failed),

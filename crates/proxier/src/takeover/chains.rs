@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipvs::Family;
 use netlink::{Socket, nftables};
 
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::conntrack::netlink_family;
 use crate::mode::iptables::kernel::{Flavour, has_legacy_tables, kernel_speaks, restore, save};
 use crate::mode::iptables::{Table, Transaction};
@@ -31,7 +31,7 @@ pub(super) fn remove(netfilter: &mut Socket, removal: &mut Removal) {
 
 /// The number of kube-proxy's chains, in iptables and in the tables of its nftables mode, without
 /// canaries; `None` if there are not even canaries.
-pub(super) fn count(netfilter: &mut Socket) -> Result<Option<usize>, BackendError> {
+pub(super) fn count(netfilter: &mut Socket) -> Result<Option<usize>, NodeError> {
     let (mut all, mut serving) = (0, 0);
     let mut see = |name: &str| {
         all += 1;
@@ -50,7 +50,7 @@ pub(super) fn count(netfilter: &mut Socket) -> Result<Option<usize>, BackendErro
 }
 
 /// The number of its chains in iptables-nft and iptables-legacy, with canaries.
-pub(super) fn count_iptables(netfilter: &mut Socket) -> Result<usize, BackendError> {
+pub(super) fn count_iptables(netfilter: &mut Socket) -> Result<usize, NodeError> {
     let mut count = 0;
     for family in [Family::V4, Family::V6] {
         let found = nft_chains(netfilter, family)?;
@@ -66,16 +66,13 @@ pub(super) fn count_iptables(netfilter: &mut Socket) -> Result<usize, BackendErr
     Ok(count)
 }
 
-fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, BackendError> {
+fn has_nft_chains(netfilter: &mut Socket, family: Family) -> Result<bool, NodeError> {
     let chains = nft_chains(netfilter, family)?;
     Ok(chains.iter().any(|(table, _)| table != NFTABLES_TABLE))
 }
 
 /// The tables and names of its chains in nftables' tables.
-fn nft_chains(
-    netfilter: &mut Socket,
-    family: Family,
-) -> Result<Vec<(String, String)>, BackendError> {
+fn nft_chains(netfilter: &mut Socket, family: Family) -> Result<Vec<(String, String)>, NodeError> {
     let chains = nftables::chains(netfilter, netlink_family(family));
     let mut chains = chains.map_err(packet_filter("list chains"))?;
     let table_of = |table: &str| Table::ALL.into_iter().find(|t| t.to_string() == table);

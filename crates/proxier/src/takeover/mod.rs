@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use ipvs::{Protocol, VirtualServerKey};
 
 use crate::desired::FrontendKey;
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::kernel::rtnetlink::Rtnetlink;
 use crate::takeover::leftovers::{NFTABLES_TABLE, Record, SetOf, is_set, set_of};
@@ -47,7 +47,7 @@ const SET_PAUSE: Duration = Duration::from_millis(50);
 /// let new_proxy = NewProxy::new(&|_| false, &|_| false);
 /// let removal = KubeProxy::open()?.remove(&new_proxy, Instant::now());
 /// println!("removed: {}", removal.removed);
-/// # Ok::<(), proxier::mode::BackendError>(())
+/// # Ok::<(), proxier::mode::NodeError>(())
 /// ```
 #[derive(Debug)]
 pub struct KubeProxy {
@@ -193,7 +193,7 @@ impl KubeProxy {
     /// # Errors
     ///
     /// Lack of privileges.
-    pub fn open() -> Result<Self, BackendError> {
+    pub fn open() -> Result<Self, NodeError> {
         Ok(Self {
             netfilter: Socket::open().map_err(packet_filter("open netfilter"))?,
             netlink: Rtnetlink::open().map_err(links("open rtnetlink"))?,
@@ -246,7 +246,7 @@ impl KubeProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    pub fn presence(&mut self) -> Result<Presence, BackendError> {
+    pub fn presence(&mut self) -> Result<Presence, NodeError> {
         let (_, device, record) = self.record()?;
         // Sets alone are no evidence: they may have been left because other programs use them.
         if device.is_some() {
@@ -263,7 +263,7 @@ impl KubeProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServerKey>, BackendError> {
+    pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServerKey>, NodeError> {
         let (_, device, record) = self.record()?;
         if device.is_none() {
             return Ok(Vec::new());
@@ -277,7 +277,7 @@ impl KubeProxy {
     /// # Errors
     ///
     /// If the node cannot be read.
-    pub fn holdings(&mut self) -> Result<Removed, BackendError> {
+    pub fn holdings(&mut self) -> Result<Removed, NodeError> {
         let tables = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE)
             .map_err(packet_filter("list tables"))?;
         let chains = chains::count_iptables(&mut self.netfilter)?;
@@ -296,7 +296,7 @@ impl KubeProxy {
         })
     }
 
-    fn remove_tables(&mut self) -> Result<usize, BackendError> {
+    fn remove_tables(&mut self) -> Result<usize, NodeError> {
         let families = nftables::families_with(&mut self.netfilter, NFTABLES_TABLE);
         let families = families.map_err(packet_filter("list tables"))?;
         if !families.is_empty() {
@@ -308,7 +308,7 @@ impl KubeProxy {
 
     /// kube-proxy's sets and device, and the record of its virtual servers in them. Empty if there
     /// is neither.
-    fn record(&mut self) -> Result<(Vec<String>, Option<Device>, Record), BackendError> {
+    fn record(&mut self) -> Result<(Vec<String>, Option<Device>, Record), NodeError> {
         let cannot = packet_filter("list ipsets");
         let mut sets = ipset::names(&mut self.netfilter).map_err(&cannot)?;
         sets.retain(|name| is_set(name));
@@ -345,7 +345,7 @@ impl KubeProxy {
         record: &Record,
         new_proxy: &NewProxy<'_>,
         now: Instant,
-    ) -> Result<servers::Deletion, BackendError> {
+    ) -> Result<servers::Deletion, NodeError> {
         servers::delete(record, new_proxy, &mut self.draining, now)
     }
 
@@ -378,7 +378,7 @@ impl KubeProxy {
         device: &Device,
         new_proxy: &NewProxy<'_>,
         removed: &mut Removed,
-    ) -> Result<Vec<IpAddr>, BackendError> {
+    ) -> Result<Vec<IpAddr>, NodeError> {
         let mut used = device::local_addresses().map_err(links("list connections"))?;
         used.retain(|address| device.addresses.contains(address) && !new_proxy.is_local(address));
         if used.is_empty() {
@@ -394,10 +394,10 @@ impl KubeProxy {
     }
 }
 
-fn packet_filter(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::PacketFilter { operation, source }
+fn packet_filter(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::PacketFilter { operation, source }
 }
 
-fn links(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::Link { operation, source }
+fn links(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::Link { operation, source }
 }

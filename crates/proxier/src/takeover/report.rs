@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipvs::VirtualServerKey;
 
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::takeover::leftovers::DEVICE;
 
 /// What a removal did.
@@ -26,7 +26,7 @@ pub struct Removal {
     /// again: they stay as long as the connections.
     pub connected: Vec<IpAddr>,
     /// What could not be removed, and why.
-    pub failures: Vec<BackendError>,
+    pub failures: Vec<NodeError>,
 }
 
 /// Numbers of kube-proxy's objects that were removed, or that there are. `Display` lists them.
@@ -82,7 +82,7 @@ impl Removal {
         self.failures.is_empty() && self.draining.is_empty() && self.connected.is_empty()
     }
 
-    pub(super) fn took<T: Default>(&mut self, result: Result<T, BackendError>) -> T {
+    pub(super) fn took<T: Default>(&mut self, result: Result<T, NodeError>) -> T {
         result.unwrap_or_else(|error| {
             self.failures.push(error);
             T::default()

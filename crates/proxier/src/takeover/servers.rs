@@ -11,7 +11,7 @@ use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::plan::drains;
 use crate::mode::ipvs::shared;
-use crate::mode::{ApplyReport, BackendError, Flows};
+use crate::mode::{ApplyReport, Flows, NodeError};
 use crate::takeover::leftovers::Record;
 
 /// The result of the removal.
@@ -30,7 +30,7 @@ pub(super) fn delete(
     new_proxy: &NewProxy<'_>,
     draining: &mut Draining,
     now: Instant,
-) -> Result<Deletion, BackendError> {
+) -> Result<Deletion, NodeError> {
     let Some(mut client) = open()? else {
         return Ok(Deletion::default());
     };
@@ -75,7 +75,7 @@ pub(super) fn delete(
 }
 
 /// The existing virtual servers of the record.
-pub(super) fn list(record: &Record) -> Result<Vec<VirtualServerKey>, BackendError> {
+pub(super) fn list(record: &Record) -> Result<Vec<VirtualServerKey>, NodeError> {
     let Some(mut client) = open()? else {
         return Ok(Vec::new());
     };
@@ -85,7 +85,7 @@ pub(super) fn list(record: &Record) -> Result<Vec<VirtualServerKey>, BackendErro
 }
 
 /// `None` if the kernel has no IPVS.
-fn open() -> Result<Option<Client>, BackendError> {
+fn open() -> Result<Option<Client>, NodeError> {
     match Client::open() {
         Err(error) if *error.kind() == ErrorKind::Unsupported => Ok(None),
         client => Ok(Some(client?)),

@@ -7,7 +7,7 @@ use ipvs::{
     Change, Client, Family, Forwarding, RealServer, Transport, Tunnel, VirtualServer,
     VirtualServerKey,
 };
-use proxier::mode::ipvs::Backend;
+use proxier::mode::ipvs::Kernel;
 use proxier::mode::ipvs::plan::NodeState;
 
 fn real_server(place: &str) -> RealServer {
@@ -45,7 +45,7 @@ fn table() -> Vec<(VirtualServerKey, Vec<RealServer>)> {
     ]
 }
 
-fn looks_right(backend: &mut impl Backend, known: &NodeState) -> BTreeSet<VirtualServerKey> {
+fn looks_right(backend: &mut impl Kernel, known: &NodeState) -> BTreeSet<VirtualServerKey> {
     let (mut right, mut begins) = (BTreeSet::new(), true);
     loop {
         let glance = backend.glance(known, begins).unwrap();
@@ -58,7 +58,7 @@ fn looks_right(backend: &mut impl Backend, known: &NodeState) -> BTreeSet<Virtua
 }
 
 /// Makes changes as another program would, and checks which of them a look finds.
-pub(crate) fn finds_changes<T: Transport>(backend: &mut impl Backend, client: &mut Client<T>) {
+pub(crate) fn finds_changes<T: Transport>(backend: &mut impl Kernel, client: &mut Client<T>) {
     let table = table();
     for (key, real_servers) in &table {
         client

@@ -19,7 +19,7 @@ use proxier::desired::{
 };
 use proxier::mode::ipvs::plan::{Audience, Element, NodeState, Plan, Purpose, Scope, Step};
 use proxier::mode::ipvs::rules::{Parts, Ruleset};
-use proxier::mode::ipvs::{Backend, FakeBackend, trace};
+use proxier::mode::ipvs::{FakeIpvs, Kernel, trace};
 use proxier::mode::trace::Surroundings;
 use proxier::model::ObjectName;
 use proxier::store::Store;
@@ -223,7 +223,7 @@ proptest! {
         let settings = config(drain);
         let mut store = Store::default();
         let mut state = DesiredState::new(Arc::clone(&settings));
-        let mut kernel = FakeBackend::default();
+        let mut kernel = FakeIpvs::default();
         let mut node = kernel.observe().unwrap();
         let base = Plan::new(&state, &node, Scope::Full);
         prop_assert!(kernel.apply(&base).failures.is_empty());

@@ -55,7 +55,7 @@ proptest! {
         ];
         changes.splice(0..0, empty);
         let node = FakeNode::default();
-        let backend = || node.backend().unwrap();
+        let backend = || node.kernel().unwrap();
         let mut running = Proxier::new(first, Ipvs::new(backend()));
         prop_assert!(running.handle(changes.clone()).unwrap().unwrap().is_success());
         running.reconfigure(Arc::clone(&then));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proxier::Proxier;
 use proxier::desired::{Config, FollowNode};
-use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs};
+use proxier::mode::ipvs::{FakeIpvs, FakeNode, Ipvs};
 use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, StartError, Timing};
 use serde_json::{Value, json};
@@ -87,7 +87,7 @@ pub(crate) fn replace(path: &Path, text: &str) {
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
     pub(crate) source: KubeSource,
-    pub(crate) proxier: Proxier<Ipvs<FakeBackend>>,
+    pub(crate) proxier: Proxier<Ipvs<FakeIpvs>>,
     /// The source's diagnostics.
     pub(crate) reported: Vec<String>,
     readings: Receiver<Reading>,
@@ -121,11 +121,11 @@ impl Cluster {
             .with_pod_cidrs(true)
             .with_zone(true)
             .with_service_cidrs(true);
-        let backend = FakeNode::default().backend().unwrap();
+        let kernel = FakeNode::default().kernel().unwrap();
         Self {
             server,
             source: source.unwrap(),
-            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(kernel)),
             reported: Vec::new(),
             readings,
             taken: 0,

@@ -56,7 +56,7 @@ fn a_proxy_is_ready_after_every_list_and_stays_so_without_its_server() {
     let config = Config::new(NODE, vec!["192.0.2.1".parse().unwrap()]);
     let mut proxier = Proxier::new(
         Arc::new(config),
-        Ipvs::new(FakeNode::default().backend().unwrap()),
+        Ipvs::new(FakeNode::default().kernel().unwrap()),
     );
     let observer = monitor.clone();
     let proxy = thread::spawn(move || {

@@ -26,7 +26,7 @@ fn whole_table(protocols: &[Transport]) {
     assert_eq!(state.problems(), []);
     let host = &topology.node().host;
     host.enter(|| {
-        let mut backend = NftablesBackend::open().unwrap();
+        let mut backend = NftablesKernel::open().unwrap();
         let mut node = backend.observe().unwrap();
         apply(
             &mut backend,
@@ -44,7 +44,7 @@ fn whole_table(protocols: &[Transport]) {
     let failures = cluster.failures(&table);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     // What the rules are said to do is what they do.
-    let node = host.enter(|| NftablesBackend::open().unwrap().observe().unwrap());
+    let node = host.enter(|| NftablesKernel::open().unwrap().observe().unwrap());
     let ruleset = Ruleset::new(state.config());
     assert_eq!(node.ruleset, Some(ruleset.fingerprint()));
     let own = addresses(&topology);
@@ -71,7 +71,7 @@ fn lab(topology: &Topology, protocol: Protocol, number: u16) -> Lab<'_, Nftables
     let backend = topology
         .node()
         .host
-        .enter(|| NftablesBackend::open().unwrap());
+        .enter(|| NftablesKernel::open().unwrap());
     let data_plane = Nftables::new(backend);
     Lab::new(topology, settings(topology), data_plane, protocol, number)
 }

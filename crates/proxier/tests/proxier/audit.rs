@@ -6,55 +6,55 @@ use std::rc::Rc;
 
 use ipvs::{RealServerKey, VirtualServerKey};
 use proxier::mode::ipvs::plan::{NodeState, Obstacle, Plan};
-use proxier::mode::{ApplyReport, BackendError};
+use proxier::mode::{ApplyReport, NodeError};
 
 use proxier::mode::ipvs::Glance;
 
 use super::*;
 
 /// Enough for several slices; the last one is not full.
-const SERVICES: usize = 3 * Ipvs::<FakeBackend>::AUDIT_SLICE + 5;
+const SERVICES: usize = 3 * Ipvs::<FakeIpvs>::AUDIT_SLICE + 5;
 const SLICES: usize = 4;
 
-/// A backend that counts reads of real servers.
+/// A kernel that counts reads of real servers.
 struct Counting {
-    backend: FakeBackend,
+    kernel: FakeIpvs,
     read: Rc<Cell<usize>>,
     /// Whether it has a cheap look at all real servers.
     can_glance: bool,
 }
 
-impl Backend for Counting {
-    fn outline(&mut self) -> Result<NodeState, BackendError> {
-        self.backend.outline()
+impl Kernel for Counting {
+    fn outline(&mut self) -> Result<NodeState, NodeError> {
+        self.kernel.outline()
     }
 
     fn real_servers(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+    ) -> Result<Option<Vec<RealServer>>, NodeError> {
         self.read.set(self.read.get() + 1);
-        self.backend.real_servers(virtual_server)
+        self.kernel.real_servers(virtual_server)
     }
 
     fn glance(&mut self, known: &NodeState, begins: bool) -> Option<Glance> {
-        let glance = self.backend.glance(known, begins);
+        let glance = self.kernel.glance(known, begins);
         glance.filter(|_| self.can_glance)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
-        self.backend.apply(plan)
+        self.kernel.apply(plan)
     }
 
     fn connections(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
-        self.backend.connections(virtual_server)
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError> {
+        self.kernel.connections(virtual_server)
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
-        self.backend.remove_ruleset()
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
+        self.kernel.remove_ruleset()
     }
 }
 
@@ -82,13 +82,13 @@ fn many_that_glance(
     can_glance: bool,
 ) -> (Proxier<Ipvs<Counting>>, Rc<Cell<usize>>) {
     let read = Rc::<Cell<usize>>::default();
-    let backend = Counting {
-        backend: node.backend().unwrap(),
+    let kernel = Counting {
+        kernel: node.kernel().unwrap(),
         read: Rc::clone(&read),
         can_glance,
     };
     let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(kernel));
     let services = (0..SERVICES).map(|n| service(&format!("s{n}"), &vip(n)));
     let slices = (0..SERVICES).map(|n| slice(&format!("s{n}"), &BOTH));
     let lists = [
@@ -111,7 +111,7 @@ fn drift(node: &FakeNode, from: usize) {
 }
 
 /// Finishes an audit; returns the number of steps.
-fn finish<B: Backend>(proxier: &mut Proxier<Ipvs<B>>) -> usize {
+fn finish<K: Kernel>(proxier: &mut Proxier<Ipvs<K>>) -> usize {
     let mut steps = 0;
     while proxier.is_auditing() {
         let report = proxier.audit().unwrap();
@@ -185,7 +185,7 @@ fn what_looks_right_is_read_in_turns() {
 fn a_look_finds_what_another_program_changed() {
     let node = FakeNode::default();
     let mut client = node.ipvs().client().unwrap();
-    super::glance::finds_changes(&mut node.backend().unwrap(), &mut client);
+    super::glance::finds_changes(&mut node.kernel().unwrap(), &mut client);
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn a_route_of_others_is_passed_or_reported_until_it_is_gone() {
     let node = FakeNode::default();
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.backend().unwrap()));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(node.kernel().unwrap()));
     let lists = [
         Change::ServicesReplaced(vec![]),
         Change::EndpointSlicesReplaced(vec![]),

@@ -205,7 +205,7 @@ fn every_call_of_a_cleanup_fails_once() {
         for nth in 1.. {
             let node = FakeNode::default();
             let config = Config::new("here", vec![[192, 0, 2, 1].into()]);
-            let plane = Ipvs::new(node.backend().unwrap());
+            let plane = Ipvs::new(node.kernel().unwrap());
             let mut proxier = Proxier::new(config.into(), plane);
             let mut objects = Cluster::default();
             for happening in cluster(Mode::Ipvs) {
@@ -214,9 +214,9 @@ fn every_call_of_a_cleanup_fails_once() {
             let lists = [Kind::Node, Kind::Service, Kind::Slice].map(|kind| objects.list(kind));
             assert!(proxier.handle(lists).unwrap().unwrap().is_success());
 
-            let mut backend = node.backend().unwrap();
+            let mut kernel = node.kernel().unwrap();
             node.ipvs().fail_request(nth, errno);
-            let cleaned = cleanup(&mut backend);
+            let cleaned = cleanup(&mut kernel);
             if node.pending_faults() > 0 {
                 calls = calls.max(nth - 1);
                 break;
@@ -236,7 +236,7 @@ fn every_call_of_a_cleanup_fails_once() {
             };
             let case = format!("errno {errno} at request {nth}");
             assert!(is_reported || is_empty(&node), "{case}: not reported");
-            cleanup(&mut backend).unwrap();
+            cleanup(&mut kernel).unwrap();
             assert!(is_empty(&node), "{case}: something is left");
         }
     }

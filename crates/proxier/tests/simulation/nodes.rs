@@ -10,7 +10,7 @@ use proxier::Proxier;
 use proxier::desired::{Config, FrontendKey};
 use proxier::mode::iptables::{self, FakeIptables, Iptables, ProgramFault};
 use proxier::mode::ipvs::plan::{Audience, Element as IpvsElement, NodeState};
-use proxier::mode::ipvs::{FakeBackend, FakeNode, Ipvs, Replacement, Retiring};
+use proxier::mode::ipvs::{FakeIpvs, FakeNode, Ipvs, Replacement, Retiring};
 use proxier::mode::nftables::{self, Chooser, Element, FakeNftables, Nftables};
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ pub(crate) trait Node {
 
 pub(crate) struct IpvsNode {
     node: FakeNode,
-    eye: FakeBackend,
+    eye: FakeIpvs,
     client: FakeClient,
     state: NodeState,
     servers: BTreeMap<Server, Load>,
@@ -115,7 +115,7 @@ impl Default for IpvsNode {
     fn default() -> Self {
         let node = FakeNode::default();
         Self {
-            eye: node.backend().unwrap(),
+            eye: node.kernel().unwrap(),
             client: node.ipvs().client().unwrap(),
             node,
             state: NodeState::default(),
@@ -139,7 +139,7 @@ impl Node for IpvsNode {
     }
 
     fn start(&self, config: Arc<Config>, now: Instant) -> Box<dyn Life> {
-        let plane = Ipvs::new(self.node.backend().unwrap());
+        let plane = Ipvs::new(self.node.kernel().unwrap());
         Box::new(Loop::new(Proxier::new(config, plane), now))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proxier::Proxier;
 use proxier::desired::Config;
-use proxier::mode::ipvs::{FakeBackend, Ipvs};
+use proxier::mode::ipvs::{FakeIpvs, Ipvs};
 use proxier::source::manifest;
 
 use super::text::Text;
@@ -50,7 +50,7 @@ endpoints:
 fn web() -> Description {
     let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
     config.zone = Some("a".into());
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(FakeBackend::default()));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(FakeIpvs::default()));
     let reading = manifest::parse("web.yaml".as_ref(), WEB);
     proxier.handle(reading.changes).unwrap().unwrap();
     assert_eq!(description::page("default/nobody", &proxier), None);

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use anyhow::bail;
 use ipvs::VirtualServerKey;
 use proxier::desired::{Config, DesiredState, FrontendKey};
-use proxier::mode::iptables::{self, IptablesBackend};
+use proxier::mode::iptables::{self, IptablesKernel};
 use proxier::mode::ipvs as ipvs_mode;
 use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Purpose, Scope};
 use proxier::mode::ipvs::rules::Ruleset;
-use proxier::mode::ipvs::{Backend, IpvsBackend};
-use proxier::mode::nftables::{self, NftablesBackend};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
+use proxier::mode::nftables::{self, NftablesKernel};
 use proxier::mode::trace::{Packet, Surroundings, Trace};
 
 use crate::args::Mode;
@@ -75,18 +75,18 @@ impl DataPlane {
         let (mode, iptables) = in_use(mode)?;
         Ok(match mode {
             Mode::Ipvs => {
-                let mut backend = IpvsBackend::open()?;
-                let mut node = backend.outline()?;
+                let mut kernel = IpvsKernel::open()?;
+                let mut node = kernel.outline()?;
                 let keys = servers(&node, packet);
-                backend.read_real_servers(&mut node, &keys)?;
+                kernel.read_real_servers(&mut node, &keys)?;
                 Self::Ipvs(Rules::of(&node, config), Box::new(node))
             }
             Mode::Iptables => {
-                let mut backend = iptables.map_or_else(IptablesBackend::open, Ok)?;
-                Self::Iptables(Box::new(backend.observe()?))
+                let mut kernel = iptables.map_or_else(IptablesKernel::open, Ok)?;
+                Self::Iptables(Box::new(kernel.observe()?))
             }
             Mode::Nftables => {
-                let node = NftablesBackend::open()?.observe()?;
+                let node = NftablesKernel::open()?.observe()?;
                 Self::Nftables(Rules::of_nftables(&node, config), Box::new(node))
             }
             Mode::Userspace => bail!(NO_RULES),

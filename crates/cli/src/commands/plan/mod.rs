@@ -10,15 +10,15 @@ use std::sync::Arc;
 use proxier::desired::{DesiredState, Problem};
 use proxier::mode::PlanSteps;
 use proxier::mode::iptables;
-use proxier::mode::iptables::{Iptables, IptablesBackend};
+use proxier::mode::iptables::{Iptables, IptablesKernel};
 use proxier::mode::ipvs::plan::Scope;
-use proxier::mode::ipvs::{Ipvs, IpvsBackend};
-use proxier::mode::nftables::{self, Nftables, NftablesBackend};
+use proxier::mode::ipvs::{Ipvs, IpvsKernel};
+use proxier::mode::nftables::{self, Nftables, NftablesKernel};
 use proxier::mode::userspace::{self, Userspace};
 use proxier::{Proxier, Runtime};
 
 use super::DiagnosticLog;
-use super::run::userspace_backend;
+use super::run::userspace_proxy;
 use super::subject::Planned;
 use crate::args::{Mode, PlanArgs, PlanFormat, usage_error};
 use crate::source::Source;
@@ -57,13 +57,13 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     if args.against.is_some() {
         if mode == Mode::Iptables {
             let mut proxier =
-                Proxier::new(Arc::new(settings), Iptables::new(IptablesBackend::open()?));
+                Proxier::new(Arc::new(settings), Iptables::new(IptablesKernel::open()?));
             let plan = proxier.preview(reading.changes)?;
             restores(&plan, None, args.output)?;
             return Ok(ending);
         }
         if mode == Mode::Nftables {
-            let data_plane = Nftables::new(NftablesBackend::open()?);
+            let data_plane = Nftables::new(NftablesKernel::open()?);
             let mut proxier = Proxier::new(Arc::new(settings), data_plane);
             let plan = proxier.preview(reading.changes)?;
             any_steps(&plan, args.output)?;
@@ -72,13 +72,13 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         if mode == Mode::Userspace {
             // Of this process, which serves nothing: what a start would do.
             let runtime = Runtime::start()?;
-            let data_plane = Userspace::new(userspace_backend(&args.node, &runtime)?);
+            let data_plane = Userspace::new(userspace_proxy(&args.node, &runtime)?);
             let mut proxier = Proxier::new(Arc::new(settings), data_plane);
             let plan = proxier.preview(reading.changes)?;
             any_steps(&plan, args.output)?;
             return Ok(ending);
         }
-        let mut proxier = Proxier::new(Arc::new(settings), Ipvs::new(IpvsBackend::open()?));
+        let mut proxier = Proxier::new(Arc::new(settings), Ipvs::new(IpvsKernel::open()?));
         let plan = proxier.preview(reading.changes)?;
         match args.output {
             PlanFormat::Text => steps_text(&plan)?,

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::bail;
 use proxier::desired::DesiredState;
-use proxier::mode::iptables::{self, IptablesBackend};
+use proxier::mode::iptables::{self, IptablesKernel};
 use proxier::mode::ipvs::plan::{NodeState, Scope};
-use proxier::mode::ipvs::{Backend, IpvsBackend};
-use proxier::mode::nftables::{self, NftablesBackend};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
+use proxier::mode::nftables::{self, NftablesKernel};
 
 use crate::args::Mode;
 use crate::commands::plan::Text;
@@ -45,9 +45,9 @@ pub(super) fn plan(mode: Mode, desired: &DesiredState) -> String {
 /// What the kernel has of svcproxy.
 pub(super) fn kernel(mode: Mode) -> anyhow::Result<String> {
     Ok(match mode {
-        Mode::Ipvs => of_ipvs(&IpvsBackend::open()?.observe()?),
-        Mode::Iptables => of_iptables(&IptablesBackend::open()?.observe()?),
-        Mode::Nftables => of_nftables(&NftablesBackend::open()?.observe()?),
+        Mode::Ipvs => of_ipvs(&IpvsKernel::open()?.observe()?),
+        Mode::Iptables => of_iptables(&IptablesKernel::open()?.observe()?),
+        Mode::Nftables => of_nftables(&NftablesKernel::open()?.observe()?),
         Mode::Userspace => bail!("mode userspace has only routes there, of protocol 73"),
     })
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use proxier::desired::{DesiredState, Frontend};
-use proxier::mode::iptables::IptablesBackend;
-use proxier::mode::ipvs::{Backend, IpvsBackend};
-use proxier::mode::nftables::NftablesBackend;
+use proxier::mode::iptables::IptablesKernel;
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
+use proxier::mode::nftables::NftablesKernel;
 use serde::Serialize;
 
 use self::connect::{Bounds, Connection, connect, targets};
@@ -84,15 +84,15 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
 fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Difference>> {
     Ok(match mode {
         Mode::Ipvs => {
-            let mut backend = IpvsBackend::open()?;
-            let mut node = backend.outline()?;
+            let mut kernel = IpvsKernel::open()?;
+            let mut node = kernel.outline()?;
             node.retain_owned(desired);
             let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
-            backend.read_real_servers(&mut node, &keys)?;
+            kernel.read_real_servers(&mut node, &keys)?;
             of_ipvs(desired, &node)
         }
-        Mode::Iptables => of_iptables(desired, &IptablesBackend::open()?.observe()?),
-        Mode::Nftables => of_nftables(desired, &NftablesBackend::open()?.observe()?),
+        Mode::Iptables => of_iptables(desired, &IptablesKernel::open()?.observe()?),
+        Mode::Nftables => of_nftables(desired, &NftablesKernel::open()?.observe()?),
         Mode::Userspace => bail!(
             "verify compares the kernel with the plan, and mode userspace has no Services there; \
              `svcproxy services` asks the process what it serves"

@@ -10,7 +10,7 @@ use ipvs::{Family, Protocol};
 
 use crate::desired::FrontendKey;
 use crate::errno::ENOENT;
-use crate::mode::{ApplyReport, BackendError, Flows};
+use crate::mode::{ApplyReport, Flows, NodeError};
 use netlink::conntrack::{self, Entry, EntryName, Extent};
 use netlink::uapi::NLM_F_ACK;
 use netlink::{Refusal, Socket, Writer, again};
@@ -26,13 +26,13 @@ pub(crate) struct ConntrackSocket {
 
 impl ConntrackSocket {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open() -> Result<Self, BackendError> {
+    pub(crate) fn open() -> Result<Self, NodeError> {
         let socket = Socket::open().map_err(error("open ctnetlink"))?;
         Ok(Self { socket })
     }
 
     /// Checks that the kernel answers requests about connection tracking.
-    pub(crate) fn check() -> Result<(), BackendError> {
+    pub(crate) fn check() -> Result<(), NodeError> {
         let mut socket = Self::open()?.socket;
         let first = socket.reserve(2);
         let mut writer = Writer::default();
@@ -248,8 +248,8 @@ fn fail(failures: &mut Failures, place: usize, operation: &'static str, source: 
         .or_insert_with(|| (operation, again(source)));
 }
 
-fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::Conntrack { operation, source }
+fn error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::Conntrack { operation, source }
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use ipvs::VirtualServerKey;
 
 use crate::desired::FrontendKey;
-use crate::mode::iptables::{IptablesBackend, NodeState, Plan, Refusals, Step};
+use crate::mode::iptables::{IptablesKernel, NodeState, Plan, Refusals, Step};
 use crate::mode::limits::{limits, limits_of};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, DesiredState, Failure,
-    Failures, Problem, Reading, Scope, ServerCounts,
+    ApplyReport, Carried, DataPlane, DataPlaneStatus, DesiredState, Failure, Failures, NodeError,
+    Problem, Reading, Scope, ServerCounts,
 };
 use crate::model::ObjectName;
 use crate::notice::Notice;
@@ -18,15 +18,15 @@ use crate::notice::Notice;
 /// The iptables tables of a node.
 pub(crate) trait Tables {
     /// Reads the tables.
-    fn observe(&mut self) -> Result<NodeState, BackendError>;
+    fn observe(&mut self) -> Result<NodeState, NodeError>;
 
     /// Executes a plan without the parts that iptables rejects. Returns the executed part if some
     /// was left out.
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Option<Plan>);
 }
 
-impl Tables for IptablesBackend {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+impl Tables for IptablesKernel {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         self.observe()
     }
 
@@ -38,7 +38,7 @@ impl Tables for IptablesBackend {
 /// iptables mode on one node. Connections drain by themselves, because connection tracking keeps
 /// translating them.
 #[derive(Debug)]
-pub struct Iptables<T = IptablesBackend> {
+pub struct Iptables<T = IptablesKernel> {
     tables: T,
     /// The state of the node, if it is known.
     node: Option<NodeState>,
@@ -104,7 +104,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
         self.node = None;
     }
 
-    fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, BackendError> {
+    fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, NodeError> {
         self.node = Some(self.tables.observe()?);
         Ok(Vec::new())
     }
@@ -151,7 +151,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
         &mut self,
         _: Duration,
         _: Instant,
-    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
+    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, NodeError> {
         Ok(None)
     }
 
@@ -182,7 +182,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
         false
     }
 
-    fn carried(&mut self, _: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+    fn carried(&mut self, _: &DesiredState) -> Result<Option<Vec<Carried>>, NodeError> {
         Ok(self.node.is_some().then(Vec::new))
     }
 }

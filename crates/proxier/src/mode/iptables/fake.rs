@@ -9,7 +9,7 @@ use ipvs::Family;
 use super::data_plane::Tables;
 use super::kernel::{Refusal, restore_all};
 use super::{NodeState, Plan, Rules, Step, Transaction};
-use crate::mode::{ApplyReport, BackendError, Sysctl};
+use crate::mode::{ApplyReport, NodeError, Sysctl};
 
 /// The iptables of an in-memory node. It interprets the text for iptables-restore and prints what
 /// iptables-save prints, and rejects what iptables rejects: a missing chain, one that is in use, a
@@ -102,12 +102,12 @@ impl FakeIptables {
         self.clone().carry_out(&Plan::removal(&node)).0
     }
 
-    fn restore(&self, transaction: &Transaction) -> Result<(), BackendError> {
+    fn restore(&self, transaction: &Transaction) -> Result<(), NodeError> {
         let state = &mut *self.lock();
         let fault = state.next_fault();
         if fault == Some(ProgramFault::Exit) {
             let refusal = Refusal::new("iptables-restore", "out of memory");
-            return Err(BackendError::Iptables(Box::new(refusal)));
+            return Err(NodeError::Iptables(Box::new(refusal)));
         }
         let filter = match transaction.family {
             Family::V4 => &mut state.v4,
@@ -121,7 +121,7 @@ impl FakeIptables {
         match done {
             Err(said) => {
                 let refusal = Refusal::new("iptables-restore", &said).located(transaction);
-                Err(BackendError::Iptables(Box::new(refusal)))
+                Err(NodeError::Iptables(Box::new(refusal)))
             }
             Ok(()) if most == 1 => Err(program(io::ErrorKind::TimedOut)),
             Ok(()) => Ok(()),
@@ -134,9 +134,9 @@ impl FakeIptables {
     }
 }
 
-fn program(kind: io::ErrorKind) -> BackendError {
+fn program(kind: io::ErrorKind) -> NodeError {
     let (program, source) = ("iptables-restore".to_owned(), kind.into());
-    BackendError::Program { program, source }
+    NodeError::Program { program, source }
 }
 
 impl State {
@@ -151,7 +151,7 @@ impl State {
 }
 
 impl Tables for FakeIptables {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         let fault = self.lock().next_fault();
         match fault {
             Some(_) => Err(program(io::ErrorKind::TimedOut)),

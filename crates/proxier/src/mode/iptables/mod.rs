@@ -78,7 +78,7 @@ pub use differences::Difference;
 #[cfg(all(feature = "iptables", any(feature = "testing", test)))]
 pub use fake::{FakeIptables, ProgramFault};
 #[cfg(feature = "iptables")]
-pub use kernel::{Flavour, IptablesBackend, Refusal, Watching, kill_programs, watch};
+pub use kernel::{Flavour, IptablesKernel, Refusal, Watching, kill_programs, watch};
 pub use name::{ForeignName, Name};
 #[cfg(all(feature = "ipvs", feature = "iptables"))]
 pub(crate) use passage::is_passage;

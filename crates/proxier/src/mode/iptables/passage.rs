@@ -23,7 +23,7 @@ use super::rule::{CtState, Match, Target};
 use super::transaction::{Part, Written};
 use super::{Hook, Jump, Name, Rule, Rules, Table, Transaction};
 use crate::desired::{Config, Marks};
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::conntrack::netlink_family;
 use crate::mode::probe::Mode;
 
@@ -54,7 +54,7 @@ impl Passage {
     /// # Errors
     ///
     /// Lack of privileges.
-    pub fn open() -> Result<Self, BackendError> {
+    pub fn open() -> Result<Self, NodeError> {
         let netfilter = Socket::open().map_err(error("open netfilter"))?;
         Ok(Self { netfilter })
     }
@@ -64,7 +64,7 @@ impl Passage {
     /// # Errors
     ///
     /// If the chains cannot be listed, or an iptables program fails.
-    pub fn ensure(&mut self, mode: Mode, config: &Config) -> Result<usize, BackendError> {
+    pub fn ensure(&mut self, mode: Mode, config: &Config) -> Result<usize, NodeError> {
         let mut changed = 0;
         for family in FAMILIES {
             if !config.serves(family) {
@@ -87,7 +87,7 @@ impl Passage {
     /// # Errors
     ///
     /// As [`ensure`](Self::ensure).
-    pub fn remove(&mut self) -> Result<usize, BackendError> {
+    pub fn remove(&mut self) -> Result<usize, NodeError> {
         let mut removed = 0;
         for (flavour, removal) in self.removals()? {
             restore(flavour, &removal)?;
@@ -101,7 +101,7 @@ impl Passage {
     /// # Errors
     ///
     /// As [`ensure`](Self::ensure).
-    pub fn removals(&mut self) -> Result<Vec<(Flavour, Transaction)>, BackendError> {
+    pub fn removals(&mut self) -> Result<Vec<(Flavour, Transaction)>, NodeError> {
         let mut removals = Vec::new();
         for family in FAMILIES {
             for flavour in self.in_use(family)? {
@@ -119,7 +119,7 @@ impl Passage {
     }
 
     /// The iptables that have a table `filter` for a family.
-    fn in_use(&mut self, family: Family) -> Result<Vec<Flavour>, BackendError> {
+    fn in_use(&mut self, family: Family) -> Result<Vec<Flavour>, NodeError> {
         let chains = nftables::chains(&mut self.netfilter, netlink_family(family));
         let chains = chains.map_err(error("list chains"))?;
         let is_built_in = |name: &str| HOOKS.iter().any(|(hook, _)| hook.name() == name);
@@ -141,7 +141,7 @@ impl Passage {
     /// # Errors
     ///
     /// If the kernel has no notifications, or lack of privileges.
-    pub fn watch(report: impl FnMut() + Send + 'static) -> Result<PassageWatch, BackendError> {
+    pub fn watch(report: impl FnMut() + Send + 'static) -> Result<PassageWatch, NodeError> {
         Listener::open(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])
             .and_then(|listener| Watch::start(vec![listener], matters, report))
             .map(PassageWatch)
@@ -149,8 +149,8 @@ impl Passage {
     }
 }
 
-fn error(operation: &'static str) -> impl Fn(std::io::Error) -> BackendError {
-    move |source| BackendError::PacketFilter { operation, source }
+fn error(operation: &'static str) -> impl Fn(std::io::Error) -> NodeError {
+    move |source| NodeError::PacketFilter { operation, source }
 }
 
 fn named(table: Table, name: &str) -> Option<Name> {

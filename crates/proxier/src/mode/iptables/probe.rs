@@ -10,12 +10,12 @@ use ipvs::Family;
 
 use crate::desired::{Config, DesiredState};
 use crate::mode::iptables::kernel::kernel_speaks;
-use crate::mode::iptables::{Flavour, IptablesBackend};
+use crate::mode::iptables::{Flavour, IptablesKernel};
 use crate::mode::iptables::{NodeState, Plan, Step, Transaction};
 use crate::mode::ipvs::plan::{Scope, base_sysctls};
 use crate::mode::probe::look::{connection_tracking, families, finding, sysctl};
 use crate::mode::probe::{Finding, Missing, Probe, Requirement};
-use crate::mode::{BackendError, Sysctl};
+use crate::mode::{NodeError, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, ObjectName, PortName, Protocol, Service, ServicePort,
     SessionAffinity, TrafficPolicy,
@@ -26,18 +26,18 @@ use crate::store::{Change, Store};
 /// modules on request.
 pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
     let mut findings = Vec::new();
-    let opened = Flavour::find().and_then(IptablesBackend::with_flavour);
+    let opened = Flavour::find().and_then(IptablesKernel::with_flavour);
     let spoken = families(config).filter(|family| kernel_speaks(*family));
     let found = match opened {
-        Ok(backend) => {
+        Ok(kernel) => {
             let rules = spoken.map(|family| {
-                let found = try_rules(&backend, config, family);
+                let found = try_rules(&kernel, config, family);
                 let found = found.map(|lines| format!("{lines} lines checked"));
                 let module = Some("x_tables");
                 finding(Requirement::IptablesRules(family), module, found)
             });
             findings.extend(rules);
-            let flavour = backend.flavour();
+            let flavour = kernel.flavour();
             let version = flavour.version();
             version.map(|version| format!("{flavour}: {version}"))
         }
@@ -60,16 +60,12 @@ pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
 }
 
 /// Checks all kinds of rules with `iptables-restore --test`. Returns the number of lines.
-fn try_rules(
-    backend: &IptablesBackend,
-    config: &Config,
-    family: Family,
-) -> Result<usize, BackendError> {
+fn try_rules(kernel: &IptablesKernel, config: &Config, family: Family) -> Result<usize, NodeError> {
     let transactions = sample(config);
     let of_family = transactions.iter().filter(|t| t.family == family);
     let mut lines = 0;
     for transaction in of_family {
-        backend.test(transaction)?;
+        kernel.test(transaction)?;
         lines += transaction.to_string().lines().count();
     }
     Ok(lines)

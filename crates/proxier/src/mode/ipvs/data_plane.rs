@@ -10,7 +10,7 @@ use foldhash::HashSet;
 use ipvs::{Change, VirtualServerKey};
 
 use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
-use crate::mode::ipvs::Backend;
+use crate::mode::ipvs::Kernel;
 use crate::mode::ipvs::drain::{Draining, Target};
 use crate::mode::ipvs::glance::Turns;
 use crate::mode::ipvs::owed::{self, Owed};
@@ -18,7 +18,7 @@ use crate::mode::ipvs::plan::{Comment, Element, NodeState, Obstacle, Plan, Scope
 use crate::mode::limits::headers;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drain, Failures, Reading,
+    ApplyReport, Carried, DataPlane, DataPlaneStatus, Drain, Failures, NodeError, Reading,
     ServerCounts,
 };
 use crate::model::ObjectName;
@@ -26,8 +26,8 @@ use crate::notice::{Notice, Reason};
 
 /// IPVS mode on one node.
 #[derive(Debug)]
-pub struct Ipvs<B> {
-    backend: B,
+pub struct Ipvs<K> {
+    kernel: K,
     /// The state of the node; `None` before it is read, and after the kernel's answer to a change
     /// was lost.
     node: Option<NodeState>,
@@ -113,15 +113,15 @@ fn no_mark_left(frontend: &Frontend) -> Problem {
     }
 }
 
-impl<B> Ipvs<B> {
+impl<K> Ipvs<K> {
     /// Number of virtual servers whose real servers one slice of an audit reads, and of those that
     /// each audit reads although they look right.
     pub const AUDIT_SLICE: usize = 64;
 
-    /// IPVS mode with this backend. The node is not read yet.
-    pub fn new(backend: B) -> Self {
+    /// IPVS mode over this kernel. The node is not read yet.
+    pub fn new(kernel: K) -> Self {
         Self {
-            backend,
+            kernel,
             node: None,
             before: None,
             unseen: None,
@@ -147,9 +147,9 @@ impl<B> Ipvs<B> {
         }
     }
 
-    /// The backend.
-    pub const fn backend_mut(&mut self) -> &mut B {
-        &mut self.backend
+    /// The kernel.
+    pub const fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
     }
 }
 
@@ -162,17 +162,17 @@ struct Unseen {
     has_begun: bool,
 }
 
-impl<B> Ipvs<B> {
+impl<K> Ipvs<K> {
     fn end_audit(&mut self) {
         self.unseen = None;
         self.unread.clear();
     }
 }
 
-impl<B: Backend> Ipvs<B> {
+impl<K: Kernel> Ipvs<K> {
     /// svcproxy's state on the node, without real servers.
-    fn outline(&mut self, desired: &DesiredState) -> Result<NodeState, BackendError> {
-        let mut node = self.backend.outline()?;
+    fn outline(&mut self, desired: &DesiredState) -> Result<NodeState, NodeError> {
+        let mut node = self.kernel.outline()?;
         let before = self.node.as_ref().or(self.before.as_ref());
         let lost = before.map(|before| before.lost_marks(&node));
         self.lost = lost.unwrap_or_default();
@@ -198,16 +198,16 @@ impl<B: Backend> Ipvs<B> {
         self.before = None;
     }
 
-    fn read_full(&mut self, desired: &DesiredState) -> Result<(), BackendError> {
+    fn read_full(&mut self, desired: &DesiredState) -> Result<(), NodeError> {
         let mut node = self.outline(desired)?;
         let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
-        self.backend.read_real_servers(&mut node, &keys)?;
+        self.kernel.read_real_servers(&mut node, &keys)?;
         self.know(node);
         Ok(())
     }
 
     /// Reads the node, except for the real servers of virtual servers that have not changed.
-    fn begin_audit(&mut self, desired: &DesiredState) -> Result<(), BackendError> {
+    fn begin_audit(&mut self, desired: &DesiredState) -> Result<(), NodeError> {
         let mut now = self.outline(desired)?;
         let Some(mut before) = self.node.take() else {
             return self.read_full(desired);
@@ -216,7 +216,7 @@ impl<B: Backend> Ipvs<B> {
         let (known, new): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| {
             before.virtual_servers.contains_key(key) && !self.owed.is_drifted(key)
         });
-        if let Err(error) = self.backend.read_real_servers(&mut now, &new) {
+        if let Err(error) = self.kernel.read_real_servers(&mut now, &new) {
             self.node = Some(before);
             return Err(error);
         }
@@ -242,7 +242,7 @@ impl<B: Backend> Ipvs<B> {
             return;
         };
         let begins = !std::mem::replace(&mut unseen.has_begun, true);
-        match self.backend.glance(node, begins) {
+        match self.kernel.glance(node, begins) {
             Some(glance) => {
                 for key in &glance.right {
                     unseen.left.remove(key);
@@ -260,7 +260,7 @@ impl<B: Backend> Ipvs<B> {
         self.unseen = None;
     }
 
-    fn audit_slice(&mut self) -> Result<Vec<FrontendKey>, BackendError> {
+    fn audit_slice(&mut self) -> Result<Vec<FrontendKey>, NodeError> {
         self.look();
         if self.unseen.is_some() {
             return Ok(Vec::new());
@@ -270,7 +270,7 @@ impl<B: Backend> Ipvs<B> {
         let Some(node) = &mut self.node else {
             return Ok(Vec::new());
         };
-        let changed = match self.backend.read_real_servers(node, &slice) {
+        let changed = match self.kernel.read_real_servers(node, &slice) {
             Ok(changed) => changed,
             Err(error) => {
                 self.end_audit();
@@ -287,9 +287,9 @@ impl<B: Backend> Ipvs<B> {
     }
 }
 
-impl<B: Backend> Sealed for Ipvs<B> {}
+impl<K: Kernel> Sealed for Ipvs<K> {}
 
-impl<B: Backend> DataPlane for Ipvs<B> {
+impl<K: Kernel> DataPlane for Ipvs<K> {
     type Plan = Plan;
 
     const COUNTS_TRAFFIC: bool = true;
@@ -311,7 +311,7 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         &mut self,
         what: Reading,
         desired: &DesiredState,
-    ) -> Result<Vec<FrontendKey>, BackendError> {
+    ) -> Result<Vec<FrontendKey>, NodeError> {
         match what {
             Reading::Full => self.read_full(desired).map(|()| Vec::new()),
             Reading::Audit => {
@@ -340,11 +340,11 @@ impl<B: Backend> DataPlane for Ipvs<B> {
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
-        let report = self.backend.apply(plan);
+        let report = self.kernel.apply(plan);
         self.draining.note_plan(plan);
-        let in_the_way = report.failures.iter().filter(|failure| {
-            matches!(&failure.error, BackendError::Ipvs(error) if error.is_already_exists())
-        });
+        let in_the_way = report.failures.iter().filter(
+            |failure| matches!(&failure.error, NodeError::Ipvs(error) if error.is_already_exists()),
+        );
         let added = in_the_way.filter_map(|failure| match plan.steps().get(failure.step) {
             Some(Step::Ipvs(Change::AddVirtualServer(server))) => Some(server.key),
             _ => None,
@@ -366,11 +366,11 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         &mut self,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, BackendError> {
+    ) -> Result<Option<(Plan, Vec<FrontendKey>)>, NodeError> {
         let Some(node) = &self.node else {
             return Ok(None);
         };
-        let count = |key: &_| self.backend.connections(key);
+        let count = |key: &_| self.kernel.connections(key);
         self.draining.removal(node, timeout, now, count)
     }
 
@@ -451,11 +451,11 @@ impl<B: Backend> DataPlane for Ipvs<B> {
         node.is_some_and(|node| node.virtual_servers.contains_key(key))
     }
 
-    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, NodeError> {
         let Some(node) = &self.node else {
             return Ok(None);
         };
-        let statistics = self.backend.statistics()?.into_iter();
+        let statistics = self.kernel.statistics()?.into_iter();
         let own = statistics.filter(|(key, _)| node.virtual_servers.contains_key(key));
         let carried = own.filter_map(|(key, statistics)| {
             let frontend = desired.frontend(&node.frontend_of(&key)?)?;

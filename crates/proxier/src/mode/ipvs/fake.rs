@@ -8,33 +8,33 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ipvs::{FakeClient, FakeKernel, RealServer, RealServerKey, Statistics, VirtualServerKey};
 
-use super::Backend;
+use super::Kernel;
 use super::glance::{Glance, Shown, ShownRealServer, ShownServer};
 use super::shared::{self, carry_out};
 use crate::errno::{EEXIST, ENOENT, ESRCH};
 use crate::mode::ipvs::plan::{
     Element, Elements, NodeState, Obstacle, Plan, Step, VirtualServerState,
 };
-use crate::mode::{ApplyReport, BackendError, Sysctl};
+use crate::mode::{ApplyReport, NodeError, Sysctl};
 
 /// The kernel of an in-memory node: IPVS, nftables sets, routes and sysctls. It rejects what Linux
 /// rejects. Clones share the node.
 ///
 /// ```
-/// use proxier::mode::ipvs::{Backend, FakeNode};
+/// use proxier::mode::ipvs::{FakeNode, Kernel};
 /// use proxier::desired::Config;
 /// use proxier::mode::ipvs::rules::Ruleset;
 /// use proxier::mode::ipvs::plan::{Plan, Step};
 ///
 /// let node = FakeNode::default();
-/// let mut backend = node.backend()?;
+/// let mut kernel = node.kernel()?;
 /// let ruleset = Ruleset::new(&Config::new("node-a", vec![]));
 /// let plan = Plan::from_iter([Step::InstallRuleset(ruleset.clone())]);
 /// node.fail_step(1, 12); // ENOMEM
-/// assert_eq!(backend.apply(&plan).failures[0].error.errno(), Some(12));
-/// assert_eq!(backend.apply(&plan).failures.len(), 0);
-/// assert_eq!(backend.observe()?.ruleset, Some(ruleset.fingerprint()));
-/// # Ok::<(), proxier::mode::BackendError>(())
+/// assert_eq!(kernel.apply(&plan).failures[0].error.errno(), Some(12));
+/// assert_eq!(kernel.apply(&plan).failures.len(), 0);
+/// assert_eq!(kernel.observe()?.ruleset, Some(ruleset.fingerprint()));
+/// # Ok::<(), proxier::mode::NodeError>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct FakeNode {
@@ -73,13 +73,13 @@ impl Default for FakeNode {
 }
 
 impl FakeNode {
-    /// A backend for this node.
+    /// The kernel of this node.
     ///
     /// # Errors
     ///
     /// If the node's kernel has no IPVS.
-    pub fn backend(&self) -> Result<FakeBackend, BackendError> {
-        Ok(FakeBackend {
+    pub fn kernel(&self) -> Result<FakeIpvs, NodeError> {
+        Ok(FakeIpvs {
             node: self.clone(),
             ipvs: self.kernel.client()?,
         })
@@ -90,7 +90,7 @@ impl FakeNode {
         &self.kernel
     }
 
-    /// Makes a step fail with this errno and without effect: 1 is the next step of any backend of
+    /// Makes a step fail with this errno and without effect: 1 is the next step of any user of
     /// this node, 2 the one after it.
     pub fn fail_step(&self, nth: usize, errno: i32) {
         self.state().faults.insert(nth, errno);
@@ -175,20 +175,20 @@ impl FakeNode {
     }
 }
 
-/// A backend for a [`FakeNode`].
+/// The kernel of a [`FakeNode`].
 #[derive(Debug)]
-pub struct FakeBackend {
+pub struct FakeIpvs {
     node: FakeNode,
     ipvs: FakeClient,
 }
 
-impl FakeBackend {
+impl FakeIpvs {
     /// Its node.
     pub fn node(&self) -> &FakeNode {
         &self.node
     }
 
-    fn step(&mut self, step: &Step, report: &mut ApplyReport) -> Result<(), BackendError> {
+    fn step(&mut self, step: &Step, report: &mut ApplyReport) -> Result<(), NodeError> {
         let state = &mut *self.node.state();
         let broken = step.virtual_server().and_then(|key| state.broken.get(&key));
         let broken = broken.copied();
@@ -205,7 +205,7 @@ impl FakeBackend {
             }
             Step::SetSysctl(sysctl, value) => {
                 counts.sysctls += 1;
-                fail(fault).map_err(|source| BackendError::Sysctl {
+                fail(fault).map_err(|source| NodeError::Sysctl {
                     sysctl: *sysctl,
                     operation: "write it",
                     source,
@@ -219,7 +219,7 @@ impl FakeBackend {
                 let same = same.copied();
                 fail(fault).map_err(route_error("add a route"))?;
                 let prefix = route.prefix;
-                let taken = |by: String| BackendError::RouteTaken { route: *route, by };
+                let taken = |by: String| NodeError::RouteTaken { route: *route, by };
                 if same == Some(*route) && !node.is_behind(&prefix) {
                     return Err(taken(route.to_string()));
                 }
@@ -286,7 +286,7 @@ impl FakeBackend {
             Step::DeleteFlows(flows) => {
                 // The fake node has no flows.
                 report.reconciled(flows.to.family(), 0, Duration::ZERO);
-                fail(fault).map_err(|source| BackendError::Conntrack {
+                fail(fault).map_err(|source| NodeError::Conntrack {
                     operation: "delete flows",
                     source,
                 })
@@ -337,17 +337,17 @@ fn network_clashes(elements: &Elements, network: &IpNet, of: fn(IpNet) -> Elemen
     is_within || !is_single && elements.keys().any(is_around)
 }
 
-impl Default for FakeBackend {
-    /// A backend with its own node.
+impl Default for FakeIpvs {
+    /// The kernel of a node of its own.
     fn default() -> Self {
         FakeNode::default()
-            .backend()
+            .kernel()
             .unwrap_or_else(|_| unreachable!("it has IPVS"))
     }
 }
 
-impl Backend for FakeBackend {
-    fn outline(&mut self) -> Result<NodeState, BackendError> {
+impl Kernel for FakeIpvs {
+    fn outline(&mut self) -> Result<NodeState, NodeError> {
         let mut node = {
             let mut state = self.node.state();
             fail(state.observe_fault.take()).map_err(filter_error("list the rules"))?;
@@ -361,7 +361,7 @@ impl Backend for FakeBackend {
     fn real_servers(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+    ) -> Result<Option<Vec<RealServer>>, NodeError> {
         Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
     }
 
@@ -370,7 +370,7 @@ impl Backend for FakeBackend {
         &mut self,
         node: &mut NodeState,
         keys: &[VirtualServerKey],
-    ) -> Result<Vec<VirtualServerKey>, BackendError> {
+    ) -> Result<Vec<VirtualServerKey>, NodeError> {
         let mut sorted = keys.to_vec();
         sorted.sort_unstable();
         let mut changed = Vec::new();
@@ -416,15 +416,15 @@ impl Backend for FakeBackend {
     fn connections(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError> {
         Ok(shared::connections(&mut self.ipvs, virtual_server)?)
     }
 
-    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, NodeError> {
         Ok(shared::statistics(&mut self.ipvs)?)
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
         self.node.flush_ruleset();
         Ok(())
     }
@@ -450,10 +450,10 @@ fn fail(errno: Option<i32>) -> io::Result<()> {
     errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
 }
 
-fn filter_error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::PacketFilter { operation, source }
+fn filter_error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::PacketFilter { operation, source }
 }
 
-fn route_error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::Route { operation, source }
+fn route_error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::Route { operation, source }
 }

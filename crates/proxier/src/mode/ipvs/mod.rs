@@ -1,6 +1,6 @@
 //! IPVS mode: executes a [`Plan`], and reads the state of a node.
 //!
-//! A backend makes no choices: it executes the steps of a plan and reports the result of each.
+//! A [`Kernel`] makes no choices: it executes the steps of a plan and reports the result of each.
 
 mod data_plane;
 pub(crate) mod drain;
@@ -23,10 +23,10 @@ pub use data_plane::Ipvs;
 #[cfg(feature = "userspace")]
 pub(crate) use data_plane::obstacle_notice;
 #[cfg(any(feature = "testing", test))]
-pub use fake::{FakeBackend, FakeNode};
+pub use fake::{FakeIpvs, FakeNode};
 pub use glance::Glance;
 #[cfg(feature = "ipvs")]
-pub use kernel::{IpvsBackend, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
+pub use kernel::{IpvsKernel, IpvsRemains, ROUTE_PROTOCOL, Watching, watch};
 #[cfg(feature = "ipvs")]
 pub use probe::{is_loaded, probe};
 pub use retire::{
@@ -39,17 +39,17 @@ use std::collections::HashMap;
 use ipvs::{RealServer, RealServerKey, Statistics, VirtualServerKey};
 
 use crate::mode::ipvs::plan::{NodeState, Plan};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 
 /// The kernel, or a fake of it. Every call is complete when it returns.
-pub trait Backend {
+pub trait Kernel {
     /// Reads the state of the node without real servers, whose lists are empty. It includes virtual
     /// servers of other programs; [`NodeState::retain_owned`] removes them.
     ///
     /// # Errors
     ///
     /// If some part cannot be read.
-    fn outline(&mut self) -> Result<NodeState, BackendError>;
+    fn outline(&mut self) -> Result<NodeState, NodeError>;
 
     /// The real servers of a virtual server, sorted by key. `None` if there is no such virtual
     /// server.
@@ -60,14 +60,14 @@ pub trait Backend {
     fn real_servers(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError>;
+    ) -> Result<Option<Vec<RealServer>>, NodeError>;
 
     /// Reads the state of the node: [`outline`](Self::outline) with the real servers.
     ///
     /// # Errors
     ///
     /// As [`outline`](Self::outline) and [`real_servers`](Self::real_servers).
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         let mut node = self.outline()?;
         let keys: Vec<_> = node.virtual_servers.keys().copied().collect();
         self.read_real_servers(&mut node, &keys)?;
@@ -84,7 +84,7 @@ pub trait Backend {
         &mut self,
         node: &mut NodeState,
         keys: &[VirtualServerKey],
-    ) -> Result<Vec<VirtualServerKey>, BackendError> {
+    ) -> Result<Vec<VirtualServerKey>, NodeError> {
         let mut changed = Vec::new();
         for key in keys {
             if !node.virtual_servers.contains_key(key) {
@@ -119,14 +119,14 @@ pub trait Backend {
     fn connections(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError>;
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError>;
 
-    /// The counters of each virtual server. Empty for a backend that does not count.
+    /// The counters of each virtual server. Empty for one that does not count.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
-    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, NodeError> {
         Ok(Vec::new())
     }
 
@@ -135,5 +135,5 @@ pub trait Backend {
     /// # Errors
     ///
     /// If it cannot be removed.
-    fn remove_ruleset(&mut self) -> Result<(), BackendError>;
+    fn remove_ruleset(&mut self) -> Result<(), NodeError>;
 }

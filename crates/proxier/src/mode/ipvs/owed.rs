@@ -6,7 +6,7 @@ use ipvs::VirtualServerKey;
 
 use crate::desired::Need;
 use crate::mode::ipvs::plan::{Element, NodeState, Plan, Scope, Step};
-use crate::mode::{ApplyReport, BackendError, Failures, Flows, Item};
+use crate::mode::{ApplyReport, Failures, Flows, Item, NodeError};
 
 /// Failed work that a comparison of the desired state with the node would not find.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ pub(super) fn failures(node: &NodeState, plan: &Plan, applied: &ApplyReport) -> 
         let step = plan.steps().get(failure.step);
         match (&failure.error, step.and_then(|step| item(node, step))) {
             // The first failure of its virtual server counts.
-            (BackendError::NotTried, _) => {}
+            (NodeError::NotTried, _) => {}
             (error, _) if error.is_outcome_unknown() => failures.is_unknown = true,
             (error, Some(item)) if !error.is_drift() => _ = failures.items.insert(item),
             _ => failures.needs_audit = true,

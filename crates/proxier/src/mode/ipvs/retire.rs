@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use ipvs::VirtualServerKey;
 
-use super::Backend;
+use super::Kernel;
 use super::drain::Draining;
 use crate::desired::Config;
 use crate::mode::ipvs::plan::{NodeState, Plan, Step, drains};
 use crate::mode::ipvs::rules::Ruleset;
-use crate::mode::{ApplyReport, BackendError, Flows};
+use crate::mode::{ApplyReport, Flows, NodeError};
 
 /// The report of a [`cleanup`].
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub struct Cleanup {
 }
 
 impl Cleanup {
-    fn apply<B: Backend + ?Sized>(backend: &mut B, plan: Plan) -> Self {
+    fn apply<K: Kernel + ?Sized>(kernel: &mut K, plan: Plan) -> Self {
         let applied = if plan.is_empty() {
             ApplyReport::default()
         } else {
-            backend.apply(&plan)
+            kernel.apply(&plan)
         };
         Self { plan, applied }
     }
@@ -41,7 +41,7 @@ impl Cleanup {
     }
 }
 
-/// Removes everything that a backend created: the virtual servers that the nftables sets record,
+/// Removes everything that mode ipvs created: the virtual servers that the nftables sets record,
 /// the routes with svcproxy's protocol number, and then the rules with their sets.
 ///
 /// If a step fails, the rules and sets stay, because they record the ownership: call cleanup again.
@@ -49,11 +49,11 @@ impl Cleanup {
 /// # Errors
 ///
 /// If the node cannot be read, or the rules cannot be removed.
-pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendError> {
-    let plan = Plan::removal(&owned(backend)?);
-    let applied = backend.apply(&plan);
+pub fn cleanup<K: Kernel + ?Sized>(kernel: &mut K) -> Result<Cleanup, NodeError> {
+    let plan = Plan::removal(&owned(kernel)?);
+    let applied = kernel.apply(&plan);
     if applied.failures.is_empty() {
-        backend.remove_ruleset()?;
+        kernel.remove_ruleset()?;
     }
     Ok(Cleanup { plan, applied })
 }
@@ -64,13 +64,13 @@ pub fn cleanup<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendE
 /// # Errors
 ///
 /// As [`cleanup`].
-pub fn hand_over<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, BackendError> {
-    let mut node = owned(backend)?;
+pub fn hand_over<K: Kernel + ?Sized>(kernel: &mut K) -> Result<Cleanup, NodeError> {
+    let mut node = owned(kernel)?;
     node.routes.clear();
     let plan = Plan::removal(&node);
-    let applied = backend.apply(&plan);
+    let applied = kernel.apply(&plan);
     if applied.failures.is_empty() {
-        backend.remove_ruleset()?;
+        kernel.remove_ruleset()?;
     }
     Ok(Cleanup { plan, applied })
 }
@@ -80,8 +80,8 @@ pub fn hand_over<B: Backend + ?Sized>(backend: &mut B) -> Result<Cleanup, Backen
 /// # Errors
 ///
 /// If the node cannot be read.
-pub fn removal<B: Backend + ?Sized>(backend: &mut B) -> Result<Removal, BackendError> {
-    let node = owned(backend)?;
+pub fn removal<K: Kernel + ?Sized>(kernel: &mut K) -> Result<Removal, NodeError> {
+    let node = owned(kernel)?;
     Ok(Removal {
         plan: Plan::removal(&node),
         has_rules: node.ruleset.is_some() || !node.elements.is_empty(),
@@ -103,15 +103,15 @@ pub struct Removal {
 /// # Errors
 ///
 /// If the node cannot be read.
-pub fn own_virtual_servers<B: Backend + ?Sized>(
-    backend: &mut B,
-) -> Result<Vec<VirtualServerKey>, BackendError> {
-    Ok(owned(backend)?.virtual_servers.into_keys().collect())
+pub fn own_virtual_servers<K: Kernel + ?Sized>(
+    kernel: &mut K,
+) -> Result<Vec<VirtualServerKey>, NodeError> {
+    Ok(owned(kernel)?.virtual_servers.into_keys().collect())
 }
 
 /// The part of the node's state that svcproxy owns.
-fn owned<B: Backend + ?Sized>(backend: &mut B) -> Result<NodeState, BackendError> {
-    let mut node = backend.outline()?;
+fn owned<K: Kernel + ?Sized>(kernel: &mut K) -> Result<NodeState, NodeError> {
+    let mut node = kernel.outline()?;
     node.retain_recorded_and(iter::empty());
     Ok(node)
 }
@@ -137,12 +137,12 @@ pub enum Replacement<'a> {
 ///
 /// ```no_run
 /// use std::time::{Duration, Instant};
-/// use proxier::mode::ipvs::{IpvsBackend, Replacement, Retiring};
+/// use proxier::mode::ipvs::{IpvsKernel, Replacement, Retiring};
 ///
-/// let mut backend = IpvsBackend::open()?;
+/// let mut kernel = IpvsKernel::open()?;
 /// let (replacement, timeout) = (Replacement::Rules, Duration::from_secs(60));
-/// let (mut retiring, _) = Retiring::begin(&mut backend, replacement, timeout, Instant::now())?;
-/// while retiring.finish(&mut backend, Instant::now())?.is_none() {
+/// let (mut retiring, _) = Retiring::begin(&mut kernel, replacement, timeout, Instant::now())?;
+/// while retiring.finish(&mut kernel, Instant::now())?.is_none() {
 ///     std::thread::sleep(Duration::from_secs(1));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -162,13 +162,13 @@ impl Retiring {
     /// # Errors
     ///
     /// If the node cannot be read; nothing is changed then. If the rules cannot be removed.
-    pub fn begin<B: Backend + ?Sized>(
-        backend: &mut B,
+    pub fn begin<K: Kernel + ?Sized>(
+        kernel: &mut K,
         replacement: Replacement<'_>,
         timeout: Duration,
         now: Instant,
-    ) -> Result<(Self, Cleanup), BackendError> {
-        let mut node = owned(backend)?;
+    ) -> Result<(Self, Cleanup), NodeError> {
+        let mut node = owned(kernel)?;
         let plan = match replacement {
             Replacement::Translation(config) => retirement(&node, config),
             Replacement::Rules => Plan::default(),
@@ -181,7 +181,7 @@ impl Retiring {
                 Plan::removal(&ways)
             }
         };
-        let begun = Cleanup::apply(backend, plan);
+        let begun = Cleanup::apply(kernel, plan);
         let lasts = |key: &VirtualServerKey| {
             let frontend = node.frontend_of(key);
             // A virtual server without a frontend is draining, so it does not have UDP flows.
@@ -191,7 +191,7 @@ impl Retiring {
         let draining = Draining::all_of(lasting, now);
         let mut rest = None;
         if matches!(replacement, Replacement::Ipvs(_)) {
-            backend.remove_ruleset()?;
+            kernel.remove_ruleset()?;
             node.routes.clear();
             node.policy_routes.clear();
             rest = Some(node);
@@ -210,18 +210,18 @@ impl Retiring {
     /// # Errors
     ///
     /// If connections cannot be read, and as [`cleanup`].
-    pub fn finish<B: Backend + ?Sized>(
+    pub fn finish<K: Kernel + ?Sized>(
         &mut self,
-        backend: &mut B,
+        kernel: &mut K,
         now: Instant,
-    ) -> Result<Option<Cleanup>, BackendError> {
-        let count = |key: &_| backend.connections(key);
+    ) -> Result<Option<Cleanup>, NodeError> {
+        let count = |key: &_| kernel.connections(key);
         if !self.draining.have_all_ended(self.timeout, now, count)? {
             return Ok(None);
         }
         match &self.rest {
-            Some(rest) => Ok(Some(Cleanup::apply(backend, Plan::removal(rest)))),
-            None => cleanup(backend).map(Some),
+            Some(rest) => Ok(Some(Cleanup::apply(kernel, Plan::removal(rest)))),
+            None => cleanup(kernel).map(Some),
         }
     }
 }
@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::mode::ipvs::plan::Element;
-    use crate::mode::ipvs::{FakeBackend, FakeNode};
+    use crate::mode::ipvs::{FakeIpvs, FakeNode};
 
     const VIP: &str = "10.96.0.1:80";
     const SERVER: &str = "10.244.0.1:80";
@@ -256,9 +256,9 @@ mod tests {
     }
 
     /// A node with one virtual server, whose real server has a connection.
-    fn node() -> (FakeNode, FakeBackend) {
+    fn node() -> (FakeNode, FakeIpvs) {
         let node = FakeNode::default();
-        let mut backend = node.backend().unwrap();
+        let mut kernel = node.kernel().unwrap();
         let config = Config::new("node-a", vec!["198.51.100.1".parse().unwrap()]);
         let to = crate::desired::FrontendKey::of(&key()).unwrap();
         let steps = [
@@ -270,10 +270,10 @@ mod tests {
                 real_server: RealServer::new(SERVER.parse().unwrap()),
             }),
         ];
-        let applied = backend.apply(&steps.into_iter().collect());
+        let applied = kernel.apply(&steps.into_iter().collect());
         assert!(applied.failures.is_empty(), "{:?}", applied.failures);
         connections(&node, 1);
-        (node, backend)
+        (node, kernel)
     }
 
     fn connections(node: &FakeNode, count: u32) {
@@ -284,56 +284,56 @@ mod tests {
 
     #[test]
     fn existing_connections_go_on_until_the_last_has_ended() {
-        let (node, mut backend) = node();
+        let (node, mut kernel) = node();
         let now = Instant::now();
         let (mut retiring, begun) =
-            Retiring::begin(&mut backend, Replacement::Rules, TIMEOUT, now).unwrap();
+            Retiring::begin(&mut kernel, Replacement::Rules, TIMEOUT, now).unwrap();
         assert!(begun.plan.is_empty());
-        assert!(retiring.finish(&mut backend, now).unwrap().is_none());
-        assert_eq!(backend.outline().unwrap().virtual_servers.len(), 1);
+        assert!(retiring.finish(&mut kernel, now).unwrap().is_none());
+        assert_eq!(kernel.outline().unwrap().virtual_servers.len(), 1);
         connections(&node, 0);
-        let cleanup = retiring.finish(&mut backend, now).unwrap().unwrap();
+        let cleanup = retiring.finish(&mut kernel, now).unwrap().unwrap();
         assert!(cleanup.applied.failures.is_empty());
-        let left = backend.outline().unwrap();
+        let left = kernel.outline().unwrap();
         assert!(left.virtual_servers.is_empty() && left.ruleset.is_none());
     }
 
     #[test]
     fn the_timeout_ends_the_drain() {
-        let (_node, mut backend) = node();
+        let (_node, mut kernel) = node();
         let now = Instant::now();
         let (mut retiring, _) =
-            Retiring::begin(&mut backend, Replacement::Rules, TIMEOUT, now).unwrap();
+            Retiring::begin(&mut kernel, Replacement::Rules, TIMEOUT, now).unwrap();
         let early = now + TIMEOUT - Duration::from_millis(1);
-        assert!(retiring.finish(&mut backend, early).unwrap().is_none());
-        let finished = retiring.finish(&mut backend, now + TIMEOUT).unwrap();
+        assert!(retiring.finish(&mut kernel, early).unwrap().is_none());
+        let finished = retiring.finish(&mut kernel, now + TIMEOUT).unwrap();
         assert!(finished.is_some());
-        assert!(backend.outline().unwrap().virtual_servers.is_empty());
+        assert!(kernel.outline().unwrap().virtual_servers.is_empty());
     }
 
     /// The rules of the mode must not reject what another proxy over IPVS serves.
     #[test]
     fn rules_go_before_what_drains_where_another_proxy_uses_ipvs() {
-        let (_node, mut backend) = node();
+        let (_node, mut kernel) = node();
         let now = Instant::now();
         let replacement = Replacement::Ipvs(&|_| false);
-        let (mut retiring, _) = Retiring::begin(&mut backend, replacement, TIMEOUT, now).unwrap();
-        let left = backend.outline().unwrap();
+        let (mut retiring, _) = Retiring::begin(&mut kernel, replacement, TIMEOUT, now).unwrap();
+        let left = kernel.outline().unwrap();
         assert_eq!((left.ruleset, left.virtual_servers.len()), (None, 1));
-        assert!(retiring.finish(&mut backend, now).unwrap().is_none());
-        let finished = retiring.finish(&mut backend, now + TIMEOUT).unwrap();
+        assert!(retiring.finish(&mut kernel, now).unwrap().is_none());
+        let finished = retiring.finish(&mut kernel, now + TIMEOUT).unwrap();
         assert!(finished.is_some());
-        assert!(backend.outline().unwrap().virtual_servers.is_empty());
+        assert!(kernel.outline().unwrap().virtual_servers.is_empty());
     }
 
     #[test]
     fn what_another_proxy_over_ipvs_has_taken_over_stays() {
-        let (_node, mut backend) = node();
+        let (_node, mut kernel) = node();
         let now = Instant::now();
         let replacement = Replacement::Ipvs(&|_| true);
-        let (mut retiring, _) = Retiring::begin(&mut backend, replacement, TIMEOUT, now).unwrap();
-        assert!(retiring.finish(&mut backend, now).unwrap().is_some());
-        let left = backend.outline().unwrap();
+        let (mut retiring, _) = Retiring::begin(&mut kernel, replacement, TIMEOUT, now).unwrap();
+        assert!(retiring.finish(&mut kernel, now).unwrap().is_some());
+        let left = kernel.outline().unwrap();
         assert_eq!((left.ruleset, left.virtual_servers.len()), (None, 1));
     }
 }

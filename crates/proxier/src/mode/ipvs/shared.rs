@@ -1,4 +1,4 @@
-//! What all backends share: reading IPVS, and executing a plan.
+//! What the kernel and its fake share: reading IPVS, and executing a plan.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use ipvs::{
 };
 
 use crate::mode::ipvs::plan::{Part, Plan, Step, VirtualServerState};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 
 /// All virtual servers, without their real servers.
 pub(crate) fn outline<T: Transport>(
@@ -93,7 +93,7 @@ pub(super) fn carry_out(
             } else {
                 (place..)
                     .take(steps.len())
-                    .for_each(|at| report.fail(at, BackendError::NotTried));
+                    .for_each(|at| report.fail(at, NodeError::NotTried));
             }
             place += steps.len();
         }

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use ipvs::VirtualServerKey;
 
-use super::{NftablesBackend, NodeState, Plan, problems};
+use super::{NftablesKernel, NodeState, Plan, problems};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drained, Failures, Reading,
+    ApplyReport, Carried, DataPlane, DataPlaneStatus, Drained, Failures, NodeError, Reading,
     ServerCounts,
 };
 use crate::model::ObjectName;
@@ -18,14 +18,14 @@ use crate::notice::Notice;
 /// The nftables tables of a node.
 pub(crate) trait Tables {
     /// Reads the tables.
-    fn observe(&mut self) -> Result<NodeState, BackendError>;
+    fn observe(&mut self) -> Result<NodeState, NodeError>;
 
     /// Executes a plan in order. A rejected step does not stop the others.
     fn apply(&mut self, plan: &Plan) -> ApplyReport;
 }
 
-impl Tables for NftablesBackend {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+impl Tables for NftablesKernel {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         self.observe()
     }
 
@@ -37,7 +37,7 @@ impl Tables for NftablesBackend {
 /// nftables mode on one node. Connections drain by themselves, because connection tracking keeps
 /// translating them.
 #[derive(Debug)]
-pub struct Nftables<T = NftablesBackend> {
+pub struct Nftables<T = NftablesKernel> {
     tables: T,
     /// The state of the node, if it is known.
     node: Option<NodeState>,
@@ -69,7 +69,7 @@ impl<T: Tables> DataPlane for Nftables<T> {
         self.node = None;
     }
 
-    fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, BackendError> {
+    fn read(&mut self, _: Reading, _: &DesiredState) -> Result<Vec<FrontendKey>, NodeError> {
         self.node = Some(self.tables.observe()?);
         Ok(Vec::new())
     }
@@ -83,7 +83,7 @@ impl<T: Tables> DataPlane for Nftables<T> {
         let report = self.tables.apply(plan);
         // A transaction whose answer was lost may be in effect.
         let mut errors = report.failures.iter().map(|failure| &failure.error);
-        let is_unknown = errors.any(BackendError::is_outcome_unknown);
+        let is_unknown = errors.any(NodeError::is_outcome_unknown);
         match &mut self.node {
             _ if is_unknown => self.node = None,
             Some(node) => node.record(plan, &report.failed_steps()),
@@ -97,7 +97,7 @@ impl<T: Tables> DataPlane for Nftables<T> {
         (report, failures)
     }
 
-    fn drain(&mut self, _: Duration, _: Instant) -> Result<Option<Drained<Plan>>, BackendError> {
+    fn drain(&mut self, _: Duration, _: Instant) -> Result<Option<Drained<Plan>>, NodeError> {
         Ok(None)
     }
 
@@ -117,7 +117,7 @@ impl<T: Tables> DataPlane for Nftables<T> {
         false
     }
 
-    fn carried(&mut self, _: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+    fn carried(&mut self, _: &DesiredState) -> Result<Option<Vec<Carried>>, NodeError> {
         Ok(self.node.is_some().then(Vec::new))
     }
 }

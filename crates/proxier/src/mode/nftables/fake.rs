@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::data_plane::Tables;
 use super::{Element, Elements, NodeState, Plan, Step};
 use crate::errno::{EEXIST, ENOBUFS, ENOENT};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 
 /// The nftables tables of an in-memory node. It rejects what Linux rejects: an element whose key has
 /// another value, one that is not there, anything before the tables exist. Clones share the node.
@@ -150,7 +150,7 @@ fn clashes(elements: &Elements, element: &Element) -> bool {
 }
 
 impl Tables for FakeNftables {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         let fault = self.lock().observe_fault.take();
         match fault {
             Some(errno) => Err(error("list the table", errno)),
@@ -180,7 +180,7 @@ impl Tables for FakeNftables {
     }
 }
 
-fn error(operation: &'static str, errno: i32) -> BackendError {
+fn error(operation: &'static str, errno: i32) -> NodeError {
     let source = io::Error::from_raw_os_error(errno);
-    BackendError::PacketFilter { operation, source }
+    NodeError::PacketFilter { operation, source }
 }

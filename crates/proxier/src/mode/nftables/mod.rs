@@ -79,7 +79,7 @@ pub use element::{Element, Elements, Target};
 #[cfg(all(feature = "nftables", any(feature = "testing", test)))]
 pub use fake::FakeNftables;
 #[cfg(feature = "nftables")]
-pub use kernel::NftablesBackend;
+pub use kernel::NftablesKernel;
 pub use plan::{NodeState, Plan, Step};
 #[cfg(feature = "nftables")]
 pub use probe::probe;

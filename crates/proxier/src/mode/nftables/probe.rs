@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::NftablesBackend;
+use super::NftablesKernel;
 use crate::desired::Config;
 use crate::mode::Sysctl;
 use crate::mode::ipvs::plan::base_sysctls;
@@ -12,7 +12,7 @@ use crate::mode::probe::{Probe, Requirement};
 /// Probes what nftables mode needs with these settings. Changes nothing, but the kernel may load
 /// modules on request.
 pub fn probe(config: &Config, proc_sys: &Path) -> Probe {
-    let rules = NftablesBackend::open().and_then(|mut backend| backend.check(config));
+    let rules = NftablesKernel::open().and_then(|mut backend| backend.check(config));
     let rules = rules.map(|()| "accepts the rules".to_owned());
     let rules = finding(Requirement::NftablesRules, Some("nf_tables"), rules);
     let forward =

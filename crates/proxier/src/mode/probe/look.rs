@@ -13,13 +13,13 @@ use crate::errno::{
 };
 use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::proc_sys::Sysctls;
-use crate::mode::{BackendError, Sysctl};
+use crate::mode::{NodeError, Sysctl};
 
 /// A finding about a feature that the kernel's `module` provides, if it is in a module.
 pub(crate) fn finding(
     requirement: Requirement,
     module: Option<&str>,
-    result: Result<String, BackendError>,
+    result: Result<String, NodeError>,
 ) -> Finding {
     let missing = |error| Missing::of(&error, module, ModuleFile::find);
     Finding::new(requirement, result.map_err(missing))
@@ -55,7 +55,7 @@ impl Missing {
 
     /// The reason behind an error about a feature that the kernel's `module` provides.
     pub(crate) fn of(
-        error: &BackendError,
+        error: &NodeError,
         module: Option<&str>,
         file: impl FnOnce(&str) -> ModuleFile,
     ) -> Self {
@@ -83,43 +83,43 @@ impl Missing {
 const BUSY: [i32; 7] = [EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOBUFS];
 
 /// The kind of reason of an error, without the module.
-fn kind(error: &BackendError) -> Reason {
+fn kind(error: &NodeError) -> Reason {
     let no_module = Reason::NoModule {
         module: Box::default(),
         file: ModuleFile::Unknown,
     };
     match error {
-        BackendError::Ipvs(error) => match error.kind() {
+        NodeError::Ipvs(error) => match error.kind() {
             ErrorKind::Unsupported | ErrorKind::UnknownScheduler | ErrorKind::AddressFamily => {
                 no_module
             }
             ErrorKind::PermissionDenied => Reason::Permission,
             _ => Reason::Refused,
         },
-        BackendError::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+        NodeError::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             Reason::NotInstalled
         }
         #[cfg(feature = "iptables")]
-        BackendError::Iptables(refusal) => refused(&refusal.message, no_module),
-        BackendError::Conntrack { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+        NodeError::Iptables(refusal) => refused(&refusal.message, no_module),
+        NodeError::Conntrack { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
             no_module
         }
-        BackendError::PacketFilter { source, .. }
-        | BackendError::Route { source, .. }
-        | BackendError::Link { source, .. }
-        | BackendError::Listen { source, .. }
-        | BackendError::Proxy { source, .. }
-        | BackendError::Conntrack { source, .. }
-        | BackendError::Program { source, .. }
-        | BackendError::Sysctl { source, .. } => match (source.kind(), source.raw_os_error()) {
+        NodeError::PacketFilter { source, .. }
+        | NodeError::Route { source, .. }
+        | NodeError::Link { source, .. }
+        | NodeError::Listen { source, .. }
+        | NodeError::Proxy { source, .. }
+        | NodeError::Conntrack { source, .. }
+        | NodeError::Program { source, .. }
+        | NodeError::Sysctl { source, .. } => match (source.kind(), source.raw_os_error()) {
             (io::ErrorKind::PermissionDenied, _) => Reason::Permission,
             (io::ErrorKind::ReadOnlyFilesystem, _) => Reason::ReadOnly,
             (io::ErrorKind::NotFound, _)
             | (_, Some(EPROTONOSUPPORT | EOPNOTSUPP | EAFNOSUPPORT)) => no_module,
             _ => Reason::Refused,
         },
-        BackendError::RouteTaken { .. } => Reason::Refused,
-        BackendError::NotTried => Reason::NotTried,
+        NodeError::RouteTaken { .. } => Reason::Refused,
+        NodeError::NotTried => Reason::NotTried,
     }
 }
 
@@ -140,8 +140,8 @@ fn refused(message: &str, no_module: Reason) -> Reason {
     }
 }
 
-/// The message with the errno, without the hints of [`BackendError`] because there is a remedy.
-fn message(error: &BackendError) -> String {
+/// The message with the errno, without the hints of [`NodeError`] because there is a remedy.
+fn message(error: &NodeError) -> String {
     let words = words(error);
     match error.errno() {
         Some(errno) if !words.contains("os error") => {
@@ -151,33 +151,33 @@ fn message(error: &BackendError) -> String {
     }
 }
 
-fn words(error: &BackendError) -> String {
+fn words(error: &NodeError) -> String {
     match error {
-        BackendError::Ipvs(error) => match error.kind() {
+        NodeError::Ipvs(error) => match error.kind() {
             ErrorKind::Unsupported => "the kernel has no IPVS".to_owned(),
             ErrorKind::PermissionDenied => error.operation().to_string(),
             kind => kind.to_string(),
         },
-        BackendError::PacketFilter { operation, source }
-        | BackendError::Route { operation, source }
-        | BackendError::Link { operation, source }
-        | BackendError::Proxy { operation, source }
-        | BackendError::Conntrack { operation, source }
-        | BackendError::Sysctl {
+        NodeError::PacketFilter { operation, source }
+        | NodeError::Route { operation, source }
+        | NodeError::Link { operation, source }
+        | NodeError::Proxy { operation, source }
+        | NodeError::Conntrack { operation, source }
+        | NodeError::Sysctl {
             operation, source, ..
         } => format!("cannot {operation}: {source}"),
-        BackendError::Listen {
+        NodeError::Listen {
             protocol,
             address,
             source,
         } => format!("cannot bind {protocol} {address}: {source}"),
-        BackendError::Program { program, source } => format!("cannot run {program}: {source}"),
+        NodeError::Program { program, source } => format!("cannot run {program}: {source}"),
         #[cfg(feature = "iptables")]
-        BackendError::Iptables(refusal) => {
+        NodeError::Iptables(refusal) => {
             let line = refusal.message.lines().find(|line| !line.trim().is_empty());
             line.unwrap_or_default().trim().to_owned()
         }
-        BackendError::NotTried | BackendError::RouteTaken { .. } => error.to_string(),
+        NodeError::NotTried | NodeError::RouteTaken { .. } => error.to_string(),
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     fn missing(errno: i32) -> Missing {
         let source = io::Error::from_raw_os_error(errno);
         let operation = "validate the rules";
-        let error = BackendError::PacketFilter { operation, source };
+        let error = NodeError::PacketFilter { operation, source };
         Missing::of(&error, Some("nf_tables"), |_| ModuleFile::Absent)
     }
 
@@ -228,7 +228,7 @@ mod tests {
             let kernel = ipvs::FakeKernel::new();
             let mut client = kernel.client().unwrap();
             kernel.fail_request(1, errno);
-            let error = BackendError::from(client.info().unwrap_err());
+            let error = NodeError::from(client.info().unwrap_err());
             let missing = Missing::of(&error, Some("ip_vs"), |_| ModuleFile::Absent);
             assert_eq!(missing.reason, reason);
             let shown = missing

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use ipvs::VirtualServerKey;
 
 use super::reach::problems;
-use super::{NodeState, Plan, Step, UserspaceBackend};
+use super::{NodeState, Plan, Step, UserspaceProxy};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, BackendError, Carried, DataPlane, DataPlaneStatus, Drain, Drained, Failures, Item,
+    ApplyReport, Carried, DataPlane, DataPlaneStatus, Drain, Drained, Failures, Item, NodeError,
     Reading, ServerCounts,
 };
 use crate::model::ObjectName;
@@ -20,7 +20,7 @@ use crate::notice::{Notice, Reason};
 /// Userspace mode on one node.
 #[derive(Debug)]
 pub struct Userspace {
-    backend: UserspaceBackend,
+    proxy: UserspaceProxy,
     /// The state of the node, if it is known.
     node: Option<NodeState>,
     /// Whether pods are told from other clients by their interfaces, which a socket does not know.
@@ -28,10 +28,10 @@ pub struct Userspace {
 }
 
 impl Userspace {
-    /// Userspace mode with this backend; the node is not read yet.
-    pub const fn new(backend: UserspaceBackend) -> Self {
+    /// Userspace mode with this proxy; the node is not read yet.
+    pub const fn new(proxy: UserspaceProxy) -> Self {
         Self {
-            backend,
+            proxy,
             node: None,
             by_interface: false,
         }
@@ -54,7 +54,7 @@ impl DataPlane for Userspace {
         DataPlaneStatus {
             is_known: self.node.is_some(),
             is_auditing: false,
-            is_draining: self.backend.draining().next().is_some(),
+            is_draining: self.proxy.draining().next().is_some(),
         }
     }
 
@@ -62,12 +62,8 @@ impl DataPlane for Userspace {
         self.node = None;
     }
 
-    fn read(
-        &mut self,
-        _: Reading,
-        desired: &DesiredState,
-    ) -> Result<Vec<FrontendKey>, BackendError> {
-        self.node = Some(self.backend.observe()?);
+    fn read(&mut self, _: Reading, desired: &DesiredState) -> Result<Vec<FrontendKey>, NodeError> {
+        self.node = Some(self.proxy.observe()?);
         self.by_interface = desired.config().pod_interfaces.is_some();
         Ok(Vec::new())
     }
@@ -78,7 +74,7 @@ impl DataPlane for Userspace {
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
-        let report = self.backend.apply(plan);
+        let report = self.proxy.apply(plan);
         if let Some(node) = &mut self.node {
             node.record(plan, &report.failed_steps());
         }
@@ -96,8 +92,8 @@ impl DataPlane for Userspace {
         &mut self,
         timeout: Duration,
         now: Instant,
-    ) -> Result<Option<Drained<Plan>>, BackendError> {
-        let ended = self.backend.draining().filter(|(_, _, since, active)| {
+    ) -> Result<Option<Drained<Plan>>, NodeError> {
+        let ended = self.proxy.draining().filter(|(_, _, since, active)| {
             *active == 0 || now.saturating_duration_since(*since) >= timeout
         });
         let ended: BTreeSet<_> = ended.map(|(key, endpoint, ..)| (key, endpoint)).collect();
@@ -149,7 +145,7 @@ impl DataPlane for Userspace {
             endpoint,
             lasts: Some(now.saturating_duration_since(since)),
         };
-        self.backend.draining().take(most).map(drain).collect()
+        self.proxy.draining().take(most).map(drain).collect()
     }
 
     fn has_virtual_server(&self, key: &VirtualServerKey) -> bool {
@@ -158,7 +154,7 @@ impl DataPlane for Userspace {
         FrontendKey::of(key).is_some_and(|key| served.is_some_and(|s| s.contains_key(&key)))
     }
 
-    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, BackendError> {
+    fn carried(&mut self, desired: &DesiredState) -> Result<Option<Vec<Carried>>, NodeError> {
         if self.node.is_none() {
             return Ok(None);
         }
@@ -166,7 +162,7 @@ impl DataPlane for Userspace {
             Some(Carried {
                 key: virtual_server(frontend.key),
                 service: frontend.owner.service.clone(),
-                statistics: self.backend.traffic(&frontend.key)?,
+                statistics: self.proxy.traffic(&frontend.key)?,
             })
         });
         Ok(Some(carried.collect()))

@@ -28,7 +28,7 @@
 //! # Changes
 //!
 //! The plan compares what the proxy serves with the desired state: to serve a frontend, to listen at
-//! an address, to add a route. The backend executes the steps on the caller's thread; the tasks of the
+//! an address, to add a route. `UserspaceProxy` executes the steps on the caller's thread; the tasks of the
 //! runtime see the change with their next connection.
 //!
 //! # Limits
@@ -43,8 +43,6 @@ mod admission;
 #[cfg(feature = "userspace")]
 mod affinity;
 #[cfg(feature = "userspace")]
-mod backend;
-#[cfg(feature = "userspace")]
 mod choose;
 #[cfg(feature = "userspace")]
 mod data_plane;
@@ -54,13 +52,13 @@ mod plan;
 #[cfg(feature = "userspace")]
 mod probe;
 #[cfg(feature = "userspace")]
+mod proxy;
+#[cfg(feature = "userspace")]
 mod proxy_header;
 mod reach;
 #[cfg(feature = "userspace")]
 mod watch;
 
-#[cfg(feature = "userspace")]
-pub use backend::{UserspaceBackend, remove_routes, routes};
 #[cfg(feature = "userspace")]
 pub use data_plane::Userspace;
 #[cfg(feature = "userspace")]
@@ -68,6 +66,8 @@ pub use engine::{ProxyCounts, ProxyView, ServedEndpoint, ServedFrontend};
 pub use plan::{NodeState, Plan, Served, Step};
 #[cfg(feature = "userspace")]
 pub use probe::probe;
+#[cfg(feature = "userspace")]
+pub use proxy::{UserspaceProxy, remove_routes, routes};
 pub use reach::problems;
 #[cfg(feature = "userspace")]
 pub use watch::{Watching, watch};

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use socket2::{Domain, Socket, Type};
 
 use super::engine::raise_descriptors;
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::ipvs::kernel::Routes;
 use crate::mode::probe::look::finding;
 use crate::mode::probe::{Probe, Requirement};
@@ -28,13 +28,13 @@ pub fn probe() -> Probe {
     [sockets, low_ports, routes].into_iter().collect()
 }
 
-fn bind(port: u16) -> Result<(), BackendError> {
+fn bind(port: u16) -> Result<(), NodeError> {
     let bound = || -> io::Result<()> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_freebind_v4(true)?;
         socket.bind(&SocketAddr::from((ADDRESS.0, port)).into())
     };
-    bound().map_err(|source| BackendError::Listen {
+    bound().map_err(|source| NodeError::Listen {
         protocol: ipvs::Protocol::Tcp,
         address: (ADDRESS.0, port).into(),
         source,

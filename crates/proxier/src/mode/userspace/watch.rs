@@ -3,7 +3,7 @@
 use netlink::uapi::NETLINK_ROUTE;
 use netlink::{Listener, Message, Watch};
 
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::ipvs::kernel::is_route_or_rule_in_question;
 
 /// include/uapi/linux/rtnetlink.h: addresses, routes and rules of both families.
@@ -18,7 +18,7 @@ const RTM_DELADDR: u16 = 21;
 /// # Errors
 ///
 /// If the kernel has no such notifications.
-pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, BackendError> {
+pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, NodeError> {
     let matters = |message: &Message<'_>| match message.kind {
         RTM_NEWADDR | RTM_DELADDR => true,
         _ => is_route_or_rule_in_question(message),
@@ -28,7 +28,7 @@ pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, BackendE
     let operation = "listen to changes of addresses and routes";
     started
         .map(Watching)
-        .map_err(|source| BackendError::Route { operation, source })
+        .map_err(|source| NodeError::Route { operation, source })
 }
 
 /// A running [`watch()`]. Dropping it stops the watch.

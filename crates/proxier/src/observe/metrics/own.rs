@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Labels, labels, lock};
 use crate::Proxier;
-use crate::mode::{BackendError, DataPlane, PlanSteps, StepKind};
+use crate::mode::{DataPlane, NodeError, PlanSteps, StepKind};
 use crate::reconcile::{Cause, Round, SyncKind, SyncReport};
 
 #[derive(Debug, Default)]
@@ -147,14 +147,14 @@ impl OwnMetrics {
         self.drift.get_or_create(&kind).inc_by(steps);
     }
 
-    pub(super) fn error(&self, error: &BackendError) {
+    pub(super) fn error(&self, error: &NodeError) {
         let part = match error {
-            BackendError::NotTried => return,
-            BackendError::Ipvs(_) => "ipvs",
-            BackendError::Route { .. } | BackendError::RouteTaken { .. } => "routes",
-            BackendError::Conntrack { .. } => "conntrack",
-            BackendError::Sysctl { .. } => "sysctls",
-            BackendError::Listen { .. } | BackendError::Proxy { .. } => "listeners",
+            NodeError::NotTried => return,
+            NodeError::Ipvs(_) => "ipvs",
+            NodeError::Route { .. } | NodeError::RouteTaken { .. } => "routes",
+            NodeError::Conntrack { .. } => "conntrack",
+            NodeError::Sysctl { .. } => "sysctls",
+            NodeError::Listen { .. } | NodeError::Proxy { .. } => "listeners",
             _ => "packet_filter",
         };
         let errno = error

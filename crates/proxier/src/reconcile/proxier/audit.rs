@@ -4,7 +4,7 @@
 //! Every change updates the known state of the node, and a slice compares the kernel with the state
 //! known at that moment. So a change between two slices is no drift.
 
-use crate::mode::{BackendError, DataPlane, PlanSteps, Reading};
+use crate::mode::{DataPlane, NodeError, PlanSteps, Reading};
 use crate::reconcile::{Concerned, Proxier, SyncKind, SyncReport};
 
 impl<D: DataPlane> Proxier<D> {
@@ -18,7 +18,7 @@ impl<D: DataPlane> Proxier<D> {
     /// # Errors
     ///
     /// If the node cannot be read. The audit ends, and the known state of the node is kept.
-    pub fn audit(&mut self) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
+    pub fn audit(&mut self) -> Result<Option<SyncReport<D::Plan>>, NodeError> {
         let goes_on = self.is_auditing();
         self.audit_from(if goes_on {
             Reading::Slice
@@ -35,7 +35,7 @@ impl<D: DataPlane> Proxier<D> {
     pub(super) fn audit_from(
         &mut self,
         reading: Reading,
-    ) -> Result<Option<SyncReport<D::Plan>>, BackendError> {
+    ) -> Result<Option<SyncReport<D::Plan>>, NodeError> {
         if !self.ingest([]) {
             return Ok(None);
         }
@@ -55,7 +55,7 @@ impl<D: DataPlane> Proxier<D> {
         Ok(Some(report))
     }
 
-    fn begin_audit(&mut self) -> Result<SyncReport<D::Plan>, BackendError> {
+    fn begin_audit(&mut self) -> Result<SyncReport<D::Plan>, NodeError> {
         self.data_plane.read(Reading::Audit, &self.desired)?;
         let mut report = self.sync_all();
         // Report repairs before anything else can fail.
@@ -65,7 +65,7 @@ impl<D: DataPlane> Proxier<D> {
         Ok(report)
     }
 
-    fn audit_slice(&mut self) -> Result<SyncReport<D::Plan>, BackendError> {
+    fn audit_slice(&mut self) -> Result<SyncReport<D::Plan>, NodeError> {
         let found = self.data_plane.read(Reading::Slice, &self.desired)?;
         self.touch(found);
         self.sync()

@@ -7,7 +7,7 @@ use ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 
 use super::*;
 use crate::mode::ipvs::plan::{NodeState, Plan, Step};
-use crate::mode::ipvs::{Backend, FakeBackend, FakeNode, Ipvs};
+use crate::mode::ipvs::{FakeIpvs, FakeNode, Ipvs, Kernel};
 use crate::mode::{ApplyReport, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
@@ -16,41 +16,41 @@ use crate::model::{
 
 const ENOMEM: i32 = 12;
 
-/// A backend that counts reads.
+/// A kernel that counts reads.
 #[derive(Debug)]
 struct Counting {
-    backend: FakeBackend,
+    kernel: FakeIpvs,
     outlines: usize,
     lists: usize,
 }
 
-impl Backend for Counting {
-    fn outline(&mut self) -> Result<NodeState, BackendError> {
+impl Kernel for Counting {
+    fn outline(&mut self) -> Result<NodeState, NodeError> {
         self.outlines += 1;
-        self.backend.outline()
+        self.kernel.outline()
     }
 
     fn real_servers(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+    ) -> Result<Option<Vec<RealServer>>, NodeError> {
         self.lists += 1;
-        self.backend.real_servers(virtual_server)
+        self.kernel.real_servers(virtual_server)
     }
 
     fn apply(&mut self, plan: &Plan) -> ApplyReport {
-        self.backend.apply(plan)
+        self.kernel.apply(plan)
     }
 
     fn connections(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
-        self.backend.connections(virtual_server)
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError> {
+        self.kernel.connections(virtual_server)
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
-        self.backend.remove_ruleset()
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
+        self.kernel.remove_ruleset()
     }
 }
 
@@ -93,8 +93,8 @@ impl Simulated {
     /// A node with Services 1 to 9 in effect.
     fn new() -> Self {
         let node = FakeNode::default();
-        let backend = Counting {
-            backend: node.backend().unwrap(),
+        let kernel = Counting {
+            kernel: node.kernel().unwrap(),
             outlines: 0,
             lists: 0,
         };
@@ -106,7 +106,7 @@ impl Simulated {
         };
         let mut simulated = Self {
             node,
-            proxier: Proxier::new(Arc::new(config), Ipvs::new(backend)),
+            proxier: Proxier::new(Arc::new(config), Ipvs::new(kernel)),
             schedule: Schedule::new(start, intervals, 1),
             start,
             now: start,
@@ -154,8 +154,8 @@ impl Simulated {
 
     /// The number of reads of the node's outline and of lists of real servers.
     fn reads(&mut self) -> (usize, usize) {
-        let backend = self.proxier.data_plane_mut().backend_mut();
-        (backend.outlines, backend.lists)
+        let kernel = self.proxier.data_plane_mut().kernel_mut();
+        (kernel.outlines, kernel.lists)
     }
 
     fn retries(&self) -> Vec<Duration> {
@@ -323,7 +323,7 @@ fn a_failure_of_no_single_object_is_retried_by_an_audit_and_delays_nothing() {
     simulated.change(service(2, Protocol::Tcp, [10, 245, 0, 2]));
     assert!(simulated.serves(2, Protocol::Tcp, [10, 245, 0, 2]));
     let forwards = |simulated: &Simulated| {
-        let state = simulated.node.backend().unwrap().outline().unwrap();
+        let state = simulated.node.kernel().unwrap().outline().unwrap();
         state.sysctls[&Sysctl::IPV4_FORWARD] == "1"
     };
     assert!(!forwards(&simulated));
@@ -352,9 +352,9 @@ fn waits() -> u64 {
 #[test]
 fn a_burst_wakes_the_loop_for_its_syncs_only() {
     const CHANGES: u16 = 1_000;
-    let backend = FakeNode::default().backend().unwrap();
+    let kernel = FakeNode::default().kernel().unwrap();
     let config = Config::new("node-a", vec![[192, 0, 2, 1].into()]);
-    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
+    let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(kernel));
     let lists = [
         Change::ServicesReplaced(Vec::new()),
         Change::EndpointSlicesReplaced(Vec::new()),

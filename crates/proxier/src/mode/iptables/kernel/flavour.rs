@@ -5,7 +5,7 @@ use std::{fmt, fs, io};
 use ipvs::Family;
 
 use super::program::{Program, Verb};
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::iptables::Rules;
 
 /// One of the two iptables. Neither sees the other's rules.
@@ -43,7 +43,7 @@ impl Flavour {
     /// # Errors
     ///
     /// If none is installed, or it cannot be run.
-    pub fn find() -> Result<Self, BackendError> {
+    pub fn find() -> Result<Self, NodeError> {
         let (Some(nft), Some(legacy)) = (Self::Nft.traces()?, Self::Legacy.traces()?) else {
             return Self::of_distribution();
         };
@@ -63,7 +63,7 @@ impl Flavour {
     }
 
     /// The version that its programs print: `iptables v1.8.9 (nf_tables)`.
-    pub(crate) fn version(self) -> Result<String, BackendError> {
+    pub(crate) fn version(self) -> Result<String, NodeError> {
         let version = Program::new(self, Family::V4, Verb::Version).run(&"")?;
         Ok(version.trim().to_owned())
     }
@@ -73,7 +73,7 @@ impl Flavour {
     /// # Errors
     ///
     /// If its program cannot be run, and only the version shows the flavour.
-    pub(crate) fn is_nft(self) -> Result<bool, BackendError> {
+    pub(crate) fn is_nft(self) -> Result<bool, NodeError> {
         match self {
             Self::Nft => Ok(true),
             Self::Legacy => Ok(false),
@@ -82,7 +82,7 @@ impl Flavour {
     }
 
     /// The flavour behind the name `iptables`.
-    fn of_distribution() -> Result<Self, BackendError> {
+    fn of_distribution() -> Result<Self, NodeError> {
         let version = Self::Plain.version()?;
         let named = [Self::Nft, Self::Legacy].into_iter();
         let mut named = named.filter(|flavour| version.contains(flavour.version_word()));
@@ -97,7 +97,7 @@ impl Flavour {
     ///
     /// If it is not installed.
     #[cfg(feature = "ipvs")]
-    pub(crate) fn or_plain(self) -> Result<Self, BackendError> {
+    pub(crate) fn or_plain(self) -> Result<Self, NodeError> {
         let Err(missing) = self.version() else {
             return Ok(self);
         };
@@ -117,7 +117,7 @@ impl Flavour {
     }
 
     /// The flavours with rules of svcproxy.
-    pub(crate) fn with_rules() -> Result<Vec<Self>, BackendError> {
+    pub(crate) fn with_rules() -> Result<Vec<Self>, NodeError> {
         let mut found = Vec::new();
         for flavour in [Self::Nft, Self::Legacy, Self::Plain] {
             // If one of the others is installed, `iptables` is the same program.
@@ -131,7 +131,7 @@ impl Flavour {
     }
 
     /// `None` if it is not installed.
-    fn traces(self) -> Result<Option<Traces>, BackendError> {
+    fn traces(self) -> Result<Option<Traces>, NodeError> {
         let mut traces = Traces::default();
         for family in FAMILIES
             .into_iter()
@@ -143,7 +143,7 @@ impl Flavour {
             }
             let saved = match Program::new(self, family, Verb::Save).run(&"") {
                 Ok(saved) => saved,
-                Err(BackendError::Program { .. }) => return Ok(None),
+                Err(NodeError::Program { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
             traces.add(&saved);

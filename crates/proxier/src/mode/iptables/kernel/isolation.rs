@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::Refusal;
 use crate::desired::ServicePortName;
 use crate::mode::iptables::{Plan, Step, Transaction};
-use crate::mode::{ApplyReport, BackendError, Refused};
+use crate::mode::{ApplyReport, NodeError, Refused};
 
 /// Executes all transactions of a plan. Returns the executed part of the plan if a Service port was
 /// left out.
 pub(crate) fn restore_all(
     plan: &Plan,
     report: &mut ApplyReport,
-    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
+    restore: &mut impl FnMut(&Transaction) -> Result<(), NodeError>,
 ) -> Option<Plan> {
     let mut done = BTreeMap::new();
     for (step, planned) in plan.steps().iter().enumerate() {
@@ -42,9 +42,9 @@ pub(crate) fn restore_all(
 #[derive(Debug, Default)]
 pub(crate) struct Restored {
     /// Failures that belong to no single Service port.
-    pub(crate) failures: Vec<BackendError>,
+    pub(crate) failures: Vec<NodeError>,
     /// The rejected Service ports. They keep their previous rules.
-    pub(crate) refused: Vec<(ServicePortName, BackendError)>,
+    pub(crate) refused: Vec<(ServicePortName, NodeError)>,
     /// The executed part, if it is not everything.
     pub(crate) done: Option<Transaction>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Restored {
 /// port if possible.
 pub(crate) fn carry_out(
     transaction: &Transaction,
-    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
+    restore: &mut impl FnMut(&Transaction) -> Result<(), NodeError>,
 ) -> Restored {
     let mut outcome = Restored::default();
     let Err(error) = restore(transaction) else {
@@ -82,8 +82,8 @@ pub(crate) fn carry_out(
 /// Executes one table's changes, which were rejected together, without the rejected Service ports.
 fn one_table(
     table: &Transaction,
-    mut error: BackendError,
-    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
+    mut error: NodeError,
+    restore: &mut impl FnMut(&Transaction) -> Result<(), NodeError>,
     outcome: &mut Restored,
 ) -> Option<Transaction> {
     let mut wanted = table.owners();
@@ -118,7 +118,7 @@ fn one_table(
 fn by_halves(
     table: &Transaction,
     wanted: BTreeSet<ServicePortName>,
-    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
+    restore: &mut impl FnMut(&Transaction) -> Result<(), NodeError>,
     outcome: &mut Restored,
 ) -> BTreeSet<ServicePortName> {
     let mut taken = BTreeSet::new();
@@ -131,7 +131,7 @@ fn by_halves(
                 taken = with;
                 continue;
             }
-            Err(BackendError::Iptables(refusal)) if refusal.line.is_some() => refusal,
+            Err(NodeError::Iptables(refusal)) if refusal.line.is_some() => refusal,
             Err(error) => {
                 outcome.failures.push(error);
                 break;
@@ -141,11 +141,11 @@ fn by_halves(
         let second = group.split_off(group.len().div_ceil(2));
         match group.pop() {
             Some(owner) if group.is_empty() && second.is_empty() => {
-                let error = BackendError::Iptables(Box::new(refusal.of(owner.clone())));
+                let error = NodeError::Iptables(Box::new(refusal.of(owner.clone())));
                 outcome.refused.push((owner, error));
             }
             _ if left == 0 => {
-                outcome.failures.push(BackendError::Iptables(refusal));
+                outcome.failures.push(NodeError::Iptables(refusal));
                 break;
             }
             last => {
@@ -160,8 +160,8 @@ fn by_halves(
 /// Executes a part of a transaction, unless it is empty.
 fn some(
     some: &Transaction,
-    restore: &mut impl FnMut(&Transaction) -> Result<(), BackendError>,
-) -> Result<(), BackendError> {
+    restore: &mut impl FnMut(&Transaction) -> Result<(), NodeError>,
+) -> Result<(), NodeError> {
     if some.is_empty() {
         return Ok(());
     }
@@ -175,9 +175,9 @@ const NAMED: usize = 8;
 /// continues from the rules that are in effect then.
 const TRIED: usize = 64;
 
-fn refusal(error: &BackendError) -> Option<&Refusal> {
+fn refusal(error: &NodeError) -> Option<&Refusal> {
     match error {
-        BackendError::Iptables(refusal) => Some(refusal),
+        NodeError::Iptables(refusal) => Some(refusal),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use ipvs::Family;
 use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::iptables::{Counters, NodeState, Plan, Rules, Served, Step, Transaction};
 use crate::mode::proc_sys::Sysctls;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 use program::{Program, Verb};
 
 #[cfg(feature = "ipvs")]
@@ -38,42 +38,42 @@ pub(super) use isolation::restore_all;
 pub use program::Refusal;
 pub use watch::{Watching, watch};
 
-/// The backend of iptables mode.
+/// The part of the kernel that iptables mode uses.
 ///
 /// It works in the network namespace of the calling thread, except for connection tracking, which
 /// is that of the thread that opened it.
 ///
 /// ```no_run
-/// use proxier::mode::iptables::IptablesBackend;
+/// use proxier::mode::iptables::IptablesKernel;
 ///
-/// let mut backend = IptablesBackend::open()?;
-/// let node = backend.observe()?;
-/// println!("{} chains by {}", node.v4.chains().count(), backend.flavour());
-/// # Ok::<(), proxier::mode::BackendError>(())
+/// let mut kernel = IptablesKernel::open()?;
+/// let node = kernel.observe()?;
+/// println!("{} chains by {}", node.v4.chains().count(), kernel.flavour());
+/// # Ok::<(), proxier::mode::NodeError>(())
 /// ```
 #[derive(Debug)]
-pub struct IptablesBackend {
+pub struct IptablesKernel {
     flavour: Flavour,
     conntrack: ConntrackSocket,
     sysctls: Sysctls,
 }
 
-impl IptablesBackend {
+impl IptablesKernel {
     /// Finds out which iptables the node uses, and changes nothing.
     ///
     /// # Errors
     ///
     /// If iptables is not installed or cannot be run; lack of privileges.
-    pub fn open() -> Result<Self, BackendError> {
+    pub fn open() -> Result<Self, NodeError> {
         Self::with_flavour(Flavour::find()?)
     }
 
-    /// A backend for this flavour.
+    /// The kernel through the programs of this flavour.
     ///
     /// # Errors
     ///
     /// Lack of privileges.
-    pub fn with_flavour(flavour: Flavour) -> Result<Self, BackendError> {
+    pub fn with_flavour(flavour: Flavour) -> Result<Self, NodeError> {
         Ok(Self {
             flavour,
             conntrack: ConntrackSocket::open()?,
@@ -98,19 +98,19 @@ impl IptablesBackend {
     /// # Errors
     ///
     /// If some part cannot be read.
-    pub fn observe(&mut self) -> Result<NodeState, BackendError> {
+    pub fn observe(&mut self) -> Result<NodeState, NodeError> {
         let sysctls = self.sysctls.observe()?;
         let rules = |family| rules(self.flavour, family);
         let (v4, v6) = (rules(Family::V4)?, rules(Family::V6)?);
         Ok(NodeState::new(sysctls, v4, v6))
     }
 
-    /// A backend for the iptables that has svcproxy's rules, if one has.
+    /// The kernel through the iptables that has svcproxy's rules, if one has.
     ///
     /// # Errors
     ///
     /// If a program cannot be run; lack of privileges.
-    pub fn in_use() -> Result<Option<Self>, BackendError> {
+    pub fn in_use() -> Result<Option<Self>, NodeError> {
         let flavour = Flavour::with_rules()?.into_iter().next();
         flavour.map(Self::with_flavour).transpose()
     }
@@ -120,7 +120,7 @@ impl IptablesBackend {
     /// # Errors
     ///
     /// If they cannot be read.
-    pub fn served(&self) -> Result<Vec<Served>, BackendError> {
+    pub fn served(&self) -> Result<Vec<Served>, NodeError> {
         let mut served = Vec::new();
         for family in [Family::V4, Family::V6] {
             if kernel_speaks(family) {
@@ -165,8 +165,8 @@ impl IptablesBackend {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Iptables`] if it is rejected.
-    pub fn test(&self, transaction: &Transaction) -> Result<(), BackendError> {
+    /// [`NodeError::Iptables`] if it is rejected.
+    pub fn test(&self, transaction: &Transaction) -> Result<(), NodeError> {
         run_restore(self.flavour, transaction, Verb::Test)
     }
 
@@ -175,7 +175,7 @@ impl IptablesBackend {
     /// # Errors
     ///
     /// If some rules cannot be removed.
-    pub fn remove_all() -> Result<usize, BackendError> {
+    pub fn remove_all() -> Result<usize, NodeError> {
         let mut removed = 0;
         for (flavour, removal) in Self::removals()? {
             restore(flavour, &removal)?;
@@ -189,7 +189,7 @@ impl IptablesBackend {
     /// # Errors
     ///
     /// If the rules cannot be read.
-    pub fn removals() -> Result<Vec<(Flavour, Transaction)>, BackendError> {
+    pub fn removals() -> Result<Vec<(Flavour, Transaction)>, NodeError> {
         let mut removals = Vec::new();
         for flavour in Flavour::with_rules()? {
             for family in [Family::V4, Family::V6] {
@@ -203,7 +203,7 @@ impl IptablesBackend {
     }
 }
 
-fn rules(flavour: Flavour, family: Family) -> Result<Rules, BackendError> {
+fn rules(flavour: Flavour, family: Family) -> Result<Rules, NodeError> {
     if !kernel_speaks(family) {
         return Ok(Rules::default());
     }
@@ -211,26 +211,20 @@ fn rules(flavour: Flavour, family: Family) -> Result<Rules, BackendError> {
 }
 
 /// The output of iptables-save(8).
-pub(crate) fn save(flavour: Flavour, family: Family) -> Result<String, BackendError> {
+pub(crate) fn save(flavour: Flavour, family: Family) -> Result<String, NodeError> {
     Program::new(flavour, family, Verb::Save).run(&"")
 }
 
 /// Executes a transaction with iptables-restore(8).
-pub(crate) fn restore(flavour: Flavour, transaction: &Transaction) -> Result<(), BackendError> {
+pub(crate) fn restore(flavour: Flavour, transaction: &Transaction) -> Result<(), NodeError> {
     run_restore(flavour, transaction, Verb::Restore)
 }
 
-fn run_restore(
-    flavour: Flavour,
-    transaction: &Transaction,
-    verb: Verb,
-) -> Result<(), BackendError> {
+fn run_restore(flavour: Flavour, transaction: &Transaction, verb: Verb) -> Result<(), NodeError> {
     let program = Program::new(flavour, transaction.family, verb);
     let outcome = program.run(transaction);
     outcome.map(drop).map_err(|error| match error {
-        BackendError::Iptables(refusal) => {
-            BackendError::Iptables(Box::new(refusal.located(transaction)))
-        }
+        NodeError::Iptables(refusal) => NodeError::Iptables(Box::new(refusal.located(transaction))),
         error => error,
     })
 }

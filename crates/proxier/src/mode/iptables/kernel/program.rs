@@ -11,7 +11,7 @@ use netlink::uapi::NETLINK_NETFILTER;
 
 use super::Flavour;
 use crate::desired::ServicePortName;
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::iptables::Transaction;
 use crate::program;
 
@@ -61,8 +61,8 @@ impl Program {
 
     /// Runs the program, and returns its output. The program reads the input while it is being
     /// formatted.
-    pub(crate) fn run(&self, input: &(impl Display + Sync)) -> Result<String, BackendError> {
-        let cannot = |source| BackendError::Program {
+    pub(crate) fn run(&self, input: &(impl Display + Sync)) -> Result<String, NodeError> {
+        let cannot = |source| NodeError::Program {
             program: self.name.clone(),
             source,
         };
@@ -81,7 +81,7 @@ impl Program {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let refusal = Refusal::new(&self.name, &said);
-        Err(BackendError::Iptables(Box::new(refusal)))
+        Err(NodeError::Iptables(Box::new(refusal)))
     }
 }
 

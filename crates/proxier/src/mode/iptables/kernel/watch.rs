@@ -8,7 +8,7 @@ use netlink::uapi::*;
 use netlink::{Listener, Message, Watch};
 
 use super::Flavour;
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::iptables::name::PREFIX;
 
 /// The tables in which svcproxy has chains.
@@ -24,13 +24,13 @@ const TABLES: [Option<&str>; 2] = [Some("nat"), Some("filter")];
 pub fn watch(
     flavour: Flavour,
     report: impl FnMut() + Send + 'static,
-) -> Result<Option<Watching>, BackendError> {
+) -> Result<Option<Watching>, NodeError> {
     if !flavour.is_nft()? {
         return Ok(None);
     }
     let listener = Listener::open(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]);
     let started = listener.and_then(|listener| Watch::start(vec![listener], matters, report));
-    let started = started.map_err(|source| BackendError::PacketFilter {
+    let started = started.map_err(|source| NodeError::PacketFilter {
         operation: "listen to changes of nftables",
         source,
     });

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 
 use ipvs::{Client, RealServer, RealServerKey, Socket, Statistics, Transport, VirtualServerKey};
 
-use super::Backend;
+use super::Kernel;
 use super::shared::{self, carry_out};
 use crate::mode::conntrack::ConntrackSocket;
 use crate::mode::ipvs::glance::Glance;
 use crate::mode::ipvs::plan::{NodeState, Part, Plan, Step};
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::proc_sys::Sysctls;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 use nft::Nft;
 use proc::Listing;
 #[cfg(not(feature = "userspace"))]
@@ -31,28 +31,28 @@ pub use routes::ROUTE_PROTOCOL;
 pub(crate) use watch::is_route_or_rule_in_question;
 pub use watch::{Watching, watch};
 
-/// The backend of IPVS mode.
+/// The parts of the kernel that IPVS mode uses: IPVS, nftables, routes, sysctls, connection tracking.
 ///
 /// It works in the network namespace of the thread that opened it, except for sysctls, which are
 /// those of the calling thread.
 ///
 /// ```no_run
-/// use proxier::mode::ipvs::{Backend, IpvsBackend};
+/// use proxier::mode::ipvs::{IpvsKernel, Kernel};
 ///
-/// let mut backend = IpvsBackend::open()?;
-/// let node = backend.observe()?;
+/// let mut kernel = IpvsKernel::open()?;
+/// let node = kernel.observe()?;
 /// println!("{} virtual servers", node.virtual_servers.len());
-/// # Ok::<(), proxier::mode::BackendError>(())
+/// # Ok::<(), proxier::mode::NodeError>(())
 /// ```
 #[derive(Debug)]
-pub struct IpvsBackend<T = Socket> {
+pub struct IpvsKernel<T = Socket> {
     ipvs: Client<T>,
     around: Around,
     /// The look under way.
     listing: Option<Listing>,
 }
 
-/// A backend for what IPVS mode left on a node whose kernel has no IPVS any more: nftables rules
+/// The kernel with what IPVS mode left on a node whose kernel has no IPVS any more: nftables rules
 /// and routes.
 ///
 /// It sends no request to IPVS, so the kernel does not load it.
@@ -69,7 +69,7 @@ struct Around {
 }
 
 impl Around {
-    fn open() -> Result<Self, BackendError> {
+    fn open() -> Result<Self, NodeError> {
         Ok(Self {
             nft: Nft::open()?,
             routes: Routes::open()?,
@@ -78,7 +78,7 @@ impl Around {
         })
     }
 
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         let (ruleset, elements) = self.nft.observe()?;
         let (routes, obstacles) = self.routes.observe()?;
         Ok(NodeState {
@@ -114,32 +114,32 @@ impl Around {
         }
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
         self.routes.remove_halves()?;
         self.nft.remove_table()
     }
 }
 
-impl IpvsBackend {
+impl IpvsKernel {
     /// Opens all sockets, and changes nothing. The kernel loads its module `ip_vs` if necessary.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Ipvs`] of kind [`Unsupported`](ipvs::ErrorKind::Unsupported) if the
+    /// [`NodeError::Ipvs`] of kind [`Unsupported`](ipvs::ErrorKind::Unsupported) if the
     /// kernel has no IPVS; lack of privileges.
-    pub fn open() -> Result<Self, BackendError> {
+    pub fn open() -> Result<Self, NodeError> {
         Self::with_client(Client::open()?)
     }
 }
 
-impl<T: Transport> IpvsBackend<T> {
-    /// A backend with the caller's IPVS client; nftables, routes and sysctls are those of the
+impl<T: Transport> IpvsKernel<T> {
+    /// The kernel with the caller's IPVS client; nftables, routes and sysctls are those of the
     /// thread's network namespace.
     ///
     /// # Errors
     ///
     /// Lack of nftables or of privileges.
-    pub fn with_client(ipvs: Client<T>) -> Result<Self, BackendError> {
+    pub fn with_client(ipvs: Client<T>) -> Result<Self, NodeError> {
         let around = Around::open()?;
         Ok(Self {
             ipvs,
@@ -177,18 +177,18 @@ impl<T: Transport> IpvsBackend<T> {
 }
 
 /// Lets the kernel validate rules without committing them.
-pub(crate) fn check_ruleset(ruleset: &Ruleset) -> Result<(), BackendError> {
+pub(crate) fn check_ruleset(ruleset: &Ruleset) -> Result<(), NodeError> {
     Nft::open()?.check(ruleset)
 }
 
 /// Checks that routes, and then routing rules, can be listed.
-pub(crate) fn check_routes() -> (Result<(), BackendError>, Result<(), BackendError>) {
+pub(crate) fn check_routes() -> (Result<(), NodeError>, Result<(), NodeError>) {
     match Routes::open() {
         Ok(mut routes) => (
             routes.observe().map(drop),
             routes.observe_policy().map(drop),
         ),
-        Err(error) => (Err(error), Err(BackendError::NotTried)),
+        Err(error) => (Err(error), Err(NodeError::NotTried)),
     }
 }
 
@@ -198,13 +198,13 @@ impl IpvsRemains {
     /// # Errors
     ///
     /// Lack of nftables or of privileges.
-    pub fn open() -> Result<Self, BackendError> {
+    pub fn open() -> Result<Self, NodeError> {
         Around::open().map(Self)
     }
 }
 
-impl<T: Transport> Backend for IpvsBackend<T> {
-    fn outline(&mut self) -> Result<NodeState, BackendError> {
+impl<T: Transport> Kernel for IpvsKernel<T> {
+    fn outline(&mut self) -> Result<NodeState, NodeError> {
         Ok(NodeState {
             timeouts: self.ipvs.timeouts()?.timeouts,
             virtual_servers: shared::outline(&mut self.ipvs)?,
@@ -215,7 +215,7 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     fn real_servers(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+    ) -> Result<Option<Vec<RealServer>>, NodeError> {
         Ok(shared::real_servers(&mut self.ipvs, virtual_server)?)
     }
 
@@ -240,29 +240,26 @@ impl<T: Transport> Backend for IpvsBackend<T> {
     fn connections(
         &mut self,
         virtual_server: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError> {
         Ok(shared::connections(&mut self.ipvs, virtual_server)?)
     }
 
-    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, BackendError> {
+    fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, NodeError> {
         Ok(shared::statistics(&mut self.ipvs)?)
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
         self.around.remove_ruleset()
     }
 }
 
 /// Without IPVS there are no virtual servers.
-impl Backend for IpvsRemains {
-    fn outline(&mut self) -> Result<NodeState, BackendError> {
+impl Kernel for IpvsRemains {
+    fn outline(&mut self) -> Result<NodeState, NodeError> {
         self.0.observe()
     }
 
-    fn real_servers(
-        &mut self,
-        _: &VirtualServerKey,
-    ) -> Result<Option<Vec<RealServer>>, BackendError> {
+    fn real_servers(&mut self, _: &VirtualServerKey) -> Result<Option<Vec<RealServer>>, NodeError> {
         Ok(None)
     }
 
@@ -275,11 +272,11 @@ impl Backend for IpvsRemains {
     fn connections(
         &mut self,
         _: &VirtualServerKey,
-    ) -> Result<HashMap<RealServerKey, u64>, BackendError> {
+    ) -> Result<HashMap<RealServerKey, u64>, NodeError> {
         Ok(HashMap::new())
     }
 
-    fn remove_ruleset(&mut self) -> Result<(), BackendError> {
+    fn remove_ruleset(&mut self) -> Result<(), NodeError> {
         self.0.remove_ruleset()
     }
 }

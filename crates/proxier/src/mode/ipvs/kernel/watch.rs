@@ -6,7 +6,7 @@ use netlink::uapi::*;
 use netlink::{Listener, Message, Watch};
 
 use super::routes::ROUTE_PROTOCOL;
-use crate::mode::BackendError;
+use crate::mode::NodeError;
 use crate::mode::ipvs::rules::TABLE;
 
 /// include/uapi/linux/rtnetlink.h: routes and rules of both families.
@@ -31,7 +31,7 @@ const FRA_PROTOCOL: u16 = 21;
 /// # Errors
 ///
 /// If the kernel has no such notifications, or lack of privileges.
-pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, BackendError> {
+pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, NodeError> {
     let listen = |protocol, groups: &[u32]| Listener::open(protocol, groups);
     let started = listen(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])
         .and_then(|netfilter| Ok(vec![netfilter, listen(NETLINK_ROUTE, &RTNLGRP)?]))
@@ -39,7 +39,7 @@ pub fn watch(report: impl FnMut() + Send + 'static) -> Result<Watching, BackendE
     let operation = "listen to changes of nftables and routes";
     started
         .map(Watching)
-        .map_err(|source| BackendError::Route { operation, source })
+        .map_err(|source| NodeError::Route { operation, source })
 }
 
 /// A running [`watch()`]. Dropping it stops the watch.

@@ -2,7 +2,7 @@
 //!
 //! [`Plan::new`] compares a [`DesiredState`](crate::desired::DesiredState) with the [`NodeState`]
 //! that was observed or applied, and yields [`Step`]s in the order of execution. A plan is a value:
-//! it can be printed, and a backend does exactly what it contains.
+//! it can be printed, and exactly what it contains is done.
 
 mod diff;
 mod element;

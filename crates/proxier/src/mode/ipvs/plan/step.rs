@@ -8,7 +8,7 @@ use super::{Comment, Element, LocalRoute, PolicyRoute};
 use crate::mode::ipvs::rules::Ruleset;
 use crate::mode::{Flows, StepKind, Sysctl};
 
-/// One change of the node's state. Plans make all choices; a backend only executes.
+/// One change of the node's state. Plans make all choices; a `Kernel` only executes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {

@@ -1,5 +1,5 @@
 //! Single packets; random ones are compared with the API objects in `tests/incremental`, and with the
-//! kernel in `tests/kernel_backend/traces.rs`.
+//! kernel in `tests/kernel_ipvs/traces.rs`.
 
 use std::sync::Arc;
 

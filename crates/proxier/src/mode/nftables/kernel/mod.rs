@@ -17,24 +17,24 @@ use crate::desired::Config;
 use crate::mode::conntrack::{ConntrackSocket, netlink_family};
 use crate::mode::ipvs::plan::Audience;
 use crate::mode::proc_sys::Sysctls;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 use transaction::Transaction;
 
-/// The backend of nftables mode.
+/// The part of the kernel that nftables mode uses.
 ///
 /// It works in the network namespace of the thread that opened it, except for sysctls, which are
 /// those of the calling thread.
 ///
 /// ```no_run
-/// use proxier::mode::nftables::NftablesBackend;
+/// use proxier::mode::nftables::NftablesKernel;
 ///
-/// let mut backend = NftablesBackend::open()?;
-/// let node = backend.observe()?;
+/// let mut kernel = NftablesKernel::open()?;
+/// let node = kernel.observe()?;
 /// println!("{} elements", node.elements.len());
-/// # Ok::<(), proxier::mode::BackendError>(())
+/// # Ok::<(), proxier::mode::NodeError>(())
 /// ```
 #[derive(Debug)]
-pub struct NftablesBackend {
+pub struct NftablesKernel {
     socket: Socket,
     conntrack: ConntrackSocket,
     sysctls: Sysctls,
@@ -44,13 +44,13 @@ pub struct NftablesBackend {
     sound: Vec<Family>,
 }
 
-impl NftablesBackend {
+impl NftablesKernel {
     /// Opens all sockets, and changes nothing.
     ///
     /// # Errors
     ///
     /// Lack of nftables or of privileges.
-    pub fn open() -> Result<Self, BackendError> {
+    pub fn open() -> Result<Self, NodeError> {
         let speaks = |family: &Family| match family {
             Family::V4 => true,
             Family::V6 => std::fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
@@ -81,7 +81,7 @@ impl NftablesBackend {
     /// # Errors
     ///
     /// If some part cannot be read.
-    pub fn observe(&mut self) -> Result<NodeState, BackendError> {
+    pub fn observe(&mut self) -> Result<NodeState, NodeError> {
         let mut node = NodeState {
             sysctls: self.sysctls.observe()?,
             ..NodeState::default()
@@ -148,7 +148,7 @@ impl NftablesBackend {
                 }
                 // The kernel may have refused them, and later steps rely on them.
                 for (place, _) in places_later {
-                    report.fail(*place, BackendError::NotTried);
+                    report.fail(*place, NodeError::NotTried);
                 }
                 return;
             } else if outcome.is_err() {
@@ -165,7 +165,7 @@ impl NftablesBackend {
         }
     }
 
-    /// The datagrams that [`NftablesBackend::apply`] sends for the packet filter's steps of a plan on a
+    /// The datagrams that [`NftablesKernel::apply`] sends for the packet filter's steps of a plan on a
     /// node without tables, if the kernel accepts them all: for a benchmark that sends them itself.
     #[cfg(feature = "testing")]
     pub fn datagrams(&mut self, plan: &Plan) -> Vec<Vec<u8>> {
@@ -218,7 +218,7 @@ impl NftablesBackend {
     /// # Errors
     ///
     /// The kernel's error.
-    pub(crate) fn check(&mut self, config: &Config) -> Result<(), BackendError> {
+    pub(crate) fn check(&mut self, config: &Config) -> Result<(), NodeError> {
         let choosers = self.families.iter().map(|family| Chooser {
             family: *family,
             is_node_port: false,
@@ -247,7 +247,7 @@ impl NftablesBackend {
     /// # Errors
     ///
     /// The kernel's error.
-    pub fn remove_all(&mut self) -> Result<usize, BackendError> {
+    pub fn remove_all(&mut self) -> Result<usize, NodeError> {
         let found = nftables::families_with(&mut self.socket, TABLE);
         let found = found.map_err(error("list tables"))?;
         if !found.is_empty() {
@@ -263,7 +263,7 @@ impl NftablesBackend {
     /// # Errors
     ///
     /// If they cannot be listed.
-    pub fn tables(&mut self) -> Result<Vec<&'static str>, BackendError> {
+    pub fn tables(&mut self) -> Result<Vec<&'static str>, NodeError> {
         let found = nftables::families_with(&mut self.socket, TABLE);
         let found = found.map_err(error("list tables"))?.into_iter();
         let name = |family| match family {
@@ -278,7 +278,7 @@ impl NftablesBackend {
     /// # Errors
     ///
     /// If they cannot be listed.
-    pub fn is_in_use(&mut self) -> Result<bool, BackendError> {
+    pub fn is_in_use(&mut self) -> Result<bool, NodeError> {
         Ok(!self.tables()?.is_empty())
     }
 }
@@ -287,11 +287,11 @@ const fn installs(step: &Step) -> bool {
     matches!(step, Step::InstallRuleset(_))
 }
 
-fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::PacketFilter { operation, source }
+fn error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::PacketFilter { operation, source }
 }
 
-fn refusal(step: &Step, source: io::Error) -> BackendError {
+fn refusal(step: &Step, source: io::Error) -> NodeError {
     let operation = match step {
         Step::AddElement(..) => "add an element",
         Step::DeleteElement(_) => "delete an element",
@@ -299,5 +299,5 @@ fn refusal(step: &Step, source: io::Error) -> BackendError {
         Step::DeleteChooser(_) => "delete a chain",
         _ => "install the rules",
     };
-    BackendError::PacketFilter { operation, source }
+    NodeError::PacketFilter { operation, source }
 }

@@ -8,7 +8,7 @@ use super::tests::{Kernel, backends};
 use crate::Proxier;
 use crate::desired::Config;
 use crate::mode::iptables::{Iptables, NodeState, Plan, Rules, Step, Tables};
-use crate::mode::{ApplyReport, BackendError, Sysctl};
+use crate::mode::{ApplyReport, NodeError, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort,
@@ -27,7 +27,7 @@ struct Plane {
 }
 
 impl Tables for Plane {
-    fn observe(&mut self) -> Result<NodeState, BackendError> {
+    fn observe(&mut self) -> Result<NodeState, NodeError> {
         let rules = self.kernel.rules.clone();
         let sysctls = [(Sysctl::IPV4_FORWARD, "1".to_owned())].into();
         Ok(NodeState::new(sysctls, rules, Rules::default()))

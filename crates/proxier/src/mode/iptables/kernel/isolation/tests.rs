@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use testbed::Namespace;
 
-use super::super::{Flavour, IptablesBackend, Program, Verb};
+use super::super::{Flavour, IptablesKernel, Program, Verb};
 use super::*;
 use crate::desired::{Config, DesiredState};
 use crate::mode::iptables::{NodeState, Plan, Rules, Step, Table};
@@ -68,7 +68,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn restore(&mut self, transaction: &Transaction) -> Result<(), BackendError> {
+    pub(super) fn restore(&mut self, transaction: &Transaction) -> Result<(), NodeError> {
         self.calls += 1;
         let mut before = 0;
         for table in transaction.apart() {
@@ -83,7 +83,7 @@ impl Kernel {
                 };
                 let said = format!("line {}: RULE_APPEND failed", before + at);
                 let refusal = Refusal::new("iptables", &said).located(transaction);
-                return Err(BackendError::Iptables(Box::new(refusal)));
+                return Err(NodeError::Iptables(Box::new(refusal)));
             }
             table.record(&mut self.rules);
             self.check();
@@ -223,7 +223,7 @@ fn an_error_that_rejects_no_line_is_not_retried() {
     let first = transaction(&services(1..41, 8080), &Rules::default());
     let outcome = carry_out(&first, &mut |_| {
         calls += 1;
-        Err(BackendError::Iptables(Box::new(Refusal::new("x", said))))
+        Err(NodeError::Iptables(Box::new(Refusal::new("x", said))))
     });
     assert_eq!((outcome.failures.len(), outcome.refused.len()), (1, 0));
     assert_eq!(calls, 1);
@@ -238,17 +238,17 @@ fn netns_one_rejected_rule_affects_no_other_service() {
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         for refused in [hitcount, "-m nosuchmatch"] {
             Namespace::new("isolation").unwrap().enter(|| {
-                let mut backend = IptablesBackend::with_flavour(flavour).unwrap();
+                let mut kernel = IptablesKernel::with_flavour(flavour).unwrap();
                 let state = services(1..41, 8080);
-                let first = transaction(&state, &backend.observe().unwrap().v4);
+                let first = transaction(&state, &kernel.observe().unwrap().v4);
                 let outcome = carry_out(&first, &mut |some| {
                     let to = "-j DNAT --to-destination 10.244.0.7:8080";
                     let text = some.to_string().replace(to, &format!("{refused} {to}"));
                     let program = Program::new(flavour, Family::V4, Verb::Restore);
                     let outcome = program.run(&text);
                     outcome.map(drop).map_err(|error| match error {
-                        BackendError::Iptables(refusal) => {
-                            BackendError::Iptables(Box::new(refusal.located(some)))
+                        NodeError::Iptables(refusal) => {
+                            NodeError::Iptables(Box::new(refusal.located(some)))
                         }
                         error => error,
                     })
@@ -256,7 +256,7 @@ fn netns_one_rejected_rule_affects_no_other_service() {
                 assert_eq!(names(&outcome), ["default/web-7"], "{flavour}: {outcome:?}");
                 let said = outcome.refused[0].1.to_string();
                 assert!(said.contains("Service default/web-7"), "{said}");
-                let there = backend.observe().unwrap().v4;
+                let there = kernel.observe().unwrap().v4;
                 let mut reported = Rules::default();
                 outcome.done.unwrap().record(&mut reported);
                 assert_eq!(reported, there);
@@ -264,10 +264,10 @@ fn netns_one_rejected_rule_affects_no_other_service() {
                 assert_eq!(addresses.len(), 39);
                 assert!(!addresses.contains("10.244.0.7:8080"));
                 // After nothing is rejected any more.
-                let plan = Plan::new(&state, &backend.observe().unwrap(), Scope::Full);
-                assert!(backend.apply(&plan).failures.is_empty());
-                assert_eq!(backends(&backend.observe().unwrap().v4).len(), 40);
-                let again = Plan::new(&state, &backend.observe().unwrap(), Scope::Full);
+                let plan = Plan::new(&state, &kernel.observe().unwrap(), Scope::Full);
+                assert!(kernel.apply(&plan).failures.is_empty());
+                assert_eq!(backends(&kernel.observe().unwrap().v4).len(), 40);
+                let again = Plan::new(&state, &kernel.observe().unwrap(), Scope::Full);
                 assert!(again.is_empty(), "{again:?}");
             });
         }

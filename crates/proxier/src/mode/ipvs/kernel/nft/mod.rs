@@ -12,7 +12,7 @@ use std::io;
 
 use crate::mode::ipvs::plan::{Elements, Step};
 use crate::mode::ipvs::rules::{Fingerprint, Ruleset, TABLE};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 #[cfg(feature = "nftables")]
 pub(crate) use chain::{ChainDefinition, put_hook};
 use element::is_valid_comment;
@@ -37,13 +37,13 @@ pub(crate) struct Nft {
 
 impl Nft {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open() -> Result<Self, BackendError> {
+    pub(crate) fn open() -> Result<Self, NodeError> {
         let socket = Socket::open().map_err(error("open nftables"))?;
         Ok(Self { socket })
     }
 
     /// The ruleset of the table, if it is unchanged, and the elements of the sets.
-    pub(crate) fn observe(&mut self) -> Result<(Option<Fingerprint>, Elements), BackendError> {
+    pub(crate) fn observe(&mut self) -> Result<(Option<Fingerprint>, Elements), NodeError> {
         let shape = list::shape(&mut self.socket).map_err(error("list the table"))?;
         let elements = list::elements(&mut self.socket, &shape);
         let elements = elements.map_err(error("list elements"))?;
@@ -61,7 +61,7 @@ impl Nft {
                 Step::AddElement(_, Some(comment)) if !is_valid_comment(comment) => {
                     let source = io::Error::from(io::ErrorKind::InvalidInput);
                     let operation = "write a comment that is too long or has a NUL in it";
-                    report.fail(place, BackendError::PacketFilter { operation, source });
+                    report.fail(place, NodeError::PacketFilter { operation, source });
                 }
                 _ => {
                     sound.push(step);
@@ -80,7 +80,7 @@ impl Nft {
                 let operation = "wake the dormant table inet svcproxy";
                 report.fail(
                     places.remove(at),
-                    BackendError::PacketFilter { operation, source },
+                    NodeError::PacketFilter { operation, source },
                 );
             }
         }
@@ -102,7 +102,7 @@ impl Nft {
                     }
                     // The kernel may have refused them, and later steps rely on them.
                     for place in places_later {
-                        report.fail(*place, BackendError::NotTried);
+                        report.fail(*place, NodeError::NotTried);
                     }
                     return;
                 }
@@ -161,7 +161,7 @@ impl Nft {
     }
 
     /// Lets the kernel validate rules without committing them.
-    pub(crate) fn check(&mut self, ruleset: &Ruleset) -> Result<(), BackendError> {
+    pub(crate) fn check(&mut self, ruleset: &Ruleset) -> Result<(), NodeError> {
         let check = |socket: &mut Socket| {
             let shape = list::shape(socket)?;
             let step = Step::InstallRuleset(ruleset.clone());
@@ -173,7 +173,7 @@ impl Nft {
     }
 
     /// Deletes the table, if there is one.
-    pub(crate) fn remove_table(&mut self) -> Result<(), BackendError> {
+    pub(crate) fn remove_table(&mut self) -> Result<(), NodeError> {
         let mut batch = Batch::begin(&mut self.socket);
         // Create the table first, so that deleting it succeeds even if it does not exist.
         for (kind, flags) in [(NFT_MSG_NEWTABLE, NLM_F_CREATE), (NFT_MSG_DELTABLE, 0)] {
@@ -188,15 +188,15 @@ impl Nft {
     }
 }
 
-fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::PacketFilter { operation, source }
+fn error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::PacketFilter { operation, source }
 }
 
-fn refusal(step: &Step, source: io::Error) -> BackendError {
+fn refusal(step: &Step, source: io::Error) -> NodeError {
     let operation = match step {
         Step::AddElement(..) => "add an element",
         Step::DeleteElement(_) => "delete an element",
         _ => "install the rules",
     };
-    BackendError::PacketFilter { operation, source }
+    NodeError::PacketFilter { operation, source }
 }

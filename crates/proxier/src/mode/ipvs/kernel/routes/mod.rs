@@ -19,7 +19,7 @@ use crate::errno::EEXIST;
 use crate::errno::ESRCH;
 use crate::mode::ipvs::kernel::rtnetlink::{Rtnetlink, io_error};
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle, PolicyRoute, Step};
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 
 /// The protocol number of svcproxy's routes, which identifies them: free in iproute2's `rt_protos`,
 /// and not used by FRR, BIRD, Calico (80), OVN (84) or Open/R (99).
@@ -36,14 +36,14 @@ pub(crate) struct Routes(Rtnetlink);
 
 impl Routes {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open() -> Result<Self, BackendError> {
+    pub(crate) fn open() -> Result<Self, NodeError> {
         Rtnetlink::open().map(Self).map_err(error("open rtnetlink"))
     }
 
     /// The `local` routes with svcproxy's protocol number, and the obstacles in their way.
     pub(crate) fn observe(
         &mut self,
-    ) -> Result<(BTreeSet<LocalRoute>, BTreeSet<Obstacle>), BackendError> {
+    ) -> Result<(BTreeSet<LocalRoute>, BTreeSet<Obstacle>), NodeError> {
         let listed = self
             .0
             .read(|handle| async move { local::list(&handle).await });
@@ -51,7 +51,7 @@ impl Routes {
     }
 
     /// The policy routes with svcproxy's protocol number.
-    pub(super) fn observe_policy(&mut self) -> Result<BTreeSet<PolicyRoute>, BackendError> {
+    pub(super) fn observe_policy(&mut self) -> Result<BTreeSet<PolicyRoute>, NodeError> {
         let listed = self
             .0
             .read(|handle| async move { policy::list(&handle).await });
@@ -82,14 +82,14 @@ impl Routes {
     }
 
     /// Adds a `local` route before those of other programs, or replaces svcproxy's of its prefix.
-    pub(crate) fn add(&mut self, route: LocalRoute) -> Result<(), BackendError> {
+    pub(crate) fn add(&mut self, route: LocalRoute) -> Result<(), NodeError> {
         let netlink = &mut self.0;
         let added = netlink.change(|handle| async move { local::add(&handle, route).await });
         added.map_err(|source| not_added(route, source))
     }
 
     /// Deletes a `local` route of svcproxy.
-    pub(crate) fn delete(&mut self, route: LocalRoute) -> Result<(), BackendError> {
+    pub(crate) fn delete(&mut self, route: LocalRoute) -> Result<(), NodeError> {
         let netlink = &mut self.0;
         let deleted = netlink.change(|handle| async move { local::delete(&handle, route).await });
         deleted.map_err(error("delete a route"))
@@ -98,7 +98,7 @@ impl Routes {
     /// Checks that routes may be changed: the kernel looks at the privilege before it looks for a
     /// route to delete that does not exist.
     #[cfg(feature = "userspace")]
-    pub(crate) fn check_change(&mut self) -> Result<(), BackendError> {
+    pub(crate) fn check_change(&mut self) -> Result<(), NodeError> {
         let route = LocalRoute {
             // For documentation (RFC 5737), and no single address, which may be a virtual IP.
             prefix: ipnet::Ipv4Net::new_assert([192, 0, 2, 0].into(), 31).into(),
@@ -111,7 +111,7 @@ impl Routes {
     }
 
     /// Deletes incomplete policy routes.
-    pub(super) fn remove_halves(&mut self) -> Result<(), BackendError> {
+    pub(super) fn remove_halves(&mut self) -> Result<(), NodeError> {
         let removed = self
             .0
             .read(|handle| async move { policy::clear(&handle).await });
@@ -119,7 +119,7 @@ impl Routes {
     }
 }
 
-fn not_added(route: LocalRoute, source: io::Error) -> BackendError {
+fn not_added(route: LocalRoute, source: io::Error) -> NodeError {
     let taken = source.get_ref().and_then(|inner| inner.downcast_ref());
     let by = match taken {
         Some(local::Taken(by)) => by.clone(),
@@ -128,7 +128,7 @@ fn not_added(route: LocalRoute, source: io::Error) -> BackendError {
         }
         None => return error("add a route")(source),
     };
-    BackendError::RouteTaken { route, by }
+    NodeError::RouteTaken { route, by }
 }
 
 /// The local routes with svcproxy's protocol number in a table.
@@ -168,6 +168,6 @@ const fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-fn error(operation: &'static str) -> impl Fn(io::Error) -> BackendError {
-    move |source| BackendError::Route { operation, source }
+fn error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |source| NodeError::Route { operation, source }
 }

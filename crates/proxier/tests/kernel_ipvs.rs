@@ -1,17 +1,17 @@
 //! The IPVS backend on a kernel with IPVS, with real traffic.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-#[path = "kernel_backend/conntrack.rs"]
+#[path = "kernel_ipvs/conntrack.rs"]
 mod conntrack;
-#[path = "kernel_backend/forwarding.rs"]
+#[path = "kernel_ipvs/forwarding.rs"]
 mod forwarding;
-#[path = "kernel_backend/glance.rs"]
+#[path = "kernel_ipvs/glance.rs"]
 mod glance;
-#[path = "kernel_backend/outside.rs"]
+#[path = "kernel_ipvs/outside.rs"]
 mod outside;
-#[path = "kernel_backend/table_traces.rs"]
+#[path = "kernel_ipvs/table_traces.rs"]
 mod table_traces;
-#[path = "kernel_backend/traces.rs"]
+#[path = "kernel_ipvs/traces.rs"]
 mod traces;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ use proxier::mode::ipvs::plan::{
     Element, NodeState, Plan, PolicyRoute, Step, base_elements, base_routes, base_sysctls,
 };
 use proxier::mode::ipvs::rules::Ruleset;
-use proxier::mode::ipvs::{Backend as _, IpvsBackend, cleanup};
+use proxier::mode::ipvs::{IpvsKernel, Kernel as _, cleanup};
 use testbed::{
     AskError, Backend, Client, Family, Host, POD_CIDR_V4, POD_CIDR_V6, Protocol, SERVICE_CIDR_V4,
     SERVICE_CIDR_V6, Topology, ping,
@@ -160,7 +160,7 @@ fn carries_traffic() {
     }
     let plan: Plan = steps.into_iter().collect();
     node.enter(|| {
-        let mut backend = IpvsBackend::open().unwrap();
+        let mut backend = IpvsKernel::open().unwrap();
         let mut expected = backend.observe().unwrap();
         assert_eq!(
             NodeState {
@@ -226,7 +226,7 @@ fn cleanup_keeps_foreign_state() {
             .unwrap()
             .add_virtual_server(&foreign)
             .unwrap();
-        let mut backend = IpvsBackend::open().unwrap();
+        let mut backend = IpvsKernel::open().unwrap();
         let before = backend.observe().unwrap();
         let mut steps = base(node);
         steps.extend(service(
@@ -238,7 +238,7 @@ fn cleanup_keeps_foreign_state() {
         assert!(report.failures.is_empty(), "{:#?}", report.failures);
 
         // With another backend, as after a restart.
-        let mut backend = IpvsBackend::open().unwrap();
+        let mut backend = IpvsKernel::open().unwrap();
         let done = cleanup(&mut backend).unwrap();
         assert!(
             done.applied.failures.is_empty(),
@@ -266,7 +266,7 @@ fn a_failed_change_does_not_affect_others() {
     let topology = Topology::new("partial", &[1]).unwrap();
     let node = &topology.node().host;
     node.enter(|| {
-        let mut backend = IpvsBackend::open().unwrap();
+        let mut backend = IpvsKernel::open().unwrap();
         let mut steps = base(node);
         let services = (1..=200).map(|n| {
             service(

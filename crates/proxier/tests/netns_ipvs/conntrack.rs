@@ -107,8 +107,8 @@ fn udp(address: &str, port: u16) -> FrontendKey {
 }
 
 /// Deletes flows; returns their number.
-fn forget(backend: &mut impl Backend, flows: impl IntoIterator<Item = Flows>) -> u64 {
-    succeed(backend, flows.into_iter().map(Step::DeleteFlows)).flows
+fn forget(kernel: &mut impl Kernel, flows: impl IntoIterator<Item = Flows>) -> u64 {
+    succeed(kernel, flows.into_iter().map(Step::DeleteFlows)).flows
 }
 
 fn by(to: FrontendKey, backend: &str) -> Flows {
@@ -135,7 +135,7 @@ fn a_client_goes_on_with_another_backend() {
     );
     assert_eq!(answers(), "one");
     assert_eq!(
-        node.enter(|| forget(&mut backend(), [by(udp(VIP, 53), POD)])),
+        node.enter(|| forget(&mut kernel(), [by(udp(VIP, 53), POD)])),
         1
     );
     assert_eq!(answers(), "two");
@@ -150,7 +150,7 @@ fn flows_to_a_virtual_ip_go_and_others_stay() {
          udp sport 6001 ip6 daddr {VIP_V6} dnat ip6 to [{POD_V6}]:5300"
     );
     node(&rules).enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         begin(4001, "10.96.0.10:53");
         begin(4002, "10.96.0.10:53"); // another backend
         begin(4003, "10.96.0.11:53"); // another virtual IP
@@ -164,10 +164,10 @@ fn flows_to_a_virtual_ip_go_and_others_stay() {
         let all = [4001, 4002, 4003, 4004, 4005, 4006, 6001, 6002, 7001, 8001];
         assert_eq!(flows(), BTreeSet::from(all));
 
-        assert_eq!(forget(&mut backend, [by(udp(VIP, 53), POD)]), 2);
+        assert_eq!(forget(&mut kernel, [by(udp(VIP, 53), POD)]), 2);
         let left = [4002, 4003, 4004, 4005, 4006, 6001, 6002, 8001];
         assert_eq!(flows(), BTreeSet::from(left));
-        assert_eq!(forget(&mut backend, [by(udp(VIP, 53), POD)]), 0);
+        assert_eq!(forget(&mut kernel, [by(udp(VIP, 53), POD)]), 0);
 
         let several = [
             by(udp(VIP_V6, 53), POD_V6),
@@ -175,10 +175,10 @@ fn flows_to_a_virtual_ip_go_and_others_stay() {
             Flows::to(udp("10.96.0.11", 53)),
             Flows::to(udp("10.96.0.12", 53)),
         ];
-        assert_eq!(forget(&mut backend, several), 3);
+        assert_eq!(forget(&mut kernel, several), 3);
         assert_eq!(flows(), BTreeSet::from([4002, 4004, 4006, 6002, 8001]));
 
-        assert_eq!(forget(&mut backend, [Flows::to(udp(VIP, 53))]), 2);
+        assert_eq!(forget(&mut kernel, [Flows::to(udp(VIP, 53))]), 2);
         assert_eq!(flows(), BTreeSet::from([4004, 6002, 8001]));
     });
 }
@@ -193,9 +193,9 @@ fn associations_go_too() {
         begin(4001, "10.96.0.10:132");
         assert_eq!(flows(), BTreeSet::from([4001, 8001, 8002]));
         let to = key(Protocol::Sctp, VIP, 132);
-        assert_eq!(forget(&mut backend(), [by(to, POD)]), 1);
+        assert_eq!(forget(&mut kernel(), [by(to, POD)]), 1);
         assert_eq!(flows(), BTreeSet::from([4001, 8002]));
-        assert_eq!(forget(&mut backend(), [Flows::to(to)]), 1);
+        assert_eq!(forget(&mut kernel(), [Flows::to(to)]), 1);
         assert_eq!(flows(), BTreeSet::from([4001]));
     });
 }
@@ -210,7 +210,7 @@ fn flows_to_a_node_port_go_and_others_stay() {
     let v4 = udp(&Ipv4Addr::UNSPECIFIED.to_string(), 30053);
     let v6 = udp(&Ipv6Addr::UNSPECIFIED.to_string(), 30053);
     node(&rules).enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         begin(4001, "192.0.2.1:30053");
         begin(4002, "192.0.2.1:30053"); // another backend
         begin(4003, "192.0.2.1:30053"); // not translated
@@ -221,14 +221,14 @@ fn flows_to_a_node_port_go_and_others_stay() {
         begin(6001, "[2001:db8::1]:30053");
         assert_eq!(flows(), (4001..=4007).chain([6001]).collect());
 
-        assert_eq!(forget(&mut backend, [by(v4, POD)]), 2);
+        assert_eq!(forget(&mut kernel, [by(v4, POD)]), 2);
         assert_eq!(
             flows(),
             BTreeSet::from([4002, 4003, 4004, 4006, 4007, 6001])
         );
-        assert_eq!(forget(&mut backend, [Flows::to(v6)]), 1);
+        assert_eq!(forget(&mut kernel, [Flows::to(v6)]), 1);
         // Here, the pod's addresses are also the node's.
-        assert_eq!(forget(&mut backend, [Flows::to(v4)]), 3);
+        assert_eq!(forget(&mut kernel, [Flows::to(v4)]), 3);
         assert_eq!(flows(), BTreeSet::from([4004, 4007]));
     });
 }
@@ -243,7 +243,7 @@ fn more_flows_than_one_send_takes() {
             .for_each(|port| begin(port, "10.96.0.10:53"));
         assert_eq!(flows().len(), 501);
         let twice = iter::repeat_n(by(udp(VIP, 53), POD), 2);
-        assert_eq!(forget(&mut backend(), twice), 500);
+        assert_eq!(forget(&mut kernel(), twice), 500);
         assert_eq!(flows(), BTreeSet::from([4001]));
     });
 }

@@ -18,13 +18,13 @@ fn foreign_routes_are_not_replaced() {
         ])
         .unwrap();
     namespace.enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         // Before the kernel's own, which stays: kube-proxy's device has virtual IPs.
         let single = route("192.0.2.1/32", "192.0.2.2");
-        succeed(&mut backend, [Step::AddRoute(single)]);
+        succeed(&mut kernel, [Step::AddRoute(single)]);
         let local = || namespace.run(["ip", "route", "show", "table", "local", "192.0.2.1"]);
         assert_eq!(local().unwrap().lines().count(), 2);
-        succeed(&mut backend, [Step::DeleteRoute(single)]);
+        succeed(&mut kernel, [Step::DeleteRoute(single)]);
         assert_eq!(local().unwrap().lines().count(), 1);
 
         // svcproxy's own route: a new source replaces the old one.
@@ -33,27 +33,24 @@ fn foreign_routes_are_not_replaced() {
             ("fd00:10:96::/112", "fd00::1", "fd00::2"),
         ] {
             let (old, new) = (route(prefix, old), route(prefix, new));
-            succeed(&mut backend, [Step::AddRoute(old)]);
-            let twice = apply(&mut backend, [Step::AddRoute(old)]);
+            succeed(&mut kernel, [Step::AddRoute(old)]);
+            let twice = apply(&mut kernel, [Step::AddRoute(old)]);
             assert_eq!(errnos(&twice), [(0, Some(17))]);
-            succeed(&mut backend, [Step::AddRoute(new)]);
-            assert_eq!(backend.observe().unwrap().routes, BTreeSet::from([new]));
-            let gone = apply(&mut backend, [Step::DeleteRoute(old)]);
+            succeed(&mut kernel, [Step::AddRoute(new)]);
+            assert_eq!(kernel.observe().unwrap().routes, BTreeSet::from([new]));
+            let gone = apply(&mut kernel, [Step::DeleteRoute(old)]);
             assert_eq!(errnos(&gone), [(0, Some(3))]);
-            assert_eq!(backend.observe().unwrap().routes, BTreeSet::from([new]));
-            succeed(&mut backend, [Step::DeleteRoute(new)]);
+            assert_eq!(kernel.observe().unwrap().routes, BTreeSet::from([new]));
+            succeed(&mut kernel, [Step::DeleteRoute(new)]);
         }
         // The node does not have this address.
         let report = apply(
-            &mut backend,
+            &mut kernel,
             [Step::AddRoute(route("10.96.0.0/12", "198.51.100.1"))],
         );
         assert_eq!(errnos(&report), [(0, Some(22))]);
-        let mixed = apply(&mut backend, [Step::AddRoute(route("10.96.0.0/12", "::1"))]);
-        assert!(matches!(
-            mixed.failures[0].error,
-            BackendError::Route { .. }
-        ));
+        let mixed = apply(&mut kernel, [Step::AddRoute(route("10.96.0.0/12", "::1"))]);
+        assert!(matches!(mixed.failures[0].error, NodeError::Route { .. }));
     });
     let listed = namespace
         .run([
@@ -107,10 +104,10 @@ fn a_route_before_svcproxys_is_seen_named_and_passed() {
         let address = format!("addr add {source}/{length} dev lo");
         namespace.ip(&[&address]).unwrap();
         namespace.enter(|| {
-            let mut backend = backend();
+            let mut kernel = kernel();
             let own = route(prefix, source);
-            succeed(&mut backend, [Step::AddRoute(own)]);
-            assert_eq!(backend.observe().unwrap().obstacles, BTreeSet::new());
+            succeed(&mut kernel, [Step::AddRoute(own)]);
+            assert_eq!(kernel.observe().unwrap().obstacles, BTreeSet::new());
             assert_eq!(kind_of(&namespace, vip), "local");
             if own.prefix.addr().is_ipv6() {
                 let move_back = [
@@ -124,7 +121,7 @@ fn a_route_before_svcproxys_is_seen_named_and_passed() {
             namespace.ip(&[foreign]).unwrap();
             assert_ne!(kind_of(&namespace, vip), "local");
 
-            let seen = backend.observe().unwrap();
+            let seen = kernel.observe().unwrap();
             let obstacle = Obstacle {
                 prefix: own.prefix,
                 by: name.to_owned(),
@@ -132,18 +129,18 @@ fn a_route_before_svcproxys_is_seen_named_and_passed() {
             };
             assert_eq!(seen.obstacles, BTreeSet::from([obstacle]));
             assert_eq!(seen.routes, BTreeSet::from([own]));
-            succeed(&mut backend, [Step::AddRoute(own)]);
+            succeed(&mut kernel, [Step::AddRoute(own)]);
             assert_eq!(kind_of(&namespace, vip), "local");
-            let seen = backend.observe().unwrap();
+            let seen = kernel.observe().unwrap();
             assert_eq!(seen.obstacles, BTreeSet::new());
             // The same if svcproxy's has gone meanwhile.
-            succeed(&mut backend, [Step::DeleteRoute(own)]);
-            assert_eq!(backend.observe().unwrap().routes, BTreeSet::new());
-            succeed(&mut backend, [Step::AddRoute(own)]);
+            succeed(&mut kernel, [Step::DeleteRoute(own)]);
+            assert_eq!(kernel.observe().unwrap().routes, BTreeSet::new());
+            succeed(&mut kernel, [Step::AddRoute(own)]);
             assert_eq!(kind_of(&namespace, vip), "local");
-            let twice = apply(&mut backend, [Step::AddRoute(own)]);
+            let twice = apply(&mut kernel, [Step::AddRoute(own)]);
             assert_eq!(errnos(&twice), [(0, Some(17))]);
-            succeed(&mut backend, [Step::DeleteRoute(own)]);
+            succeed(&mut kernel, [Step::DeleteRoute(own)]);
             assert_ne!(kind_of(&namespace, vip), "local");
         });
     }
@@ -160,12 +157,12 @@ fn what_cannot_be_passed_is_named() {
     namespace.ip(&setup).unwrap();
     let (v4, v6) = ("10.96.0.0/12", "fd00:10:96::/112");
     namespace.enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         let own = route(v4, "192.0.2.1");
-        succeed(&mut backend, [Step::AddRoute(own)]);
+        succeed(&mut kernel, [Step::AddRoute(own)]);
         let mut seen_with = |line: &str, undo: &str| {
             namespace.ip(&[line]).unwrap();
-            let obstacles = backend.observe().unwrap().obstacles;
+            let obstacles = kernel.observe().unwrap().obstacles;
             namespace.ip(&[undo]).unwrap();
             let obstacles = obstacles.into_iter();
             let all: Vec<_> = obstacles
@@ -205,7 +202,7 @@ fn what_cannot_be_passed_is_named() {
         // IPv6 has no place before the lowest metric.
         let first = format!("route add unreachable {v6} table local metric 1");
         namespace.ip(&[&first]).unwrap();
-        let refused = apply(&mut backend, [Step::AddRoute(route(v6, "fd00::1"))]);
+        let refused = apply(&mut kernel, [Step::AddRoute(route(v6, "fd00::1"))]);
         assert_eq!(errnos(&refused), [(0, Some(17))]);
         let error = refused.failures[0].error.to_string();
         let name = format!("\"unreachable {v6} dev lo proto boot metric 1\"");
@@ -235,24 +232,24 @@ fn policy_routes_are_complete_or_absent() {
     };
     let before = everything();
     namespace.enter(|| {
-        let mut backend = backend();
-        let observed = |backend: &mut IpvsBackend<_>| backend.observe().unwrap().policy_routes;
+        let mut kernel = kernel();
+        let observed = |kernel: &mut IpvsKernel<_>| kernel.observe().unwrap().policy_routes;
         let (v4, v6) = (policy(Family::V4), policy(Family::V6));
         let other = PolicyRoute { mark: 0x10, ..v6 };
         let add = Step::AddPolicyRoute;
         let delete = Step::DeletePolicyRoute;
-        assert_eq!(observed(&mut backend), BTreeSet::new());
-        succeed(&mut backend, [add(v4)]);
+        assert_eq!(observed(&mut kernel), BTreeSet::new());
+        succeed(&mut kernel, [add(v4)]);
         for policy in [v4, v6] {
             let (ip, prefix) = match policy.family {
                 Family::V4 => ("-4", "default"),
                 Family::V6 => ("-6", "::/0"),
             };
             if policy == v6 {
-                succeed(&mut backend, [add(v6)]);
+                succeed(&mut kernel, [add(v6)]);
             }
             let whole = everything();
-            assert_eq!(errnos(&apply(&mut backend, [add(policy)])), [(0, Some(17))]);
+            assert_eq!(errnos(&apply(&mut kernel, [add(policy)])), [(0, Some(17))]);
             for part in [
                 format!("rule del priority 73 protocol {ROUTE_PROTOCOL}"),
                 format!("rule del priority 72 protocol {ROUTE_PROTOCOL}"),
@@ -260,28 +257,28 @@ fn policy_routes_are_complete_or_absent() {
             ] {
                 let part: Vec<_> = part.split(' ').collect();
                 listed(ip, &part);
-                assert!(!observed(&mut backend).contains(&policy), "{part:?}");
-                succeed(&mut backend, [add(policy)]);
+                assert!(!observed(&mut kernel).contains(&policy), "{part:?}");
+                succeed(&mut kernel, [add(policy)]);
                 assert_eq!(everything(), whole, "{part:?}");
             }
         }
-        assert_eq!(observed(&mut backend), BTreeSet::from([v4, v6]));
+        assert_eq!(observed(&mut kernel), BTreeSet::from([v4, v6]));
         // The route stays for the other mark.
-        succeed(&mut backend, [add(other), delete(v6)]);
-        assert_eq!(observed(&mut backend), BTreeSet::from([v4, other]));
-        let gone = apply(&mut backend, [delete(v6)]);
+        succeed(&mut kernel, [add(other), delete(v6)]);
+        assert_eq!(observed(&mut kernel), BTreeSet::from([v4, other]));
+        let gone = apply(&mut kernel, [delete(v6)]);
         assert_eq!(errnos(&gone), [(0, Some(2))]);
-        succeed(&mut backend, [delete(v4), delete(other)]);
+        succeed(&mut kernel, [delete(v4), delete(other)]);
         assert_eq!(everything(), before);
 
         // Leftovers of a kill.
-        succeed(&mut backend, [add(v4), add(v6)]);
+        succeed(&mut kernel, [add(v4), add(v6)]);
         listed("-4", &["rule", "del", "priority", "73", "protocol", "73"]);
         listed(
             "-6",
             &["route", "del", "local", "::/0", "dev", "lo", "table", "73"],
         );
-        let _ = cleanup(&mut backend).unwrap();
+        let _ = cleanup(&mut kernel).unwrap();
         assert_eq!(everything(), before);
     });
 }

@@ -155,7 +155,7 @@ fn carries_traffic_from_outside() {
     };
     let plan: Plan = plan.steps().iter().filter(is_first).cloned().collect();
     node.enter(|| {
-        let mut backend = IpvsBackend::open().unwrap();
+        let mut backend = IpvsKernel::open().unwrap();
         let mut expected = backend.observe().unwrap();
         let report = backend.apply(&plan);
         assert!(report.failures.is_empty(), "{:#?}", report.failures);
@@ -256,7 +256,7 @@ fn errors_about_captured_connections_are_captured() {
             Vec::new()
         };
         let plan: Plan = base.into_iter().chain(of.steps(number)).collect();
-        let report = node.enter(|| IpvsBackend::open().unwrap().apply(&plan));
+        let report = node.enter(|| IpvsKernel::open().unwrap().apply(&plan));
         assert!(report.failures.is_empty(), "{:#?}", report.failures);
 
         let server = SocketAddr::new(near.address(family), TARGET);

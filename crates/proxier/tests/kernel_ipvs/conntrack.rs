@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipvs::{Change, Family, Protocol, RealServer, VirtualServer, VirtualServerKey};
 use proxier::desired::FrontendKey;
 use proxier::mode::ipvs::plan::Step;
-use proxier::mode::ipvs::{Backend, IpvsBackend};
+use proxier::mode::ipvs::{IpvsKernel, Kernel};
 use proxier::mode::{Flows, Sysctl};
 use testbed::{AskError, Backend as Server, Client, Connection, Host, Topology, eventually};
 
@@ -21,7 +21,7 @@ fn address(text: &str) -> SocketAddr {
 /// Executes steps, none of which may fail; returns the number of deleted flows.
 fn apply(node: &Host, steps: impl IntoIterator<Item = Step>) -> u64 {
     let plan = steps.into_iter().collect();
-    let report = node.enter(|| IpvsBackend::open().unwrap().apply(&plan));
+    let report = node.enter(|| IpvsKernel::open().unwrap().apply(&plan));
     assert!(report.failures.is_empty(), "{:#?}", report.failures);
     report.counts.flows
 }

@@ -23,7 +23,7 @@ fn changes_by_other_programs_are_reported_and_own_changes_are_not() {
     let namespace = namespace();
     let foreign = "table inet filter { chain input { type filter hook input priority 0; }; }";
     namespace.enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         let (report, reports) = mpsc::channel();
         let watching = watch(move || _ = report.send(())).unwrap();
         let steps = || {
@@ -35,7 +35,7 @@ fn changes_by_other_programs_are_reported_and_own_changes_are_not() {
                 Step::AddPolicyRoute(policy(Family::V6)),
             ])
         };
-        succeed(&mut backend, steps());
+        succeed(&mut kernel, steps());
         namespace
             .run_with_input(["nft", "-f", "-"], foreign)
             .unwrap();
@@ -63,7 +63,7 @@ fn changes_by_other_programs_are_reported_and_own_changes_are_not() {
             quiet(&reports);
         }
         // The other state is still there.
-        let report = apply(&mut backend, steps());
+        let report = apply(&mut kernel, steps());
         assert!(report.failures.len() < 40, "{:#?}", report.failures);
         drop(watching);
         assert_eq!(reports.recv(), Err(mpsc::RecvError));

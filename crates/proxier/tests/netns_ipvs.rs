@@ -1,4 +1,4 @@
-//! nftables and routes of the IPVS backend in network namespaces of this machine, with an in-memory
+//! nftables and routes of mode ipvs in network namespaces of this machine, with an in-memory
 //! IPVS.
 #![expect(
     clippy::unwrap_used,
@@ -6,17 +6,17 @@
     reason = "helpers of tests"
 )]
 
-#[path = "netns_backend/conntrack.rs"]
+#[path = "netns_ipvs/conntrack.rs"]
 mod conntrack;
-#[path = "netns_backend/elements.rs"]
+#[path = "netns_ipvs/elements.rs"]
 mod elements;
-#[path = "netns_backend/paths.rs"]
+#[path = "netns_ipvs/paths.rs"]
 mod paths;
-#[path = "netns_backend/routes.rs"]
+#[path = "netns_ipvs/routes.rs"]
 mod routes;
-#[path = "netns_backend/transactions.rs"]
+#[path = "netns_ipvs/transactions.rs"]
 mod transactions;
-#[path = "netns_backend/watch.rs"]
+#[path = "netns_ipvs/watch.rs"]
 mod watch;
 
 use std::collections::BTreeSet;
@@ -31,27 +31,27 @@ use proxier::mode::ipvs::plan::{
     Audience, Comment, Element, Elements, LocalRoute, Obstacle, Plan, PolicyRoute, Purpose, Step,
 };
 use proxier::mode::ipvs::rules::{Parts, Ruleset};
-use proxier::mode::ipvs::{Backend, IpvsBackend, ROUTE_PROTOCOL, cleanup, watch};
-use proxier::mode::{ApplyReport, BackendError, Counts};
+use proxier::mode::ipvs::{IpvsKernel, Kernel, ROUTE_PROTOCOL, cleanup, watch};
+use proxier::mode::{ApplyReport, Counts, NodeError};
 use testbed::Namespace;
 
 use elements::elements;
 
 fn namespace() -> Namespace {
-    Namespace::new("backend").unwrap()
+    Namespace::new("kernel").unwrap()
 }
 
-fn backend() -> IpvsBackend<FakeSocket> {
-    IpvsBackend::with_client(FakeKernel::new().client().unwrap()).unwrap()
+fn kernel() -> IpvsKernel<FakeSocket> {
+    IpvsKernel::with_client(FakeKernel::new().client().unwrap()).unwrap()
 }
 
-fn apply(backend: &mut impl Backend, steps: impl IntoIterator<Item = Step>) -> ApplyReport {
-    backend.apply(&steps.into_iter().collect::<Plan>())
+fn apply(kernel: &mut impl Kernel, steps: impl IntoIterator<Item = Step>) -> ApplyReport {
+    kernel.apply(&steps.into_iter().collect::<Plan>())
 }
 
 /// Applies steps, none of which may fail; returns the counts.
-fn succeed(backend: &mut impl Backend, steps: impl IntoIterator<Item = Step>) -> Counts {
-    let report = apply(backend, steps);
+fn succeed(kernel: &mut impl Kernel, steps: impl IntoIterator<Item = Step>) -> Counts {
+    let report = apply(kernel, steps);
     assert!(report.failures.is_empty(), "{:#?}", report.failures);
     report.counts
 }
@@ -153,7 +153,7 @@ fn installed_rules_equal_their_text() {
         let text = ruleset.to_string();
         let install = Step::InstallRuleset(ruleset);
         let (own, theirs) = (namespace(), namespace());
-        own.enter(|| succeed(&mut backend(), [install].into_iter().chain(steps)));
+        own.enter(|| succeed(&mut kernel(), [install].into_iter().chain(steps)));
         theirs
             .run_with_input(["nft", "-f", "-"], &format!("{text}{elements}"))
             .unwrap();
@@ -177,25 +177,25 @@ fn installed_rules_equal_their_text() {
 #[ignore = "netns: needs root"]
 fn applied_steps_are_observed() {
     namespace().enter(|| {
-        let mut backend = backend();
-        assert!(backend.observe().unwrap().elements.is_empty());
+        let mut kernel = kernel();
+        assert!(kernel.observe().unwrap().elements.is_empty());
         let (steps, _) = elements();
         let routes = [
             route("10.96.0.0/12", "127.0.0.1"),
             route("192.0.2.7/32", "127.0.0.1"),
             route("fd00:10:96::/112", "::1"),
         ];
-        let counts = succeed(&mut backend, [install()]);
+        let counts = succeed(&mut kernel, [install()]);
         assert_eq!((counts.transactions, counts.elements), (1, 0));
-        let counts = succeed(&mut backend, steps.clone());
+        let counts = succeed(&mut kernel, steps.clone());
         assert_eq!((counts.transactions, counts.elements), (1, 40));
         let policies = [policy(Family::V4), policy(Family::V6)];
-        let counts = succeed(&mut backend, routes.map(Step::AddRoute));
+        let counts = succeed(&mut kernel, routes.map(Step::AddRoute));
         assert_eq!(counts.routes, 3);
-        let counts = succeed(&mut backend, policies.map(Step::AddPolicyRoute));
+        let counts = succeed(&mut kernel, policies.map(Step::AddPolicyRoute));
         assert_eq!(counts.routes, 2);
 
-        let node = backend.observe().unwrap();
+        let node = kernel.observe().unwrap();
         assert_eq!(node.policy_routes, BTreeSet::from(policies));
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
         assert_eq!(node.elements, as_elements(&steps));
@@ -208,8 +208,8 @@ fn applied_steps_are_observed() {
         let deletes = deletes
             .chain(routes.map(Step::DeleteRoute))
             .chain(policies.map(Step::DeletePolicyRoute));
-        succeed(&mut backend, deletes);
-        let node = backend.observe().unwrap();
+        succeed(&mut kernel, deletes);
+        let node = kernel.observe().unwrap();
         assert_eq!((node.elements.len(), node.routes.len()), (0, 0));
         assert_eq!(node.policy_routes.len(), 0);
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
@@ -221,9 +221,9 @@ fn applied_steps_are_observed() {
 fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
     let namespace = namespace();
     namespace.enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         let (steps, _) = elements();
-        succeed(&mut backend, [install()].into_iter().chain(steps.clone()));
+        succeed(&mut kernel, [install()].into_iter().chain(steps.clone()));
         let before = listing(&namespace);
         for change in [
             "flush chain inet svcproxy refused",
@@ -241,16 +241,16 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             "flush chain inet svcproxy capture; delete chain inet svcproxy capture",
         ] {
             namespace.run(["nft", change]).unwrap();
-            let node = backend.observe().unwrap();
+            let node = kernel.observe().unwrap();
             assert_eq!(node.ruleset, None, "{change}");
             assert_eq!(node.elements, as_elements(&steps), "{change}");
-            succeed(&mut backend, [install()]);
+            succeed(&mut kernel, [install()]);
             assert_eq!(listing(&namespace), before, "{change}");
         }
         // Chains that no Service needs go, and come back.
         for (ruleset, count) in [(without_parts(), 7), (ruleset(), 10)] {
-            succeed(&mut backend, [Step::InstallRuleset(ruleset.clone())]);
-            let node = backend.observe().unwrap();
+            succeed(&mut kernel, [Step::InstallRuleset(ruleset.clone())]);
+            let node = kernel.observe().unwrap();
             assert_eq!(node.ruleset, Some(ruleset.fingerprint()));
             assert_eq!(node.elements, as_elements(&steps));
             assert_eq!(listing(&namespace).matches(" hook ").count(), count);
@@ -258,13 +258,13 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
         assert_eq!(listing(&namespace), before);
         // Other cluster CIDRs, other rules; the sets stay.
         let other = Ruleset::new(&Config::new("node", vec![]));
-        succeed(&mut backend, [Step::InstallRuleset(other.clone())]);
-        let node = backend.observe().unwrap();
+        succeed(&mut kernel, [Step::InstallRuleset(other.clone())]);
+        let node = kernel.observe().unwrap();
         assert_eq!(node.ruleset, Some(other.fingerprint()));
         assert_eq!(node.elements, as_elements(&steps));
 
         namespace.run(["nft", "flush", "ruleset"]).unwrap();
-        let node = backend.observe().unwrap();
+        let node = kernel.observe().unwrap();
         assert_eq!((node.ruleset, node.elements), (None, Elements::default()));
     });
 }
@@ -285,12 +285,12 @@ fn sets_of_another_version_are_replaced() {
     }";
     namespace.run_with_input(["nft", "-f", "-"], old).unwrap();
     namespace.enter(|| {
-        let mut backend = backend();
-        let node = backend.observe().unwrap();
+        let mut kernel = kernel();
+        let node = kernel.observe().unwrap();
         assert_eq!((node.ruleset, node.elements), (None, Elements::default()));
         let (steps, _) = elements();
-        succeed(&mut backend, [install()].into_iter().chain(steps.clone()));
-        let node = backend.observe().unwrap();
+        succeed(&mut kernel, [install()].into_iter().chain(steps.clone()));
+        let node = kernel.observe().unwrap();
         assert_eq!(node.ruleset, Some(ruleset().fingerprint()));
         assert_eq!(node.elements, as_elements(&steps));
     });
@@ -327,7 +327,7 @@ fn foreign_state_stays() {
     };
     let before = everything();
     namespace.enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         let (steps, _) = elements();
         let routes = [
             route("10.96.0.0/12", "192.0.2.1"),
@@ -337,11 +337,11 @@ fn foreign_state_stays() {
             .into_iter()
             .chain(steps)
             .chain(routes.map(Step::AddRoute));
-        succeed(&mut backend, steps);
+        succeed(&mut kernel, steps);
         assert_ne!(everything(), before);
-        assert_eq!(backend.observe().unwrap().routes, BTreeSet::from(routes));
+        assert_eq!(kernel.observe().unwrap().routes, BTreeSet::from(routes));
 
-        let done = cleanup(&mut backend).unwrap();
+        let done = cleanup(&mut kernel).unwrap();
         assert!(
             done.applied.failures.is_empty(),
             "{:?}",
@@ -349,7 +349,7 @@ fn foreign_state_stays() {
         );
         assert_eq!(everything(), before);
         // A second cleanup succeeds, too.
-        assert!(cleanup(&mut backend).unwrap().plan.is_empty());
+        assert!(cleanup(&mut kernel).unwrap().plan.is_empty());
         assert_eq!(everything(), before);
     });
 }
@@ -381,12 +381,12 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
     namespace.enter(|| {
         let listener = TcpListener::bind("[::]:8080").unwrap();
         let udp = UdpSocket::bind("[::]:8080").unwrap();
-        let mut backend = backend();
+        let mut kernel = kernel();
         let routes = [
             route("10.96.0.0/12", "192.0.2.1"),
             route("fd00:10:96::/112", "fd00::1"),
         ];
-        succeed(&mut backend, routes.map(Step::AddRoute));
+        succeed(&mut kernel, routes.map(Step::AddRoute));
         // The problem without the rules.
         assert_eq!(connect("10.96.0.1:8080"), Ok(()));
         assert_eq!(connect("[fd00:10:96::1]:8080"), Ok(()));
@@ -398,7 +398,7 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
             add(cidr("10.96.0.0/12")),
             add(cidr("fd00:10:96::/112")),
         ];
-        succeed(&mut backend, steps.into_iter().chain(servers.map(add)));
+        succeed(&mut kernel, steps.into_iter().chain(servers.map(add)));
         // Without a virtual server, connections are refused at once; the node's own addresses are
         // not affected.
         assert_eq!(connect("10.96.0.1:8080"), REFUSED);
@@ -438,7 +438,7 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
         // Without endpoints, new connections are refused, and existing ones continue as long as
         // IPVS has them.
         let refuse = [v4, v6].map(|vip| add(Element::NoEndpoints(key(Protocol::Tcp, vip, 8080))));
-        succeed(&mut backend, refuse);
+        succeed(&mut kernel, refuse);
         assert_eq!(connect("10.96.0.2:8080"), REFUSED);
         assert_eq!(connect("[fd00:10:96::2]:8080"), REFUSED);
         established.write_all(b"still there").unwrap();
@@ -447,7 +447,7 @@ fn listeners_of_the_node_do_not_answer_on_vips() {
         let _accepted = accepted
             .find(|mut stream| stream.read_exact(&mut [0; 11]).is_ok())
             .unwrap();
-        succeed(&mut backend, servers.map(Step::DeleteElement));
+        succeed(&mut kernel, servers.map(Step::DeleteElement));
         established.write_all(b"no more").unwrap();
         let error = established.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);

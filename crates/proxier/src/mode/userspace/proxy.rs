@@ -13,41 +13,41 @@ use super::engine::{Engine, ProxyView, raise_descriptors};
 use super::{NodeState, Plan, Step};
 use crate::desired::FrontendKey;
 use crate::mode::ipvs::kernel::Routes;
-use crate::mode::{ApplyReport, BackendError};
+use crate::mode::{ApplyReport, NodeError};
 use crate::runtime::Runtime;
 
-/// The backend of userspace mode: the proxy itself, and the routes that bring packets to it.
+/// The proxy of userspace mode: the proxy itself, and the routes that bring packets to it.
 ///
-/// Listening sockets and routes are in the network namespace of the thread that uses the backend.
+/// Listening sockets and routes are in the network namespace of the thread that uses the proxy.
 /// Connections to endpoints are made in that of the runtime's threads.
 ///
 /// ```no_run
 /// use proxier::Runtime;
-/// use proxier::mode::userspace::UserspaceBackend;
+/// use proxier::mode::userspace::UserspaceProxy;
 ///
 /// let runtime = Runtime::start()?;
-/// let mut backend = UserspaceBackend::open(&runtime)?;
-/// let node = backend.observe()?;
+/// let mut proxy = UserspaceProxy::open(&runtime)?;
+/// let node = proxy.observe()?;
 /// println!("{} addresses", node.addresses.len());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct UserspaceBackend {
+pub struct UserspaceProxy {
     engine: Engine,
     /// `None` if routes cannot be read.
     routes: Option<Routes>,
     given: Arc<[IpNet]>,
 }
 
-impl UserspaceBackend {
-    /// A backend whose tasks run on this runtime. Raises the limit of open files as far as the
+impl UserspaceProxy {
+    /// A proxy whose tasks run on this runtime. Raises the limit of open files as far as the
     /// process may, and changes nothing else.
     ///
     /// # Errors
     ///
     /// If the runtime has stopped.
-    pub fn open(runtime: &Runtime) -> Result<Self, BackendError> {
-        let handle = runtime.handle().map_err(|source| BackendError::Proxy {
+    pub fn open(runtime: &Runtime) -> Result<Self, NodeError> {
+        let handle = runtime.handle().map_err(|source| NodeError::Proxy {
             operation: "start",
             source,
         })?;
@@ -78,8 +78,8 @@ impl UserspaceBackend {
     /// # Errors
     ///
     /// If addresses or routes cannot be read.
-    pub fn observe(&mut self) -> Result<NodeState, BackendError> {
-        let addresses = own_addresses().map_err(|source| BackendError::Link {
+    pub fn observe(&mut self) -> Result<NodeState, NodeError> {
+        let addresses = own_addresses().map_err(|source| NodeError::Link {
             operation: "list this node's addresses",
             source,
         })?;
@@ -115,7 +115,7 @@ impl UserspaceBackend {
                 }
                 Step::Listen(key, address) => {
                     let listened = self.engine.listen(*key, *address);
-                    listened.map_err(|source| BackendError::Listen {
+                    listened.map_err(|source| NodeError::Listen {
                         protocol: key.protocol,
                         address: *address,
                         source,
@@ -149,8 +149,8 @@ impl UserspaceBackend {
         report
     }
 
-    fn routes(&mut self) -> Result<&mut Routes, BackendError> {
-        self.routes.as_mut().ok_or(BackendError::NotTried)
+    fn routes(&mut self) -> Result<&mut Routes, NodeError> {
+        self.routes.as_mut().ok_or(NodeError::NotTried)
     }
 
     pub(super) fn draining(
@@ -170,7 +170,7 @@ impl UserspaceBackend {
 /// # Errors
 ///
 /// If they cannot be listed, or one cannot be deleted.
-pub fn remove_routes() -> Result<Vec<String>, BackendError> {
+pub fn remove_routes() -> Result<Vec<String>, NodeError> {
     let mut routes = Routes::open()?;
     let (found, _) = routes.observe()?;
     for route in &found {
@@ -184,7 +184,7 @@ pub fn remove_routes() -> Result<Vec<String>, BackendError> {
 /// # Errors
 ///
 /// If they cannot be listed.
-pub fn routes() -> Result<Vec<String>, BackendError> {
+pub fn routes() -> Result<Vec<String>, NodeError> {
     let (found, _) = Routes::open()?.observe()?;
     Ok(found.iter().map(ToString::to_string).collect())
 }

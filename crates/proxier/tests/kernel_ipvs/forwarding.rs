@@ -82,7 +82,7 @@ fn endpoints_answer_clients_themselves_by_weight() {
     // No network of pods: no client is masqueraded.
     let mut config = config(&director.host);
     config.cluster_cidrs.clear();
-    let backend = director.host.enter(|| IpvsBackend::open().unwrap());
+    let backend = director.host.enter(|| IpvsKernel::open().unwrap());
     let mut proxier = Proxier::new(Arc::new(config), Ipvs::new(backend));
 
     let client = &topology.client;

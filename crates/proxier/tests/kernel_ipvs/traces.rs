@@ -29,9 +29,9 @@ fn the_evaluation_of_the_rules_agrees_with_the_kernel() {
     config.node_name = "node-a".into();
     let desired = DesiredState::from_store(Arc::new(config), &store);
     host.enter(|| {
-        let mut backend = IpvsBackend::open().unwrap();
-        let plan = Plan::new(&desired, &backend.observe().unwrap(), Scope::Full);
-        let report = backend.apply(&plan);
+        let mut kernel = IpvsKernel::open().unwrap();
+        let plan = Plan::new(&desired, &kernel.observe().unwrap(), Scope::Full);
+        let report = kernel.apply(&plan);
         assert!(report.failures.is_empty(), "{:?}", report.failures);
     });
     host.ip(&[
@@ -43,7 +43,7 @@ fn the_evaluation_of_the_rules_agrees_with_the_kernel() {
     let failures = cluster.failures(&table);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 
-    let node = host.enter(|| IpvsBackend::open().unwrap().observe().unwrap());
+    let node = host.enter(|| IpvsKernel::open().unwrap().observe().unwrap());
     let installed = Ruleset::with_fingerprint(desired.config(), node.ruleset.unwrap());
     let own = addresses(&topology);
     let is_own = |address| own.contains(&address);

@@ -263,7 +263,7 @@ fn packets_reach_ipvs_as_expected() {
         .map(|cidr| cidr.parse().unwrap())
         .into();
     node.host.enter(|| {
-        let mut backend = backend();
+        let mut kernel = kernel();
         let routes = [
             route(SERVICE_CIDR_V4, &node.host.v4.to_string()),
             route(SERVICE_CIDR_V6, &node.host.v6.to_string()),
@@ -275,7 +275,7 @@ fn packets_reach_ipvs_as_expected() {
             .chain(elements.chain(cidrs).map(add))
             .chain(routes.map(Step::AddRoute))
             .chain([policy(Family::V4), policy(Family::V6)].map(Step::AddPolicyRoute));
-        succeed(&mut backend, steps);
+        succeed(&mut kernel, steps);
     });
 
     // As on nodes with WireGuard, the mark is used for the route back to the sender.
@@ -320,7 +320,7 @@ fn the_nodes_own_connections_translated_by_other_programs_get_no_mark() {
     host.enter(|| {
         let rules = Step::InstallRuleset(Ruleset::retired(&config()));
         let steps = [rules].into_iter().chain(elements.map(add));
-        succeed(&mut backend(), steps);
+        succeed(&mut kernel(), steps);
     });
     let others = format!(
         "table inet probe {{
