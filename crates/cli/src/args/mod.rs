@@ -10,6 +10,8 @@ mod mode;
 mod monitor;
 mod node;
 mod pflag;
+#[cfg(test)]
+mod reference;
 mod support_bundle;
 mod sync;
 mod top;
