@@ -20,6 +20,9 @@ use crate::ports::Port;
 
 pub(crate) use crate::follower::PATIENCE;
 
+/// Connections to removed endpoints may continue, however slow the machine is.
+pub(crate) const SLOW_DRAIN: [&str; 1] = ["--drain-timeout=3600"];
+
 /// The number of a pod of the first node that is no endpoint.
 const PROBE: u8 = 200;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use testbed::{AskError, eventually};
 
-use crate::lab::{Lab, PATIENCE, client};
+use crate::lab::{Lab, PATIENCE, SLOW_DRAIN, client};
 use crate::ports::{SHOP, SHOP_UDP};
 use crate::shop::{FIRST, Lasting, SECOND, THIRD, shop};
 
@@ -56,7 +56,7 @@ fn connections_outlive_every_change_of_the_others() {
 fn connections_of_a_removed_endpoint_drain() {
     let lab = Lab::new("going", SHOP);
     lab.write("shop.yaml", &shop(&[FIRST], "", ""));
-    let svcproxy = lab.follow();
+    let svcproxy = lab.follow_with(&SLOW_DRAIN);
     let mut on_first = Lasting::open(&lab, SHOP);
     on_first.through(|lab| has(lab, &[THIRD]));
     let mut on_third = Lasting::open(&lab, SHOP);

@@ -2,7 +2,7 @@
 
 use testbed::{AskError, eventually};
 
-use crate::lab::{Lab, PATIENCE, run_logged};
+use crate::lab::{Lab, PATIENCE, SLOW_DRAIN, run_logged};
 use crate::ports::{DOOR, DOOR_MANIFEST};
 use crate::shop::Lasting;
 
@@ -32,7 +32,7 @@ fn has_marks(lab: &Lab, count: usize) {
 #[ignore = "kernel: needs IPVS"]
 fn connections_through_a_removed_node_port_drain() {
     let lab = lab("leaving");
-    let svcproxy = lab.follow();
+    let svcproxy = lab.follow_with(&SLOW_DRAIN);
     let mut lasting = Lasting::open(&lab, DOOR);
     let mut change = |text: &str| {
         lab.write("door.yaml", text);
@@ -65,7 +65,7 @@ fn connections_through_a_removed_node_port_drain() {
 
     // A restart continues the drain.
     svcproxy.kill();
-    let _svcproxy = lab.follow();
+    let _svcproxy = lab.follow_with(&SLOW_DRAIN);
     lasting.hold();
     drop(lasting);
     has_marks(&lab, 0);
@@ -79,12 +79,12 @@ fn node_ports_are_recognised_after_a_flush_and_a_kill() {
     lab.node()
         .run_with_input(["ipvsadm", "-R"], foreign)
         .unwrap();
-    let svcproxy = lab.follow();
+    let svcproxy = lab.follow_with(&SLOW_DRAIN);
     let before = lab.ipvsadm();
     let mut lasting = Lasting::open(&lab, DOOR);
     svcproxy.kill();
     lab.node().run(["nft", "flush", "ruleset"]).unwrap();
-    let svcproxy = lab.follow();
+    let svcproxy = lab.follow_with(&SLOW_DRAIN);
     lasting.hold();
     assert_eq!(lab.ipvsadm(), before);
 
@@ -93,7 +93,7 @@ fn node_ports_are_recognised_after_a_flush_and_a_kill() {
     lab.node().run(["nft", "flush", "ruleset"]).unwrap();
     lab.edit("door.yaml", "nodePort: 30070", "nodePort: 30071");
     lab.edit("door.yaml", "Policy: Local", "Policy: Cluster");
-    let svcproxy = lab.follow();
+    let svcproxy = lab.follow_with(&SLOW_DRAIN);
     lasting.hold();
     drop(lasting);
     // One of each family, and the foreign one.
