@@ -59,13 +59,17 @@ pub(crate) fn kill_all() {
     }
 }
 
+/// The most that a program may print: several times the rules of 50,000 Services.
+#[cfg(feature = "iptables")]
+const MOST: usize = 512 << 20;
+
 /// Runs a program to its end. `write` writes the input, while the output is being read. The value
 /// that `started` returns for the PID is kept until the program has ended.
 ///
 /// # Errors
 ///
-/// If the program cannot be run; [`io::ErrorKind::TimedOut`] if it has not ended in time, after it
-/// was killed with its process group.
+/// If the program cannot be run; [`io::ErrorKind::TimedOut`] if it has not ended in time, and
+/// [`io::ErrorKind::FileTooLarge`] if it prints without end, after it was killed with its process group.
 #[cfg(feature = "iptables")]
 pub(crate) fn output<T>(
     command: &mut Command,
@@ -85,8 +89,8 @@ pub(crate) fn output<T>(
         scope.spawn(|| stdin.map(write));
         // Not `Child::wait_with_output`: it waits for both pipes with poll(2), and panics if that
         // fails (ENOMEM).
-        let errors = scope.spawn(move || read(stderr));
         let group = &group;
+        let errors = scope.spawn(move || read(stderr, group));
         let guard = scope.spawn(move || {
             let is_late = end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
             if is_late {
@@ -95,7 +99,7 @@ pub(crate) fn output<T>(
             is_late
         });
         // The pipes close when the whole group has ended.
-        let stdout = read(stdout);
+        let stdout = read(stdout, group);
         let stderr = errors.join().unwrap_or_else(|_| Ok(Vec::new()));
         let status = child.wait();
         drop(ended);
@@ -116,10 +120,14 @@ pub(crate) fn output<T>(
 }
 
 #[cfg(feature = "iptables")]
-fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+fn read(pipe: Option<impl Read>, group: &Group) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        pipe.read_to_end(&mut bytes)?;
+    let Some(pipe) = pipe else { return Ok(bytes) };
+    pipe.take(MOST as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MOST {
+        group.kill();
+        let message = format!("killed: it printed more than {} MiB", MOST >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok(bytes)
 }
@@ -159,6 +167,16 @@ mod tests {
             (output.stdout.len(), output.stderr.len()),
             (300_000, 300_000)
         );
+    }
+
+    #[test]
+    fn a_program_that_prints_without_end_is_killed() {
+        for script in ["yes", "yes >&2"] {
+            let endless = shell(script, Duration::from_secs(60));
+            let error = endless.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+            assert_eq!(error.to_string(), "killed: it printed more than 512 MiB");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Programs that hang end with svcproxy.
+//! Programs that hang end with svcproxy; what a program prints in part is not taken for all.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -64,20 +64,67 @@ fn a_hanging_plugin_ends_with_svcproxy_however_often_it_is_signalled() {
     end_together(command, &place);
 }
 
+/// A directory with these scripts as programs, and a `PATH` that begins with it.
+fn programs(scripts: &[(&str, String)]) -> (tempfile::TempDir, String) {
+    let programs = tempfile::tempdir().unwrap();
+    for (name, script) in scripts {
+        let path = programs.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", programs.path().display());
+    (programs, path)
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn half_a_listing_of_iptables_save_changes_nothing() {
+    let lab = Lab::new("half", &[]);
+    lab.use_example("web.yaml");
+    let once = |path: &str| {
+        let mut command = lab.svcproxy(&["--mode=iptables", "--once", "--log-format=json"]);
+        run_logged(command.args(lab.settings()).env("PATH", path))
+    };
+    let (log, code) = once(&std::env::var("PATH").unwrap());
+    assert_eq!(code, 0, "{log:#?}");
+    let rules = || lab.node().run(["iptables-nft-save"]).unwrap();
+    let before: Vec<_> = rules().lines().map(str::to_owned).collect();
+    for misprint in [
+        "| head -n 12",
+        ">/dev/null; echo rubbish",
+        ">/dev/null; yes rubbish",
+    ] {
+        let script = format!(
+            "PATH={} iptables-nft-save \"$@\" {misprint}",
+            "/usr/sbin:/sbin:/usr/bin:/bin"
+        );
+        let (_kept, path) = programs(&[("iptables-nft-save", script)]);
+        let (log, code) = once(&path);
+        assert_eq!(code, 1, "{misprint}: {log:#?}");
+        let named = log.iter().any(|event| {
+            let error = event["error"].as_str().or(event["message"].as_str());
+            error.is_some_and(|error| error.contains("iptables-nft-save"))
+        });
+        assert!(named, "{misprint}: {log:#?}");
+        let is_rule = |line: &&str| !line.starts_with(['#', ':']);
+        let after = rules();
+        let (after, before) = (
+            after.lines().filter(is_rule),
+            before.iter().map(String::as_str),
+        );
+        assert!(after.eq(before.filter(is_rule)), "{misprint}");
+    }
+}
+
 #[test]
 #[ignore = "netns: needs root"]
 fn a_hanging_iptables_restore_ends_with_svcproxy_however_often_it_is_signalled() {
     let lab = Lab::new("hangs", &[]);
     lab.use_example("web.yaml");
-    let programs = tempfile::tempdir().unwrap();
-    let place = programs.path().join("pid");
-    for name in ["iptables-nft-restore", "ip6tables-nft-restore"] {
-        let script = programs.path().join(name);
-        fs::write(&script, format!("#!/bin/sh\n{}\n", hangs(&place))).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let path = std::env::var("PATH").unwrap();
-    let path = format!("{}:{path}", programs.path().display());
+    let place = lab.manifests().join("pid");
+    let restores = ["iptables-nft-restore", "ip6tables-nft-restore"];
+    let (_kept, path) = programs(&restores.map(|name| (name, hangs(&place))));
     let command = || {
         let mut command = lab.svcproxy(&["--mode=iptables"]);
         command.args(lab.settings()).env("PATH", &path);

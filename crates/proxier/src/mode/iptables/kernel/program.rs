@@ -39,6 +39,7 @@ pub(crate) enum Verb {
 pub(crate) struct Program {
     name: String,
     arguments: &'static [&'static str],
+    lists_rules: bool,
 }
 
 impl Program {
@@ -56,7 +57,11 @@ impl Program {
             Verb::Version => ("", &["--version"]),
         };
         let name = format!("{base}{}{end}", flavour.infix());
-        Self { name, arguments }
+        Self {
+            name,
+            arguments,
+            lists_rules: matches!(verb, Verb::Save | Verb::Count),
+        }
     }
 
     /// Runs the program, and returns its output. The program reads the input while it is being
@@ -76,14 +81,47 @@ impl Program {
         });
         let output = output.map_err(cannot)?;
         if output.status.success() {
-            let not_text = |_| cannot(io::ErrorKind::InvalidData.into());
-            return String::from_utf8(output.stdout).map_err(not_text);
+            let invalid = |flaw| cannot(io::Error::new(io::ErrorKind::InvalidData, flaw));
+            let printed = String::from_utf8(output.stdout);
+            let printed = printed.map_err(|_| invalid("it printed no text".to_owned()))?;
+            if self.lists_rules {
+                whole(&printed).map_err(invalid)?;
+            }
+            return Ok(printed);
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let refusal = Refusal::new(&self.name, &said);
         Err(NodeError::Iptables(Box::new(refusal)))
     }
 }
+
+/// Checks that a listing of iptables-save(8) has nothing else and ends where a table ends. Rules that are
+/// missing in half a listing would be added once more.
+fn whole(saved: &str) -> Result<(), String> {
+    let mut open = None;
+    for (number, line) in (1..).zip(saved.lines()) {
+        let is_known = match line.as_bytes() {
+            [] | [b'#', ..] => true,
+            [b'*', ..] => open.replace(number).is_none(),
+            b"COMMIT" => open.take().is_some(),
+            [b':' | b'-' | b'[', ..] => open.is_some(),
+            _ => false,
+        };
+        if !is_known {
+            let start: String = line.chars().take(SHOWN).collect();
+            return Err(format!("line {number} of its listing is {start:?}"));
+        }
+    }
+    match open {
+        None => Ok(()),
+        Some(number) => Err(format!(
+            "its listing ends in the table that begins in line {number}"
+        )),
+    }
+}
+
+/// The number of characters of a wrong line that an error shows.
+const SHOWN: usize = 60;
 
 fn write(stdin: ChildStdin, input: &impl Display) -> io::Result<()> {
     let mut stdin = BufWriter::with_capacity(PIPE, stdin);
@@ -170,6 +208,26 @@ impl fmt::Display for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_listing_is_none() {
+        const LISTING: &str = "# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\n\
+                               [3:180] -A PREROUTING -j SVCPROXY-SERVICES\nCOMMIT\n# Completed\n";
+        assert_eq!(whole(LISTING), Ok(()));
+        assert_eq!(whole(&LISTING.repeat(2)), Ok(()));
+        assert_eq!(whole(""), Ok(()));
+        let commit = LISTING.find("COMMIT").unwrap();
+        let table = LISTING.find("*nat").unwrap() + 4;
+        for end in table..commit + 5 {
+            assert!(whole(&LISTING[..end]).is_err(), "{:?}", &LISTING[..end]);
+        }
+        assert_eq!(
+            whole("no rules\u{1b}[2J"),
+            Err("line 1 of its listing is \"no rules\\u{1b}[2J\"".to_owned())
+        );
+        assert!(whole(":PREROUTING ACCEPT [0:0]\nCOMMIT\n").is_err());
+        assert!(whole("*nat\n*filter\nCOMMIT\n").is_err());
+    }
 
     #[test]
     fn the_line_is_found_in_the_messages_of_both_iptables() {
