@@ -26,7 +26,10 @@ pub(super) fn write(target: &str, arch: Arch, out: &Path) -> Result<()> {
     for entry in fs::read_dir(&crates)?.chain(fs::read_dir(paths::workspace())?) {
         let written = entry?.path().join(&file);
         if written.parent() == Some(crates.join("cli").as_path()) {
-            fs::copy(&written, out.join(&file)).context("cargo cyclonedx wrote no list")?;
+            let list = fs::read_to_string(&written).context("cargo cyclonedx wrote no list")?;
+            // The place of this clone is no part of a release.
+            let here = format!("path+file://{}/", paths::workspace().display());
+            fs::write(out.join(&file), list.replace(&here, "path+file:///svcproxy/"))?;
         }
         if written.exists() {
             fs::remove_file(&written)?;
@@ -49,5 +52,7 @@ fn check(file: &Path) -> Result<()> {
             "{component}"
         );
     }
+    let here = paths::workspace().display().to_string();
+    ensure!(!list.to_string().contains(&here), "the SBOM names {here}");
     Ok(())
 }
