@@ -42,99 +42,119 @@ fn has(page: &str, parts: &[&str]) {
 #[ignore = "netns: needs root"]
 fn the_page_shows_services_and_the_last_changes_with_their_causes() {
     for mode in ["iptables", "nftables", "userspace"] {
-        let lab = lab("page");
-        let at = ([10, 244, 1, 1], 8080).into();
-        let _backend = lab.serve(Protocol::Tcp, at);
-        let svcproxy = start(&lab, &[&format!("--mode={mode}")]);
-        let vip = ([10, 96, 0, 21], 80).into();
-        client(Protocol::Tcp, vip).ask(lab.node()).unwrap();
-
-        let page = fetch(&lab, 10249, "/");
-        is(&page, 200);
-        let mode_badge = format!("mode {mode}<");
-        has(
-            &page,
-            &[
-                "content-type: text/html; charset=utf-8",
-                "content-security-policy: default-src 'none'; style-src 'self'; script-src 'self';",
-                "frame-ancestors 'none'",
-                "cache-control: no-store",
-                "x-content-type-options: nosniff",
-                &mode_badge,
-                "href=\"/page/default/a\"",
-                "10.96.0.22",
-                ">served<",
-            ],
-        );
-        // Nothing comes from elsewhere.
-        assert!(
-            !page.contains("http://") && !page.contains("https://"),
-            "{page}"
-        );
-        let found = fetch(&lab, 10249, "/?q=10.96.0.22");
-        has(&found, &["/page/default/b", "1–1 of 1"]);
-        assert!(!found.contains("/page/default/a\""), "{found}");
-        let service = fetch(&lab, 10249, "/page/default/a");
-        has(
-            &service,
-            &[
-                "<svg class=\"drawing\"",
-                "10.244.1.1:8080",
-                "tcp 10.96.0.21:80",
-                ">served<",
-            ],
-        );
-        for missing in [
-            "/page/default/nobody",
-            "/page/x",
-            "/page/",
-            "/page/A/B",
-            "/index.html",
-        ] {
-            is(&fetch(&lab, 10249, missing), 404);
-        }
-        has(
-            &fetch(&lab, 10249, "/page.css"),
-            &["content-type: text/css"],
-        );
-        has(
-            &fetch(&lab, 10249, "/page.js"),
-            &["content-type: text/javascript"],
-        );
-
-        lab.write("a.yaml", &manifest("a", "10.96.0.21", "10.244.2.1"));
-        let changed = || {
-            let page = fetch(&lab, 10249, "/page/default/a");
-            let parts = ["added 10.244.2.1:8080", "EndpointSlice default/a-1 changed"];
-            match parts.iter().all(|part| page.contains(part)) {
-                true => Ok(()),
-                false => Err(page),
-            }
-        };
-        eventually(PATIENCE, changed).unwrap();
-        has(
-            &fetch(&lab, 10249, "/changes"),
-            &["\"service\":\"default/a\""],
-        );
-        let drains = fetch(&lab, 10249, "/");
-        let counts = mode == "userspace";
-        assert_eq!(
-            drains.contains("there is nothing to list"),
-            !counts,
-            "{drains}"
-        );
-        svcproxy.terminate();
-        succeed(lab.svcproxy(&["cleanup"]).env("SVCPROXY_LOG", "warn"));
+        the_page_shows(mode);
     }
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn kernel_the_page_shows_services_in_mode_ipvs() {
+    the_page_shows("ipvs");
+}
+
+fn the_page_shows(mode: &str) {
+    let lab = lab("page");
+    let at = ([10, 244, 1, 1], 8080).into();
+    let _backend = lab.serve(Protocol::Tcp, at);
+    let svcproxy = start(&lab, &[&format!("--mode={mode}")]);
+    let vip = ([10, 96, 0, 21], 80).into();
+    client(Protocol::Tcp, vip).ask(lab.node()).unwrap();
+
+    let page = fetch(&lab, 10249, "/");
+    is(&page, 200);
+    let mode_badge = format!("mode {mode}<");
+    has(
+        &page,
+        &[
+            "content-type: text/html; charset=utf-8",
+            "content-security-policy: default-src 'none'; style-src 'self'; script-src 'self';",
+            "frame-ancestors 'none'",
+            "cache-control: no-store",
+            "x-content-type-options: nosniff",
+            &mode_badge,
+            "href=\"/page/default/a\"",
+            "10.96.0.22",
+            ">served<",
+        ],
+    );
+    // Nothing comes from elsewhere.
+    assert!(
+        !page.contains("http://") && !page.contains("https://"),
+        "{page}"
+    );
+    let found = fetch(&lab, 10249, "/?q=10.96.0.22");
+    has(&found, &["/page/default/b", "1–1 of 1"]);
+    assert!(!found.contains("/page/default/a\""), "{found}");
+    let service = fetch(&lab, 10249, "/page/default/a");
+    has(
+        &service,
+        &[
+            "<svg class=\"drawing\"",
+            "10.244.1.1:8080",
+            "tcp 10.96.0.21:80",
+            ">served<",
+        ],
+    );
+    for missing in [
+        "/page/default/nobody",
+        "/page/x",
+        "/page/",
+        "/page/A/B",
+        "/index.html",
+    ] {
+        is(&fetch(&lab, 10249, missing), 404);
+    }
+    has(
+        &fetch(&lab, 10249, "/page.css"),
+        &["content-type: text/css"],
+    );
+    has(
+        &fetch(&lab, 10249, "/page.js"),
+        &["content-type: text/javascript"],
+    );
+
+    lab.write("a.yaml", &manifest("a", "10.96.0.21", "10.244.2.1"));
+    let changed = || {
+        let page = fetch(&lab, 10249, "/page/default/a");
+        let parts = ["added 10.244.2.1:8080", "EndpointSlice default/a-1 changed"];
+        match parts.iter().all(|part| page.contains(part)) {
+            true => Ok(()),
+            false => Err(page),
+        }
+    };
+    eventually(PATIENCE, changed).unwrap();
+    has(
+        &fetch(&lab, 10249, "/changes"),
+        &["\"service\":\"default/a\""],
+    );
+    let drains = fetch(&lab, 10249, "/");
+    let counts = matches!(mode, "userspace" | "ipvs");
+    assert_eq!(
+        drains.contains("there is nothing to list"),
+        !counts,
+        "{drains}"
+    );
+    svcproxy.terminate();
+    succeed(lab.svcproxy(&["cleanup"]).env("SVCPROXY_LOG", "warn"));
 }
 
 #[test]
 #[ignore = "netns: needs root"]
 fn a_drain_is_listed_until_its_connections_have_ended() {
+    a_drain_is_listed("userspace");
+}
+
+#[test]
+#[ignore = "kernel: needs IPVS"]
+fn kernel_a_drain_is_listed_in_mode_ipvs() {
+    a_drain_is_listed("ipvs");
+}
+
+fn a_drain_is_listed(mode: &str) {
     let lab = lab("drains");
     let at = ([10, 244, 1, 1], 8080).into();
     let _backend = lab.serve(Protocol::Tcp, at);
-    let svcproxy = start(&lab, &["--mode=userspace"]);
+    let svcproxy = start(&lab, &[&format!("--mode={mode}")]);
     let vip = ([10, 96, 0, 21], 80).into();
     let mut connection = client(Protocol::Tcp, vip).connect(lab.node()).unwrap();
     connection.ask().unwrap();
