@@ -29,7 +29,10 @@ pub(super) fn write(target: &str, arch: Arch, out: &Path) -> Result<()> {
             let list = fs::read_to_string(&written).context("cargo cyclonedx wrote no list")?;
             // The place of this clone is no part of a release.
             let here = format!("path+file://{}/", paths::workspace().display());
-            fs::write(out.join(&file), list.replace(&here, "path+file:///svcproxy/"))?;
+            fs::write(
+                out.join(&file),
+                list.replace(&here, "path+file:///svcproxy/"),
+            )?;
         }
         if written.exists() {
             fs::remove_file(&written)?;

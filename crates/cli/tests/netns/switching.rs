@@ -86,6 +86,7 @@ fn plan_status_and_cleanup_in_mode_nftables() {
     assert_eq!(code, 0, "{log:#?}");
     let steps: Value = serde_json::from_str(&plan(&lab, &against)).unwrap();
     assert_eq!(steps["steps"], Value::Array(Vec::new()));
+    assert_eq!(plan(&lab, &["--against=kernel"]), "nothing to do\n");
 
     let status = succeed(&mut lab.svcproxy(&["status", "-o=json"]));
     let status: Value = serde_json::from_str(&status).unwrap();

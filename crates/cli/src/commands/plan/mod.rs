@@ -7,7 +7,7 @@ mod text;
 
 use std::sync::Arc;
 
-use proxier::desired::{DesiredState, Problem};
+use proxier::desired::{Config, DesiredState, Problem};
 use proxier::mode::PlanSteps;
 use proxier::mode::iptables;
 use proxier::mode::iptables::{Iptables, IptablesKernel};
@@ -15,6 +15,8 @@ use proxier::mode::ipvs::plan::Scope;
 use proxier::mode::ipvs::{Ipvs, IpvsKernel};
 use proxier::mode::nftables::{self, Nftables, NftablesKernel};
 use proxier::mode::userspace::{self, Userspace};
+use proxier::source::Reading;
+use proxier::store::Change;
 use proxier::{Proxier, Runtime};
 
 use super::DiagnosticLog;
@@ -54,42 +56,58 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
         Ending::Done
     };
 
-    if args.against.is_some() {
-        if mode == Mode::Iptables {
-            let mut proxier =
-                Proxier::new(Arc::new(settings), Iptables::new(IptablesKernel::open()?));
-            let plan = proxier.preview(reading.changes)?;
-            restores(&plan, None, args.output)?;
-            return Ok(ending);
+    match args.against {
+        Some(_) => print_steps(args, mode, settings, reading.changes)?,
+        None => print_state(args, mode, &settings, reading)?,
+    }
+    Ok(ending)
+}
+
+/// Prints the steps from the state of this node to the desired one.
+fn print_steps(
+    args: &PlanArgs,
+    mode: Mode,
+    settings: Config,
+    changes: Vec<Change>,
+) -> anyhow::Result<()> {
+    let config = Arc::new(settings);
+    match mode {
+        Mode::Iptables => {
+            let mut proxier = Proxier::new(config, Iptables::new(IptablesKernel::open()?));
+            restores(&proxier.preview(changes)?, None, args.output)
         }
-        if mode == Mode::Nftables {
-            let data_plane = Nftables::new(NftablesKernel::open()?);
-            let mut proxier = Proxier::new(Arc::new(settings), data_plane);
-            let plan = proxier.preview(reading.changes)?;
-            any_steps(&plan, args.output)?;
-            return Ok(ending);
+        Mode::Nftables => {
+            let mut proxier = Proxier::new(config, Nftables::new(NftablesKernel::open()?));
+            any_steps(&proxier.preview(changes)?, args.output)
         }
-        if mode == Mode::Userspace {
+        Mode::Userspace => {
             // Of this process, which serves nothing: what a start would do.
             let runtime = Runtime::start()?;
             let data_plane = Userspace::new(userspace_proxy(&args.node, &runtime)?);
-            let mut proxier = Proxier::new(Arc::new(settings), data_plane);
-            let plan = proxier.preview(reading.changes)?;
-            any_steps(&plan, args.output)?;
-            return Ok(ending);
+            let mut proxier = Proxier::new(config, data_plane);
+            any_steps(&proxier.preview(changes)?, args.output)
         }
-        let mut proxier = Proxier::new(Arc::new(settings), Ipvs::new(IpvsKernel::open()?));
-        let plan = proxier.preview(reading.changes)?;
-        match args.output {
-            PlanFormat::Text => steps_text(&plan)?,
-            PlanFormat::Json => steps_json(&plan)?,
-            // The checks above reject this combination.
-            PlanFormat::Ipvsadm => {}
+        Mode::Ipvs => {
+            let mut proxier = Proxier::new(config, Ipvs::new(IpvsKernel::open()?));
+            let plan = proxier.preview(changes)?;
+            match args.output {
+                PlanFormat::Text => steps_text(&plan),
+                PlanFormat::Json => steps_json(&plan),
+                // `plan` rejects this combination.
+                PlanFormat::Ipvsadm => Ok(()),
+            }
         }
-        return Ok(ending);
     }
+}
 
-    let Planned { desired, store, .. } = Planned::of(&settings, reading)?;
+/// Prints the desired state: in mode ipvs as it is, in the others as the steps on an empty node.
+fn print_state(
+    args: &PlanArgs,
+    mode: Mode,
+    settings: &Config,
+    reading: Reading,
+) -> anyhow::Result<()> {
+    let Planned { desired, store, .. } = Planned::of(settings, reading)?;
     let unknown_node = desired.unknown_node(&store);
     for notice in desired.config().notices().chain(unknown_node) {
         tracing::warn!("{}", notice.text());
@@ -97,42 +115,36 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     for problem in desired.problems() {
         tracing::warn!("{problem}");
     }
-    if mode == Mode::Iptables {
-        let limits = limits(&desired, mode);
-        let plan = iptables::Plan::new(&desired, &iptables::NodeState::default(), Scope::Full);
-        let problems = desired.problems().into_iter().chain(limits);
-        restores(&plan, Some(problems.collect()), args.output)?;
-        return Ok(ending);
-    }
-    if mode == Mode::Nftables {
-        limits(&desired, mode);
-        let plan = nftables::Plan::new(&desired, &nftables::NodeState::default(), Scope::Full);
-        any_steps(&plan, args.output)?;
-        return Ok(ending);
-    }
-    if mode == Mode::Userspace {
-        let mut node = userspace::NodeState::default();
-        node.may_route = true;
-        node.addresses = desired
-            .config()
-            .node_ips
-            .iter()
-            .map(|ip| (*ip).into())
-            .collect();
-        node.given = args.node.listen.clone().into();
-        for problem in userspace::problems(&desired, Some(&node), None) {
-            tracing::warn!("{problem}");
+    match mode {
+        Mode::Iptables => {
+            let limits = limits(&desired, mode);
+            let plan = iptables::Plan::new(&desired, &iptables::NodeState::default(), Scope::Full);
+            let problems = desired.problems().into_iter().chain(limits);
+            restores(&plan, Some(problems.collect()), args.output)
         }
-        let plan = userspace::Plan::new(&desired, &node, Scope::Full);
-        any_steps(&plan, args.output)?;
-        return Ok(ending);
+        Mode::Nftables => {
+            limits(&desired, mode);
+            let plan = nftables::Plan::new(&desired, &nftables::NodeState::default(), Scope::Full);
+            any_steps(&plan, args.output)
+        }
+        Mode::Userspace => {
+            let mut node = userspace::NodeState::default();
+            node.may_route = true;
+            let addresses = desired.config().node_ips.iter();
+            node.addresses = addresses.map(|ip| (*ip).into()).collect();
+            node.given = args.node.listen.clone().into();
+            for problem in userspace::problems(&desired, Some(&node), None) {
+                tracing::warn!("{problem}");
+            }
+            let plan = userspace::Plan::new(&desired, &node, Scope::Full);
+            any_steps(&plan, args.output)
+        }
+        Mode::Ipvs => match args.output {
+            PlanFormat::Text => desired_text(&desired),
+            PlanFormat::Json => desired_json(&desired),
+            PlanFormat::Ipvsadm => desired_ipvsadm(&desired),
+        },
     }
-    match args.output {
-        PlanFormat::Text => desired_text(&desired)?,
-        PlanFormat::Json => desired_json(&desired)?,
-        PlanFormat::Ipvsadm => desired_ipvsadm(&desired)?,
-    }
-    Ok(ending)
 }
 
 /// Logs what Services request and this mode does not have.

@@ -91,6 +91,9 @@ pub(crate) fn steps_json(plan: &Plan) -> anyhow::Result<()> {
 /// Prints the steps of any mode, one on each line.
 pub(crate) fn any_steps_text(plan: &impl PlanSteps) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
+    if plan.steps().is_empty() {
+        writeln!(out, "nothing to do")?;
+    }
     for step in plan.steps() {
         writeln!(out, "{step}")?;
     }
