@@ -27,7 +27,17 @@ const FISH_NAMES: &str = r#"
 complete -c svcproxy -n "__fish_seen_subcommand_from describe services top verify" -f -a "(svcproxy services --output name --metrics-bind-address= 2>/dev/null)"
 "#;
 
-/// Prints the script. It offers the flags that `--help` shows, and their values; in bash and fish also
+/// The same for zsh. It must come before the last lines of the script, which call its functions.
+const ZSH_NAMES: &str = r#"#compdef svcproxy
+
+_svcproxy_names() {
+    local -a names
+    names=(${(f)"$(svcproxy services --output name --metrics-bind-address= 2>/dev/null)"})
+    compadd -a names
+}
+"#;
+
+/// Prints the script. It offers the flags that `--help` shows, and their values; and in bash, fish and zsh
 /// the names of Services, which it asks of this node.
 pub(crate) fn completion(shell: Shell) -> anyhow::Result<Ending> {
     let mut out = io::stdout().lock();
@@ -38,13 +48,27 @@ pub(crate) fn completion(shell: Shell) -> anyhow::Result<Ending> {
 fn script(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut visible(&command()), "svcproxy", &mut script);
-    let names = match shell {
-        Shell::Bash => BASH_NAMES,
-        Shell::Fish => FISH_NAMES,
-        _ => "",
-    };
-    script.extend_from_slice(names.as_bytes());
+    match shell {
+        Shell::Bash => script.extend_from_slice(BASH_NAMES.as_bytes()),
+        Shell::Fish => script.extend_from_slice(FISH_NAMES.as_bytes()),
+        Shell::Zsh => return zsh_with_names(&String::from_utf8_lossy(&script)).into_bytes(),
+        _ => {}
+    }
     script
+}
+
+/// Lets arguments that name Services complete by these.
+fn zsh_with_names(script: &str) -> String {
+    let names_one = |line: &str| {
+        let line = line.trim_start();
+        line.starts_with("'*::names -- ") || line.starts_with("':name -- ")
+    };
+    let lines = script.lines().map(|line| match line {
+        "#compdef svcproxy" => ZSH_NAMES.to_owned(),
+        _ if names_one(line) => line.replace(":_default'", ":_svcproxy_names'") + "\n",
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -55,6 +79,19 @@ mod tests {
         let script = String::from_utf8(script(shell)).unwrap();
         let words = script.split(|c: char| c.is_whitespace() || "\"'(){}[]:=,\\".contains(c));
         words.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn names_of_services_are_asked_of_the_node() {
+        for (shell, count) in [(Shell::Bash, 1), (Shell::Fish, 1), (Shell::Zsh, 1)] {
+            let script = String::from_utf8(script(shell)).unwrap();
+            let asks = script.matches("svcproxy services --output name").count();
+            assert_eq!(asks, count, "{shell}");
+        }
+        let zsh = String::from_utf8(script(Shell::Zsh)).unwrap();
+        // services, describe, top, verify.
+        assert_eq!(zsh.matches(":_svcproxy_names' \\").count(), 4, "{zsh}");
+        assert!(zsh.starts_with("#compdef svcproxy\n"));
     }
 
     #[test]
