@@ -22,7 +22,7 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// `endpoints`.
     pub endpoints: Box<[Endpoint]>,
-    /// `endpoints[].hostname`, by the endpoint's address, sorted. Only for discovery: most endpoints
+    /// `endpoints[].hostname`, by the endpoint's address, sorted, each once. Only for discovery: most endpoints
     /// have none, so they cost no memory.
     pub hostnames: Box<[(IpAddr, Arc<str>)]>,
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the pod or Service
@@ -44,15 +44,13 @@ impl EndpointSlice {
         }
     }
 
-    /// The host name of the endpoint with this address.
-    pub fn hostname(&self, address: IpAddr) -> Option<&Arc<str>> {
-        let found = self
-            .hostnames
-            .binary_search_by_key(&address, |(address, _)| *address);
-        found
-            .ok()
-            .and_then(|at| self.hostnames.get(at))
-            .map(|(_, name)| name)
+    /// The host names of the endpoints with this address. Pods on the node's network share its
+    /// address.
+    pub fn hostnames_of(&self, address: IpAddr) -> impl Iterator<Item = &Arc<str>> {
+        let first = self.hostnames.partition_point(|(of, _)| *of < address);
+        let names = self.hostnames.iter().skip(first);
+        let names = names.take_while(move |(of, _)| *of == address);
+        names.map(|(_, name)| name)
     }
 
     /// The slices of one port of a Service, for endpoints that each have a port number of their own:

@@ -155,9 +155,11 @@ impl Draft {
                 edns.max_payload().clamp(PLAIN_LIMIT, UDP_LIMIT)
             }),
         };
-        message.edns = theirs.map(|_| {
+        message.edns = theirs.map(|theirs| {
             let mut edns = Edns::new();
             edns.set_max_payload(UDP_LIMIT);
+            // An answer has the question's bit, also from a zone without signatures (RFC 3225, 3).
+            edns.set_dnssec_ok(theirs.flags().dnssec_ok);
             edns
         });
         Self {
@@ -225,16 +227,17 @@ impl Draft {
 
     /// The name of an address. Addresses that are not the cluster's are someone else's.
     fn reverse(mut self, zone: &Zone, rules: &Rules, asked: &Query, of: IpAddr) -> Outcome {
+        if !zone.is_ready() {
+            // It may be an address of the cluster: another server would say that it has no name.
+            return self.end(ResponseCode::ServFail);
+        }
         let most = self.most();
         let mut names = zone.pointers(of).filter_map(|pointer| {
             let host = pointer.host.as_deref();
             rules.domain.service(&pointer.service, host)
         });
         let Some(first) = names.next() else {
-            return match zone.is_ready() || rules.forwards {
-                true => self.outside(rules),
-                false => self.end(ResponseCode::ServFail),
-            };
+            return self.outside(rules);
         };
         self.message.metadata.authoritative = true;
         match asked.query_type {

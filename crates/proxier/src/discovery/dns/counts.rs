@@ -50,6 +50,13 @@ impl Counters {
         self.addresses().insert(address, error);
     }
 
+    /// Records that no address is served any more.
+    pub(super) fn stopped(&self) {
+        for error in self.addresses().values_mut() {
+            error.get_or_insert_with(|| "the server has stopped".to_owned());
+        }
+    }
+
     fn addresses(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Option<String>>> {
         self.addresses
             .lock()

@@ -33,6 +33,7 @@
 mod answer;
 mod counts;
 mod name;
+mod quota;
 mod records;
 mod server;
 mod upstream;
@@ -41,16 +42,16 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
 
 use self::answer::Rules;
 use self::counts::Counters;
+use self::quota::Quota;
 use self::server::{Shared, Sockets};
 use self::upstream::Upstream;
 use crate::Runtime;
@@ -117,7 +118,7 @@ impl Dns {
             },
             upstream: Upstream::new(config.upstreams),
             counters: Counters::default(),
-            connections: Mutex::new(HashMap::new()),
+            connections: Quota::new(server::CONNECTIONS, server::CONNECTIONS_OF_ONE),
         });
         let handle = runtime.handle()?;
         let tasks = config.addresses.into_iter().map(|address| {
@@ -162,5 +163,6 @@ impl Dns {
 impl Drop for Dns {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.shared.counters.stopped();
     }
 }

@@ -91,12 +91,15 @@ impl Endpoints {
         }
     }
 
-    /// The label of an endpoint: its host name, or else its address with dashes.
-    fn label(&self, address: IpAddr) -> Arc<str> {
-        let found = self.hostnames.binary_search_by_key(&address, |(of, _)| *of);
-        match found.ok().and_then(|at| self.hostnames.get(at)) {
-            Some((_, name)) => name.clone(),
-            None => address.to_string().replace(['.', ':'], "-").into(),
+    /// The labels of an address: the host names of its endpoints, or else the address with dashes.
+    fn labels(&self, address: IpAddr) -> Vec<Arc<str>> {
+        let first = self.hostnames.partition_point(|(of, _)| *of < address);
+        let names = self.hostnames.iter().skip(first);
+        let names = names.take_while(|(of, _)| *of == address);
+        let names: Vec<_> = names.map(|(_, name)| name.clone()).collect();
+        match names.is_empty() {
+            true => vec![address.to_string().replace(['.', ':'], "-").into()],
+            false => names,
         }
     }
 }
@@ -150,14 +153,15 @@ impl Records {
         for slice in slices {
             let not_ready = slice.not_ready.iter().filter(|_| all);
             for address in slice.ready.iter().chain(not_ready).copied() {
-                let label = slice.label(address);
                 addresses.insert(address);
-                for port in &slice.ports {
-                    let key = (port.protocol, port.name.clone());
-                    let servers = headless.servers.entry(key).or_default();
-                    servers.insert((label.clone(), port.number));
+                for label in slice.labels(address) {
+                    for port in &slice.ports {
+                        let key = (port.protocol, port.name.clone());
+                        let servers = headless.servers.entry(key).or_default();
+                        servers.insert((label.clone(), port.number));
+                    }
+                    headless.hosts.entry(label).or_default().insert(address);
                 }
-                headless.hosts.entry(label).or_default().insert(address);
             }
         }
         headless.addresses = addresses.into_iter().collect();

@@ -1,10 +1,9 @@
 //! The sockets.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -16,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::{self, Draft, Outcome, Rules, Transport};
 use super::counts::Counters;
+use super::quota::{Place, Quota};
 use super::upstream::{ForwardError, Upstream};
 use super::zone::Zone;
 
@@ -28,9 +28,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long a TCP client may take to read an answer.
 const READING: Duration = Duration::from_secs(10);
 /// Limit of TCP connections.
-const CONNECTIONS: usize = 256;
+pub(super) const CONNECTIONS: usize = 256;
 /// Limit of TCP connections of one client; in IPv6 of one /64.
-const OF_ONE_CLIENT: usize = 32;
+pub(super) const CONNECTIONS_OF_ONE: usize = 32;
 /// Backlog: how many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 /// Tasks that receive from one socket: one for each thread of the runtime.
@@ -45,8 +45,8 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) upstream: Upstream,
     pub(super) counters: Counters,
-    /// Open connections, by client.
-    pub(super) connections: Mutex<HashMap<IpAddr, usize>>,
+    /// Open connections.
+    pub(super) connections: Arc<Quota>,
 }
 
 impl Shared {
@@ -205,7 +205,7 @@ async fn receive(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             Outcome::Relay(draft) => Forward::Relay(draft),
             Outcome::Follow(draft, query) => Forward::Follow(draft, query),
         };
-        let Ok(place) = shared.upstream.place() else {
+        let Some(place) = shared.upstream.place(client.ip()) else {
             let _ = socket.send_to(&shared.busy(forward), client).await;
             continue;
         };
@@ -235,27 +235,18 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// A TCP connection that counts among those of its client until it is dropped.
+/// A TCP connection, which has a place until it is dropped.
 struct Connection {
     shared: Arc<Shared>,
     client: IpAddr,
+    _place: Place,
 }
 
 impl Connection {
     /// `None` if there are too many.
     fn admit(shared: &Arc<Shared>, client: IpAddr) -> Option<Self> {
-        let client = network(client);
-        let connections = &shared.connections;
-        let mut open = connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.values().sum::<usize>() >= CONNECTIONS {
-            return None;
-        }
-        let own = open.entry(client).or_default();
-        if *own >= OF_ONE_CLIENT {
-            return None;
-        }
-        *own += 1;
         Some(Self {
+            _place: shared.connections.take(client)?,
             shared: Arc::clone(shared),
             client,
         })
@@ -285,23 +276,10 @@ impl Connection {
             Outcome::Relay(draft) => Forward::Relay(draft),
             Outcome::Follow(draft, query) => Forward::Follow(draft, query),
         };
-        let Ok(_place) = shared.upstream.place() else {
+        let Some(_place) = shared.upstream.place(self.client) else {
             return Some(shared.busy(forward));
         };
         Some(shared.forward(query, Transport::Tcp, forward).await)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let connections = &self.shared.connections;
-        let mut open = connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = open.get_mut(&self.client) {
-            *own -= 1;
-            if *own == 0 {
-                open.remove(&self.client);
-            }
-        }
     }
 }
 
@@ -321,12 +299,4 @@ async fn write(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
     stream
         .write_all(&[&length.to_be_bytes(), answer].concat())
         .await
-}
-
-/// What counts as one client: in IPv6 a /64, because one host can use all its addresses.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
-        v4 => v4,
-    }
 }

@@ -215,6 +215,13 @@ fn a_zone_that_is_not_listed_yet_fails_and_other_names_are_refused() {
     assert_eq!(shown(&zone, web, RecordType::A), "Server Failure");
     let reverse = "9.0.96.10.in-addr.arpa.";
     assert_eq!(shown(&zone, reverse, RecordType::PTR), "Server Failure");
+    // Another server would say that an address of the cluster has no name.
+    let relayed = query(reverse, RecordType::PTR).to_vec().unwrap();
+    let outcome = answer(&zone, &rules(true), &relayed, Transport::Udp);
+    let failed = matches!(outcome, Outcome::Answer(_, ResponseCode::ServFail));
+    assert!(failed, "{outcome:?}");
+    let known = "1.0.96.10.in-addr.arpa.";
+    assert_eq!(shown(&zone, known, RecordType::PTR), "Server Failure");
     assert_eq!(
         shown(&zone, "www.example.com.", RecordType::A),
         "Query Refused"
@@ -304,6 +311,54 @@ fn an_endpoint_in_two_slices_counts_once() {
     let of = format!("_https._tcp.{of}");
     let answer = asked(&zone, &of, RecordType::SRV);
     assert_eq!((answer.answers.len(), answer.additionals.len()), (1, 1));
+}
+
+/// Pods on the node's network share its address.
+#[test]
+fn two_hosts_with_one_address_have_a_name_each() {
+    let slices = vec![slice("1", "a", &["10.0.0.1=x", "10.0.0.1=y"])];
+    let zone = zone(vec![headless("a", false)], slices);
+    let of = "a.default.svc.cluster.local.";
+    for host in ["x", "y"] {
+        let answer = shown(&zone, &format!("{host}.{of}"), RecordType::A);
+        assert!(answer.ends_with("IN A 10.0.0.1"), "{answer}");
+    }
+    let count = |of: &str, of_type| asked(&zone, of, of_type).answers.len();
+    assert_eq!(count(of, RecordType::A), 1);
+    assert_eq!(count(&format!("_https._tcp.{of}"), RecordType::SRV), 2);
+    assert_eq!(count("1.0.0.10.in-addr.arpa.", RecordType::PTR), 2);
+}
+
+/// RFC 3225, section 3.
+#[test]
+fn an_answer_repeats_whether_the_client_takes_signatures() {
+    let zone = zone(vec![service("web", &["10.96.0.1"])], vec![]);
+    for wanted in [false, true] {
+        let mut message = query("web.default.svc.cluster.local.", RecordType::A);
+        let mut edns = Edns::new();
+        edns.set_dnssec_ok(wanted);
+        message.set_edns(edns);
+        let answer = answered(&zone, &message, Transport::Udp);
+        assert_eq!(answer.edns.unwrap().flags().dnssec_ok, wanted);
+    }
+}
+
+#[test]
+fn a_server_that_has_stopped_serves_no_address() {
+    let runtime = crate::Runtime::start().unwrap();
+    let address = ([127, 0, 0, 1], testbed::reserve_port().unwrap()).into();
+    let dns = super::Dns::start(&runtime, super::Config::new([address])).unwrap();
+    let state = dns.watch_state();
+    let served = || match state().addresses.get(&address) {
+        Some(None) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    testbed::eventually(std::time::Duration::from_secs(10), served).unwrap();
+    drop(dns);
+    assert_eq!(
+        state().addresses[&address].as_deref(),
+        Some("the server has stopped")
+    );
 }
 
 #[test]

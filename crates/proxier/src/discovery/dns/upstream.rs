@@ -9,10 +9,10 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, Query};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::answer::{Transport, UDP_LIMIT};
+use super::quota::{Place, Quota};
 
 /// How long one server may take. A client waits for 5 seconds by default (resolv.conf(5)).
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 /// Limit of questions that wait for an answer, each of which needs a socket.
 const OUTSTANDING: usize = 256;
+/// Limit of those of one client; in IPv6 of one /64. A client whose questions no server answers leaves
+/// places to others.
+const OUTSTANDING_OF_ONE: usize = 128;
 /// The longest answer over UDP that a client may have asked for.
 const LONGEST_DATAGRAM: usize = 4096;
 /// Length of a header.
@@ -31,7 +34,7 @@ pub(super) struct Upstream {
     servers: Vec<SocketAddr>,
     /// The index of the server to ask first: the last one that answered.
     first: AtomicUsize,
-    places: Arc<Semaphore>,
+    places: Arc<Quota>,
 }
 
 /// Why there is no answer.
@@ -45,8 +48,6 @@ pub(super) enum ForwardError {
     },
     #[error("{0} did not answer within {PATIENCE:?}")]
     Silent(SocketAddr),
-    #[error("{OUTSTANDING} questions wait for an answer already")]
-    Busy,
     #[error("there is no upstream server")]
     NoServer,
     #[error("the question is not plain, so no answer to it can be recognised")]
@@ -58,14 +59,13 @@ impl Upstream {
         Self {
             servers,
             first: AtomicUsize::new(0),
-            places: Arc::new(Semaphore::new(OUTSTANDING)),
+            places: Quota::new(OUTSTANDING, OUTSTANDING_OF_ONE),
         }
     }
 
-    /// A place among the questions that wait, if one is free.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, ForwardError> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| ForwardError::Busy)
+    /// A place among the questions that wait, if one is free for this client.
+    pub(super) fn place(&self, client: IpAddr) -> Option<Place> {
+        self.places.take(client)
     }
 
     /// Sends a query as it is, but for its number, and returns the answer with the client's number.

@@ -253,10 +253,10 @@ fn hostnames(
     hostnames
 }
 
-/// Sorted by address, of which each has the first name only.
+/// Sorted by address, and each once. Pods on the node's network share its address, with a name each.
 pub(super) fn sorted(mut hostnames: Vec<(IpAddr, Arc<str>)>) -> Box<[(IpAddr, Arc<str>)]> {
-    hostnames.sort_by_key(|(address, _)| *address);
-    hostnames.dedup_by_key(|(address, _)| *address);
+    hostnames.sort_unstable();
+    hostnames.dedup();
     hostnames.into()
 }
 

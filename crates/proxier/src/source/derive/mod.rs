@@ -59,7 +59,7 @@ pub fn slices<'a>(
     // Grouped by family and port numbers, in an order that does not depend on the order of the
     // Pods.
     let mut groups = BTreeMap::<_, Vec<Endpoint>>::new();
-    let mut hostnames = BTreeMap::new();
+    let mut hostnames = BTreeMap::<_, Vec<_>>::new();
     for pod in pods.into_iter().filter(|pod| !pod.finished) {
         let ports = selection.ports_of(service, pod);
         let node = pod.node.as_deref().and_then(&node);
@@ -67,7 +67,10 @@ pub fn slices<'a>(
             if let Some(endpoint) = endpoint(selection, pod, node, *family) {
                 let group = groups.entry((*family, ports.clone())).or_default();
                 if let Some(name) = pod.hostname_in(service) {
-                    hostnames.insert(endpoint.address, name.clone());
+                    hostnames
+                        .entry(endpoint.address)
+                        .or_default()
+                        .push(name.clone());
                 }
                 group.push(endpoint);
             }
@@ -98,12 +101,15 @@ pub fn slices<'a>(
             slice.ports.clone_from(&ports);
             slice.endpoints = endpoints.into();
             let named = |endpoint: &Endpoint| {
-                let name = hostnames.get(&endpoint.address)?;
-                Some((endpoint.address, name.clone()))
+                let names = hostnames.get(&endpoint.address).into_iter().flatten();
+                names
+                    .cloned()
+                    .map(|name| (endpoint.address, name))
+                    .collect::<Vec<_>>()
             };
-            let mut names: Vec<_> = endpoints.iter().filter_map(named).collect();
+            let mut names: Vec<_> = endpoints.iter().flat_map(named).collect();
             names.sort_unstable();
-            names.dedup_by_key(|(address, _)| *address);
+            names.dedup();
             slice.hostnames = names.into();
             slices.push(slice);
         }
