@@ -101,6 +101,13 @@ enum Pending {
     InPipe(Pipe, usize),
 }
 
+/// The socket of a direction that has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    From,
+    To,
+}
+
 /// One direction of a connection.
 struct Direction<'a> {
     pending: Pending,
@@ -119,13 +126,13 @@ impl Direction<'_> {
         from: &TcpStream,
         to: &TcpStream,
         context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
-            ready!(self.poll_write(to, context))?;
+            ready!(self.poll_write(to, context)).map_err(|_| Broken::To)?;
             if self.is_at_end {
-                return Poll::Ready(shut(to));
+                return Poll::Ready(shut(to).map_err(|_| Broken::To));
             }
-            ready!(from.poll_read_ready(context))?;
+            ready!(from.poll_read_ready(context)).map_err(|_| Broken::From)?;
             let mut count = None;
             let tried = from.try_io(Interest::READABLE, || {
                 let read = self.read(from, to)?;
@@ -143,7 +150,7 @@ impl Direction<'_> {
                 (Some(0), _) => self.is_at_end = true,
                 (Some(count), _) => self.count(count),
                 (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(error));
+                    return Poll::Ready(Err(Broken::From));
                 }
                 (None, _) => {}
             }
@@ -260,17 +267,20 @@ fn shut(to: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Copies in both directions until both have ended.
+/// Copies in both directions until both have ended. What a direction had received before its other end
+/// broke is still passed on: an endpoint that answers and closes before it has read everything resets the
+/// connection behind its answer.
 ///
 /// # Errors
 ///
-/// The first one of either socket; the other end must then be reset.
+/// If one of the sockets broke; the other end must then be reset.
 pub(super) async fn relay(
     client: &TcpStream,
     endpoint: &TcpStream,
     traffic: &Traffic,
     shared: &Shared,
 ) -> io::Result<()> {
+    let reset = || Err(io::ErrorKind::ConnectionReset.into());
     let direction = |counters| Direction {
         pending: Pending::Nothing,
         carried: 0,
@@ -285,17 +295,25 @@ pub(super) async fn relay(
     // After one side's end, nothing reads from it any more, so its reset would not be noticed.
     let mut client_broke = pin!(client.ready(Interest::ERROR));
     let mut endpoint_broke = pin!(endpoint.ready(Interest::ERROR));
+    let mut cannot_send = false;
     poll_fn(|context| {
-        poll_part(&mut there, client, endpoint, context)?;
-        poll_part(&mut back, endpoint, client, context)?;
+        match poll_part(&mut there, client, endpoint, context) {
+            Err(Broken::To) => cannot_send = true,
+            Err(Broken::From) => return Poll::Ready(reset()),
+            Ok(()) => {}
+        }
+        if poll_part(&mut back, endpoint, client, context).is_err() {
+            return Poll::Ready(reset());
+        }
         let is_broken = match (&there, &back) {
+            (None, None) if cannot_send => true,
             (None, None) => return Poll::Ready(Ok(())),
             (None, Some(_)) => client_broke.as_mut().poll(context).is_ready(),
             (Some(_), None) => endpoint_broke.as_mut().poll(context).is_ready(),
             (Some(_), Some(_)) => false,
         };
         match is_broken {
-            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            true => Poll::Ready(reset()),
             false => Poll::Pending,
         }
     })
@@ -308,7 +326,7 @@ fn poll_part(
     from: &TcpStream,
     to: &TcpStream,
     context: &mut Context<'_>,
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     let Some(direction) = part else {
         return Ok(());
     };

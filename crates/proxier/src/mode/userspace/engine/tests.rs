@@ -282,6 +282,35 @@ fn a_reset_is_passed_on() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
+/// An endpoint that answers before it has read everything closes with a reset, and the client is still
+/// sending. It gets the answer, as it does without a proxy, and then the reset.
+#[test]
+fn an_early_answer_arrives_before_the_reset() {
+    let (listener, address) = listener();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.read_exact(&mut [0; 1]).unwrap();
+            stream.write_all(b"too large").unwrap();
+        }
+    });
+    let lab = Lab::new(Protocol::Tcp, &[address]);
+    for turn in 0..20 {
+        // Each other time, without the proxy.
+        let mut client = match turn % 2 {
+            0 => TcpStream::connect(address).unwrap(),
+            _ => lab.connect(),
+        };
+        // It ends with an error as soon as the reset has arrived.
+        let body = vec![0; 32 << 20];
+        let sent = client.write_all(&body);
+        let mut answer = Vec::new();
+        let end = client.read_to_end(&mut answer);
+        assert_eq!(answer, b"too large", "{sent:?} {end:?}");
+        assert!(sent.is_err() || end.is_err(), "the reset became an end");
+    }
+}
+
 #[test]
 fn connections_of_a_removed_endpoint_go_on_until_they_are_ended() {
     let (one, other) = (named("a"), named("b"));
