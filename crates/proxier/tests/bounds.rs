@@ -144,7 +144,7 @@ fn a_service_of_30_000_endpoints_in_mode_nftables() {
 #[test]
 fn a_service_of_50_000_ports() {
     let of = |count| service("giant", 1, count, 1);
-    in_proportion(5_000, of, &[ipvs]);
+    in_proportion(5_000, of, &[ipvs, nftables]);
 }
 
 #[test]

@@ -151,6 +151,50 @@ fn ports_of_another_protocol_or_name_do_not_count() {
 }
 
 /// The reason belongs to the port of the same protocol.
+/// The same name in several slices, protocols and families, in any order.
+#[test]
+fn the_ports_of_all_slices_with_the_name_count() {
+    let unordered = &[
+        ("https", Protocol::Tcp),
+        ("http", Protocol::Udp),
+        ("http", Protocol::Tcp),
+        ("a", Protocol::Tcp),
+    ];
+    let mut twice = slice("b", &[HTTP[0], HTTP[0]], endpoints(&[2]));
+    twice.ports[1].port = port(8081);
+    let mut v6 = slice("c", HTTP, vec![Endpoint::new(address("fd00:10:244::3"))]);
+    v6.family = Family::V6;
+    let slices = vec![slice("a", unordered, endpoints(&[1])), twice, v6];
+    let desired = desired(config(), service(), slices);
+    let backends = desired.frontend(&key()).unwrap().backends.iter();
+    let found: Vec<_> = backends.map(|b| (b.address, b.port.get())).collect();
+    let expected = [("10.244.1.1", 8080), ("10.244.1.2", 8080)];
+    assert_eq!(found, expected.map(|(ip, port)| (address(ip), port)));
+}
+
+/// At most five names, in order, each once, and none of the other protocol or family.
+#[test]
+fn ports_that_exist_instead_are_named() {
+    let ports = ["f", "e", "d", "c", "b", "a"].map(|text| (text, Protocol::Tcp));
+    let mut v6 = slice("c", &[("0", Protocol::Tcp)], Vec::new());
+    v6.family = Family::V6;
+    let reason = why(vec![
+        slice("a", &ports, endpoints(&[1])),
+        slice(
+            "b",
+            &[("a", Protocol::Tcp), ("aa", Protocol::Udp)],
+            endpoints(&[2]),
+        ),
+        v6,
+    ]);
+    let expected = NoEndpoints::NoSuchPort {
+        protocol: Protocol::Tcp,
+        wanted: name("http"),
+        found: ["a", "b", "c", "d", "e"].map(name).into(),
+    };
+    assert_eq!(reason, expected);
+}
+
 #[test]
 fn two_ports_of_one_name_have_their_own_reasons() {
     let mut both = service();

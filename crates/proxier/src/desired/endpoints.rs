@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::num::NonZeroU16;
+use std::ptr;
 use std::sync::Arc;
 
 use ipvs::Family;
@@ -50,27 +51,71 @@ enum Hint {
     Here,
 }
 
+/// The ports of a Service's slices, each with its slice, sorted: to find the endpoints of every port of
+/// a Service costs no more than to sort them once, however many ports there are.
+pub(super) struct Targets<'a>(Vec<(&'a EndpointPort, &'a EndpointSlice)>);
+
+impl<'a> Targets<'a> {
+    pub(super) fn of(view: ServiceView<'a>) -> Self {
+        let slices = view.slices();
+        let targets = slices.flat_map(|slice| slice.ports.iter().map(move |port| (port, slice)));
+        let mut targets: Vec<_> = targets.collect();
+        // Stable: of a slice that has a port twice, the first one counts.
+        targets.sort_by_key(|(target, _)| (target.protocol, &target.name));
+        targets.dedup_by(|(target, slice), (kept, of)| {
+            ptr::eq(*slice, *of) && (target.protocol, &target.name) == (kept.protocol, &kept.name)
+        });
+        Self(targets)
+    }
+
+    /// The slices that have a port of this protocol and name.
+    pub(super) fn named<'t>(
+        &'t self,
+        port: &'t ServicePort,
+    ) -> impl Iterator<Item = (&'a EndpointPort, &'a EndpointSlice)> + 't {
+        let from_here = self.not_before((port.protocol, &port.name));
+        from_here
+            .take_while(|(target, _)| target.name == port.name && target.protocol == port.protocol)
+    }
+
+    /// The ports of this protocol, by name.
+    fn of_protocol(
+        &self,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = (&'a EndpointPort, &'a EndpointSlice)> {
+        let from_here = self.not_before((protocol, &PortName::UNNAMED));
+        from_here.take_while(move |(target, _)| target.protocol == protocol)
+    }
+
+    fn not_before(
+        &self,
+        first: (Protocol, &PortName),
+    ) -> impl Iterator<Item = (&'a EndpointPort, &'a EndpointSlice)> + use<'a, '_> {
+        let is_before =
+            |(target, _): &(&EndpointPort, &EndpointSlice)| (target.protocol, &target.name) < first;
+        let at = self.0.partition_point(is_before);
+        self.0.iter().skip(at).copied()
+    }
+}
+
 /// Merges the slices of a Service for one of its ports.
 ///
 /// The port number is that of each slice, so it may differ between slices of one Service. The lists
 /// are chosen independently (KEP-1669): per policy the ready endpoints, or, if there are none, the
 /// terminating ones that still serve.
 pub(super) fn endpoints(
-    view: ServiceView<'_>,
+    targets: &Targets<'_>,
     port: &ServicePort,
     family: Family,
     uses_local: bool,
     config: &Config,
 ) -> Endpoints {
     let mut candidates = Vec::new();
-    for slice in view.slices().filter(|slice| slice.family == family) {
-        let same =
-            |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;
-        if let Some(target) = slice.ports.iter().find(same) {
-            let of_slice = slice.endpoints.iter();
-            let usable = of_slice.filter(|endpoint| refusal(endpoint, family, config).is_none());
-            candidates.extend(usable.filter_map(|endpoint| candidate(endpoint, target, config)));
-        }
+    let of_family = targets.named(port);
+    for (target, slice) in of_family.filter(|(_, slice)| slice.family == family) {
+        let usable = slice.endpoints.iter();
+        let usable = usable.filter(|endpoint| refusal(endpoint, family, config).is_none());
+        candidates.extend(usable.filter_map(|endpoint| candidate(endpoint, target, config)));
     }
     // An endpoint can be in two slices for a moment while it moves between them. If they disagree,
     // the ready one wins, then the one on this node, then the one with the greatest weight.
@@ -290,6 +335,7 @@ impl NoEndpoints {
     /// endpoints on this node.
     pub(super) fn find(
         view: ServiceView<'_>,
+        targets: &Targets<'_>,
         port: &ServicePort,
         family: Family,
         local: bool,
@@ -298,29 +344,31 @@ impl NoEndpoints {
         if view.slices().next().is_none() {
             return Self::NoSlice;
         }
-        let slices: Vec<_> = view
-            .slices()
-            .filter(|slice| slice.family == family)
-            .collect();
-        if slices.is_empty() {
+        let is_of_family = |slice: &&EndpointSlice| slice.family == family;
+        let mut slices = view.slices().filter(is_of_family).peekable();
+        if slices.peek().is_none() {
             return Self::OtherFamily;
         }
-        if slices.iter().all(|slice| slice.endpoints.is_empty()) {
+        if slices.all(|slice| slice.endpoints.is_empty()) {
             return Self::Empty;
         }
-        let has_port = |slice: &&&EndpointSlice| {
-            let mut ports = slice.ports.iter();
-            ports.any(|target| target.name == port.name && target.protocol == port.protocol)
-        };
-        let endpoints = slices.iter().filter(has_port);
-        let endpoints: Vec<_> = endpoints.flat_map(|slice| &slice.endpoints).collect();
+        let with_port = targets.named(port).map(|(_, slice)| slice);
+        let endpoints = with_port
+            .filter(is_of_family)
+            .flat_map(|slice| &slice.endpoints);
+        let endpoints: Vec<_> = endpoints.collect();
         if endpoints.is_empty() {
-            let ports = slices.iter().flat_map(|slice| &slice.ports);
-            let names = ports.filter(|target| target.protocol == port.protocol);
-            let mut found: Vec<_> = names.map(|target| target.name.clone()).collect();
-            found.sort_unstable();
-            found.dedup();
-            found.truncate(MAX_NAMES);
+            let of_protocol = targets.of_protocol(port.protocol);
+            let ports = of_protocol.filter(|(_, slice)| is_of_family(slice));
+            let mut found: Vec<PortName> = Vec::new();
+            for (target, _) in ports {
+                if found.last() != Some(&target.name) {
+                    found.push(target.name.clone());
+                }
+                if found.len() == MAX_NAMES {
+                    break;
+                }
+            }
             return Self::NoSuchPort {
                 protocol: port.protocol,
                 wanted: port.name.clone(),

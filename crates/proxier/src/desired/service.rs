@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ipvs::{Family, Scheduler, Tunnel};
 
-use super::endpoints::{Endpoints, endpoints, ready_on_this_node, refused};
+use super::endpoints::{Endpoints, Targets, endpoints, ready_on_this_node, refused};
 use super::{
     Backend, Config, Frontend, FrontendKey, FrontendKind, HealthCheck, NoEndpoints, Problem,
     ServicePortName, Unanswered, WithoutBackends,
@@ -110,6 +110,7 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
     let uses_local = service.internal_traffic_policy == TrafficPolicy::Local
         || service.external_traffic_policy == TrafficPolicy::Local;
     wishes.problems.extend(refused(view, config));
+    let targets = Targets::of(view);
     for (index, port) in service.ports.iter().enumerate() {
         if let Protocol::Other(number) = port.protocol {
             wishes.problems.push(Problem {
@@ -121,9 +122,9 @@ pub(super) fn wishes(view: ServiceView<'_>, config: &Config) -> Wishes {
             continue;
         }
         for family in families(service, config) {
-            let endpoints = endpoints(view, port, family, uses_local, config);
+            let endpoints = endpoints(&targets, port, family, uses_local, config);
             let why = |none: bool, local| {
-                none.then(|| NoEndpoints::find(view, port, family, local, config))
+                none.then(|| NoEndpoints::find(view, &targets, port, family, local, config))
             };
             let anywhere = why(endpoints.cluster.is_empty(), false);
             let here = why(uses_local && endpoints.local.is_empty(), true);

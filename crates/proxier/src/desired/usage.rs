@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipvs::Family;
 
 use super::Config;
-use super::endpoints::{Endpoints, candidate, endpoints, refusal};
+use super::endpoints::{Endpoints, Targets, candidate, endpoints, refusal};
 use crate::model::{Endpoint, EndpointConditions, ObjectName, PortName, ServicePort};
 use crate::store::ServiceView;
 
@@ -66,7 +66,9 @@ pub fn endpoint_uses(
     port: &ServicePort,
     config: &Config,
 ) -> Vec<EndpointUse> {
-    let chosen = [Family::V4, Family::V6].map(|family| endpoints(view, port, family, true, config));
+    let targets = Targets::of(view);
+    let chosen =
+        [Family::V4, Family::V6].map(|family| endpoints(&targets, port, family, true, config));
     let [v4, v6] = &chosen;
     let mut uses = Vec::new();
     for slice in view.slices() {
