@@ -57,6 +57,43 @@ fn names_are_known_by_table() {
     }
 }
 
+/// kube-proxy creates the kubelet's `KUBE-FIREWALL` too, and leaves it when it cleans up.
+#[test]
+fn all_of_a_real_kube_proxy_is_removed() {
+    let saved = include_str!("kube-proxy-1.30.iptables-save");
+    let found = Chains::parse(saved);
+    assert!(found.in_use.is_empty(), "{:?}", found.in_use);
+    let mut of = "";
+    let mut expected = BTreeSet::new();
+    for line in saved.lines() {
+        of = line.strip_prefix('*').unwrap_or(of);
+        let declared = line.strip_prefix(':').and_then(|rest| rest.split_once(' '));
+        expected.extend(
+            declared
+                .map(|(name, _)| (of.to_owned(), name.to_owned()))
+                .filter(|(of, name)| {
+                    name.starts_with("KUBE-") && (&**of, &**name) != ("filter", "KUBE-FIREWALL")
+                }),
+        );
+    }
+    let chains = found.rules.chains();
+    let chains = chains.map(|(of, name)| (of.to_string(), name.to_string()));
+    assert_eq!(chains.collect::<BTreeSet<_>>(), expected);
+
+    let removal = Transaction::removal(Family::V4, &found.rules).to_string();
+    let (mut jumps, mut kept) = (0, 0);
+    for rule in saved.lines().filter_map(|line| line.strip_prefix("-A ")) {
+        if rule.starts_with("KUBE-") {
+            continue;
+        }
+        let is_removed = removal.contains(&format!("-D {rule}\n"));
+        assert_eq!(is_removed, !rule.ends_with("-j KUBE-FIREWALL"), "{rule}");
+        jumps += usize::from(is_removed);
+        kept += usize::from(!is_removed);
+    }
+    assert_eq!((jumps, kept), (12, 2));
+}
+
 #[test]
 fn sets_are_known_by_their_whole_name() {
     for name in [
