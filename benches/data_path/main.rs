@@ -10,7 +10,6 @@ mod node;
 mod traffic;
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -43,13 +42,18 @@ fn main() -> Result<()> {
     println!("| on the node | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let mut rows = Vec::new();
-    let dumps = dumps(std::env::args());
-    for load in Load::all(has("--quick"), has("--large"), dumps) {
+    let files = files(std::env::args());
+    let loads = match has("--without-each") {
+        true => Load::without_each(),
+        false => Load::all(has("--quick"), has("--large"), files),
+    };
+    for load in loads {
         let row = row(load)?;
         print(&row);
         rows.push(row);
     }
     ratios(&rows);
+    prices(&rows);
     Ok(())
 }
 
@@ -85,12 +89,36 @@ fn print(Row { load, service, pod }: &Row) {
     println!("| {load} | {service} | {pod} |");
 }
 
-/// The values of `--dump`.
-fn dumps(arguments: impl Iterator<Item = String>) -> Vec<PathBuf> {
+/// The values of `--patch` and `--dump`.
+fn files(arguments: impl Iterator<Item = String>) -> Vec<Load> {
     let arguments: Vec<_> = arguments.collect();
     let pairs = arguments.iter().zip(arguments.iter().skip(1));
-    let dumps = pairs.filter(|(flag, _)| *flag == "--dump");
-    dumps.map(|(_, path)| path.into()).collect()
+    let files = pairs.filter_map(|(flag, path)| match flag.as_str() {
+        "--patch" => Some(Load::Patched(path.into())),
+        "--dump" => Some(Load::Dump(path.into())),
+        _ => None,
+    });
+    files.collect()
+}
+
+/// What each chain costs: the whole without what is left if it is missing.
+fn prices(rows: &[Row]) {
+    let Some(whole) = rows.iter().find(|row| row.load == Load::AllParts) else {
+        return;
+    };
+    println!();
+    println!("What each chain costs, of all parts of the rules.");
+    println!("| chain | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for row in rows {
+        let (Load::Without(chain), Some(with), Some(without)) =
+            (&row.load, &whole.service, &row.service)
+        else {
+            continue;
+        };
+        let (service, pod) = (with.minus(without), whole.pod.minus(&row.pod));
+        println!("| `{chain}` | {service} | {pod} |");
+    }
 }
 
 /// The ratios of whole proxies to their references.

@@ -58,6 +58,8 @@ pub(crate) enum Load {
     SvcproxyIptables(u32),
     /// svcproxy in mode `nftables`.
     SvcproxyNftables(u32),
+    /// svcproxy in mode `ipvs` with few Services, and changes of its rules for `nft -f`.
+    Patched(PathBuf),
     /// The rules of another program, as `nft list ruleset` printed them. They must serve the
     /// measured Service.
     Dump(PathBuf),
@@ -65,14 +67,14 @@ pub(crate) enum Load {
 
 impl Load {
     /// The rows of the table.
-    pub(crate) fn all(quick: bool, large: bool, dumps: Vec<PathBuf>) -> Vec<Self> {
+    pub(crate) fn all(quick: bool, large: bool, files: Vec<Self>) -> Vec<Self> {
         let mut all = vec![
             Self::Conntrack,
             Self::IpvsConntrack,
             Self::SvcproxyIpvs(FEW),
             Self::SvcproxyNftables(FEW),
         ];
-        all.extend(dumps.into_iter().map(Self::Dump));
+        all.extend(files);
         if quick {
             return all;
         }
@@ -83,10 +85,15 @@ impl Load {
         all.extend(sizes.iter().copied().map(Self::SvcproxyNftables));
         all.extend(large.then_some(Self::SvcproxyNftables(MOST)));
         all.extend([FEW, MANY].map(Self::SvcproxyIptables));
-        all.push(Self::AllParts);
-        let chains = Ruleset::new(&config()).base_chain_names().into_iter();
-        all.extend(chains.map(Self::Without));
+        all.extend(Self::without_each());
         all
+    }
+
+    /// The rows that show what each chain costs.
+    pub(crate) fn without_each() -> Vec<Self> {
+        let chains = Ruleset::new(&config()).base_chain_names().into_iter();
+        let without = chains.map(Self::Without);
+        [Self::AllParts].into_iter().chain(without).collect()
     }
 
     /// Whether the cluster IP is served.
@@ -102,6 +109,7 @@ impl Load {
                 | Self::AllParts
                 | Self::SvcproxyIptables(_)
                 | Self::SvcproxyNftables(_)
+                | Self::Patched(_)
                 | Self::Dump(_)
         )
     }
@@ -138,6 +146,10 @@ impl Load {
             }
             Self::SvcproxyIptables(services) => iptables(node, &state(*services)?)?,
             Self::SvcproxyNftables(services) => nftables(node, &state(*services)?)?,
+            Self::Patched(path) => {
+                ipvs(node, &state(FEW)?, |_| true)?;
+                node.run_with_input(["nft", "-f", "-"], &fs::read_to_string(path)?)?;
+            }
             Self::Dump(path) => {
                 node.run_with_input(["nft", "-f", "-"], &fs::read_to_string(path)?)?;
             }
@@ -159,6 +171,10 @@ impl fmt::Display for Load {
             Self::Without(chain) => write!(f, "– without `{chain}`"),
             Self::SvcproxyIptables(services) => write!(f, "svcproxy iptables, {services} Services"),
             Self::SvcproxyNftables(services) => write!(f, "svcproxy nftables, {services} Services"),
+            Self::Patched(path) => {
+                let name = path.file_stem().unwrap_or_default();
+                write!(f, "svcproxy ipvs, {FEW} Services, {}", name.display())
+            }
             Self::Dump(path) => path.file_stem().unwrap_or_default().display().fmt(f),
         }
     }

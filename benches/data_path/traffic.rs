@@ -26,6 +26,13 @@ impl Cost {
         let [x, y, z] = other.0;
         Self([a / x, b / y, c / z])
     }
+
+    /// What this costs more than `other`.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        let [a, b, c] = self.0;
+        let [x, y, z] = other.0;
+        Self([a - x, b - y, c - z])
+    }
 }
 
 /// As cells of a table.

@@ -46,6 +46,12 @@ struct DataPathArgs {
     /// Measure 10,000 and 50,000 Services too.
     #[arg(long)]
     large: bool,
+    /// Measure only what each chain of mode `ipvs` costs, by taking one away at a time.
+    #[arg(long)]
+    without_each: bool,
+    /// Measure mode `ipvs` with 10 Services after `nft -f FILE` too, to try a change of its rules.
+    #[arg(long, value_name = "FILE")]
+    patch: Vec<PathBuf>,
     /// Measure the rules in a file, as `nft list ruleset` prints them, too; they must send
     /// 10.100.0.1:80 (TCP and UDP) to port 8080 of 10.244.1.2.
     #[arg(long, value_name = "FILE")]
@@ -112,10 +118,13 @@ fn data_path(args: &DataPathArgs) -> Result<Job> {
     let mut command = vec![cargo::text(artifact, "/executable")?.into()];
     command.extend(args.quick.then(|| "--quick".into()));
     command.extend(args.large.then(|| "--large".into()));
-    for dump in &args.dump {
-        let path = dump.canonicalize();
-        let path = path.with_context(|| format!("cannot find {}", dump.display()))?;
-        command.extend(["--dump".into(), path.into_os_string()]);
+    command.extend(args.without_each.then(|| "--without-each".into()));
+    let patches = args.patch.iter().map(|path| ("--patch", path));
+    let dumps = args.dump.iter().map(|path| ("--dump", path));
+    for (flag, path) in patches.chain(dumps) {
+        let file = path.canonicalize();
+        let file = file.with_context(|| format!("cannot find {}", path.display()))?;
+        command.extend([flag.into(), file.into_os_string()]);
     }
     Job::here(command)
 }
