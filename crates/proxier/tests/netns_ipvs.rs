@@ -10,6 +10,8 @@
 mod conntrack;
 #[path = "netns_ipvs/elements.rs"]
 mod elements;
+#[path = "netns_ipvs/filters.rs"]
+mod filters;
 #[path = "netns_ipvs/paths.rs"]
 mod paths;
 #[path = "netns_ipvs/routes.rs"]
@@ -71,6 +73,7 @@ fn ruleset() -> Ruleset {
 fn without_parts() -> Ruleset {
     let mut parts = Parts::ALL;
     (parts.capture, parts.marks, parts.refusal) = (false, false, false);
+    (parts.ranges, parts.admission) = (false, false);
     ruleset().with_parts(parts)
 }
 
@@ -248,7 +251,7 @@ fn a_ruleset_that_others_changed_is_noticed_and_replaced() {
             assert_eq!(listing(&namespace), before, "{change}");
         }
         // Chains that no Service needs go, and come back.
-        for (ruleset, count) in [(without_parts(), 7), (ruleset(), 10)] {
+        for (ruleset, count) in [(without_parts(), 6), (ruleset(), 10)] {
             succeed(&mut kernel, [Step::InstallRuleset(ruleset.clone())]);
             let node = kernel.observe().unwrap();
             assert_eq!(node.ruleset, Some(ruleset.fingerprint()));

@@ -25,8 +25,10 @@ pub enum Need {
     Delivery(Family),
     /// Firewall marks that choose a virtual server.
     Marks,
-    /// Rejection of the node's own connections.
+    /// Rejection of connections to something without backends.
     Refusal,
+    /// A check of clients against source ranges.
+    SourceRanges,
     /// A health check node port that a host firewall must let pass.
     HealthCheck(Family, NonZeroU16),
 }
@@ -50,6 +52,7 @@ pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item 
     let captured = captured.into_iter().filter(|_| frontend.is_captured());
     let has_marks = frontend.key.is_node_port() || frontend.external.is_some();
     let is_refused = frontend.backends.is_empty();
+    let has_ranges = frontend.source_ranges.is_some();
     let external = frontend
         .external
         .iter()
@@ -62,6 +65,7 @@ pub(super) fn needs(frontend: &Frontend, config: &Config) -> impl Iterator<Item 
         .chain(captured)
         .chain(has_marks.then_some(Need::Marks))
         .chain(is_refused.then_some(Need::Refusal))
+        .chain(has_ranges.then_some(Need::SourceRanges))
 }
 
 /// The health check of a Service with external traffic policy `Local`: its load balancer asks each

@@ -1,8 +1,10 @@
-//! Sysctls, as files below /proc/sys or another mount of it.
+//! Sysctls, as files below /proc/sys or another mount of it, and legacy iptables' tables.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::{fs, io};
+
+use ipvs::Family;
 
 use crate::mode::{ApplyReport, NodeError, Sysctl};
 
@@ -82,4 +84,13 @@ impl Sysctls {
             );
         }
     }
+}
+
+/// The names of the kernel's tables of legacy iptables for a family, one on each line.
+pub(crate) fn legacy_tables(family: Family) -> io::Result<String> {
+    let names = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    fs::read_to_string(names)
 }

@@ -78,6 +78,7 @@ fn check_parts(node: &NodeState, config: &Config) {
         Element::NoEndpoints(key) | Element::Dropped(key, Audience::All) => !key.is_node_port(),
         _ => false,
     });
+    let ranges = has(|element| matches!(element, Element::Restricted(_)));
     let any = has(|element| element.frontend().is_some());
     let choices = [false, true];
     let marks = if marks { &choices[1..] } else { &choices[..] };
@@ -88,6 +89,7 @@ fn check_parts(node: &NodeState, config: &Config) {
     let is_there = wanted.any(|(marks, refusal)| {
         let mut parts = Parts::ALL;
         (parts.capture, parts.marks, parts.refusal) = (captures, marks, refusal);
+        (parts.ranges, parts.admission) = (ranges, node.is_filtered);
         let ruleset = Ruleset::new(config).with_parts(parts);
         (any || !(marks || refusal)) && node.ruleset == Some(ruleset.fingerprint())
     });
@@ -105,10 +107,13 @@ fn check_traces(node: &NodeState, expected: &Reach, config: &Config) {
         .push("fd00:10:244::/56".parse().unwrap());
     let parts = [false, true].into_iter().flat_map(|capture| {
         [false, true].into_iter().flat_map(move |marks| {
-            [false, true].map(move |refusal| {
-                let mut parts = Parts::ALL;
-                (parts.capture, parts.marks, parts.refusal) = (capture, marks, refusal);
-                parts
+            [false, true].into_iter().flat_map(move |refusal| {
+                [false, true].map(move |ranges| {
+                    let mut parts = Parts::ALL;
+                    (parts.capture, parts.marks, parts.refusal) = (capture, marks, refusal);
+                    (parts.ranges, parts.admission) = (ranges, node.is_filtered);
+                    parts
+                })
             })
         })
     });

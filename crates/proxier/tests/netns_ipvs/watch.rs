@@ -21,7 +21,7 @@ fn quiet(reports: &Receiver<()>) {
 #[ignore = "netns: needs root"]
 fn changes_by_other_programs_are_reported_and_own_changes_are_not() {
     let namespace = namespace();
-    let foreign = "table inet filter { chain input { type filter hook input priority 0; }; }";
+    let foreign = "table inet filter { chain forward { type filter hook forward priority 0; }; }";
     namespace.enter(|| {
         let mut kernel = kernel();
         let (report, reports) = mpsc::channel();
@@ -54,6 +54,7 @@ fn changes_by_other_programs_are_reported_and_own_changes_are_not() {
             "ip rule del priority 73",
             "ip -6 rule del priority 72",
             "ip rule add priority 5 prohibit",
+            "nft add chain inet filter input { type filter hook input priority 0; }",
             "nft add table inet svcproxy { flags dormant; }",
             "nft flush chain inet svcproxy refused",
             "nft flush ruleset",

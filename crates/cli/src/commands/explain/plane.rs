@@ -49,7 +49,10 @@ impl DataPlane {
             Mode::Ipvs => {
                 let mut node = NodeState::default();
                 node.record(&Plan::new(desired, &node, Scope::Full), &[]);
-                Self::Ipvs(Rules::Known(Ruleset::needed(desired)), Box::new(node))
+                Self::Ipvs(
+                    Rules::Known(Ruleset::needed(desired, node.is_filtered)),
+                    Box::new(node),
+                )
             }
             Mode::Iptables => {
                 let mut node = iptables::NodeState::default();

@@ -17,7 +17,7 @@ use ipvs::Family;
 use netlink::uapi::*;
 use netlink::{Listener, Message, Socket, Watch, nftables};
 
-use super::kernel::{Flavour, kind_in_iptables, legacy_tables, restore, save};
+use super::kernel::{Flavour, kind_in_iptables, restore, save};
 use super::name::FORWARD as FORWARD_OF_IPTABLES;
 use super::rule::{CtState, Match, Target};
 use super::transaction::{Part, Written};
@@ -26,6 +26,7 @@ use crate::desired::{Config, Marks};
 use crate::mode::NodeError;
 use crate::mode::conntrack::netlink_family;
 use crate::mode::probe::Mode;
+use crate::mode::proc_sys::legacy_tables;
 
 const INPUT: &str = "SVCPASS-INPUT";
 const FORWARD: &str = "SVCPASS-FORWARD";

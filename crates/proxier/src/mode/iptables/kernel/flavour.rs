@@ -1,12 +1,13 @@
 //! Finds out which iptables a node uses.
 
-use std::{fmt, fs, io};
+use std::fmt;
 
 use ipvs::Family;
 
 use super::program::{Program, Verb};
 use crate::mode::NodeError;
 use crate::mode::iptables::Rules;
+use crate::mode::proc_sys::legacy_tables;
 
 /// One of the two iptables. Neither sees the other's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -168,15 +169,6 @@ impl Traces {
         self.has_ours |= !Rules::parse(saved).is_empty();
         self.rules += saved.lines().filter(|line| line.starts_with("-A ")).count();
     }
-}
-
-/// The names of the kernel's tables of legacy iptables for a family, one on each line.
-pub(crate) fn legacy_tables(family: Family) -> io::Result<String> {
-    let names = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-    };
-    fs::read_to_string(names)
 }
 
 /// Whether the kernel has tables of legacy iptables for a family.

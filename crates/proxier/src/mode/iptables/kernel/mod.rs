@@ -19,7 +19,6 @@ use program::{Program, Verb};
 #[cfg(feature = "ipvs")]
 pub(crate) use flavour::has_legacy_tables;
 #[cfg(feature = "ipvs")]
-pub(super) use flavour::legacy_tables;
 #[cfg(feature = "ipvs")]
 pub(super) use watch::kind_in_iptables;
 

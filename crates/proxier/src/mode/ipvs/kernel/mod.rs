@@ -84,6 +84,7 @@ impl Around {
         Ok(NodeState {
             sysctls: self.sysctls.observe()?,
             ruleset,
+            is_filtered: self.nft.observe_filters()?,
             elements,
             routes,
             obstacles,

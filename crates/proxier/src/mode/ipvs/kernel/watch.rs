@@ -1,9 +1,10 @@
-//! Watches for changes of svcproxy's nftables tables, routes and rules by other programs.
+//! Watches for changes of svcproxy's nftables tables, routes and rules by other programs, and for new
+//! filters of theirs.
 //!
 //! IPVS has no notifications, so the audit polls it.
 
 use netlink::uapi::*;
-use netlink::{Listener, Message, Watch};
+use netlink::{Attributes, Listener, Malformed, Message, Watch};
 
 use super::routes::ROUTE_PROTOCOL;
 use crate::mode::NodeError;
@@ -49,7 +50,7 @@ pub struct Watching(#[expect(dead_code, reason = "its drop ends the thread")] Wa
 fn matters(message: &Message<'_>) -> bool {
     let [subsystem, _] = message.kind.to_be_bytes();
     match message.kind {
-        _ if subsystem == NFNL_SUBSYS_NFTABLES => is_of_table(message),
+        _ if subsystem == NFNL_SUBSYS_NFTABLES => is_of_table(message) || is_new_filter(message),
         _ => is_route_or_rule_in_question(message),
     }
 }
@@ -75,6 +76,18 @@ fn is_of_table(message: &Message<'_>) -> bool {
     }
     let attributes = message.attributes();
     attributes.map_or(true, |a| a.text(NFTA_TABLE_NAME) == Some(TABLE))
+}
+
+/// Whether another program has created a chain that sees incoming packets. Packets to Services may
+/// have to be marked for it.
+fn is_new_filter(message: &Message<'_>) -> bool {
+    let [_, kind] = message.kind.to_be_bytes();
+    let is_input = |attributes: Attributes<'_>| {
+        let hook = attributes.nested(NFTA_CHAIN_HOOK)?;
+        let point = hook.map(|hook| hook.require(NFTA_HOOK_HOOKNUM)?.number());
+        Ok::<_, Malformed>(point.transpose()? == Some(NF_INET_LOCAL_IN))
+    };
+    kind == NFT_MSG_NEWCHAIN && message.attributes().and_then(is_input).unwrap_or(true)
 }
 
 /// svcproxy's routes, those in its table, and those in table `local` that do not belong to an

@@ -254,7 +254,7 @@ impl Builder<'_> {
 
     /// The rules, if the node has others.
     fn ruleset(&self) -> Option<Step> {
-        let ruleset = Ruleset::needed(self.desired);
+        let ruleset = Ruleset::needed(self.desired, self.node.is_filtered);
         let is_new = self.node.ruleset != Some(ruleset.fingerprint());
         is_new.then_some(Step::InstallRuleset(ruleset))
     }
@@ -324,7 +324,7 @@ impl Builder<'_> {
                 }
                 Need::Delivery(family) => self.policy_route(family, wanted),
                 // Their rules are planned at once.
-                Need::Marks | Need::Refusal => {}
+                Need::Marks | Need::Refusal | Need::SourceRanges => {}
                 Need::HealthCheck(family, port) => {
                     self.element(Element::HealthCheck(family, port), wanted, || None);
                 }

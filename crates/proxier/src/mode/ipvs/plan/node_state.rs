@@ -22,6 +22,9 @@ pub struct NodeState {
     pub sysctls: BTreeMap<Sysctl, String>,
     /// The nftables rules; `None` if they are missing or were changed.
     pub ruleset: Option<Fingerprint>,
+    /// Whether a filter of another program sees the packets that the node receives, behind
+    /// svcproxy's chain `admit`, which marks those to Services for it.
+    pub is_filtered: bool,
     /// Elements of the nftables sets.
     pub elements: Elements,
     /// `local` routes with svcproxy's protocol number.

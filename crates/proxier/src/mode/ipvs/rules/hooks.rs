@@ -215,44 +215,57 @@ pub(super) fn admit_node_port(family: Family, marks: Marks) -> Vec<Rule> {
 /// While no virtual server has a mark, packets of established connections leave first: all else is
 /// for new connections, or for no connection. If the virtual server is gone, TCP resets the
 /// connection by itself, and other flows have been deleted.
+///
+/// Packets have a mark only from `capture` or `admit`.
 pub(super) fn filter_input(marks: Marks, parts: Parts) -> Vec<Rule> {
     let own = marks.own();
-    let established = Statement::State(CtState::Established);
-    let established = rule([established, ClearMark(own), Return]);
+    let is_marked = parts.capture || parts.admission;
+    let clear = is_marked.then_some(ClearMark(own));
+    let established = [Statement::State(CtState::Established)].into_iter();
+    let established = Rule(established.chain(clear).chain([Return]).collect());
     let delivered = rule([HasMark(own), ClearMark(own)]);
     let established = (!parts.marks).then_some(established);
-    let rules = established.into_iter().chain([delivered]);
+    let delivered = is_marked.then_some(delivered);
+    let rules = established.into_iter().chain(delivered);
     rules.chain(by_family(|names| names.input)).collect()
 }
 
-pub(super) fn input(family: Family) -> Vec<Rule> {
+pub(super) fn input(family: Family, parts: Parts) -> Vec<Rule> {
     let names = Names::of(family);
+    let to_virtual_server = match parts.marks {
+        true => Goto(names.virtual_server),
+        false => Return,
+    };
     let to_node_port = [
         DestinationNotIn(loopback(family)),
         In(Set::NodePortAddresses(family)),
         LocalDestination,
         Goto(names.node_port),
     ];
-    vec![
-        rule([NEW, Jump(names.new_in)]),
+    let new = (parts.ranges || parts.refusal).then(|| rule([NEW, Jump(names.new_in)]));
+    let others = [
         rule([Reply, Return]),
-        rule([In(Set::VirtualServers(family)), Goto(names.virtual_server)]),
+        rule([In(Set::VirtualServers(family)), to_virtual_server]),
         rule([
             In(Set::ServiceCidrs(family)),
             NotProtocol(icmp(family)),
             Goto(REFUSED),
         ]),
-        rule(to_node_port),
-    ]
+    ];
+    let to_node_port = parts.marks.then(|| rule(to_node_port));
+    new.into_iter().chain(others).chain(to_node_port).collect()
 }
 
-/// The first packets of connections to the node.
-pub(super) fn new_in(family: Family) -> Vec<Rule> {
-    vec![
-        check_ranges(family),
+/// The first packets of connections to the node. Each lookup costs every one of them, so it is there
+/// only while the set has something in it.
+pub(super) fn new_in(family: Family, parts: Parts) -> Vec<Rule> {
+    let refusal = [
         rule([In(Set::NoEndpoints(family)), Goto(REFUSED)]),
         rule([In(Set::Dropped(family)), Drop]),
-    ]
+    ];
+    let ranges = parts.ranges.then(|| check_ranges(family));
+    let refusal = refusal.into_iter().filter(|_| parts.refusal);
+    ranges.into_iter().chain(refusal).collect()
 }
 
 /// The first packets of connections to an address with source ranges.

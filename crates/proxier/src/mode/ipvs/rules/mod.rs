@@ -1,8 +1,9 @@
 //! The packet-filter rules of IPVS mode, as a value.
 //!
 //! All rules are in one nftables table, `inet svcproxy`. svcproxy writes them once; Services are
-//! elements of its [`Set`]s. [`Ruleset`]'s `Display` is the text that `nft -f` reads. Three chains,
-//! marked with * below, exist only while Services need them ([`Parts`]).
+//! elements of its [`Set`]s. [`Ruleset`]'s `Display` is the text that `nft -f` reads. Four chains,
+//! marked with * below, exist only while something needs them ([`Parts`]): `admit` while another program
+//! has a filter that can read its marks, the others while Services need them.
 //!
 //! # A packet's way
 //!
@@ -10,7 +11,7 @@
 //! | --- | --- | --- |
 //! | `nat-prerouting`, `nat-output` | -100 | set the masquerade bit |
 //! | `capture` * | prerouting, -90 | marks packets for load-balancer and external IPs |
-//! | `admit` | input, -10 | marks packets to Services and health checks for iptables' filter |
+//! | `admit` * | input, -10 | marks packets to Services and health checks for iptables' filter |
 //! | `filter-input` | input, 20 | rejects, drops, and chooses a virtual server by mark |
 //! | IPVS | input, 98 and 99; output, -99 and -98 | chooses a real server |
 //! | `after-ipvs` * | output, -500 | clears the marks on packets that IPVS sends |
@@ -30,8 +31,8 @@
 //! - A packet from pod to pod passes `answers-out` alone, while nothing is captured. It leaves by the
 //!   first rule, or as an answer after two lookups: its source in `virtual-servers`, and, while there
 //!   are node ports, among the node's addresses.
-//! - A packet of an established connection to a virtual server makes one lookup, in `admit`. Without
-//!   marks, it leaves `filter-input` by the first rule.
+//! - A packet of an established connection to a virtual server makes one lookup, in `admit`, if that is
+//!   there. Without marks, it leaves `filter-input` by the first rule.
 //! - An answer from a virtual server makes one lookup, and has its source rewritten.
 //! - A packet for the node itself makes four lookups in `admit`, and as many in `filter-input` while
 //!   there are marks.
@@ -157,7 +158,7 @@ pub(crate) use range::{mask as range_mask, tag as range_tag, untagged as untagge
 pub(crate) use rule::{
     Chain, ChainKind, CtState, Hook, HookPoint, Rule, Statement, TransportProtocol,
 };
-#[cfg(all(feature = "ipvs", feature = "iptables"))]
+#[cfg(feature = "ipvs")]
 pub(crate) use ruleset::{ADMIT, INPUT};
 pub use ruleset::{Fingerprint, Ruleset, TABLE};
 #[cfg_attr(

@@ -39,7 +39,7 @@ const ANSWERS: i32 = 99;
 /// NF_IP_PRI_NAT_SRC.
 const SOURCE_NAT: i32 = 100;
 
-/// The rules of a node. They depend on its settings, and on which [`Parts`] its Services need.
+/// The rules of a node. They depend on its settings, and on which [`Parts`] something needs.
 ///
 /// ```
 /// use proxier::desired::Config;
@@ -62,9 +62,10 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// The rules that a node needs.
-    pub fn needed(desired: &DesiredState) -> Self {
-        Self::new(desired.config()).with_parts(Parts::needed(desired))
+    /// The rules that a node needs. `is_filtered` tells whether a filter of another program sees the
+    /// packets that the node receives.
+    pub fn needed(desired: &DesiredState, is_filtered: bool) -> Self {
+        Self::new(desired.config()).with_parts(Parts::needed(desired, is_filtered))
     }
 
     /// These rules, with only these parts.
@@ -96,15 +97,12 @@ impl Ruleset {
     /// The rules with this fingerprint, if they are for these settings: with any parts, in effect
     /// or retired.
     pub fn with_fingerprint(config: &Config, fingerprint: Fingerprint) -> Option<Self> {
-        let choices = [false, true];
-        let parts = choices.into_iter().flat_map(|capture| {
-            choices.into_iter().flat_map(move |marks| {
-                choices.into_iter().map(move |refusal| Parts {
-                    capture,
-                    marks,
-                    refusal,
-                })
-            })
+        let parts = (0_u8..32).map(|choice| Parts {
+            capture: choice & 1 != 0,
+            marks: choice & 2 != 0,
+            refusal: choice & 4 != 0,
+            ranges: choice & 8 != 0,
+            admission: choice & 16 != 0,
         });
         let both = [Self::new(config), Self::retired(config)];
         let mut all = parts.flat_map(|parts| both.clone().map(|rules| rules.with_parts(parts)));
@@ -145,16 +143,17 @@ impl Ruleset {
 
     fn family_chains(&self, family: Family) -> [Chain; 13] {
         let (names, pods, marks) = (Names::of(family), &self.pods, self.marks);
+        let parts = self.parts;
         [
             chain(names.restricted, hooks::restricted(family)),
             chain(names.unserved, hooks::unserved(family)),
             chain(names.capture, hooks::capture_packets(family, marks)),
             chain(names.admit_node_port, hooks::admit_node_port(family, marks)),
             chain(names.admit, hooks::admit_packets(family, marks)),
-            chain(names.new_in, hooks::new_in(family)),
+            chain(names.new_in, hooks::new_in(family, parts)),
             chain(names.virtual_server, hooks::virtual_server(pods, family)),
             chain(names.node_port, hooks::node_port(pods, family)),
-            chain(names.input, hooks::input(family)),
+            chain(names.input, hooks::input(family, parts)),
             chain(names.new_out, hooks::new_out(family)),
             chain(names.node_port_out, hooks::node_port_out(family)),
             chain(names.output, hooks::output(family)),
@@ -180,7 +179,7 @@ impl Ruleset {
                 (Filter, Prerouting, CAPTURE),
                 hooks::capture(),
             ),
-            base_chain("admit", (Filter, Input, ADMIT), hooks::admit(marks)),
+            base_chain(parts::ADMIT, (Filter, Input, ADMIT), hooks::admit(marks)),
             base_chain(
                 "filter-input",
                 (Filter, Input, INPUT),
@@ -343,6 +342,8 @@ mod tests {
             capture: false,
             marks: false,
             refusal: false,
+            ranges: false,
+            admission: false,
         };
         let ruleset = ruleset(&["10.244.0.0/16"]).with_parts(none);
         let chains = ruleset.chains();
@@ -358,6 +359,8 @@ mod tests {
             capture: true,
             marks: false,
             refusal: true,
+            ranges: false,
+            admission: false,
         };
         let retired = Ruleset::retired(&config);
         for rules in [Ruleset::new(&config).with_parts(parts), retired] {

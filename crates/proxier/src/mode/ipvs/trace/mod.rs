@@ -48,7 +48,7 @@ const IPVS_INPUT: i32 = 98;
 /// let origin = Origin::Interface("veth0".to_owned());
 /// let packet = Packet::new(client, unused, Protocol::Tcp, 80.try_into()?, origin);
 /// let is_own = |address| desired.config().node_ips.contains(&address);
-/// let ruleset = Ruleset::needed(&desired);
+/// let ruleset = Ruleset::needed(&desired, node.is_filtered);
 /// let trace = trace(Some(&ruleset), &node, &packet, Surroundings::new(&is_own));
 /// assert_eq!(trace.outcome, Outcome::Refused);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

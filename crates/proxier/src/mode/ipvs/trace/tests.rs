@@ -31,7 +31,7 @@ fn node() -> (Ruleset, NodeState, Config) {
     let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
     let mut node = NodeState::default();
     node.record(&Plan::new(&desired, &node, Scope::Full), &[]);
-    (Ruleset::needed(&desired), node, config)
+    (Ruleset::needed(&desired, node.is_filtered), node, config)
 }
 
 fn outcome(from: &str, to: &str) -> Trace {

@@ -10,8 +10,11 @@ mod transaction;
 
 use std::io;
 
+use ipvs::Family;
+
 use crate::mode::ipvs::plan::{Elements, Step};
-use crate::mode::ipvs::rules::{Fingerprint, Ruleset, TABLE};
+use crate::mode::ipvs::rules::{ADMIT, Fingerprint, INPUT, Ruleset, TABLE};
+use crate::mode::proc_sys::legacy_tables;
 use crate::mode::{ApplyReport, NodeError};
 #[cfg(feature = "nftables")]
 pub(crate) use chain::{ChainDefinition, put_hook};
@@ -24,7 +27,7 @@ use list::TableShape;
 #[cfg(feature = "nftables")]
 pub(crate) use list::complete;
 use netlink::uapi::*;
-use netlink::{Batch, Packing, Refused, Socket, again, without_rejected};
+use netlink::{Batch, Packing, Refused, Socket, again, filter, without_rejected};
 #[cfg(feature = "nftables")]
 pub(crate) use rule::{RuleTag, put_from, put_in, put_of_network, put_statement};
 use transaction::Transaction;
@@ -48,6 +51,28 @@ impl Nft {
         let elements = list::elements(&mut self.socket, &shape);
         let elements = elements.map_err(error("list elements"))?;
         Ok((shape.fingerprint(), elements))
+    }
+
+    /// Whether a filter of another program sees incoming packets between svcproxy's chains `admit`
+    /// and `filter-input`, where packets to Services can be marked for it. Legacy iptables has its
+    /// table `filter` at such a place.
+    pub(crate) fn observe_filters(&mut self) -> Result<bool, NodeError> {
+        let chains = filter::base_chains(&mut self.socket, |_, _| {});
+        let chains = chains.map_err(error("list the chains of other programs"))?;
+        let is_in_question = |chain: &filter::BaseChain| {
+            chain.table != TABLE
+                && chain.hook == filter::Hook::Input
+                && ADMIT < chain.priority
+                && chain.priority < INPUT
+        };
+        let is_legacy = |family| {
+            let tables = legacy_tables(family).unwrap_or_default();
+            tables.lines().any(|table| table == "filter")
+        };
+        Ok(
+            chains.iter().any(is_in_question)
+                || [Family::V4, Family::V6].into_iter().any(is_legacy),
+        )
     }
 
     /// Executes consecutive packet-filter steps of a plan; `first` is the index of the first one.
