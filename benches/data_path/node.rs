@@ -50,7 +50,7 @@ pub(crate) enum Load {
     IpvsNat,
     /// svcproxy in mode `ipvs` with this number of Services.
     SvcproxyIpvs(u32),
-    /// And Services that need every part of the rules.
+    /// And Services, and for a moment a filter, that need every part of the rules.
     AllParts,
     /// The same without one of its chains.
     Without(&'static str),
@@ -137,9 +137,9 @@ impl Load {
                 )?;
             }
             Self::SvcproxyIpvs(services) => ipvs(node, &state(*services)?, |_| true)?,
-            Self::AllParts => ipvs(node, &desired(FEW, pod, true)?, |_| true)?,
+            Self::AllParts => with_all_parts(node, pod)?,
             Self::Without(chain) => {
-                ipvs(node, &desired(FEW, pod, true)?, |_| true)?;
+                with_all_parts(node, pod)?;
                 for command in ["flush", "delete"] {
                     node.run(["nft", command, "chain", "inet", TABLE, chain])?;
                 }
@@ -196,6 +196,15 @@ fn ipvs(node: &Host, desired: &DesiredState, keep: impl Fn(&&Step) -> bool + Sen
         let plan: Plan = plan.into_iter().filter(keep).cloned().collect();
         check(&kernel.apply(&plan))
     })
+}
+
+/// The filter of another program is there until the rules are installed: its own cost does not count.
+fn with_all_parts(node: &Host, pod: Ipv4Addr) -> Result<()> {
+    let filter = "table inet other { chain input { type filter hook input priority 0; }; }";
+    node.run_with_input(["nft", "-f", "-"], filter)?;
+    ipvs(node, &desired(FEW, pod, true)?, |_| true)?;
+    node.run(["nft", "delete", "table", "inet", "other"])?;
+    Ok(())
 }
 
 fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
