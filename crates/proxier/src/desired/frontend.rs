@@ -97,14 +97,15 @@ pub struct ServicePortName {
 }
 
 impl ServicePortName {
-    /// The displayed text, without a copy if the port has no name.
-    pub(crate) fn to_text(&self) -> Arc<str> {
+    /// The displayed text, without a copy if the port has no name. It is composed in `buffer`, which a
+    /// first sync uses for all of them.
+    pub(crate) fn to_text(&self, buffer: &mut String) -> Arc<str> {
         if self.port.is_unnamed() {
             return self.service.to_text();
         }
-        [self.service.as_str(), ":", self.port.as_str()]
-            .concat()
-            .into()
+        buffer.clear();
+        buffer.extend([self.service.as_str(), ":", self.port.as_str()]);
+        buffer.as_str().into()
     }
 }
 

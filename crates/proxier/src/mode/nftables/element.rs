@@ -262,6 +262,11 @@ pub struct Elements {
 }
 
 impl Elements {
+    /// Makes room for this many more destinations.
+    pub(super) fn reserve(&mut self, destinations: usize) {
+        self.of_frontends.reserve(destinations);
+    }
+
     /// Adds an element, or changes its comment.
     pub fn insert(&mut self, element: Element, comment: Comment) {
         let elements = match element.frontend() {

@@ -62,6 +62,15 @@ impl Step {
         }
     }
 
+    /// Whether it adds an element that each destination has, in each audience.
+    const fn begins(&self) -> bool {
+        use Element::{Dropped, NoEndpoints, Service};
+        matches!(
+            self,
+            Self::AddElement(Service { .. } | NoEndpoints(_) | Dropped(..), _)
+        )
+    }
+
     fn adds_to_same(&self, next: &Self) -> bool {
         let key = self.adds_to();
         key.is_some() && key == next.adds_to()
@@ -114,6 +123,7 @@ impl Plan {
             open: Vec::new(),
             close: Vec::new(),
             flows: Vec::new(),
+            text: String::new(),
         };
         match scope {
             Scope::Full => builder.everything(),
@@ -159,6 +169,10 @@ impl NodeState {
     /// Records an executed plan, except for the failed steps with these ascending indices.
     pub fn record(&mut self, plan: &Plan, failed: &[usize]) {
         let mut place = 0;
+        if self.elements.is_empty() {
+            let destinations = plan.steps.iter().filter(|step| step.begins());
+            self.elements.reserve(destinations.count());
+        }
         // A first sync adds all elements of a destination one after another.
         for run in plan.steps.chunk_by(Step::adds_to_same) {
             let took_effect = run
@@ -206,6 +220,8 @@ struct Builder<'a> {
     open: Vec<Step>,
     close: Vec<Step>,
     flows: Vec<Flows>,
+    /// For texts that are composed.
+    text: String,
 }
 
 impl Builder<'_> {
@@ -264,7 +280,7 @@ impl Builder<'_> {
         let there: BTreeMap<_, _> = elements.of(&key).collect();
         let before = Before::of(there.keys().copied());
         let wanted = match frontend {
-            Some(frontend) => wanted(frontend, &before),
+            Some(frontend) => wanted(frontend, &before, &mut self.text),
             None => Vec::new(),
         };
         if may_be_stale(key) {
@@ -425,9 +441,9 @@ fn audiences(frontend: &Frontend) -> impl Iterator<Item = (Audience, &Arc<[Backe
 
 /// The elements of a frontend, in the order in which they are added: those that restrict, then those
 /// that others need, then those that admit.
-fn wanted(frontend: &Frontend, before: &Before) -> Vec<(Element, Comment)> {
+fn wanted(frontend: &Frontend, before: &Before, text: &mut String) -> Vec<(Element, Comment)> {
     let key = frontend.key;
-    let owner = || Some(frontend.owner.to_text());
+    let mut owner = || Some(frontend.owner.to_text(text));
     let affinity = match frontend.session_affinity {
         SessionAffinity::None => None,
         SessionAffinity::ClientIp(seconds) => Some(seconds),

@@ -26,7 +26,11 @@ impl Builder<'_> {
     /// Plans everything of one address and port.
     pub(super) fn frontend(&mut self, key: FrontendKey) {
         let frontend = self.desired.frontend(&key).map(Arc::clone);
-        let comment = || frontend.as_ref().map(|f| f.owner.to_text());
+        let comment = || {
+            frontend
+                .as_ref()
+                .map(|f| f.owner.to_text(&mut String::new()))
+        };
         self.filter_elements(key, frontend.as_deref(), comment);
         if let Some(server) = key.virtual_server() {
             let backends = frontend.as_ref().map(|f| &f.backends);
