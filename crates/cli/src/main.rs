@@ -1,4 +1,4 @@
-//! `svcproxy`: a Kubernetes service proxy over IPVS or iptables. A thin layer over the crate
+//! `svcproxy`: a Kubernetes service proxy over IPVS, iptables or nftables. A thin layer over the crate
 //! `proxier`.
 #![forbid(unsafe_code)]
 

@@ -53,7 +53,7 @@ use clap::{
 use ipnet::IpNet;
 use ipvs::Family;
 
-/// Kubernetes service proxy for this node, over the kernel's IPVS or iptables
+/// Kubernetes service proxy for this node, over IPVS, iptables, nftables, or by itself
 ///
 /// Reads Services and their endpoints from the API server or from manifests, programs IPVS, an
 /// nftables table and local routes, and follows changes until it gets SIGTERM. The data plane stays
@@ -193,7 +193,7 @@ pub(crate) enum Command {
     /// it holds, and what could not be had and why. Changes nothing.
     #[command(after_help = "Examples:\n  \
         svcproxy support-bundle\n  \
-        svcproxy support-bundle -o /tmp/node-a.tar.gz --log /var/log/svcproxy.log\n  \
+        svcproxy support-bundle -o node-a.tar.gz --log /var/log/svcproxy.log\n  \
         kubectl --namespace kube-system exec POD -- svcproxy support-bundle -o - > node-a.tar.gz\n\n\
         Exit codes: 0 the archive was written, even if parts are missing; 1 it was not.")]
     SupportBundle(Box<SupportBundleArgs>),
@@ -218,7 +218,7 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell
     ///
-    /// In bash and fish, the script also offers the names of the Services that this node serves.
+    /// In bash, zsh and fish, the script also offers the names of the Services that this node serves.
     #[command(after_help = "Examples:\n  \
         source <(svcproxy completion bash)\n  \
         svcproxy completion fish > ~/.config/fish/completions/svcproxy.fish")]

@@ -17,8 +17,7 @@ pub(crate) struct ModeArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Fallback::Auto)]
     pub(crate) fallback: Fallback,
 
-    /// Modes to fall back to: the first that can run; change it where the node has both, and
-    /// nftables is wanted
+    /// Modes to try, in this order, if mode ipvs cannot run; nftables,iptables prefers nftables
     #[arg(
         long,
         value_name = "MODES",

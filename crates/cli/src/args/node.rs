@@ -142,8 +142,8 @@ pub(crate) struct NodeArgs {
     pub(crate) mark_mask: u32,
 
     /// Networks of cluster IPs; may be repeated. The node routes them to itself, and rejects
-    /// packets to addresses without a Service. A family in which the node has no address is left
-    /// out, with a warning [default: the API's ServiceCIDRs, or kubeadm's ClusterConfiguration, or
+    /// packets to addresses without a Service. A family that this node's kernel does not have
+    /// is left out, with a warning [default: the API's ServiceCIDRs, or kubeadm's ClusterConfiguration, or
     /// none: one route per cluster IP]
     #[arg(
         long = "service-cidr",
@@ -153,8 +153,9 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) service_cidrs: Vec<IpNet>,
 
-    /// Networks of the node's addresses that serve node ports, or "primary" for the node IP
-    /// [default: all addresses except loopback]
+    /// Networks of the node's addresses that serve node ports; or "primary" for the node IP,
+    /// "localhost", "all" [default: all addresses except loopback; with --config in mode nftables,
+    /// primary]
     #[arg(
         long,
         value_name = "CIDR",
@@ -174,8 +175,8 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) exclude_cidrs: Vec<IpNet>,
 
-    /// Networks of virtual IPs that reach this node without a route of svcproxy, in mode userspace;
-    /// name those that you route to it yourself, because svcproxy may not
+    /// Virtual IPs, for mode userspace, that you route to this node yourself; svcproxy listens on
+    /// them and adds no route
     #[arg(
         long,
         value_name = "CIDR",
@@ -185,13 +186,13 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) listen: Vec<IpNet>,
 
-    /// Serve no external IPs: with one, whoever may create Services can take traffic for any
+    /// Do not serve external IPs. Otherwise anyone who may create Services can take traffic for any
     /// address (CVE-2020-8554)
     #[arg(long, help_heading = SERVICES)]
     pub(crate) deny_external_ips: bool,
 
-    /// Networks whose addresses are never used as endpoints; may be repeated: with one, whoever may
-    /// create EndpointSlices can reach what is closed to pods (CVE-2021-25740)
+    /// Networks whose addresses are never used as endpoints; may be repeated. Otherwise anyone who
+    /// may create EndpointSlices can reach what is closed to pods (CVE-2021-25740)
     #[arg(
         long,
         value_name = "CIDR",

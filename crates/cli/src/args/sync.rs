@@ -30,8 +30,8 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
 
-    /// How long --once and the command plan wait for the API server (30s, 5m); 0 waits without
-    /// limit
+    /// How long --once, and a command that reads the API server once, wait for it (30s, 5m); 0
+    /// waits without limit
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = not_negative)]
     pub(crate) timeout: Duration,
 }

@@ -89,7 +89,7 @@ impl Overview<'_> {
                         @if let Some(heard) = source.last_heard {
                             div.quiet {
                                 @if source.connected == Some(false) { "not connected; " }
-                                "last word " (ago(heard, running.time))
+                                "last response " (ago(heard, running.time))
                             }
                         }
                         @for (kind, error) in &source.failing {

@@ -108,12 +108,12 @@ fn source(f: &mut Formatter<'_>, source: &SourceState, now: Timestamp) -> fmt::R
         None => "",
     };
     let what = match source.connected {
-        Some(_) => "last word",
+        Some(_) => "last response",
         None => "last change",
     };
     let heard = match source.last_heard {
         Some(heard) => format!("{what} {} ago", Age::between(heard, now)),
-        None => "no word yet".to_owned(),
+        None => "no response yet".to_owned(),
     };
     row(
         f,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_node_is_ten_lines() {
+    fn a_healthy_node_is_a_few_lines() {
         let text = Summary(&node()).to_string();
         assert_eq!(text.lines().count(), 9);
         insta::assert_snapshot!(shown(&text));
