@@ -23,7 +23,8 @@ pub(super) struct Row {
     /// None in a mode that counts none.
     now: Option<Now>,
     rates: Rates,
-    total: u64,
+    /// None in a mode that counts none.
+    total: Option<u64>,
     schedulers: BTreeSet<String>,
     affinity: Option<u32>,
     states: BTreeSet<(ClientGroup, VipState)>,
@@ -114,7 +115,9 @@ impl Row {
                 true => self.draining.insert(address),
                 false => self.endpoints.insert(address),
             };
-            self.total += server.total_connections.unwrap_or(0);
+            if let Some(total) = server.total_connections {
+                self.total = Some(self.total.unwrap_or_default() + total);
+            }
             if let Some(scheduled) = server.scheduled {
                 let now = self.now.get_or_insert_default();
                 now.active_connections += scheduled.now.active_connections;
@@ -213,7 +216,7 @@ impl Row {
             let endpoints = self.endpoints.iter().map(ToString::to_string);
             cells.extend([
                 counted(self.now.map_or(0, |now| now.inactive_connections)),
-                self.total.to_string(),
+                self.total.map_or("-".to_owned(), |total| total.to_string()),
                 counted(rates.packets_per_second),
                 counted(rates.bytes_per_second),
                 list(self.schedulers.iter().cloned().collect()),

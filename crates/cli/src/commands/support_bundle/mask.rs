@@ -6,26 +6,25 @@
 /// What stands in place of a secret.
 const MASK: &str = "***";
 
-/// Keys whose values are secret, in lower case and without `-`, `_` and spaces.
-const KEYS: [&str; 17] = [
+/// How keys end whose values are secret, in lower case and without `-`, `_` and spaces:
+/// `refresh_token`, `AWS_SECRET_ACCESS_KEY`, `client-key-data`.
+const ENDINGS: [&str; 13] = [
     "token",
-    "idtoken",
-    "accesstoken",
-    "refreshtoken",
-    "bearertoken",
     "password",
     "passwd",
+    "passphrase",
     "secret",
-    "clientsecret",
     "authorization",
-    "proxyauthorization",
     "apikey",
-    "clientkeydata",
-    "clientcertificatedata",
-    "certificateauthoritydata",
+    "accesskey",
+    "privatekey",
+    "secretkey",
+    "keydata",
+    "certificatedata",
     "cookie",
-    "setcookie",
 ];
+/// The same, for whole keys.
+const KEYS: [&str; 1] = ["certificateauthoritydata"];
 
 /// The same text without secrets: PEM blocks, tokens, passwords in URLs, and values of secret keys.
 pub(super) fn mask(text: &str) -> String {
@@ -158,7 +157,7 @@ fn is_secret_key(before: &str) -> bool {
         .filter(|c| c.is_ascii_alphanumeric())
         .map(|c| c.to_ascii_lowercase())
         .collect();
-    KEYS.contains(&key.as_str())
+    KEYS.contains(&key.as_str()) || ENDINGS.iter().any(|ending| key.ends_with(ending))
 }
 
 #[cfg(test)]
@@ -186,6 +185,9 @@ mod tests {
             "Authorization=hunter2&x=1".to_owned(),
             "  password: 'hunter2'".to_owned(),
             "refresh_token = hunter2".to_owned(),
+            "AWS_SECRET_ACCESS_KEY=hunter2".to_owned(),
+            "AWS_SESSION_TOKEN=hunter2 x".to_owned(),
+            "private_key: hunter2".to_owned(),
             "got bearer hunter2".to_owned(),
             "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n".to_owned(),
             "key: \"-----BEGIN RSA PRIVATE KEY-----\\nhunter2\\n-----END RSA PRIVATE KEY-----\""
