@@ -713,3 +713,42 @@ fn a_family_is_served_once_the_node_has_an_address_of_it() {
     assert_eq!(table(&node).len(), 4);
     assert_eq!(proxier.desired().config().service_cidrs.len(), 2);
 }
+
+/// Its endpoint is gone from the tables, so no comparison would find the flow again.
+#[test]
+fn a_flow_that_cannot_be_deleted_in_mode_nftables_is_tried_again() {
+    use proxier::mode::nftables::{FakeNftables, Nftables, Step};
+
+    let of_dns = |endpoint: &str| {
+        let mut slice = slice("dns", &[endpoint]);
+        slice.ports[0].protocol = Protocol::Udp;
+        slice
+    };
+    let start = |node: &FakeNftables| {
+        let config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+        let mut proxier = Proxier::new(Arc::new(config), Nftables::new(node.clone()));
+        let mut dns = service("dns", "10.96.0.10");
+        dns.ports[0].protocol = Protocol::Udp;
+        let services = Change::ServicesReplaced(vec![dns]);
+        let slices = Change::EndpointSlicesReplaced(vec![of_dns("10.244.0.1")]);
+        let report = proxier.handle([services, slices]).unwrap().unwrap();
+        assert!(report.is_success());
+        proxier
+    };
+    let is_flow = |step: &Step| matches!(step, Step::DeleteFlows(_));
+    let moved = || [Change::EndpointSliceApplied(of_dns("10.244.0.2"))];
+    let report = start(&FakeNftables::default()).handle(moved()).unwrap();
+    let steps = report.unwrap().plan;
+    let first = steps.steps().iter().position(is_flow).unwrap();
+
+    let node = FakeNftables::default();
+    let mut proxier = start(&node);
+    node.fail_step(first + 1, ENOMEM);
+    let report = proxier.handle(moved()).unwrap().unwrap();
+    assert_eq!(report.applied.failures.len(), 1);
+    let again = proxier.audit().unwrap().unwrap();
+    assert!(again.is_success());
+    assert!(again.plan.steps().iter().any(is_flow), "{:?}", again.plan);
+    let last = proxier.audit().unwrap().unwrap();
+    assert_eq!(last.plan.steps(), []);
+}

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ::ipvs::Protocol;
 
 use crate::desired::{Backend, Frontend, FrontendKey};
+use crate::mode::ipvs::plan::Scope;
 
 /// Flows to an address, to delete from connection tracking: those that a backend answered, or all
 /// of them.
@@ -34,6 +35,46 @@ impl Flows {
             answered_by: Some(backend),
             ..self
         }
+    }
+}
+
+/// Flows that could not be deleted. Their backends are gone from the node, so no later plan would find
+/// them.
+#[derive(Debug, Default)]
+pub(super) struct OwedFlows(BTreeSet<Flows>);
+
+impl OwedFlows {
+    /// Limit of kept flows. More failures mean that connection tracking cannot be changed at all.
+    const MOST: usize = 10_000;
+
+    /// Nothing is owed.
+    pub(super) const fn new() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    /// Records the deletions of a plan, of which those of `failed` failed.
+    pub(super) fn record<'a>(
+        &mut self,
+        tried: impl Iterator<Item = &'a Flows>,
+        failed: impl Iterator<Item = &'a Flows>,
+    ) {
+        if !self.0.is_empty() {
+            tried.for_each(|flows| _ = self.0.remove(flows));
+        }
+        for flows in failed {
+            if self.0.len() < Self::MOST {
+                self.0.insert(*flows);
+            }
+        }
+    }
+
+    /// Those in the scope of a plan.
+    pub(super) fn within(&self, scope: Scope<'_>) -> impl Iterator<Item = Flows> {
+        let flows = self.0.iter().filter(move |flows| match scope {
+            Scope::Full => true,
+            Scope::Touched(touched) => touched.frontends.contains(&flows.to),
+        });
+        flows.copied()
     }
 }
 

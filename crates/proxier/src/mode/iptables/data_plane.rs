@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use ipvs::VirtualServerKey;
 
 use crate::desired::FrontendKey;
+use crate::mode::flows::OwedFlows;
 use crate::mode::iptables::{IptablesKernel, NodeState, Plan, Refusals, Step};
 use crate::mode::limits::{limits, limits_of};
 use crate::mode::sealed::Sealed;
@@ -45,6 +46,7 @@ pub struct Iptables<T = IptablesKernel> {
     refusals: Refusals,
     /// Whether the last plan was based on a fresh reading.
     is_fresh: bool,
+    owed: OwedFlows,
 }
 
 /// The name of the mode.
@@ -58,6 +60,7 @@ impl<T> Iptables<T> {
             node: None,
             refusals: Refusals::default(),
             is_fresh: false,
+            owed: OwedFlows::new(),
         }
     }
 
@@ -114,7 +117,7 @@ impl<T: Tables> DataPlane for Iptables<T> {
             return Plan::default();
         };
         self.is_fresh = matches!(scope, Scope::Full);
-        match scope {
+        let mut plan = match scope {
             Scope::Full => {
                 self.refusals.retry_all();
                 Plan::new(desired, node, scope)
@@ -123,11 +126,20 @@ impl<T: Tables> DataPlane for Iptables<T> {
                 Some(more) => Plan::new(desired, node, Scope::Touched(&more)),
                 None => Plan::new(desired, node, scope),
             },
-        }
+        };
+        plan.append(self.owed.within(scope).map(Step::DeleteFlows).collect());
+        plan
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
         let (mut report, done) = self.tables.carry_out(plan);
+        let failed_flows = report.failures.iter();
+        let failed_flows = failed_flows.filter_map(|failure| plan.steps().get(failure.step));
+        let tried = done.as_ref().unwrap_or(plan).steps();
+        self.owed.record(
+            tried.iter().filter_map(Step::flows),
+            failed_flows.filter_map(Step::flows),
+        );
         let failed = self.ingest(&mut report);
         // If iptables-restore failed for no single Service, it may have changed only some of the
         // tables.

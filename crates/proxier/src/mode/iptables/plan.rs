@@ -79,6 +79,14 @@ pub enum Step {
 const NAMED: usize = 4;
 
 impl Step {
+    /// The flows that it deletes.
+    pub(super) const fn flows(&self) -> Option<&Flows> {
+        match self {
+            Self::DeleteFlows(flows) => Some(flows),
+            _ => None,
+        }
+    }
+
     /// What it changes.
     pub(crate) const fn kind(&self) -> StepKind {
         match self {
@@ -112,6 +120,15 @@ impl fmt::Display for Step {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
+}
+
+impl FromIterator<Step> for Plan {
+    /// A plan of these steps.
+    fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
+        Self {
+            steps: steps.into_iter().collect(),
+        }
+    }
 }
 
 impl Plan {

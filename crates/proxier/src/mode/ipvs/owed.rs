@@ -5,37 +5,30 @@ use std::collections::BTreeSet;
 use ipvs::VirtualServerKey;
 
 use crate::desired::Need;
+use crate::mode::flows::OwedFlows;
 use crate::mode::ipvs::plan::{Element, NodeState, Plan, Scope, Step};
 use crate::mode::{ApplyReport, Failures, Flows, Item, NodeError};
 
 /// Failed work that a comparison of the desired state with the node would not find.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    /// Flows that could not be deleted. Their backends are gone from the node, so no later plan
-    /// would find them.
-    flows: BTreeSet<Flows>,
+    flows: OwedFlows,
     /// Virtual servers whose known state is wrong.
     drifted: BTreeSet<VirtualServerKey>,
 }
 
-/// Limit of kept flows. More failures mean that connection tracking cannot be changed at all.
-const MOST_FLOWS: usize = 10_000;
-
 impl Owed {
     /// Records the results of a plan.
     pub(super) fn record(&mut self, plan: &Plan, applied: &ApplyReport) {
-        if !self.flows.is_empty() {
-            for step in plan {
-                if let Step::DeleteFlows(flows) = step {
-                    self.flows.remove(flows);
-                }
-            }
-        }
+        let failed = applied.failures.iter();
+        let failed = failed.filter_map(|failure| plan.steps().get(failure.step));
+        self.flows.record(
+            plan.into_iter().filter_map(flows_of),
+            failed.filter_map(flows_of),
+        );
         for failure in &applied.failures {
             match plan.steps().get(failure.step) {
-                Some(Step::DeleteFlows(flows)) if self.flows.len() < MOST_FLOWS => {
-                    self.flows.insert(*flows);
-                }
+                Some(Step::DeleteFlows(_)) => {}
                 Some(step) if failure.error.is_drift() => {
                     self.drifted.extend(step.virtual_server())
                 }
@@ -46,11 +39,7 @@ impl Owed {
 
     /// The deletions of flows that failed before, in the scope of a plan.
     pub(super) fn flows(&self, scope: Scope<'_>) -> Plan {
-        let flows = self.flows.iter().filter(|flows| match scope {
-            Scope::Full => true,
-            Scope::Touched(touched) => touched.frontends.contains(&flows.to),
-        });
-        flows.copied().map(Step::DeleteFlows).collect()
+        self.flows.within(scope).map(Step::DeleteFlows).collect()
     }
 
     /// Whether a virtual server's real servers must be read before it can be compared.
@@ -61,6 +50,13 @@ impl Owed {
     /// Records that all drifted virtual servers have been read.
     pub(super) fn have_been_read(&mut self) {
         self.drifted.clear();
+    }
+}
+
+fn flows_of(step: &Step) -> Option<&Flows> {
+    match step {
+        Step::DeleteFlows(flows) => Some(flows),
+        _ => None,
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use ipvs::VirtualServerKey;
 
-use super::{NftablesKernel, NodeState, Plan, problems};
+use super::{NftablesKernel, NodeState, Plan, Step, problems};
 use crate::desired::{DesiredState, FrontendKey, Problem};
+use crate::mode::flows::OwedFlows;
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
@@ -41,12 +42,17 @@ pub struct Nftables<T = NftablesKernel> {
     tables: T,
     /// The state of the node, if it is known.
     node: Option<NodeState>,
+    owed: OwedFlows,
 }
 
 impl<T> Nftables<T> {
     /// nftables mode with these tables, which are not read yet.
     pub const fn new(tables: T) -> Self {
-        Self { tables, node: None }
+        Self {
+            tables,
+            node: None,
+            owed: OwedFlows::new(),
+        }
     }
 }
 
@@ -75,12 +81,20 @@ impl<T: Tables> DataPlane for Nftables<T> {
     }
 
     fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Plan {
-        let node = self.node.as_ref();
-        node.map_or_else(Plan::default, |node| Plan::new(desired, node, scope))
+        let Some(node) = &self.node else {
+            return Plan::default();
+        };
+        let mut plan = Plan::new(desired, node, scope);
+        plan.append(self.owed.within(scope).map(Step::DeleteFlows).collect());
+        plan
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
         let report = self.tables.apply(plan);
+        let failed = report.failures.iter();
+        let failed = failed.filter_map(|failure| plan.steps().get(failure.step));
+        let tried = plan.steps().iter().filter_map(Step::flows);
+        self.owed.record(tried, failed.filter_map(Step::flows));
         // A transaction whose answer was lost may be in effect.
         let mut errors = report.failures.iter().map(|failure| &failure.error);
         let is_unknown = errors.any(NodeError::is_outcome_unknown);

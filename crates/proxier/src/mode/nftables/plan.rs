@@ -76,6 +76,14 @@ impl Step {
         key.is_some() && key == next.adds_to()
     }
 
+    /// The flows that it deletes.
+    pub(super) const fn flows(&self) -> Option<&Flows> {
+        match self {
+            Self::DeleteFlows(flows) => Some(flows),
+            _ => None,
+        }
+    }
+
     /// What it changes.
     pub(crate) const fn kind(&self) -> StepKind {
         match self {

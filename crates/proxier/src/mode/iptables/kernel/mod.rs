@@ -5,6 +5,7 @@ mod isolation;
 mod program;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -147,15 +148,16 @@ impl IptablesKernel {
         }
         let mut restore = |some: &Transaction| restore(self.flavour, some);
         let done = isolation::restore_all(plan, &mut report, &mut restore);
-        let carried_out = done.as_ref().unwrap_or(plan).steps();
+        // Without those of Services that were left out.
+        let kept = done.as_ref().map(|done| {
+            let flows = done.steps().iter().filter_map(Step::flows);
+            flows.copied().collect::<BTreeSet<_>>()
+        });
+        let flows = plan.steps().iter().enumerate();
+        let flows = flows.filter_map(|(place, step)| Some((place, *step.flows()?)));
         // All at once, so that connection tracking is listed once for all of them.
-        let flows = carried_out
-            .iter()
-            .enumerate()
-            .filter_map(|(place, step)| match step {
-                Step::DeleteFlows(flows) => Some((place, *flows)),
-                _ => None,
-            });
+        let flows =
+            flows.filter(|(_, flows)| kept.as_ref().is_none_or(|kept| kept.contains(flows)));
         self.conntrack.delete_flows(flows, &mut report);
         (report, done)
     }
