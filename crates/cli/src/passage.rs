@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use proxier::desired::Config;
+use ipvs::Family;
+use proxier::desired::{Config, Marks};
 use proxier::mode::NodeError;
 use proxier::mode::iptables::{Flavour, Passage, PassageWatch, Transaction};
 
@@ -15,10 +16,30 @@ use crate::logging::chain;
 #[derive(Default)]
 pub(crate) struct Passages {
     open: Option<Passage>,
+    /// What the rules were written for.
+    written_for: Option<Need>,
     /// Whether the rules are as they were written.
     is_unchanged: Arc<AtomicBool>,
     /// What was logged last.
     error: Option<String>,
+}
+
+/// What the rules depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Need {
+    mode: Mode,
+    families: [bool; 2],
+    marks: Marks,
+}
+
+impl Need {
+    fn of(mode: Mode, config: &Config) -> Self {
+        Self {
+            mode,
+            families: [Family::V4, Family::V6].map(|family| config.serves(family)),
+            marks: config.marks,
+        }
+    }
 }
 
 impl Passages {
@@ -26,12 +47,15 @@ impl Passages {
     /// logged once, and tried again the next time.
     pub(crate) fn follow(&mut self, mode: Mode, config: &Config) {
         let needs_none = matches!(mode, Mode::Iptables | Mode::Userspace);
-        if needs_none || self.is_unchanged.swap(true, Ordering::Relaxed) {
+        let need = Some(Need::of(mode, config));
+        let is_unchanged = self.is_unchanged.swap(true, Ordering::Relaxed);
+        if needs_none || is_unchanged && self.written_for == need {
             return;
         }
         let changed = match self.ensure(mode, config) {
             Ok(changed) => {
                 self.error = None;
+                self.written_for = need;
                 changed
             }
             Err(error) => {

@@ -242,7 +242,8 @@ fn of_ipvs(args: &CleanupArgs) -> anyhow::Result<Removed> {
     let has_rules = ipvs_mode::removal(&mut *ipvs)?.has_rules;
     let mut kube_proxy = KubeProxy::open()?;
     let mut presence = kube_proxy.presence()?;
-    if presence != Presence::Absent && !args.now && !own.is_empty() {
+    let serves = !own.is_empty() || serves_without_ipvs()?;
+    if presence != Presence::Absent && !args.now && serves {
         presence = wait_for_sync(&mut kube_proxy, presence, own.clone())?;
     }
     let mut done = Removed {
@@ -288,6 +289,11 @@ fn of_ipvs(args: &CleanupArgs) -> anyhow::Result<Removed> {
         "removed svcproxy's state"
     );
     Ok(done)
+}
+
+/// Whether rules of svcproxy's other modes serve this node.
+fn serves_without_ipvs() -> anyhow::Result<bool> {
+    Ok(!nftables_tables()?.is_empty() || !IptablesKernel::removals()?.is_empty())
 }
 
 /// Waits until kube-proxy serves what svcproxy serves: before, `cleanup` would take virtual servers

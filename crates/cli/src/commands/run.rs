@@ -531,9 +531,9 @@ fn report_drift<P: PlanSteps>(report: &SyncReport<P>, notices: &Notices) {
     let failed = report.applied.failures.iter().map(|failure| failure.step);
     let refused = report.applied.refused.iter().map(|refused| refused.step);
     let undone: BTreeSet<_> = failed.chain(refused).collect();
-    let repaired: Vec<_> = (0..report.plan.count())
-        .filter(|place| !undone.contains(place))
-        .collect();
+    let steps = report.plan.steps().iter().enumerate();
+    let repaired = steps.filter(|(place, step)| !undone.contains(place) && !P::tidies(step));
+    let repaired: Vec<_> = repaired.map(|(place, _)| place).collect();
     let count = repaired.len();
     if count == 0 {
         return;

@@ -93,14 +93,15 @@ impl EarlierProxies {
         }
     }
 
-    /// Called after each sync. After the first complete sync, removes what the proxies left;
-    /// retries failures after the next audit.
+    /// Called after each sync. After the first one in which nothing failed, removes what the proxies
+    /// left; retries failures after the next audit. A Service that the kernel refuses for good does not
+    /// keep the old rules of all others in effect.
     pub(crate) fn follow<B: DataPlane>(
         &mut self,
         proxier: &Proxier<B>,
         report: &SyncReport<B::Plan>,
     ) {
-        if self.left.is_empty() || report.kind != SyncKind::Full || !report.is_complete() {
+        if self.left.is_empty() || report.kind != SyncKind::Full || !report.is_success() {
             return;
         }
         let desired = proxier.desired();

@@ -156,12 +156,17 @@ impl EarlierProxy for OfIpvsMode {
         let Some((mut kernel, mut retiring)) = self.retiring.take() else {
             return Ok(Removal::default());
         };
-        match retiring.finish(&mut *kernel, Instant::now())? {
-            None => {
+        match retiring.finish(&mut *kernel, Instant::now()) {
+            // The drain goes on, and ends when it would have ended.
+            Err(error) => {
+                self.retiring = Some((kernel, retiring));
+                Err(error)
+            }
+            Ok(None) => {
                 self.retiring = Some((kernel, retiring));
                 Ok(Removal::draining())
             }
-            Some(cleanup) => {
+            Ok(Some(cleanup)) => {
                 tracing::info!("removed IPVS rules: connections drained, or drain timeout reached");
                 remove_passage(self.in_effect)?;
                 Ok(outcome(&cleanup))

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use serde_json::Value;
+use testbed::eventually;
 
-use crate::lab::{Lab, run_logged, succeed};
+use crate::lab::{Lab, PATIENCE, run_logged, succeed};
 use crate::load::{Datagrams, nothing_left, of_iptables_mode, of_nftables_mode, start, under_load};
 use crate::ports::{SHOP, SHOP_UDP};
 use crate::repair::{NO_AUDITS, is_undone};
@@ -98,4 +99,36 @@ fn plan_status_and_cleanup_in_mode_nftables() {
 
     succeed(lab.svcproxy(&["cleanup"]).env("SVCPROXY_LOG", "warn"));
     assert_eq!(of_nftables_mode(&lab), [""; 0]);
+}
+
+/// The chain that chose one of two endpoints is not needed any more, and goes with the next audit. That
+/// repairs nothing, and until then nothing differs.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_service_that_grows_in_mode_nftables_is_no_drift() {
+    let lab = Lab::new("grows", SHOP);
+    lab.write("shop.yaml", &shop(&[FIRST, SECOND], "", ""));
+    let svcproxy = start(&lab, &["--mode=nftables", "--audit-interval=4s"]);
+    lab.write("shop.yaml", &shop(&[FIRST, SECOND, THIRD], "", ""));
+    let rules = || {
+        lab.node()
+            .run(["nft", "list", "table", "ip", "svcproxy"])
+            .unwrap()
+    };
+    let becomes = |what: &str, is_so: &dyn Fn(&str) -> bool| {
+        let look = || match rules() {
+            rules if is_so(&rules) => Ok(()),
+            rules => Err(rules),
+        };
+        eventually(PATIENCE, look).unwrap_or_else(|rules| panic!("not {what}: {rules}"));
+    };
+    becomes("three", &|rules| rules.contains("chain choose-3 {"));
+    let verified = lab.svcproxy(&["verify"]).output().unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+    becomes("two", &|rules| !rules.contains("chain choose-2 {"));
+    let log = svcproxy.terminate();
+    let drift = log
+        .iter()
+        .filter(|event| event["message"] == "repaired drift");
+    assert_eq!(drift.count(), 0, "{log:#?}");
 }

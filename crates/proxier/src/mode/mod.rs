@@ -202,6 +202,12 @@ pub trait PlanSteps: Debug + sealed::Sealed {
     /// What a step changes.
     fn kind(step: &Self::Step) -> StepKind;
 
+    /// Whether a step only removes what svcproxy itself left for the next audit. Such a step repairs
+    /// nothing that another program did.
+    fn tidies(_: &Self::Step) -> bool {
+        false
+    }
+
     /// A summary of the step at an index.
     fn step(&self, place: usize) -> Option<String> {
         self.steps().get(place).map(ToString::to_string)
@@ -263,7 +269,7 @@ impl StepKind {
 }
 
 macro_rules! plan {
-    ($plan:ty, $step:ty) => {
+    ($plan:ty, $step:ty $(, $tidies:item)?) => {
         impl sealed::Sealed for $plan {}
 
         impl PlanSteps for $plan {
@@ -272,6 +278,8 @@ macro_rules! plan {
             fn kind(step: &$step) -> StepKind {
                 step.kind()
             }
+
+            $($tidies)?
 
             fn steps(&self) -> &[$step] {
                 self.steps()
@@ -286,5 +294,11 @@ macro_rules! plan {
 
 plan!(Plan, ipvs::plan::Step);
 plan!(iptables::Plan, iptables::Step);
-plan!(nftables::Plan, nftables::Step);
+plan!(
+    nftables::Plan,
+    nftables::Step,
+    fn tidies(step: &nftables::Step) -> bool {
+        matches!(step, nftables::Step::DeleteChooser(_))
+    }
+);
 plan!(userspace::Plan, userspace::Step);

@@ -130,7 +130,8 @@ pub(super) fn of_nftables(desired: &DesiredState, node: &nftables::NodeState) ->
             nftables::Step::AddElement(element, _) | nftables::Step::DeleteElement(element) => {
                 of_element(element)
             }
-            nftables::Step::DeleteFlows(_) => return None,
+            // The next audit removes chains that no Service needs any more.
+            nftables::Step::DeleteFlows(_) | nftables::Step::DeleteChooser(_) => return None,
             _ => None,
         };
         Some(Difference::new(service, step))

@@ -124,7 +124,8 @@ impl OwnMetrics {
                     // Rejected steps are planned again each time, so they are no drift. They are
                     // rules of iptables mode.
                     let mut in_vain = report.applied.in_vain;
-                    for step in report.plan.steps() {
+                    let steps = report.plan.steps().iter();
+                    for step in steps.filter(|step| !P::tidies(step)) {
                         let kind = P::kind(step);
                         if kind == StepKind::Rules && in_vain > 0 {
                             in_vain -= 1;

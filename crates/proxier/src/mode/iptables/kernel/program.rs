@@ -82,8 +82,8 @@ impl Program {
         let output = output.map_err(cannot)?;
         if output.status.success() {
             let invalid = |flaw| cannot(io::Error::new(io::ErrorKind::InvalidData, flaw));
-            let printed = String::from_utf8(output.stdout);
-            let printed = printed.map_err(|_| invalid("it printed no text".to_owned()))?;
+            // A comment of another program's rule may have any bytes, and is never compared.
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
             if self.lists_rules {
                 whole(&printed).map_err(invalid)?;
             }
@@ -99,8 +99,13 @@ impl Program {
 /// missing in half a listing would be added once more.
 fn whole(saved: &str) -> Result<(), String> {
     let mut open = None;
+    // A comment may have line breaks; iptables-save quotes it.
+    let mut in_quotes = false;
     for (number, line) in (1..).zip(saved.lines()) {
+        let goes_on = in_quotes;
+        in_quotes ^= (goes_on || !line.starts_with('#')) && has_open_quote(line);
         let is_known = match line.as_bytes() {
+            _ if goes_on => true,
             [] | [b'#', ..] => true,
             [b'*', ..] => open.replace(number).is_none(),
             b"COMMIT" => open.take().is_some(),
@@ -118,6 +123,17 @@ fn whole(saved: &str) -> Result<(), String> {
             "its listing ends in the table that begins in line {number}"
         )),
     }
+}
+
+/// Whether a quote begins or ends in a line, and does not end or begin there again.
+fn has_open_quote(line: &str) -> bool {
+    let mut is_escaped = false;
+    let quotes = line.bytes().filter(|byte| {
+        let counts = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        counts
+    });
+    quotes.count() % 2 == 1
 }
 
 /// The number of characters of a wrong line that an error shows.
@@ -226,6 +242,12 @@ mod tests {
             Err("line 1 of its listing is \"no rules\\u{1b}[2J\"".to_owned())
         );
         assert!(whole(":PREROUTING ACCEPT [0:0]\nCOMMIT\n").is_err());
+        assert_eq!(whole("# what's \" this\n*nat\nCOMMIT\n"), Ok(()));
+        // Comments of other programs.
+        let comment = "*nat\n-A X -m comment --comment \"a\\\"\nb\" -j Y\n-A X -j Z\nCOMMIT\n";
+        assert_eq!(whole(comment), Ok(()));
+        assert!(whole(&comment.replace("\\\"", "")).is_ok());
+        assert!(whole(&comment.replace("-A X -j Z", "X")).is_err());
         assert!(whole("*nat\n*filter\nCOMMIT\n").is_err());
     }
 

@@ -219,27 +219,27 @@ impl NftablesKernel {
     ///
     /// The kernel's error.
     pub(crate) fn check(&mut self, config: &Config) -> Result<(), NodeError> {
-        let choosers = self.families.iter().map(|family| Chooser {
-            family: *family,
-            is_node_port: false,
-            audience: Audience::External,
-            choice: Choice {
-                count: NonZeroU32::MIN,
-                affinity: Some(NonZeroU32::MIN),
-            },
-        });
-        let steps = [Step::InstallRuleset(Ruleset::new(config))].into_iter();
-        let steps: Vec<_> = steps.chain(choosers.map(Step::AddChooser)).collect();
-        let steps: Vec<_> = steps.iter().collect();
-        let (transaction, _) = Transaction::pack(
-            &mut self.socket,
-            &steps,
-            &self.families,
-            &[],
-            Packing::Single,
-        );
-        let checked = transaction.check(&mut self.socket);
-        checked.map_err(|refused| error("validate the rules")(refused.into()))
+        let ruleset = Step::InstallRuleset(Ruleset::new(config));
+        // The rules of both families are too many for one transaction.
+        for family in self.families.clone() {
+            let chooser = Step::AddChooser(Chooser {
+                family,
+                is_node_port: false,
+                audience: Audience::External,
+                choice: Choice {
+                    count: NonZeroU32::MIN,
+                    affinity: Some(NonZeroU32::MIN),
+                },
+            });
+            let steps = [&ruleset, &chooser];
+            let only = [family];
+            let (transaction, taken) =
+                Transaction::pack(&mut self.socket, &steps, &only, &[], Packing::Single);
+            debug_assert_eq!(taken, steps.len(), "a chooser is not checked");
+            let checked = transaction.check(&mut self.socket);
+            checked.map_err(|refused| error("validate the rules")(refused.into()))?;
+        }
+        Ok(())
     }
 
     /// Deletes the tables, if there are any. Returns the number of tables.
