@@ -12,7 +12,10 @@ fuzz_target!(|saved: &str| {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     for (_, name) in rules.chains() {
         let name = name.as_str();
-        assert!(name.starts_with("SVCPROXY-") && name.chars().all(is_plain), "{name:?}");
+        assert!(
+            name.starts_with("SVCPROXY-") && name.chars().all(is_plain),
+            "{name:?}"
+        );
     }
     let removal = Transaction::removal(Family::V4, &rules);
     let text = removal.to_string();
@@ -22,5 +25,9 @@ fuzz_target!(|saved: &str| {
     assert_eq!(removal.is_empty(), rules.is_empty());
     // Doubled input has the same chains.
     let twice = Rules::parse(&format!("{saved}\n{saved}"));
-    assert!(rules.chains().all(|(table, name)| twice.chains().any(|other| other == (table, name))));
+    assert!(
+        rules
+            .chains()
+            .all(|(table, name)| twice.chains().any(|other| other == (table, name)))
+    );
 });
