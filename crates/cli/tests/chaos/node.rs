@@ -6,10 +6,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::process::Command;
 
-use testbed::{Host, KubeProxy, ServicePort};
+use testbed::{Host, KubeProxy, ServicePort, eventually};
 
 use crate::follower::Follower;
-use crate::lab::{Lab, run_logged};
+use crate::lab::{Lab, PATIENCE, run_logged};
 use crate::ports::{SHOP, SHOP_UDP};
 use crate::shop::{FIRST, SECOND, THIRD, shop};
 use crate::state::{self, State};
@@ -128,6 +128,18 @@ impl Node {
     fn with(mode: Mode, make: impl FnOnce(&Host)) -> Self {
         let lab = Lab::new("chaos", &[SHOP, SHOP_UDP].concat());
         let node = lab.node();
+        // The kernel completes its own routes some time after a link is up.
+        let is_up = || {
+            let v4 = node.run(["ip", "route", "show", "table", "all"]).unwrap();
+            let v6 = node.run(["ip", "-6", "route", "show", "table", "local"]);
+            let v6 = v6.unwrap();
+            let own = format!("local {} dev", node.v6);
+            match !v4.contains("linkdown") && v6.contains(&own) {
+                true => Ok(()),
+                false => Err(v4 + &v6),
+            }
+        };
+        eventually(PATIENCE, is_up).unwrap();
         make(node);
         // Connection tracking remembers for two minutes that a packet came while nobody served its
         // address. A later connection from the same port would share its lot.
