@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::ipvs::Protocol;
 
-use crate::desired::{Backend, Frontend, FrontendKey};
-use crate::mode::ipvs::plan::Scope;
+use crate::desired::{Backend, Frontend, FrontendKey, Touched};
 
 /// Flows to an address, to delete from connection tracking: those that a backend answered, or all
 /// of them.
@@ -48,6 +47,7 @@ impl OwedFlows {
     const MOST: usize = 10_000;
 
     /// Nothing is owed.
+    #[cfg(any(feature = "iptables", feature = "nftables"))]
     pub(super) const fn new() -> Self {
         Self(BTreeSet::new())
     }
@@ -68,11 +68,10 @@ impl OwedFlows {
         }
     }
 
-    /// Those in the scope of a plan.
-    pub(super) fn within(&self, scope: Scope<'_>) -> impl Iterator<Item = Flows> {
-        let flows = self.0.iter().filter(move |flows| match scope {
-            Scope::Full => true,
-            Scope::Touched(touched) => touched.frontends.contains(&flows.to),
+    /// Those to touched frontends; all of them without.
+    pub(super) fn within(&self, touched: Option<&Touched>) -> impl Iterator<Item = Flows> {
+        let flows = self.0.iter().filter(move |flows| {
+            touched.is_none_or(|touched| touched.frontends.contains(&flows.to))
         });
         flows.copied()
     }

@@ -127,7 +127,12 @@ impl<T: Tables> DataPlane for Iptables<T> {
                 None => Plan::new(desired, node, scope),
             },
         };
-        plan.append(self.owed.within(scope).map(Step::DeleteFlows).collect());
+        plan.append(
+            self.owed
+                .within(scope.touched())
+                .map(Step::DeleteFlows)
+                .collect(),
+        );
         plan
     }
 

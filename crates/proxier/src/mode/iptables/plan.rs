@@ -80,6 +80,7 @@ const NAMED: usize = 4;
 
 impl Step {
     /// The flows that it deletes.
+    #[cfg(feature = "iptables")]
     pub(super) const fn flows(&self) -> Option<&Flows> {
         match self {
             Self::DeleteFlows(flows) => Some(flows),

@@ -39,7 +39,10 @@ impl Owed {
 
     /// The deletions of flows that failed before, in the scope of a plan.
     pub(super) fn flows(&self, scope: Scope<'_>) -> Plan {
-        self.flows.within(scope).map(Step::DeleteFlows).collect()
+        self.flows
+            .within(scope.touched())
+            .map(Step::DeleteFlows)
+            .collect()
     }
 
     /// Whether a virtual server's real servers must be read before it can be compared.

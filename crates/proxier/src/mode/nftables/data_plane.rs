@@ -85,7 +85,12 @@ impl<T: Tables> DataPlane for Nftables<T> {
             return Plan::default();
         };
         let mut plan = Plan::new(desired, node, scope);
-        plan.append(self.owed.within(scope).map(Step::DeleteFlows).collect());
+        plan.append(
+            self.owed
+                .within(scope.touched())
+                .map(Step::DeleteFlows)
+                .collect(),
+        );
         plan
     }
 

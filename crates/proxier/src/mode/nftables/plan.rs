@@ -77,6 +77,7 @@ impl Step {
     }
 
     /// The flows that it deletes.
+    #[cfg(feature = "nftables")]
     pub(super) const fn flows(&self) -> Option<&Flows> {
         match self {
             Self::DeleteFlows(flows) => Some(flows),

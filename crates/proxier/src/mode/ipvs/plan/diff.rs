@@ -39,6 +39,16 @@ pub enum Scope<'a> {
     Touched(&'a Touched),
 }
 
+impl<'a> Scope<'a> {
+    /// The changes since the last plan, unless it is everything.
+    pub(crate) const fn touched(self) -> Option<&'a Touched> {
+        match self {
+            Self::Full => None,
+            Self::Touched(touched) => Some(touched),
+        }
+    }
+}
+
 impl Plan {
     /// Compares the desired state with the node.
     pub fn new(desired: &DesiredState, node: &NodeState, scope: Scope<'_>) -> Self {
