@@ -22,12 +22,23 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// `endpoints`.
     pub endpoints: Box<[Endpoint]>,
-    /// `endpoints[].hostname`, by the endpoint's address, sorted, each once. Only for discovery: most endpoints
-    /// have none, so they cost no memory.
+    /// `endpoints[].hostname`, by the endpoint's address, sorted, each once. Only for discovery: most
+    /// endpoints have none, so they cost no memory.
     pub hostnames: Box<[(IpAddr, Arc<str>)]>,
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the pod or Service
     /// changed whose change led to this version of the slice.
     pub last_change: Option<Timestamp>,
+}
+
+/// The host names with this address, of sorted ones.
+pub(crate) fn names_of(
+    hostnames: &[(IpAddr, Arc<str>)],
+    address: IpAddr,
+) -> impl Iterator<Item = &Arc<str>> {
+    let first = hostnames.partition_point(|(of, _)| *of < address);
+    let names = hostnames.iter().skip(first);
+    let names = names.take_while(move |(of, _)| *of == address);
+    names.map(|(_, name)| name)
 }
 
 impl EndpointSlice {
@@ -47,10 +58,7 @@ impl EndpointSlice {
     /// The host names of the endpoints with this address. Pods on the node's network share its
     /// address.
     pub fn hostnames_of(&self, address: IpAddr) -> impl Iterator<Item = &Arc<str>> {
-        let first = self.hostnames.partition_point(|(of, _)| *of < address);
-        let names = self.hostnames.iter().skip(first);
-        let names = names.take_while(move |(of, _)| *of == address);
-        names.map(|(_, name)| name)
+        names_of(&self.hostnames, address)
     }
 
     /// The slices of one port of a Service, for endpoints that each have a port number of their own:

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+#[cfg(feature = "dns")]
+pub(crate) use endpoint_slice::names_of;
 pub use endpoint_slice::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Hints, Timestamp,
 };

@@ -41,7 +41,8 @@ pub enum Reason {
     IpvsAvailable,
     /// The Node or the ServiceCIDRs have invalid settings; the previous ones stay in effect.
     NodeRefused,
-    /// An address family is not served, because the node has no address of it and its kernel does not have it.
+    /// An address family is not served, because the node has no address of it and its kernel does
+    /// not have it.
     FamilyLeftOut,
     /// An address family is served although the node has no address of it.
     FamilyWithoutAddress,

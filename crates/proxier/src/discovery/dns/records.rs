@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 
-use crate::model::{EndpointSlice, PortName, Protocol, Service, Unproxied};
+use crate::model::{EndpointSlice, PortName, Protocol, Service, Unproxied, names_of};
 
 /// What the zone needs of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,10 +93,7 @@ impl Endpoints {
 
     /// The labels of an address: the host names of its endpoints, or else the address with dashes.
     fn labels(&self, address: IpAddr) -> Vec<Arc<str>> {
-        let first = self.hostnames.partition_point(|(of, _)| *of < address);
-        let names = self.hostnames.iter().skip(first);
-        let names = names.take_while(|(of, _)| *of == address);
-        let names: Vec<_> = names.map(|(_, name)| name.clone()).collect();
+        let names: Vec<_> = names_of(&self.hostnames, address).cloned().collect();
         match names.is_empty() {
             true => vec![address.to_string().replace(['.', ':'], "-").into()],
             false => names,
