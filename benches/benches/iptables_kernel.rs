@@ -61,7 +61,7 @@ fn over(flavour: Flavour, cluster: &Cluster) {
     let (mut plans, mut before) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let [here, there] = [(); 2].map(|()| namespace());
-        let backend = || here.enter(|| IptablesKernel::with_flavour(flavour).unwrap());
+        let kernel = || here.enter(|| IptablesKernel::with_flavour(flavour).unwrap());
         let mut store = Store::default();
         let (changes, start) = (cluster.changes(), Instant::now());
         changes.into_iter().for_each(|change| store.apply(change));
@@ -69,19 +69,19 @@ fn over(flavour: Flavour, cluster: &Cluster) {
         before.push(start.elapsed());
         let mut plan = None;
         first.svcproxy.push(timed(&here, || {
-            let mut backend = backend();
-            let mut node = backend.observe().unwrap();
+            let mut kernel = kernel();
+            let mut node = kernel.observe().unwrap();
             let start = Instant::now();
             let new = Plan::new(&desired, &node, Scope::Full);
             plans.push(start.elapsed());
-            let report = backend.apply(&new);
+            let report = kernel.apply(&new);
             assert!(report.failures.is_empty(), "{:?}", report.failures);
             node.record(&new, &[]);
             plan = Some(new);
         }));
         first.alone.push(texts(flavour, &there, &plan.unwrap()));
 
-        let mut proxier = Proxier::new(config(), Iptables::new(backend()));
+        let mut proxier = Proxier::new(config(), Iptables::new(kernel()));
         let changes = cluster.changes();
         restart.svcproxy.push(timed(&here, || {
             let report = proxier.handle(changes).unwrap().unwrap();
