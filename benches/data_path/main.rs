@@ -1,12 +1,15 @@
 //! What a packet's path costs: instructions of a connection, of a request over TCP and of one over
-//! UDP, from pod to cluster IP to pod on one node, and from pod to pod without a Service.
+//! UDP, from pod to cluster IP to pod on one node, and from pod to pod without a Service. With
+//! `--paths`, from outside to a node port and to an external IP, and from a pod with session affinity.
 //!
 //! `cargo xtask bench data-path` runs it in a VM with one CPU whose clock counts instructions: one
 //! instruction is one nanosecond. Elsewhere the figures are times.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod cluster;
 mod node;
+mod paths;
 mod traffic;
 
 use std::error::Error;
@@ -15,7 +18,8 @@ use std::time::Duration;
 
 use testbed::Topology;
 
-use node::{CLUSTER_IP, Load, PORT, SERVICE_PORT};
+use cluster::{CLUSTER_IP, PORT, SERVICE_PORT};
+use node::Load;
 use traffic::{Cost, Server};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -39,14 +43,20 @@ fn main() -> Result<()> {
     }
     let has = |flag| std::env::args().any(|argument| argument == flag);
     println!("Thousands of instructions; client, node and server together.");
+    if has("--paths") {
+        return paths::measure();
+    }
     println!("| on the node | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let mut rows = Vec::new();
     let files = files(std::env::args());
-    let loads = match has("--without-each") {
+    let mut loads = match has("--without-each") {
         true => Load::without_each(),
         false => Load::all(has("--quick"), has("--large"), files),
     };
+    if let Some(part) = value_of("--only") {
+        loads.retain(|load| load.to_string().contains(&part));
+    }
     for load in loads {
         let row = row(load)?;
         print(&row);
@@ -76,17 +86,27 @@ fn row(load: Load) -> Result<Row> {
         service: service.transpose()?,
         pod: client.enter(|| of_pod.cost((pod.v4, POD_PORT).into()))?,
     };
-    drop((of_service, of_pod, topology));
-    // The kernel removes the namespaces in the background. While the machine is idle, its clock
-    // jumps, so this takes no time.
-    thread::sleep(Duration::from_secs(5));
+    drop((of_service, of_pod));
+    remove(topology);
     Ok(row)
+}
+
+/// Waits until the kernel has removed the namespaces, which it does in the background. While the
+/// machine is idle, its clock jumps, so this takes no time.
+fn remove(topology: Topology) {
+    drop(topology);
+    thread::sleep(Duration::from_secs(5));
 }
 
 fn print(Row { load, service, pod }: &Row) {
     let service = service.as_ref();
     let service = service.map_or("| | ".to_owned(), ToString::to_string);
     println!("| {load} | {service} | {pod} |");
+}
+
+/// What follows a flag.
+fn value_of(wanted: &str) -> Option<String> {
+    std::env::args().skip_while(|flag| flag != wanted).nth(1)
 }
 
 /// The values of `--patch` and `--dump`.
@@ -103,20 +123,24 @@ fn files(arguments: impl Iterator<Item = String>) -> Vec<Load> {
 
 /// What each chain costs: the whole without what is left if it is missing.
 fn prices(rows: &[Row]) {
-    let Some(whole) = rows.iter().find(|row| row.load == Load::AllParts) else {
-        return;
-    };
-    println!();
-    println!("What each chain costs, of all parts of the rules.");
-    println!("| chain | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for row in rows {
-        let (Load::Without(chain), Some(with), Some(without)) =
-            (&row.load, &whole.service, &row.service)
-        else {
+    let chains = rows.iter().filter_map(|row| {
+        let (whole, chain) = row.load.lacks()?;
+        let whole = rows.iter().find(|row| row.load == whole)?;
+        Some((row, whole, chain))
+    });
+    let mut titled = None;
+    for (without, whole, chain) in chains {
+        if titled != Some(&whole.load) {
+            println!();
+            println!("What each chain costs: {}.", whole.load);
+            println!("| chain | connection | TCP | UDP | pod to pod: connection | TCP | UDP |");
+            println!("| --- | --- | --- | --- | --- | --- | --- |");
+            titled = Some(&whole.load);
+        }
+        let (Some(with), Some(left)) = (&whole.service, &without.service) else {
             continue;
         };
-        let (service, pod) = (with.minus(without), whole.pod.minus(&row.pod));
+        let (service, pod) = (with.minus(left), whole.pod.minus(&without.pod));
         println!("| `{chain}` | {service} | {pod} |");
     }
 }
@@ -141,6 +165,18 @@ fn ratios(rows: &[Row]) {
                 service.ratio(bare),
                 pod.ratio(alone)
             );
+        }
+    }
+    for (name, load) in Load::MODES {
+        let Some(Row { service, pod, .. }) = find(&load) else {
+            continue;
+        };
+        let service = service.as_ref().map(|service| service.ratio(bare));
+        let service = service.into_iter().map(|ratio| ("path", ratio));
+        for (way, ratio) in service.chain([("pods", pod.ratio(alone))]) {
+            for (what, value) in ratio.named() {
+                println!("goal {way}-{name}-{what} {value:.3}");
+            }
         }
     }
 }

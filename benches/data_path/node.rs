@@ -1,40 +1,30 @@
 //! What the node has loaded.
 
 use std::net::Ipv4Addr;
-use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::{fmt, fs};
 
-use proxier::desired::{Config, DesiredState};
+use proxier::desired::DesiredState;
 use proxier::mode::iptables::{IptablesKernel, Plan as IptablesPlan};
 use proxier::mode::ipvs::plan::{Plan, Scope, Step};
 use proxier::mode::ipvs::rules::{Ruleset, TABLE};
 use proxier::mode::ipvs::{IpvsKernel, Kernel};
-use proxier::mode::nftables::{NftablesKernel, Plan as NftablesPlan};
+use proxier::mode::nftables::{NftablesKernel, Plan as NftablesPlan, TABLE as NFTABLES_TABLE};
 use proxier::mode::{ApplyReport, Sysctl};
-use proxier::model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
-    ServicePort,
-};
-use proxier::store::Change;
-use svcproxy_benches::Cluster;
-use testbed::{Host, POD_CIDR_V4, POD_CIDR_V6, SERVICE_CIDR_V4, SERVICE_CIDR_V6};
+use testbed::Host;
 
 use crate::Result;
+use crate::cluster::{config, desired, desired_of_all_kinds};
 
-/// Of the measured Service.
-pub(crate) const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
-/// Its port.
-pub(crate) const PORT: u16 = 80;
-/// Its endpoint's port.
-pub(crate) const SERVICE_PORT: u16 = 8080;
-
-const FEW: u32 = 10;
+/// The fewest Services of a row.
+pub(crate) const FEW: u32 = 10;
 const MANY: u32 = 1_000;
 const VERY_MANY: u32 = 10_000;
 /// As many as the largest known clusters have.
 const MOST: u32 = 50_000;
+
+/// The base chains of mode `nftables` that translate nothing.
+const NFTABLES_FILTERS: [&str; 4] = ["admit", "filter-input", "filter-forward", "filter-output"];
 
 /// What the node has loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +32,8 @@ pub(crate) enum Load {
     Nothing,
     /// Connection tracking for one rule, in a chain that is at no hook.
     Conntrack,
+    /// And an empty chain of type nat.
+    ConntrackNat,
     /// Virtual servers alone.
     Ipvs,
     /// Both.
@@ -58,6 +50,8 @@ pub(crate) enum Load {
     SvcproxyIptables(u32),
     /// svcproxy in mode `nftables`.
     SvcproxyNftables(u32),
+    /// svcproxy in mode `nftables` with few Services, without one of its chains.
+    NftablesWithout(&'static str),
     /// svcproxy in mode `ipvs` with few Services, and changes of its rules for `nft -f`.
     Patched(PathBuf),
     /// The rules of another program, as `nft list ruleset` printed them. They must serve the
@@ -66,10 +60,18 @@ pub(crate) enum Load {
 }
 
 impl Load {
+    /// svcproxy with few Services, by mode.
+    pub(crate) const MODES: [(&'static str, Self); 3] = [
+        ("ipvs", Self::SvcproxyIpvs(FEW)),
+        ("nftables", Self::SvcproxyNftables(FEW)),
+        ("iptables", Self::SvcproxyIptables(FEW)),
+    ];
+
     /// The rows of the table.
     pub(crate) fn all(quick: bool, large: bool, files: Vec<Self>) -> Vec<Self> {
         let mut all = vec![
             Self::Conntrack,
+            Self::ConntrackNat,
             Self::IpvsConntrack,
             Self::SvcproxyIpvs(FEW),
             Self::SvcproxyNftables(FEW),
@@ -85,20 +87,34 @@ impl Load {
         all.extend(sizes.iter().copied().map(Self::SvcproxyNftables));
         all.extend(large.then_some(Self::SvcproxyNftables(MOST)));
         all.extend([FEW, MANY].map(Self::SvcproxyIptables));
-        all.extend(Self::without_each());
+        let more = Self::without_each().into_iter();
+        let more: Vec<_> = more.filter(|load| !all.contains(load)).collect();
+        all.extend(more);
         all
     }
 
     /// The rows that show what each chain costs.
     pub(crate) fn without_each() -> Vec<Self> {
         let chains = Ruleset::new(&config()).base_chain_names().into_iter();
-        let without = chains.map(Self::Without);
-        [Self::AllParts].into_iter().chain(without).collect()
+        let ipvs = [Self::AllParts].into_iter();
+        let ipvs = ipvs.chain(chains.map(Self::Without));
+        let nftables = [Self::SvcproxyNftables(FEW)].into_iter();
+        let nftables = nftables.chain(NFTABLES_FILTERS.map(Self::NftablesWithout));
+        ipvs.chain(nftables).collect()
+    }
+
+    /// The load of which this one lacks a chain, and the chain.
+    pub(crate) fn lacks(&self) -> Option<(Self, &'static str)> {
+        match self {
+            Self::Without(chain) => Some((Self::AllParts, chain)),
+            Self::NftablesWithout(chain) => Some((Self::SvcproxyNftables(FEW), chain)),
+            _ => None,
+        }
     }
 
     /// Whether the cluster IP is served.
     pub(crate) fn serves(&self) -> bool {
-        !matches!(self, Self::Nothing | Self::Conntrack)
+        !matches!(self, Self::Nothing | Self::Conntrack | Self::ConntrackNat)
     }
 
     /// Whether it is a whole proxy.
@@ -116,11 +132,12 @@ impl Load {
 
     /// Loads it; the Service's only endpoint is `pod`.
     pub(crate) fn apply(&self, node: &Host, pod: Ipv4Addr) -> Result<()> {
-        let state = |services| desired(services, pod, false);
+        let state = |services| desired(services, pod);
         let is_base = |step: &&Step| matches!(step, Step::Ipvs(_) | Step::AddRoute(_));
         match self {
             Self::Nothing => {}
             Self::Conntrack => track(node, "")?,
+            Self::ConntrackNat => track(node, EMPTY_NAT)?,
             Self::Ipvs => ipvs(node, &state(FEW)?, is_base)?,
             Self::IpvsConntrack | Self::IpvsNat => {
                 let is_used = |step: &&Step| {
@@ -146,6 +163,12 @@ impl Load {
             }
             Self::SvcproxyIptables(services) => iptables(node, &state(*services)?)?,
             Self::SvcproxyNftables(services) => nftables(node, &state(*services)?)?,
+            Self::NftablesWithout(chain) => {
+                nftables(node, &state(FEW)?)?;
+                for command in ["flush", "delete"] {
+                    node.run(["nft", command, "chain", "ip", NFTABLES_TABLE, chain])?;
+                }
+            }
             Self::Patched(path) => {
                 ipvs(node, &state(FEW)?, |_| true)?;
                 node.run_with_input(["nft", "-f", "-"], &fs::read_to_string(path)?)?;
@@ -163,6 +186,7 @@ impl fmt::Display for Load {
         match self {
             Self::Nothing => f.write_str("nothing"),
             Self::Conntrack => f.write_str("connection tracking"),
+            Self::ConntrackNat => f.write_str("connection tracking + empty nat chain"),
             Self::Ipvs => f.write_str("IPVS"),
             Self::IpvsConntrack => f.write_str("IPVS + conntrack"),
             Self::IpvsNat => f.write_str("IPVS + conntrack + empty nat chain"),
@@ -171,6 +195,7 @@ impl fmt::Display for Load {
             Self::Without(chain) => write!(f, "– without `{chain}`"),
             Self::SvcproxyIptables(services) => write!(f, "svcproxy iptables, {services} Services"),
             Self::SvcproxyNftables(services) => write!(f, "svcproxy nftables, {services} Services"),
+            Self::NftablesWithout(chain) => write!(f, "– nftables without `{chain}`"),
             Self::Patched(path) => {
                 let name = path.file_stem().unwrap_or_default();
                 write!(f, "svcproxy ipvs, {FEW} Services, {}", name.display())
@@ -189,7 +214,11 @@ fn track(node: &Host, more: &str) -> Result<()> {
     Ok(())
 }
 
-fn ipvs(node: &Host, desired: &DesiredState, keep: impl Fn(&&Step) -> bool + Send) -> Result<()> {
+pub(crate) fn ipvs(
+    node: &Host,
+    desired: &DesiredState,
+    keep: impl Fn(&&Step) -> bool + Send,
+) -> Result<()> {
     node.enter(|| {
         let mut kernel = IpvsKernel::open()?;
         let plan = Plan::new(desired, &kernel.observe()?, Scope::Full);
@@ -202,12 +231,12 @@ fn ipvs(node: &Host, desired: &DesiredState, keep: impl Fn(&&Step) -> bool + Sen
 fn with_all_parts(node: &Host, pod: Ipv4Addr) -> Result<()> {
     let filter = "table inet other { chain input { type filter hook input priority 0; }; }";
     node.run_with_input(["nft", "-f", "-"], filter)?;
-    ipvs(node, &desired(FEW, pod, true)?, |_| true)?;
+    ipvs(node, &desired_of_all_kinds(FEW, pod)?, |_| true)?;
     node.run(["nft", "delete", "table", "inet", "other"])?;
     Ok(())
 }
 
-fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
+pub(crate) fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
     node.enter(|| {
         let mut kernel = IptablesKernel::open()?;
         let plan = IptablesPlan::new(desired, &kernel.observe()?, Scope::Full);
@@ -215,7 +244,7 @@ fn iptables(node: &Host, desired: &DesiredState) -> Result<()> {
     })
 }
 
-fn nftables(node: &Host, desired: &DesiredState) -> Result<()> {
+pub(crate) fn nftables(node: &Host, desired: &DesiredState) -> Result<()> {
     node.enter(|| {
         let mut kernel = NftablesKernel::open()?;
         let plan = NftablesPlan::new(desired, &kernel.observe()?, Scope::Full);
@@ -228,59 +257,4 @@ fn check(report: &ApplyReport) -> Result<()> {
         Some(failure) => Err(format!("{failure:?}").into()),
         None => Ok(()),
     }
-}
-
-fn config() -> Config {
-    let mut config = Config::new("node-1", vec![[172, 18, 0, 1].into()]);
-    let networks = |texts: [&str; 2]| texts.iter().filter_map(|text| text.parse().ok()).collect();
-    config.service_cidrs = networks([SERVICE_CIDR_V4, SERVICE_CIDR_V6]);
-    config.cluster_cidrs = networks([POD_CIDR_V4, POD_CIDR_V6]);
-    config
-}
-
-/// A cluster of so many Services, one of which has the pod as its only endpoint. With `all_parts`,
-/// there are another one with a node port and an external IP, and one without endpoints.
-fn desired(services: u32, pod: Ipv4Addr, all_parts: bool) -> Result<DesiredState> {
-    let mut store = Cluster::new(services.saturating_sub(1), 3)?.store();
-    let name = ObjectName::new("default", "measured")?;
-    let mut service = Service::new(name.clone());
-    service.cluster_ips = [CLUSTER_IP.into()].into();
-    let slice_name = ObjectName::new("default", "measured-abcde")?;
-    let mut slice = EndpointSlice::new(slice_name, name, Family::V4);
-    let number = |port| NonZeroU16::new(port).unwrap_or(NonZeroU16::MIN);
-    let ports = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-    let ports = ports.map(|(name, protocol)| Ok((PortName::new(name)?, protocol)));
-    let ports = ports.into_iter().collect::<Result<Vec<_>>>()?;
-    let service_port = |(name, protocol): &(PortName, Protocol)| {
-        ServicePort::new(name.clone(), *protocol, number(PORT))
-    };
-    service.ports = ports.iter().map(service_port).collect();
-    let endpoint_port = |(name, protocol): &(PortName, Protocol)| {
-        EndpointPort::new(name.clone(), *protocol, number(SERVICE_PORT))
-    };
-    slice.ports = ports.iter().map(endpoint_port).collect();
-    slice.endpoints = [Endpoint::new(pod.into())].into();
-    if all_parts {
-        let name = |name: &str| ObjectName::new("default", name);
-        let mut of_all_kinds = Service::new(name("of-all-kinds")?);
-        let mut port = ServicePort::new(PortName::new("tcp")?, Protocol::Tcp, number(PORT));
-        port.node_port = NonZeroU16::new(30_080);
-        of_all_kinds.ports = [port].into();
-        of_all_kinds.cluster_ips = [Ipv4Addr::new(10, 100, 0, 2).into()].into();
-        of_all_kinds.external_ips = [Ipv4Addr::new(203, 0, 113, 1).into()].into();
-        let mut its_slice = slice.clone();
-        its_slice.name = name("of-all-kinds-abcde")?;
-        its_slice.service = name("of-all-kinds")?;
-        let mut empty = of_all_kinds.clone();
-        empty.name = name("empty")?;
-        empty.ports = service.ports.clone();
-        empty.cluster_ips = [Ipv4Addr::new(10, 100, 0, 3).into()].into();
-        empty.external_ips = [].into();
-        store.apply(Change::ServiceApplied(of_all_kinds));
-        store.apply(Change::EndpointSliceApplied(its_slice));
-        store.apply(Change::ServiceApplied(empty));
-    }
-    store.apply(Change::ServiceApplied(service));
-    store.apply(Change::EndpointSliceApplied(slice));
-    Ok(DesiredState::from_store(Arc::new(config()), &store))
 }

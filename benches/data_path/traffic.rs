@@ -27,6 +27,12 @@ impl Cost {
         Self([a / x, b / y, c / z])
     }
 
+    /// The figures with their names.
+    pub(crate) fn named(&self) -> [(&'static str, f64); 3] {
+        let [connection, tcp, udp] = self.0;
+        [("connection", connection), ("tcp", tcp), ("udp", udp)]
+    }
+
     /// What this costs more than `other`.
     pub(crate) fn minus(&self, other: &Self) -> Self {
         let [a, b, c] = self.0;

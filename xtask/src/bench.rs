@@ -46,9 +46,16 @@ struct DataPathArgs {
     /// Measure 10,000 and 50,000 Services too.
     #[arg(long)]
     large: bool,
-    /// Measure only what each chain of mode `ipvs` costs, by taking one away at a time.
+    /// Measure only what each chain of modes `ipvs` and `nftables` costs, by taking one away at a time.
     #[arg(long)]
     without_each: bool,
+    /// Measure only rows whose name contains this.
+    #[arg(long, value_name = "PART")]
+    only: Option<String>,
+    /// Measure node ports, external IPs and session affinity instead, beside the least that the kernel
+    /// needs for each.
+    #[arg(long, conflicts_with_all = ["quick", "large", "without_each", "only", "patch", "dump"])]
+    paths: bool,
     /// Measure mode `ipvs` with 10 Services after `nft -f FILE` too, to try a change of its rules.
     #[arg(long, value_name = "FILE")]
     patch: Vec<PathBuf>,
@@ -118,7 +125,11 @@ fn data_path(args: &DataPathArgs) -> Result<Job> {
     let mut command = vec![cargo::text(artifact, "/executable")?.into()];
     command.extend(args.quick.then(|| "--quick".into()));
     command.extend(args.large.then(|| "--large".into()));
+    command.extend(args.paths.then(|| "--paths".into()));
     command.extend(args.without_each.then(|| "--without-each".into()));
+    if let Some(part) = &args.only {
+        command.extend(["--only".into(), part.into()]);
+    }
     let patches = args.patch.iter().map(|path| ("--patch", path));
     let dumps = args.dump.iter().map(|path| ("--dump", path));
     for (flag, path) in patches.chain(dumps) {
