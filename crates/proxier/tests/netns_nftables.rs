@@ -5,6 +5,8 @@
 mod arbitrary;
 #[path = "kernel_ipvs/lab.rs"]
 mod lab;
+#[path = "netns_nftables/replace.rs"]
+mod replace;
 #[path = "kernel_ipvs/table_traces.rs"]
 mod table_traces;
 #[path = "netns_nftables/traffic.rs"]

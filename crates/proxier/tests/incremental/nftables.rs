@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::mode::ipvs::plan::Scope;
-use proxier::mode::nftables::{Element, NodeState, Plan, Ruleset, Step, trace};
+use proxier::mode::nftables::{Chooser, Element, NodeState, Plan, Ruleset, Step, trace};
 use proxier::mode::trace::Surroundings;
 use proxier::store::Store;
 
@@ -39,6 +39,28 @@ fn check_clients(node: &NodeState, store: &Store, config: &Config) {
     assert!(frontends.iter().all(|key| expected.contains_key(key)));
 }
 
+/// Each destination with endpoints has the chain that chooses one.
+fn check_choosers(node: &NodeState, step: &Step) {
+    for key in node.elements.frontends() {
+        for (element, _) in node.elements.of(key) {
+            let Element::Service {
+                audience, choice, ..
+            } = *element
+            else {
+                continue;
+            };
+            let chooser = Chooser {
+                family: key.family(),
+                is_node_port: key.is_node_port(),
+                audience,
+                choice,
+            };
+            let is_there = node.choosers.contains(&chooser) || node.outdated.contains(&chooser);
+            assert!(is_there, "after {step}, {key} needs the chain {chooser}");
+        }
+    }
+}
+
 /// Each number that can be drawn has an endpoint, after each step of a plan. Steps that belong
 /// together are in one transaction: a deletion before an addition for the same key.
 fn check_steps(node: &NodeState, plan: &Plan) {
@@ -47,6 +69,14 @@ fn check_steps(node: &NodeState, plan: &Plan) {
     for (index, step) in steps.iter().enumerate() {
         let one: Plan = [step.clone()].into_iter().collect();
         node.record(&one, &[]);
+        if matches!(
+            step,
+            Step::InstallRuleset(..)
+                | Step::DeleteChooser(_)
+                | Step::AddElement(Element::Service { .. }, _)
+        ) {
+            check_choosers(&node, step);
+        }
         let is_half = matches!(
             (step, steps.get(index + 1)),
             (Step::DeleteElement(old), Some(Step::AddElement(new, _)))
@@ -108,15 +138,20 @@ proptest! {
 
     #[test]
     fn elements_one_at_a_time_equal_those_from_scratch(
-        changes in proptest::collection::vec(change(), 1..30),
+        changes in proptest::collection::vec((change(), proptest::bool::weighted(0.1)), 1..30),
     ) {
-        let settings = settings();
+        let mut settings = settings();
         let mut store = Store::default();
         let mut state = DesiredState::new(Arc::clone(&settings));
         let mut node = NodeState::default();
         node.record(&Plan::new(&state, &node.clone(), Scope::Full), &[]);
-        for change in changes {
+        for (change, changes_settings) in changes {
             store.apply(change);
+            if changes_settings {
+                let mut changed = Config::clone(&settings);
+                changed.masquerade_all = !changed.masquerade_all;
+                settings = Arc::new(changed);
+            }
             let config = Arc::new(settings.following(store.node(), store.service_cidrs()).unwrap());
             let mut touched = Touched::default();
             let names = store.take_touched();

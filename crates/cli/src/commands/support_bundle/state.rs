@@ -140,6 +140,8 @@ fn of_nftables(node: &nftables::NodeState) -> String {
     section(&mut text, "rules", rules.into_iter());
     let choosers = node.choosers.iter().map(ToString::to_string);
     section(&mut text, "chains", choosers);
+    let outdated = node.outdated.iter().map(ToString::to_string);
+    section(&mut text, "outdated chains", outdated);
     let of_frontends = node.elements.frontends().flat_map(|key| {
         let elements = node.elements.of(key);
         elements.map(|(of, comment)| element(of, comment.as_deref()))

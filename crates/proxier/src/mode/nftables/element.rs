@@ -169,6 +169,11 @@ impl Element {
         self
     }
 
+    /// Whether it is a network of the settings.
+    pub(super) const fn is_network(&self) -> bool {
+        matches!(self, Self::ServiceCidr(_) | Self::NodePortAddresses(_))
+    }
+
     /// Whether both have the same key in the same map, so that one must go before the other comes.
     pub(super) fn excludes(&self, other: &Self) -> bool {
         match (self, other) {

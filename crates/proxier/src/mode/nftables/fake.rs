@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::data_plane::Tables;
-use super::{Element, Elements, NodeState, Plan, Step};
+use super::{Chooser, Element, Elements, NodeState, Plan, Step};
 use crate::errno::{EEXIST, ENOBUFS, ENOENT};
 use crate::mode::{ApplyReport, NodeError};
 
@@ -106,19 +106,20 @@ impl State {
             Step::SetSysctl(sysctl, value) => {
                 node.sysctls.insert(*sysctl, value.to_string());
             }
-            Step::InstallRuleset(ruleset) => {
-                node.ruleset = Some(ruleset.fingerprint());
-                node.choosers.clear();
+            Step::InstallRuleset(_, kept) if !kept.iter().all(|kept| has_chooser(node, kept)) => {
+                return Err(ENOENT);
             }
+            Step::InstallRuleset(..) => node.record(&[step.clone()].into_iter().collect(), &[]),
             Step::DeleteFlows(_) => {}
             _ if !has_tables => return Err(ENOENT),
-            Step::AddChooser(chooser) => {
-                let is_new = node.choosers.insert(*chooser);
-                return is_new.then_some(()).ok_or(EEXIST);
+            Step::AddChooser(chooser) if has_chooser(node, chooser) => return Err(EEXIST),
+            Step::ReplaceChooser(chooser) | Step::DeleteChooser(chooser)
+                if !has_chooser(node, chooser) =>
+            {
+                return Err(ENOENT);
             }
-            Step::DeleteChooser(chooser) => {
-                let was_there = node.choosers.remove(chooser);
-                return was_there.then_some(()).ok_or(ENOENT);
+            Step::AddChooser(_) | Step::ReplaceChooser(_) | Step::DeleteChooser(_) => {
+                node.record(&[step.clone()].into_iter().collect(), &[]);
             }
             Step::AddElement(element, comment) => {
                 if clashes(&node.elements, element) {
@@ -138,6 +139,10 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn has_chooser(node: &NodeState, chooser: &Chooser) -> bool {
+    node.choosers.contains(chooser) || node.outdated.contains(chooser)
 }
 
 /// Whether the map of this element has another value for its key.

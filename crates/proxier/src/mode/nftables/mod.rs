@@ -37,7 +37,8 @@
 //! (`nft_table_validate`); so what changes with Services are maps of data. If an endpoint goes, the
 //! last one takes its number, and then the Service's count falls: each number that can be drawn has
 //! an endpoint at any moment. Transactions are bounded, because the kernel keeps a lock for the time
-//! of one that packets of new connections need.
+//! of one that packets of new connections need. The chains that choose stay when the rules are replaced:
+//! each transaction leaves every Service with an answer.
 //!
 //! # Session affinity
 //!

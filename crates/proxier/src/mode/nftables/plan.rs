@@ -29,6 +29,9 @@ pub struct NodeState {
     pub ruleset: Option<Fingerprint>,
     /// The chains that choose an endpoint, if they are complete and selected by their choice.
     pub choosers: BTreeSet<Chooser>,
+    /// Chains that are selected by their choice, but have other rules: those of another version, or
+    /// changed ones.
+    pub outdated: BTreeSet<Chooser>,
     /// The elements of the sets, without the clients that the kernel adds.
     pub elements: Elements,
 }
@@ -39,10 +42,13 @@ pub struct NodeState {
 pub enum Step {
     /// Set a sysctl.
     SetSysctl(Sysctl, u32),
-    /// Replace the rules, and remove all chains that choose; set elements stay.
-    InstallRuleset(Ruleset),
+    /// Replace the rules. Of the chains that choose, these stay as they are, so that Services are
+    /// served throughout; all others go. Set elements stay.
+    InstallRuleset(Ruleset, BTreeSet<Chooser>),
     /// Add a chain that chooses an endpoint.
     AddChooser(Chooser),
+    /// Replace the rules of such a chain at once.
+    ReplaceChooser(Chooser),
     /// Delete such a chain.
     DeleteChooser(Chooser),
     /// Add an element to a set.
@@ -89,9 +95,10 @@ impl Step {
     pub(crate) const fn kind(&self) -> StepKind {
         match self {
             Self::SetSysctl(..) => StepKind::Sysctl,
-            Self::InstallRuleset(_) | Self::AddChooser(_) | Self::DeleteChooser(_) => {
-                StepKind::Rules
-            }
+            Self::InstallRuleset(..)
+            | Self::AddChooser(_)
+            | Self::ReplaceChooser(_)
+            | Self::DeleteChooser(_) => StepKind::Rules,
             Self::AddElement(..) | Self::DeleteElement(_) => StepKind::Element,
             Self::DeleteFlows(_) => StepKind::Flows,
         }
@@ -102,8 +109,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetSysctl(sysctl, value) => write!(f, "set sysctl {sysctl} = {value}"),
-            Self::InstallRuleset(_) => f.write_str("install packet-filter rules"),
+            Self::InstallRuleset(..) => f.write_str("install packet-filter rules"),
             Self::AddChooser(chooser) => write!(f, "add chain {chooser}"),
+            Self::ReplaceChooser(chooser) => write!(f, "replace the rules of chain {chooser}"),
             Self::DeleteChooser(chooser) => write!(f, "delete chain {chooser}"),
             Self::AddElement(element, None) => write!(f, "add element {element}"),
             Self::AddElement(element, Some(comment)) => {
@@ -208,12 +216,20 @@ impl NodeState {
             Step::SetSysctl(sysctl, value) => {
                 self.sysctls.insert(*sysctl, value.to_string());
             }
-            Step::InstallRuleset(ruleset) => {
+            Step::InstallRuleset(ruleset, kept) => {
                 self.ruleset = Some(ruleset.fingerprint());
-                self.choosers.clear();
+                self.choosers.retain(|chooser| kept.contains(chooser));
+                self.outdated.retain(|chooser| kept.contains(chooser));
             }
             Step::AddChooser(chooser) => _ = self.choosers.insert(*chooser),
-            Step::DeleteChooser(chooser) => _ = self.choosers.remove(chooser),
+            Step::ReplaceChooser(chooser) => {
+                self.outdated.remove(chooser);
+                self.choosers.insert(*chooser);
+            }
+            Step::DeleteChooser(chooser) => {
+                self.outdated.remove(chooser);
+                self.choosers.remove(chooser);
+            }
             Step::AddElement(element, comment) => self.elements.insert(*element, comment.clone()),
             Step::DeleteElement(element) => self.elements.remove(element),
             Step::DeleteFlows(_) => {}
@@ -251,22 +267,19 @@ impl Builder<'_> {
         others.extend(base_elements(desired.config()));
         let stale = node.elements.others();
         let stale = stale.filter(|element| !others.contains(element)).copied();
-        // Networks before the new ones, because intervals must not overlap.
-        let (networks, stale): (Vec<_>, Vec<_>) = stale.partition(|element| {
-            matches!(
-                element,
-                Element::ServiceCidr(_) | Element::NodePortAddresses(_)
-            )
-        });
-        self.open
-            .extend(networks.into_iter().map(Step::DeleteElement));
+        let (networks, stale): (Vec<_>, Vec<_>) = stale.partition(Element::is_network);
         self.close
             .extend(stale.into_iter().map(Step::DeleteElement));
-        let missing = others
-            .iter()
-            .filter(|element| !node.elements.contains(element));
-        let add = |element: &Element| Step::AddElement(*element, None);
-        self.open.extend(missing.map(add));
+        let missing = others.into_iter();
+        let missing = missing.filter(|element| !node.elements.contains(element));
+        let (new_networks, missing): (Vec<_>, Vec<_>) = missing.partition(Element::is_network);
+        let add = |element| Step::AddElement(element, None);
+        self.open.extend(missing.into_iter().map(add));
+        // Networks before the new ones, because intervals must not overlap; and in one transaction,
+        // because an address may be in an old and in a new one.
+        self.open
+            .extend(networks.into_iter().map(Step::DeleteElement));
+        self.open.extend(new_networks.into_iter().map(add));
     }
 
     fn need(&mut self, need: &Need) {
@@ -336,25 +349,31 @@ impl Builder<'_> {
     fn finish(self, is_full: bool) -> Plan {
         let (config, node) = (self.desired.config(), self.node);
         let mut steps = Vec::new();
-        let mut has_choosers = true;
         if is_full {
             let missing = missing_sysctls(config, &node.sysctls);
             steps.extend(missing.map(|(sysctl, value)| Step::SetSysctl(sysctl, value)));
             let ruleset = Ruleset::new(config);
             if node.ruleset != Some(ruleset.fingerprint()) {
-                has_choosers = false;
-                steps.push(Step::InstallRuleset(ruleset));
+                // Even those that nothing needs any more: elements that select them go later.
+                let kept = node.choosers.union(&node.outdated).copied().collect();
+                steps.push(Step::InstallRuleset(ruleset, kept));
             }
         }
-        let is_missing = |chooser: &&Chooser| !has_choosers || !node.choosers.contains(chooser);
-        let missing = self.choosers.iter().filter(is_missing);
-        steps.extend(missing.copied().map(Step::AddChooser));
+        let needed = self.choosers.iter().copied();
+        let needed = needed.filter(|chooser| !node.choosers.contains(chooser));
+        steps.extend(
+            needed.map(|chooser| match node.outdated.contains(&chooser) {
+                true => Step::ReplaceChooser(chooser),
+                false => Step::AddChooser(chooser),
+            }),
+        );
         // A first sync has far more of these: they stay where they are.
         let first = mem::replace(&mut steps, self.open);
         steps.splice(..0, first);
         steps.extend(self.close);
-        if is_full && has_choosers {
-            let unused = node.choosers.difference(&self.choosers);
+        if is_full {
+            let there = node.choosers.union(&node.outdated);
+            let unused = there.filter(|chooser| !self.choosers.contains(chooser));
             steps.extend(unused.copied().map(Step::DeleteChooser));
         }
         steps.extend(self.flows.into_iter().map(Step::DeleteFlows));

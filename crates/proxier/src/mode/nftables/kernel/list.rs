@@ -24,6 +24,8 @@ pub(super) struct Table {
     /// The rules that do not choose an endpoint, if they are complete.
     pub(super) rules: Option<Fingerprint>,
     pub(super) choosers: BTreeSet<Chooser>,
+    /// Chains that are selected by their choice, with other rules.
+    pub(super) outdated: BTreeSet<Chooser>,
 }
 
 /// Lists the table of a family, and adds its elements. `None` if there is no table.
@@ -61,6 +63,7 @@ pub(super) fn table(
         rules: complete(others.into_values().flatten().collect())
             .filter(|_| has_base_chains(&chains, family)),
         choosers: BTreeSet::new(),
+        outdated: BTreeSet::new(),
     };
     if !table.is_sound {
         return Ok(Some(table));
@@ -85,13 +88,12 @@ pub(super) fn table(
         let tags = choosing.get(&chooser.name()).cloned().unwrap_or_default();
         complete(tags) == Some(chooser.fingerprint())
     };
-    // A chain that is not complete, or not selected, is not known: rules that are installed again
-    // remove all of them.
-    table.choosers = selected.into_iter().filter(is_complete).collect();
+    // A chain that is not selected is not known: rules that are installed again remove it.
     let is_chooser = |chain: &ChainDefinition| Chooser::from_name(family, chain.name()).is_some();
-    if chains.iter().filter(|chain| is_chooser(chain)).count() != table.choosers.len() {
+    if chains.iter().filter(|chain| is_chooser(chain)).count() != selected.len() {
         table.rules = None;
     }
+    (table.choosers, table.outdated) = selected.into_iter().partition(is_complete);
     Ok(Some(table))
 }
 

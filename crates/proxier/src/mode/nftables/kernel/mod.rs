@@ -5,6 +5,7 @@ mod expression;
 mod list;
 mod transaction;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -98,6 +99,7 @@ impl NftablesKernel {
             self.sound.push(*family);
             rules.push(table.rules);
             node.choosers.extend(table.choosers);
+            node.outdated.extend(table.outdated);
         }
         let first = rules.first().copied().flatten();
         node.ruleset = first.filter(|_| rules.iter().all(|rules| *rules == first));
@@ -219,7 +221,7 @@ impl NftablesKernel {
     ///
     /// The kernel's error.
     pub(crate) fn check(&mut self, config: &Config) -> Result<(), NodeError> {
-        let ruleset = Step::InstallRuleset(Ruleset::new(config));
+        let ruleset = Step::InstallRuleset(Ruleset::new(config), BTreeSet::new());
         // The rules of both families are too many for one transaction.
         for family in self.families.clone() {
             let chooser = Step::AddChooser(Chooser {
@@ -284,7 +286,7 @@ impl NftablesKernel {
 }
 
 const fn installs(step: &Step) -> bool {
-    matches!(step, Step::InstallRuleset(_))
+    matches!(step, Step::InstallRuleset(..))
 }
 
 fn error(operation: &'static str) -> impl Fn(io::Error) -> NodeError {
@@ -296,6 +298,7 @@ fn refusal(step: &Step, source: io::Error) -> NodeError {
         Step::AddElement(..) => "add an element",
         Step::DeleteElement(_) => "delete an element",
         Step::AddChooser(_) => "add a chain",
+        Step::ReplaceChooser(_) => "replace the rules of a chain",
         Step::DeleteChooser(_) => "delete a chain",
         _ => "install the rules",
     };

@@ -1,5 +1,7 @@
 //! Packs steps into transactions.
 
+use std::collections::BTreeSet;
+
 use ipvs::Family;
 use netlink::uapi::*;
 use netlink::{Batch, Packing, Refused, Socket, Writer, user_data};
@@ -11,6 +13,9 @@ use crate::mode::ipvs::kernel::nft::{RuleTag, put_hook};
 use crate::mode::ipvs::rules::Fingerprint;
 use crate::mode::nftables::rules::Chain;
 use crate::mode::nftables::{Chooser, Element, Ruleset, Set, Step, TABLE};
+
+/// The most choosers that one message selects: with some 100 bytes each, they fit into a list.
+const MOST_SELECTIONS: usize = 500;
 
 /// A transaction under construction.
 pub(super) struct Transaction<'a> {
@@ -53,8 +58,9 @@ impl<'a> Transaction<'a> {
     /// Returns the index after them.
     fn put_some(&mut self, steps: &[&Step], at: usize, packing: Packing) -> usize {
         match steps.get(at) {
-            Some(Step::InstallRuleset(ruleset)) => self.put_ruleset(at, ruleset),
+            Some(Step::InstallRuleset(ruleset, kept)) => self.put_ruleset(at, ruleset, kept),
             Some(Step::AddChooser(chooser)) => self.add_chooser(at, *chooser),
+            Some(Step::ReplaceChooser(chooser)) => self.replace_chooser(at, *chooser),
             Some(Step::DeleteChooser(chooser)) => self.delete_chooser(at, *chooser),
             Some(Step::AddElement(..) | Step::DeleteElement(_)) => {
                 return self.put_elements(steps, at, packing);
@@ -96,24 +102,13 @@ impl<'a> Transaction<'a> {
         end
     }
 
-    fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset) {
+    fn put_ruleset(&mut self, step: usize, ruleset: &Ruleset, kept: &BTreeSet<Chooser>) {
         let fingerprint = ruleset.fingerprint();
         for family in self.families {
             let family = *family;
-            self.create_table(step, family);
             match self.chains.iter().find(|(of, _)| *of == family) {
-                Some((_, chains)) => self.empty_table(step, family, chains),
-                None => {
-                    self.message(step, NFT_MSG_DELTABLE, 0, family, |w, _| {
-                        w.text(NFTA_TABLE_NAME, TABLE);
-                    });
-                    self.create_table(step, family);
-                }
-            }
-            for set in Set::ALL {
-                self.message(step, NFT_MSG_NEWSET, NLM_F_CREATE, family, |w, id| {
-                    put_set(w, set, family, TABLE, id);
-                });
+                Some((_, chains)) => self.empty_table(step, family, chains, kept),
+                None => self.create_table(step, family),
             }
             let chains = ruleset.chains(family);
             for chain in &chains {
@@ -123,27 +118,63 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// Creates a table with all sets, in place of one that cannot be used.
     fn create_table(&mut self, step: usize, family: Family) {
-        self.message(step, NFT_MSG_NEWTABLE, NLM_F_CREATE, family, |w, _| {
-            w.text(NFTA_TABLE_NAME, TABLE);
-        });
+        // Created first, because it is an error to delete a table that is not there.
+        let messages = [
+            (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+            (NFT_MSG_DELTABLE, 0),
+            (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+        ];
+        for (kind, flags) in messages {
+            self.message(step, kind, flags, family, |w, _| {
+                w.text(NFTA_TABLE_NAME, TABLE);
+            });
+        }
+        for set in Set::ALL {
+            self.message(step, NFT_MSG_NEWSET, NLM_F_CREATE, family, |w, id| {
+                put_set(w, set, family, TABLE, id);
+            });
+        }
     }
 
-    /// Removes the rules and chains of a table; the sets stay, but for those of chains.
-    fn empty_table(&mut self, step: usize, family: Family, chains: &[String]) {
-        self.message(step, NFT_MSG_DELRULE, 0, family, |w, _| {
-            w.text(NFTA_RULE_TABLE, TABLE);
-        });
+    /// Removes the chains of a table, with their rules, except for choosers that are kept. The sets
+    /// stay.
+    fn empty_table(
+        &mut self,
+        step: usize,
+        family: Family,
+        chains: &[String],
+        kept: &BTreeSet<Chooser>,
+    ) {
+        let is_kept = |name: &str| {
+            let chooser = Chooser::from_name(family, name);
+            chooser.is_some_and(|chooser| kept.contains(&chooser))
+        };
+        let unwanted = || chains.iter().filter(|name| !is_kept(name));
+        for chain in unwanted() {
+            self.delete_rules(step, family, chain);
+        }
         for set in Set::ALL.into_iter().filter(|set| set.has_chains()) {
-            // Without a list, all elements.
+            // Without a list, all elements: others than svcproxy's may refer to an unwanted chain.
             self.message(step, NFT_MSG_DELSETELEM, 0, family, |w, _| {
                 w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
                 w.text(NFTA_SET_ELEM_LIST_SET, set.name());
             });
+            let kept = kept.iter();
+            let kept = kept.filter(|kept| kept.family == family && kept.set() == set);
+            self.put_selections(step, NFT_MSG_NEWSETELEM, &kept.copied().collect::<Vec<_>>());
         }
-        for chain in chains {
+        for chain in unwanted() {
             self.delete_chain(step, family, chain);
         }
+    }
+
+    fn delete_rules(&mut self, step: usize, family: Family, chain: &str) {
+        self.message(step, NFT_MSG_DELRULE, 0, family, |w, _| {
+            w.text(NFTA_RULE_TABLE, TABLE);
+            w.text(NFTA_RULE_CHAIN, chain);
+        });
     }
 
     fn delete_chain(&mut self, step: usize, family: Family, chain: &str) {
@@ -196,34 +227,42 @@ impl<'a> Transaction<'a> {
     fn add_chooser(&mut self, step: usize, chooser: Chooser) {
         let (family, chain) = (chooser.family, chooser.chain());
         self.add_chain(step, family, &chain);
-        let fingerprint = chooser.fingerprint();
-        self.add_rules(step, family, &[chain], fingerprint);
-        self.put_selection(step, NFT_MSG_NEWSETELEM, chooser);
+        self.add_rules(step, family, &[chain], chooser.fingerprint());
+        self.put_selections(step, NFT_MSG_NEWSETELEM, &[chooser]);
+    }
+
+    fn replace_chooser(&mut self, step: usize, chooser: Chooser) {
+        let (family, chain) = (chooser.family, chooser.chain());
+        self.delete_rules(step, family, &chain.name);
+        self.add_rules(step, family, &[chain], chooser.fingerprint());
     }
 
     fn delete_chooser(&mut self, step: usize, chooser: Chooser) {
         let (family, name) = (chooser.family, chooser.name());
-        self.put_selection(step, NFT_MSG_DELSETELEM, chooser);
-        self.message(step, NFT_MSG_DELRULE, 0, family, |w, _| {
-            w.text(NFTA_RULE_TABLE, TABLE);
-            w.text(NFTA_RULE_CHAIN, &name);
-        });
+        self.put_selections(step, NFT_MSG_DELSETELEM, &[chooser]);
+        self.delete_rules(step, family, &name);
         self.delete_chain(step, family, &name);
     }
 
-    /// The element that selects a chain by its choice.
-    fn put_selection(&mut self, step: usize, kind: u8, chooser: Chooser) {
+    /// Adds or deletes the elements that select chains by their choices. The choosers are of one set
+    /// and family.
+    fn put_selections(&mut self, step: usize, kind: u8, choosers: &[Chooser]) {
         let flags = match kind {
             NFT_MSG_NEWSETELEM => NLM_F_CREATE,
             _ => 0,
         };
-        self.message(step, kind, flags, chooser.family, |w, _| {
-            w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
-            w.text(NFTA_SET_ELEM_LIST_SET, chooser.set().name());
-            w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
-                put_chooser(w, chooser.choice, &chooser.name());
+        for some in choosers.chunks(MOST_SELECTIONS) {
+            let Some(first) = some.first() else { continue };
+            self.message(step, kind, flags, first.family, |w, _| {
+                w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                w.text(NFTA_SET_ELEM_LIST_SET, first.set().name());
+                w.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
+                    for chooser in some {
+                        put_chooser(w, chooser.choice, &chooser.name());
+                    }
+                });
             });
-        });
+        }
     }
 
     /// Writes a message; `put` gets its sequence number too.
@@ -272,10 +311,14 @@ fn element_of(step: &Step) -> Option<(u8, &Element, Option<&str>)> {
 }
 
 /// Whether two steps must be in one transaction: the second one adds again what the first one
-/// deleted, which must never be missing.
+/// deleted, or a part of it, which must never be missing.
 fn belong_together(last: &Step, next: &Step) -> bool {
     match (last, next) {
-        (Step::DeleteElement(old), Step::AddElement(new, _)) => old.excludes(new),
+        (Step::DeleteElement(old), Step::AddElement(new, _)) if old.excludes(new) => true,
+        (Step::DeleteElement(last), Step::DeleteElement(next) | Step::AddElement(next, _))
+        | (Step::AddElement(last, _), Step::AddElement(next, _)) => {
+            last.is_network() && next.is_network()
+        }
         _ => false,
     }
 }

@@ -143,6 +143,70 @@ fn an_element_goes_before_another_one_takes_its_place() {
     }
 }
 
+/// Other rules, or another version's, never take away the chains that choose.
+#[test]
+fn choosers_stay_while_rules_are_replaced() {
+    let (before, after) = (
+        many(1..4, SessionAffinity::None),
+        many(1..3, SessionAffinity::None),
+    );
+    let mut node = NodeState::default();
+    node.record(&Plan::new(&before, &node, Scope::Full), &[]);
+    let choosers = mem::take(&mut node.choosers);
+    assert_eq!(choosers.len(), 2, "one for the node port: {choosers:?}");
+    node.outdated.clone_from(&choosers);
+    node.ruleset = None;
+
+    let text = |plan: &Plan| {
+        plan.steps()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let same = Plan::new(&before, &node, Scope::Full);
+    assert_eq!(
+        text(&same),
+        [
+            "install packet-filter rules",
+            "replace the rules of chain choose-3 (ipv4)",
+            "replace the rules of chain choose-port-3 (ipv4)",
+        ]
+    );
+    let kept = same.steps().iter().find_map(|step| match step {
+        Step::InstallRuleset(_, kept) => Some(kept),
+        _ => None,
+    });
+    assert_eq!(kept, Some(&choosers));
+    let mut replaced = node.clone();
+    replaced.record(&same, &[]);
+    assert_eq!(
+        (replaced.choosers, replaced.outdated),
+        (choosers, BTreeSet::new())
+    );
+
+    // Those that nothing needs go after the elements that select them.
+    let fewer = Plan::new(&after, &node, Scope::Full);
+    let steps = text(&fewer);
+    assert_eq!(
+        steps[..3],
+        [
+            "install packet-filter rules",
+            "add chain choose-2 (ipv4)",
+            "add chain choose-port-2 (ipv4)",
+        ]
+    );
+    assert_eq!(
+        steps[steps.len() - 2..],
+        [
+            "delete chain choose-3 (ipv4)",
+            "delete chain choose-port-3 (ipv4)"
+        ]
+    );
+    node.record(&fewer, &[]);
+    assert!(node.outdated.is_empty());
+    assert!(Plan::new(&after, &node, Scope::Full).is_empty());
+}
+
 /// All elements of a node.
 fn elements(node: &NodeState) -> BTreeSet<Element> {
     let keys = node.elements.frontends();
