@@ -17,7 +17,7 @@ use crate::mode::{Carried, DataPlane, Drain, Failures, Item, Reading, ServerCoun
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
 use crate::reconcile::schedule::{Failed, Tried};
-use crate::store::{Change, Store};
+use crate::store::{Change, Store, Trigger};
 
 pub use report::{Concerned, SyncKind, SyncReport};
 
@@ -58,6 +58,8 @@ pub struct Proxier<D: DataPlane> {
     touched: Touched,
     /// What was tried since the last [`take_attempt`](Self::take_attempt).
     attempt: Attempt,
+    /// The triggers of the changes in the desired state that no report has.
+    triggers: Vec<Trigger>,
     is_draining_beside: bool,
     data_plane: D,
 }
@@ -113,6 +115,7 @@ impl<D: DataPlane> Proxier<D> {
             unknown_node: None,
             touched: Touched::default(),
             attempt: Attempt::default(),
+            triggers: Vec::new(),
             is_draining_beside: false,
             data_plane,
         }
@@ -129,6 +132,7 @@ impl<D: DataPlane> Proxier<D> {
             desired: self.desired,
             touched: Touched::default(),
             attempt: Attempt::default(),
+            triggers: Vec::new(),
             is_draining_beside: false,
             data_plane,
         }
@@ -170,6 +174,7 @@ impl<D: DataPlane> Proxier<D> {
             return false;
         }
         self.compute();
+        self.triggers.extend(self.store.take_triggers());
         self.unknown_node = match self.desired.is_node_unknown(&self.store) {
             true => self
                 .unknown_node
@@ -366,7 +371,7 @@ impl<D: DataPlane> Proxier<D> {
             kind,
             plan,
             applied,
-            triggers: self.store.take_triggers(),
+            triggers: mem::take(&mut self.triggers),
             notices: self.data_plane.take_notices(&self.desired),
             concerned,
         }

@@ -2,9 +2,11 @@
 //!
 //! Listing real servers takes one request per virtual server, so an audit reads them in slices.
 //! Every change updates the known state of the node, and a slice compares the kernel with the state
-//! known at that moment. So a change between two slices is no drift.
+//! known at that moment. So a change between two slices is no drift. Changes that wait for their sync
+//! are not looked at: they are no drift either, and their sync is due soon.
 
 use crate::mode::{DataPlane, NodeError, PlanSteps, Reading};
+use crate::reconcile::proxier::Attempt;
 use crate::reconcile::{Concerned, Proxier, SyncKind, SyncReport};
 
 impl<D: DataPlane> Proxier<D> {
@@ -36,12 +38,11 @@ impl<D: DataPlane> Proxier<D> {
         &mut self,
         reading: Reading,
     ) -> Result<Option<SyncReport<D::Plan>>, NodeError> {
-        if !self.ingest([]) {
-            return Ok(None);
+        if !self.is_known() {
+            return self.handle([]);
         }
-        let mut report = if !self.is_known() {
-            self.sync()?
-        } else if reading == Reading::Slice {
+        self.attempt = Attempt::default();
+        let mut report = if reading == Reading::Slice {
             self.audit_slice()?
         } else {
             self.begin_audit()?

@@ -11,7 +11,7 @@ use crate::mode::ipvs::{FakeIpvs, FakeNode, Ipvs, Kernel};
 use crate::mode::{ApplyReport, Sysctl};
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
-    ServicePort,
+    ServicePort, Timestamp,
 };
 
 const ENOMEM: i32 = 12;
@@ -330,6 +330,37 @@ fn a_failure_of_no_single_object_is_retried_by_an_audit_and_delays_nothing() {
     simulated.wait(Duration::from_secs(1));
     assert!(forwards(&simulated));
     assert_eq!(unfinished(&mut simulated), 0);
+}
+
+/// A change that has arrived and is not applied yet is not the work of another program.
+#[test]
+fn an_audit_repairs_drift_and_leaves_changes_to_their_sync() {
+    let mut simulated = Simulated::new();
+    let mut changed = service(1, Protocol::Tcp, [10, 245, 0, 1]);
+    for change in &mut changed {
+        if let Change::EndpointSliceApplied(slice) = change {
+            slice.last_change = Timestamp::after_epoch(Duration::from_secs(1));
+        }
+    }
+    simulated.proxier.enqueue(changed);
+    simulated.node.set_sysctl(Sysctl::IPV4_FORWARD, "0");
+    let mut audit = Vec::new();
+    let mut triggers = 0;
+    loop {
+        if let Some(report) = simulated.proxier.audit().unwrap() {
+            triggers += report.triggers.len();
+            audit.extend(report.plan.steps().iter().map(ToString::to_string));
+        }
+        if !simulated.proxier.is_auditing() {
+            break;
+        }
+    }
+    assert_eq!(audit, ["set sysctl net.ipv4.ip_forward = 1"]);
+    assert_eq!(triggers, 0);
+    assert!(!simulated.serves(1, Protocol::Tcp, [10, 245, 0, 1]));
+    let report = simulated.proxier.handle([]).unwrap().unwrap();
+    assert!(simulated.serves(1, Protocol::Tcp, [10, 245, 0, 1]));
+    assert_eq!(report.triggers.len(), 1);
 }
 
 /// The number of steps that an audit plans.
