@@ -69,7 +69,8 @@ pub fn delete(socket: &mut Socket, table: &str, families: &[Family]) -> io::Resu
     Ok(batch.commit(socket)?)
 }
 
-/// Lists objects of nftables: those of a family that have what `content` writes.
+/// Lists objects of nftables: those of a family that have what `content` writes. A kernel without
+/// nf_tables has none.
 ///
 /// # Errors
 ///
@@ -81,7 +82,44 @@ pub fn list<T: Default>(
     content: impl Fn(&mut Writer),
     take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
 ) -> io::Result<T> {
-    let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
+    match dump(socket, [NFNL_SUBSYS_NFTABLES, kind], family, content, take) {
+        // An older kernel gives the same answer for a kind of object that it does not know.
+        Err(error) if is_invalid(&error) && !exists(socket)? => Ok(T::default()),
+        listed => listed,
+    }
+}
+
+/// Whether the kernel has nf_tables, which a request makes it load.
+///
+/// # Errors
+///
+/// The kernel's errno, and whatever makes a list incomplete.
+pub fn exists(socket: &mut Socket) -> io::Result<bool> {
+    has(socket, [NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE])
+}
+
+/// Whether nfnetlink has the subsystem of a list without conditions, in which nothing can be wrong but
+/// the subsystem (`nfnetlink_rcv_msg`).
+fn has(socket: &mut Socket, list: [u8; 2]) -> io::Result<bool> {
+    match dump(socket, list, [0; 4], |_| {}, |(), _| Ok(())) {
+        Err(error) if is_invalid(&error) => Ok(false),
+        listed => listed.map(|()| true),
+    }
+}
+
+fn is_invalid(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
+}
+
+/// Lists objects of a subsystem.
+fn dump<T: Default>(
+    socket: &mut Socket,
+    kind: [u8; 2],
+    family: [u8; 4],
+    content: impl Fn(&mut Writer),
+    take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
+) -> io::Result<T> {
+    let kind = u16::from_be_bytes(kind);
     let request = |writer: &mut Writer, sequence| {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
         writer.packet(kind, flags, sequence, family, &content);
@@ -139,4 +177,36 @@ pub fn store_mark(w: &mut Writer) {
         w.number(NFTA_META_KEY, NFT_META_MARK);
         w.number(NFTA_META_SREG, NFT_REG_1);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel answers for nf_tables if it does not have it.
+    #[test]
+    #[ignore = "netns: needs root"]
+    fn netns_a_kernel_without_a_subsystem_is_recognised() {
+        let mut socket = Socket::open().unwrap();
+        assert!(exists(&mut socket).unwrap());
+        // NFNL_SUBSYS_COUNT is 13.
+        assert!(!has(&mut socket, [12 + 1, NFT_MSG_GETTABLE]).unwrap());
+        assert!(!has(&mut socket, [u8::MAX, NFT_MSG_GETTABLE]).unwrap());
+        // The socket goes on.
+        assert!(exists(&mut socket).unwrap());
+        let of_one = |w: &mut Writer| w.text(NFTA_CHAIN_TABLE, "svcproxy");
+        let unknown = dump(
+            &mut socket,
+            [NFNL_SUBSYS_NFTABLES, u8::MAX],
+            [0; 4],
+            of_one,
+            |(), _| Ok(()),
+        );
+        assert!(is_invalid(&unknown.unwrap_err()));
+        let listed = list(&mut socket, u8::MAX, [0; 4], of_one, |(), _| Ok(()));
+        assert!(
+            is_invalid(&listed.unwrap_err()),
+            "an error of a kernel that has nf_tables"
+        );
+    }
 }

@@ -113,26 +113,6 @@ impl Socket {
         }
     }
 
-    /// Requests a list of objects in `inet` tables, as [`Socket::list_with`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Socket::list_with`].
-    pub fn list<T>(
-        &mut self,
-        kind: u8,
-        content: impl Fn(&mut Writer),
-        take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
-    ) -> Result<T, Error>
-    where
-        T: Default,
-    {
-        let request = |writer: &mut Writer, sequence| {
-            writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, &content);
-        };
-        self.list_with(request, take)
-    }
-
     /// Sends the list request that `request` writes with a sequence number, and passes each
     /// message's attributes to `take`. If the content changes meanwhile, it reads the list again,
     /// into a new `T`.

@@ -22,7 +22,7 @@ use crate::args::{CleanupArgs, StatusFormat};
 use crate::lock::{self, WriterLock};
 use crate::logging::{Progress, Shown, chain};
 use crate::passage;
-use crate::takeover::other_mode::{is_without_nftables, open_ipvs};
+use crate::takeover::other_mode::{is_without_netfilter, open_ipvs};
 
 /// How often to check whether connections have ended, and what kube-proxy has.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -69,11 +69,9 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<Ending> {
     })
 }
 
-/// Whether the kernel has no nftables, so that only mode userspace can have run here.
+/// Whether only mode userspace can have run here.
 fn is_without_filters() -> bool {
-    NftablesKernel::open()
-        .and_then(|mut kernel| kernel.tables().map(drop))
-        .is_err_and(|error| is_without_nftables(&error))
+    NftablesKernel::open().is_err_and(|error| is_without_netfilter(&error))
 }
 
 /// Removes the routes of mode userspace, or lists them.

@@ -17,6 +17,7 @@ use proxier::takeover::{KubeProxy, NewProxy};
 
 use crate::logging::chain;
 use crate::notices::Notices;
+use other_mode::is_without_netfilter;
 
 /// A proxy that ran on this node before.
 pub(crate) trait EarlierProxy {
@@ -198,7 +199,10 @@ impl EarlierProxy for OfKubeProxy {
     fn remove(&mut self, new_proxy: &NewProxy<'_>) -> Result<Removal, NodeError> {
         let kube_proxy = match &mut self.0 {
             Some(kube_proxy) => kube_proxy,
-            unopened => unopened.insert(KubeProxy::open()?),
+            unopened => match KubeProxy::open() {
+                Err(error) if is_without_netfilter(&error) => return Ok(Removal::default()),
+                opened => unopened.insert(opened?),
+            },
         };
         let removal = kube_proxy.remove(new_proxy, Instant::now());
         let failures = removal.failures.iter().map(|failure| chain(failure));

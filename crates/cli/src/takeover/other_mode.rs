@@ -88,10 +88,9 @@ impl EarlierProxy for OfNftablesMode {
     }
 
     fn remove(&mut self, _: &NewProxy<'_>) -> Result<Removal, NodeError> {
-        let opened = NftablesKernel::open();
-        let tables = match opened.and_then(|mut kernel| kernel.remove_all()) {
-            Err(error) if is_without_nftables(&error) => 0,
-            removed => removed?,
+        let tables = match NftablesKernel::open() {
+            Err(error) if is_without_netfilter(&error) => 0,
+            opened => opened?.remove_all()?,
         };
         if tables > 0 {
             remove_passage(self.in_effect)?;
@@ -120,25 +119,19 @@ impl EarlierProxy for OfIpvsMode {
             return self.look();
         }
         let mut kernel = match open_ipvs() {
-            Err(error) if is_without_nftables(&error) => return self.without_nftables(),
+            Err(error) if is_without_netfilter(&error) => return self.without_netfilter(),
             opened => opened?,
         };
         if self.in_effect == Mode::Userspace {
             // IPVS would see new connections before the proxy does.
-            let removed = match hand_over(&mut *kernel) {
-                Err(error) if is_without_nftables(&error) => return Ok(Removal::default()),
-                removed => removed?,
-            };
+            let removed = hand_over(&mut *kernel)?;
             remove_passage(self.in_effect)?;
             return Ok(outcome(&removed));
         }
         let replacement = Replacement::Translation(&self.config);
         let timeout = self.config.drain_timeout;
         let begun = Retiring::begin(&mut *kernel, replacement, timeout, Instant::now());
-        let (mut retiring, begun) = match begun {
-            Err(error) if is_without_nftables(&error) => return self.without_nftables(),
-            begun => begun?,
-        };
+        let (mut retiring, begun) = begun?;
         if !begun.applied.failures.is_empty() {
             return Ok(outcome(&begun));
         }
@@ -177,7 +170,7 @@ impl EarlierProxy for OfIpvsMode {
 
 impl OfIpvsMode {
     /// Mode ipvs cannot have run here, but mode userspace may have left its routes.
-    fn without_nftables(&self) -> Result<Removal, NodeError> {
+    fn without_netfilter(&self) -> Result<Removal, NodeError> {
         if self.in_effect == Mode::Userspace {
             return Ok(Removal::default());
         }
@@ -189,12 +182,11 @@ impl OfIpvsMode {
     }
 }
 
-/// Without nftables in the kernel, IPVS mode cannot have run here.
-pub(crate) fn is_without_nftables(error: &NodeError) -> bool {
-    const EINVAL: i32 = 22;
+/// Without nfnetlink in the kernel, as in a sandbox that is none, no other mode than userspace can have
+/// run here, and no kube-proxy. A kernel that lacks nftables alone counts as one without tables.
+pub(crate) fn is_without_netfilter(error: &NodeError) -> bool {
     const EPROTONOSUPPORT: i32 = 93;
-    matches!(error, NodeError::PacketFilter { .. })
-        && [Some(EINVAL), Some(EPROTONOSUPPORT)].contains(&error.errno())
+    matches!(error, NodeError::PacketFilter { .. }) && error.errno() == Some(EPROTONOSUPPORT)
 }
 
 fn outcome(Cleanup { plan, applied, .. }: &Cleanup) -> Removal {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ipvs::Family;
+use netlink::{Socket, nftables};
 
 use super::program::{Program, Verb};
 use crate::mode::NodeError;
@@ -45,6 +46,9 @@ impl Flavour {
     ///
     /// If none is installed, or it cannot be run.
     pub fn find() -> Result<Self, NodeError> {
+        if !has_nftables() && Self::Legacy.version().is_ok() {
+            return Ok(Self::Legacy);
+        }
         let (Some(nft), Some(legacy)) = (Self::Nft.traces()?, Self::Legacy.traces()?) else {
             return Self::of_distribution();
         };
@@ -138,8 +142,7 @@ impl Flavour {
             .into_iter()
             .filter(|family| super::kernel_speaks(*family))
         {
-            if self == Self::Legacy && !has_legacy_tables(family) {
-                // iptables-legacy-save would create the tables.
+            if !self.can_have_rules(family) {
                 continue;
             }
             let saved = match Program::new(self, family, Verb::Save).run(&"") {
@@ -150,6 +153,16 @@ impl Flavour {
             traces.add(&saved);
         }
         Ok(Some(traces))
+    }
+
+    /// Whether the kernel may have rules of it. Otherwise iptables-legacy-save would create the tables,
+    /// and iptables-nft-save would fail.
+    fn can_have_rules(self, family: Family) -> bool {
+        match self {
+            Self::Legacy => has_legacy_tables(family),
+            Self::Nft => has_nftables(),
+            Self::Plain => has_nftables() || self.is_nft().is_ok_and(|is_nft| !is_nft),
+        }
     }
 
     pub(crate) const fn infix(self) -> &'static str {
@@ -168,6 +181,16 @@ impl Traces {
         self.is_hinted |= names.into_iter().any(|name| HINTS.contains(&name));
         self.has_ours |= !Rules::parse(saved).is_empty();
         self.rules += saved.lines().filter(|line| line.starts_with("-A ")).count();
+    }
+}
+
+/// Whether the kernel has the nftables that iptables-nft needs. If it cannot be asked, the program's
+/// error gives the reason.
+fn has_nftables() -> bool {
+    const EPROTONOSUPPORT: i32 = 93;
+    match Socket::open().and_then(|mut socket| nftables::exists(&mut socket)) {
+        Err(error) => error.raw_os_error() != Some(EPROTONOSUPPORT),
+        Ok(exists) => exists,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::desired::Config;
 use crate::mode::ipvs::plan::Elements;
 use crate::mode::ipvs::rules::{Fingerprint, Parts, Ruleset, Set, TABLE};
 use netlink::uapi::*;
-use netlink::{Attributes, Writer, user_data};
+use netlink::{Attributes, Writer, nftables, user_data};
 use netlink::{Error, Malformed, Socket};
 
 /// The observed table, without its elements.
@@ -74,7 +74,8 @@ pub(super) fn shape(socket: &mut Socket) -> io::Result<TableShape> {
         ..TableShape::default()
     };
     sets(socket, &mut shape)?;
-    let tags = socket.list(
+    let tags = list(
+        socket,
         NFT_MSG_GETRULE,
         |w| w.text(NFTA_RULE_TABLE, TABLE),
         |tags: &mut Vec<Option<RuleTag>>, rule| {
@@ -99,7 +100,8 @@ pub(crate) fn complete(tags: Vec<Option<RuleTag>>) -> Option<Fingerprint> {
 }
 
 fn flags(socket: &mut Socket) -> io::Result<u32> {
-    let flags = socket.list(
+    let flags = list(
+        socket,
         NFT_MSG_GETTABLE,
         |_| {},
         |flags: &mut u32, table| {
@@ -114,7 +116,8 @@ fn flags(socket: &mut Socket) -> io::Result<u32> {
 
 /// Lists the chains. The kernel lists those of all tables, so others are skipped.
 fn chains(socket: &mut Socket) -> io::Result<Vec<ChainDefinition>> {
-    let chains = socket.list(
+    let chains = list(
+        socket,
         NFT_MSG_GETCHAIN,
         |w| w.text(NFTA_CHAIN_TABLE, TABLE),
         |chains: &mut Vec<_>, chain| {
@@ -129,7 +132,8 @@ fn chains(socket: &mut Socket) -> io::Result<Vec<ChainDefinition>> {
 }
 
 fn objects(socket: &mut Socket) -> io::Result<Vec<(u32, String)>> {
-    let objects = socket.list(
+    let objects = list(
+        socket,
         NFT_MSG_GETOBJ,
         |w| w.text(NFTA_OBJ_TABLE, TABLE),
         |objects: &mut Vec<_>, object| {
@@ -145,7 +149,8 @@ fn objects(socket: &mut Socket) -> io::Result<Vec<(u32, String)>> {
 }
 
 fn flowtables(socket: &mut Socket) -> io::Result<Vec<String>> {
-    let flowtables = socket.list(
+    let flowtables = list(
+        socket,
         NFT_MSG_GETFLOWTABLE,
         |w| w.text(NFTA_FLOWTABLE_TABLE, TABLE),
         |flowtables: &mut Vec<_>, flowtable| {
@@ -160,7 +165,8 @@ fn flowtables(socket: &mut Socket) -> io::Result<Vec<String>> {
 }
 
 fn sets(socket: &mut Socket, shape: &mut TableShape) -> io::Result<()> {
-    let sets = socket.list(
+    let sets = list(
+        socket,
         NFT_MSG_GETSET,
         |w| w.text(NFTA_SET_TABLE, TABLE),
         |sets: &mut Vec<_>, set| {
@@ -215,7 +221,7 @@ fn list_elements<T: Default>(
         w.text(NFTA_SET_ELEM_LIST_TABLE, TABLE);
         w.text(NFTA_SET_ELEM_LIST_SET, set.name());
     };
-    let listed = socket.list(NFT_MSG_GETSETELEM, request, |list, message| {
+    let listed = list(socket, NFT_MSG_GETSETELEM, request, |list, message| {
         for element in message.list(NFTA_SET_ELEM_LIST_ELEMENTS)? {
             take(list, element.attributes()?)?;
         }
@@ -224,16 +230,26 @@ fn list_elements<T: Default>(
     absent_is_empty(listed)
 }
 
+/// Lists objects in `inet` tables.
+fn list<T: Default>(
+    socket: &mut Socket,
+    kind: u8,
+    content: impl Fn(&mut Writer),
+    take: impl FnMut(&mut T, Attributes<'_>) -> Result<(), Malformed>,
+) -> io::Result<T> {
+    nftables::list(socket, kind, [NFPROTO_INET, 0, 0, 0], content, take)
+}
+
 /// The table does not exist before the first run, and after `nft flush ruleset`.
-fn absent_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
-    match listed.map_err(io::Error::from) {
+fn absent_is_empty<T: Default>(listed: io::Result<T>) -> io::Result<T> {
+    match listed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         listed => listed,
     }
 }
 
 /// Older kernels do not know such objects (before 4.10; flowtables before 4.16), so they have none.
-fn unknown_is_empty<T: Default>(listed: Result<T, Error>) -> io::Result<T> {
+fn unknown_is_empty<T: Default>(listed: io::Result<T>) -> io::Result<T> {
     match absent_is_empty(listed) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(T::default()),
         listed => listed,

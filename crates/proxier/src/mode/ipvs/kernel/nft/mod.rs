@@ -27,7 +27,7 @@ use list::TableShape;
 #[cfg(feature = "nftables")]
 pub(crate) use list::complete;
 use netlink::uapi::*;
-use netlink::{Batch, Packing, Refused, Socket, again, filter, without_rejected};
+use netlink::{Batch, Packing, Refused, Socket, again, filter, nftables, without_rejected};
 #[cfg(feature = "nftables")]
 pub(crate) use rule::{RuleTag, put_from, put_in, put_of_network, put_statement};
 use transaction::Transaction;
@@ -199,6 +199,10 @@ impl Nft {
 
     /// Deletes the table, if there is one.
     pub(crate) fn remove_table(&mut self) -> Result<(), NodeError> {
+        let exists = nftables::exists(&mut self.socket);
+        if !exists.map_err(error("look for nftables"))? {
+            return Ok(());
+        }
         let mut batch = Batch::begin(&mut self.socket);
         // Create the table first, so that deleting it succeeds even if it does not exist.
         for (kind, flags) in [(NFT_MSG_NEWTABLE, NLM_F_CREATE), (NFT_MSG_DELTABLE, 0)] {
