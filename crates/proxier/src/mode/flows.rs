@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use ::ipvs::Protocol;
 
 use crate::desired::{Backend, Frontend, FrontendKey, Touched};
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
+use crate::mode::{ApplyReport, NodeError};
 
 /// Flows to an address, to delete from connection tracking: those that a backend answered, or all
 /// of them.
@@ -40,7 +42,7 @@ impl Flows {
 /// Flows that could not be deleted. Their backends are gone from the node, so no later plan would find
 /// them.
 #[derive(Debug, Default)]
-pub(super) struct OwedFlows(BTreeSet<Flows>);
+pub(crate) struct OwedFlows(BTreeSet<Flows>);
 
 impl OwedFlows {
     /// Limit of kept flows. More failures mean that connection tracking cannot be changed at all.
@@ -65,6 +67,33 @@ impl OwedFlows {
             if self.0.len() < Self::MOST {
                 self.0.insert(*flows);
             }
+        }
+    }
+
+    /// Adds flows to delete.
+    #[cfg(all(feature = "ipvs", feature = "iptables"))]
+    pub(crate) fn owe(&mut self, flows: impl IntoIterator<Item = Flows>) {
+        let room = Self::MOST.saturating_sub(self.0.len());
+        self.0.extend(flows.into_iter().take(room));
+    }
+
+    /// Deletes all of them with `delete`, and keeps those that failed. Returns the first error.
+    #[cfg(all(feature = "ipvs", feature = "iptables"))]
+    pub(crate) fn settle(
+        &mut self,
+        delete: impl FnOnce(&[Flows]) -> Result<ApplyReport, NodeError>,
+    ) -> Result<(), NodeError> {
+        let all: Vec<_> = self.0.iter().copied().collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let report = delete(&all)?;
+        let failed = report.failures.iter();
+        let failed = failed.filter_map(|failure| all.get(failure.step));
+        self.record(all.iter(), failed);
+        match report.failures.into_iter().next() {
+            Some(failure) => Err(failure.error),
+            None => Ok(()),
         }
     }
 
@@ -113,5 +142,50 @@ impl fmt::Display for Flows {
             Some(backend) => write!(f, " answered by {backend}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(all(test, feature = "ipvs", feature = "iptables"))]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn to(port: u16) -> Flows {
+        Flows::to(FrontendKey {
+            protocol: Protocol::Udp,
+            address: [10, 96, 0, 10].into(),
+            port: port.try_into().unwrap(),
+        })
+    }
+
+    fn error() -> NodeError {
+        NodeError::Conntrack {
+            operation: "delete a flow",
+            source: io::Error::from_raw_os_error(16),
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_deleted_is_tried_again() {
+        let mut owed = OwedFlows::default();
+        owed.owe([to(53), to(54)]);
+        // Connection tracking cannot be reached at all.
+        owed.settle(|_| Err(error())).unwrap_err();
+        owed.owe([to(55)]);
+        let settled = owed.settle(|flows| {
+            assert_eq!(flows, [to(53), to(54), to(55)]);
+            let mut report = ApplyReport::default();
+            report.fail(1, error());
+            Ok(report)
+        });
+        settled.unwrap_err();
+        let settled = owed.settle(|flows| {
+            assert_eq!(flows, [to(54)]);
+            Ok(ApplyReport::default())
+        });
+        settled.unwrap();
+        owed.settle(|flows| panic!("{flows:?} were deleted"))
+            .unwrap();
     }
 }

@@ -3,7 +3,7 @@
 #[cfg(any(feature = "ipvs", feature = "iptables"))]
 pub(crate) mod conntrack;
 mod error;
-mod flows;
+pub(crate) mod flows;
 pub mod iptables;
 pub mod ipvs;
 mod limits;

@@ -18,6 +18,7 @@ use ipvs::{Protocol, VirtualServerKey};
 
 use crate::desired::FrontendKey;
 use crate::mode::NodeError;
+use crate::mode::flows::OwedFlows;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::kernel::rtnetlink::Rtnetlink;
 use crate::takeover::leftovers::{NFTABLES_TABLE, Record, SetOf, is_set, set_of};
@@ -55,6 +56,8 @@ pub struct KubeProxy {
     netlink: Rtnetlink,
     /// kube-proxy's virtual servers that drain.
     draining: Draining,
+    /// Flows to deleted virtual servers that could not be deleted.
+    owed: OwedFlows,
 }
 
 /// The data plane that is in effect now.
@@ -198,6 +201,7 @@ impl KubeProxy {
             netfilter: Socket::open().map_err(packet_filter("open netfilter"))?,
             netlink: Rtnetlink::open().map_err(links("open rtnetlink"))?,
             draining: Draining::default(),
+            owed: OwedFlows::default(),
         })
     }
 
@@ -346,7 +350,8 @@ impl KubeProxy {
         new_proxy: &NewProxy<'_>,
         now: Instant,
     ) -> Result<servers::Deletion, NodeError> {
-        servers::delete(record, new_proxy, &mut self.draining, now)
+        let (draining, owed) = (&mut self.draining, &mut self.owed);
+        servers::delete(record, new_proxy, draining, owed, now)
     }
 
     fn remove_sets(&mut self, mut sets: Vec<String>, removal: &mut Removal) {

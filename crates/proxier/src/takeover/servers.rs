@@ -8,6 +8,7 @@ use ipvs::{Change, Client, ErrorKind, Family, Protocol, VirtualServerKey};
 use super::NewProxy;
 use crate::desired::FrontendKey;
 use crate::mode::conntrack::ConntrackSocket;
+use crate::mode::flows::OwedFlows;
 use crate::mode::ipvs::drain::Draining;
 use crate::mode::ipvs::plan::drains;
 use crate::mode::ipvs::shared;
@@ -24,11 +25,32 @@ pub(super) struct Deletion {
 }
 
 /// Deletes the virtual servers of the record that the new proxy does not have and that have
-/// drained.
+/// drained, and the flows to them; `owed` keeps flows that cannot be deleted now.
 pub(super) fn delete(
     record: &Record,
     new_proxy: &NewProxy<'_>,
     draining: &mut Draining,
+    owed: &mut OwedFlows,
+    now: Instant,
+) -> Result<Deletion, NodeError> {
+    let deletion = delete_servers(record, new_proxy, draining, owed, now);
+    // Also if a virtual server could not be deleted: others may have been.
+    let settled = owed.settle(|flows| {
+        let mut report = ApplyReport::default();
+        let flows = flows.iter().copied().enumerate();
+        ConntrackSocket::open()?.delete_flows(flows, &mut report);
+        Ok(report)
+    });
+    let deletion = deletion?;
+    settled?;
+    Ok(deletion)
+}
+
+fn delete_servers(
+    record: &Record,
+    new_proxy: &NewProxy<'_>,
+    draining: &mut Draining,
+    owed: &mut OwedFlows,
     now: Instant,
 ) -> Result<Deletion, NodeError> {
     let Some(mut client) = open()? else {
@@ -48,7 +70,6 @@ pub(super) fn delete(
     let ended = draining.ended(new_proxy.drain_timeout, now, count)?;
     let ended: BTreeSet<_> = ended.into_iter().map(|(key, _)| key).collect();
     let mut outcome = Deletion::default();
-    let mut flows = Vec::new();
     for key in stale {
         if lasts(&key) && !ended.contains(&key) {
             outcome.draining.push(key);
@@ -62,14 +83,7 @@ pub(super) fn delete(
             }
         }
         outcome.deleted += 1;
-        flows.extend(flows_to(key));
-    }
-    if !flows.is_empty() {
-        let mut report = ApplyReport::default();
-        ConntrackSocket::open()?.delete_flows(flows.into_iter().enumerate(), &mut report);
-        if let Some(failure) = report.failures.into_iter().next() {
-            return Err(failure.error);
-        }
+        owed.owe(flows_to(key));
     }
     Ok(outcome)
 }
