@@ -22,6 +22,7 @@ use ipvs::Protocol;
 use socket2::SockRef;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::Served;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     counters: Counters,
     limits: Limits,
     pipes: Pipes,
+    /// The places for datagrams that no endpoint has answered yet.
+    kept: Arc<Semaphore>,
     /// The clients that session affinity remembers.
     remembered: AtomicUsize,
     own: RwLock<Arc<Own>>,
@@ -142,6 +145,7 @@ impl Engine {
             counters: Counters::default(),
             limits: Limits::of(descriptors),
             pipes: Pipes::default(),
+            kept: Arc::new(Semaphore::new(udp::KEPT)),
             remembered: AtomicUsize::new(0),
             own: RwLock::default(),
             live: RwLock::default(),

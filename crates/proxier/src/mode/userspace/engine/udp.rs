@@ -2,6 +2,10 @@
 //!
 //! A flow has a socket of its own towards its endpoint, so that the kernel separates the answers, and
 //! reports that nobody listens there. It ends when nothing came for a time.
+//!
+//! The first datagrams of a flow are kept until the endpoint answers. If the kernel reports that nobody
+//! listens there, they go to the next endpoint: clients of DNS, for instance, would wait for seconds
+//! before they ask again.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -15,6 +19,7 @@ use foldhash::HashMap;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use super::super::admission::Verdict;
@@ -32,6 +37,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST: usize = 64 * 1024;
 /// Datagrams that are handled before others get their turn.
 const BURST: usize = 64;
+/// Datagrams of a flow that are kept until its endpoint answers: a resolver sends two at once, for A and
+/// AAAA.
+const KEPT_OF_FLOW: usize = 4;
+/// Datagrams of all flows that are kept, and the length of one: 8 MiB.
+pub(super) const KEPT: usize = 4096;
+const LONGEST_KEPT: usize = 2048;
 
 thread_local! {
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; LONGEST].into());
@@ -48,11 +59,65 @@ struct Flow {
     /// The time of the last datagram, in milliseconds.
     last: AtomicU64,
     is_answered: AtomicBool,
+    /// Wakes the task if a datagram could not be sent.
+    is_refused: Notify,
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// A datagram for the next endpoint, if this one refuses it.
+#[derive(Debug)]
+struct Kept {
+    datagram: Box<[u8]>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Flow {
+    /// Sends a datagram to the endpoint. tokio does not know yet that a new socket takes something, so
+    /// this goes around it. What does not fit into the socket is lost, as on a network.
+    fn send(&self, datagram: &[u8], places: &Arc<Semaphore>) {
+        self.keep(datagram, places);
+        match SockRef::from(&self.endpoint).send(datagram) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                // The answer to an earlier datagram. The kernel reports it once: either here, or to the
+                // flow's task, which waits for it.
+                self.is_refused.notify_one();
+            }
+            _ => {}
+        }
+    }
+
+    fn keep(&self, datagram: &[u8], places: &Arc<Semaphore>) {
+        if self.is_answered.load(Ordering::Relaxed) || datagram.len() > LONGEST_KEPT {
+            return;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_OF_FLOW
+            && let Ok(place) = Arc::clone(places).try_acquire_owned()
+        {
+            kept.push(Kept {
+                datagram: datagram.into(),
+                _place: place,
+            });
+        }
+    }
+
+    /// The datagrams that the endpoint has not answered.
+    fn take_kept(&self) -> Vec<Kept> {
+        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Flows {
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Flow>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the flow of a client, unless it has one. Returns the client's flow, and whether it is this.
+    fn insert(&self, client: SocketAddr, flow: Arc<Flow>) -> (Arc<Flow>, bool) {
+        match self.lock().entry(client) {
+            Entry::Occupied(entry) => (Arc::clone(entry.get()), false),
+            Entry::Vacant(entry) => (Arc::clone(entry.insert(flow)), true),
+        }
     }
 
     fn remove(&self, client: SocketAddr, flow: &Arc<Flow>) {
@@ -80,8 +145,7 @@ pub(super) async fn serve(listener: Arc<UdpSocket>, live: Arc<Live>, shared: Arc
                     let (listener, flows) = (Arc::clone(&listener), Arc::clone(&flows));
                     let (live, shared) = (Arc::clone(&live), Arc::clone(&shared));
                     tasks.spawn(async move {
-                        answer(&listener, client, &flow, &live, &shared).await;
-                        flows.remove(client, &flow);
+                        run(&listener, &flows, client, flow, &live, &shared).await;
                     });
                 }
                 Received::Exhausted => {
@@ -119,7 +183,7 @@ fn receive(listener: &UdpSocket, flows: &Flows, live: &Live, shared: &Shared) ->
         let known = flows.lock().get(&client).map(Arc::clone);
         let (flow, is_first) = match known {
             Some(flow) => (flow, false),
-            None => match begin(client, live, shared) {
+            None => match begin(client, live, shared, &mut Vec::new()) {
                 Ok(Some(flow)) => {
                     flows.lock().insert(client, Arc::clone(&flow));
                     (flow, true)
@@ -129,10 +193,7 @@ fn receive(listener: &UdpSocket, flows: &Flows, live: &Live, shared: &Shared) ->
             },
         };
         flow.last.store(shared.millis(), Ordering::Relaxed);
-        // tokio does not know yet that a new socket takes something, so this goes around it. What does
-        // not fit into the socket is lost, as on a network. An error is reported to the
-        // flow's task too.
-        let _ = SockRef::from(&flow.endpoint).send(datagram);
+        flow.send(datagram, &shared.kept);
         match is_first {
             true => Received::First(client, flow),
             false => Received::Datagram,
@@ -140,12 +201,17 @@ fn receive(listener: &UdpSocket, flows: &Flows, live: &Live, shared: &Shared) ->
     })
 }
 
-/// A new flow; `None` if the client gets none.
+/// A new flow, to an endpoint that was not tried yet; `None` if the client gets none.
 ///
 /// # Errors
 ///
 /// If the process has no descriptor left.
-fn begin(client: SocketAddr, live: &Live, shared: &Shared) -> io::Result<Option<Arc<Flow>>> {
+fn begin(
+    client: SocketAddr,
+    live: &Live,
+    shared: &Shared,
+    tried: &mut Vec<SocketAddr>,
+) -> io::Result<Option<Arc<Flow>>> {
     let counters = &shared.counters;
     let audience = match live.verdict(&shared.own(), client.ip()) {
         Verdict::Serve(audience) => audience,
@@ -165,8 +231,7 @@ fn begin(client: SocketAddr, live: &Live, shared: &Shared) -> io::Result<Option<
         count(&counters.over_limit);
         return Ok(None);
     }
-    let mut tried = Vec::new();
-    while let Some(chosen) = live.choose(client.ip(), audience, &tried, shared) {
+    while let Some(chosen) = live.choose(client.ip(), audience, tried, shared) {
         let target = chosen.held.0.address;
         match connect(target) {
             Ok(endpoint) => {
@@ -179,6 +244,8 @@ fn begin(client: SocketAddr, live: &Live, shared: &Shared) -> io::Result<Option<
                     chosen,
                     last: AtomicU64::new(shared.millis()),
                     is_answered: AtomicBool::new(false),
+                    is_refused: Notify::new(),
+                    kept: Mutex::default(),
                 })));
             }
             Err(error) if is_exhaustion(&error) => return Err(error),
@@ -204,6 +271,50 @@ fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
+/// Passes the answers of a client's flow on until it ends. If its endpoint refuses the first datagrams,
+/// they go to each of the others, until one answers.
+async fn run(
+    listener: &UdpSocket,
+    flows: &Flows,
+    client: SocketAddr,
+    mut flow: Arc<Flow>,
+    live: &Live,
+    shared: &Shared,
+) {
+    let mut tried = Vec::new();
+    loop {
+        let end = answer(listener, client, &flow, live, shared).await;
+        flows.remove(client, &flow);
+        let kept = flow.take_kept();
+        if matches!(end, End::Over) || kept.is_empty() {
+            return;
+        }
+        tried.push(flow.chosen.held.0.address);
+        let Ok(Some(next)) = begin(client, live, shared, &mut tried) else {
+            return;
+        };
+        let (current, is_own) = flows.insert(client, next);
+        // Their places are free for the same datagrams.
+        let datagrams: Vec<_> = kept.into_iter().map(|kept| kept.datagram).collect();
+        for datagram in datagrams {
+            current.send(&datagram, &shared.kept);
+        }
+        // The client has sent more meanwhile, and so has another flow.
+        if !is_own {
+            return;
+        }
+        flow = current;
+    }
+}
+
+/// Why a flow ended.
+enum End {
+    /// Nothing came for a time, or the endpoint is gone.
+    Over,
+    /// Nobody listens at the endpoint.
+    Refused,
+}
+
 /// Passes the answers of a flow on until it ends.
 async fn answer(
     listener: &UdpSocket,
@@ -211,7 +322,7 @@ async fn answer(
     flow: &Flow,
     live: &Live,
     shared: &Shared,
-) {
+) -> End {
     let _open = Counted::below(&shared.counters.open_flows, usize::MAX);
     let _of_live = Counted::below(&live.active, usize::MAX);
     let target = &flow.chosen.held.0;
@@ -225,21 +336,22 @@ async fn answer(
             .saturating_sub(flow.last.load(Ordering::Relaxed));
         let left = limit.saturating_sub(Duration::from_millis(idle));
         if left.is_zero() {
-            return;
+            return End::Over;
         }
         let is_refused = tokio::select! {
             biased;
-            () = target.is_to_end() => return,
+            () = target.is_to_end() => return End::Over,
+            () = flow.is_refused.notified() => true,
             ready = flow.endpoint.ready(Interest::READABLE | Interest::ERROR) => {
                 ready.map_or(true, |ready| ready.is_error())
             }
             () = sleep(left) => continue,
         };
         if is_refused {
-            // Nobody listens there: the next datagram of the client goes elsewhere.
+            // The next datagrams of the client go elsewhere, too.
             target.fail(shared);
             count(&shared.counters.retries);
-            return;
+            return End::Refused;
         }
         for _ in 0..BURST {
             match pass_back(listener, client, flow, live, shared) {
@@ -262,7 +374,9 @@ fn pass_back(
 ) -> io::Result<()> {
     DATAGRAM.with_borrow_mut(|buffer| {
         let length = flow.endpoint.try_recv(buffer)?;
-        flow.is_answered.store(true, Ordering::Relaxed);
+        if !flow.is_answered.swap(true, Ordering::Relaxed) {
+            drop(flow.take_kept());
+        }
         flow.last.store(shared.millis(), Ordering::Relaxed);
         Traffic::count(&live.traffic.bytes_out, length);
         Traffic::count(&shared.counters.bytes_out, length);
