@@ -56,6 +56,8 @@ mod switching;
 mod top;
 #[path = "netns/userspace.rs"]
 mod userspace;
+#[path = "netns/userspace_limits.rs"]
+mod userspace_limits;
 #[path = "netns/verify.rs"]
 mod verify;
 

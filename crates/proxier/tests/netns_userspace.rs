@@ -5,6 +5,7 @@
 #[path = "kernel_ipvs/lab.rs"]
 mod lab;
 
+use std::net::{IpAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort, SessionAffinity,
 };
+use proxier::notice::Reason;
 use proxier::source::manifest::parse;
 use proxier::store::Change;
 use proxier::{Proxier, Runtime};
@@ -329,6 +331,112 @@ fn weights_decide_how_many_connections_an_endpoint_gets() {
     let client = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
     let answers = answers(&node.pods[2], &client, 40);
     assert_eq!(answers[pods[0].name()], 30, "{answers:?}");
+}
+
+/// An address that cannot be listened on is a problem of its Service, until it can.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_port_that_another_program_has_is_a_problem_of_its_service() {
+    let topology = Topology::new("taken", &[2]).unwrap();
+    let node = topology.node();
+    let pods = [&node.pods[0]];
+    let _backends = backends(&pods, Transport::Tcp);
+    let (_runtime, proxy) = proxy(&topology);
+    let view = proxy.view();
+    let data_plane = Userspace::new(proxy);
+    let mut lab = Lab::new(
+        &topology,
+        settings(&topology),
+        data_plane,
+        Protocol::Tcp,
+        80,
+    );
+    let take = || node.host.enter(|| TcpListener::bind("0.0.0.0:80").unwrap());
+    let other = take();
+    lab.serve(&pods);
+    let problems = lab.proxier.problems();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert_eq!(problems[0].service, lab.service.name);
+    assert_eq!(problems[0].reason, Reason::ListenFailed);
+    for part in ["tcp 10.96.0.10:80", "os error 98", "ss -lntup"] {
+        assert!(problems[0].message.contains(part), "{problems:#?}");
+    }
+    assert_eq!(lab.proxier.problems_of(&lab.service.name), problems);
+    let not_served = || {
+        let served = view.served().into_iter();
+        let reasons = served.filter_map(|of| Some((of.frontend.key.address, of.not_served?)));
+        reasons.collect::<Vec<_>>()
+    };
+    let reasons = not_served();
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert_eq!(reasons[0].0, IpAddr::from([10, 96, 0, 10]));
+    // The other addresses of the Service are served.
+    let node_port = Client::new(Transport::Tcp, (node.host.v4, 30080).into());
+    node_port.ask(&topology.client).unwrap();
+
+    // A try that fails again changes nothing.
+    let audit =
+        |lab: &mut Lab<'_, Userspace>| node.host.enter(|| lab.proxier.audit().unwrap().unwrap());
+    let report = audit(&mut lab);
+    assert!(report.is_success() && !report.is_complete(), "{report:#?}");
+    assert_eq!(lab.proxier.problems(), problems);
+
+    drop(other);
+    assert!(audit(&mut lab).is_complete());
+    assert_eq!(lab.proxier.problems(), []);
+    assert_eq!(not_served(), []);
+    let cluster_ip = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
+    cluster_ip.ask(&node.pods[1]).unwrap();
+
+    // It ends with the Service, too.
+    lab.handle(vec![Change::ServiceDeleted(lab.service.name.clone())]);
+    let _other = take();
+    lab.serve(&pods);
+    assert_eq!(lab.proxier.problems(), problems);
+    lab.handle(vec![Change::ServiceDeleted(lab.service.name.clone())]);
+    assert_eq!(lab.proxier.problems(), []);
+}
+
+/// An endpoint that answers nothing, not even with an error, costs a connection its time limit, and then
+/// the next one is tried.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_connection_to_a_silent_endpoint_is_tried_at_the_next_one() {
+    let topology = Topology::new("silent", &[3]).unwrap();
+    let node = topology.node();
+    let pods = [&node.pods[0], &node.pods[1]];
+    let _backends = backends(&pods, Transport::Tcp);
+    let (_runtime, proxy) = proxy(&topology);
+    let view = proxy.view();
+    let data_plane = Userspace::new(proxy);
+    let mut lab = Lab::new(
+        &topology,
+        settings(&topology),
+        data_plane,
+        Protocol::Tcp,
+        80,
+    );
+    lab.serve(&pods);
+    pods[0]
+        .run([
+            "iptables", "-A", "INPUT", "-p", "tcp", "--dport", "5353", "-j", "DROP",
+        ])
+        .unwrap();
+    // They take turns, so one of two begins at the silent one.
+    let client = Client::new(Transport::Tcp, ([10, 96, 0, 10], 80).into());
+    let client = client.timeout(Duration::from_secs(60));
+    let answers = answers(&node.pods[2], &client, 2);
+    assert_eq!(answers, [(pods[1].name().to_owned(), 2)].into());
+    assert_eq!(view.counts().retries, 1);
+    assert_eq!(view.counts().unreachable, 0);
+    // If all are silent, the client learns it.
+    pods[1]
+        .run([
+            "iptables", "-A", "INPUT", "-p", "tcp", "--dport", "5353", "-j", "DROP",
+        ])
+        .unwrap();
+    client.ask(&node.pods[2]).unwrap_err();
+    assert_eq!(view.counts().unreachable, 1);
 }
 
 /// 10,000 listeners, and one change among them.

@@ -47,7 +47,7 @@ pub(crate) struct VipStatus {
     pub(crate) key: FrontendKey,
     pub(crate) port_name: String,
     pub(crate) state: VipState,
-    /// Why there are no endpoints, if svcproxy answers.
+    /// Why there are no endpoints, if svcproxy answers, or why it is not served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
     pub(crate) clients: ClientGroup,
@@ -65,6 +65,8 @@ pub(crate) enum VipState {
     Served,
     Refused,
     Dropped,
+    /// Nobody listens there: mode userspace cannot.
+    NotServed,
 }
 
 /// The clients that an entry applies to.
@@ -206,7 +208,7 @@ impl Inventory {
             let of_service: Vec<_> = conditions.iter().filter(|c| c.about == about).collect();
             for vip in vips {
                 let reason = match vip.state {
-                    VipState::Served => continue,
+                    VipState::Served | VipState::NotServed => continue,
                     VipState::Refused => NO_ENDPOINTS,
                     VipState::Dropped => NO_LOCAL_ENDPOINTS,
                 };
@@ -255,10 +257,14 @@ impl Inventory {
 
 impl Totals {
     fn of(services: &[ServiceStatus]) -> Self {
-        let vips = || services.iter().flat_map(|of| &of.vips);
+        let is_served = |vip: &&VipStatus| vip.state != VipState::NotServed;
+        let vips = || services.iter().flat_map(|of| &of.vips).filter(is_served);
         let servers = || vips().flat_map(|vip| &vip.real_servers);
+        let served = services.iter();
+        let served =
+            served.filter(|of| of.vips.is_empty() || of.vips.iter().any(|vip| is_served(&vip)));
         Self {
-            services: services.len(),
+            services: served.count(),
             vip_ports: vips().count(),
             real_servers: servers().count(),
             draining_real_servers: servers().filter(|server| server.drains()).count(),

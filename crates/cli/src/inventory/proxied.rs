@@ -26,6 +26,9 @@ pub(crate) struct Proxied {
     port: NonZeroU16,
     clients: ClientGroup,
     state: VipState,
+    /// Why it is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     scheduler: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     affinity_seconds: Option<u32>,
@@ -66,6 +69,7 @@ fn proxied(served: ServedFrontend) -> impl Iterator<Item = Proxied> {
         frontend,
         endpoints,
         external,
+        not_served,
         ..
     } = served;
     let inside = match external {
@@ -81,7 +85,11 @@ fn proxied(served: ServedFrontend) -> impl Iterator<Item = Proxied> {
         address: frontend.key.address,
         port: frontend.key.port,
         clients,
-        state: state(&frontend, clients, endpoints.is_empty()),
+        state: match not_served {
+            Some(_) => VipState::NotServed,
+            None => state(&frontend, clients, endpoints.is_empty()),
+        },
+        reason: not_served.clone(),
         scheduler: frontend.scheduler.to_string(),
         affinity_seconds: match frontend.session_affinity {
             SessionAffinity::ClientIp(seconds) => Some(seconds.get()),
@@ -123,7 +131,7 @@ fn vip(proxied: Proxied) -> Option<VipStatus> {
         },
         port_name: proxied.port_name,
         state: proxied.state,
-        reason: None,
+        reason: proxied.reason,
         clients: proxied.clients,
         scheduler: (proxied.state == VipState::Served).then_some(proxied.scheduler),
         persistence_seconds: proxied.affinity_seconds,

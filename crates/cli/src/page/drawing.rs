@@ -242,6 +242,7 @@ fn vip(vip: &VipStatus) -> Node {
         }
         VipState::Refused => "refused: no endpoints".to_owned(),
         VipState::Dropped => "dropped: no endpoints here".to_owned(),
+        VipState::NotServed => "not served".to_owned(),
     };
     let note = match vip.port_name.as_str() {
         "" => note,

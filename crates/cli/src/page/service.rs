@@ -273,6 +273,7 @@ fn state(vip: &VipStatus) -> Markup {
         VipState::Served => ("good", "served"),
         VipState::Refused => ("warn", "refused: no endpoints"),
         VipState::Dropped => ("warn", "dropped: no endpoints here"),
+        VipState::NotServed => ("bad", "not served"),
     };
     html! {
         span class={ "state " (class) } { (text) }

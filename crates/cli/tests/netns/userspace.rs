@@ -114,6 +114,20 @@ fn modes_are_switched_to_userspace_and_back() {
     }
 }
 
+/// svcproxy in mode userspace without any capability.
+pub(crate) fn start_without_capabilities(lab: &Lab, arguments: &[&str]) -> Follower {
+    let mut command = lab.node().command("setpriv");
+    command
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
+        .arg(env!("CARGO_BIN_EXE_svcproxy"))
+        .args(["--mode=userspace", "--log-format=json"])
+        .args(lab.settings())
+        .args(arguments);
+    let follower = Follower::start(&mut command);
+    follower.wait("a sync", |event| event["message"] == "synced");
+    follower
+}
+
 /// A node port works for a user without any capability, and cluster IPs that are routed to the node
 /// and named.
 #[test]
@@ -121,18 +135,7 @@ fn modes_are_switched_to_userspace_and_back() {
 fn a_user_without_capabilities_serves_node_ports_and_given_addresses() {
     let lab = Lab::new("nouser", SHOP);
     lab.write("shop.yaml", &shop(&[FIRST, SECOND, THIRD], "", ""));
-    let start = |arguments: &[&str]| {
-        let mut command = lab.node().command("setpriv");
-        command
-            .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
-            .arg(env!("CARGO_BIN_EXE_svcproxy"))
-            .args(["--mode=userspace", "--log-format=json"])
-            .args(lab.settings())
-            .args(arguments);
-        let follower = Follower::start(&mut command);
-        follower.wait("a sync", |event| event["message"] == "synced");
-        follower
-    };
+    let start = |arguments: &[&str]| start_without_capabilities(&lab, arguments);
     let ask =
         |address: [u8; 4], port| client(SHOP[0].protocol, (address, port).into()).ask(lab.client());
     let node = lab.node().v4.octets();

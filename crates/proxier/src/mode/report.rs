@@ -16,10 +16,11 @@ use crate::desired::{FrontendKey, Need, ServicePortName};
 pub struct ApplyReport {
     /// The failed steps, in the order of the plan.
     pub failures: Vec<Failure>,
-    /// The Service ports that were left out of executed steps, because their rules are rejected
-    /// permanently. They keep their previous rules.
+    /// The Service ports that were left out, and are problems of their Services: those whose rules
+    /// iptables rejects permanently, which keep their previous rules, and those at whose address mode
+    /// userspace cannot listen.
     pub refused: Vec<Refused>,
-    /// The number of steps that were skipped because they belong only to such Service ports.
+    /// The number of steps that had no effect because they belong only to such Service ports.
     pub(crate) in_vain: usize,
     /// The amount of work that was sent.
     pub counts: Counts,
@@ -75,7 +76,7 @@ pub struct Failures {
 pub struct Refused {
     /// The index of the step in the plan.
     pub step: usize,
-    /// The Service port whose rules were rejected.
+    /// The Service port.
     pub owner: ServicePortName,
     /// Why.
     pub error: NodeError,

@@ -52,6 +52,8 @@ pub enum Reason {
     ServiceCidrShared,
     /// An address of a Service is not served.
     AddressRefused,
+    /// Mode userspace cannot listen at an address and port of the Service.
+    ListenFailed,
     /// Another Service has an address and port of the Service.
     AddressConflict,
     /// An annotation names a scheduler, or scheduler flags, that do not exist.
@@ -95,7 +97,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -104,6 +106,7 @@ impl Reason {
         Self::NodeUnknown,
         Self::ServiceCidrShared,
         Self::AddressRefused,
+        Self::ListenFailed,
         Self::AddressConflict,
         Self::UnknownScheduler,
         Self::SchedulerIgnored,
@@ -136,6 +139,7 @@ impl Reason {
             Self::NodeUnknown => "NodeUnknown",
             Self::ServiceCidrShared => "ServiceCidrShared",
             Self::AddressRefused => "AddressRefused",
+            Self::ListenFailed => "ListenFailed",
             Self::AddressConflict => "AddressConflict",
             Self::UnknownScheduler => "UnknownScheduler",
             Self::SchedulerIgnored => "SchedulerIgnored",

@@ -136,6 +136,7 @@ fn vip(vip: &VipStatus) -> Vec<String> {
     let mut state = match (vip.state, &vip.scheduler) {
         (VipState::Refused, _) => "refused: no endpoints".to_owned(),
         (VipState::Dropped, _) => "dropped: no endpoints here".to_owned(),
+        (VipState::NotServed, _) => "not served".to_owned(),
         (VipState::Served, None) => "its virtual server is missing".to_owned(),
         (VipState::Served, Some(scheduler)) => {
             let noun = if active == 1 { "endpoint" } else { "endpoints" };

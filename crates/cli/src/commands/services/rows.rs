@@ -163,6 +163,11 @@ impl Row {
         let anyone = |state| is(ClientGroup::All, state) || is(ClientGroup::Inside, state);
         let mut text = if self.is_missing {
             "its virtual server is missing".to_owned()
+        } else if anyone(VipState::NotServed) {
+            match anyone(VipState::Served) {
+                true => "served in part".to_owned(),
+                false => "not served".to_owned(),
+            }
         } else if anyone(VipState::Served) {
             "served".to_owned()
         } else if anyone(VipState::Refused) {

@@ -24,6 +24,7 @@ pub(super) fn write(out: &mut impl Write, inventory: &Inventory) -> io::Result<(
             match (vip.state, &vip.scheduler) {
                 (VipState::Refused, _) => write!(out, " no endpoints: refused")?,
                 (VipState::Dropped, _) => write!(out, " no endpoints here: dropped")?,
+                (VipState::NotServed, _) => write!(out, " not served")?,
                 (VipState::Served, Some(scheduler)) => write!(out, " {scheduler}")?,
                 (VipState::Served, None) => write!(out, " its virtual server is missing")?,
             }

@@ -289,6 +289,7 @@ fn vip(vip: &VipStatus) -> Vec<String> {
         VipState::Served => "served",
         VipState::Refused => "refused: no endpoints",
         VipState::Dropped => "dropped: no endpoints here",
+        VipState::NotServed => "not served",
     };
     let state = match &vip.reason {
         Some(reason) => format!("{state}: {}", Shown(reason)),

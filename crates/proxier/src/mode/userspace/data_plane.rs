@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use ipvs::VirtualServerKey;
 
 use super::reach::problems;
+use super::unopened::Unopened;
 use super::{NodeState, Plan, Step, UserspaceProxy};
 use crate::desired::{DesiredState, FrontendKey, Problem};
 use crate::mode::ipvs::plan::Scope;
 use crate::mode::sealed::Sealed;
 use crate::mode::{
     ApplyReport, Carried, DataPlane, DataPlaneStatus, Drain, Drained, Failures, Item, NodeError,
-    Reading, ServerCounts,
+    Reading, Refused, ServerCounts,
 };
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
@@ -23,6 +24,7 @@ pub struct Userspace {
     proxy: UserspaceProxy,
     /// The state of the node, if it is known.
     node: Option<NodeState>,
+    unopened: Unopened,
     /// Whether pods are told from other clients by their interfaces, which a socket does not know.
     by_interface: bool,
 }
@@ -33,8 +35,37 @@ impl Userspace {
         Self {
             proxy,
             node: None,
+            unopened: Unopened::new(),
             by_interface: false,
         }
+    }
+
+    /// Moves listeners that could not be opened from the failures of a report to what is left out:
+    /// they are problems of their Services, which are logged once, not at each try. Returns what to try
+    /// again.
+    fn ingest(&mut self, plan: &Plan, report: &mut ApplyReport) -> Failures {
+        let mut failures = Failures::default();
+        let served = self.node.as_ref().map(|node| &node.served);
+        for failure in std::mem::take(&mut report.failures) {
+            let Some(Step::Listen(key, address)) = plan.steps().get(failure.step) else {
+                failures.needs_audit = true;
+                report.failures.push(failure);
+                continue;
+            };
+            failures.items.insert(Item::Frontend(*key));
+            let Some(served) = served.and_then(|served| served.get(key)) else {
+                report.failures.push(failure);
+                continue;
+            };
+            self.unopened.record(*key, *address, &failure.error);
+            report.in_vain += 1;
+            report.refused.push(Refused {
+                step: failure.step,
+                owner: served.frontend.owner.clone(),
+                error: failure.error,
+            });
+        }
+        failures
     }
 }
 
@@ -69,21 +100,21 @@ impl DataPlane for Userspace {
     }
 
     fn plan(&mut self, desired: &DesiredState, scope: Scope<'_>) -> Plan {
-        let node = self.node.as_ref();
-        node.map_or_else(Plan::default, |node| Plan::new(desired, node, scope))
+        let Some(node) = &self.node else {
+            return Plan::default();
+        };
+        self.unopened.forget(scope);
+        Plan::new(desired, node, scope)
     }
 
     fn carry_out(&mut self, plan: &Plan) -> (ApplyReport, Failures) {
-        let report = self.proxy.apply(plan);
+        let mut report = self.proxy.apply(plan);
         if let Some(node) = &mut self.node {
             node.record(plan, &report.failed_steps());
         }
-        let mut failures = Failures::default();
-        for failure in &report.failures {
-            match plan.steps().get(failure.step) {
-                Some(Step::Listen(key, _)) => _ = failures.items.insert(Item::Frontend(*key)),
-                _ => failures.needs_audit = true,
-            }
+        let failures = self.ingest(plan, &mut report);
+        if let Some(node) = &self.node {
+            self.proxy.set_not_served(self.unopened.not_served(node));
         }
         (report, failures)
     }
@@ -105,7 +136,9 @@ impl DataPlane for Userspace {
     }
 
     fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
-        problems(desired, self.node.as_ref(), of)
+        let mut problems = problems(desired, self.node.as_ref(), of);
+        problems.extend(self.unopened.problems(desired, of));
+        problems
     }
 
     fn take_notices(&mut self, _: &DesiredState) -> Vec<Notice> {

@@ -31,6 +31,9 @@
 //! an address, to add a route. `UserspaceProxy` executes the steps on the caller's thread; the tasks of the
 //! runtime see the change with their next connection.
 //!
+//! A listener that cannot be opened (another program has the port, or svcproxy may not have it) is a
+//! problem of its Service, and is tried again with back-off and by each audit (`unopened.rs`).
+//!
 //! # Limits
 //!
 //! Endpoints see the node's address, unless the Service asks for the PROXY protocol. SCTP is not
@@ -56,6 +59,8 @@ mod proxy;
 #[cfg(feature = "userspace")]
 mod proxy_header;
 mod reach;
+#[cfg(feature = "userspace")]
+mod unopened;
 #[cfg(feature = "userspace")]
 mod watch;
 

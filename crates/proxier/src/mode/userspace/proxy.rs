@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 use ipvs::Statistics;
 use std::net::SocketAddr;
@@ -147,6 +148,11 @@ impl UserspaceProxy {
             }
         }
         report
+    }
+
+    /// Sets the frontends without any listener, each with the reason, for those who look.
+    pub(super) fn set_not_served(&self, reasons: HashMap<FrontendKey, String>) {
+        self.engine.set_not_served(reasons);
     }
 
     fn routes(&mut self) -> Result<&mut Routes, NodeError> {

@@ -122,12 +122,13 @@ impl OwnMetrics {
             Ok(report) => {
                 if round.cause == Cause::Audit {
                     // Rejected steps are planned again each time, so they are no drift. They are
-                    // rules of iptables mode.
+                    // rules of mode iptables, or listeners of mode userspace.
                     let mut in_vain = report.applied.in_vain;
                     let steps = report.plan.steps().iter();
                     for step in steps.filter(|step| !P::tidies(step)) {
                         let kind = P::kind(step);
-                        if kind == StepKind::Rules && in_vain > 0 {
+                        let may_be_refused = [StepKind::Rules, StepKind::Listener].contains(&kind);
+                        if may_be_refused && in_vain > 0 {
                             in_vain -= 1;
                             continue;
                         }

@@ -52,8 +52,8 @@ pub enum SyncKind {
 }
 
 impl<P: PlanSteps> SyncReport<P> {
-    /// Whether every step succeeded, except for rejected rules of single Services. Those are
-    /// [problems](crate::Proxier::problems_of) of the Services.
+    /// Whether every step succeeded, except for what the node [refuses](ApplyReport::refused) to single
+    /// Services. That is a [problem](crate::Proxier::problems_of) of the Service.
     pub fn is_success(&self) -> bool {
         self.applied.failures.is_empty()
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::live::Live;
 use crate::desired::Frontend;
 
 /// Counters of all connections and flows.
@@ -44,6 +45,8 @@ pub struct ServedFrontend {
     pub endpoints: Vec<ServedEndpoint>,
     /// Those for clients outside, if these are others.
     pub external: Option<Vec<ServedEndpoint>>,
+    /// Why the proxy listens at none of its addresses, if so.
+    pub not_served: Option<String>,
 }
 
 /// An endpoint of a frontend.
@@ -98,7 +101,10 @@ impl ProxyView {
     /// What is served, in no particular order.
     pub fn served(&self) -> Vec<ServedFrontend> {
         let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.values().map(|live| live.view()).collect()
+        let not_served = self.0.not_served.read();
+        let not_served = not_served.unwrap_or_else(PoisonError::into_inner);
+        let view = |(key, live): (_, &Arc<Live>)| live.view(not_served.get(key).cloned());
+        live.iter().map(view).collect()
     }
 
     /// The numbers now.

@@ -239,13 +239,14 @@ impl Live {
         Arc::clone(&self.table().served)
     }
 
-    /// What it is now.
-    pub(super) fn view(&self) -> ServedFrontend {
+    /// What it is now; with a reason if nobody reaches it.
+    pub(super) fn view(&self, not_served: Option<String>) -> ServedFrontend {
         let table = self.table();
         ServedFrontend {
             frontend: Arc::clone(&table.served.frontend),
             endpoints: table.all.view(),
             external: table.external.as_ref().map(Pool::view),
+            not_served,
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Shared {
     own: RwLock<Arc<Own>>,
     /// What is served, for those who ask.
     live: RwLock<HashMap<FrontendKey, Arc<Live>>>,
+    /// Of these, the ones without any listener, and why.
+    not_served: RwLock<HashMap<FrontendKey, String>>,
     /// The addresses on which the proxy itself listens: a connection to one would go in circles.
     listening: RwLock<HashSet<(Protocol, SocketAddr)>>,
     started: Instant,
@@ -149,6 +151,7 @@ impl Engine {
             remembered: AtomicUsize::new(0),
             own: RwLock::default(),
             live: RwLock::default(),
+            not_served: RwLock::default(),
             listening: RwLock::default(),
             started: Instant::now(),
         };
@@ -162,6 +165,12 @@ impl Engine {
 
     pub(super) fn view(&self) -> ProxyView {
         ProxyView(Arc::clone(&self.shared))
+    }
+
+    /// Sets the frontends without any listener, and why.
+    pub(super) fn set_not_served(&self, reasons: HashMap<FrontendKey, String>) {
+        let not_served = self.shared.not_served.write();
+        *not_served.unwrap_or_else(PoisonError::into_inner) = reasons;
     }
 
     /// Sets the node's own addresses, and the filters that depend on them.
