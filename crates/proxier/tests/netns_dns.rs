@@ -31,9 +31,13 @@ impl Server {
     }
 
     fn with_upstreams(manifests: &str, upstreams: &[SocketAddr]) -> Self {
+        Self::with(manifests, |config| config.upstreams = upstreams.to_vec())
+    }
+
+    fn with(manifests: &str, change: impl FnOnce(&mut Config)) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, reserve_port().unwrap()));
         let mut config = Config::new([address]);
-        config.upstreams = upstreams.to_vec();
+        change(&mut config);
         let runtime = Runtime::start().unwrap();
         let dns = Dns::start(&runtime, config).unwrap();
         let server = Self {
@@ -301,6 +305,29 @@ fn negative_answers_have_the_soa_record() {
         ["cluster.local. 5 IN NS ns.dns.cluster.local."]
     );
     assert_eq!(server.answer("ns.dns.cluster.local. A").len(), 1);
+}
+
+/// As CoreDNS with the Service CIDR among its zones: an address without a Service has no name.
+#[test]
+#[ignore = "netns: needs dig"]
+fn addresses_of_the_service_cidr_without_service_have_no_name() {
+    let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = Server::with(KUBERNETES, |config| {
+        config.upstreams = vec![upstream.local_addr().unwrap()];
+        config.service_cidrs = vec!["10.3.0.0/16".parse().unwrap()];
+    });
+    assert_eq!(server.header("-x 10.3.0.1"), "NOERROR: qr aa rd ra");
+    assert_eq!(server.header("-x 10.3.0.2"), "NXDOMAIN: qr aa rd ra");
+    let authority = server.section("authority", "-x 10.3.0.2");
+    let soa = "3.10.in-addr.arpa. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. ";
+    assert!(
+        authority.len() == 1 && authority[0].starts_with(soa),
+        "{authority:?}"
+    );
+    assert_eq!(server.answer("3.10.in-addr.arpa. SOA").len(), 1);
+    // Nothing of this was for another server.
+    upstream.set_nonblocking(true).unwrap();
+    assert!(upstream.recv(&mut [0; 512]).is_err());
 }
 
 #[test]

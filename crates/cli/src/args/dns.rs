@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
+use proxier::desired;
 use proxier::discovery::dns::{Config, Domain};
 
 const DISCOVERY: &str = "Discovery (docs/discovery.md)";
@@ -46,9 +47,10 @@ pub(crate) struct DnsArgs {
 }
 
 impl DnsArgs {
-    /// The settings of the server, if there is one.
-    pub(crate) fn config(&self) -> Option<Config> {
+    /// The settings of the server, if there is one, on a node with these settings.
+    pub(crate) fn config(&self, node: &desired::Config) -> Option<Config> {
         let mut config = Config::new(self.dns_address.iter().copied());
+        config.service_cidrs.clone_from(&node.service_cidrs);
         config.domain = self.cluster_domain.clone();
         config.upstreams.clone_from(&self.dns_upstream);
         (!config.addresses.is_empty()).then_some(config)

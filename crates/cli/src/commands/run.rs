@@ -67,7 +67,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<Ending> {
     }
     let choice = Choice::make(&args.mode, args.mode(), &config)?;
     let mut source = Source::new(&args.node.source, &config.node_name);
-    if args.dns.config().is_some() {
+    if !args.dns.dns_address.is_empty() {
         source = source.extent(Extent::Named);
     }
     // The source's thread, which posts Events, does not live long enough.
@@ -266,7 +266,7 @@ impl<'a> Start<'a> {
         let follow = |file| follow_settings(file, cli, config, &monitor, &configz, events.clone());
         let _settings = file.map(follow).transpose()?;
         let queue = monitor.clone();
-        let dns = cli.run.dns.config();
+        let dns = cli.run.dns.config(config);
         let dns = dns.map(|config| Dns::start(&runtime, config)).transpose();
         let dns = dns.context("cannot start the DNS server")?;
         if let Some(dns) = &dns {

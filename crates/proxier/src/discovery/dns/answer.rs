@@ -7,7 +7,7 @@ use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, Res
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::name::{Domain, Place};
+use super::name::{Domain, Place, is_reverse, only_address, reverse};
 use super::records::Records;
 use super::zone::{Found, Zone};
 use crate::model::Protocol;
@@ -43,6 +43,8 @@ pub(super) struct Rules {
     pub(super) domain: Domain,
     /// The addresses of this server.
     pub(super) nameservers: Vec<IpAddr>,
+    /// The reverse zones of Service CIDRs, beside those that the zone knows.
+    pub(super) reverse: Vec<Name>,
     /// Whether there is an upstream server.
     pub(super) forwards: bool,
     /// The serial number of the zone before its first change.
@@ -99,8 +101,8 @@ pub(super) fn answer(zone: &Zone, rules: &Rules, query: &[u8], transport: Transp
     if asked.query_class != DNSClass::IN || is_transfer {
         return draft.end(ResponseCode::Refused);
     }
-    if let Some(address) = super::name::reverse(&asked.name) {
-        return draft.reverse(zone, rules, &asked, address);
+    if is_reverse(&asked.name) {
+        return draft.reverse(zone, rules, &asked);
     }
     match rules.domain.place(&asked.name) {
         Place::Outside => draft.outside(rules),
@@ -225,19 +227,27 @@ impl Draft {
         }
     }
 
-    /// The name of an address. Addresses that are not the cluster's are someone else's.
-    fn reverse(mut self, zone: &Zone, rules: &Rules, asked: &Query, of: IpAddr) -> Outcome {
-        if !zone.is_ready() {
+    /// The name of an address. This server is authoritative for the addresses of Services and of
+    /// endpoints, and for all others of the Service CIDRs. The rest is someone else's.
+    fn reverse(mut self, zone: &Zone, rules: &Rules, asked: &Query) -> Outcome {
+        let network = reverse(&asked.name);
+        let address = network.and_then(only_address);
+        let mut own = rules.reverse.iter().chain(zone.reverse());
+        let origin = own.find(|origin| origin.zone_of(&asked.name));
+        if !zone.is_ready() && (address.is_some() || origin.is_some()) {
             // It may be an address of the cluster: another server would say that it has no name.
             return self.end(ResponseCode::ServFail);
         }
         let most = self.most();
-        let mut names = zone.pointers(of).filter_map(|pointer| {
+        let pointers = address.into_iter().flat_map(|of| zone.pointers(of));
+        let mut names = pointers.filter_map(|pointer| {
             let host = pointer.host.as_deref();
             rules.domain.service(&pointer.service, host)
         });
-        let Some(first) = names.next() else {
-            return self.outside(rules);
+        let (first, origin) = match (names.next(), origin) {
+            (Some(first), origin) => (first, origin.unwrap_or(&asked.name)),
+            (None, Some(origin)) => return self.without_pointer(zone, rules, asked, origin),
+            (None, None) => return self.outside(rules),
         };
         self.message.metadata.authoritative = true;
         match asked.query_type {
@@ -248,9 +258,35 @@ impl Draft {
                 self.message.answers.extend(all.map(record));
             }
             RecordType::ANY => self.minimal(asked.name.clone()),
-            _ => self.negative(zone, rules, asked.name.clone()),
+            _ => self.negative(zone, rules, origin.clone()),
         }
         self.end(ResponseCode::NoError)
+    }
+
+    /// A name without pointer of a reverse zone of the Service CIDRs.
+    fn without_pointer(
+        mut self,
+        zone: &Zone,
+        rules: &Rules,
+        asked: &Query,
+        origin: &Name,
+    ) -> Outcome {
+        self.message.metadata.authoritative = true;
+        let is_apex = asked.name == *origin;
+        match asked.query_type {
+            RecordType::SOA if is_apex => {
+                self.message.answers.push(soa(zone, rules, origin.clone()));
+            }
+            RecordType::NS if is_apex => self.nameserver(rules, origin),
+            _ => self.negative(zone, rules, origin.clone()),
+        }
+        // That a network does not exist would mean that no address of it has a name (RFC 8020).
+        let network = reverse(&asked.name);
+        let is_network = network.is_some_and(|network| only_address(network).is_none());
+        match is_network || is_apex {
+            true => self.end(ResponseCode::NoError),
+            false => self.end(ResponseCode::NXDomain),
+        }
     }
 
     /// A name of the domain.
@@ -315,16 +351,7 @@ impl Draft {
                 let soa = soa(zone, rules, rules.domain.name().clone());
                 self.message.answers.push(soa);
             }
-            (Found::Apex, RecordType::NS) => {
-                let server = rules.domain.nameserver().clone();
-                let addresses = rules.nameservers.iter();
-                let additional = addresses.map(|of| address(server.clone(), *of));
-                self.message.additionals.extend(additional);
-                let data = RData::NS(NS(server));
-                self.message
-                    .answers
-                    .push(Record::from_rdata(owner.clone(), TTL, data));
-            }
+            (Found::Apex, RecordType::NS) => self.nameserver(rules, owner),
             (Found::Version, RecordType::TXT) => {
                 let data = RData::TXT(TXT::new(vec![VERSION.to_owned()]));
                 self.message
@@ -351,6 +378,18 @@ impl Draft {
             }
             _ => {}
         }
+    }
+
+    /// Adds this server as that of a zone.
+    fn nameserver(&mut self, rules: &Rules, owner: &Name) {
+        let server = rules.domain.nameserver().clone();
+        let addresses = rules.nameservers.iter();
+        let additional = addresses.map(|of| address(server.clone(), *of));
+        self.message.additionals.extend(additional);
+        let data = RData::NS(NS(server));
+        self.message
+            .answers
+            .push(Record::from_rdata(owner.clone(), TTL, data));
     }
 
     /// Adds the addresses of the type's family.

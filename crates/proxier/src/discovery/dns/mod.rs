@@ -47,10 +47,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
 use self::answer::Rules;
 use self::counts::Counters;
+use self::name::reverse_zones;
 use self::quota::Quota;
 use self::server::{Shared, Sockets};
 use self::upstream::Upstream;
@@ -72,6 +74,9 @@ pub struct Config {
     pub addresses: Vec<SocketAddr>,
     /// The servers to ask for names of other domains. Without any, these are refused.
     pub upstreams: Vec<SocketAddr>,
+    /// The Service CIDRs, beside those of the source. The server is authoritative for the names of all
+    /// addresses in them.
+    pub service_cidrs: Vec<IpNet>,
 }
 
 impl Config {
@@ -81,6 +86,7 @@ impl Config {
             domain: Domain::default(),
             addresses: addresses.into_iter().collect(),
             upstreams: Vec::new(),
+            service_cidrs: Vec::new(),
         }
     }
 }
@@ -113,6 +119,7 @@ impl Dns {
             rules: Rules {
                 domain: config.domain,
                 nameservers: config.addresses.iter().map(SocketAddr::ip).collect(),
+                reverse: reverse_zones(&config.service_cidrs),
                 forwards: !config.upstreams.is_empty(),
                 serial,
             },

@@ -137,11 +137,42 @@ impl Domain {
     }
 }
 
-/// The address whose reverse name this is, `4.3.2.1.in-addr.arpa` for instance.
-pub(super) fn reverse(name: &Name) -> Option<IpAddr> {
-    let is_reverse = name.iter().next_back()?.eq_ignore_ascii_case(b"arpa");
-    let network: IpNet = is_reverse.then(|| name.parse_arpa_name().ok())??;
+/// Whether a name may be the reverse name of an address or a network.
+pub(super) fn is_reverse(name: &Name) -> bool {
+    let last = name.iter().next_back();
+    last.is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"))
+}
+
+/// What a reverse name stands for: `4.3.2.1.in-addr.arpa` for an address, `3.2.1.in-addr.arpa` for a
+/// network.
+pub(super) fn reverse(name: &Name) -> Option<IpNet> {
+    is_reverse(name)
+        .then(|| name.parse_arpa_name().ok())
+        .flatten()
+}
+
+/// The address of a network of one address.
+pub(super) fn only_address(network: IpNet) -> Option<IpAddr> {
     (network.prefix_len() == network.max_prefix_len()).then(|| network.addr())
+}
+
+/// The reverse zones of networks. A zone ends between two labels, which stand for 8 bits in IPv4 and for
+/// 4 in IPv6, so a network between two such lengths has several.
+pub(super) fn reverse_zones(networks: &[IpNet]) -> Vec<Name> {
+    let zones = networks.iter().flat_map(|network| {
+        let (bits, top) = match network {
+            IpNet::V4(_) => (8, 2),
+            IpNet::V6(_) => (4, 2),
+        };
+        let labels = network.prefix_len().div_ceil(bits);
+        let parts = network.trunc().subnets(labels * bits);
+        let parts = parts.into_iter().flatten();
+        parts.map(move |part| Name::from(part.addr()).trim_to(usize::from(labels) + top))
+    });
+    let mut zones: Vec<_> = zones.collect();
+    zones.sort_unstable();
+    zones.dedup();
+    zones
 }
 
 #[cfg(test)]
@@ -174,8 +205,30 @@ mod tests {
     }
 
     #[test]
+    fn reverse_zones_end_between_labels() {
+        let zones = |networks: &[&str]| {
+            let networks: Vec<_> = networks.iter().map(|of| of.parse().unwrap()).collect();
+            let zones = reverse_zones(&networks);
+            zones.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(zones(&["10.3.0.0/16"]), ["3.10.in-addr.arpa."]);
+        assert_eq!(zones(&["10.3.0.7/32"]), ["7.0.3.10.in-addr.arpa."]);
+        assert_eq!(
+            zones(&["10.96.0.0/15", "10.96.0.0/16"]),
+            ["96.10.in-addr.arpa.", "97.10.in-addr.arpa."]
+        );
+        assert_eq!(zones(&["10.96.0.0/12"]).len(), 16);
+        assert_eq!(zones(&["0.0.0.0/0"]), ["in-addr.arpa."]);
+        assert_eq!(zones(&["2001:db8::/31"]).len(), 2);
+        assert_eq!(zones(&["2001:db8::/32"]), ["8.b.d.0.1.0.0.2.ip6.arpa."]);
+    }
+
+    #[test]
     fn only_whole_addresses_have_reverse_names() {
-        let reverse = |text: &str| reverse(&Name::from_ascii(text).unwrap());
+        let reverse = |text: &str| {
+            let network = reverse(&Name::from_ascii(text).unwrap());
+            network.and_then(only_address)
+        };
         assert_eq!(
             reverse("1.0.3.10.in-addr.arpa."),
             Some([10, 3, 0, 1].into())

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::answer::{Outcome, Rules, Transport, UDP_LIMIT, answer};
+use super::name::reverse_zones;
 use super::zone::Zone;
 use crate::model::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Family, ObjectName, PortName,
@@ -88,6 +89,7 @@ fn rules(forwards: bool) -> Rules {
     Rules {
         domain: "cluster.local".parse().unwrap(),
         nameservers: vec!["10.96.0.10".parse().unwrap()],
+        reverse: reverse_zones(&["10.96.0.0/12".parse().unwrap()]),
         forwards,
         serial: 100,
     }
@@ -213,7 +215,7 @@ fn a_zone_that_is_not_listed_yet_fails_and_other_names_are_refused() {
     )]));
     let web = "web.default.svc.cluster.local.";
     assert_eq!(shown(&zone, web, RecordType::A), "Server Failure");
-    let reverse = "9.0.96.10.in-addr.arpa.";
+    let reverse = "9.0.0.10.in-addr.arpa.";
     assert_eq!(shown(&zone, reverse, RecordType::PTR), "Server Failure");
     // Another server would say that an address of the cluster has no name.
     let relayed = query(reverse, RecordType::PTR).to_vec().unwrap();
@@ -247,7 +249,7 @@ fn names_of_other_domains_are_for_an_upstream_server_if_recursion_is_desired() {
     };
     assert_eq!(outcome("www.example.com.", true), "relay");
     assert_eq!(outcome("www.example.com.", false), "Query Refused");
-    assert_eq!(outcome("9.0.96.10.in-addr.arpa.", true), "relay");
+    assert_eq!(outcome("9.0.0.10.in-addr.arpa.", true), "relay");
     let bank = "bank.default.svc.cluster.local.";
     assert_eq!(outcome(bank, true), "follow www.example.com.");
     assert_eq!(outcome(bank, false), "No Error");
@@ -359,6 +361,75 @@ fn a_server_that_has_stopped_serves_no_address() {
         state().addresses[&address].as_deref(),
         Some("the server has stopped")
     );
+}
+
+/// Addresses of the Service CIDRs without a Service have no name, and this server knows that.
+#[test]
+fn the_server_is_authoritative_for_the_reverse_zones_of_the_service_cidrs() {
+    let mut zone = zone(vec![service("web", &["10.96.0.1"])], vec![]);
+    let look = |zone: &Zone, of: &str, of_type| {
+        let answer = asked(zone, of, of_type);
+        let soa = answer.authorities.first();
+        let owner = soa.map(|soa| soa.name.to_string()).unwrap_or_default();
+        let flag = answer.metadata.authoritative;
+        (
+            answer.metadata.response_code,
+            flag,
+            owner,
+            answer.answers.len(),
+        )
+    };
+    use ResponseCode::{NXDomain, NoError, Refused};
+    let ptr = |zone: &Zone, of: &str| look(zone, of, RecordType::PTR);
+    let origin = || "96.10.in-addr.arpa.".to_owned();
+    let none = String::new;
+    assert_eq!(
+        ptr(&zone, "1.0.96.10.in-addr.arpa."),
+        (NoError, true, none(), 1)
+    );
+    assert_eq!(
+        ptr(&zone, "2.0.96.10.in-addr.arpa."),
+        (NXDomain, true, origin(), 0)
+    );
+    assert_eq!(
+        ptr(&zone, "x.0.96.10.IN-ADDR.arpa."),
+        (NXDomain, true, origin(), 0)
+    );
+    assert_eq!(
+        ptr(&zone, "1.1.0.96.10.in-addr.arpa."),
+        (NXDomain, true, origin(), 0)
+    );
+    // There may be names below a network.
+    assert_eq!(
+        ptr(&zone, "0.96.10.in-addr.arpa."),
+        (NoError, true, origin(), 0)
+    );
+    assert_eq!(
+        ptr(&zone, "96.10.in-addr.arpa."),
+        (NoError, true, origin(), 0)
+    );
+    let apex = |of_type| look(&zone, "96.10.in-addr.arpa.", of_type);
+    assert_eq!(apex(RecordType::SOA), (NoError, true, none(), 1));
+    assert_eq!(apex(RecordType::NS), (NoError, true, none(), 1));
+    let other = look(&zone, "1.0.96.10.in-addr.arpa.", RecordType::A);
+    assert_eq!(other, (NoError, true, origin(), 0));
+    // Everything else is someone else's.
+    assert_eq!(
+        ptr(&zone, "1.0.128.10.in-addr.arpa."),
+        (Refused, false, none(), 0)
+    );
+    assert_eq!(ptr(&zone, "10.in-addr.arpa."), (Refused, false, none(), 0));
+    let v6 = format!("1.{}8.b.d.0.1.0.0.2.ip6.arpa.", "0.".repeat(23));
+    assert_eq!(ptr(&zone, &v6), (Refused, false, none(), 0));
+    // The API server knows more.
+    zone.apply(&Change::ServiceCidrsReplaced(vec![
+        "2001:db8::/32".parse().unwrap(),
+    ]));
+    let origin = "8.b.d.0.1.0.0.2.ip6.arpa.".to_owned();
+    assert_eq!(ptr(&zone, &v6), (NXDomain, true, origin, 0));
+    // Nothing is known to be absent before Services are listed.
+    let empty = ptr(&Zone::default(), "2.0.96.10.in-addr.arpa.").0;
+    assert_eq!(empty, ResponseCode::ServFail);
 }
 
 #[test]

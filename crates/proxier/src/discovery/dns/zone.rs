@@ -8,7 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
+use hickory_proto::rr::Name;
+use ipnet::IpNet;
 
+use super::name::reverse_zones;
 use super::records::{Endpoints, Kind, Records};
 use crate::model::{EndpointSlice, ObjectName, Protocol, Service};
 use crate::store::Change;
@@ -23,6 +26,8 @@ pub struct Zone {
     namespaces: HashMap<Box<str>, usize>,
     /// What leads back from an address.
     pointers: HashMap<IpAddr, BTreeSet<Pointer>>,
+    /// The reverse zones of the Service CIDRs that the source knows.
+    reverse: Vec<Name>,
     services_listed: bool,
     slices_listed: bool,
     changes: u32,
@@ -51,6 +56,7 @@ pub(super) enum Step<'a> {
     RemoveService(Box<str>),
     PutSlice(&'a EndpointSlice),
     RemoveSlice(ObjectName),
+    ServiceCidrs(&'a [IpNet]),
     ServicesListed,
     SlicesListed,
 }
@@ -130,7 +136,8 @@ impl Zone {
                 let put = slices.iter().map(Step::PutSlice);
                 gone.chain(put).chain([Step::SlicesListed]).collect()
             }
-            Change::NodeReplaced(_) | Change::ServiceCidrsReplaced(_) => Vec::new(),
+            Change::ServiceCidrsReplaced(cidrs) => vec![Step::ServiceCidrs(cidrs)],
+            Change::NodeReplaced(_) => Vec::new(),
         }
     }
 
@@ -169,6 +176,7 @@ impl Zone {
                 });
             }
             Step::RemoveSlice(name) => self.remove_slice(&name),
+            Step::ServiceCidrs(cidrs) => self.reverse = reverse_zones(cidrs),
             Step::ServicesListed => self.services_listed = true,
             Step::SlicesListed => self.slices_listed = true,
         }
@@ -304,6 +312,11 @@ impl Zone {
         let pointers: BTreeMap<_, _> = self.pointers.iter().collect();
         let namespaces: BTreeMap<_, _> = self.namespaces.iter().collect();
         format!("{records:#?}\n{pointers:#?}\n{namespaces:#?}")
+    }
+
+    /// The reverse zones of the Service CIDRs that the source knows.
+    pub(super) fn reverse(&self) -> &[Name] {
+        &self.reverse
     }
 
     /// What leads back from an address.
