@@ -1,6 +1,8 @@
 //! Errno values that mean something here: `include/uapi/asm-generic/errno*.h` of Linux.
 #![allow(dead_code, reason = "each is for the code of some features")]
 
+use std::io;
+
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const ESRCH: i32 = 3;
 pub(crate) const EINTR: i32 = 4;
@@ -21,3 +23,14 @@ pub(crate) const EADDRNOTAVAIL: i32 = 99;
 pub(crate) const ENETUNREACH: i32 = 101;
 pub(crate) const ENOBUFS: i32 = 105;
 pub(crate) const EHOSTUNREACH: i32 = 113;
+
+/// What helps if a socket cannot be bound or listen, in parentheses; empty if nothing special does.
+pub(crate) fn listen_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(EADDRINUSE) => " (another program listens there: find it with ss -lntup)",
+        Some(EADDRNOTAVAIL) => " (the node does not have the address)",
+        Some(EMFILE) => " (raise the limit of open files)",
+        _ if error.kind() == io::ErrorKind::PermissionDenied => " (needs CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
+}

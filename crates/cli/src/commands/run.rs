@@ -271,6 +271,7 @@ impl<'a> Start<'a> {
         let dns = dns.context("cannot start the DNS server")?;
         if let Some(dns) = &dns {
             monitor.follow_dns(dns.watch_state());
+            conditions.follow_dns(dns.watch_state());
         }
         let mut diagnostics = DiagnosticLog::default();
         let causes = following.trail.causes();
@@ -393,6 +394,7 @@ impl Following<'_> {
                     self.reporter.follow_without_sync(proxier);
                 }
             }
+            self.reporter.follow_dns();
             self.health.follow(proxier.desired());
             let config = proxier.desired().config();
             self.configz.follow(config);

@@ -5,11 +5,13 @@ mod limit;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use proxier::Proxier;
 use proxier::desired::Unanswered;
+use proxier::discovery::DnsState;
 use proxier::mode::DataPlane;
 use proxier::model::{ObjectName, Uid};
 use proxier::notice::{Notice, Reason, Subject};
@@ -132,7 +134,8 @@ const MANIFEST_WARNING: &str = "ManifestWarning";
 /// At most so many conditions are listed.
 pub(crate) const MOST: usize = 1000;
 
-/// The current conditions: problems of Services, of the node and of its host, and invalid manifests.
+/// The current conditions: problems of Services, of the node, of its host and of the DNS server, and
+/// invalid manifests.
 /// Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conditions(Arc<Mutex<Current>>);
@@ -142,6 +145,32 @@ struct Current {
     of_proxier: reconcile::Standing,
     of_host: Vec<Notice>,
     of_manifests: Vec<Diagnostic>,
+    dns: DnsWatch,
+}
+
+/// Asks for the state of the DNS server, if there is one.
+#[derive(Default)]
+struct DnsWatch(Option<Box<dyn Fn() -> DnsState + Send>>);
+
+impl fmt::Debug for DnsWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DnsWatch").finish_non_exhaustive()
+    }
+}
+
+impl DnsWatch {
+    /// The addresses that it does not serve now.
+    fn notices(&self) -> Vec<Notice> {
+        let addresses = self.0.iter().flat_map(|state| state().addresses);
+        let failed = addresses.filter_map(|(address, error)| {
+            let message = format!(
+                "the DNS server cannot serve {address}: {}; svcproxy tries again every few seconds",
+                error?
+            );
+            Some(Notice::of_node(Reason::DnsNotServed, message))
+        });
+        failed.collect()
+    }
 }
 
 impl Conditions {
@@ -153,11 +182,16 @@ impl Conditions {
         self.lock().of_manifests = lasting.cloned().collect();
     }
 
+    /// Adds those of the DNS server.
+    pub(crate) fn follow_dns(&self, state: impl Fn() -> DnsState + Send + 'static) {
+        self.lock().dns = DnsWatch(Some(Box::new(state)));
+    }
+
     /// How many there are for each reason.
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
         let current = self.lock();
         let mut counts = current.of_proxier.counts();
-        for notice in &current.of_host {
+        for notice in current.of_host.iter().chain(&current.dns.notices()) {
             *counts.entry(notice.reason.as_str()).or_default() += 1;
         }
         for diagnostic in &current.of_manifests {
@@ -196,7 +230,8 @@ impl Conditions {
             message: notice.text(),
             port: None,
         };
-        let of_host = current.of_host.iter().cloned().map(condition);
+        let of_host = current.of_host.iter().cloned().chain(current.dns.notices());
+        let of_host = of_host.map(condition);
         let of_proxier = current.of_proxier.conditions().map(condition);
         let unanswered = current.of_proxier.unanswered();
         let unanswered = unanswered.flat_map(|(service, port)| without_endpoints(service, port));
@@ -257,6 +292,8 @@ fn about(notice: &Notice, node: &str) -> String {
 pub(crate) struct Reporter {
     notices: Notices,
     conditions: Conditions,
+    /// What was reported of the DNS server and has not ended.
+    of_dns: Vec<Notice>,
 }
 
 impl Reporter {
@@ -264,7 +301,16 @@ impl Reporter {
         Self {
             notices,
             conditions,
+            of_dns: Vec::new(),
         }
+    }
+
+    /// Reports new conditions of the DNS server.
+    pub(crate) fn follow_dns(&mut self) {
+        let now = self.conditions.lock().dns.notices();
+        let new = now.iter().filter(|notice| !self.of_dns.contains(notice));
+        new.for_each(|notice| self.notices.send(notice));
+        self.of_dns = now;
     }
 
     /// Reports what a sync encountered, and new conditions.

@@ -11,8 +11,11 @@ use proxier::source::Reading;
 use proxier::source::kube::{Access, KubeSource, Timing, event_queue};
 use serde_json::{Value, json};
 use testbed::{ApiServer, Behaviour, Fault, Resource, Verb, eventually};
+use tracing::subscriber::with_default;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
+use crate::testing::Lines;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const UID: &str = "0b8b6f1c-1c9c-4b5e-9e0a-0c3f6f6f7a11";
@@ -261,4 +264,45 @@ fn reasons_are_documented() {
         (reason.as_str(), kind)
     });
     assert_eq!(documented, reasons);
+}
+
+/// An address that the DNS server does not serve is a condition until it does, and is reported once.
+#[test]
+fn an_address_that_the_dns_server_does_not_serve_is_a_condition() {
+    let conditions = Conditions::default();
+    let error = Arc::new(Mutex::new(Some("Address already in use".to_owned())));
+    let now = Arc::clone(&error);
+    conditions.follow_dns(move || {
+        let error = now.lock().unwrap().clone();
+        let mut state = DnsState::default();
+        state.addresses = [(([10, 0, 0, 10], 53).into(), error)].into();
+        state
+    });
+    let mut reporter = Reporter::new(Notices::new("node-a", None), conditions.clone());
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::registry().with(lines.layer());
+    with_default(subscriber, || {
+        reporter.follow_dns();
+        reporter.follow_dns();
+        let reported = lines.take();
+        assert_eq!(reported.len(), 1, "{reported:?}");
+        assert!(reported[0].contains("10.0.0.10:53: Address already in use"));
+        let list = conditions.list("node-a");
+        assert_eq!(list.len(), 1);
+        assert_eq!(
+            (&*list[0].reason, &*list[0].about),
+            ("DnsNotServed", "Node node-a")
+        );
+        assert_eq!(conditions.counts(), [("DnsNotServed", 1)].into());
+
+        let error = |to: Option<&str>| *error.lock().unwrap() = to.map(str::to_owned);
+        error(None);
+        reporter.follow_dns();
+        assert_eq!(conditions.list("node-a"), []);
+        assert_eq!(conditions.counts(), [].into());
+        // It is reported again if it returns.
+        error(Some("Address already in use"));
+        reporter.follow_dns();
+        assert_eq!(lines.take().len(), 1);
+    });
 }

@@ -1,12 +1,13 @@
 //! The manifests of `examples/standalone/`, without a cluster: names resolve, the environment is
 //! printed, and requests arrive.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 
 use testbed::{Protocol, eventually};
 
+use crate::fallback::fetch;
 use crate::follower::{Follower, PATIENCE};
 use crate::lab::{Lab, client, succeed};
 use crate::ports::{Port, port};
@@ -85,6 +86,46 @@ fn standalone(mode: &str) {
         other => Err(other.to_owned()),
     })
     .unwrap();
+    svcproxy.terminate();
+}
+
+/// An address that another program has is a condition everywhere, until it is free.
+#[test]
+#[ignore = "netns: needs root"]
+fn an_address_of_the_dns_server_that_is_taken_is_a_condition() {
+    let lab = Lab::new("alone-taken", &[CART]);
+    let address = SocketAddr::new(lab.node().v4.into(), 53);
+    let taken = lab.node().enter(|| UdpSocket::bind(address)).unwrap();
+    let dns = format!("--dns-address={address}");
+    let mut command = lab.svcproxy(&["--mode=userspace", "--log-format=json", &dns]);
+    let svcproxy = Follower::start(command.args(lab.settings()));
+    svcproxy.wait("the condition", |event| event["reason"] == "DnsNotServed");
+    let says = |port, path, what: &str| {
+        let text = fetch(&lab, port, path);
+        assert!(text.contains(what), "{path}: {text}");
+    };
+    says(10249, "/conditions", "ss -lntup");
+    says(
+        10249,
+        "/metrics",
+        "svcproxy_conditions{reason=\"DnsNotServed\"} 1",
+    );
+    let listening = format!("svcproxy_dns_listening{{address=\"{address}\"}}");
+    says(10249, "/metrics", &format!("{listening} 0"));
+    says(10256, "/healthz", "DnsNotServed");
+    let status = succeed(&mut lab.svcproxy(&["status"]));
+    assert!(status.contains("does not serve"), "{status}");
+
+    drop(taken);
+    eventually(PATIENCE, || {
+        let conditions = fetch(&lab, 10249, "/conditions");
+        match conditions.contains("DnsNotServed") {
+            true => Err(conditions),
+            false => Ok(()),
+        }
+    })
+    .unwrap();
+    says(10249, "/metrics", &format!("{listening} 1"));
     svcproxy.terminate();
 }
 

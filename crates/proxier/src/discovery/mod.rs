@@ -22,4 +22,6 @@ pub struct DnsState {
     pub forward_failures: u64,
     /// TCP connections that were closed at once, because there were too many.
     pub refused_connections: u64,
+    /// How often an address was served and its server failed. It is started again.
+    pub restarts: u64,
 }

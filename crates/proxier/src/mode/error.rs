@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use ipvs::Protocol;
 
-use crate::errno::{EADDRINUSE, EEXIST, EMFILE, EPROTONOSUPPORT};
+use crate::errno::{EEXIST, EPROTONOSUPPORT, listen_hint};
 use crate::mode::Sysctl;
 use crate::mode::ipvs::plan::LocalRoute;
 
@@ -164,15 +164,6 @@ impl NodeError {
 fn permission_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN)",
-        _ => "",
-    }
-}
-
-fn listen_hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(EADDRINUSE) => " (another program listens there: find it with ss -lntup)",
-        Some(EMFILE) => " (raise the limit of open files)",
-        _ if error.kind() == io::ErrorKind::PermissionDenied => " (needs CAP_NET_BIND_SERVICE)",
         _ => "",
     }
 }

@@ -54,6 +54,8 @@ pub enum Reason {
     AddressRefused,
     /// Mode userspace cannot listen at an address and port of the Service.
     ListenFailed,
+    /// The DNS server cannot serve one of its addresses.
+    DnsNotServed,
     /// Another Service has an address and port of the Service.
     AddressConflict,
     /// An annotation names a scheduler, or scheduler flags, that do not exist.
@@ -97,7 +99,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -107,6 +109,7 @@ impl Reason {
         Self::ServiceCidrShared,
         Self::AddressRefused,
         Self::ListenFailed,
+        Self::DnsNotServed,
         Self::AddressConflict,
         Self::UnknownScheduler,
         Self::SchedulerIgnored,
@@ -140,6 +143,7 @@ impl Reason {
             Self::ServiceCidrShared => "ServiceCidrShared",
             Self::AddressRefused => "AddressRefused",
             Self::ListenFailed => "ListenFailed",
+            Self::DnsNotServed => "DnsNotServed",
             Self::AddressConflict => "AddressConflict",
             Self::UnknownScheduler => "UnknownScheduler",
             Self::SchedulerIgnored => "SchedulerIgnored",

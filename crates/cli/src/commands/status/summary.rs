@@ -150,7 +150,7 @@ fn dns(f: &mut Formatter<'_>, addresses: &BTreeMap<SocketAddr, Option<String>>) 
                 row(
                     f,
                     name,
-                    format_args!("cannot listen at {address}: {error}; tries again"),
+                    format_args!("does not serve {address}: {error}; tries again"),
                 )?;
             }
         }

@@ -27,6 +27,7 @@ pub(super) struct Counters {
     other: AtomicU64,
     forward_failures: AtomicU64,
     refused_connections: AtomicU64,
+    restarts: AtomicU64,
 }
 
 impl Counters {
@@ -43,6 +44,10 @@ impl Counters {
 
     pub(super) fn connection_refused(&self) {
         self.refused_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn restarted(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Records whether an address is served.
@@ -72,6 +77,7 @@ impl Counters {
             answers: known.chain([("other", load(&self.other))]).collect(),
             forward_failures: load(&self.forward_failures),
             refused_connections: load(&self.refused_connections),
+            restarts: load(&self.restarts),
         }
     }
 }

@@ -8,7 +8,7 @@
 //! | `zone` | follows changes, and finds what a name means | yes |
 //! | `answer` | from the bytes of a query to those of the answer | yes |
 //! | `upstream` | asks other servers | no |
-//! | `server` | the sockets, and their limits | no |
+//! | `server`, `udp`, `tcp` | the sockets, and their limits | no |
 //!
 //! The zone follows the source's changes itself, and not the store of a [`Proxier`](crate::Proxier):
 //! names do not wait for a sync, and queries do not wait for the loop. Until Services and slices have
@@ -36,6 +36,8 @@ mod name;
 mod quota;
 mod records;
 mod server;
+mod tcp;
+mod udp;
 mod upstream;
 mod zone;
 
@@ -44,18 +46,12 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, PoisonError};
 
 use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
-use self::answer::Rules;
-use self::counts::Counters;
-use self::name::reverse_zones;
-use self::quota::Quota;
 use self::server::{Shared, Sockets};
-use self::upstream::Upstream;
 use crate::Runtime;
 use crate::discovery::DnsState;
 use crate::store::Change;
@@ -103,32 +99,17 @@ impl Dns {
     /// Serves an empty zone, which is not ready.
     ///
     /// An address that cannot be bound is not an error, but a warning in the log, and is tried again
-    /// every 5 seconds. The first try is in the network namespace of the caller.
+    /// after 1 to 5 seconds. So is one whose socket or task fails later. The first try is in the network
+    /// namespace of the caller.
     ///
     /// # Errors
     ///
     /// If the runtime has stopped.
     pub fn start(runtime: &Runtime, config: Config) -> io::Result<Self> {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seconds = since_1970.map(|time| time.as_secs()).unwrap_or_default();
-        // Grows from one start to the next, unless more than one record a second changes. Only its
-        // difference counts, modulo 2^32 (RFC 1982), and nobody transfers the zone.
-        let serial = u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or_default();
-        let shared = Arc::new(Shared {
-            zone: RwLock::default(),
-            rules: Rules {
-                domain: config.domain,
-                nameservers: config.addresses.iter().map(SocketAddr::ip).collect(),
-                reverse: reverse_zones(&config.service_cidrs),
-                forwards: !config.upstreams.is_empty(),
-                serial,
-            },
-            upstream: Upstream::new(config.upstreams),
-            counters: Counters::default(),
-            connections: Quota::new(server::CONNECTIONS, server::CONNECTIONS_OF_ONE),
-        });
+        let addresses = config.addresses.clone();
+        let shared = Arc::new(Shared::new(config));
         let handle = runtime.handle()?;
-        let tasks = config.addresses.into_iter().map(|address| {
+        let tasks = addresses.into_iter().map(|address| {
             let first = Sockets::bind(address);
             handle.spawn(server::serve(Arc::clone(&shared), address, first))
         });

@@ -1,42 +1,45 @@
 //! The sockets.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::ResponseCode;
-use socket2::{Domain as SocketDomain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use socket2::{Domain as SocketDomain, SockRef, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::Config;
 use super::answer::{self, Draft, Outcome, Rules, Transport};
 use super::counts::Counters;
-use super::quota::{Place, Quota};
+use super::name::reverse_zones;
+use super::quota::Quota;
 use super::upstream::{ForwardError, Upstream};
 use super::zone::Zone;
+use super::{tcp, udp};
+use crate::errno::listen_hint;
 
-/// How long to wait before an address that cannot be bound is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-/// How long to wait if the process has no free file descriptor for a connection.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long a TCP client may take to send a query, and keep a connection idle (RFC 7766, 6.2.3).
-const IDLE: Duration = Duration::from_secs(10);
-/// How long a TCP client may take to read an answer.
-const READING: Duration = Duration::from_secs(10);
-/// Limit of TCP connections.
-pub(super) const CONNECTIONS: usize = 256;
-/// Limit of TCP connections of one client; in IPv6 of one /64.
-pub(super) const CONNECTIONS_OF_ONE: usize = 32;
+/// How long to wait before an address that cannot be served is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Backlog: how many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
-/// Tasks that receive from one socket: one for each thread of the runtime.
-const RECEIVERS: usize = 2;
+/// Sockets for datagrams, at most.
+const MOST_RECEIVERS: usize = 4;
+/// How long a datagram may wait for room in its socket.
+const SENDING: Duration = Duration::from_secs(1);
+/// Errors of a socket in a row, after which it is opened again.
+pub(super) const MOST_FAILURES: u32 = 10;
+/// How long to wait after an error.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// The longest query. Anything longer is cut off, and so malformed.
-const LONGEST_QUERY: usize = 4096;
+pub(super) const LONGEST_QUERY: usize = 4096;
 
 /// What all sockets share.
 #[derive(Debug)]
@@ -50,8 +53,29 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(config: Config) -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = since_1970.map(|time| time.as_secs()).unwrap_or_default();
+        // Grows from one start to the next, unless more than one record a second changes. Only its
+        // difference counts, modulo 2^32 (RFC 1982), and nobody transfers the zone.
+        let serial = u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or_default();
+        Self {
+            zone: RwLock::default(),
+            rules: Rules {
+                domain: config.domain,
+                nameservers: config.addresses.iter().map(SocketAddr::ip).collect(),
+                reverse: reverse_zones(&config.service_cidrs),
+                forwards: !config.upstreams.is_empty(),
+                serial,
+            },
+            upstream: Upstream::new(config.upstreams),
+            counters: Counters::default(),
+            connections: Quota::new(tcp::CONNECTIONS, tcp::CONNECTIONS_OF_ONE),
+        }
+    }
+
     /// Decides about a query. The zone is locked for some microseconds.
-    fn decide(&self, query: &[u8], transport: Transport) -> Outcome {
+    pub(super) fn decide(&self, query: &[u8], transport: Transport) -> Outcome {
         let decide = || {
             let zone = self.zone.read().unwrap_or_else(PoisonError::into_inner);
             answer::answer(&zone, &self.rules, query, transport)
@@ -64,7 +88,7 @@ impl Shared {
     }
 
     /// The answer to a query that an upstream server must answer.
-    async fn forward(&self, query: &[u8], transport: Transport, to: Forward) -> Vec<u8> {
+    pub(super) async fn forward(&self, query: &[u8], transport: Transport, to: Forward) -> Vec<u8> {
         let failed = |draft: Draft, error: &ForwardError| {
             self.counters.forward_failed();
             tracing::debug!("DNS: a name of another domain has no answer: {error}");
@@ -89,7 +113,7 @@ impl Shared {
     }
 
     /// The answer if no more questions may wait for upstream servers.
-    fn busy(&self, to: Forward) -> Vec<u8> {
+    pub(super) fn busy(&self, to: Forward) -> Vec<u8> {
         self.counters.forward_failed();
         let draft = match to {
             Forward::Relay(draft) | Forward::Follow(draft, _) => draft,
@@ -101,202 +125,200 @@ impl Shared {
 }
 
 /// What upstream servers must do.
-enum Forward {
+pub(super) enum Forward {
     Relay(Draft),
     Follow(Draft, hickory_proto::op::Query),
 }
 
-/// Both sockets of an address.
+/// The sockets of an address.
 pub(super) struct Sockets {
-    udp: std::net::UdpSocket,
+    udp: Vec<UdpSocket>,
     tcp: std::net::TcpListener,
 }
 
 impl Sockets {
+    /// One socket for connections, and for datagrams one for each CPU, among which the kernel spreads
+    /// the clients.
     pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = |of| -> io::Result<Socket> {
             let socket = Socket::new(SocketDomain::for_address(address), of, None)?;
             if address.is_ipv6() {
                 socket.set_only_v6(true)?;
             }
-            socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let udp = socket(Type::DGRAM)?;
-        udp.bind(&address.into())?;
+        // This one cannot be shared, so it fails if another svcproxy serves the address. The others
+        // could be.
         let tcp = socket(Type::STREAM)?;
         // Connections of the previous process may be in TIME_WAIT.
         tcp.set_reuse_address(true)?;
+        tcp.set_nonblocking(true)?;
         tcp.bind(&address.into())?;
         tcp.listen(BACKLOG)?;
+        let cpus = available_parallelism().map_or(1, NonZeroUsize::get);
+        let receiver = |_| {
+            let udp = socket(Type::DGRAM)?;
+            udp.set_reuse_port(true)?;
+            udp.set_write_timeout(Some(SENDING))?;
+            udp.bind(&address.into())?;
+            Ok(udp.into())
+        };
+        let udp = (0..cpus.min(MOST_RECEIVERS)).map(receiver);
         Ok(Self {
-            udp: udp.into(),
+            udp: udp.collect::<io::Result<_>>()?,
             tcp: tcp.into(),
         })
     }
 }
 
-/// Serves an address until the task is aborted; as soon as it can be bound.
-pub(super) async fn serve(shared: Arc<Shared>, address: SocketAddr, first: io::Result<Sockets>) {
-    let (udp, tcp) = bind_later(&shared.counters, address, first).await;
-    // Dropped, and so aborted, with this task.
-    let mut tasks = JoinSet::new();
-    let udp = Arc::new(udp);
-    for _ in 0..RECEIVERS {
-        tasks.spawn(receive(Arc::clone(&shared), Arc::clone(&udp)));
-    }
-    tasks.spawn(accept(shared, tcp));
-    while tasks.join_next().await.is_some() {}
+/// A socket for datagrams, from which a thread receives until it is closed.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) socket: UdpSocket,
+    is_closed: AtomicBool,
 }
 
-async fn bind_later(
-    counters: &Counters,
-    address: SocketAddr,
-    mut sockets: io::Result<Sockets>,
-) -> (UdpSocket, TcpListener) {
-    let mut is_late = false;
-    loop {
-        let ready = sockets.and_then(|sockets| {
-            let udp = UdpSocket::from_std(sockets.udp)?;
-            Ok((udp, TcpListener::from_std(sockets.tcp)?))
-        });
-        match ready {
-            Ok(ready) => {
-                tracing::info!("DNS: serving at {address}");
-                counters.listening(address, None);
-                return ready;
-            }
-            Err(error) => {
-                counters.listening(address, Some(error.to_string()));
-                match is_late {
-                    true => tracing::debug!("DNS: {address}: {error}"),
-                    false => tracing::warn!(
-                        "DNS: cannot listen on {address}: {error}; trying again every {RETRY:?}"
-                    ),
-                }
-            }
+impl Receiver {
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+}
+
+/// Closes sockets when it is dropped.
+struct Open(Vec<Arc<Receiver>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        for receiver in &self.0 {
+            receiver.is_closed.store(true, Ordering::SeqCst);
+            // Wakes the thread that waits for a datagram, although it is an error for a socket without
+            // peer (inet_shutdown of net/ipv4/af_inet.c).
+            let _ = SockRef::from(&receiver.socket).shutdown(Shutdown::Both);
         }
-        is_late = true;
-        sleep(RETRY).await;
+    }
+}
+
+/// Serves an address until the task is aborted: as soon as it can be bound, and again if a socket or
+/// a task fails.
+pub(super) async fn serve(shared: Arc<Shared>, address: SocketAddr, first: io::Result<Sockets>) {
+    let (mut sockets, mut pause) = (first, RETRY.0);
+    // What is known and logged.
+    let mut standing = String::new();
+    loop {
+        let error = match sockets {
+            Ok(sockets) => {
+                tracing::info!("DNS: serving at {address}");
+                shared.counters.listening(address, None);
+                standing.clear();
+                let began = Instant::now();
+                let error = run(&shared, sockets).await;
+                shared.counters.restarted();
+                if began.elapsed() > RETRY.1 {
+                    pause = RETRY.0;
+                }
+                error
+            }
+            Err(error) => error,
+        };
+        let reason = format!("{error}{}", listen_hint(&error));
+        shared.counters.listening(address, Some(reason.clone()));
+        match reason == standing {
+            true => tracing::debug!("DNS: {address}: {reason}"),
+            false => tracing::warn!("DNS: cannot serve at {address}: {reason}; trying again"),
+        }
+        standing = reason;
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
         sockets = Sockets::bind(address);
     }
 }
 
-/// Answers queries over UDP, one after another. Those for upstream servers wait in tasks of their own.
-async fn receive(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
-    let mut buffer = vec![0; LONGEST_QUERY];
-    let mut waiting = JoinSet::new();
-    loop {
-        while waiting.try_join_next().is_some() {}
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
-            // The kernel has no memory, for instance.
-            sleep(PAUSE).await;
-            continue;
-        };
-        let query = buffer.get(..length).unwrap_or_default();
-        let forward = match shared.decide(query, Transport::Udp) {
-            Outcome::Ignore => continue,
-            Outcome::Answer(bytes, code) => {
-                shared.counters.answered(code);
-                // A client that cannot be reached asks again.
-                let _ = socket.send_to(&bytes, client).await;
-                continue;
-            }
-            Outcome::Relay(draft) => Forward::Relay(draft),
-            Outcome::Follow(draft, query) => Forward::Follow(draft, query),
-        };
-        let Some(place) = shared.upstream.place(client.ip()) else {
-            let _ = socket.send_to(&shared.busy(forward), client).await;
-            continue;
-        };
-        let (shared, socket, query) = (Arc::clone(&shared), Arc::clone(&socket), query.to_vec());
-        waiting.spawn(async move {
-            let _place = place;
-            let answer = shared.forward(&query, Transport::Udp, forward).await;
-            let _ = socket.send_to(&answer, client).await;
-        });
-    }
-}
-
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let mut clients = JoinSet::new();
-    loop {
-        while clients.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, client)) => match Connection::admit(&shared, client.ip()) {
-                Some(connection) => {
-                    clients.spawn(connection.serve(stream));
-                }
-                None => shared.counters.connection_refused(),
-            },
-            // No file descriptor is free, or the client has already closed the connection.
-            Err(_) => sleep(PAUSE).await,
-        }
-    }
-}
-
-/// A TCP connection, which has a place until it is dropped.
-struct Connection {
-    shared: Arc<Shared>,
-    client: IpAddr,
-    _place: Place,
-}
-
-impl Connection {
-    /// `None` if there are too many.
-    fn admit(shared: &Arc<Shared>, client: IpAddr) -> Option<Self> {
-        Some(Self {
-            _place: shared.connections.take(client)?,
-            shared: Arc::clone(shared),
-            client,
+/// Serves until a socket or a task fails, and returns why. Then all sockets are closed.
+async fn run(shared: &Arc<Shared>, sockets: Sockets) -> io::Error {
+    let tcp = match TcpListener::from_std(sockets.tcp) {
+        Ok(tcp) => tcp,
+        Err(error) => return error,
+    };
+    let receiver = |socket| {
+        Arc::new(Receiver {
+            socket,
+            is_closed: AtomicBool::new(false),
         })
+    };
+    let open = Open(sockets.udp.into_iter().map(receiver).collect());
+    // Dropped, and so aborted, with this task.
+    let mut tasks = JoinSet::new();
+    for receiver in &open.0 {
+        let (shared, receiver) = (Arc::clone(shared), Arc::clone(receiver));
+        let runtime = Handle::current();
+        // A thread of its own wakes up faster, and waits for none of the runtime's tasks.
+        tasks.spawn_blocking(move || udp::receive(&shared, &receiver, &runtime));
+    }
+    tasks.spawn(tcp::accept(Arc::clone(shared), tcp));
+    let ended = tasks.join_next().await;
+    drop(open);
+    tasks.shutdown().await;
+    match ended {
+        Some(Ok(error)) => error,
+        Some(Err(fault)) => io::Error::other(format!("a task of the server failed: {fault}")),
+        None => io::Error::other("no task of the server runs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use testbed::eventually;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A query for the root's name servers, which is refused.
+    fn ask(address: SocketAddr) -> io::Result<usize> {
+        let client = UdpSocket::bind("127.0.0.1:0")?;
+        client.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let query = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+        client.send_to(&query, address)?;
+        client.recv(&mut [0; 512])
     }
 
-    /// Answers queries one after another, until the client ends the connection or is too slow.
-    async fn serve(self, mut stream: TcpStream) {
-        while let Ok(Ok(query)) = timeout(IDLE, read(&mut stream)).await {
-            let Some(answer) = self.answer(&query).await else {
-                return;
+    /// Whatever socket fails, the state says so, and the address is served again.
+    #[test]
+    fn an_address_whose_socket_fails_is_served_again() {
+        let runtime = crate::Runtime::start().unwrap();
+        let handle = runtime.handle().unwrap();
+        for of_tcp in [true, false] {
+            let address = ([127, 0, 0, 1], testbed::reserve_port().unwrap()).into();
+            let sockets = Sockets::bind(address).unwrap();
+            let other = match of_tcp {
+                true => Socket::from(sockets.tcp.try_clone().unwrap()),
+                false => Socket::from(sockets.udp[0].try_clone().unwrap()),
             };
-            match timeout(READING, write(&mut stream, &answer)).await {
-                Ok(Ok(())) => {}
-                _ => return,
-            }
+            let shared = Arc::new(Shared::new(Config::new([address])));
+            let task = handle.spawn(serve(Arc::clone(&shared), address, Ok(sockets)));
+            eventually(PATIENCE, || ask(address)).unwrap();
+            assert_eq!(shared.counters.get().restarts, 0);
+            let _ = other.shutdown(Shutdown::Both);
+            drop(other);
+            let failed = || match shared.counters.get() {
+                state if state.restarts > 0 => Ok(()),
+                state => Err(format!("{state:?}")),
+            };
+            eventually(PATIENCE, failed).unwrap();
+            let served = || match shared.counters.get().addresses.get(&address) {
+                Some(None) => Ok(()),
+                other => Err(format!("{other:?}")),
+            };
+            eventually(PATIENCE, served).unwrap();
+            eventually(PATIENCE, || ask(address)).unwrap();
+            std::net::TcpStream::connect(address).unwrap();
+            task.abort();
+            // The threads end with the task.
+            let ended = || match Arc::strong_count(&shared) {
+                1 => Ok(()),
+                more => Err(more),
+            };
+            eventually(PATIENCE, ended).unwrap();
         }
     }
-
-    async fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let shared = &self.shared;
-        let forward = match shared.decide(query, Transport::Tcp) {
-            Outcome::Ignore => return None,
-            Outcome::Answer(bytes, code) => {
-                shared.counters.answered(code);
-                return Some(bytes);
-            }
-            Outcome::Relay(draft) => Forward::Relay(draft),
-            Outcome::Follow(draft, query) => Forward::Follow(draft, query),
-        };
-        let Some(_place) = shared.upstream.place(self.client) else {
-            return Some(shared.busy(forward));
-        };
-        Some(shared.forward(query, Transport::Tcp, forward).await)
-    }
-}
-
-async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let length = usize::from(stream.read_u16().await?);
-    if length > LONGEST_QUERY {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut query = vec![0; length];
-    stream.read_exact(&mut query).await?;
-    Ok(query)
-}
-
-/// Length and answer in one segment.
-async fn write(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-    stream
-        .write_all(&[&length.to_be_bytes(), answer].concat())
-        .await
 }

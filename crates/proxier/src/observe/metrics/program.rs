@@ -124,6 +124,11 @@ fn encode_dns(dns: &DnsState, encoder: &mut DescriptorEncoder<'_>) -> Result<(),
             "TCP connections for DNS that were closed because there were too many",
             dns.refused_connections,
         ),
+        (
+            "svcproxy_dns_restarts",
+            "Times that the DNS server of an address failed and was started again",
+            dns.restarts,
+        ),
     ] {
         let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(count).encode(counter)?;

@@ -1,0 +1,62 @@
+//! Queries over UDP.
+
+use std::sync::Arc;
+use std::{io, thread};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::answer::{Outcome, Transport};
+use super::server::{Forward, LONGEST_QUERY, MOST_FAILURES, PAUSE, Receiver, Shared};
+
+/// Answers queries one after another, until the socket is closed or fails. Those for upstream servers
+/// wait in tasks of the runtime.
+pub(super) fn receive(
+    shared: &Arc<Shared>,
+    receiver: &Arc<Receiver>,
+    runtime: &Handle,
+) -> io::Error {
+    let socket = &receiver.socket;
+    let mut buffer = vec![0; LONGEST_QUERY];
+    let mut waiting = JoinSet::new();
+    let mut failures = 0;
+    loop {
+        while waiting.try_join_next().is_some() {}
+        let (length, client) = match socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if receiver.is_closed() || failures == MOST_FAILURES => return error,
+            Err(_) => {
+                // The kernel has no memory, for instance.
+                failures += 1;
+                thread::sleep(PAUSE);
+                continue;
+            }
+        };
+        failures = 0;
+        let query = buffer.get(..length).unwrap_or_default();
+        let forward = match shared.decide(query, Transport::Udp) {
+            Outcome::Ignore => continue,
+            Outcome::Answer(bytes, code) => {
+                shared.counters.answered(code);
+                // A client that cannot be reached asks again.
+                let _ = socket.send_to(&bytes, client);
+                continue;
+            }
+            Outcome::Relay(draft) => Forward::Relay(draft),
+            Outcome::Follow(draft, query) => Forward::Follow(draft, query),
+        };
+        let Some(place) = shared.upstream.place(client.ip()) else {
+            let _ = socket.send_to(&shared.busy(forward), client);
+            continue;
+        };
+        let (shared, receiver) = (Arc::clone(shared), Arc::clone(receiver));
+        let query = query.to_vec();
+        let task = async move {
+            let _place = place;
+            let answer = shared.forward(&query, Transport::Udp, forward).await;
+            let _ = receiver.socket.send_to(&answer, client);
+        };
+        waiting.spawn_on(task, runtime);
+    }
+}
