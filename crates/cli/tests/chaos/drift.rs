@@ -234,6 +234,7 @@ impl Run<'_> {
         let row = self.rows.entry(drift.what).or_default();
         row.times.push(took);
         row.said = said.first().cloned().unwrap_or_default();
+        println!("{}: repaired in {took:.2?}", drift.what);
     }
 
     fn print(&mut self) {
