@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Counts something as long as it lives.
-pub(super) struct Counted<'a>(&'a AtomicUsize);
+struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
     /// Counts one more, if there are not `most` yet.
-    pub(super) fn below(counter: &'a AtomicUsize, most: usize) -> Option<Self> {
+    fn below(counter: &'a AtomicUsize, most: usize) -> Option<Self> {
         let counted = Self(counter);
         let before = counter.fetch_add(1, Ordering::Relaxed);
         (before < most).then_some(counted)

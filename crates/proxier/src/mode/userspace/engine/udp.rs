@@ -26,7 +26,7 @@ use super::super::admission::Verdict;
 use super::Shared;
 use super::counters::count;
 use super::live::{Chosen, Live, Traffic};
-use super::tcp::{Counted, is_exhaustion};
+use super::tcp::is_exhaustion;
 
 /// How long a flow lasts without datagrams, before and after the first answer: as connection
 /// tracking has it (`nf_conntrack_udp_timeout`, `…_stream`).
@@ -62,6 +62,39 @@ struct Flow {
     /// Wakes the task if a datagram could not be sent.
     is_refused: Notify,
     kept: Mutex<Vec<Kept>>,
+    _open: Open,
+}
+
+/// Counts a flow as long as it lives.
+#[derive(Debug)]
+struct Open {
+    live: Arc<Live>,
+    shared: Arc<Shared>,
+}
+
+impl Open {
+    /// `None` if there are too many flows, or too many of this frontend.
+    fn new(live: &Arc<Live>, shared: &Arc<Shared>) -> Option<Self> {
+        let open = Self {
+            live: Arc::clone(live),
+            shared: Arc::clone(shared),
+        };
+        let all = shared.counters.open_flows.fetch_add(1, Ordering::Relaxed);
+        let of_live = live.active.fetch_add(1, Ordering::Relaxed);
+        let most = shared.limits.flows;
+        // One Service must not take everything.
+        (all < most && of_live < most / 2).then_some(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared
+            .counters
+            .open_flows
+            .fetch_sub(1, Ordering::Relaxed);
+        self.live.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A datagram for the next endpoint, if this one refuses it.
@@ -168,7 +201,12 @@ enum Received {
 }
 
 /// Receives one datagram, and passes it on.
-fn receive(listener: &UdpSocket, flows: &Flows, live: &Live, shared: &Shared) -> Received {
+fn receive(
+    listener: &UdpSocket,
+    flows: &Flows,
+    live: &Arc<Live>,
+    shared: &Arc<Shared>,
+) -> Received {
     DATAGRAM.with_borrow_mut(|buffer| {
         let (length, client) = match listener.try_recv_from(buffer) {
             Ok(received) => received,
@@ -208,8 +246,8 @@ fn receive(listener: &UdpSocket, flows: &Flows, live: &Live, shared: &Shared) ->
 /// If the process has no descriptor left.
 fn begin(
     client: SocketAddr,
-    live: &Live,
-    shared: &Shared,
+    live: &Arc<Live>,
+    shared: &Arc<Shared>,
     tried: &mut Vec<SocketAddr>,
 ) -> io::Result<Option<Arc<Flow>>> {
     let counters = &shared.counters;
@@ -224,13 +262,10 @@ fn begin(
             return Ok(None);
         }
     };
-    let most = shared.limits.flows;
-    if counters.open_flows.load(Ordering::Relaxed) >= most
-        || live.active.load(Ordering::Relaxed) >= most / 2
-    {
+    let Some(open) = Open::new(live, shared) else {
         count(&counters.over_limit);
         return Ok(None);
-    }
+    };
     while let Some(chosen) = live.choose(client.ip(), audience, tried, shared) {
         let target = chosen.held.0.address;
         match connect(target) {
@@ -246,6 +281,7 @@ fn begin(
                     is_answered: AtomicBool::new(false),
                     is_refused: Notify::new(),
                     kept: Mutex::default(),
+                    _open: open,
                 })));
             }
             Err(error) if is_exhaustion(&error) => return Err(error),
@@ -278,8 +314,8 @@ async fn run(
     flows: &Flows,
     client: SocketAddr,
     mut flow: Arc<Flow>,
-    live: &Live,
-    shared: &Shared,
+    live: &Arc<Live>,
+    shared: &Arc<Shared>,
 ) {
     let mut tried = Vec::new();
     loop {
@@ -290,6 +326,8 @@ async fn run(
             return;
         }
         tried.push(flow.chosen.held.0.address);
+        // Its place is free for the next one.
+        drop(flow);
         let Ok(Some(next)) = begin(client, live, shared, &mut tried) else {
             return;
         };
@@ -323,8 +361,6 @@ async fn answer(
     live: &Live,
     shared: &Shared,
 ) -> End {
-    let _open = Counted::below(&shared.counters.open_flows, usize::MAX);
-    let _of_live = Counted::below(&live.active, usize::MAX);
     let target = &flow.chosen.held.0;
     loop {
         let limit = match flow.is_answered.load(Ordering::Relaxed) {
