@@ -270,3 +270,5 @@ fn plan_and_status_in_iptables_mode_read_the_kernel() {
     assert_eq!(outside["realServers"][0]["totalConnections"], 1);
     assert_eq!(outside["realServers"][0]["weight"], Value::Null);
 }
+#[path = "netns/way.rs"]
+mod way;

@@ -12,7 +12,7 @@ use crate::mode::ipvs::rules::{ADMIT, INPUT};
 use crate::mode::probe::Mode;
 
 /// Chains jump to others at most so often; the kernel allows 16.
-const DEPTH: usize = 16;
+pub(super) const DEPTH: usize = 16;
 
 /// A chain of another program at a hook, with the rules that every packet reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,11 +139,11 @@ impl Filter {
 
 impl Packet {
     fn meets(self, rule: &Rule) -> bool {
-        rule.conditions.iter().all(|condition| match *condition {
+        rule.conditions.iter().all(|condition| match condition {
             Condition::State(states) => states & self.state != 0,
             Condition::Status(bits) => bits & self.status != 0,
-            Condition::Mark { mask, value } => self.mark == Some(mask) && value == mask,
-            Condition::Other => false,
+            Condition::Mark { mask, value } => self.mark == Some(*mask) && value == mask,
+            Condition::Field(_) | Condition::Interface(_) | Condition::Other => false,
         })
     }
 }
@@ -154,6 +154,7 @@ const fn what(hook: Hook, mode: Mode) -> &'static str {
         (Hook::Input, _) => "packets to virtual IPs, node ports and health checks",
         (Hook::Forward, Mode::Ipvs) => "the answers of endpoints",
         (Hook::Forward, _) => "packets between clients and endpoints",
+        (Hook::Prerouting | Hook::Output | Hook::Postrouting, _) => "packets to Services",
     }
 }
 
@@ -166,6 +167,8 @@ fn packets(chain: &BaseChain, role: &Role<'_>) -> Vec<Packet> {
         mark: None,
     };
     match (chain.hook, role.mode) {
+        // Hardly any host drops all packets there.
+        (Hook::Prerouting | Hook::Output | Hook::Postrouting, _) => Vec::new(),
         (Hook::Input, Mode::Ipvs) => {
             let is_marked = is_marked(chain);
             let mark = is_marked.then(|| role.config.marks.own());
@@ -216,7 +219,8 @@ pub(super) fn concerns<'a>(
     })
 }
 
-fn describe(filter: &Filter) -> String {
+/// The chain of a filter, for people.
+pub(super) fn describe(filter: &Filter) -> String {
     let BaseChain { hook, priority, .. } = filter.chain;
     let legacy = filter.is_legacy.then_some("iptables-legacy");
     let origin = [filter.software(), legacy].into_iter().flatten();
@@ -225,7 +229,8 @@ fn describe(filter: &Filter) -> String {
     format!("chain {path} (hook {hook}, priority {priority}{origin})")
 }
 
-fn remedy(filter: &Filter, role: &Role<'_>) -> String {
+/// How to let the packets of Services pass a filter in the hooks input and forward.
+pub(super) fn remedy(filter: &Filter, role: &Role<'_>) -> String {
     let chain = &filter.chain;
     if role.mode == Mode::Userspace {
         return "Let it accept connections and datagrams to virtual IPs and node ports, as to any \
@@ -248,7 +253,7 @@ fn remedy(filter: &Filter, role: &Role<'_>) -> String {
         }
         (Hook::Input, _) => format!("meta mark and {own:#x} == {own:#x} accept"),
         (Hook::Forward, Mode::Ipvs) => "ct state established,related accept".to_owned(),
-        (Hook::Forward, _) => "ct status dnat accept".to_owned(),
+        _ => "ct status dnat accept".to_owned(),
     };
     let lasting = match filter.software() {
         Some("firewalld") => {

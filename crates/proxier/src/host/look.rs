@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use futures_util::TryStreamExt;
 use ipvs::Family;
-use netlink::filter::{self, BaseChain, Condition, Rule, Verdict};
+use netlink::filter::{self, BaseChain, Detail, Hook, Rule, Verdict};
 use netlink::{Socket, ipset};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
@@ -18,8 +18,9 @@ use crate::mode::ipvs::rules::TABLE;
 use crate::takeover::device;
 use crate::takeover::leftovers::{DEVICE, NFTABLES_TABLE};
 
-/// At most so many chains of one filter are read.
-const CHAINS: usize = 64;
+/// At most so many chains of one filter are read: at every audit, and to follow one packet.
+const CHAINS: [usize; 2] = [64, 4096];
+
 /// The chain to which only kube-proxy's rules jump. The kubelet makes others.
 const KUBE_SERVICES: &str = "KUBE-SERVICES";
 /// A chain and a device of kube-router's service proxy, and a part of the names of its sets.
@@ -38,7 +39,7 @@ const CILIUM_MAPS: [&str; 2] = [
 #[derive(Debug)]
 pub struct Host {
     netfilter: Socket,
-    netlink: Rtnetlink,
+    pub(super) netlink: Rtnetlink,
     proc_sys: PathBuf,
 }
 
@@ -58,6 +59,17 @@ impl Host {
 
     /// The facts that are cheap to read. What cannot be read is [`unknown`](Facts::unknown).
     pub fn facts(&mut self) -> Facts {
+        self.read(Detail::Outline)
+    }
+
+    /// All facts, with all rules of other programs' filters. It starts programs.
+    pub fn facts_in_full(&mut self) -> Facts {
+        let mut facts = self.read(Detail::Whole);
+        self.ask(&mut facts, Detail::Whole);
+        facts
+    }
+
+    fn read(&mut self, detail: Detail) -> Facts {
         let mut facts = Facts {
             src_valid_mark: self.number("net/ipv4/conf/all/src_valid_mark") == Some(1),
             bridged: ["iptables", "ip6tables"].map(|program| {
@@ -74,7 +86,7 @@ impl Host {
         if CILIUM_MAPS.iter().any(|path| Path::new(path).exists()) {
             traces.insert(Trace::CiliumReplacement);
         }
-        match self.filters(&mut traces) {
+        match self.filters(&mut traces, detail) {
             Ok(filters) => facts.filters = filters,
             Err(error) => facts
                 .unknown
@@ -105,6 +117,10 @@ impl Host {
     /// Adds what only programs tell: the filters of legacy iptables, and how many rules each
     /// iptables has.
     pub fn ask_programs(&mut self, facts: &mut Facts) {
+        self.ask(facts, Detail::Outline);
+    }
+
+    fn ask(&mut self, facts: &mut Facts, detail: Detail) {
         let mut rules = [0, 0];
         for family in [Family::V4, Family::V6] {
             let flavours = [Flavour::Nft, Flavour::Legacy];
@@ -123,9 +139,20 @@ impl Host {
                         continue;
                     }
                 };
-                let (filters, count) = saved::filters(&text, family);
+                let (mut filters, count) = saved::filters(&text, family);
+                for filter in &mut filters {
+                    filter.is_legacy = flavour == Flavour::Legacy;
+                }
                 *rules += count;
-                if flavour == Flavour::Legacy {
+                if flavour == Flavour::Nft && detail == Detail::Whole {
+                    // The program knows the conditions of iptables' own matches, too.
+                    let is_listed = |of: &Filter| {
+                        let mut listed = filters.iter().map(|listed| &listed.chain);
+                        listed.any(|listed| is_same_table(listed, &of.chain))
+                    };
+                    facts.filters.retain(|of| !is_listed(of));
+                    facts.filters.extend(filters);
+                } else if flavour == Flavour::Legacy {
                     facts.filters.extend(filters);
                     if text.contains(&format!("\n:{KUBE_SERVICES} ")) {
                         facts.traces.push(Trace::KubeProxyRules);
@@ -143,13 +170,13 @@ impl Host {
         (most > 0 && is_full).then_some(most)
     }
 
-    fn number(&self, sysctl: &str) -> Option<u64> {
+    pub(super) fn number(&self, sysctl: &str) -> Option<u64> {
         let text = fs::read_to_string(self.proc_sys.join(sysctl)).ok()?;
         text.trim().parse().ok()
     }
 
     /// The filters of other programs, and traces of service proxies among the chains.
-    fn filters(&mut self, traces: &mut BTreeSet<Trace>) -> io::Result<Vec<Filter>> {
+    fn filters(&mut self, traces: &mut BTreeSet<Trace>, detail: Detail) -> io::Result<Vec<Filter>> {
         let see = |table: &str, name: &str| {
             if name == KUBE_SERVICES || table == NFTABLES_TABLE {
                 traces.insert(Trace::KubeProxyRules);
@@ -158,24 +185,31 @@ impl Host {
             }
         };
         let chains = filter::base_chains(&mut self.netfilter, see)?;
-        let of_others = |chain: &BaseChain| ![TABLE, NFTABLES_TABLE].contains(&&*chain.table);
-        let chains = chains.into_iter().filter(of_others);
-        chains.map(|chain| self.filter(chain)).collect()
+        let is_asked = |chain: &BaseChain| {
+            let is_of_others = ![TABLE, NFTABLES_TABLE].contains(&&*chain.table);
+            let is_judged = matches!(chain.hook, Hook::Input | Hook::Forward);
+            is_of_others && (is_judged || detail == Detail::Whole)
+        };
+        let chains = chains.into_iter().filter(is_asked);
+        chains.map(|chain| self.filter(chain, detail)).collect()
     }
 
-    /// Reads the chains that packets reach whatever they are.
-    fn filter(&mut self, base: BaseChain) -> io::Result<Filter> {
+    /// Reads a filter: the chains that packets reach whatever they are, or all.
+    fn filter(&mut self, base: BaseChain, detail: Detail) -> io::Result<Filter> {
+        let is_whole = detail == Detail::Whole;
+        let [few, many] = CHAINS;
+        let most = if is_whole { many } else { few };
         let mut rules = BTreeMap::<String, Vec<Rule>>::new();
         let mut unread = vec![base.name.clone()];
         while let Some(chain) = unread.pop() {
-            if rules.len() >= CHAINS || rules.contains_key(&chain) {
+            if rules.len() >= most || rules.contains_key(&chain) {
                 continue;
             }
             let netfilter = &mut self.netfilter;
-            let read = filter::rules(netfilter, base.family, &base.table, &chain)?;
+            let read = filter::rules(netfilter, base.family, &base.table, &chain, detail)?;
             let next = read.iter().filter_map(|rule| match &rule.verdict {
                 Verdict::Jump(to) | Verdict::Goto(to)
-                    if !rule.conditions.contains(&Condition::Other) =>
+                    if is_whole || rule.concerns_all_packets() =>
                 {
                     Some(to.clone())
                 }
@@ -221,7 +255,12 @@ impl Host {
     }
 }
 
-fn name(link: &LinkMessage) -> Option<&str> {
+/// Whether two chains are in one table.
+fn is_same_table(one: &BaseChain, other: &BaseChain) -> bool {
+    one.family == other.family && one.table == other.table
+}
+
+pub(super) fn name(link: &LinkMessage) -> Option<&str> {
     link.attributes
         .iter()
         .find_map(|attribute| match attribute {

@@ -9,9 +9,12 @@
 mod firewall;
 mod judge;
 mod look;
+mod passing;
+mod routes;
 mod saved;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::net::IpAddr;
 
@@ -24,6 +27,7 @@ use crate::notice::{Notice, Reason};
 pub use firewall::Filter;
 pub use judge::judge;
 pub use look::Host;
+pub use way::{Obstacle, ObstacleKind, Route, Ways, obstacles};
 
 /// The part of connection tracking's maximum from which on it counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;
@@ -32,7 +36,7 @@ const NEARLY_FULL: u64 = 90;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Facts {
-    /// The filters of other programs at the hooks input and forward.
+    /// The filters of other programs.
     pub filters: Vec<Filter>,
     /// The network interfaces.
     pub interfaces: Vec<Interface>,

@@ -23,10 +23,7 @@ fn chain(table: &str, hook: Hook, drops: bool) -> BaseChain {
 }
 
 fn rule<const N: usize>(conditions: [Condition; N], verdict: Verdict) -> Rule {
-    Rule {
-        conditions: conditions.into(),
-        verdict,
-    }
+    Rule::new(conditions.into(), verdict)
 }
 
 fn jump(to: &str) -> Verdict {
@@ -59,7 +56,7 @@ fn a_filter_that_drops_is_named_until_it_accepts_what_services_need() {
     let known = Condition::State(NF_CT_STATE_ESTABLISHED | NF_CT_STATE_RELATED);
     let new = Condition::State(NF_CT_STATE_NEW);
     let translated = Condition::Status(IPS_DST_NAT);
-    let some = Condition::Other;
+    let some = || Condition::Other;
     let input = || chain("filter", Hook::Input, true);
     let forward = || chain("filter", Hook::Forward, true);
     let last = |base: BaseChain| BaseChain {
@@ -72,25 +69,30 @@ fn a_filter_that_drops_is_named_until_it_accepts_what_services_need() {
     };
     let cases: Vec<(Mode, BaseChain, Vec<Rule>, bool)> = vec![
         (Ipvs, input(), vec![], true),
-        (Ipvs, input(), vec![rule([known], Accept)], true),
-        (Ipvs, input(), vec![rule([some], Accept)], true),
+        (Ipvs, input(), vec![rule([known.clone()], Accept)], true),
+        (Ipvs, input(), vec![rule([some()], Accept)], true),
         (Ipvs, input(), vec![rule([OWN], Accept)], false),
         (Ipvs, late(input()), vec![rule([OWN], Accept)], true),
         (
             Ipvs,
             input(),
-            vec![rule([some], Drop), rule([OWN], Accept)],
+            vec![rule([some()], Drop), rule([OWN], Accept)],
             false,
         ),
         (
             Ipvs,
             input(),
-            vec![rule([new], Drop), rule([OWN], Accept)],
+            vec![rule([new.clone()], Drop), rule([OWN], Accept)],
             true,
         ),
         (Ipvs, input(), vec![rule([], Accept)], false),
         (Ipvs, last(input()), vec![], false),
-        (Ipvs, last(input()), vec![rule([some, new], Reject)], false),
+        (
+            Ipvs,
+            last(input()),
+            vec![rule([some(), new.clone()], Reject)],
+            false,
+        ),
         (Ipvs, last(input()), vec![rule([], Reject)], true),
         (
             Ipvs,
@@ -98,14 +100,29 @@ fn a_filter_that_drops_is_named_until_it_accepts_what_services_need() {
             vec![rule([], Verdict::Return), rule([], Reject)],
             false,
         ),
-        (Ipvs, forward(), vec![rule([known], Accept)], false),
-        (Ipvs, forward(), vec![rule([translated], Accept)], true),
-        (Iptables, forward(), vec![rule([known], Accept)], true),
-        (Iptables, forward(), vec![rule([translated], Accept)], false),
+        (Ipvs, forward(), vec![rule([known.clone()], Accept)], false),
+        (
+            Ipvs,
+            forward(),
+            vec![rule([translated.clone()], Accept)],
+            true,
+        ),
         (
             Iptables,
             forward(),
-            vec![rule([known], Accept), rule([new], Accept)],
+            vec![rule([known.clone()], Accept)],
+            true,
+        ),
+        (
+            Iptables,
+            forward(),
+            vec![rule([translated.clone()], Accept)],
+            false,
+        ),
+        (
+            Iptables,
+            forward(),
+            vec![rule([known.clone()], Accept), rule([new.clone()], Accept)],
             false,
         ),
         (Iptables, input(), vec![], false),
@@ -122,10 +139,7 @@ fn a_filter_that_drops_is_named_until_it_accepts_what_services_need() {
 fn chains_that_every_packet_reaches_count() {
     let base = || chain("firewalld", Hook::Input, false);
     let rejects = |name: &'static str, conditions: &[Condition]| {
-        let to_zone = Rule {
-            conditions: conditions.into(),
-            verdict: jump("zone"),
-        };
+        let to_zone = Rule::new(conditions.into(), jump("zone"));
         let zone = vec![
             rule([Condition::Other], Verdict::Accept),
             rule([], Verdict::Reject),
@@ -163,7 +177,10 @@ fn in_iptables_only_a_rule_before_svcproxys_is_in_the_way() {
     let docker = ":INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n";
     let judged = |rules: &str| {
         let saved = format!("*filter\n{docker}{rules}COMMIT\n");
-        let (filters, _) = saved::filters(&saved, Family::V4);
+        let (mut filters, _) = saved::filters(&saved, Family::V4);
+        for filter in &mut filters {
+            filter.is_legacy = true;
+        }
         let facts = Facts {
             filters,
             ..Facts::default()

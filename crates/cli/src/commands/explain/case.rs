@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipvs::Family;
 use proxier::desired::Config;
-use proxier::host::{Concern, ConcernKind};
+use proxier::host::{Concern, ConcernKind, Facts, ObstacleKind, Role, Ways, obstacles};
 use proxier::mode::trace::{Origin, Outcome, Packet, Trace};
 use serde::Serialize;
 
@@ -24,16 +24,38 @@ pub(super) struct Case<'a> {
     pub(super) services: Vec<Description>,
     /// What other programs on this host do.
     pub(super) concerns: &'a [Concern],
+    /// The host that the packet passes; `None` if only a plan is explained.
+    pub(super) around: Option<Around<'a>>,
     pub(super) is_own: &'a dyn Fn(IpAddr) -> bool,
     /// Where a packet that is not for this node leaves.
     pub(super) leaves_by: Option<String>,
+}
+
+/// What a packet meets on this host besides svcproxy's rules.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) ways: &'a Ways,
+    pub(super) role: Role<'a>,
 }
 
 /// The way of the packet, and why it goes like that.
 pub(super) struct Explanation {
     pub(super) trace: Trace,
     pub(super) findings: Vec<Finding>,
+    /// Whether something outside svcproxy surely keeps the connection from each endpoint.
+    pub(super) is_lost: bool,
 }
+
+impl Explanation {
+    /// Whether an endpoint may answer.
+    pub(super) const fn is_served(&self) -> bool {
+        matches!(self.trace.outcome, Outcome::Served(_)) && !self.is_lost
+    }
+}
+
+/// Endpoints whose way is followed, at most.
+pub(super) const FOLLOWED: usize = 100;
 
 /// A reason for what happens to the packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,7 +82,37 @@ impl Case<'_> {
         self.disagreement(&trace, &mut findings);
         self.service(&trace, &mut findings);
         self.host(&trace, &mut findings);
-        Explanation { trace, findings }
+        let is_lost = self.way(&trace, &mut findings);
+        Explanation {
+            trace,
+            findings,
+            is_lost,
+        }
+    }
+
+    /// What is on the way to each endpoint and back. Whether the connection surely reaches none.
+    fn way(&self, trace: &Trace, findings: &mut Vec<Finding>) -> bool {
+        let (Outcome::Served(answers), Some(around)) = (&trace.outcome, self.around) else {
+            return false;
+        };
+        let mut lost = 0;
+        let mut named = BTreeSet::new();
+        for answer in answers.iter().take(FOLLOWED) {
+            let Around { facts, ways, role } = around;
+            let found = obstacles(&self.packet, answer, facts, ways, &role);
+            lost += usize::from(found.iter().any(|of| of.is_certain));
+            for of in found {
+                let reason = match of.kind {
+                    ObstacleKind::NoRoute => "NoRoute",
+                    ObstacleKind::NotForwarded => "NotForwarded",
+                    _ => "Firewall",
+                };
+                if named.insert(of.message.clone()) {
+                    findings.push(Finding::new(reason, of.message));
+                }
+            }
+        }
+        lost > 0 && lost == answers.len()
     }
 
     /// Whether svcproxy's rules are in effect.
@@ -528,8 +580,8 @@ impl Case<'_> {
         let is_node = self.packet.origin == Origin::Node;
         for concern in self.concerns {
             let (reason, matters) = match concern.kind {
-                // The node's own packets to a Service do not pass the hook input of a filter.
-                ConcernKind::Firewall => ("Firewall", !is_node && !concern.is_note),
+                // The way of the packet has them, rule by rule.
+                ConcernKind::Firewall => continue,
                 ConcernKind::ServiceProxy => ("OtherServiceProxy", !concern.is_note),
                 ConcernKind::VipDevice => (
                     "VipDevice",

@@ -6,22 +6,23 @@ mod plane;
 mod tests;
 mod text;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, bail};
 use ipvs::Family;
 use proxier::desired::Config;
-use proxier::host::{Concern, Host, Role, judge};
+use proxier::host::{Facts, Host, Role, Ways, judge};
 use proxier::mode::trace::{Origin, Outcome, Packet, Step};
 use serde::Serialize;
 
-use self::case::{Case, Explanation, Finding, mode_of, what};
+use self::case::{Around, Case, Explanation, FOLLOWED, Finding, mode_of, what};
 use self::plane::DataPlane;
 use self::text::Text;
 use super::subject::Planned;
 use super::{DiagnosticLog, json};
-use crate::args::{ExplainArgs, Mode, StatusFormat, Target};
+use crate::args::{ExplainArgs, StatusFormat, Target};
 use crate::description::{self, Description};
 use crate::running::Client;
 use crate::source::Source;
@@ -67,8 +68,20 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
             .and_then(|client| client.services_at(&packet))
             .unwrap_or_default(),
     };
-    let mode = kernel.as_ref().map(DataPlane::mode);
-    let concerns = mode.map_or_else(Vec::new, |mode| concerns(args, mode, &config));
+    let host = kernel
+        .as_ref()
+        .map(|kernel| observe(args, &answering(kernel, &packet, &is_own)));
+    let (facts, ways) = host.unwrap_or_default();
+    let around = kernel.as_ref().map(|kernel| {
+        let mut role = Role::new(kernel.mode().probed(), &config);
+        role.captures = true;
+        Around {
+            facts: &facts,
+            ways: &ways,
+            role,
+        }
+    });
+    let concerns = around.map_or_else(Vec::new, |around| judge(&facts, &around.role));
     let (plane, of) = match (&kernel, &plan) {
         (Some(kernel), Some(_)) => (kernel, "this node's kernel, against the plan"),
         (Some(kernel), None) => (kernel, "this node's kernel"),
@@ -83,6 +96,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
         planned: plan.as_ref().filter(|_| kernel.is_some()),
         services,
         concerns: &concerns,
+        around,
         is_own: &is_own,
     };
     let explanation = case.explain();
@@ -97,7 +111,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
             write!(io::stdout().lock(), "{text}")?;
         }
     }
-    let is_served = matches!(explanation.trace.outcome, Outcome::Served(_));
+    let is_served = explanation.is_served();
     Ok(match planned.is_some_and(|planned| planned.is_invalid) {
         true => Ending::InvalidInput,
         false if is_served => Ending::Done,
@@ -197,20 +211,43 @@ fn leaves_by(destination: IpAddr) -> String {
     }
 }
 
-/// What other programs on this host do.
-fn concerns(args: &ExplainArgs, mode: Mode, config: &Config) -> Vec<Concern> {
+/// The addresses that the connection needs routes to.
+fn answering(
+    kernel: &DataPlane,
+    packet: &Packet,
+    is_own: &dyn Fn(IpAddr) -> bool,
+) -> BTreeSet<IpAddr> {
+    let answers = match kernel.trace(packet, is_own).outcome {
+        Outcome::Served(answers) => answers,
+        _ => return BTreeSet::new(),
+    };
+    let endpoints = answers.iter().take(FOLLOWED);
+    let endpoints = endpoints.map(|answer| answer.endpoint.ip());
+    endpoints
+        .chain([packet.source, packet.destination])
+        .collect()
+}
+
+/// What other programs on this host do, and its routes to these addresses. What cannot be observed is
+/// logged.
+fn observe(args: &ExplainArgs, addresses: &BTreeSet<IpAddr>) -> (Facts, Ways) {
     let mut host = match Host::open(&args.mode.proc_sys) {
         Ok(host) => host,
         Err(error) => {
             tracing::warn!("cannot observe the host: {error}");
-            return Vec::new();
+            return Default::default();
         }
     };
-    let mut facts = host.facts();
-    host.ask_programs(&mut facts);
-    let mut role = Role::new(mode.probed(), config);
-    role.captures = true;
-    judge(&facts, &role)
+    let facts = host.facts_in_full();
+    for unknown in &facts.unknown {
+        tracing::warn!("cannot observe {unknown}");
+    }
+    let ways = host.ways(addresses.iter().copied());
+    let ways = ways.unwrap_or_else(|error| {
+        tracing::warn!("cannot observe the routes: {error}");
+        Ways::default()
+    });
+    (facts, ways)
 }
 
 /// The explanation, for programs.
@@ -228,6 +265,8 @@ struct Document<'a> {
     named_by: Vec<&'a str>,
     steps: Vec<StepOf<'a>>,
     result: &'static str,
+    /// Whether something outside svcproxy surely keeps the connection from each endpoint.
+    lost_on_the_way: bool,
     endpoints: Vec<AnswerOf>,
     findings: &'a [Finding],
 }
@@ -262,7 +301,11 @@ struct AnswerOf {
 
 impl<'a> Document<'a> {
     fn of(case: &'a Case<'_>, explanation: &'a Explanation, state: &'a str) -> Self {
-        let Explanation { trace, findings } = explanation;
+        let Explanation {
+            trace,
+            findings,
+            is_lost,
+        } = explanation;
         let packet = &case.packet;
         let answers = match &trace.outcome {
             Outcome::Served(answers) => answers.as_slice(),
@@ -289,6 +332,7 @@ impl<'a> Document<'a> {
             named_by: case.services.iter().map(name).collect(),
             steps: trace.steps.iter().map(step).collect(),
             result: what(&trace.outcome),
+            lost_on_the_way: *is_lost,
             endpoints: answers
                 .iter()
                 .map(|of| AnswerOf {

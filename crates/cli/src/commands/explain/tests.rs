@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipvs::{Protocol, VirtualServer, VirtualServerKey};
 use proxier::desired::{Config, DesiredState};
-use proxier::host::{Concern, Facts, Filter, Role, Trace as HostTrace, judge};
+use proxier::host::{Concern, Facts, Filter, Role, Route, Trace as HostTrace, Ways, judge};
 use proxier::mode::ipvs::plan::{NodeState, Obstacle, VirtualServerState};
 use proxier::mode::ipvs::rules::Ruleset;
 use proxier::source::manifest;
@@ -13,6 +13,7 @@ use proxier::store::Store;
 
 use super::plane::Rules;
 use super::*;
+use crate::args::Mode;
 
 /// The Services of most situations.
 const SERVICES: &str = include_str!("services.yaml");
@@ -38,6 +39,7 @@ struct Setup {
     /// Changes the settings.
     settings: Option<fn(&mut Config)>,
     facts: Facts,
+    ways: Ways,
     /// There is no plan to compare with, only what the running svcproxy knows.
     without_plan: bool,
 }
@@ -120,6 +122,11 @@ fn explained(target: &str, from: From, setup: &Setup) -> Explained {
         planned: Some(&plan).filter(|_| !setup.without_plan),
         services: description::at(to.ip(), to.port(), &store, &desired),
         concerns: &concerns,
+        around: Some(Around {
+            facts: &setup.facts,
+            ways: &setup.ways,
+            role,
+        }),
         is_own: &is_own,
         leaves_by: Some("interface eth0".to_owned()),
     };
@@ -771,7 +778,7 @@ fn what_others_do_is_named(mode: Mode) {
     };
     let mut drops = facts(|_| {});
     drops.facts.filters.push(chain(name, hook));
-    let words = format!("inet filter {name}");
+    let words = format!("inet filter {name} (hook {name}, priority 0) drops it: its policy");
     check(
         "10.96.0.80:80",
         From::Pod,
@@ -780,8 +787,10 @@ fn what_others_do_is_named(mode: Mode) {
         "Firewall",
         &words,
     );
-    let from_node = explained("10.96.0.80:80", From::Node, &drops);
-    assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);
+    if mode != Mode::Ipvs {
+        let from_node = explained("10.96.0.80:80", From::Node, &drops);
+        assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);
+    }
     let alive = facts(|facts| facts.traces.push(HostTrace::KubeProxyProcess));
     check(
         "10.96.0.80:80",
@@ -800,6 +809,58 @@ fn what_others_do_is_named(mode: Mode) {
         "ConntrackNearlyFull",
         "65536",
     );
+}
+
+/// Routes and sysctls, in all modes.
+#[test]
+fn what_the_kernel_does_not_deliver_is_named() {
+    let with = |mode, change: fn(&mut Ways)| {
+        let mut setup = Setup {
+            mode: Some(mode),
+            ..Setup::default()
+        };
+        change(&mut setup.ways);
+        setup
+    };
+    let target = "10.96.0.80:80";
+    for mode in ALL {
+        let unreachable = with(mode, |ways| {
+            for endpoint in ["10.244.1.1", "10.244.2.1"] {
+                let why = Route::None("a route of kind blackhole".to_owned());
+                ways.routes.insert(endpoint.parse().unwrap(), why);
+            }
+        });
+        let words = "no route to endpoint 10.244.1.1: a route of kind blackhole";
+        check(target, From::Pod, &unreachable, "served", "NoRoute", words);
+        let text = explained(target, From::Node, &unreachable).text;
+        assert!(
+            text.contains("2 endpoints, but the connection is lost"),
+            "{text}"
+        );
+        let closed = with(mode, |ways| {
+            let sysctl = "net.ipv4.ip_forward".to_owned();
+            ways.closed.insert(ipvs::Family::V4, sysctl);
+        });
+        let words = "net.ipv4.ip_forward is 0";
+        check(target, From::Pod, &closed, "served", "NotForwarded", words);
+        let from_node = explained(target, From::Node, &closed);
+        assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);
+        let one = with(mode, |ways| {
+            let why = Route::None("a route of kind prohibit".to_owned());
+            ways.routes.insert("10.244.1.1".parse().unwrap(), why);
+        });
+        let text = explained(target, From::Node, &one).text;
+        assert!(!text.contains("lost on the way"), "{text}");
+        let unrouted = with(mode, |ways| {
+            let why = Route::None("no route matches".to_owned());
+            ways.routes.insert("10.96.0.80".parse().unwrap(), why);
+        });
+        let text = explained(target, From::Node, &unrouted).text;
+        let is_named = text.contains("no route to virtual IP 10.96.0.80: no route matches");
+        assert_eq!(is_named, mode != Mode::Ipvs, "{text}");
+        let from_pod = explained(target, From::Pod, &unrouted);
+        assert_eq!(from_pod.reasons, [""; 0], "{}", from_pod.text);
+    }
 }
 
 #[test]

@@ -20,7 +20,11 @@ pub(super) struct Text<'a> {
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Explanation { trace, findings } = self.explanation;
+        let Explanation {
+            trace,
+            findings,
+            is_lost,
+        } = self.explanation;
         row(f, "Packet", &self.case.packet)?;
         let mode = mode_of(self.case.plane);
         row(f, "State", format_args!("{}, mode {mode}", self.of))?;
@@ -36,7 +40,7 @@ impl Display for Text<'_> {
             }
             way(f, step)?;
         }
-        result(f, &trace.outcome)?;
+        result(f, &trace.outcome, *is_lost)?;
         if findings.is_empty() {
             return Ok(());
         }
@@ -89,13 +93,17 @@ impl Text<'_> {
     }
 }
 
-fn result(f: &mut Formatter<'_>, outcome: &Outcome) -> fmt::Result {
+fn result(f: &mut Formatter<'_>, outcome: &Outcome, is_lost: bool) -> fmt::Result {
     let Outcome::Served(answers) = outcome else {
         return row(f, "Result", what(outcome));
     };
     let count = answers.len();
     let noun = if count == 1 { "endpoint" } else { "endpoints" };
-    row(f, "Result", format_args!("served by {count} {noun}"))?;
+    let lost = match is_lost {
+        true => ", but the connection is lost on the way",
+        false => "",
+    };
+    row(f, "Result", format_args!("served by {count} {noun}{lost}"))?;
     for Answer {
         endpoint,
         weight,
