@@ -7,6 +7,7 @@ mod commands;
 mod component_config;
 mod description;
 mod figures;
+mod history;
 mod host;
 mod inventory;
 mod kube_proxy;

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::args::BindAddress;
 use crate::description::Description;
+use crate::history::Recorded;
 use crate::notices::Condition;
 
 /// For connecting and writing.
@@ -157,6 +158,12 @@ impl Client {
     /// Its conditions. `None` if none answers.
     pub(crate) fn conditions(&self) -> Option<Vec<Condition>> {
         self.document("/conditions")
+    }
+
+    /// The last changes of Services, the latest first. `None` if none answers, or if the page for people
+    /// is off, for which it keeps them.
+    pub(crate) fn changes(&self) -> Option<Vec<Recorded>> {
+        self.document("/changes")
     }
 
     /// What it knows about a Service, by `NAMESPACE/NAME`. `None` if none answers, or if it does not

@@ -32,6 +32,7 @@ use signal_hook::iterator::Signals;
 
 use super::{DiagnosticLog, log_failures};
 use crate::args::{Cli, Mode, NodeArgs, RunArgs, usage_error};
+use crate::history::History;
 use crate::host::HostWatch;
 use crate::lock::WriterLock;
 use crate::logging::{Progress, chain, lines_lost};
@@ -39,7 +40,7 @@ use crate::mode::{Choice, Lookout};
 use crate::notices::{Conditions, Notices, Reporter};
 use crate::observe::trail::Trail;
 use crate::observe::{About, Configz, Health};
-use crate::page::{self, History};
+use crate::page;
 use crate::passage::Passages;
 use crate::source::Source;
 use crate::takeover::{EarlierProxies, EarlierProxy, OfKubeProxy, other_mode};
@@ -224,6 +225,9 @@ impl<'a> Start<'a> {
         let monitor = observe::monitor(&cli.run, config);
         monitor.inspect_by(events.clone());
         let history = args.monitor.serves_page().then(History::default);
+        if let Some(history) = &history {
+            notices.record_in(history.clone());
+        }
         let conditions = Conditions::default();
         let counted = conditions.clone();
         monitor.follow_conditions(move || counted.counts());

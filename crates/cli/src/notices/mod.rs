@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use proxier::Proxier;
@@ -23,6 +23,7 @@ use proxier::store::Store;
 use serde::{Deserialize, Serialize};
 
 use self::limit::Limit;
+use crate::history::{History, Recorded};
 
 /// Sends notices, and limits their rate. Clones share the limits.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ struct Shared {
     /// Some if there is an API server.
     events: Option<EventSender>,
     limit: Mutex<Limit>,
+    history: OnceLock<History>,
 }
 
 impl Notices {
@@ -43,7 +45,14 @@ impl Notices {
             node: node.to_owned(),
             events,
             limit: Mutex::new(Limit::new(Instant::now())),
+            history: OnceLock::new(),
         }))
+    }
+
+    /// Records the notices of Services that are sent from now on.
+    pub(crate) fn record_in(&self, history: History) {
+        // The first one stays.
+        let _ = self.0.history.set(history);
     }
 
     /// Sends a notice, within the limits.
@@ -84,6 +93,10 @@ impl Notices {
 
     fn emit(&self, notice: &Notice, uid: Option<Uid>) {
         let (about, text, reason) = (self.about(notice), notice.text(), notice.reason);
+        if let (Some(history), Subject::Service(name)) = (self.0.history.get(), &notice.about) {
+            let what = format!("{reason}: {text}");
+            history.add(Recorded::now(name.as_str(), what, "", 0));
+        }
         if reason.is_warning() {
             tracing::warn!(%reason, "{about}: {text}");
         } else {

@@ -306,3 +306,24 @@ fn an_address_that_the_dns_server_does_not_serve_is_a_condition() {
         assert_eq!(lines.take().len(), 1);
     });
 }
+
+#[test]
+fn notices_of_services_are_recorded_for_describe() {
+    let notices = Notices::new("node-a", None);
+    let history = History::default();
+    notices.record_in(history.clone());
+    let web = ObjectName::new("default", "web").unwrap();
+    notices.send(&Notice::of_service(
+        web,
+        Reason::AddressConflict,
+        "it is taken".to_owned(),
+    ));
+    notices.send(&Notice::of_node(
+        Reason::AddressConflict,
+        "of the node".to_owned(),
+    ));
+    let recorded = history.latest(None, 9);
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
+    assert_eq!(recorded[0].service, "default/web");
+    assert_eq!(recorded[0].what, "AddressConflict: it is taken");
+}

@@ -17,9 +17,10 @@ use proxier::observe::metrics::{Monitor, Options, Pages, ProxyServer, Status};
 use serde_json::{Value, json};
 
 use crate::args::{Cli, MonitorArgs, RunArgs, ServiceMetrics};
+use crate::history::History;
 use crate::logging::chain;
 use crate::notices::Conditions;
-use crate::page::{History, Page};
+use crate::page::Page;
 use crate::running::{Running, SourceState};
 use crate::{component_config, settings};
 

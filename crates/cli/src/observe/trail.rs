@@ -14,7 +14,7 @@ use proxier::reconcile::{Concerned, SyncKind, SyncReport};
 use proxier::source::{Cause, Reading};
 use proxier::store::Change;
 
-use crate::page::{History, Recorded};
+use crate::history::{History, Recorded};
 
 /// Maximum number of Services whose causes are kept until the next sync.
 const MOST_CAUSES: usize = 10_000;

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
 
+use super::Common;
 use super::reading::Reading;
-use super::{Common, Recorded};
 use crate::args::Mode;
 use crate::description;
 use crate::figures::{Age, rate, short};
+use crate::history::Recorded;
 use crate::inventory::ClientGroup;
 use crate::load::Load;
 use crate::logging::Shown;

@@ -2,7 +2,6 @@
 //! browser. It changes nothing, and needs no JavaScript.
 
 mod drawing;
-mod history;
 mod layout;
 mod list;
 mod overview;
@@ -23,10 +22,10 @@ use self::reading::{Reader, Reading};
 use self::service::OneService;
 use crate::args::Mode;
 use crate::description::{self, Description};
+use crate::history::History;
 use crate::inventory::{Proxied, Wanted};
 use crate::notices::{Condition, Conditions};
 use crate::running::Running;
-pub(crate) use history::{History, Recorded};
 pub(crate) use list::{is_list, list};
 
 const HTML: &str = "text/html; charset=utf-8";

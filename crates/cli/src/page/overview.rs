@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
+use super::Common;
 use super::layout::{self, Counters, ago, shown};
 use super::list::{DrainOf, List, Query, ROWS, Row};
 use super::reading::Reading;
-use super::{Common, Recorded};
 use crate::args::Mode;
 use crate::figures::Age;
+use crate::history::Recorded;
 use crate::load::ServiceLoad;
 use crate::notices::MOST;
 

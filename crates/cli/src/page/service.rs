@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use maud::{Markup, html};
 
+use super::Common;
 use super::drawing::Drawing;
 use super::layout::{self, Counters, clients, shown};
 use super::reading::Reading;
-use super::{Common, Recorded};
 use crate::description::{Description, EndpointOf, Port};
+use crate::history::Recorded;
 use crate::inventory::{VipState, VipStatus};
 use crate::load::EndpointLoad;
 use crate::notices::Condition;

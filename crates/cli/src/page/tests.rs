@@ -13,6 +13,7 @@ use super::drawing::Drawing;
 use super::list::ROWS;
 use super::*;
 use crate::description::{Address, EndpointOf, Port, WithoutEndpoints};
+use crate::history::Recorded;
 use crate::inventory::{ClientGroup, Inventory, VipState, VipStatus};
 use crate::load::Loads;
 use crate::notices::Condition;

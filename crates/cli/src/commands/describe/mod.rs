@@ -14,6 +14,7 @@ use crate::Ending;
 use crate::args::{DescribeArgs, StatusFormat};
 use crate::commands::json;
 use crate::description::Description;
+use crate::history::Recorded;
 use crate::inventory::{self, Inventory, VipStatus, Wanted};
 use crate::logging::Shown;
 use crate::notices::Condition;
@@ -30,7 +31,13 @@ pub(super) struct Known {
     vips: Vec<VipStatus>,
     /// `None` if no svcproxy answers.
     conditions: Option<Vec<Condition>>,
+    /// The last changes of the Service and notices about it, the latest first. `None` if no svcproxy
+    /// answers, or if it keeps none.
+    changes: Option<Vec<Recorded>>,
 }
+
+/// Changes that are shown, at most.
+const CHANGES: usize = 10;
 
 /// Prints a Service: its addresses, policies and endpoints, and why each endpoint is used or not.
 pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<Ending> {
@@ -57,11 +64,16 @@ pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<Ending> {
         let own = all.into_iter().filter(|condition| condition.about == about);
         own.collect()
     });
+    let changes = client.as_ref().and_then(Client::changes).map(|all| {
+        let own = all.into_iter().filter(|change| change.service == service);
+        own.take(CHANGES).collect()
+    });
     let known = Known {
         service,
         description,
         vips,
         conditions,
+        changes,
     };
     match args.output {
         StatusFormat::Json => json(&known)?,

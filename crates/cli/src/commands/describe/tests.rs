@@ -78,6 +78,7 @@ fn known() -> Known {
         description: Some(web()),
         vips: vips(),
         conditions: Some(Vec::new()),
+        changes: None,
     }
 }
 
@@ -100,6 +101,43 @@ fn an_endpoint_that_the_kernel_lacks_is_named() {
         line.contains("the kernel has no such real server"),
         "{text}"
     );
+}
+
+#[test]
+fn the_last_changes_are_shown_with_their_causes() {
+    let at = |time: &str, what: &str, failed_steps| Recorded {
+        time: time.parse().unwrap(),
+        service: "default/web".to_owned(),
+        what: what.to_owned(),
+        cause: "EndpointSlice default/web-1 changed".to_owned(),
+        failed_steps,
+    };
+    let mut known = known();
+    let end = |known: &Known| {
+        let text = Text(known).to_string();
+        let (_, changes) = text.split_once("\nChanges").unwrap();
+        changes.to_owned()
+    };
+    known.changes = Some(vec![
+        at(
+            "2026-01-02T03:04:05.6Z",
+            "endpoint 10.244.1.1\u{1b} added",
+            2,
+        ),
+        at("2026-01-02T03:04:04Z", "NoMarkLeft: no mark", 0),
+    ]);
+    let (first, second) = (
+        "endpoint 10.244.1.1\\u{1b} added; 2 steps of the sync failed",
+        "NoMarkLeft: no mark",
+    );
+    let cause = "EndpointSlice default/web-1 changed";
+    let width = first.len();
+    let lines = format!(
+        "\n  2026-01-02T03:04:05Z   {first}   {cause}\n  2026-01-02T03:04:04Z   {second:<width$}   {cause}\n"
+    );
+    assert_eq!(end(&known), lines);
+    known.changes = Some(Vec::new());
+    assert!(end(&known).contains("none among the last"));
 }
 
 #[test]

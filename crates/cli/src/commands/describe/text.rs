@@ -37,8 +37,33 @@ impl Display for Text<'_> {
                 of_kernel(f, &known.vips)?;
             }
         }
-        problems(f, known)
+        problems(f, known)?;
+        changes(f, known)
     }
+}
+
+/// What the running svcproxy did for the Service and reported of it.
+fn changes(f: &mut Formatter<'_>, known: &Known) -> fmt::Result {
+    let Some(changes) = &known.changes else {
+        return Ok(());
+    };
+    if changes.is_empty() {
+        return row(f, "Changes", "none among the last ones of this node");
+    }
+    writeln!(f, "Changes")?;
+    let cells = changes.iter().map(|of| {
+        let failed = match of.failed_steps {
+            0 => String::new(),
+            1 => "; 1 step of the sync failed".to_owned(),
+            count => format!("; {count} steps of the sync failed"),
+        };
+        vec![
+            of.time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            format!("{}{failed}", Shown(&of.what)),
+            Shown(&of.cause).to_string(),
+        ]
+    });
+    table(f, &cells.collect::<Vec<_>>())
 }
 
 fn row(f: &mut Formatter<'_>, name: &str, text: impl Display) -> fmt::Result {

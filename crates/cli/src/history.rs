@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// At most so many changes are kept.
 const MOST: usize = 200;
@@ -12,7 +12,7 @@ const MOST: usize = 200;
 const LONGEST: usize = 400;
 
 /// A change of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Recorded {
     pub(crate) time: Timestamp,
