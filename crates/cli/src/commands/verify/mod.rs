@@ -46,6 +46,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
         thread::sleep(PAUSE.min(args.wait.saturating_sub(began.elapsed())));
     };
     let services = report.services.iter().map(|of| of.service.as_str());
+    let services = services.chain(report.refused.iter().map(|of| of.service.as_str()));
     let missing = args.selection.missing(services);
     for name in &missing {
         tracing::error!(
@@ -115,7 +116,17 @@ struct Report {
     /// Steps for what Services share: rules, routes, sysctls.
     shared: Vec<String>,
     services: Vec<Verdict>,
+    /// Services of which nothing is served, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<Refused>,
     totals: Totals,
+}
+
+/// A Service of which nothing is served.
+#[derive(Debug, Serialize)]
+struct Refused {
+    service: String,
+    problems: Vec<ProblemOf>,
 }
 
 /// The verdict on a Service.
@@ -166,6 +177,8 @@ struct Totals {
     ok: usize,
     unreachable: usize,
     differs: usize,
+    /// Services that request something and get nothing: no address of theirs is served.
+    refused: usize,
 }
 
 impl Report {
@@ -215,11 +228,24 @@ impl Report {
                 services.insert(service, verdict);
             }
         }
+        let mut refused = BTreeMap::<_, Vec<_>>::new();
+        for problem in desired.problems() {
+            let service = problem.service.to_string();
+            let is_named = selection.is_by_name() && selection.names(&service);
+            if is_named && !services.contains_key(&service) {
+                let of_service = refused.entry(service).or_default();
+                of_service.push(ProblemOf::from(problem));
+            }
+        }
+        let refused = refused.into_iter();
         let services = services.into_values();
         let mut report = Self {
             mode: mode.name(),
             shared,
             services: services.filter(|of| selection.names(&of.service)).collect(),
+            refused: refused
+                .map(|(service, problems)| Refused { service, problems })
+                .collect(),
             totals: Totals::default(),
         };
         report.judge();
@@ -229,6 +255,7 @@ impl Report {
     fn judge(&mut self) {
         let mut totals = Totals {
             services: self.services.len(),
+            refused: self.refused.len(),
             ..Totals::default()
         };
         for of in &mut self.services {
@@ -251,9 +278,9 @@ impl Report {
         self.shared.is_empty() && self.totals.differs == 0
     }
 
-    /// Whether that is so, and every connection was made.
+    /// Whether that is so, something of each Service is served, and every connection was made.
     fn is_right(&self) -> bool {
-        self.agrees() && self.totals.unreachable == 0
+        self.agrees() && self.totals.unreachable == 0 && self.refused.is_empty()
     }
 
     /// Connects to each VIP and endpoint of these Services.

@@ -350,3 +350,32 @@ fn connections_go_to_tcp_ports_with_endpoints() {
     assert_eq!(of("default/dns"), (Vec::new(), 1));
     assert_eq!(of("default/nobody"), (Vec::new(), 0));
 }
+
+/// A Service of which nothing is served is not silently left out.
+#[test]
+fn refused_services_are_counted_and_not_right() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: six}\n\
+                spec: {clusterIP: 'fd00:10:96::6', ipFamilies: [IPv6], ports: [{port: 80}]}\n";
+    let mut store = Store::default();
+    let reading = manifest::parse("six.yaml".as_ref(), text);
+    let changes = reading.changes.into_iter();
+    changes.for_each(|change| store.apply(change));
+    let mut config = Config::new("node-a", vec!["192.0.2.1".parse().unwrap()]);
+    config.exclude_cidrs = vec!["fd00:10:96::/112".parse().unwrap()];
+    let desired = DesiredState::from_store(Arc::new(config), &store);
+    let report = Report::new(&desired, Vec::new(), &selection(&[]), Mode::Nftables);
+    assert_eq!((report.totals.services, report.totals.refused), (0, 1));
+    assert!(!report.is_right());
+    let text = Text {
+        report: &report,
+        every: false,
+    };
+    let text = text.to_string();
+    assert!(
+        text.contains("default/six: nothing of it is served\n  note: "),
+        "{text}"
+    );
+    assert!(text.contains("0 differ; 1 more refused\n"), "{text}");
+    let other = Report::new(&desired, Vec::new(), &selection(&["web"]), Mode::Nftables);
+    assert_eq!(other.totals.refused, 0);
+}

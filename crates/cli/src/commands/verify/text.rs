@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::connect::{Connection, Kind};
 use super::{Report, Totals, Verdict};
+use crate::description::ProblemOf;
 use crate::logging::Shown;
 use crate::table::Table;
 
@@ -43,11 +44,16 @@ impl Display for Text<'_> {
         for of in services {
             self.details(f, of)?;
         }
+        for of in &self.report.refused {
+            writeln!(f, "\n{}: nothing of it is served", Shown(&of.service))?;
+            notes(f, &of.problems)?;
+        }
         let Totals {
             services,
             ok,
             unreachable,
             differs,
+            refused,
         } = self.report.totals;
         let mode = self.report.mode;
         write!(
@@ -56,6 +62,9 @@ impl Display for Text<'_> {
         )?;
         if has_tried {
             write!(f, ", {unreachable} unreachable")?;
+        }
+        if refused > 0 {
+            write!(f, "; {refused} more refused")?;
         }
         if !self.report.shared.is_empty() {
             write!(f, "; what Services share differs")?;
@@ -77,10 +86,7 @@ impl Text<'_> {
         }
         writeln!(f, "\n{}", Shown(&of.service))?;
         steps(f, &of.differences)?;
-        for problem in &of.problems {
-            let (reason, message) = (Shown(&problem.reason), Shown(&problem.message));
-            writeln!(f, "  note: {reason}: {message}")?;
-        }
+        notes(f, &of.problems)?;
         for connection in listed {
             write!(f, "  ")?;
             connection_line(f, connection)?;
@@ -90,6 +96,15 @@ impl Text<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// What a Service requests and does not get.
+fn notes(f: &mut Formatter<'_>, problems: &[ProblemOf]) -> fmt::Result {
+    for problem in problems {
+        let (reason, message) = (Shown(&problem.reason), Shown(&problem.message));
+        writeln!(f, "  note: {reason}: {message}")?;
+    }
+    Ok(())
 }
 
 /// What svcproxy would do.
