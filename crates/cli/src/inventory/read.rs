@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ipvs::VirtualServerKey;
 use proxier::desired::FrontendKey;
 use proxier::mode::iptables::{self, Clients, IptablesKernel, Served, Verdict};
@@ -16,6 +17,12 @@ use super::{ClientGroup, Inventory, RealServerStatus, VipState, VipStatus, Wante
 use crate::args::Mode;
 use crate::running::Client;
 
+/// The kernel has it in a network namespace as soon as the module is loaded.
+const IPVS_FILE: &str = "/proc/net/ip_vs";
+const NO_MODE: &str = "no mode of svcproxy is in effect here: the kernel has no rules of modes iptables \
+                       and nftables, and IPVS is not loaded. Start svcproxy, run this in the network \
+                       namespace of the node, or name a mode with --mode. If svcproxy runs in mode \
+                       userspace, name its --metrics-bind-address";
 /// The Service of rules and elements without a comment.
 const UNKNOWN: &str = "unknown";
 
@@ -76,6 +83,7 @@ pub(crate) fn in_use(mode: Option<Mode>) -> anyhow::Result<(Mode, Option<Iptable
         Some(mode) => mode,
         None if iptables.is_some() => Mode::Iptables,
         None if has_nftables_mode() => Mode::Nftables,
+        None if !Path::new(IPVS_FILE).exists() => bail!(NO_MODE),
         None => Mode::Ipvs,
     };
     Ok((mode, iptables))
