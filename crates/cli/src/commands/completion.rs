@@ -13,8 +13,27 @@ _svcproxy_with_names() {
     _svcproxy "$@"
     case "${COMP_WORDS[1]}" in
         describe|services|top|verify)
-            if [[ "${COMP_WORDS[COMP_CWORD]}" != -* && "${COMP_WORDS[COMP_CWORD-1]}" != -* ]]; then
-                COMPREPLY=($(compgen -W "$(svcproxy services --output name --metrics-bind-address= 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
+            local before="${COMP_WORDS[COMP_CWORD-1]}"
+            if [[ "${COMP_WORDS[COMP_CWORD]}" != -* && ( "$before" != -* || "$before" == -n?* ) ]]; then
+                local names namespace="" at
+                names="$(svcproxy services --output name --metrics-bind-address= 2>/dev/null)"
+                for ((at = 2; at < COMP_CWORD; at++)); do
+                    case "${COMP_WORDS[at]}" in
+                        -n|--namespace) namespace="${COMP_WORDS[at+1]}" ;;
+                        -n=*|--namespace=*) namespace="${COMP_WORDS[at]#*=}" ;;
+                        -n?*) namespace="${COMP_WORDS[at]#-n}" ;;
+                    esac
+                    # Bash makes a word of the sign.
+                    [[ "$namespace" != "=" ]] || namespace="${COMP_WORDS[at+2]}"
+                done
+                if [[ -n "$namespace" ]]; then
+                    local name of_namespace=""
+                    for name in $names; do
+                        [[ "$name" != "$namespace"/* ]] || of_namespace+=" ${name#*/}"
+                    done
+                    names="$of_namespace"
+                fi
+                COMPREPLY=($(compgen -W "$names" -- "${COMP_WORDS[COMP_CWORD]}"))
             fi
             ;;
     esac
@@ -92,6 +111,41 @@ mod tests {
         // services, describe, top, verify.
         assert_eq!(zsh.matches(":_svcproxy_names' \\").count(), 4, "{zsh}");
         assert!(zsh.starts_with("#compdef svcproxy\n"));
+    }
+
+    /// What bash offers for a command line, by a node with three Services.
+    fn offered(words: &[&str]) -> String {
+        let completion = String::from_utf8(script(Shell::Bash)).unwrap();
+        let words: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
+        let last = words.len() - 1;
+        let text = format!(
+            "svcproxy() {{ printf 'shop/web\\nshop/db\\nother/web\\n'; }}\n{completion}\n\
+             COMP_WORDS=({}); COMP_CWORD={last}; _svcproxy_with_names svcproxy\n\
+             echo \"${{COMPREPLY[*]}}\"\n",
+            words.join(" ")
+        );
+        let output = std::process::Command::new("bash")
+            .args(["--norc", "-c", &text])
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{error}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn bash_offers_names_with_and_without_a_namespace() {
+        assert_eq!(offered(&["svcproxy", "describe", "sh"]), "shop/web shop/db");
+        for namespace in [&["-n", "shop"][..], &["--namespace", "shop"], &["-nshop"]] {
+            let words = [&["svcproxy", "describe"], namespace, &["w"]].concat();
+            assert_eq!(offered(&words), "web", "{namespace:?}");
+            let words = [&["svcproxy", "verify"], namespace, &[""]].concat();
+            assert_eq!(offered(&words), "web db", "{namespace:?}");
+        }
+        // Bash makes three words of --namespace=other.
+        let words = ["svcproxy", "top", "--namespace", "=", "other", ""];
+        assert_eq!(offered(&words), "web");
+        assert_eq!(offered(&["svcproxy", "top", "-n", "[", "w"]), "");
     }
 
     #[test]
