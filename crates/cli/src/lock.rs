@@ -13,7 +13,7 @@ use anyhow::Context;
 use nix::sys::socket::{UnixCredentials, getsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, geteuid, test_kill_process};
 
 /// The name of the lock. An abstract Unix socket name belongs to a network namespace, like the
 /// virtual servers and rules that the lock protects, and the kernel frees it when the process ends,
@@ -218,8 +218,16 @@ impl fmt::Display for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
             Some(pid) => write!(f, "PID {pid}"),
-            None => f.write_str("a process in another PID namespace"),
+            None => f.write_str(unknown_holder(geteuid().is_root())),
         }
+    }
+}
+
+/// What a process is whose PID is not found. Only root sees the open files of other users' processes.
+const fn unknown_holder(is_root: bool) -> &'static str {
+    match is_root {
+        true => "a process in another PID namespace",
+        false => "a process of another user; only root sees its PID",
     }
 }
 
@@ -372,6 +380,12 @@ Num       RefCount Protocol Flags    Type St Inode Path
 ";
         assert_eq!(inode_of(sockets, b"svcproxy/writer"), Some("31337"));
         assert_eq!(inode_of(sockets, b"svcproxy"), None);
+    }
+
+    #[test]
+    fn a_holder_that_an_unprivileged_user_may_not_see_is_in_no_other_namespace() {
+        assert!(unknown_holder(true).contains("another PID namespace"));
+        assert!(unknown_holder(false).contains("only root sees"));
     }
 
     #[test]
