@@ -10,7 +10,7 @@ use crate::vm::{Machine, MachineArgs, Series};
 use crate::{process, tools};
 
 /// Programs that the tests and the demo run, here or in the VM.
-pub(crate) const TOOLS: [Tool; 10] = [
+pub(crate) const TOOLS: [Tool; 12] = [
     Tool::new("cc", "gcc"),
     Tool::new("c++", "g++"),
     Tool::new("ip", "iproute2"),
@@ -21,6 +21,8 @@ pub(crate) const TOOLS: [Tool; 10] = [
     Tool::new("strace", "strace"),
     Tool::new("ipset", "ipset"),
     Tool::new("dig", "bind9-dnsutils"),
+    Tool::new("curl", "curl"),
+    Tool::new("python3", "python3"),
 ];
 
 /// Opens the page in tests, and takes its pictures.

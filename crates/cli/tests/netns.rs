@@ -37,6 +37,8 @@ mod page;
 #[allow(dead_code, reason = "the kernel's tests use more of it")]
 #[path = "kernel/ports.rs"]
 mod ports;
+#[path = "netns/quick_start.rs"]
+mod quick_start;
 #[path = "netns/refused.rs"]
 mod refused;
 #[path = "kernel/repair.rs"]
