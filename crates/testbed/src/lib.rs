@@ -45,7 +45,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 pub use api_server::{
     ApiServer, Ask, Authority, Behaviour, Clients, Cut, Fault, ForwardProxy, Https, Identity,
-    Resource, Verb,
+    Resource, Verb, protobuf,
 };
 pub use backend::Backend;
 pub use client::{Answer, AskError, Client, Connection, ask};

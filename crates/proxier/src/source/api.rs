@@ -5,6 +5,8 @@
 //! `Loose::Wrong`, so that [`convert`](super::convert) can leave out that value alone and name it.
 
 mod decode;
+#[cfg(feature = "kube")]
+mod protobuf;
 
 use std::collections::BTreeMap;
 
@@ -12,8 +14,10 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess};
 
-pub(super) use self::decode::{Annotations, FromAny, Loose};
+pub(super) use self::decode::{Annotations, FromAny, Loose, Seconds};
 use self::decode::{Mapping, mapping, or_default};
+#[cfg(feature = "kube")]
+pub(super) use self::protobuf::Object;
 
 /// Annotations that svcproxy reads. Others are not kept: `kubectl apply` writes the whole object
 /// into one.
@@ -200,7 +204,7 @@ pub(super) struct Metadata {
     pub(super) labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
     pub(super) annotations: Annotations,
-    pub(super) creation_timestamp: Option<Loose<String>>,
+    pub(super) creation_timestamp: Option<Loose<Seconds>>,
     pub(super) deletion_timestamp: Option<IgnoredAny>,
 }
 

@@ -5,9 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testbed::{Behaviour, Cut, Fault, Resource, Verb};
+use testbed::{Cut, Fault, Resource, Verb};
 
-use crate::cluster::{Cluster, START, access, both, impatient, populated, service, slice, timing};
+use crate::cluster::{
+    Cluster, START, access, all, current, impatient, populated, service, slice, timing,
+};
 
 const MIB: usize = 1 << 20;
 /// Locked by tests that need or measure much memory.
@@ -23,7 +25,7 @@ fn big_service(name: &str, address: &str) -> Value {
 #[test]
 fn an_object_that_is_too_long_costs_only_itself() {
     let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
-    for behaviour in both() {
+    for behaviour in all() {
         let server = populated(behaviour);
         server.put(Resource::Services, big_service("d", "10.96.0.4"));
         let access = access(&server);
@@ -74,7 +76,7 @@ fn peak() -> usize {
 #[test]
 fn an_answer_without_a_line_end_takes_no_memory() {
     let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
-    for behaviour in both() {
+    for behaviour in all() {
         let server = populated(behaviour);
         let endless = Fault::Endless(512 * MIB);
         server.fail(Resource::Services, Verb::Watch, [endless.clone()]);
@@ -90,7 +92,7 @@ fn an_answer_without_a_line_end_takes_no_memory() {
 
 #[test]
 fn a_dripping_list_is_abandoned() {
-    for behaviour in both() {
+    for behaviour in all() {
         let server = populated(behaviour);
         server.fail(Resource::Services, Verb::Watch, [Fault::Drip]);
         server.fail(Resource::Services, Verb::List, [Fault::Drip, Fault::Drip]);
@@ -112,25 +114,27 @@ fn a_dripping_list_is_abandoned() {
 
 #[test]
 fn a_watch_without_bookmarks_is_requested_again() {
-    let server = populated(Behaviour::default());
-    let access = access(&server);
-    let mut timing = timing();
-    timing.silence = Duration::from_millis(300);
-    let mut cluster = Cluster::follow(server, access, timing);
-    cluster.becomes(&START);
-    cluster.server.cut(Resource::EndpointSlices, Cut::Silence);
-    cluster
-        .server
-        .put(Resource::EndpointSlices, slice("a-1", "a", &["10.244.0.9"]));
-    cluster.becomes(&["10.96.0.1:80 → 10.244.0.9", START[1], START[2]]);
-    let failures = cluster.source.state().failures;
-    assert!(failures.is_empty(), "{failures:?}");
-    // From its last version, without a new list.
-    let asks = cluster
-        .server
-        .asks_of(Resource::EndpointSlices, Verb::Watch);
-    let lists = asks
-        .iter()
-        .filter(|ask| ask.parameter("sendInitialEvents").is_some());
-    assert_eq!(lists.count(), 1);
+    for behaviour in current() {
+        let server = populated(behaviour);
+        let access = access(&server);
+        let mut timing = timing();
+        timing.silence = Duration::from_millis(300);
+        let mut cluster = Cluster::follow(server, access, timing);
+        cluster.becomes(&START);
+        cluster.server.cut(Resource::EndpointSlices, Cut::Silence);
+        cluster
+            .server
+            .put(Resource::EndpointSlices, slice("a-1", "a", &["10.244.0.9"]));
+        cluster.becomes(&["10.96.0.1:80 → 10.244.0.9", START[1], START[2]]);
+        let failures = cluster.source.state().failures;
+        assert!(failures.is_empty(), "{failures:?}");
+        // From its last version, without a new list.
+        let asks = cluster
+            .server
+            .asks_of(Resource::EndpointSlices, Verb::Watch);
+        let lists = asks
+            .iter()
+            .filter(|ask| ask.parameter("sendInitialEvents").is_some());
+        assert_eq!(lists.count(), 1);
+    }
 }

@@ -48,10 +48,21 @@ pub(crate) fn impatient() -> Timing {
     timing
 }
 
-/// A server that streams lists, and one that sends pages.
-pub(crate) fn both() -> [Behaviour; 2] {
-    [true, false].map(|streams_lists| Behaviour {
-        streams_lists,
+/// Servers that stream lists, and that send pages, each in both encodings.
+pub(crate) fn all() -> [Behaviour; 4] {
+    [(true, true), (true, false), (false, true), (false, false)].map(
+        |(streams_lists, has_protobuf)| Behaviour {
+            streams_lists,
+            has_protobuf,
+            ..Behaviour::default()
+        },
+    )
+}
+
+/// Current servers, one for each encoding.
+pub(crate) fn current() -> [Behaviour; 2] {
+    [true, false].map(|has_protobuf| Behaviour {
+        has_protobuf,
         ..Behaviour::default()
     })
 }

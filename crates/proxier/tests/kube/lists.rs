@@ -3,7 +3,9 @@
 use serde_json::json;
 use testbed::{Behaviour, Fault, Resource, Verb};
 
-use crate::cluster::{Cluster, START, access, both, fails, populated, service, slice, timing};
+use crate::cluster::{
+    Cluster, START, access, all, current, fails, populated, service, slice, timing,
+};
 
 /// A server without streamed lists, ServiceCIDRs and field selectors of Services.
 const OLD: Behaviour = Behaviour {
@@ -11,35 +13,38 @@ const OLD: Behaviour = Behaviour {
     has_service_cidrs: false,
     selects_cluster_ips: false,
     gone_by_event: true,
+    has_protobuf: false,
     page: 2,
 };
 
 #[test]
 fn lists_are_streamed_where_they_can_be() {
-    let cluster = Cluster::new(Behaviour::default());
-    for resource in [
-        Resource::Services,
-        Resource::EndpointSlices,
-        Resource::Nodes,
-    ] {
-        assert_eq!(cluster.server.asks_of(resource, Verb::List), []);
-        let asks = cluster.server.asks_of(resource, Verb::Watch);
-        assert_eq!(
-            asks.len(),
-            1,
-            "one connection for the list and what follows"
-        );
-        assert_eq!(asks[0].parameter("sendInitialEvents"), Some("true"));
-        // Any version: answered from the server's cache.
-        assert_eq!(asks[0].parameter("resourceVersion"), Some("0"));
-        assert_eq!(asks[0].parameter("allowWatchBookmarks"), Some("true"));
+    for behaviour in current() {
+        let cluster = Cluster::new(behaviour);
+        for resource in [
+            Resource::Services,
+            Resource::EndpointSlices,
+            Resource::Nodes,
+        ] {
+            assert_eq!(cluster.server.asks_of(resource, Verb::List), []);
+            let asks = cluster.server.asks_of(resource, Verb::Watch);
+            assert_eq!(
+                asks.len(),
+                1,
+                "one connection for the list and what follows"
+            );
+            assert_eq!(asks[0].parameter("sendInitialEvents"), Some("true"));
+            // Any version: answered from the server's cache.
+            assert_eq!(asks[0].parameter("resourceVersion"), Some("0"));
+            assert_eq!(asks[0].parameter("allowWatchBookmarks"), Some("true"));
+        }
     }
 }
 
 /// A quorum read for every node at once can overload a control plane (kubernetes/kubernetes#85342).
 #[test]
 fn lists_come_from_the_cache_and_never_go_back() {
-    for behaviour in both() {
+    for behaviour in all() {
         let mut cluster = Cluster::new(behaviour);
         cluster
             .server
@@ -128,18 +133,20 @@ fn pages_are_compressed_and_watches_are_not() {
 
 #[test]
 fn excluded_objects_are_left_out_at_the_server() {
-    let cluster = Cluster::new(Behaviour::default());
-    let slices = &cluster
-        .server
-        .asks_of(Resource::EndpointSlices, Verb::Watch)[0];
-    let label = slices.parameter("labelSelector");
-    assert_eq!(label, Some("!service.kubernetes.io/headless"));
-    let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
-    let label = ask.parameter("labelSelector");
-    assert_eq!(label, Some("!service.kubernetes.io/service-proxy-name"));
-    assert_eq!(ask.parameter("fieldSelector"), Some("spec.clusterIP!=None"));
-    let ask = &cluster.server.asks_of(Resource::Nodes, Verb::Watch)[0];
-    assert_eq!(ask.parameter("fieldSelector"), Some("metadata.name=node-a"));
+    for behaviour in current() {
+        let cluster = Cluster::new(behaviour);
+        let slices = &cluster
+            .server
+            .asks_of(Resource::EndpointSlices, Verb::Watch)[0];
+        let label = slices.parameter("labelSelector");
+        assert_eq!(label, Some("!service.kubernetes.io/headless"));
+        let ask = &cluster.server.asks_of(Resource::Services, Verb::Watch)[0];
+        let label = ask.parameter("labelSelector");
+        assert_eq!(label, Some("!service.kubernetes.io/service-proxy-name"));
+        assert_eq!(ask.parameter("fieldSelector"), Some("spec.clusterIP!=None"));
+        let ask = &cluster.server.asks_of(Resource::Nodes, Verb::Watch)[0];
+        assert_eq!(ask.parameter("fieldSelector"), Some("metadata.name=node-a"));
+    }
 }
 
 #[test]
@@ -184,30 +191,32 @@ fn labels_of_the_other_kind_exclude_nothing() {
 
 #[test]
 fn nothing_is_programmed_before_every_kind_is_listed() {
-    for missing in [
-        Resource::Nodes,
-        Resource::ServiceCidrs,
-        Resource::Services,
-        Resource::EndpointSlices,
-    ] {
-        let server = populated(Behaviour::default());
-        let refusal = Fault::Status {
-            code: 500,
-            retry_after: None,
-        };
-        server.fail(missing, Verb::Watch, vec![refusal; 10_000]);
-        let access = access(&server);
-        let mut cluster = Cluster::follow(server, access, timing());
-        cluster.asked(missing, Verb::Watch, 8);
-        cluster.stays(&[]);
-        assert!(
-            cluster.proxier.handle([]).unwrap().is_none(),
-            "{missing:?} was not listed"
-        );
-        assert!(cluster.source.state().connected_since.is_none());
-        cluster.server.forgive();
-        cluster.becomes(&START);
-        cluster.connects();
+    for behaviour in current() {
+        for missing in [
+            Resource::Nodes,
+            Resource::ServiceCidrs,
+            Resource::Services,
+            Resource::EndpointSlices,
+        ] {
+            let server = populated(behaviour);
+            let refusal = Fault::Status {
+                code: 500,
+                retry_after: None,
+            };
+            server.fail(missing, Verb::Watch, vec![refusal; 10_000]);
+            let access = access(&server);
+            let mut cluster = Cluster::follow(server, access, timing());
+            cluster.asked(missing, Verb::Watch, 8);
+            cluster.stays(&[]);
+            assert!(
+                cluster.proxier.handle([]).unwrap().is_none(),
+                "{missing:?} was not listed"
+            );
+            assert!(cluster.source.state().connected_since.is_none());
+            cluster.server.forgive();
+            cluster.becomes(&START);
+            cluster.connects();
+        }
     }
 }
 

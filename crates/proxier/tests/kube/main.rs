@@ -13,6 +13,7 @@ mod bounds;
 mod cluster;
 mod connection;
 mod credentials;
+mod encoding;
 mod events;
 mod exec;
 mod failures;

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
+use super::format::Format;
 use super::{Ask, Resource, Verb};
 
 /// The next request; none at the end of the connection, or if its path does not exist.
@@ -64,6 +65,8 @@ pub(super) fn read(
         verb,
         query,
         authorization: header("authorization"),
+        accepts_protobuf: header("accept")
+            .is_some_and(|value| Format::is_protobuf_accepted(&value)),
         accepts_gzip: header("accept-encoding").is_some_and(|value| value.contains("gzip")),
         namespace: namespace.map(str::to_owned),
         name: name.map(str::to_owned),
@@ -76,35 +79,39 @@ pub(super) fn read(
 pub(super) fn write(
     stream: &mut TcpStream,
     code: u16,
+    content_type: &str,
     headers: &str,
     body: &[u8],
 ) -> io::Result<()> {
-    write_head(stream, code, headers, body.len())?;
+    write_head(stream, code, content_type, headers, body.len())?;
     stream.write_all(body)
 }
 
 pub(super) fn write_head(
     stream: &mut TcpStream,
     code: u16,
+    content_type: &str,
     headers: &str,
     length: usize,
 ) -> io::Result<()> {
     let head = format!(
-        "HTTP/1.1 {code} Said\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n",
+        "HTTP/1.1 {code} Said\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{headers}\r\n",
     );
     stream.write_all(head.as_bytes())
 }
 
 /// Writes the beginning of an answer in chunks.
-pub(super) fn begin_chunks(stream: &mut TcpStream) -> io::Result<()> {
-    let head =
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+pub(super) fn begin_chunks(stream: &mut TcpStream, content_type: &str) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
     stream.write_all(head.as_bytes())
 }
 
-pub(super) fn write_chunk(stream: &mut TcpStream, text: &str) -> io::Result<()> {
-    let chunk = format!("{:x}\r\n{text}\r\n", text.len());
-    stream.write_all(chunk.as_bytes())
+pub(super) fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let length = format!("{:x}\r\n", bytes.len());
+    let chunk = [length.as_bytes(), bytes, b"\r\n"].concat();
+    stream.write_all(&chunk)
 }
 
 pub(super) fn end_chunks(stream: &mut TcpStream) -> io::Result<()> {

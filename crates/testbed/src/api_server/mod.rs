@@ -5,8 +5,10 @@
 //! accepts Events as an API server does.
 
 mod events;
+mod format;
 mod http;
 mod objects;
+pub mod protobuf;
 mod proxy;
 mod serve;
 mod tls;
@@ -116,7 +118,7 @@ pub enum Fault {
     /// This number of bytes of one endless object, without the end of a line; then the connection
     /// is closed.
     Endless(usize),
-    /// An answer or event that is not JSON.
+    /// An answer or event that cannot be decoded.
     Garbage,
 }
 
@@ -145,6 +147,8 @@ pub struct Behaviour {
     pub selects_cluster_ips: bool,
     /// Reports an expired version with an event of the watch; otherwise with a status.
     pub gone_by_event: bool,
+    /// Answers in Protocol Buffers where that is accepted.
+    pub has_protobuf: bool,
     /// Maximum number of objects per page, whatever was requested.
     pub page: usize,
 }
@@ -157,6 +161,7 @@ impl Default for Behaviour {
             has_service_cidrs: true,
             selects_cluster_ips: true,
             gone_by_event: true,
+            has_protobuf: true,
             page: usize::MAX,
         }
     }
@@ -173,6 +178,8 @@ pub struct Ask {
     pub query: Vec<(String, String)>,
     /// The header `Authorization`.
     pub authorization: Option<String>,
+    /// Whether the client accepts Protocol Buffers.
+    pub accepts_protobuf: bool,
     /// Whether the client accepts gzip.
     pub accepts_gzip: bool,
     /// The namespace in the path.

@@ -10,6 +10,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use super::format::Format;
 use super::http::{EXISTS, FORBIDDEN, GONE, NOT_FOUND, Refusal, TOO_LARGE};
 use super::objects::{Selector, line};
 use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
@@ -18,8 +19,6 @@ use super::{Ask, Cut, Fault, Resource, Shared, State, Verb, events, http};
 const LOOK: Duration = Duration::from_millis(100);
 /// The pause after each byte of a dripping answer.
 const DRIP: Duration = Duration::from_millis(20);
-/// The text that replaces an event when a connection is closed in its middle.
-const HALF_AN_EVENT: &str = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
 
 pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -27,7 +26,7 @@ pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut stream = stream;
     while let Some(ask) = http::read(&mut requests, || shared.lock().prefix.clone())? {
         let Ok(ask) = ask else {
-            refuse(&mut stream, &NOT_FOUND)?;
+            refuse(&mut stream, Format::Json, &NOT_FOUND)?;
             continue;
         };
         if !answer(&ask, &mut stream, shared)? {
@@ -37,19 +36,19 @@ pub(super) fn connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Both)
 }
 
-fn refuse(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
-    let body = refusal.status().to_string();
-    http::write(stream, refusal.code, "", body.as_bytes())
+fn refuse(stream: &mut TcpStream, format: Format, refusal: &Refusal) -> io::Result<()> {
+    let body = format.object(&refusal.status());
+    http::write(stream, refusal.code, format.content_type(), "", &body)
 }
 
 /// Answers a request. Returns whether the connection may be reused.
 fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool> {
-    let (fault, refusal) = shared.change(|state| {
+    let (fault, refusal, format) = shared.change(|state| {
         state.asks.push(ask.clone());
         let mut faults = state.faults.iter();
         let next = faults.position(|(of, verb, _)| (*of, *verb) == (ask.resource, ask.verb));
         let fault = next.map(|index| state.faults.remove(index).2);
-        (fault, state.refusal(ask))
+        (fault, state.refusal(ask), state.format(ask))
     });
     match &fault {
         Some(Fault::Close) => return Ok(false),
@@ -64,6 +63,7 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
             http::write(
                 stream,
                 *code,
+                "text/plain",
                 &header.unwrap_or_default(),
                 message.as_bytes(),
             )?;
@@ -72,20 +72,20 @@ fn answer(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool
         Some(_) | None => {}
     }
     if let Some(refusal) = refusal {
-        refuse(stream, &refusal)?;
+        refuse(stream, format, &refusal)?;
         return Ok(true);
     }
     match ask.verb {
         Verb::Get => get(ask, stream, shared),
         Verb::Create => create(ask, fault.as_ref(), stream, shared),
-        Verb::List => list(ask, fault.as_ref(), stream, shared),
-        Verb::Watch => Watch::new(ask, shared, stream).run(fault.as_ref()),
+        Verb::List => list(ask, fault.as_ref(), format, stream, shared),
+        Verb::Watch => Watch::new(ask, format, shared, stream).run(fault.as_ref()),
     }
 }
 
 /// Sends the middle of an endless string.
 fn endless(stream: &mut TcpStream, bytes: usize) -> io::Result<()> {
-    let part = "x".repeat(64 << 10);
+    let part = [b'x'; 64 << 10];
     (0..bytes.div_ceil(part.len())).try_for_each(|_| http::write_chunk(stream, &part))
 }
 
@@ -95,6 +95,16 @@ fn wait_until(shared: &Shared, mut done: impl FnMut(&State) -> bool) {
 }
 
 impl State {
+    /// The encoding of the answer. Objects that are read one by one, and Events, are JSON.
+    fn format(&self, ask: &Ask) -> Format {
+        let is_read = matches!(ask.verb, Verb::List | Verb::Watch);
+        if is_read && ask.accepts_protobuf && self.behaviour.has_protobuf {
+            Format::Protobuf(ask.resource)
+        } else {
+            Format::Json
+        }
+    }
+
     /// Why a server with this behaviour rejects the request, if it does.
     fn refusal(&self, ask: &Ask) -> Option<Refusal> {
         let given = ask
@@ -163,8 +173,11 @@ fn get(ask: &Ask, stream: &mut TcpStream, shared: &Shared) -> io::Result<bool> {
     let object =
         shared.change(|state| state.objects.kind(ask.resource).objects.get(&name).cloned());
     match object {
-        Some(object) => http::write(stream, 200, "", object.to_string().as_bytes())?,
-        None => refuse(stream, &NOT_FOUND)?,
+        Some(object) => {
+            let body = Format::Json.object(&object);
+            http::write(stream, 200, Format::Json.content_type(), "", &body)?;
+        }
+        None => refuse(stream, Format::Json, &NOT_FOUND)?,
     }
     Ok(true)
 }
@@ -188,8 +201,11 @@ fn create(
     });
     match taken {
         Ok(()) if fault.is_some() => return Ok(false),
-        Ok(()) => http::write(stream, 201, "", event.to_string().as_bytes())?,
-        Err(refusal) => refuse(stream, &refusal)?,
+        Ok(()) => {
+            let body = Format::Json.object(&event);
+            http::write(stream, 201, Format::Json.content_type(), "", &body)?;
+        }
+        Err(refusal) => refuse(stream, Format::Json, &refusal)?,
     }
     Ok(true)
 }
@@ -199,9 +215,11 @@ fn create(
 fn list(
     ask: &Ask,
     fault: Option<&Fault>,
+    format: Format,
     stream: &mut TcpStream,
     shared: &Shared,
 ) -> io::Result<bool> {
+    let content_type = format.content_type();
     let selector = selector(ask).unwrap_or_default();
     let token = ask
         .parameter("continue")
@@ -233,38 +251,38 @@ fn list(
         }
     };
     let Some(page) = page else {
-        refuse(stream, &GONE)?;
+        refuse(stream, format, &GONE)?;
         return Ok(true);
     };
-    let (body, headers) = packed(page.to_string().into_bytes(), ask)?;
+    let (body, headers) = packed(format.list(&page), ask)?;
     match fault {
         Some(Fault::Half | Fault::Ended) => {
-            http::write_head(stream, 200, headers, body.len())?;
+            http::write_head(stream, 200, content_type, headers, body.len())?;
             stream.write_all(body.get(..body.len() / 2).unwrap_or_default())?;
             return Ok(false);
         }
-        Some(Fault::Garbage) => http::write(stream, 200, "", b"{\"items\": [{]")?,
+        Some(Fault::Garbage) => http::write(stream, 200, content_type, "", &format.garbage())?,
         Some(Fault::Slow) => {
-            http::write_head(stream, 200, headers, body.len())?;
+            http::write_head(stream, 200, content_type, headers, body.len())?;
             for part in body.chunks(body.len() / 10 + 1) {
                 stream.write_all(part)?;
                 thread::sleep(LOOK);
             }
         }
         Some(Fault::Drip) => {
-            http::write_head(stream, 200, headers, body.len())?;
+            http::write_head(stream, 200, content_type, headers, body.len())?;
             for byte in body.chunks(1) {
                 stream.write_all(byte)?;
                 thread::sleep(DRIP);
             }
         }
         Some(Fault::Endless(bytes)) => {
-            http::begin_chunks(stream)?;
-            http::write_chunk(stream, "{\"items\":[{\"metadata\":{\"a\":\"")?;
+            http::begin_chunks(stream, content_type)?;
+            http::write_chunk(stream, &format.beginning_of_list(*bytes))?;
             endless(stream, *bytes)?;
             return Ok(false);
         }
-        _ => http::write(stream, 200, headers, &body)?,
+        _ => http::write(stream, 200, content_type, headers, &body)?,
     }
     Ok(true)
 }
@@ -307,6 +325,7 @@ impl super::objects::Kind {
 
 struct Watch<'a> {
     ask: &'a Ask,
+    format: Format,
     selector: Selector,
     shared: &'a Shared,
     stream: &'a mut TcpStream,
@@ -328,12 +347,13 @@ enum Next {
 }
 
 impl<'a> Watch<'a> {
-    fn new(ask: &'a Ask, shared: &'a Shared, stream: &'a mut TcpStream) -> Self {
+    fn new(ask: &'a Ask, format: Format, shared: &'a Shared, stream: &'a mut TcpStream) -> Self {
         let mut state = shared.lock();
         let bookmarks = state.bookmarks;
         let kind = state.objects.kind(ask.resource);
         Self {
             ask,
+            format,
             selector: selector(ask).unwrap_or_default(),
             shared,
             stream,
@@ -360,34 +380,35 @@ impl<'a> Watch<'a> {
             },
             None => self.initial(),
         };
-        http::begin_chunks(self.stream)?;
+        let format = self.format;
+        http::begin_chunks(self.stream, format.content_type_of_watch())?;
         match fault {
-            Some(Fault::Garbage) => http::write_chunk(self.stream, "{\"type\":\"ADDED\",\"obj\n")?,
+            Some(Fault::Garbage) => http::write_chunk(self.stream, &format.garbage_event())?,
             Some(Fault::Half | Fault::Ended) => {
                 self.send(first.get(..first.len() / 2).unwrap_or_default())?;
                 return match fault {
-                    Some(Fault::Half) => {
-                        http::write_chunk(self.stream, HALF_AN_EVENT).map(|()| false)
-                    }
+                    Some(Fault::Half) => self.send_half().map(|()| false),
                     _ => http::end_chunks(self.stream).map(|()| true),
                 };
             }
             Some(Fault::Slow) => {
-                for line in &first {
-                    let (one, other) = line.split_at(line.len() / 2);
+                for event in first.iter().map(|line| format.event(line)) {
+                    let (one, other) = event.split_at(event.len() / 2);
                     http::write_chunk(self.stream, one)?;
                     thread::sleep(LOOK);
                     http::write_chunk(self.stream, other)?;
                 }
             }
             Some(Fault::Drip) => {
-                for byte in first.concat().chars() {
-                    http::write_chunk(self.stream, byte.encode_utf8(&mut [0; 4]))?;
-                    thread::sleep(DRIP);
+                for event in first.iter().map(|line| format.event(line)) {
+                    for byte in event.chunks(1) {
+                        http::write_chunk(self.stream, byte)?;
+                        thread::sleep(DRIP);
+                    }
                 }
             }
             Some(Fault::Endless(bytes)) => {
-                http::write_chunk(self.stream, HALF_AN_EVENT)?;
+                http::write_chunk(self.stream, &format.beginning_of_event(*bytes))?;
                 return endless(self.stream, *bytes).map(|()| false);
             }
             _ => self.send(&first)?,
@@ -410,9 +431,7 @@ impl<'a> Watch<'a> {
                 }
                 Next::Cut(Cut::End) => return http::end_chunks(self.stream).map(|()| true),
                 Next::Cut(Cut::Close) => return Ok(false),
-                Next::Cut(Cut::MidEvent) => {
-                    return http::write_chunk(self.stream, HALF_AN_EVENT).map(|()| false);
-                }
+                Next::Cut(Cut::MidEvent) => return self.send_half().map(|()| false),
                 Next::Cut(Cut::Silence) => {
                     wait_until(self.shared, |state| state.stops || state.is_away);
                     return Ok(false);
@@ -424,15 +443,21 @@ impl<'a> Watch<'a> {
     fn send(&mut self, lines: &[String]) -> io::Result<()> {
         lines
             .iter()
-            .try_for_each(|line| http::write_chunk(self.stream, line))
+            .try_for_each(|line| http::write_chunk(self.stream, &self.format.event(line)))
+    }
+
+    /// Sends the beginning of an event.
+    fn send_half(&mut self) -> io::Result<()> {
+        http::write_chunk(self.stream, &self.format.beginning_of_event(0))
     }
 
     fn refuse(self, refusal: &Refusal) -> io::Result<()> {
         if !self.shared.lock().behaviour.gone_by_event {
-            return refuse(self.stream, refusal);
+            return refuse(self.stream, self.format, refusal);
         }
-        http::begin_chunks(self.stream)?;
-        http::write_chunk(self.stream, &line("ERROR", &refusal.status()))?;
+        http::begin_chunks(self.stream, self.format.content_type_of_watch())?;
+        let event = self.format.event(&line("ERROR", &refusal.status()));
+        http::write_chunk(self.stream, &event)?;
         http::end_chunks(self.stream)
     }
 

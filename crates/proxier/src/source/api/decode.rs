@@ -166,6 +166,19 @@ impl FromAny<'_> for i32 {
     }
 }
 
+/// A time, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Seconds(pub(in super::super) i64);
+
+impl FromAny<'_> for Seconds {
+    const EXPECTED: &'static str = "a time";
+
+    fn from_str(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        Some(Self(time.as_second()))
+    }
+}
+
 impl FromAny<'_> for IntOrString {
     const EXPECTED: &'static str = "a whole number or a string";
 

@@ -17,6 +17,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::super::RequestOutcome;
 use super::access::{Access, AccessError, Credential, Files, Proxy, Secret, Target};
 use super::connect::{ConnectError, Connector};
+use super::encoding::Encoding;
 use super::error::Failure;
 use super::state::States;
 use crate::escaped::Chain;
@@ -35,6 +36,8 @@ pub(super) struct Ask {
     /// Path and query, below the server's own path.
     path: String,
     body: Bytes,
+    /// The encoding of the answer.
+    accepts: Encoding,
     accepts_gzip: bool,
 }
 
@@ -48,8 +51,14 @@ impl Ask {
             method: Method::GET,
             path: format!("{path}?{query}"),
             body: Bytes::new(),
+            accepts: Encoding::Json,
             accepts_gzip: false,
         }
+    }
+
+    /// Accepts an answer in this encoding.
+    pub(super) fn accepting(self, accepts: Encoding) -> Self {
+        Self { accepts, ..self }
     }
 
     /// Accepts a compressed answer.
@@ -65,6 +74,7 @@ impl Ask {
             method: Method::POST,
             path,
             body: body.into(),
+            accepts: Encoding::Json,
             accepts_gzip: false,
         }
     }
@@ -112,6 +122,8 @@ impl ApiClient {
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers.clone();
+        let accept = ask.accepts.accept();
+        request.headers_mut().insert(header::ACCEPT, accept);
         if ask.accepts_gzip {
             let gzip = HeaderValue::from_static("gzip");
             request.headers_mut().insert(header::ACCEPT_ENCODING, gzip);
@@ -151,7 +163,6 @@ fn headers(
     connector: &Connector,
 ) -> Result<HeaderMap, AccessError> {
     let mut headers = HeaderMap::new();
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
@@ -234,6 +245,11 @@ impl ApiClients {
             current: Mutex::new(None),
             making: AsyncMutex::new(()),
         }
+    }
+
+    /// The encoding in which to request objects.
+    pub(super) fn encoding(&self) -> Encoding {
+        self.access.encoding
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Current>> {

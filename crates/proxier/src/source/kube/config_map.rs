@@ -57,7 +57,7 @@ pub fn config_map(
         let client = clients.get().await?;
         let answer = Answer::to(Ask::get(&path, &[]), &client, timing.answer).await?;
         let body = answer.short(timing.answer).await?;
-        serde_json::from_slice::<ConfigMap>(&body).map_err(Failure::Garbled)
+        serde_json::from_slice::<ConfigMap>(&body).map_err(|error| Failure::Garbled(error.into()))
     };
     let read = handle.block_on(read);
     let map = read.map_err(|failure| ConfigMapError::Request {

@@ -3,9 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use prost::Message;
 use serde::Deserialize;
 
 use super::access::AccessError;
+use super::encoding::DecodeError;
+use super::message::Malformed;
 use crate::escaped::Escaped;
 
 /// Why a list or a watch has ended.
@@ -38,7 +41,7 @@ pub(super) enum Failure {
     #[error("the answer is not compressed as its header says")]
     Packed(#[source] io::Error),
     #[error("the answer does not have the format of the API")]
-    Garbled(#[source] serde_json::Error),
+    Garbled(#[from] DecodeError),
     #[error(transparent)]
     Event(#[from] EventError),
     #[error("the watch ended before the initial list was complete")]
@@ -51,7 +54,7 @@ pub(super) enum Failure {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EventError {
     #[error("an event contains no object with a name")]
-    NotAnObject(#[source] serde_json::Error),
+    NotAnObject(#[source] DecodeError),
     /// The object is unknown, and the event is older than others, so the object may have been
     /// deleted in the meantime.
     #[error("events came out of order")]
@@ -59,21 +62,41 @@ pub(super) enum EventError {
 }
 
 /// An error that a server sends instead of objects.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Deserialize, Message)]
 #[serde(default)]
 pub(super) struct Status {
-    pub(super) code: u16,
+    #[prost(string, tag = "3")]
     pub(super) message: String,
+    #[prost(message, optional, tag = "5")]
     pub(super) details: Option<StatusDetails>,
+    #[prost(int32, tag = "6")]
+    pub(super) code: i32,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Deserialize, Message)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct StatusDetails {
-    pub(super) retry_after_seconds: u32,
+    #[prost(int32, tag = "5")]
+    pub(super) retry_after_seconds: i32,
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Self {
+        Self::Garbled(malformed.into())
+    }
 }
 
 impl Failure {
+    /// Whether the server cannot answer in Protocol Buffers, or its answer cannot be decoded.
+    pub(super) fn is_of_encoding(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { code: 406, .. }
+                | Self::Garbled(_)
+                | Self::Event(EventError::NotAnObject(_))
+        )
+    }
+
     /// Whether a server that is away or starts up fails like this. A load balancer before it
     /// answers 502 or 503.
     pub(super) fn is_of_starting_server(&self, was_unreachable: bool) -> bool {
@@ -89,9 +112,10 @@ impl Failure {
         let asked = status
             .details
             .map_or(0, |details| details.retry_after_seconds);
-        let asked = (asked > 0).then(|| Duration::from_secs(asked.into()));
+        let asked = u64::try_from(asked).ok().filter(|asked| *asked > 0);
+        let asked = asked.map(Duration::from_secs);
         Self::Refused {
-            code: status.code,
+            code: u16::try_from(status.code).unwrap_or_default(),
             message: status.message,
             retry_after: retry_after.or(asked),
         }

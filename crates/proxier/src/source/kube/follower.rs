@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use super::super::convert::Ingested;
 use super::super::{Cause, Diagnostic, Reading};
+use super::encoding::{DecodeError, Encoding, Metadata};
 use super::error::EventError;
-use super::kind::{Kind, Metadata};
+use super::kind::Kind;
 use super::split::{LONGEST_OBJECT, Text};
-use super::wire::AnyObject;
 
 /// A resource version. Versions grow with each write to any object of a kind (Kubernetes KEP-5504).
 /// If a server's versions are not numbers, the order of events counts.
@@ -114,16 +114,18 @@ impl<K: Kind> Follower<K> {
     /// # Errors
     ///
     /// If the text is not an object with a name.
-    pub(super) fn list_item(&mut self, text: Text<'_>) -> Result<(), serde_json::Error> {
+    pub(super) fn list_item(
+        &mut self,
+        encoding: Encoding,
+        text: Text<'_>,
+    ) -> Result<(), DecodeError> {
         match text {
             Text::Whole(text) => {
-                let object = Decoded::applied(&self.kind, text, &mut self.diagnostics)?;
+                let found = &mut self.diagnostics;
+                let object = Decoded::applied(&self.kind, encoding, text, found)?;
                 self.list(object);
             }
-            Text::TooLong(outline) => {
-                let AnyObject { metadata } = serde_json::from_slice(outline)?;
-                self.list_too_long(metadata);
-            }
+            Text::TooLong(kept) => self.list_too_long(encoding.metadata_of_long(kept)?),
         }
         Ok(())
     }
@@ -192,14 +194,18 @@ impl<K: Kind> Follower<K> {
     /// # Errors
     ///
     /// [`EventError`] if a new list is necessary; nothing is changed then.
-    pub(super) fn event(&mut self, happened: Happened, text: &[u8]) -> Result<Reading, EventError> {
+    pub(super) fn event(
+        &mut self,
+        happened: Happened,
+        encoding: Encoding,
+        object: &[u8],
+    ) -> Result<Reading, EventError> {
         let mut reading = Reading::default();
         let object = match happened {
-            Happened::Applied => Decoded::applied(&self.kind, text, &mut reading.diagnostics),
-            Happened::Deleted => {
-                let object = serde_json::from_slice(text);
-                object.map(|AnyObject { metadata }| Decoded::<K>::deleted(metadata))
+            Happened::Applied => {
+                Decoded::applied(&self.kind, encoding, object, &mut reading.diagnostics)
             }
+            Happened::Deleted => encoding.metadata(object).map(Decoded::deleted),
         };
         self.ingest(happened, object.map_err(EventError::NotAnObject)?, reading)
     }
@@ -296,10 +302,11 @@ struct Decoded<K: Kind> {
 impl<K: Kind> Decoded<K> {
     fn applied(
         kind: &K,
+        encoding: Encoding,
         text: &[u8],
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> Result<Self, serde_json::Error> {
-        let decoded = serde_json::from_slice(text).map(|object: K::Object| {
+    ) -> Result<Self, DecodeError> {
+        let decoded = encoding.object(text).map(|object: K::Object| {
             let converted = kind.convert(&object);
             (converted, Metadata::of(K::metadata(object)))
         });
@@ -310,7 +317,7 @@ impl<K: Kind> Decoded<K> {
         // Rarely: an object that cannot be decoded may still have a name.
         let metadata = match metadata {
             Some(metadata) => metadata,
-            None => serde_json::from_slice::<AnyObject>(text)?.metadata,
+            None => encoding.metadata(text)?,
         };
         let (outcome, found) = match converted {
             Ok(converted) => {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_saphyr::options;
 
 use super::super::Extent;
-use super::super::api::{self, Loose};
+use super::super::api;
 use super::super::convert::{self, Converted};
 use super::client::Ask;
+use super::encoding::Metadata;
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::store::Change;
 
@@ -50,34 +50,10 @@ impl Selection {
     }
 }
 
-/// The parts of an object's `metadata` that are read before the conversion.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Metadata {
-    pub(super) name: Option<String>,
-    pub(super) namespace: Option<String>,
-    pub(super) resource_version: Option<String>,
-}
-
-impl Metadata {
-    /// That of a decoded object. `None` if it lacks the name or the version, or if one is not text.
-    pub(super) fn of(object: api::Metadata) -> Option<Self> {
-        let resource_version = match object.resource_version? {
-            Loose::Right(version) => Some(version),
-            Loose::Wrong(_) => return None,
-        };
-        Some(Self {
-            name: Some(object.name?),
-            namespace: object.namespace,
-            resource_version,
-        })
-    }
-}
-
 /// A kind of object.
 pub(super) trait Kind: Send + Sync {
     /// The API's type.
-    type Object: DeserializeOwned;
+    type Object: api::Object;
     /// The converted type.
     type Model: Send + Sync;
     /// The identity among the objects of its kind.

@@ -13,13 +13,14 @@ use tokio::sync::oneshot;
 use super::super::Reading;
 use super::backoff::{Backoff, Timing};
 use super::client::{ApiClients, Ask};
-use super::error::{EventError, Failure, Status};
+use super::encoding::{Bookmark, Encoding, Event};
+use super::error::{EventError, Failure};
 use super::follower::{Follower, Happened};
 use super::kind::{Kind, Selection};
 use super::progress::Progress;
 use super::split::{LONGEST_OBJECT, Page, Text};
 use super::state::States;
-use super::wire::{Answer, Bookmark, Frame, List, Outline, split_plain};
+use super::wire::Answer;
 use crate::escaped::Chain;
 
 /// Number of objects per page of a list.
@@ -51,6 +52,8 @@ pub(super) struct ListWatch<'a, K: Kind> {
     shared: &'a Shared<'a>,
     follower: Follower<K>,
     selection: Selection,
+    /// The encoding to request.
+    encoding: Encoding,
     /// Whether to request a streamed list: a watch that begins with all existing objects.
     streams: bool,
     /// Whether the next list must be a quorum read: the server does not know the newest known
@@ -81,6 +84,7 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             shared,
             selection: kind.selection(),
             follower: Follower::new(kind),
+            encoding: shared.clients.encoding(),
             streams: true,
             asks_for_latest: false,
             sends_bookmarks: false,
@@ -203,6 +207,14 @@ impl<'a, K: Kind> ListWatch<'a, K> {
     /// How to react to a failure.
     fn cure(&mut self, failure: &Failure) -> Cure {
         let lists = self.follower.position().is_none();
+        if self.encoding == Encoding::Protobuf && failure.is_of_encoding() {
+            self.encoding = Encoding::Json;
+            let error = Chain(failure);
+            tracing::info!(kind = K::NAME, %error, "requesting JSON from now on");
+            if matches!(failure, Failure::Refused { .. }) {
+                return Cure::AskOtherwise;
+            }
+        }
         if lists
             && matches!(
                 failure,
@@ -281,18 +293,20 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 ("resourceVersionMatch", rule),
             ]);
             // Not a watch: a proxy that compresses it would hold its events back.
-            let mut answer = self.ask(ask.accepting_gzip()).await?;
+            let ask = ask.accepting(self.encoding).accepting_gzip();
+            let mut answer = self.ask(ask).await?;
             progress.next_page(Instant::now())?;
-            let mut page = Page::default();
+            let encoding = answer.encoding;
+            let mut page = Page::new(encoding);
             while let Some(piece) = answer.piece(&mut progress).await? {
                 page.feed(&piece, |object| {
-                    self.follower.list_item(object).map_err(Failure::Garbled)
+                    Ok(self.follower.list_item(encoding, object)?)
                 })?;
             }
-            let list: List = serde_json::from_slice(page.envelope()).map_err(Failure::Garbled)?;
-            next = list.metadata.next.filter(|next| !next.is_empty());
+            let list = page.end()?;
+            next = list.next.filter(|next| !next.is_empty());
             if next.is_none() {
-                self.end_list(&list.metadata.resource_version);
+                self.end_list(&list.resource_version);
                 return Ok(());
             }
         }
@@ -317,7 +331,8 @@ impl<'a, K: Kind> ListWatch<'a, K> {
             ("resourceVersionMatch", rule),
         ]);
         let begun = Instant::now();
-        let mut answer = self.ask(ask).await?;
+        let mut answer = self.ask(ask.accepting(self.encoding)).await?;
+        let encoding = answer.encoding;
         if lists {
             self.follower.begin_list();
         } else {
@@ -328,10 +343,11 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         let mut is_silent = true;
         loop {
             let now = Instant::now();
-            let mut of_line =
+            let mut of_event =
                 Progress::within(if self.sends_bookmarks { silence } else { lasts }, now);
-            let progress = if lists { &mut of_list } else { &mut of_line };
-            let taken = answer.line(progress, |line| self.ingest(line, lists)).await;
+            let progress = if lists { &mut of_list } else { &mut of_event };
+            let taken = answer.event(progress, |text| self.ingest(encoding, text, lists));
+            let taken = taken.await;
             let after_list = !lists;
             match taken {
                 Ok(Some(still_lists)) => lists = still_lists?,
@@ -378,32 +394,40 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         }
     }
 
-    /// Processes a line of a watch. Returns whether the list is still under way.
-    fn ingest(&mut self, line: Text<'_>, lists: bool) -> Result<bool, Failure> {
-        let line = match line {
-            Text::Whole(line) => line,
-            Text::TooLong(outline) => return self.ingest_outline(outline, lists),
+    /// Processes an event of a watch. Returns whether the list is still under way.
+    fn ingest(&mut self, encoding: Encoding, text: Text<'_>, lists: bool) -> Result<bool, Failure> {
+        let text = match text {
+            Text::Whole(text) => text,
+            Text::TooLong(kept) => return self.ingest_long(encoding, kept, lists),
         };
-        if let Some((event @ ("ADDED" | "MODIFIED" | "DELETED"), object)) = split_plain(line) {
-            match self.ingest_event(event, object, lists) {
+        if encoding == Encoding::Json
+            && let Some(event) = Event::of_plain_line(text)
+            && matches!(event.kind, "ADDED" | "MODIFIED" | "DELETED")
+        {
+            match self.ingest_event(encoding, &event, lists) {
                 // It may be written in another way.
                 Err(Failure::Garbled(_) | Failure::Event(EventError::NotAnObject(_))) => {}
                 other => return other,
             }
         }
-        let frame = Frame::parse(line).map_err(Failure::Garbled)?;
-        self.ingest_event(frame.event, frame.object.get().as_bytes(), lists)
+        let event = encoding.event(text)?;
+        self.ingest_event(encoding, &event, lists)
     }
 
-    fn ingest_event(&mut self, event: &str, object: &[u8], lists: bool) -> Result<bool, Failure> {
-        let happened = match event {
+    fn ingest_event(
+        &mut self,
+        encoding: Encoding,
+        event: &Event<'_>,
+        lists: bool,
+    ) -> Result<bool, Failure> {
+        let object = event.object;
+        let happened = match event.kind {
             "ADDED" | "MODIFIED" => Happened::Applied,
             "DELETED" => Happened::Deleted,
             "BOOKMARK" => {
                 self.sends_bookmarks = true;
-                let bookmark: Bookmark =
-                    serde_json::from_slice(object).map_err(Failure::Garbled)?;
-                let version = &bookmark.metadata.resource_version;
+                let bookmark = encoding.decode::<Bookmark>(object)?.metadata()?;
+                let version = &bookmark.resource_version;
                 if lists && bookmark.ends_list() {
                     self.end_list(version);
                     return Ok(false);
@@ -413,39 +437,39 @@ impl<'a, K: Kind> ListWatch<'a, K> {
                 }
                 return Ok(lists);
             }
-            "ERROR" => {
-                let status: Status = serde_json::from_slice(object).map_err(Failure::Garbled)?;
-                return Err(Failure::of(status, None));
-            }
+            "ERROR" => return Err(Failure::of(encoding.decode(object)?, None)),
             _ => return Ok(lists),
         };
         match happened {
             Happened::Applied if lists => {
-                let object = Text::Whole(object);
-                self.follower.list_item(object).map_err(Failure::Garbled)?;
+                self.follower.list_item(encoding, Text::Whole(object))?;
             }
             Happened::Deleted if lists => return Err(EventError::OutOfOrder.into()),
             happened => {
-                let reading = self.follower.event(happened, object)?;
+                let reading = self.follower.event(happened, encoding, object)?;
                 self.deliver(reading);
             }
         }
         Ok(lists)
     }
 
-    /// The same for a line that is too long.
-    fn ingest_outline(&mut self, outline: &[u8], lists: bool) -> Result<bool, Failure> {
-        let Outline { event, object } =
-            serde_json::from_slice(outline).map_err(Failure::Garbled)?;
-        let happened = match &*event {
+    /// The same for an event that is too long.
+    fn ingest_long(
+        &mut self,
+        encoding: Encoding,
+        kept: &[u8],
+        lists: bool,
+    ) -> Result<bool, Failure> {
+        let (kind, metadata) = encoding.long_event(kept)?;
+        let happened = match &*kind {
             "ADDED" | "MODIFIED" => Happened::Applied,
             "DELETED" => Happened::Deleted,
-            _ => return Err(Failure::TooLong("a line of the watch", LONGEST_OBJECT)),
+            _ => return Err(Failure::TooLong("an event of the watch", LONGEST_OBJECT)),
         };
         if lists {
-            self.follower.list_too_long(object.metadata);
+            self.follower.list_too_long(metadata);
         } else {
-            let reading = self.follower.event_too_long(happened, object.metadata)?;
+            let reading = self.follower.event_too_long(happened, metadata)?;
             self.deliver(reading);
         }
         Ok(lists)

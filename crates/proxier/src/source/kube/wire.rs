@@ -1,6 +1,5 @@
-//! Requests and answers: their content and failures.
+//! Answers as they arrive.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::mem;
 use std::time::{Duration, Instant};
@@ -10,95 +9,15 @@ use flate2::write::GzDecoder;
 use http::header;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use memchr::memchr;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::client::{ApiClient, Ask};
+use super::encoding::Encoding;
 use super::error::{Failure, Status};
-use super::kind::Metadata;
 use super::progress::Progress;
-use super::split::{Object, Text};
+use super::split::{Events, Text};
 
 /// Maximum size of an answer that is neither a list nor a watch.
 const LONGEST_STATUS: usize = 64 << 10;
-
-/// A page of a list, without its objects.
-#[derive(Debug, Deserialize)]
-pub(super) struct List {
-    pub(super) metadata: ListMetadata,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ListMetadata {
-    #[serde(default)]
-    pub(super) resource_version: String,
-    #[serde(rename = "continue")]
-    pub(super) next: Option<String>,
-}
-
-/// One line of a watch.
-#[derive(Debug, Deserialize)]
-pub(super) struct Frame<'a> {
-    #[serde(rename = "type")]
-    pub(super) event: &'a str,
-    #[serde(borrow)]
-    pub(super) object: &'a RawValue,
-}
-
-impl<'a> Frame<'a> {
-    /// Parses a line.
-    pub(super) fn parse(line: &'a [u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(line)
-    }
-}
-
-/// Splits a line of a watch as API servers write it into type and object. Only the object's own
-/// decoding tells whether that is right, but saves parsing the object twice. `None` if the line
-/// looks otherwise.
-pub(super) fn split_plain(line: &[u8]) -> Option<(&str, &[u8])> {
-    let rest = line.strip_prefix(br#"{"type":""#)?;
-    let (event, rest) = rest.split_at_checked(memchr(b'"', rest)?)?;
-    let object = rest.strip_prefix(br#"","object":"#)?;
-    let object = object.trim_ascii_end().strip_suffix(b"}")?;
-    Some((str::from_utf8(event).ok()?, object))
-}
-
-/// The outline of a line of a watch that is too long.
-#[derive(Debug, Deserialize)]
-pub(super) struct Outline {
-    #[serde(rename = "type")]
-    pub(super) event: String,
-    pub(super) object: AnyObject,
-}
-
-/// The common part of all objects; the only part that is read of an object that is too long.
-#[derive(Debug, Deserialize)]
-pub(super) struct AnyObject {
-    pub(super) metadata: Metadata,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Bookmark {
-    pub(super) metadata: BookmarkMetadata,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct BookmarkMetadata {
-    pub(super) resource_version: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-impl Bookmark {
-    /// Whether this bookmark ends the initial list.
-    pub(super) fn ends_list(&self) -> bool {
-        let mark = self.metadata.annotations.get("k8s.io/initial-events-end");
-        mark.is_some_and(|mark| mark == "true")
-    }
-}
 
 /// Number of compressed bytes that are decompressed at a time: gzip expands them by 1,032 at most.
 const PACKED_PART: usize = 4 << 10;
@@ -143,13 +62,15 @@ impl Unpacking {
 
 /// An answer that is arriving.
 pub(super) struct Answer {
+    /// The encoding, as the server names it.
+    pub(super) encoding: Encoding,
     body: Incoming,
     /// Some if the data are compressed.
     unpacking: Option<Unpacking>,
     /// Data that has arrived and is not processed yet.
     piece: Bytes,
-    /// The line whose end has not arrived.
-    line: Object,
+    /// The event whose end has not arrived.
+    events: Events,
 }
 
 impl Answer {
@@ -165,13 +86,15 @@ impl Answer {
             time: patience,
         })??;
         let (head, body) = answer.into_parts();
-        let encoding = head.headers.get(header::CONTENT_ENCODING);
-        let is_gzip = encoding.is_some_and(|encoding| encoding.as_bytes() == b"gzip");
+        let packing = head.headers.get(header::CONTENT_ENCODING);
+        let is_gzip = packing.is_some_and(|packing| packing.as_bytes() == b"gzip");
+        let encoding = Encoding::of(head.headers.get(header::CONTENT_TYPE));
         let answer = Self {
+            encoding,
             body,
             unpacking: is_gzip.then(Unpacking::default),
             piece: Bytes::new(),
-            line: Object::default(),
+            events: Events::new(encoding),
         };
         if head.status.is_success() {
             return Ok(answer);
@@ -180,7 +103,7 @@ impl Answer {
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let text = answer.short(patience).await?;
         // A proxy or load balancer in front of the server may answer in another format.
-        let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| {
+        let status = encoding.answer::<Status>(&text).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&text);
             Status {
                 message: text.lines().next().unwrap_or_default().to_owned(),
@@ -188,7 +111,7 @@ impl Answer {
             }
         });
         let status = Status {
-            code: head.status.as_u16(),
+            code: head.status.as_u16().into(),
             ..status
         };
         Err(Failure::of(status, retry_after.map(Duration::from_secs)))
@@ -208,19 +131,16 @@ impl Answer {
         Ok(text)
     }
 
-    /// Processes the next line; none at the end. An incomplete last line is ignored.
-    pub(super) async fn line<T>(
+    /// Processes the next event of a watch; none at the end. An incomplete last event is ignored.
+    pub(super) async fn event<T>(
         &mut self,
         progress: &mut Progress,
-        take: impl FnOnce(Text<'_>) -> T,
+        mut take: impl FnMut(Text<'_>) -> T,
     ) -> Result<Option<T>, Failure> {
         loop {
-            if let Some(end) = memchr(b'\n', &self.piece) {
-                let last = self.piece.split_to(end + 1);
-                return Ok(Some(self.line.end(&last, take)));
+            if let Some(taken) = self.events.next(&mut self.piece, &mut take) {
+                return Ok(Some(taken));
             }
-            self.line.feed(&self.piece);
-            self.piece.clear();
             match self.piece(progress).await? {
                 Some(piece) => self.piece = piece,
                 None => return Ok(None),
@@ -313,31 +233,5 @@ mod tests {
         let mut damaged = packed;
         *damaged.last_mut().unwrap() ^= 1;
         assert!(unpack(&damaged, 1_000).is_err());
-    }
-
-    #[test]
-    fn a_line_as_api_servers_write_it_is_split_without_parsing() {
-        let split = |line: &'static str| split_plain(line.as_bytes());
-        let plain = Some(("ADDED", &br#"{"a":"}"}"#[..]));
-        assert_eq!(
-            split("{\"type\":\"ADDED\",\"object\":{\"a\":\"}\"}}\n"),
-            plain
-        );
-        assert_eq!(
-            split("{\"type\":\"ADDED\",\"object\":{\"a\":\"}\"}}\r\n"),
-            plain
-        );
-        for other in [
-            "",
-            "\n",
-            "{\"type\":\"ADDED",
-            "{\"object\":{},\"type\":\"ADDED\"}",
-            "{ \"type\":\"ADDED\",\"object\":{}}",
-        ] {
-            assert_eq!(split(other), None, "{other}");
-        }
-        // Its decoding fails.
-        let cut = split("{\"type\":\"ADDED\",\"object\":{}");
-        assert_eq!(cut, Some(("ADDED", &b"{"[..])));
     }
 }

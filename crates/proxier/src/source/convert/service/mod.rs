@@ -208,11 +208,10 @@ fn ports(
 /// The time of creation, in seconds since 1970. It only decides between Services that claim the
 /// same address, so an invalid time counts as absent.
 fn created(metadata: &api::Metadata) -> Option<i64> {
-    let Some(Loose::Right(text)) = &metadata.creation_timestamp else {
-        return None;
-    };
-    let time: jiff::Timestamp = text.parse().ok()?;
-    Some(time.as_second())
+    match metadata.creation_timestamp {
+        Some(Loose::Right(api::Seconds(seconds))) => Some(seconds),
+        _ => None,
+    }
 }
 
 /// The type of a Service; ClusterIP if absent.

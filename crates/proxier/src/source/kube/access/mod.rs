@@ -15,6 +15,7 @@ use http::Uri;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer};
 
+use super::encoding::Encoding;
 use crate::escaped::Escaped;
 
 pub(super) use self::exec::{Credential, Plugin};
@@ -46,6 +47,8 @@ pub struct Access {
     /// proxy works. A service proxy needs the server's own address: here, in the kubeconfig, or in
     /// the variable `KUBERNETES_SERVICE_HOST`.
     pub server: Option<String>,
+    /// The encoding in which to request objects.
+    pub encoding: Encoding,
 }
 
 /// Why the API server cannot be reached with these settings.

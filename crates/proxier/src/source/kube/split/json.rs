@@ -1,32 +1,14 @@
-//! Splits JSON that arrives in pieces, with bounded memory.
-//!
-//! A page of a list may be as long as the list: a server may ignore `limit`, and does so for a list
-//! from its watch cache. So a page is never kept as a whole: its objects are passed on as they
-//! arrive.
+//! Splits JSON that arrives in pieces.
 
 use memchr::memchr2;
 
-use super::error::Failure;
+use super::super::error::Failure;
+use super::{LONGEST_ENVELOPE, LONGEST_OBJECT, LONGEST_OUTLINE, Text};
 
-/// Maximum size of an object, as JSON. etcd accepts 1.5 MiB per object, and JSON needs up to three
-/// times the space of the API server's own encoding.
-pub(super) const LONGEST_OBJECT: usize = 8 << 20;
-/// Maximum size of a page without its objects.
-const LONGEST_ENVELOPE: usize = 1 << 20;
-/// Maximum size of the outline of an object that is too long.
-const LONGEST_OUTLINE: usize = 64 << 10;
 /// Maximum length of a string in an outline. Names have at most 253 bytes.
 const LONGEST_STRING: usize = 1 << 10;
 /// Maximum depth of an outline: `metadata` of the object in a line of a watch.
 const OUTLINE_DEPTH: usize = 3;
-
-/// One object's text.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Text<'a> {
-    Whole(&'a [u8]),
-    /// Longer than [`LONGEST_OBJECT`]: its outline.
-    TooLong(&'a [u8]),
-}
 
 /// The state of a JSON scanner: brackets and strings only.
 #[derive(Debug, Default)]
@@ -88,7 +70,7 @@ impl Position {
 
 /// A page of a list that is arriving.
 #[derive(Debug, Default)]
-pub(super) struct Page {
+pub(in super::super) struct Page {
     position: Position,
     in_items: bool,
     /// The page without its objects: valid JSON once the page is complete.
@@ -97,11 +79,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Processes the next piece, and passes the objects that end in it to `take`.
-    ///
-    /// # Errors
-    ///
-    /// The errors of `take`, and [`Failure::TooLong`] if the page without its objects is too long.
+    /// As [`super::Page::feed`].
     pub(super) fn feed(
         &mut self,
         piece: &[u8],
@@ -169,7 +147,7 @@ fn is_key_of_items(text: &[u8]) -> bool {
 
 /// An object that is arriving.
 #[derive(Debug, Default)]
-pub(super) struct Object {
+pub(in super::super) struct Object {
     text: Vec<u8>,
     /// Replaces the text once that is too long.
     outline: Option<Outline>,
@@ -286,7 +264,7 @@ mod tests {
         for piece in text.as_bytes().chunks(piece) {
             let take = |text: Text<'_>| {
                 let (Text::Whole(text) | Text::TooLong(text)) = text;
-                objects.push(serde_json::from_slice(text).map_err(Failure::Garbled)?);
+                objects.push(serde_json::from_slice(text).unwrap());
                 Ok(())
             };
             page.feed(piece, take).unwrap();
