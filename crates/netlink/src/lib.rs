@@ -8,6 +8,7 @@
 //! - [`uapi`] has the kernel's numbers; [`nftables`] is for expressions, tables and chains,
 //!   [`filter`] for what rules decide, [`conntrack`] for connection tracking, [`ipset`] for ipsets.
 //! - [`Watch`] reports changes by other processes.
+//! - `faults` (feature `testing`) makes single requests fail.
 //!
 //! This crate is internal to svcproxy: its interface changes with svcproxy's needs.
 #![forbid(unsafe_code)]
@@ -15,6 +16,12 @@
 mod batch;
 pub mod conntrack;
 mod error;
+#[cfg(feature = "testing")]
+pub mod faults;
+#[cfg(not(feature = "testing"))]
+#[doc(hidden)]
+#[path = "no_faults.rs"]
+pub mod faults;
 pub mod filter;
 pub mod ipset;
 pub mod nftables;

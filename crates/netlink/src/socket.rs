@@ -7,6 +7,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Writer;
 use crate::error::{Error, Malformed};
+use crate::faults;
 use crate::read::{Attributes, Messages};
 use crate::uapi::*;
 use crate::watch::Own;
@@ -27,6 +28,7 @@ const DISCARDED: u32 = 100_000;
 #[derive(Debug)]
 pub struct Socket {
     socket: netlink_sys::Socket,
+    port: u32,
     /// Marks changes by this socket as svcproxy's own, so that [`Watch`](crate::Watch) ignores
     /// them.
     _own: Own,
@@ -73,6 +75,7 @@ impl Socket {
         socket.set_cap_ack(true)?;
         Ok(Self {
             socket,
+            port,
             _own: Own::new(NETLINK_NETFILTER, port),
             sequence: 0,
             buffer: Vec::with_capacity(RECEIVE_BUFFER),
@@ -156,6 +159,9 @@ impl Socket {
     }
 
     fn send(&self, packets: &Writer) -> Result<(), Error> {
+        if let Some(sent) = faults::sending(self.port, packets.bytes()) {
+            return Ok(sent?);
+        }
         loop {
             match self.socket.send(packets.bytes(), 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -167,6 +173,10 @@ impl Socket {
     /// The next datagram, if there is one.
     fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         self.buffer.clear();
+        if let Some(datagram) = faults::waiting(self.port) {
+            self.buffer.extend(datagram);
+            return Ok(Some(&self.buffer));
+        }
         let length = loop {
             match self.socket.recv(&mut self.buffer, RECEIVE_FLAGS) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -178,6 +188,9 @@ impl Socket {
             // The next datagram may be as long.
             self.buffer.reserve(length);
             return Err(Error::Truncated { length });
+        }
+        if faults::received(self.port, &mut self.buffer)?.is_none() {
+            return self.receive();
         }
         Ok(Some(&self.buffer))
     }

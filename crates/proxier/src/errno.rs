@@ -15,6 +15,7 @@ pub(crate) const ENODEV: i32 = 19;
 pub(crate) const EINVAL: i32 = 22;
 pub(crate) const ENFILE: i32 = 23;
 pub(crate) const EMFILE: i32 = 24;
+pub(crate) const EBADMSG: i32 = 74;
 pub(crate) const EPROTONOSUPPORT: i32 = 93;
 pub(crate) const EOPNOTSUPP: i32 = 95;
 pub(crate) const EAFNOSUPPORT: i32 = 97;
@@ -22,6 +23,7 @@ pub(crate) const EADDRINUSE: i32 = 98;
 pub(crate) const EADDRNOTAVAIL: i32 = 99;
 pub(crate) const ENETUNREACH: i32 = 101;
 pub(crate) const ENOBUFS: i32 = 105;
+pub(crate) const ETIMEDOUT: i32 = 110;
 pub(crate) const EHOSTUNREACH: i32 = 113;
 
 /// What helps if a socket cannot be bound or listen, in parentheses; empty if nothing special does.

@@ -10,6 +10,8 @@
 mod conntrack;
 #[path = "netns_ipvs/elements.rs"]
 mod elements;
+#[path = "netns_ipvs/every_call.rs"]
+mod every_call;
 #[path = "netns_ipvs/filters.rs"]
 mod filters;
 #[path = "netns_ipvs/paths.rs"]

@@ -143,8 +143,9 @@ impl NodeError {
     /// Whether the kernel's answer is missing, so the change may be in effect in spite of the
     /// error.
     pub(crate) fn is_outcome_unknown(&self) -> bool {
-        // EINTR, EAGAIN, ENOBUFS (the answer did not fit into the socket's buffer), ETIMEDOUT.
-        const NO_ANSWER: [i32; 4] = [4, 11, 105, 110];
+        // EINTR, EAGAIN, EBADMSG (the answer was malformed), ENOBUFS (it did not fit into the socket's
+        // buffer), ETIMEDOUT.
+        const NO_ANSWER: [i32; 5] = [4, 11, 74, 105, 110];
         let lost = |errno: i32| NO_ANSWER.contains(&errno);
         match self {
             Self::Ipvs(error) if matches!(error.kind(), ipvs::ErrorKind::Io) => {

@@ -21,7 +21,7 @@ const POD_V6: &str = "fd00:10:244:1::5";
 const IPPROTO_SCTP: i32 = 132;
 
 /// A node with pods in its own namespace, which translates with `rules`.
-fn node(rules: &str) -> Namespace {
+pub(super) fn node(rules: &str) -> Namespace {
     let node = namespace();
     let mut lines: Vec<_> = [NODE, POD, OTHER_POD]
         .map(|ip| format!("address add {ip}/32 dev lo"))
@@ -66,7 +66,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 /// Begins a flow from a port of the node; no answer is needed.
-fn begin(port: u16, to: &str) {
+pub(super) fn begin(port: u16, to: &str) {
     let to = address(to);
     let from = if to.is_ipv4() { NODE } else { NODE_V6 };
     let from = SocketAddr::new(from.parse().unwrap(), port);
@@ -90,7 +90,7 @@ fn begin_sctp(port: u16, to: &str) {
 }
 
 /// The client ports of all flows.
-fn flows() -> BTreeSet<u16> {
+pub(super) fn flows() -> BTreeSet<u16> {
     let table = fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
     let port = |line: &str| {
         let mut words = line.split_whitespace();

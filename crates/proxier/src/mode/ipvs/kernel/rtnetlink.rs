@@ -2,8 +2,8 @@
 //!
 //! The crate rtnetlink ends its connection at the first error of recvmsg(2), and then reports the
 //! end of every answer, so that a list looks complete and a change looks successful. It does not
-//! report `ENOBUFS`, and waits forever for the lost answer. It also ignores `NLM_F_DUMP_INTR`. So
-//! [`Wrapped`] wraps its socket and records all three.
+//! report `ENOBUFS`, and waits forever for the lost answer. It also ignores `NLM_F_DUMP_INTR`, and
+//! drops a malformed datagram. So [`Wrapped`] wraps its socket and records all four.
 
 use std::fmt;
 use std::future::Future;
@@ -16,21 +16,27 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use futures_util::future::{Either, select};
-use netlink::Own;
 use netlink::uapi::{NETLINK_ROUTE, NLM_F_DUMP_INTR};
+use netlink::{Messages, Own, faults};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
 use rtnetlink::proto::Connection;
 use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
-use crate::errno::{EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, ENOENT, ESRCH};
+use crate::errno::{
+    EADDRNOTAVAIL, EAGAIN, EBADMSG, EEXIST, EINTR, ENOBUFS, ENODEV, ENOENT, ESRCH, ETIMEDOUT,
+};
 
 /// More than one datagram of the kernel.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Maximum number of attempts, with doubling pauses.
 const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// How long one attempt may take. The kernel answers before send(2) returns, so this is for an answer
+/// that never comes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection for the routes, links and addresses of one network namespace.
 pub(crate) struct Rtnetlink {
@@ -39,6 +45,7 @@ pub(crate) struct Rtnetlink {
     faults: Arc<Faults>,
     /// `None` after a failure, until the next attempt.
     link: Option<Link>,
+    patience: Duration,
 }
 
 struct Link {
@@ -58,13 +65,14 @@ impl Rtnetlink {
     /// Opens a socket in the calling thread's network namespace. If it must be reopened, that
     /// happens in the network namespace of the thread that uses it then.
     pub(crate) fn open() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let faults = Arc::<Faults>::default();
         let link = Some(Link::open(&runtime, &faults)?);
         Ok(Self {
             runtime,
             faults,
             link,
+            patience: PATIENCE,
         })
     }
 
@@ -130,15 +138,17 @@ impl Rtnetlink {
         };
         let operation = pin!(operation(link.handle.clone()));
         // If both are ready, the end of the connection counts: it may have ended the operation.
-        let ended = match self
+        let either = select(&mut link.connection, operation);
+        let ended = self
             .runtime
-            .block_on(select(&mut link.connection, operation))
-        {
-            Either::Left(_) => Err(self
+            .block_on(async { timeout(self.patience, either).await });
+        let ended = match ended {
+            Err(_) => Err(io::Error::from_raw_os_error(ETIMEDOUT)),
+            Ok(Either::Left(_)) => Err(self
                 .faults
                 .take()
                 .unwrap_or_else(|| io::Error::from_raw_os_error(EINTR))),
-            Either::Right((result, _)) => match self.faults.take() {
+            Ok(Either::Right((result, _))) => match self.faults.take() {
                 Some(fault) => Err(fault),
                 None => Ok(result),
             },
@@ -157,11 +167,13 @@ impl Link {
         let mut socket = Wrapped {
             socket: TokioSocket::new(NETLINK_ROUTE)?,
             faults: Arc::clone(faults),
+            port: 0,
         };
         faults.take();
         socket.socket_mut().set_netlink_get_strict_chk(true)?;
         // Bind now: otherwise the kernel assigns the port with the first request.
         let address = socket.socket_mut().bind_auto()?;
+        socket.port = address.port_number();
         let (connection, handle, _) = rtnetlink::from_socket(socket);
         Ok(Self {
             connection,
@@ -188,12 +200,7 @@ pub(crate) fn io_error(error: rtnetlink::Error) -> io::Error {
 
 /// An error of the socket that the crate rtnetlink does not report.
 #[derive(Default)]
-struct Faults {
-    noted: Mutex<Option<i32>>,
-    /// Faults to inject: datagrams lost with an errno, or marked as interrupted without one.
-    #[cfg(test)]
-    injected: Mutex<std::collections::VecDeque<Option<i32>>>,
-}
+struct Faults(Mutex<Option<i32>>);
 
 impl Faults {
     fn note(&self, errno: i32) {
@@ -205,7 +212,7 @@ impl Faults {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<i32>> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,43 +220,37 @@ impl Faults {
 struct Wrapped {
     socket: TokioSocket,
     faults: Arc<Faults>,
+    port: u32,
 }
 
 impl Wrapped {
     fn ingest(&self, received: io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
-        #[cfg(test)]
-        let received = match self.faults.next_injected() {
-            Some(Some(errno)) => Err(io::Error::from_raw_os_error(errno)),
-            Some(None) => received.map(tests::interrupted),
-            None => received,
-        };
-        match received {
-            Ok(datagram) => {
-                if is_interrupted(&datagram) {
-                    self.faults.note(EINTR);
-                }
-                Ok(datagram)
+        let checked = received.and_then(|datagram| {
+            if is_interrupted(&datagram)? {
+                self.faults.note(EINTR);
             }
-            Err(error) => {
-                self.faults.note(error.raw_os_error().unwrap_or(EINTR));
-                // Whatever the error: any except ENOBUFS ends rtnetlink's connection.
-                Err(io::ErrorKind::ConnectionAborted.into())
-            }
-        }
+            Ok(datagram)
+        });
+        checked.map_err(|error| {
+            self.faults.note(error.raw_os_error().unwrap_or(EINTR));
+            // Whatever the error: any except ENOBUFS ends rtnetlink's connection.
+            io::ErrorKind::ConnectionAborted.into()
+        })
     }
 }
 
 /// Whether a dump was inconsistent, because the table changed meanwhile: entries may be missing.
-fn is_interrupted(mut datagram: &[u8]) -> bool {
-    while let Some([a, b, c, d, _, _, low, high]) = datagram.first_chunk::<8>() {
-        if u16::from_ne_bytes([*low, *high]) & NLM_F_DUMP_INTR != 0 {
-            return true;
-        }
-        let length = u32::from_ne_bytes([*a, *b, *c, *d]).next_multiple_of(4);
-        let length = usize::try_from(length).unwrap_or(usize::MAX).max(16);
-        datagram = datagram.get(length..).unwrap_or_default();
+///
+/// # Errors
+///
+/// `EBADMSG` if the datagram is not made of whole messages.
+fn is_interrupted(datagram: &[u8]) -> io::Result<bool> {
+    let mut is_interrupted = false;
+    for message in Messages::new(datagram) {
+        let message = message.map_err(|_| io::Error::from_raw_os_error(EBADMSG))?;
+        is_interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
     }
-    false
+    Ok(is_interrupted)
 }
 
 impl AsyncSocket for Wrapped {
@@ -265,6 +266,7 @@ impl AsyncSocket for Wrapped {
         Ok(Self {
             socket: TokioSocket::new(protocol)?,
             faults: Arc::default(),
+            port: 0,
         })
     }
 
@@ -278,7 +280,10 @@ impl AsyncSocket for Wrapped {
         buf: &[u8],
         addr: &SocketAddr,
     ) -> Poll<io::Result<usize>> {
-        let sent = ready!(self.socket.poll_send_to(cx, buf, addr));
+        let sent = match faults::sending(self.port, buf) {
+            Some(sent) => sent.map(|()| buf.len()),
+            None => ready!(self.socket.poll_send_to(cx, buf, addr)),
+        };
         if let Err(error) = &sent {
             self.faults.note(error.raw_os_error().unwrap_or(EINTR));
         }
@@ -302,10 +307,18 @@ impl AsyncSocket for Wrapped {
     }
 
     fn poll_recv_from_full(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
+        if let Some(datagram) = faults::waiting(self.port) {
+            return Poll::Ready(Ok((datagram, SocketAddr::new(0, 0))));
+        }
         let mut datagram = Vec::with_capacity(RECEIVE_BUFFER);
-        let received = ready!(self.socket.poll_recv_from(cx, &mut datagram));
+        let from = ready!(self.socket.poll_recv_from(cx, &mut datagram));
+        let received = from.and_then(|from| {
+            let there = faults::received(self.port, &mut datagram)?;
+            Ok(there.map(|()| from))
+        });
         let (from, datagram) = match received {
-            Ok(from) => (from, Ok(datagram)),
+            Ok(Some(from)) => (from, Ok(datagram)),
+            Ok(None) => return self.poll_recv_from_full(cx),
             Err(error) => (SocketAddr::new(0, 0), Err(error)),
         };
         Poll::Ready(self.ingest(datagram).map(|datagram| (datagram, from)))
@@ -315,25 +328,17 @@ impl AsyncSocket for Wrapped {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::errno::ENOMEM;
     use futures_util::TryStreamExt;
-
-    impl Faults {
-        pub(super) fn next_injected(&self) -> Option<Option<i32>> {
-            self.injected.lock().unwrap().pop_front()
-        }
-    }
-
-    /// The datagram with `NLM_F_DUMP_INTR` in its first message.
-    pub(super) fn interrupted(mut datagram: Vec<u8>) -> Vec<u8> {
-        datagram[6] |= u8::try_from(NLM_F_DUMP_INTR).unwrap();
-        datagram
-    }
+    use netlink::faults::Fault;
 
     /// The links of this network namespace (reading them needs no privilege) after faults of the
     /// first attempts, and the number of attempts.
-    fn links(faults: &[Option<i32>]) -> (io::Result<usize>, u32) {
+    fn links(injected: &[Fault]) -> (io::Result<usize>, u32) {
         let mut netlink = Rtnetlink::open().unwrap();
-        netlink.faults.injected.lock().unwrap().extend(faults);
+        for (nth, fault) in (1..).zip(injected) {
+            faults::inject(nth, *fault);
+        }
         let list = |handle: Handle| async move {
             let links: Vec<_> = handle
                 .link()
@@ -346,7 +351,7 @@ mod tests {
         };
         let outcome = netlink.attempts(list);
         // A failure does not affect later operations.
-        netlink.faults.injected.lock().unwrap().clear();
+        faults::clear();
         assert!(netlink.read(list).unwrap() > 0);
         outcome
     }
@@ -356,8 +361,12 @@ mod tests {
         let (all, attempts) = links(&[]);
         let all = all.unwrap();
         assert_eq!(attempts, 1);
-        for faults in [&[Some(EINTR), Some(ENOBUFS)][..], &[Some(ENOBUFS), None]] {
-            let (listed, attempts) = links(faults);
+        for faults in [
+            [Fault::Lost(EINTR), Fault::Lost(ENOBUFS)],
+            [Fault::Lost(ENOBUFS), Fault::Interrupted],
+            [Fault::Unsent(EAGAIN), Fault::Rejected(EINTR)],
+        ] {
+            let (listed, attempts) = links(&faults);
             assert_eq!(listed.unwrap(), all, "{faults:?}");
             assert_eq!(attempts, 3, "{faults:?}");
         }
@@ -365,15 +374,40 @@ mod tests {
 
     #[test]
     fn attempts_are_bounded_and_the_error_is_the_sockets() {
-        for (fault, errno) in [(Some(ENOBUFS), ENOBUFS), (None, EINTR)] {
+        for (fault, errno) in [(Fault::Lost(ENOBUFS), ENOBUFS), (Fault::Interrupted, EINTR)] {
             let (listed, attempts) = links(&[fault; 100]);
             assert_eq!(listed.unwrap_err().raw_os_error(), Some(errno));
             assert_eq!(attempts, ATTEMPTS);
         }
         // Other errors, such as out of memory, are left to the caller's back-off.
-        let (listed, attempts) = links(&[Some(12)]);
-        assert_eq!(listed.unwrap_err().raw_os_error(), Some(12));
-        assert_eq!(attempts, 1);
+        for fault in [Fault::Lost(ENOMEM), Fault::Rejected(ENOMEM)] {
+            let (listed, attempts) = links(&[fault]);
+            assert_eq!(listed.unwrap_err().raw_os_error(), Some(ENOMEM));
+            assert_eq!(attempts, 1);
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_cut_is_an_error() {
+        let (listed, attempts) = links(&[Fault::Cut]);
+        let errno = listed.unwrap_err().raw_os_error();
+        assert_eq!((errno, attempts), (Some(EBADMSG), 1));
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_is_an_error() {
+        let mut netlink = Rtnetlink::open().unwrap();
+        netlink.patience = Duration::from_millis(200);
+        let loopback = |handle: Handle| async move {
+            let mut answer = handle.link().get().match_index(1).execute();
+            let link = answer.try_next().await.map_err(io_error)?;
+            Ok(link.is_some())
+        };
+        faults::inject(1, Fault::Missing);
+        let missing = netlink.read(loopback).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(ETIMEDOUT));
+        netlink.patience = PATIENCE;
+        assert!(netlink.read(loopback).unwrap());
     }
 
     #[test]
