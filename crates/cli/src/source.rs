@@ -45,6 +45,7 @@ impl Source {
         let mut access = Access::default();
         access.kubeconfig.clone_from(&args.kubeconfig);
         access.server.clone_from(&args.master);
+        access.encoding = args.kube_api_content_type;
         let (sender, events) = event_queue();
         Self::Kube {
             access,

@@ -15,6 +15,7 @@ const KUBE_PROXY: &str = "Compatibility with kube-proxy (docs/kube-proxy.md)";
 /// that take precedence over the file (`Complete` in options.go), and flags that only svcproxy has.
 pub(crate) const COVERED: &[(&str, &str)] = &[
     ("kubeconfig", "kubeconfig"),
+    ("kube_api_content_type", "kube-api-content-type"),
     ("proxy_mode", "proxy-mode"),
     ("bind_address", "bind-address"),
     ("oom_score_adj", "oom-score-adj"),

@@ -37,7 +37,7 @@ pub(crate) use node::{
 };
 pub(crate) use pflag::{go_bool, go_int};
 pub(crate) use support_bundle::SupportBundleArgs;
-pub(crate) use sync::{Periods, SourceArgs, SyncArgs};
+pub(crate) use sync::{Periods, SourceArgs, SyncArgs, content_type};
 pub(crate) use top::{TopArgs, TopSort};
 pub(crate) use verify::{VerifyArgs, VerifyFormat};
 
@@ -489,7 +489,13 @@ const UNMIGRATED: [&str; 4] = [
     "audit_interval",
 ];
 /// Flags of a source. `check` accepts but does not use them.
-const SOURCE: [&str; 4] = ["manifests", "kubeconfig", "master", "timeout"];
+const SOURCE: [&str; 5] = [
+    "manifests",
+    "kubeconfig",
+    "master",
+    "kube_api_content_type",
+    "timeout",
+];
 
 /// The command line. Subcommands accept all flags of the node, and show those they use.
 pub(crate) fn command() -> clap::Command {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use proxier::source::kube::Encoding;
 
 use super::Mode;
 use super::node::NODE;
@@ -29,6 +30,16 @@ pub(crate) struct SourceArgs {
     /// proxy
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
+
+    /// Encoding in which to request objects from the API server: application/vnd.kubernetes.protobuf
+    /// or application/json, which costs the server more
+    #[arg(
+        long,
+        value_name = "TYPE",
+        default_value = Encoding::Protobuf.media_type(),
+        value_parser = content_type
+    )]
+    pub(crate) kube_api_content_type: Encoding,
 
     /// How long --once, and a command that reads the API server once, wait for it (30s, 5m); 0
     /// waits without limit
@@ -121,6 +132,17 @@ pub(super) fn positive(text: &str) -> Result<Duration, String> {
     let duration = not_negative(text)?;
     let duration = Some(duration).filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| "must be more than 0".to_owned())
+}
+
+/// The encoding with this media type; the default if the text is empty, as in kube-proxy
+/// (`defaults.go`).
+pub(crate) fn content_type(text: &str) -> Result<Encoding, String> {
+    if text.is_empty() {
+        return Ok(Encoding::default());
+    }
+    let encoding = Encoding::of_media_type(text);
+    let known = [Encoding::Protobuf, Encoding::Json].map(Encoding::media_type);
+    encoding.ok_or_else(|| format!("{text:?} must be {}", known.join(" or ")))
 }
 
 /// Reads a duration as Go does; zero is valid.

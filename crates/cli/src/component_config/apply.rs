@@ -9,13 +9,15 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use ipvs::Family;
+use proxier::source::kube::Encoding;
 
 use super::{FieldError, Note};
 use crate::args::{
     BindAddress, ConntrackArgs, DEFAULT_HEALTHZ, DEFAULT_METRICS, DetectLocal, LogArgs, LogFormat,
-    NodeArgs, NodePortAddresses, SyncArgs, Timeout, node_name, node_port_addresses, scheduler,
+    NodeArgs, NodePortAddresses, SyncArgs, Timeout, content_type, node_name, node_port_addresses,
+    scheduler,
 };
-use crate::kube_proxy::{Conntrack, GoDuration, KubeProxyConfiguration, Logging};
+use crate::kube_proxy::{ClientConnection, Conntrack, GoDuration, KubeProxyConfiguration, Logging};
 
 /// kube-proxy's default limits of tracked connections: per processor, and the minimum.
 const MAX_PER_CORE: u32 = 32 * 1024;
@@ -32,7 +34,9 @@ pub(super) fn apply(
     let mut fields = Checker::default();
     fields.check("mode", mode_name(&config.mode));
     args.kube_proxy.proxy_mode = Some(config.mode.clone());
-    let kubeconfig = &config.client_connection.kubeconfig;
+    let connection = &config.client_connection;
+    args.source.kube_api_content_type = fields.encoding(connection);
+    let kubeconfig = &connection.kubeconfig;
     args.source.kubeconfig = (!kubeconfig.is_empty()).then(|| kubeconfig.into());
     fields.node(config, args);
     fields.pods(config, args);
@@ -134,6 +138,22 @@ impl Checker {
             self.check(&format!("{path}[{index}]"), parse(item).map_err(error))
         };
         items.iter().enumerate().filter_map(item).collect()
+    }
+
+    /// The encoding in which to request objects. client-go prefers the accepted types to the content
+    /// type (`setAcceptHeader` in rest/request.go).
+    fn encoding(&mut self, connection: &ClientConnection) -> Encoding {
+        let accepted = &connection.accept_content_types;
+        let encoding = if accepted.is_empty() {
+            let path = "clientConnection.contentType";
+            self.check(path, content_type(&connection.content_type))
+        } else {
+            let known = accepted.split(',').find_map(Encoding::of_media_type);
+            let error = || format!("{accepted:?} has neither Protocol Buffers nor JSON");
+            let path = "clientConnection.acceptContentTypes";
+            self.check(path, known.ok_or_else(error))
+        };
+        encoding.unwrap_or_default()
     }
 
     fn not_negative(&mut self, path: &str, duration: GoDuration) {

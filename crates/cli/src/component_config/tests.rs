@@ -340,6 +340,9 @@ fn example(path: &str) -> Value {
         "mode" => json!("iptables"),
         "detectLocalMode" => json!("NodeCIDR"),
         "clusterCIDR" => json!("10.244.0.0/16"),
+        "clientConnection.acceptContentTypes" | "clientConnection.contentType" => {
+            json!("application/json")
+        }
         "nodePortAddresses" | "ipvs.excludeCIDRs" => json!(["192.0.2.0/24"]),
         "ipvs.scheduler" => json!("lc"),
         _ => {
@@ -516,6 +519,38 @@ fn errors_in_another_modes_section_are_warnings() {
             let (without, _) = read(&config(mode, &Value::Null)).unwrap();
             assert_eq!(args, without, "{path} in mode {mode:?}");
         }
+    }
+}
+
+#[test]
+fn the_encoding_is_that_of_the_file() {
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    let json = "application/json";
+    for (accepted, content_type, expected) in [
+        ("", "", "Protobuf"),
+        ("", protobuf, "Protobuf"),
+        ("", json, "Json"),
+        (json, protobuf, "Json"),
+        (
+            "application/cbor, application/json;q=0.9, application/vnd.kubernetes.protobuf",
+            "",
+            "Json",
+        ),
+    ] {
+        let types = json!({"acceptContentTypes": accepted, "contentType": content_type});
+        let (args, notes) = read(&file(&json!({"clientConnection": types}))).unwrap();
+        let line = format!("kube_api_content_type: {expected},");
+        assert!(
+            args.contains(&line),
+            "{accepted:?} {content_type:?}: {args}"
+        );
+        assert!(notes.is_empty(), "{notes:?}");
+    }
+    for field in ["acceptContentTypes", "contentType"] {
+        let types = json!({"clientConnection": {field: "application/yaml"}});
+        let error = errors(&file(&types));
+        let path = format!("clientConnection.{field}: \"application/yaml\"");
+        assert!(error[0].starts_with(&path), "{error:?}");
     }
 }
 

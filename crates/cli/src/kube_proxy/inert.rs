@@ -1,6 +1,6 @@
 //! kube-proxy's settings that have no effect in svcproxy, and the reasons.
 
-const WATCHES: &str = "svcproxy holds a few watches, which need no limit, content type or resync";
+const WATCHES: &str = "svcproxy holds a few watches, which need no limit or resync";
 const GATES: &str = "svcproxy has none of kube-proxy's feature gates";
 const PROFILING: &str = "there are no profiling handlers";
 const HIDDEN_METRICS: &str = "no metric is hidden";
@@ -17,8 +17,6 @@ const CLEANUP: &str = "--cleanup or the command cleanup removes svcproxy's rules
 /// Fields: each is a leaf of the configuration, or a whole map or list.
 pub(crate) const FIELDS: &[(&str, &str)] = &[
     ("featureGates", GATES),
-    ("clientConnection.acceptContentTypes", WATCHES),
-    ("clientConnection.contentType", WATCHES),
     ("clientConnection.qps", WATCHES),
     ("clientConnection.burst", WATCHES),
     ("logging.flushFrequency", LOG),
@@ -76,7 +74,6 @@ const fn flag(name: &'static str, takes: Takes, why: &'static str) -> Flag {
 pub(crate) const FLAGS: &[Flag] = &[
     flag("feature-gates", Takes::Text, GATES),
     flag("bind-address-hard-fail", Takes::Switch, RETRIED),
-    flag("kube-api-content-type", Takes::Text, WATCHES),
     flag("kube-api-qps", Takes::Number, WATCHES),
     flag("kube-api-burst", Takes::Integer, WATCHES),
     flag("config-sync-period", Takes::Duration, WATCHES),

@@ -228,6 +228,7 @@ fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
     } = monitor;
     let SourceArgs {
         kubeconfig,
+        kube_api_content_type,
         manifests: _,
         master: _,
         timeout: _,
@@ -242,6 +243,10 @@ fn fields(cli: &Cli, mode: Mode) -> Vec<Field> {
         at_start("mode", cli.run.mode().name()),
         at_start("hostnameOverride", optional(node_name.as_ref())),
         at_start("clientConnection.kubeconfig", optional(kubeconfig)),
+        at_start(
+            "clientConnection.contentType",
+            kube_api_content_type.media_type(),
+        ),
         at_start("healthzBindAddress", optional(healthz_bind_address.0)),
         at_start("metricsBindAddress", optional(metrics_bind_address.0)),
         at_start("logging.format", format_args!("{log_format:?}")),

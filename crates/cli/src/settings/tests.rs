@@ -56,7 +56,7 @@ fn changed(before: &str, after: &str) -> (Vec<&'static str>, Vec<&'static str>) 
 
 #[test]
 fn each_field_takes_effect_or_needs_a_restart() {
-    let rows: [(&str, &[&str], &[&str]); 15] = [
+    let rows: [(&str, &[&str], &[&str]); 16] = [
         ("", &[], &[]),
         ("ipvs: {scheduler: lc}", &["ipvs.scheduler"], &[]),
         (
@@ -89,6 +89,11 @@ fn each_field_takes_effect_or_needs_a_restart() {
             "clientConnection: {kubeconfig: /a}",
             &[],
             &["clientConnection.kubeconfig"],
+        ),
+        (
+            "clientConnection: {contentType: application/json}",
+            &[],
+            &["clientConnection.contentType"],
         ),
         (
             "metricsBindAddress: 0.0.0.0:1\nlogging: {verbosity: 4}\nipvs: {scheduler: sh}",
