@@ -70,7 +70,7 @@ fn an_answer_that_cannot_be_decoded_is_requested_in_json() {
         let access = access(&server);
         let cluster = follow(server, access);
         let accepted = accepted(&cluster.server);
-        assert_eq!(accepted[0], true);
+        assert!(accepted[0]);
         assert_eq!(accepted.last(), Some(&false), "{accepted:?}");
         // The other kinds are not affected.
         let asks = cluster.server.asks().into_iter();

@@ -183,7 +183,6 @@ pub(super) fn garbage_event() -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -130,10 +130,10 @@ proptest! {
         for part in [number << 3 | 2, content.len() as u64] {
             let mut rest = part;
             while rest >= 0x80 {
-                unknown.push((rest & 0x7f) as u8 | 0x80);
+                unknown.push(rest.to_le_bytes()[0] | 0x80);
                 rest >>= 7;
             }
-            unknown.push(rest as u8);
+            unknown.push(rest.to_le_bytes()[0]);
         }
         unknown.extend(content);
         same::<Service>(&json, &[&unknown[..], &message].concat());
