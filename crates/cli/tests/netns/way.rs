@@ -38,19 +38,19 @@ const CASES: [Case; 8] = [
         words: &["packet to tcp 10.96.0.21:80", "chain ip raw PREROUTING"],
     },
     Case {
-        done: "nft 'table inet fw { chain fwd { type filter hook forward priority 5; \
+        done: "nft 'table inet fw { chain passes { type filter hook forward priority 5; \
                ip saddr { 172.18.0.0/16, 192.0.2.0/24 } tcp dport { 22, 8000-9000 } drop; }; }'",
         undone: "nft delete table inet fw",
         reason: "Firewall",
         words: &[
-            "chain inet fw fwd (hook forward, priority 5) drops it: rule of chain fwd, handle 4: ip saddr",
-            "172.18.0.0/16",
+            "chain inet fw passes (hook forward, priority 5) drops it: rule of chain passes, handle 4: ",
+            "ip saddr { 172.18.0.0/16, 192.0.2.0/24 }",
             "th dport { 22, 8000-9000 } drop",
         ],
     },
     Case {
         done: "nft 'table ip fw { chain sub { oifname \"pod1\" reject; }; \
-               chain fwd { type filter hook forward priority -5; iifname vmap { \"eth0\" : jump sub }; }; }'",
+               chain passes { type filter hook forward priority -5; iifname vmap { \"eth0\" : jump sub }; }; }'",
         undone: "nft delete table ip fw",
         reason: "Firewall",
         words: &["rejects it: rule of chain sub", "oifname \"pod1\" reject"],
