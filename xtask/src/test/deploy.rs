@@ -244,12 +244,11 @@ fn filters_agree(systemd_analyze: &Path) -> Result<()> {
     };
     let mut allowed = BTreeSet::new();
     for line in fs::read_to_string(unit())?.lines() {
-        match line.strip_prefix("SystemCallFilter=") {
-            Some(filter) => match filter.strip_prefix('~') {
+        if let Some(filter) = line.strip_prefix("SystemCallFilter=") {
+            match filter.strip_prefix('~') {
                 Some(set) => calls(set).iter().for_each(|call| _ = allowed.remove(call)),
                 None => allowed.extend(calls(filter)),
-            },
-            None => {}
+            }
         }
     }
     let profile = paths::workspace().join("deploy/seccomp/svcproxy.json");
