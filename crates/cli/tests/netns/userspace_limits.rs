@@ -1,9 +1,9 @@
 //! Mode userspace where something is short: open files, flows, or a port that svcproxy may not have.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -64,17 +64,18 @@ fn values(metrics: &str) -> BTreeMap<String, f64> {
     metrics.lines().filter_map(pair).collect()
 }
 
-const PAUSES: &str = "svcproxy_proxied_pauses_total";
+const PAUSES: &str = "svcproxy_proxied_pauses_total{}";
 
-/// The highest number of a descriptor.
-fn highest_descriptor(pid: u32) -> u64 {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let numbers = open.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    numbers.map(|number| number.parse().unwrap()).max().unwrap()
+/// The lowest number of a descriptor that is free: the process gets none if this is its limit.
+fn lowest_free_descriptor(pid: u32) -> u64 {
+    let open = format!("/proc/{pid}/fd");
+    let is_free = |number: &u64| !Path::new(&open).join(number.to_string()).is_symlink();
+    (0..).find(is_free).unwrap()
 }
 
+/// Sets the soft limit, which a process may raise again.
 fn limit_descriptors(pid: u32, most: u64) {
-    let (pid, most) = (format!("--pid={pid}"), format!("--nofile={most}"));
+    let (pid, most) = (format!("--pid={pid}"), format!("--nofile={most}:"));
     succeed(Command::new("prlimit").args([pid, most]));
 }
 
@@ -91,11 +92,9 @@ fn without_open_files_connections_go_on_and_new_ones_wait() {
     let mut metrics = Metrics::open(&lab);
     assert_eq!(metrics.read()[PAUSES], 0.0);
 
-    limit_descriptors(pid, highest_descriptor(pid) + 1);
-    // Some numbers in between may be free: until none is, connections work.
-    let mut waiting: Vec<_> = (0..64)
-        .map(|_| lab.connect(lab.probe(), &SHOP[0]))
-        .collect();
+    limit_descriptors(pid, lowest_free_descriptor(pid));
+    // The kernel accepts them.
+    let mut waiting = [(); 8].map(|()| lab.connect(lab.probe(), &SHOP[0]));
     let exhausted = || match metrics.read()[PAUSES] {
         pauses if pauses > 0.0 => Ok(()),
         pauses => Err(format!("{pauses} pauses")),
@@ -112,11 +111,10 @@ fn without_open_files_connections_go_on_and_new_ones_wait() {
     assert!(pauses <= most, "{pauses} pauses, at most {most}");
 
     limit_descriptors(pid, 4096);
-    // Those in the queue are served; those that the proxy had accepted without a descriptor for the
-    // endpoint were reset.
+    // One that got a descriptor which svcproxy had just closed, and none for its endpoint, was reset.
     let served = waiting.iter_mut().filter_map(|of| of.ask().ok()).count();
-    assert!(served > 0, "none of {} is served", waiting.len());
-    eventually(PATIENCE, || lab.ask(lab.probe(), &SHOP[0])).unwrap();
+    assert!(served >= 6, "{served} are served");
+    lab.ask(lab.probe(), &SHOP[0]).unwrap();
     old.ask().unwrap();
     svcproxy.terminate();
 }

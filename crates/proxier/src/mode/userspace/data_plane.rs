@@ -114,7 +114,9 @@ impl DataPlane for Userspace {
         }
         let failures = self.ingest(plan, &mut report);
         if let Some(node) = &self.node {
-            self.proxy.set_not_served(self.unopened.not_served(node));
+            for (key, reason) in self.unopened.take_changed(node) {
+                self.proxy.set_not_served(key, reason);
+            }
         }
         (report, failures)
     }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use foldhash::HashMap;
 use ipnet::IpNet;
 use ipvs::Statistics;
 use std::net::SocketAddr;
@@ -150,9 +149,9 @@ impl UserspaceProxy {
         report
     }
 
-    /// Sets the frontends without any listener, each with the reason, for those who look.
-    pub(super) fn set_not_served(&self, reasons: HashMap<FrontendKey, String>) {
-        self.engine.set_not_served(reasons);
+    /// Sets the reason why a frontend has no listener, if it has none, for those who look.
+    pub(super) fn set_not_served(&self, key: FrontendKey, reason: Option<String>) {
+        self.engine.set_not_served(key, reason);
     }
 
     fn routes(&mut self) -> Result<&mut Routes, NodeError> {

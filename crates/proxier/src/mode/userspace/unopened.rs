@@ -1,70 +1,91 @@
 //! The listeners that could not be opened: another program has the port, or svcproxy may not have it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::mem;
 use std::net::SocketAddr;
 
-use foldhash::HashMap;
-
 use super::NodeState;
-use crate::desired::{DesiredState, FrontendKey, Problem};
+use crate::desired::{DesiredState, Frontend, FrontendKey, Problem};
 use crate::mode::NodeError;
 use crate::mode::ipvs::plan::Scope;
 use crate::model::ObjectName;
 use crate::notice::Reason;
 
-/// The addresses at which the last plans could not listen, each with the reason.
+/// The addresses at which the last plans could not listen.
 #[derive(Debug)]
-pub(super) struct Unopened(BTreeMap<(FrontendKey, SocketAddr), String>);
+pub(super) struct Unopened {
+    reasons: BTreeMap<FrontendKey, BTreeMap<SocketAddr, String>>,
+    /// The frontends that changed since the last [`Self::take_changed`].
+    changed: BTreeSet<FrontendKey>,
+}
 
 impl Unopened {
     /// None.
     pub(super) const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self {
+            reasons: BTreeMap::new(),
+            changed: BTreeSet::new(),
+        }
     }
 
     /// Forgets those that a plan of this scope tries again, or no longer needs.
     pub(super) fn forget(&mut self, scope: Scope<'_>) {
         match scope {
-            Scope::Full => self.0.clear(),
+            Scope::Full => self
+                .changed
+                .extend(mem::take(&mut self.reasons).into_keys()),
             Scope::Touched(touched) => {
-                self.0
-                    .retain(|(key, _), _| !touched.frontends.contains(key));
+                let frontends = touched.frontends.iter().copied();
+                let gone = frontends.filter(|key| self.reasons.remove(key).is_some());
+                self.changed.extend(gone);
             }
         }
     }
 
     /// Records a failure.
     pub(super) fn record(&mut self, key: FrontendKey, address: SocketAddr, error: &NodeError) {
-        let source = std::error::Error::source(error);
-        let source = source.map(|source| format!(": {source}"));
+        let source = error.source().map(|source| format!(": {source}"));
         let reason = format!("{error}{}", source.unwrap_or_default());
-        self.0.insert((key, address), reason);
+        self.reasons.entry(key).or_default().insert(address, reason);
+        self.changed.insert(key);
     }
 
     /// The problems, one for each address: of all Services, or of one.
-    pub(super) fn problems(
-        &self,
-        desired: &DesiredState,
-        of: Option<&ObjectName>,
-    ) -> impl Iterator<Item = Problem> {
-        self.0.iter().filter_map(move |((key, _), reason)| {
-            let service = &desired.frontend(key)?.owner.service;
-            let is_asked = of.is_none_or(|of| of == service);
-            is_asked.then(|| Problem {
-                service: service.clone(),
-                field: "spec.ports".to_owned(),
-                reason: Reason::ListenFailed,
-                message: format!("{reason}; it is not served there until svcproxy can"),
-            })
+    pub(super) fn problems(&self, desired: &DesiredState, of: Option<&ObjectName>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut add = |frontend: &Frontend| problems.extend(self.problems_of(frontend));
+        match of {
+            Some(service) => desired.frontends_of(service).for_each(|of| add(of)),
+            None => {
+                let frontends = self.reasons.keys().filter_map(|key| desired.frontend(key));
+                frontends.for_each(|of| add(of));
+            }
+        }
+        problems
+    }
+
+    fn problems_of(&self, frontend: &Frontend) -> impl Iterator<Item = Problem> {
+        let reasons = self.reasons.get(&frontend.key).into_iter().flatten();
+        let service = frontend.owner.service.clone();
+        reasons.map(move |(_, reason)| Problem {
+            service: service.clone(),
+            field: "spec.ports".to_owned(),
+            reason: Reason::ListenFailed,
+            message: format!("{reason}; it is not served there until svcproxy can"),
         })
     }
 
-    /// The frontends without any listener, each with a reason.
-    pub(super) fn not_served(&self, node: &NodeState) -> HashMap<FrontendKey, String> {
-        let all = self.0.iter();
-        let without = all.filter(|((key, _), _)| !node.listeners.contains_key(key));
-        without
-            .map(|((key, _), reason)| (*key, reason.clone()))
-            .collect()
+    /// The frontends that changed, each with the reason if it has no listener at all.
+    pub(super) fn take_changed(
+        &mut self,
+        node: &NodeState,
+    ) -> impl Iterator<Item = (FrontendKey, Option<String>)> {
+        mem::take(&mut self.changed).into_iter().map(|key| {
+            let reasons = self.reasons.get(&key);
+            let reasons = reasons.filter(|_| !node.listeners.contains_key(&key));
+            let first = reasons.and_then(|reasons| reasons.values().next());
+            (key, first.cloned())
+        })
     }
 }

@@ -167,10 +167,14 @@ impl Engine {
         ProxyView(Arc::clone(&self.shared))
     }
 
-    /// Sets the frontends without any listener, and why.
-    pub(super) fn set_not_served(&self, reasons: HashMap<FrontendKey, String>) {
+    /// Sets the reason why a frontend has no listener, if it has none.
+    pub(super) fn set_not_served(&self, key: FrontendKey, reason: Option<String>) {
         let not_served = self.shared.not_served.write();
-        *not_served.unwrap_or_else(PoisonError::into_inner) = reasons;
+        let mut not_served = not_served.unwrap_or_else(PoisonError::into_inner);
+        match reason {
+            Some(reason) => _ = not_served.insert(key, reason),
+            None => _ = not_served.remove(&key),
+        }
     }
 
     /// Sets the node's own addresses, and the filters that depend on them.
