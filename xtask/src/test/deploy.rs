@@ -243,12 +243,14 @@ fn filters_agree(systemd_analyze: &Path) -> Result<()> {
         calls
     };
     let mut allowed = BTreeSet::new();
-    for line in fs::read_to_string(unit())?.lines() {
-        if let Some(filter) = line.strip_prefix("SystemCallFilter=") {
-            match filter.strip_prefix('~') {
-                Some(set) => calls(set).iter().for_each(|call| _ = allowed.remove(call)),
-                None => allowed.extend(calls(filter)),
-            }
+    let unit = fs::read_to_string(unit())?;
+    let filters = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    for filter in filters {
+        match filter.strip_prefix('~') {
+            Some(set) => calls(set).iter().for_each(|call| _ = allowed.remove(call)),
+            None => allowed.extend(calls(filter)),
         }
     }
     let profile = paths::workspace().join("deploy/seccomp/svcproxy.json");

@@ -145,7 +145,8 @@ impl fmt::Display for Flows {
     }
 }
 
-#[cfg(all(test, feature = "ipvs", feature = "iptables"))]
+#[cfg(test)]
+#[cfg(all(feature = "ipvs", feature = "iptables"))]
 mod tests {
     use std::io;
 
