@@ -139,7 +139,7 @@ impl fmt::Display for Flows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.to)?;
         match self.answered_by {
-            Some(backend) => write!(f, " answered by {backend}"),
+            Some(endpoint) => write!(f, " answered by {endpoint}"),
             None => Ok(()),
         }
     }
