@@ -8,7 +8,7 @@
 //! | `zone` | follows changes, and finds what a name means | yes |
 //! | `answer` | from the bytes of a query to those of the answer | yes |
 //! | `upstream` | asks other servers | no |
-//! | `server`, `udp`, `tcp` | the sockets, and their limits | no |
+//! | `server`, `udp`, `tcp`, `shared` | the sockets, and their limits | no |
 //!
 //! The zone follows the source's changes itself, and not the store of a [`Proxier`](crate::Proxier):
 //! names do not wait for a sync, and queries do not wait for the loop. Until Services and slices have
@@ -36,6 +36,7 @@ mod name;
 mod quota;
 mod records;
 mod server;
+mod shared;
 mod tcp;
 mod udp;
 mod upstream;
@@ -51,7 +52,8 @@ use std::sync::{Arc, PoisonError};
 use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
-use self::server::{Shared, Sockets};
+use self::server::Sockets;
+use self::shared::Shared;
 use crate::Runtime;
 use crate::discovery::DnsState;
 use crate::store::Change;

@@ -1,29 +1,21 @@
 //! The sockets.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use hickory_proto::op::ResponseCode;
-use socket2::{Domain as SocketDomain, SockRef, Socket, Type};
+use socket2::{Domain as SocketDomain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Config;
-use super::answer::{self, Draft, Outcome, Rules, Transport};
-use super::counts::Counters;
-use super::name::reverse_zones;
-use super::quota::Quota;
-use super::upstream::{ForwardError, Upstream};
-use super::zone::Zone;
-use super::{tcp, udp};
+use super::shared::Shared;
+use super::tcp;
+use super::udp::{self, Receiver};
 use crate::errno::listen_hint;
 
 /// How long to wait before an address that cannot be served is tried again: at first, and at most.
@@ -34,101 +26,6 @@ const BACKLOG: i32 = 128;
 const MOST_RECEIVERS: usize = 4;
 /// How long a datagram may wait for room in its socket.
 const SENDING: Duration = Duration::from_secs(1);
-/// Errors of a socket in a row, after which it is opened again.
-pub(super) const MOST_FAILURES: u32 = 10;
-/// How long to wait after an error.
-pub(super) const PAUSE: Duration = Duration::from_millis(100);
-/// The longest query. Anything longer is cut off, and so malformed.
-pub(super) const LONGEST_QUERY: usize = 4096;
-
-/// What all sockets share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) zone: RwLock<Zone>,
-    pub(super) rules: Rules,
-    pub(super) upstream: Upstream,
-    pub(super) counters: Counters,
-    /// Open connections.
-    pub(super) connections: Arc<Quota>,
-}
-
-impl Shared {
-    pub(super) fn new(config: Config) -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seconds = since_1970.map(|time| time.as_secs()).unwrap_or_default();
-        // Grows from one start to the next, unless more than one record a second changes. Only its
-        // difference counts, modulo 2^32 (RFC 1982), and nobody transfers the zone.
-        let serial = u32::try_from(seconds & u64::from(u32::MAX)).unwrap_or_default();
-        Self {
-            zone: RwLock::default(),
-            rules: Rules {
-                domain: config.domain,
-                nameservers: config.addresses.iter().map(SocketAddr::ip).collect(),
-                reverse: reverse_zones(&config.service_cidrs),
-                forwards: !config.upstreams.is_empty(),
-                serial,
-            },
-            upstream: Upstream::new(config.upstreams),
-            counters: Counters::default(),
-            connections: Quota::new(tcp::CONNECTIONS, tcp::CONNECTIONS_OF_ONE),
-        }
-    }
-
-    /// Decides about a query. The zone is locked for some microseconds.
-    pub(super) fn decide(&self, query: &[u8], transport: Transport) -> Outcome {
-        let decide = || {
-            let zone = self.zone.read().unwrap_or_else(PoisonError::into_inner);
-            answer::answer(&zone, &self.rules, query, transport)
-        };
-        // A query comes from anyone, and its decoder is not ours: a fault must cost this query alone.
-        catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|_| {
-            tracing::error!("a DNS query caused a panic, and has no answer");
-            Outcome::Ignore
-        })
-    }
-
-    /// The answer to a query that an upstream server must answer.
-    pub(super) async fn forward(&self, query: &[u8], transport: Transport, to: Forward) -> Vec<u8> {
-        let failed = |draft: Draft, error: &ForwardError| {
-            self.counters.forward_failed();
-            tracing::debug!("DNS: a name of another domain has no answer: {error}");
-            draft.fail()
-        };
-        let (bytes, code) = match to {
-            Forward::Relay(draft) => match self.upstream.relay(query, transport).await {
-                Ok(answer) if answer.len() <= usize::from(draft.limit) => {
-                    let code = answer.get(3).map_or(0, |flags| flags & 0x0f);
-                    (answer, ResponseCode::from(0, code))
-                }
-                Ok(_) => draft.truncated(),
-                Err(error) => failed(draft, &error),
-            },
-            Forward::Follow(draft, query) => match self.upstream.ask(query).await {
-                Ok(answer) => draft.follow(answer),
-                Err(error) => failed(draft, &error),
-            },
-        };
-        self.counters.answered(code);
-        bytes
-    }
-
-    /// The answer if no more questions may wait for upstream servers.
-    pub(super) fn busy(&self, to: Forward) -> Vec<u8> {
-        self.counters.forward_failed();
-        let draft = match to {
-            Forward::Relay(draft) | Forward::Follow(draft, _) => draft,
-        };
-        let (bytes, code) = draft.fail();
-        self.counters.answered(code);
-        bytes
-    }
-}
-
-/// What upstream servers must do.
-pub(super) enum Forward {
-    Relay(Draft),
-    Follow(Draft, hickory_proto::op::Query),
-}
 
 /// The sockets of an address.
 pub(super) struct Sockets {
@@ -171,29 +68,13 @@ impl Sockets {
     }
 }
 
-/// A socket for datagrams, from which a thread receives until it is closed.
-#[derive(Debug)]
-pub(super) struct Receiver {
-    pub(super) socket: UdpSocket,
-    is_closed: AtomicBool,
-}
-
-impl Receiver {
-    pub(super) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::SeqCst)
-    }
-}
-
 /// Closes sockets when it is dropped.
 struct Open(Vec<Arc<Receiver>>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         for receiver in &self.0 {
-            receiver.is_closed.store(true, Ordering::SeqCst);
-            // Wakes the thread that waits for a datagram, although it is an error for a socket without
-            // peer (inet_shutdown of net/ipv4/af_inet.c).
-            let _ = SockRef::from(&receiver.socket).shutdown(Shutdown::Both);
+            receiver.close();
         }
     }
 }
@@ -239,13 +120,8 @@ async fn run(shared: &Arc<Shared>, sockets: Sockets) -> io::Error {
         Ok(tcp) => tcp,
         Err(error) => return error,
     };
-    let receiver = |socket| {
-        Arc::new(Receiver {
-            socket,
-            is_closed: AtomicBool::new(false),
-        })
-    };
-    let open = Open(sockets.udp.into_iter().map(receiver).collect());
+    let receivers = sockets.udp.into_iter().map(Receiver::new);
+    let open = Open(receivers.map(Arc::new).collect());
     // Dropped, and so aborted, with this task.
     let mut tasks = JoinSet::new();
     for receiver in &open.0 {
@@ -267,8 +143,11 @@ async fn run(shared: &Arc<Shared>, sockets: Sockets) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use testbed::eventually;
 
+    use super::super::Config;
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(30);

@@ -12,17 +12,13 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::{Outcome, Transport};
 use super::quota::Place;
-use super::server::{Forward, LONGEST_QUERY, MOST_FAILURES, PAUSE, Shared};
+use super::shared::{Forward, LONGEST_QUERY, MOST_FAILURES, PAUSE, Shared};
 use crate::errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 
 /// How long a TCP client may take to send a query, and keep a connection idle (RFC 7766, 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a TCP client may take to read an answer.
 const READING: Duration = Duration::from_secs(10);
-/// Limit of TCP connections.
-pub(super) const CONNECTIONS: usize = 256;
-/// Limit of TCP connections of one client; in IPv6 of one /64.
-pub(super) const CONNECTIONS_OF_ONE: usize = 32;
 
 /// Accepts connections until the listener fails.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) -> io::Error {

@@ -1,13 +1,39 @@
 //! Queries over UDP.
 
+use std::net::{Shutdown, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, thread};
 
+use socket2::SockRef;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::answer::{Outcome, Transport};
-use super::server::{Forward, LONGEST_QUERY, MOST_FAILURES, PAUSE, Receiver, Shared};
+use super::shared::{Forward, LONGEST_QUERY, MOST_FAILURES, PAUSE, Shared};
+
+/// A socket for datagrams, from which a thread receives until it is closed.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    socket: UdpSocket,
+    is_closed: AtomicBool,
+}
+
+impl Receiver {
+    pub(super) const fn new(socket: UdpSocket) -> Self {
+        Self {
+            socket,
+            is_closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits for a datagram, although it is an error for a socket without
+        // peer (inet_shutdown of net/ipv4/af_inet.c).
+        let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
+    }
+}
 
 /// Answers queries one after another, until the socket is closed or fails. Those for upstream servers
 /// wait in tasks of the runtime.
@@ -25,7 +51,11 @@ pub(super) fn receive(
         let (length, client) = match socket.recv_from(&mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if receiver.is_closed() || failures == MOST_FAILURES => return error,
+            Err(error)
+                if receiver.is_closed.load(Ordering::SeqCst) || failures == MOST_FAILURES =>
+            {
+                return error;
+            }
             Err(_) => {
                 // The kernel has no memory, for instance.
                 failures += 1;
