@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -262,7 +264,9 @@ impl fmt::Display for Element {
 /// The elements that a node has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elements {
-    of_frontends: HashMap<FrontendKey, BTreeMap<Element, Comment>>,
+    /// In order. A few elements in a vector take a third of the memory that a tree's smallest node
+    /// takes.
+    of_frontends: HashMap<FrontendKey, Vec<(Element, Comment)>>,
     others: BTreeMap<Element, Comment>,
 }
 
@@ -274,47 +278,60 @@ impl Elements {
 
     /// Adds an element, or changes its comment.
     pub fn insert(&mut self, element: Element, comment: Comment) {
-        let elements = match element.frontend() {
-            Some(key) => self.of_frontends.entry(key).or_default(),
-            None => &mut self.others,
-        };
-        elements.insert(element, comment);
-    }
-
-    /// Adds elements of one destination, or changes their comments.
-    pub(super) fn extend(
-        &mut self,
-        key: FrontendKey,
-        elements: impl Iterator<Item = (Element, Comment)>,
-    ) {
-        let of_key = self.of_frontends.entry(key).or_default();
-        match of_key.is_empty() {
-            // Builds the map at once.
-            true => *of_key = elements.collect(),
-            false => of_key.extend(elements),
-        }
-        if of_key.is_empty() {
-            self.of_frontends.remove(&key);
+        match element.frontend() {
+            Some(key) => self.change(key, iter::once((&element, Some(&comment)))),
+            None => _ = self.others.insert(element, comment),
         }
     }
 
     /// Removes an element.
     pub fn remove(&mut self, element: &Element) {
-        let Some(key) = element.frontend() else {
-            self.others.remove(element);
-            return;
-        };
-        if let Some(elements) = self.of_frontends.get_mut(&key) {
-            elements.remove(element);
-            if elements.is_empty() {
-                self.of_frontends.remove(&key);
+        match element.frontend() {
+            Some(key) => self.change(key, iter::once((element, None))),
+            None => _ = self.others.remove(element),
+        }
+    }
+
+    /// Changes elements of one destination, in this order: adds those with a comment, or changes their
+    /// comments, and removes the others. Takes time in proportion to all elements of the destination.
+    pub(super) fn change<'a>(
+        &mut self,
+        key: FrontendKey,
+        changes: impl Iterator<Item = (&'a Element, Option<&'a Comment>)> + Clone,
+    ) {
+        let of_key = self.of_frontends.entry(key).or_default();
+        if of_key.is_empty() {
+            let added = changes.clone();
+            let added = added.map_while(|(element, comment)| Some((*element, comment?.clone())));
+            let count = changes.clone().count();
+            of_key.reserve_exact(count);
+            of_key.extend(added);
+            // As a first sync adds them.
+            if count > 0
+                && of_key.len() == count
+                && of_key.is_sorted_by(|(one, _), (next, _)| one < next)
+            {
+                return;
             }
+            of_key.clear();
+        }
+        let mut tree: BTreeMap<_, _> = mem::take(of_key).into_iter().collect();
+        for (element, comment) in changes {
+            match comment {
+                Some(comment) => _ = tree.insert(*element, comment.clone()),
+                None => _ = tree.remove(element),
+            }
+        }
+        match tree.is_empty() {
+            true => _ = self.of_frontends.remove(&key),
+            false => *of_key = tree.into_iter().collect(),
         }
     }
 
     /// The elements of a destination, in order.
     pub fn of(&self, key: &FrontendKey) -> impl Iterator<Item = (&Element, &Comment)> {
-        self.of_frontends.get(key).into_iter().flatten()
+        let elements = self.of_frontends.get(key).into_iter().flatten();
+        elements.map(|(element, comment)| (element, comment))
     }
 
     /// The elements of no destination, in order.
@@ -326,8 +343,11 @@ impl Elements {
     pub fn contains(&self, element: &Element) -> bool {
         match element.frontend() {
             Some(key) => {
-                let elements = self.of_frontends.get(&key);
-                elements.is_some_and(|elements| elements.contains_key(element))
+                let elements = self.of_frontends.get(&key).map(Vec::as_slice);
+                let elements = elements.unwrap_or_default();
+                elements
+                    .binary_search_by(|(one, _)| one.cmp(element))
+                    .is_ok()
             }
             None => self.others.contains_key(element),
         }
@@ -340,12 +360,95 @@ impl Elements {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
-        let of_frontends = self.of_frontends.values().map(BTreeMap::len);
+        let of_frontends = self.of_frontends.values().map(Vec::len);
         of_frontends.sum::<usize>() + self.others.len()
     }
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.of_frontends.is_empty() && self.others.is_empty()
+    }
+}
+
+impl FromIterator<(Element, Comment)> for Elements {
+    /// Elements in any order. Of an element that is there more than once, it keeps one.
+    fn from_iter<I: IntoIterator<Item = (Element, Comment)>>(all: I) -> Self {
+        let mut elements = Self::default();
+        for (element, comment) in all {
+            match element.frontend() {
+                Some(key) => {
+                    let of_key = elements.of_frontends.entry(key).or_default();
+                    of_key.push((element, comment));
+                }
+                None => _ = elements.others.insert(element, comment),
+            }
+        }
+        for of_key in elements.of_frontends.values_mut() {
+            of_key.sort_unstable_by_key(|(one, _)| *one);
+            of_key.dedup_by(|(one, _), (kept, _)| one == kept);
+            of_key.shrink_to_fit();
+        }
+        elements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn element(number: u32) -> Element {
+        let key = FrontendKey {
+            protocol: ipvs::Protocol::Tcp,
+            address: [10, 96, 0, 1].into(),
+            port: NonZeroU16::MIN,
+        };
+        let to = Target {
+            address: [10, 244, 0, 1].into(),
+            port: NonZeroU16::MIN,
+        };
+        Element::Endpoint {
+            key,
+            audience: Audience::All,
+            number,
+            to,
+        }
+    }
+
+    proptest! {
+        /// In whatever order elements come and go, they are those of a tree.
+        #[test]
+        fn elements_are_a_sorted_map(
+            runs in proptest::collection::vec(
+                proptest::collection::vec((0_u32..12, any::<bool>(), any::<bool>()), 0..8),
+                0..8,
+            ),
+        ) {
+            let key = element(0).frontend().unwrap();
+            let (mut elements, mut tree) = (Elements::default(), BTreeMap::new());
+            for run in runs {
+                let text = |is_set: bool| is_set.then(|| "shop/web".into());
+                let changes: Vec<(Element, Option<Comment>)> = run
+                    .into_iter()
+                    .map(|(number, adds, is_set)| (element(number), adds.then(|| text(is_set))))
+                    .collect();
+                elements.change(key, changes.iter().map(|(one, comment)| (one, comment.as_ref())));
+                for (one, comment) in changes {
+                    match comment {
+                        Some(comment) => _ = tree.insert(one, comment),
+                        None => _ = tree.remove(&one),
+                    }
+                }
+                prop_assert!(elements.of(&key).eq(tree.iter()), "{elements:?} {tree:?}");
+                prop_assert_eq!(elements.is_empty(), tree.is_empty());
+                let reversed = tree.iter().rev().map(|(one, of)| (*one, of.clone()));
+                prop_assert_eq!(&reversed.collect::<Elements>(), &elements);
+                for number in 0..12 {
+                    let one = element(number);
+                    prop_assert_eq!(elements.contains(&one), tree.contains_key(&one));
+                }
+            }
+        }
     }
 }

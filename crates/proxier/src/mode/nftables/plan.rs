@@ -60,12 +60,18 @@ pub enum Step {
 }
 
 impl Step {
-    /// The destination to which it adds an element.
-    fn adds_to(&self) -> Option<FrontendKey> {
+    /// The element that it adds with a comment, or deletes without one.
+    const fn element(&self) -> Option<(&Element, Option<&Comment>)> {
         match self {
-            Self::AddElement(element, _) => element.frontend(),
+            Self::AddElement(element, comment) => Some((element, Some(comment))),
+            Self::DeleteElement(element) => Some((element, None)),
             _ => None,
         }
+    }
+
+    /// The destination whose element it changes.
+    fn destination(&self) -> Option<FrontendKey> {
+        self.element()?.0.frontend()
     }
 
     /// Whether it adds an element that each destination has, in each audience.
@@ -77,9 +83,9 @@ impl Step {
         )
     }
 
-    fn adds_to_same(&self, next: &Self) -> bool {
-        let key = self.adds_to();
-        key.is_some() && key == next.adds_to()
+    fn is_for_same(&self, next: &Self) -> bool {
+        let key = self.destination();
+        key.is_some() && key == next.destination()
     }
 
     /// The flows that it deletes.
@@ -190,20 +196,17 @@ impl NodeState {
             let destinations = plan.steps.iter().filter(|step| step.begins());
             self.elements.reserve(destinations.count());
         }
-        // A first sync adds all elements of a destination one after another.
-        for run in plan.steps.chunk_by(Step::adds_to_same) {
+        // A plan changes the elements of a destination one after another.
+        for run in plan.steps.chunk_by(Step::is_for_same) {
             let took_effect = run
                 .iter()
                 .zip(place..)
                 .filter(|(_, place)| failed.binary_search(place).is_err())
                 .map(|(step, _)| step);
-            match run.first().and_then(Step::adds_to) {
+            match run.first().and_then(Step::destination) {
                 Some(key) => {
-                    let added = took_effect.filter_map(|step| match step {
-                        Step::AddElement(element, comment) => Some((*element, comment.clone())),
-                        _ => None,
-                    });
-                    self.elements.extend(key, added);
+                    let changes = took_effect.filter_map(Step::element);
+                    self.elements.change(key, changes);
                 }
                 None => took_effect.for_each(|step| self.record_step(step)),
             }

@@ -12,9 +12,10 @@ use super::element::{Definition, Listed, elements};
 use crate::desired::Config;
 use crate::mode::conntrack::netlink_family;
 use crate::mode::ipvs::kernel::nft::{ChainDefinition, RuleTag, complete};
+use crate::mode::ipvs::plan::Comment;
 use crate::mode::ipvs::rules::Fingerprint;
 use crate::mode::nftables::rules::Chain;
-use crate::mode::nftables::{Chooser, Elements, Ruleset, Set, TABLE};
+use crate::mode::nftables::{Chooser, Element, Ruleset, Set, TABLE};
 
 /// The table of one family, as it was found.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(super) struct Table {
 pub(super) fn table(
     socket: &mut Socket,
     family: Family,
-    found: &mut Elements,
+    found: &mut Vec<(Element, Comment)>,
 ) -> io::Result<Option<Table>> {
     let is_own = |attributes: Attributes<'_>| attributes.text(NFTA_TABLE_NAME) == Some(TABLE);
     let flags = list(
@@ -80,9 +81,7 @@ pub(super) fn table(
             is_own.then_some(chooser)
         };
         selected.extend(listed.iter().filter_map(chooser));
-        for (element, comment) in elements(listed, set, family) {
-            found.insert(element, comment);
-        }
+        found.extend(elements(listed, set, family));
     }
     let is_complete = |chooser: &Chooser| {
         let tags = choosing.get(&chooser.name()).cloned().unwrap_or_default();

@@ -88,9 +88,9 @@ impl NftablesKernel {
             ..NodeState::default()
         };
         self.sound.clear();
-        let mut rules = Vec::new();
+        let (mut rules, mut elements) = (Vec::new(), Vec::new());
         for family in &self.families {
-            let table = list::table(&mut self.socket, *family, &mut node.elements);
+            let table = list::table(&mut self.socket, *family, &mut elements);
             let table = table.map_err(error("list the table"))?;
             let Some(table) = table.filter(|table| table.is_sound) else {
                 rules.push(None);
@@ -101,6 +101,7 @@ impl NftablesKernel {
             node.choosers.extend(table.choosers);
             node.outdated.extend(table.outdated);
         }
+        node.elements = elements.into_iter().collect();
         let first = rules.first().copied().flatten();
         node.ruleset = first.filter(|_| rules.iter().all(|rules| *rules == first));
         Ok(node)
