@@ -33,8 +33,11 @@ const fn drift(what: &'static str, command: &'static str, listing: &'static str)
     }
 }
 
-const RULES: &str =
-    "for family in ip ip6 inet; do nft -s list table $family svcproxy 2>&1 || true; done";
+/// A line for each chain and set, in order: chains that stay while others are replaced come first in the
+/// kernel's own.
+const RULES: &str = "for family in ip ip6 inet; do nft -s list table $family svcproxy 2>&1 | \
+                     sed '/^table /d; /^}$/d' | \
+                     awk -v RS= -v of=$family '{ gsub(/\\n/, \" \"); print of, $0 }' | sort; done";
 const SAVED: &str = "for f in iptables ip6tables; do $f-nft-save; done | sed 's/ \\[.*//; /^#/d'";
 const ROUTES: &str = "for f in -4 -6; do ip $f rule; ip $f route show table local proto 73; done; \
                       ip route get 10.96.0.90 | head -c 6";
