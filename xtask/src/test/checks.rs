@@ -9,8 +9,8 @@ use crate::{paths, process, tools};
 /// Name, subcommand of cargo that may have to be installed, arguments of cargo.
 type Check = (&'static str, Option<&'static str>, &'static str);
 
-/// Checks that take no build; each counts as one test.
-const AT_ONCE: [Check; 3] = [
+/// Each counts as one test.
+const BEFORE_THE_BUILD: [Check; 6] = [
     ("rustfmt", None, "fmt --all --check"),
     (
         "rustfmt of fuzz",
@@ -23,17 +23,6 @@ const AT_ONCE: [Check; 3] = [
         Some("deny"),
         "deny --locked check licenses bans sources",
     ),
-];
-
-/// Checks that share the build of the tests: same features, same profile.
-const WITH_THE_BUILD: [Check; 1] = [(
-    "benches compile",
-    None,
-    "bench --locked --workspace --all-features --bench * --no-run --profile dev",
-)];
-
-/// Checks with builds of their own.
-const AFTER_THE_BUILD: [Check; 3] = [
     (
         "clippy",
         None,
@@ -52,15 +41,18 @@ const AFTER_THE_BUILD: [Check; 3] = [
     ),
 ];
 
-pub(super) fn at_once(report: &mut Report) {
-    run(&AT_ONCE, report);
+/// Checks that share the build of the tests: same features, same profile.
+const AFTER_THE_BUILD: [Check; 1] = [(
+    "benches compile",
+    None,
+    "bench --locked --workspace --all-features --bench * --no-run --profile dev",
+)];
+
+pub(super) fn before_the_build(report: &mut Report) {
+    run(&BEFORE_THE_BUILD, report);
     report.phase("module graph");
     let result = module_graph::check(paths::workspace());
     report.check("module graph without cycles", result);
-}
-
-pub(super) fn with_the_build(report: &mut Report) {
-    run(&WITH_THE_BUILD, report);
 }
 
 pub(super) fn after_the_build(report: &mut Report) {

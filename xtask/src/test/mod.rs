@@ -22,7 +22,7 @@ use crate::setup;
 use crate::vm::Series;
 use nextest::Tests;
 use report::Report;
-use tiers::{Kernel, KernelRun, Tiers, Wanted};
+use tiers::Tiers;
 
 /// Arguments of `test`.
 #[derive(Args)]
@@ -56,7 +56,7 @@ pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
     report.phase("installing what is missing");
     apt::ensure(&setup::TOOLS)?;
     if args.everything() {
-        checks::at_once(&mut report);
+        checks::before_the_build(&mut report);
     }
     report.phase("building the tests");
     let tests = match Tests::build() {
@@ -67,52 +67,35 @@ pub(crate) fn run_command(args: &TestArgs) -> Result<ExitCode> {
         }
     };
     if args.everything() {
-        checks::with_the_build(&mut report);
+        checks::after_the_build(&mut report);
+        packages::run(&mut report);
+        deploy::run(&tests.svcproxy, &mut report);
     }
-    // Not beside the rest: it installs packages.
-    report.phase("preparing the VM");
-    let kernels = if args.no_vm { &[] } else { &args.kernels[..] };
-    let kernels: Vec<_> = kernels.iter().map(|&series| Kernel::new(series)).collect();
     let load = args.under_load.then(Load::start).transpose()?;
-    let wanted = Wanted {
+    let mut tiers = Tiers {
+        tests: &tests,
         filter: args.filter.as_deref(),
         repeat: args.repeat,
+        report: &mut report,
     };
-    thread::scope(|scope| -> Result<()> {
-        // The VM leaves cores idle while its tests wait: the rest runs beside it.
-        let run = |kernel| KernelRun::new(kernel, &tests, wanted);
-        let runs = scope.spawn(move || kernels.into_iter().map(run).collect::<Vec<_>>());
-        if args.everything() {
-            checks::after_the_build(&mut report);
-            packages::run(&mut report);
-            deploy::run(&tests.svcproxy, &mut report);
-        }
-        let mut tiers = Tiers {
-            tests: &tests,
-            wanted,
-            report: &mut report,
-        };
-        tiers.nothing_left_out()?;
-        tiers.host()?;
-        if args.repeat == 1 {
-            tiers.doc()?;
-        }
-        tiers.netns()?;
-        tiers.browser()?;
-        if args.everything() {
-            checks::fuzz(tiers.report);
-        }
-        if args.no_vm {
-            tiers.skip_kernel()?;
-        }
-        tiers.report.phase("waiting for the VM");
-        match runs.join() {
-            Ok(runs) => runs.into_iter().for_each(|run| tiers.kernel(run)),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-        Ok(())
-    })?;
+    tiers.nothing_left_out()?;
+    tiers.host()?;
+    if args.repeat == 1 {
+        tiers.doc()?;
+    }
+    tiers.netns()?;
+    tiers.browser()?;
+    if args.no_vm {
+        tiers.skip_kernel()?;
+    } else {
+        args.kernels
+            .iter()
+            .try_for_each(|&series| tiers.kernel(series))?;
+    }
     drop(load);
+    if args.everything() {
+        checks::fuzz(&mut report);
+    }
     Ok(report.finish())
 }
 

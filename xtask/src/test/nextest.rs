@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::vm::{self, Job, Machine, quote};
+use crate::vm::{self, Job, Machine, MachineArgs, quote};
 use crate::{paths, process, tools};
 
 /// The workspace's tests, built once. Every tier runs the same binaries, the VM too: it sees this
@@ -174,16 +172,15 @@ impl Tests {
         results(&report, status.code())
     }
 
-    /// Runs the selected tests, whose names are `expected`, in the VM, in one boot; `output` gets
-    /// what nextest prints.
+    /// Runs the selected tests, whose names are `expected`, in the VM, in one boot.
     pub(super) fn run_in_vm(
         &self,
         selection: &Selection<'_>,
         expected: &[TestName],
-        machine: &Machine,
-        output: &mut Vec<u8>,
+        args: &MachineArgs,
     ) -> Result<Results> {
         let report = vm::out_dir().join("junit.xml");
+        let machine = Machine::prepare(args)?;
         remove_stale(&report)?;
         let mut words: Vec<OsString> = ["cargo-nextest", "nextest", "run", "--no-tests=pass"]
             .map(Into::into)
@@ -211,9 +208,7 @@ impl Tests {
         let script = std::os::unix::ffi::OsStringExt::from_vec(script);
         let mut job = Job::here(vec!["sh".into(), "-c".into(), script])?;
         job.set("PATH", &tools::path());
-        // Nextest prints its progress on standard error, the output of tests on both.
-        let output = Shared(Mutex::new(output));
-        let status = machine.run(&job, &output, &output)?;
+        let status = machine.run(&job, std::io::stdout(), std::io::stderr())?;
         results(&report, Some(status.into()))
     }
 
@@ -239,21 +234,6 @@ impl Tests {
             arguments.push(count.into());
         }
         arguments
-    }
-}
-
-/// A buffer for two writers.
-struct Shared<'a>(Mutex<&'a mut Vec<u8>>);
-
-impl Write for &Shared<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        buffer.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -26,15 +26,15 @@ pub(super) struct Report {
     outcomes: Vec<(String, Outcome)>,
     durations: Vec<(Duration, String)>,
     phases: Vec<Phase>,
-    beside: Vec<(Duration, String)>,
 }
 
 /// A phase of the run.
 struct Phase {
     name: String,
     start: Instant,
-    /// Once it has ended.
-    took: Option<Duration>,
+    cpu_at_start: Duration,
+    /// Wall-clock and CPU time, once it has ended.
+    took: Option<(Duration, Duration)>,
 }
 
 impl Report {
@@ -46,19 +46,16 @@ impl Report {
         self.phases.push(Phase {
             name,
             start: Instant::now(),
+            cpu_at_start: cpu_time(),
             took: None,
         });
     }
 
     fn end_phase(&mut self) {
         if let Some(phase) = self.phases.last_mut() {
-            phase.took.get_or_insert(phase.start.elapsed());
+            let cpu = cpu_time().saturating_sub(phase.cpu_at_start);
+            phase.took.get_or_insert((phase.start.elapsed(), cpu));
         }
-    }
-
-    /// Adds a phase that took `duration` while others ran.
-    pub(super) fn beside(&mut self, name: String, duration: Duration) {
-        self.beside.push((duration, name));
     }
 
     pub(super) fn add(&mut self, name: impl Into<String>, outcome: Outcome) {
@@ -125,20 +122,22 @@ impl Report {
     }
 
     fn print_times(&mut self) {
-        let row = |name: &str, took: Duration| println!("{:>9.1}  {name}", took.as_secs_f64());
-        println!("\n  seconds  phase");
-        let mut total = Duration::ZERO;
+        let row = |name: &str, (wall, cpu): (Duration, Duration)| {
+            println!(
+                "{:>9.1} {:>9.1}  {name}",
+                wall.as_secs_f64(),
+                cpu.as_secs_f64()
+            );
+        };
+        println!("\n  seconds       CPU  phase");
+        let mut total = (Duration::ZERO, Duration::ZERO);
         for phase in &self.phases {
             let took = phase.took.unwrap_or_default();
-            total += took;
+            total = (total.0 + took.0, total.1 + took.1);
             row(&phase.name, took);
         }
         row("total", total);
-        for (took, name) in &self.beside {
-            row(name, *took);
-        }
-        row("of CPU, all cores together", cpu_time());
-        if total > BUDGET {
+        if total.0 > BUDGET {
             println!("over the budget of {} s", BUDGET.as_secs());
         }
         self.durations.sort_by(|a, b| b.cmp(a));

@@ -6,13 +6,12 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::nextest::{Results, Selection, TestName, Tests};
 use super::report::{Outcome, Report};
-use crate::vm::{Machine, MachineArgs, Series};
+use crate::vm::{MachineArgs, Series};
 use crate::{process, setup, tools};
 
 /// A profile of nextest.
@@ -24,16 +23,15 @@ enum Tier {
     Kernel,
 }
 
-/// Which tests of a tier run, and how often.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    /// Only tests whose name contains this.
+pub(super) struct Tiers<'a> {
+    pub(super) tests: &'a Tests,
     pub(super) filter: Option<&'a str>,
     pub(super) repeat: u32,
+    pub(super) report: &'a mut Report,
 }
 
-impl<'a> Wanted<'a> {
-    fn of(self, tier: Tier) -> Selection<'a> {
+impl Tiers<'_> {
+    fn selection(&self, tier: Tier) -> Selection<'_> {
         let (profile, ignored) = match tier {
             Tier::Host => ("default", false),
             Tier::Netns => ("netns", true),
@@ -47,19 +45,11 @@ impl<'a> Wanted<'a> {
             repeat: self.repeat,
         }
     }
-}
 
-pub(super) struct Tiers<'a> {
-    pub(super) tests: &'a Tests,
-    pub(super) wanted: Wanted<'a>,
-    pub(super) report: &'a mut Report,
-}
-
-impl Tiers<'_> {
     /// Tests that run anywhere.
     pub(super) fn host(&mut self) -> Result<()> {
         self.report.phase("tests");
-        let selection = self.wanted.of(Tier::Host);
+        let selection = self.selection(Tier::Host);
         let expected = self.tests.list(&selection)?;
         let results = self.tests.run_here(&selection);
         self.count("tests", expected, results);
@@ -73,7 +63,7 @@ impl Tiers<'_> {
         if id != b"0\n" {
             return self.skip(Tier::Netns, "netns: only root can make network namespaces");
         }
-        let selection = self.wanted.of(Tier::Netns);
+        let selection = self.selection(Tier::Netns);
         let expected = self.tests.list(&selection)?;
         let results = self.tests.run_here(&selection);
         self.count("netns", expected, results);
@@ -87,24 +77,28 @@ impl Tiers<'_> {
             return self.skip(Tier::Browser, why);
         }
         self.report.phase("tests with a browser");
-        let selection = self.wanted.of(Tier::Browser);
+        let selection = self.selection(Tier::Browser);
         let expected = self.tests.list(&selection)?;
         let results = self.tests.run_here(&selection);
         self.count("browser", expected, results);
         Ok(())
     }
 
-    /// Tests that need a kernel with IPVS: prints what they wrote, and counts them.
-    pub(super) fn kernel(&mut self, run: KernelRun) {
-        let label = format!("kernel {}", run.series.name());
-        println!("== tests in a VM with {label}");
-        print!("{}", String::from_utf8_lossy(&run.output));
-        let phase = format!("tests in a VM with {label}, beside the others");
-        self.report.beside(phase, run.took);
-        match run.tests {
-            Ok(expected) => self.count(&label, expected, run.results),
-            Err(error) => self.report.fail(&label, &format!("{error:#}")),
-        }
+    /// Tests that need a kernel with IPVS, all in one boot.
+    pub(super) fn kernel(&mut self, series: Series) -> Result<()> {
+        let label = format!("kernel {}", series.name());
+        self.report.phase(format!("tests in a VM with {label}"));
+        let selection = self.selection(Tier::Kernel);
+        let expected = self.tests.list(&selection)?;
+        // A filter may select no test of this tier.
+        let results = if expected.is_empty() {
+            Ok(Results::new())
+        } else {
+            let args = MachineArgs::of(series);
+            self.tests.run_in_vm(&selection, &expected, &args)
+        };
+        self.count(&label, expected, results);
+        Ok(())
     }
 
     /// Counts the tests of the VM as skipped.
@@ -117,7 +111,7 @@ impl Tiers<'_> {
         let of = |tier| -> Result<BTreeSet<TestName>> {
             Ok(self
                 .tests
-                .list(&self.wanted.of(tier))?
+                .list(&self.selection(tier))?
                 .into_iter()
                 .collect())
         };
@@ -126,7 +120,7 @@ impl Tiers<'_> {
         in_tiers.extend(of(Tier::Kernel)?);
         let all = Selection {
             ignored: true,
-            ..self.wanted.of(Tier::Host)
+            ..self.selection(Tier::Host)
         };
         for (binary, test) in self.tests.list(&all)? {
             if !in_tiers.contains(&(binary.clone(), test.clone())) {
@@ -143,7 +137,7 @@ impl Tiers<'_> {
         let mut cargo = tools::cargo();
         cargo.args(["test", "--locked", "--workspace", "--all-features"]);
         cargo.args(["--doc", "--no-fail-fast", "--"]);
-        cargo.args(self.wanted.filter);
+        cargo.args(self.filter);
         let mut child = cargo
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -193,7 +187,7 @@ impl Tiers<'_> {
             if failed > 0 && runs.len() > 1 {
                 println!("{shown}: failed in {failed} of {} runs", runs.len());
             }
-            let outcome = if failed > 0 || runs.len() < self.wanted.repeat as usize {
+            let outcome = if failed > 0 || runs.len() < self.repeat as usize {
                 Outcome::Failed
             } else {
                 Outcome::Passed
@@ -205,7 +199,7 @@ impl Tiers<'_> {
     }
 
     fn skip(&mut self, tier: Tier, why: &str) -> Result<()> {
-        for (binary, test) in self.tests.list(&self.wanted.of(tier))? {
+        for (binary, test) in self.tests.list(&self.selection(tier))? {
             let outcome = Outcome::Skipped(why.to_owned());
             self.report.add(format!("{binary} {test}"), outcome);
         }
@@ -214,58 +208,8 @@ impl Tiers<'_> {
 
     /// A tier without tests is a mistake, unless a filter is set.
     fn expect_some(&mut self, tier: &str, count: usize) {
-        if count == 0 && self.wanted.filter.is_none() {
+        if count == 0 && self.filter.is_none() {
             self.report.fail(tier, "there was no test to run");
-        }
-    }
-}
-
-/// A machine for the tests that need a kernel with IPVS.
-pub(super) struct Kernel {
-    series: Series,
-    machine: Result<Machine>,
-}
-
-impl Kernel {
-    /// Installs and builds what is missing. An error is one of its tests.
-    pub(super) fn new(series: Series) -> Self {
-        Self {
-            series,
-            machine: Machine::prepare(&MachineArgs::of(series)),
-        }
-    }
-}
-
-/// The tests that need a kernel with IPVS, run in one boot.
-pub(super) struct KernelRun {
-    series: Series,
-    took: Duration,
-    /// What nextest printed.
-    output: Vec<u8>,
-    tests: Result<Vec<TestName>>,
-    results: Result<Results>,
-}
-
-impl KernelRun {
-    /// Runs them. Nothing is printed: other tests run on this machine at the same time.
-    pub(super) fn new(kernel: Kernel, tests: &Tests, wanted: Wanted<'_>) -> Self {
-        let Kernel { series, machine } = kernel;
-        let start = Instant::now();
-        let selection = wanted.of(Tier::Kernel);
-        let mut output = Vec::new();
-        let expected = tests.list(&selection);
-        let results = match &expected {
-            // A filter may select no test of this tier.
-            Ok(expected) if !expected.is_empty() => machine
-                .and_then(|machine| tests.run_in_vm(&selection, expected, &machine, &mut output)),
-            _ => Ok(Results::new()),
-        };
-        Self {
-            series,
-            took: start.elapsed(),
-            output,
-            tests: expected,
-            results,
         }
     }
 }
