@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::iter;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -278,17 +277,35 @@ impl Elements {
 
     /// Adds an element, or changes its comment.
     pub fn insert(&mut self, element: Element, comment: Comment) {
-        match element.frontend() {
-            Some(key) => self.change(key, iter::once((&element, Some(&comment)))),
-            None => _ = self.others.insert(element, comment),
+        let Some(key) = element.frontend() else {
+            self.others.insert(element, comment);
+            return;
+        };
+        let of_key = self.of_frontends.entry(key).or_default();
+        match place(of_key, &element) {
+            Ok(at) => {
+                if let Some((_, old)) = of_key.get_mut(at) {
+                    *old = comment;
+                }
+            }
+            Err(at) => of_key.insert(at, (element, comment)),
         }
     }
 
     /// Removes an element.
     pub fn remove(&mut self, element: &Element) {
-        match element.frontend() {
-            Some(key) => self.change(key, iter::once((element, None))),
-            None => _ = self.others.remove(element),
+        let Some(key) = element.frontend() else {
+            self.others.remove(element);
+            return;
+        };
+        let Some(of_key) = self.of_frontends.get_mut(&key) else {
+            return;
+        };
+        if let Ok(at) = place(of_key, element) {
+            of_key.remove(at);
+        }
+        if of_key.is_empty() {
+            self.of_frontends.remove(&key);
         }
     }
 
@@ -300,31 +317,28 @@ impl Elements {
         changes: impl Iterator<Item = (&'a Element, Option<&'a Comment>)> + Clone,
     ) {
         let of_key = self.of_frontends.entry(key).or_default();
-        if of_key.is_empty() {
-            let added = changes.clone();
-            let added = added.map_while(|(element, comment)| Some((*element, comment?.clone())));
-            let count = changes.clone().count();
-            of_key.reserve_exact(count);
+        // As a first sync adds them.
+        let is_first = of_key.is_empty()
+            && changes.clone().all(|(_, comment)| comment.is_some())
+            && changes
+                .clone()
+                .is_sorted_by(|(one, _), (next, _)| one < next);
+        if is_first {
+            of_key.reserve_exact(changes.clone().count());
+            let added = changes.filter_map(|(element, comment)| Some((*element, comment?.clone())));
             of_key.extend(added);
-            // As a first sync adds them.
-            if count > 0
-                && of_key.len() == count
-                && of_key.is_sorted_by(|(one, _), (next, _)| one < next)
-            {
-                return;
+        } else {
+            let mut tree: BTreeMap<_, _> = mem::take(of_key).into_iter().collect();
+            for (element, comment) in changes {
+                match comment {
+                    Some(comment) => _ = tree.insert(*element, comment.clone()),
+                    None => _ = tree.remove(element),
+                }
             }
-            of_key.clear();
+            *of_key = tree.into_iter().collect();
         }
-        let mut tree: BTreeMap<_, _> = mem::take(of_key).into_iter().collect();
-        for (element, comment) in changes {
-            match comment {
-                Some(comment) => _ = tree.insert(*element, comment.clone()),
-                None => _ = tree.remove(element),
-            }
-        }
-        match tree.is_empty() {
-            true => _ = self.of_frontends.remove(&key),
-            false => *of_key = tree.into_iter().collect(),
+        if of_key.is_empty() {
+            self.of_frontends.remove(&key);
         }
     }
 
@@ -343,11 +357,8 @@ impl Elements {
     pub fn contains(&self, element: &Element) -> bool {
         match element.frontend() {
             Some(key) => {
-                let elements = self.of_frontends.get(&key).map(Vec::as_slice);
-                let elements = elements.unwrap_or_default();
-                elements
-                    .binary_search_by(|(one, _)| one.cmp(element))
-                    .is_ok()
+                let elements = self.of_frontends.get(&key);
+                elements.is_some_and(|elements| place(elements, element).is_ok())
             }
             None => self.others.contains_key(element),
         }
@@ -368,6 +379,11 @@ impl Elements {
     pub fn is_empty(&self) -> bool {
         self.of_frontends.is_empty() && self.others.is_empty()
     }
+}
+
+/// Where an element is among sorted ones, or belongs.
+fn place(elements: &[(Element, Comment)], element: &Element) -> Result<usize, usize> {
+    elements.binary_search_by(|(one, _)| one.cmp(element))
 }
 
 impl FromIterator<(Element, Comment)> for Elements {
@@ -427,6 +443,7 @@ mod tests {
         ) {
             let key = element(0).frontend().unwrap();
             let (mut elements, mut tree) = (Elements::default(), BTreeMap::new());
+            let mut one_by_one = Elements::default();
             for run in runs {
                 let text = |is_set: bool| is_set.then(|| "shop/web".into());
                 let changes: Vec<(Element, Option<Comment>)> = run
@@ -436,11 +453,18 @@ mod tests {
                 elements.change(key, changes.iter().map(|(one, comment)| (one, comment.as_ref())));
                 for (one, comment) in changes {
                     match comment {
-                        Some(comment) => _ = tree.insert(one, comment),
-                        None => _ = tree.remove(&one),
+                        Some(comment) => {
+                            one_by_one.insert(one, comment.clone());
+                            tree.insert(one, comment);
+                        }
+                        None => {
+                            one_by_one.remove(&one);
+                            tree.remove(&one);
+                        }
                     }
                 }
                 prop_assert!(elements.of(&key).eq(tree.iter()), "{elements:?} {tree:?}");
+                prop_assert_eq!(&one_by_one, &elements);
                 prop_assert_eq!(elements.is_empty(), tree.is_empty());
                 let reversed = tree.iter().rev().map(|(one, of)| (*one, of.clone()));
                 prop_assert_eq!(&reversed.collect::<Elements>(), &elements);
