@@ -126,7 +126,7 @@ impl Holder {
             },
             // It does not listen, its queue is full, or it may not be asked.
             Err(error) => {
-                let pid = inode.and_then(|inode| process_with(&format!("socket:[{inode}]")));
+                let pid = inode.and_then(process_of);
                 let status = pid.and_then(|pid| fs::metadata(format!("/proc/{pid}")).ok());
                 Self {
                     pid: pid.and_then(|pid| pid.try_into().ok()),
@@ -237,7 +237,7 @@ pub(crate) fn writer() -> Option<Writer> {
     let sockets = fs::read_to_string(SOCKETS).ok()?;
     let inode = inode_of(&sockets, NAME)?;
     Some(Writer {
-        pid: process_with(&format!("socket:[{inode}]")),
+        pid: process_of(inode),
     })
 }
 
@@ -252,8 +252,9 @@ fn inode_of<'a>(sockets: &'a str, name: &[u8]) -> Option<&'a str> {
     })
 }
 
-/// The process with an open file of this name.
-fn process_with(file: &str) -> Option<u32> {
+/// The process that has the socket with this inode open.
+fn process_of(inode: &str) -> Option<u32> {
+    let file = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?;
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let mut pids: Vec<_> = pids.collect();
@@ -261,7 +262,7 @@ fn process_with(file: &str) -> Option<u32> {
     pids.into_iter().find(|pid| {
         let files = fs::read_dir(format!("/proc/{pid}/fd"));
         let mut links = files.into_iter().flatten().filter_map(Result::ok);
-        links.any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == file))
+        links.any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == &*file))
     })
 }
 
@@ -301,7 +302,7 @@ mod tests {
         let find = || {
             let sockets = fs::read_to_string(SOCKETS).unwrap();
             let inode = inode_of(&sockets, name.as_bytes())?;
-            process_with(&format!("socket:[{inode}]"))
+            process_of(inode)
         };
         assert_eq!(find(), None);
         let lock = WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap();
@@ -316,11 +317,11 @@ mod tests {
         let socket = bound(&name);
         let refused = WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap_err();
         let refused = refused.to_string();
-        let told = format!(
+        let expected = format!(
             "process {} holds svcproxy's lock on this network namespace, but does not listen",
             std::process::id()
         );
-        assert!(refused.starts_with(&told), "{refused}");
+        assert!(refused.starts_with(&expected), "{refused}");
         drop(socket);
         drop(WriterLock::take_named(name.as_bytes(), Duration::ZERO).unwrap());
     }
