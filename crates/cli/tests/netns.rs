@@ -62,6 +62,8 @@ mod userspace;
 mod userspace_limits;
 #[path = "netns/verify.rs"]
 mod verify;
+#[path = "netns/way.rs"]
+mod way;
 
 use serde_json::Value;
 use testbed::{Backend, Client, Protocol, Topology};
@@ -272,5 +274,3 @@ fn plan_and_status_in_iptables_mode_read_the_kernel() {
     assert_eq!(outside["realServers"][0]["totalConnections"], 1);
     assert_eq!(outside["realServers"][0]["weight"], Value::Null);
 }
-#[path = "netns/way.rs"]
-mod way;

@@ -65,7 +65,7 @@ pub(crate) enum VipState {
     Served,
     Refused,
     Dropped,
-    /// Nobody listens there: mode userspace cannot.
+    /// In mode userspace: svcproxy cannot listen there.
     NotServed,
 }
 

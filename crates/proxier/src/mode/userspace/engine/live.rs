@@ -239,7 +239,7 @@ impl Live {
         Arc::clone(&self.table().served)
     }
 
-    /// What it is now; with a reason if nobody reaches it.
+    /// What it is now; with the reason if it has no listener.
     pub(super) fn view(&self, not_served: Option<String>) -> ServedFrontend {
         let table = self.table();
         ServedFrontend {

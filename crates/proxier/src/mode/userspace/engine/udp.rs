@@ -3,8 +3,8 @@
 //! A flow has a socket of its own towards its endpoint, so that the kernel separates the answers, and
 //! reports that nobody listens there. It ends when nothing came for a time.
 //!
-//! The first datagrams of a flow are kept until the endpoint answers. If the kernel reports that nobody
-//! listens there, they go to the next endpoint: clients of DNS, for instance, would wait for seconds
+//! The first datagrams of a flow are kept until the endpoint answers. If the kernel reports that no
+//! program listens there, they go to the next endpoint: clients of DNS, for instance, would wait for seconds
 //! before they ask again.
 
 use std::cell::RefCell;
@@ -349,7 +349,7 @@ async fn run(
 enum End {
     /// Nothing came for a time, or the endpoint is gone.
     Over,
-    /// Nobody listens at the endpoint.
+    /// No program listens at the endpoint.
     Refused,
 }
 
