@@ -158,3 +158,26 @@ fn a_user_without_capabilities_serves_node_ports_and_given_addresses() {
     ask(node, 30090).unwrap();
     svcproxy.terminate();
 }
+
+#[track_caller]
+fn has_all(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+}
+
+/// A node without an address that others can reach serves nothing, and says so.
+#[test]
+#[ignore = "netns: needs root"]
+fn a_node_without_an_address_says_so() {
+    let namespace = testbed::Namespace::new("noaddress").unwrap();
+    let mut check = namespace.command(env!("CARGO_BIN_EXE_svcproxy"));
+    let text = succeed(check.args(["check", "--mode=userspace"]));
+    has_all(
+        &text,
+        &["no address that other machines can reach", "--node-ip"],
+    );
+    check = namespace.command(env!("CARGO_BIN_EXE_svcproxy"));
+    let text = succeed(check.args(["check", "--mode=userspace", "--node-ip=192.0.2.1"]));
+    assert!(!text.contains("no address"), "{text}");
+}

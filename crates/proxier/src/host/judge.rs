@@ -19,6 +19,7 @@ const NAMED: usize = 3;
 pub fn judge(facts: &Facts, role: &Role<'_>) -> Vec<Concern> {
     let firewalls = firewall::concerns(&facts.filters, role);
     let others = [
+        addresses(role),
         service_proxy(facts, role),
         vip_device(facts, role),
         bridge(facts, role),
@@ -43,6 +44,19 @@ fn note(kind: ConcernKind, message: String, remedy: impl Into<String>) -> Concer
         is_note: true,
         ..concern(kind, message, remedy)
     }
+}
+
+/// Without an address of a family, no Service of it is served.
+fn addresses(role: &Role<'_>) -> Option<Concern> {
+    let message = "this node has no address that other machines can reach, only loopback or link-local \
+                   ones: no Service is served";
+    role.config.node_ips.is_empty().then(|| {
+        concern(
+            ConcernKind::Addresses,
+            message.to_owned(),
+            "Add an address to an interface of this node or to its Node object, or give --node-ip",
+        )
+    })
 }
 
 /// The most certain trace of another service proxy counts.

@@ -155,6 +155,8 @@ pub struct Concern {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ConcernKind {
+    /// The node's own addresses.
+    Addresses,
     /// A filter of another program.
     Firewall,
     /// The check of the reverse path.
@@ -175,6 +177,7 @@ impl ConcernKind {
     /// A stable name.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Addresses => "addresses",
             Self::Firewall => "firewall",
             Self::ReversePath => "reverse-path",
             Self::Bridge => "bridge",
@@ -190,7 +193,9 @@ impl ConcernKind {
             Self::Firewall => Reason::FirewallInTheWay,
             Self::ServiceProxy | Self::VipDevice => Reason::OtherServiceProxy,
             Self::ConnectionTracking => Reason::ConntrackNearlyFull,
-            Self::ReversePath | Self::Bridge | Self::Iptables => Reason::HostSetting,
+            Self::Addresses | Self::ReversePath | Self::Bridge | Self::Iptables => {
+                Reason::HostSetting
+            }
         }
     }
 }

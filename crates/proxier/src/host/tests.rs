@@ -387,3 +387,16 @@ fn a_nearly_full_connection_tracking_keeps_one_message() {
         condition.message
     );
 }
+
+#[test]
+fn a_node_that_no_other_machine_can_reach_is_named() {
+    let of = |ips: &[&str]| {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let config = Config::new("node-a", ips);
+        let found = judge(&Facts::default(), &Role::new(Mode::Userspace, &config));
+        found.into_iter().map(|of| of.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[]), [ConcernKind::Addresses]);
+    assert_eq!(of(&["192.0.2.1"]), []);
+    assert_eq!(of(&["2001:db8::1"]), []);
+}
