@@ -167,7 +167,8 @@ fn of_kube_proxy() -> Vec<VirtualServerKey> {
 fn earlier_proxies(mode: Mode, config: &Config, notices: Notices) -> EarlierProxies {
     let of_kube_proxy: Box<dyn EarlierProxy> = Box::<OfKubeProxy>::default();
     let of_other_modes = other_mode::earlier_proxies(mode, config);
-    EarlierProxies::new([of_kube_proxy].into_iter().chain(of_other_modes), notices)
+    let all = [of_kube_proxy].into_iter().chain(of_other_modes);
+    EarlierProxies::new(all, mode, notices)
 }
 
 /// The parts that every mode needs to start.

@@ -15,6 +15,7 @@ use proxier::notice::{Notice, Reason};
 use proxier::reconcile::{SyncKind, SyncReport};
 use proxier::takeover::{KubeProxy, NewProxy};
 
+use crate::args::Mode;
 use crate::logging::chain;
 use crate::notices::Notices;
 use other_mode::is_without_netfilter;
@@ -68,29 +69,36 @@ impl Removal {
 pub(crate) struct EarlierProxies {
     left: Vec<Left>,
     notices: Notices,
+    /// The mode in effect runs without the privileges to look for them, too.
+    may_be_unprivileged: bool,
 }
 
 /// One proxy, and the last report about it.
 struct Left {
     earlier_proxy: Box<dyn EarlierProxy>,
     is_draining: bool,
+    /// svcproxy has not the privileges to look. It will not get them while it runs.
+    is_forbidden: bool,
     reported: Vec<Notice>,
 }
 
 impl EarlierProxies {
-    /// Creates the list of these proxies.
+    /// Creates the list of these proxies, for a mode that takes their place.
     pub(crate) fn new(
         all: impl IntoIterator<Item = Box<dyn EarlierProxy>>,
+        mode: Mode,
         notices: Notices,
     ) -> Self {
         let left = all.into_iter().map(|earlier_proxy| Left {
             earlier_proxy,
             is_draining: false,
+            is_forbidden: false,
             reported: Vec::new(),
         });
         Self {
             left: left.collect(),
             notices,
+            may_be_unprivileged: mode == Mode::Userspace,
         }
     }
 
@@ -122,11 +130,29 @@ impl EarlierProxies {
             .excluding(&config.exclude_cidrs)
             .with_local(&local)
             .draining(config.drain_timeout);
-        let notices = &self.notices;
+        let (notices, may_be_unprivileged) = (&self.notices, self.may_be_unprivileged);
+        let mut forbidden = Vec::new();
         self.left.retain_mut(|left| {
+            if left.is_forbidden {
+                return true;
+            }
             let outcome = left.earlier_proxy.remove(&new_proxy);
+            // Whether there is anything is not known: no condition.
+            let is_denied = |error: &NodeError| may_be_unprivileged && error.is_permission_denied();
+            if outcome.as_ref().is_err_and(is_denied) {
+                left.is_forbidden = true;
+                forbidden.push(left.earlier_proxy.name());
+                return true;
+            }
             !left.is_gone(outcome, notices)
         });
+        if !forbidden.is_empty() {
+            tracing::warn!(
+                "cannot check whether {} left something on this node: svcproxy lacks CAP_NET_ADMIN. Rules \
+                 of theirs would get packets before svcproxy does; remove them as root if they ran here",
+                forbidden.join(", ")
+            );
+        }
     }
 
     /// Checks what drains.
@@ -204,7 +230,12 @@ impl EarlierProxy for OfKubeProxy {
                 opened => unopened.insert(opened?),
             },
         };
-        let removal = kube_proxy.remove(new_proxy, Instant::now());
+        let mut removal = kube_proxy.remove(new_proxy, Instant::now());
+        let mut failures = removal.failures.iter();
+        let is_denied = removal.removed.is_empty() && failures.all(NodeError::is_permission_denied);
+        if let (true, Some(denied)) = (is_denied, removal.failures.pop()) {
+            return Err(denied);
+        }
         let failures = removal.failures.iter().map(|failure| chain(failure));
         let draining = removal.draining.iter();
         let draining = draining.map(|key| format!("{key} still carries connections"));

@@ -127,6 +127,24 @@ impl NodeError {
         }
     }
 
+    /// Whether svcproxy lacks the privilege for what it tried.
+    pub fn is_permission_denied(&self) -> bool {
+        match self {
+            Self::Ipvs(error) => matches!(error.kind(), ipvs::ErrorKind::PermissionDenied),
+            #[cfg(feature = "iptables")]
+            Self::Iptables(refusal) => refusal.is_permission_denied(),
+            Self::NotTried | Self::RouteTaken { .. } => false,
+            Self::Program { source, .. }
+            | Self::PacketFilter { source, .. }
+            | Self::Route { source, .. }
+            | Self::Link { source, .. }
+            | Self::Listen { source, .. }
+            | Self::Proxy { source, .. }
+            | Self::Conntrack { source, .. }
+            | Self::Sysctl { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+
     /// Whether the error shows drift: an object to add exists already (EEXIST), or an object to
     /// change does not exist (ENOENT, ESRCH).
     pub(crate) fn is_drift(&self) -> bool {

@@ -185,6 +185,12 @@ impl Refusal {
         self
     }
 
+    /// Whether the program lacked a privilege.
+    pub(crate) fn is_permission_denied(&self) -> bool {
+        // The text of both flavours for EPERM.
+        self.message.contains("Permission denied")
+    }
+
     /// Sets the Service port to which the error belongs, whatever line the message names.
     pub(crate) fn of(mut self, owner: ServicePortName) -> Self {
         (self.line, self.owner) = (None, Some(owner));
@@ -213,8 +219,7 @@ impl fmt::Display for Refusal {
             _ => {}
         }
         write!(f, ": {}", self.message)?;
-        // The text of both flavours for EPERM.
-        if self.message.contains("Permission denied") {
+        if self.is_permission_denied() {
             f.write_str(" (needs CAP_NET_ADMIN and CAP_NET_RAW)")?;
         }
         Ok(())
