@@ -215,10 +215,21 @@ impl Way<'_> {
             }
             // The proxy is a program of the node, and makes a connection of its own.
             Mode::Userspace => {
-                if !from_node {
-                    found.push(to_vip(vip(Hook::Prerouting, all, end)));
+                // The node's own packets come back through lo.
+                let arriving = |hook| {
+                    let passing = vip(hook, all, end);
+                    let lo = from_node.then(|| "lo".to_owned());
+                    Passing {
+                        inbound: lo.or_else(|| passing.inbound.clone()),
+                        ..passing
+                    }
+                };
+                if from_node {
+                    found.push(to_vip(vip(Hook::Output, all, end)));
+                    found.push(to_vip(vip(Hook::Postrouting, all, end)));
                 }
-                found.push(to_vip(vip(Hook::Input, all, end)));
+                found.push(to_vip(arriving(Hook::Prerouting)));
+                found.push(to_vip(arriving(Hook::Input)));
                 let own = |passing| Passing {
                     source: None,
                     inbound: Some(String::new()),
@@ -226,6 +237,11 @@ impl Way<'_> {
                 };
                 found.push(on(own(sent(Hook::Output, all, end))));
                 found.push(on(own(sent(Hook::Postrouting, all, end))));
+                // What the endpoint answers goes to an address of this node that is not known here.
+                for hook in [Hook::Output, Hook::Postrouting] {
+                    let answer = self.proxy_answer(hook);
+                    found.push((answer, format!("answer of {}", self.packet.key())));
+                }
                 return found;
             }
             _ => {
@@ -287,6 +303,17 @@ impl Way<'_> {
             is_answer: false,
             is_translated: false,
             mark: 0,
+        }
+    }
+
+    /// The first answer of the proxy of mode userspace at a hook: from the virtual IP.
+    fn proxy_answer(&self, hook: Hook) -> Passing {
+        Passing {
+            source: Some(self.packet.destination),
+            source_port: Some(self.packet.port.get()),
+            inbound: Some(String::new()),
+            outbound: self.by(self.packet.source),
+            ..self.answer(hook, i32::MAX)
         }
     }
 
