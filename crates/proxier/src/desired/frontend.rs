@@ -166,6 +166,24 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// A frontend without backends, which refuses connections, with the defaults of a Service.
+    pub fn new(key: FrontendKey, owner: ServicePortName, kind: FrontendKind) -> Self {
+        Self {
+            key,
+            owner,
+            kind,
+            scheduler: Scheduler::RoundRobin,
+            scheduler_flags: Flags::NONE,
+            session_affinity: SessionAffinity::None,
+            forwarding: Forwarding::default(),
+            proxy_protocol: None,
+            backends: Arc::default(),
+            without_backends: WithoutBackends::Refuse,
+            external: None,
+            source_ranges: None,
+        }
+    }
+
     /// Whether the Service has endpoints, but none that this node may use under traffic policy
     /// `Local`.
     pub fn lacks_local_backends(&self) -> bool {

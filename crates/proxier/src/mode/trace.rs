@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use ipvs::{Family, Protocol};
 
 use crate::desired::{FrontendKey, PodInterfaces};
+use crate::model::ProxyProtocol;
 
 /// The first packet of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,6 +171,8 @@ pub struct Answer {
     pub weight: u32,
     /// Whether it sees an address of this node instead of the client's.
     pub masqueraded: bool,
+    /// The header in which it finds the client's address. In mode userspace only.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Answer {
@@ -178,6 +181,7 @@ impl Answer {
             endpoint,
             weight,
             masqueraded,
+            proxy_protocol: None,
         }
     }
 }

@@ -42,17 +42,21 @@ impl Own {
     }
 }
 
+/// Whether a client is in none of the source ranges that a frontend has.
+pub(super) fn is_out_of_range(served: &Served, own: &Own, client: IpAddr) -> bool {
+    let ranges = served.frontend.source_ranges.as_ref();
+    ranges.is_some_and(|ranges| {
+        !own.has(client) && !ranges.iter().any(|range| range.contains(&client))
+    })
+}
+
 /// What happens to a client of a frontend.
 pub(super) fn verdict(served: &Served, own: &Own, client: IpAddr) -> Verdict {
     let frontend = &served.frontend;
-    let is_own = own.has(client);
-    if let Some(ranges) = &frontend.source_ranges
-        && !is_own
-        && !ranges.iter().any(|range| range.contains(&client))
-    {
+    if is_out_of_range(served, own, client) {
         return Verdict::Drop;
     }
-    let is_inside = || is_own || served.pods.iter().any(|pods| pods.contains(&client));
+    let is_inside = || own.has(client) || served.pods.iter().any(|pods| pods.contains(&client));
     match &frontend.external {
         Some(external) if !is_inside() => match external.is_empty() {
             true => Verdict::Drop,

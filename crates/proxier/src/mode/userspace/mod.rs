@@ -60,6 +60,10 @@ mod proxy;
 mod proxy_header;
 mod reach;
 #[cfg(feature = "userspace")]
+mod sockets;
+#[cfg(feature = "userspace")]
+mod trace;
+#[cfg(feature = "userspace")]
 mod unopened;
 #[cfg(feature = "userspace")]
 mod watch;
@@ -72,7 +76,11 @@ pub use plan::{NodeState, Plan, Served, Step};
 #[cfg(feature = "userspace")]
 pub use probe::probe;
 #[cfg(feature = "userspace")]
-pub use proxy::{UserspaceProxy, remove_routes, routes};
+pub use proxy::{UserspaceProxy, observe, remove_routes, routes};
 pub use reach::problems;
+#[cfg(feature = "userspace")]
+pub use sockets::{Socket, sockets};
+#[cfg(feature = "userspace")]
+pub use trace::trace;
 #[cfg(feature = "userspace")]
 pub use watch::{Watching, watch};

@@ -110,6 +110,11 @@ pub struct Served {
 }
 
 impl Served {
+    /// A frontend, and the pods' networks of its family.
+    pub const fn with_pods(frontend: Arc<Frontend>, pods: Arc<[IpNet]>) -> Self {
+        Self { frontend, pods }
+    }
+
     fn new(frontend: &Arc<Frontend>, desired: &DesiredState) -> Self {
         let family = frontend.key.family();
         let pods = desired.config().cluster_cidrs.iter();
@@ -127,6 +132,11 @@ impl Served {
         frontend.backends.is_empty()
             && frontend.without_backends == WithoutBackends::Refuse
             && frontend.external.is_none()
+    }
+
+    /// Whether the proxy listens nowhere for it, so that the kernel refuses its datagrams.
+    pub(super) fn has_no_listener(&self) -> bool {
+        self.frontend.key.protocol == Protocol::Udp && self.refuses_all()
     }
 }
 
@@ -352,7 +362,7 @@ impl Builder<'_> {
     /// kernel, which answers that nobody listens.
     fn addresses(&self, served: &Served) -> BTreeSet<SocketAddr> {
         let key = served.frontend.key;
-        if key.protocol == Protocol::Udp && served.refuses_all() {
+        if served.has_no_listener() {
             return BTreeSet::new();
         }
         let port = key.port.get();

@@ -79,29 +79,10 @@ impl UserspaceProxy {
     ///
     /// If addresses or routes cannot be read.
     pub fn observe(&mut self) -> Result<NodeState, NodeError> {
-        let addresses = own_addresses().map_err(|source| NodeError::Link {
-            operation: "list this node's addresses",
-            source,
-        })?;
-        self.engine.set_own(addresses.iter().map(IpNet::addr));
-        let may_route = self
-            .routes
-            .as_mut()
-            .is_some_and(|routes| routes.check_change().is_ok());
-        let (routes, obstacles) = match &mut self.routes {
-            Some(routes) => routes.observe()?,
-            None => Default::default(),
-        };
-        let (served, listeners) = self.engine.observe();
-        Ok(NodeState {
-            may_route,
-            addresses,
-            given: Arc::clone(&self.given),
-            routes,
-            obstacles,
-            served,
-            listeners,
-        })
+        let mut node = read(self.routes.as_mut(), Arc::clone(&self.given))?;
+        self.engine.set_own(node.addresses.iter().map(IpNet::addr));
+        (node.served, node.listeners) = self.engine.observe();
+        Ok(node)
     }
 
     /// Executes a plan in order. A failed step does not stop the others.
@@ -167,6 +148,34 @@ impl UserspaceProxy {
     pub(super) fn traffic(&self, key: &FrontendKey) -> Option<Statistics> {
         self.engine.traffic(key)
     }
+}
+
+/// What the node has without the proxy: its addresses and routes. `given` is as for
+/// [`UserspaceProxy::listen`]. What is served only the process with the proxy knows.
+///
+/// # Errors
+///
+/// If addresses or routes cannot be read.
+pub fn observe(given: impl IntoIterator<Item = IpNet>) -> Result<NodeState, NodeError> {
+    read(Some(&mut Routes::open()?), given.into_iter().collect())
+}
+
+/// Without `routes`, the node has none.
+fn read(routes: Option<&mut Routes>, given: Arc<[IpNet]>) -> Result<NodeState, NodeError> {
+    let addresses = own_addresses().map_err(|source| NodeError::Link {
+        operation: "list this node's addresses",
+        source,
+    })?;
+    let mut node = NodeState {
+        addresses,
+        given,
+        ..NodeState::default()
+    };
+    if let Some(routes) = routes {
+        node.may_route = routes.check_change().is_ok();
+        (node.routes, node.obstacles) = routes.observe()?;
+    }
+    Ok(node)
 }
 
 /// Removes the routes that this mode has added: all with svcproxy's protocol number in table

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use foldhash::{HashMap, HashMapExt};
+use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::live::Live;
-use crate::desired::Frontend;
+use crate::desired::{Frontend, FrontendKey};
 
 /// Counters of all connections and flows.
 #[derive(Debug, Default)]
@@ -47,6 +49,10 @@ pub struct ServedFrontend {
     pub external: Option<Vec<ServedEndpoint>>,
     /// Why the proxy listens at none of its addresses, if so.
     pub not_served: Option<String>,
+    /// The pods' networks, if it has other endpoints for clients outside the cluster.
+    pub pods: Arc<[IpNet]>,
+    /// The addresses at which the proxy listens for it, in order.
+    pub listeners: Vec<SocketAddr>,
 }
 
 /// An endpoint of a frontend.
@@ -103,8 +109,24 @@ impl ProxyView {
         let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
         let not_served = self.0.not_served.read();
         let not_served = not_served.unwrap_or_else(PoisonError::into_inner);
-        let view = |(key, live): (_, &Arc<Live>)| live.view(not_served.get(key).cloned());
+        let mut listeners = self.listeners();
+        let view = |(key, live): (_, &Arc<Live>)| {
+            let listeners = listeners.remove(key).unwrap_or_default();
+            live.view(not_served.get(key).cloned(), listeners)
+        };
         live.iter().map(view).collect()
+    }
+
+    /// Where the proxy listens for each frontend.
+    fn listeners(&self) -> HashMap<FrontendKey, Vec<SocketAddr>> {
+        let listening = self.0.listening.read();
+        let listening = listening.unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = HashMap::<_, Vec<_>>::with_capacity(listening.len());
+        for ((_, address), key) in listening.iter() {
+            listeners.entry(*key).or_default().push(*address);
+        }
+        listeners.values_mut().for_each(|all| all.sort_unstable());
+        listeners
     }
 
     /// The numbers now.

@@ -239,14 +239,20 @@ impl Live {
         Arc::clone(&self.table().served)
     }
 
-    /// What it is now; with the reason if it has no listener.
-    pub(super) fn view(&self, not_served: Option<String>) -> ServedFrontend {
+    /// What it is now; with its listeners, and the reason if it has none.
+    pub(super) fn view(
+        &self,
+        not_served: Option<String>,
+        listeners: Vec<SocketAddr>,
+    ) -> ServedFrontend {
         let table = self.table();
         ServedFrontend {
             frontend: Arc::clone(&table.served.frontend),
             endpoints: table.all.view(),
             external: table.external.as_ref().map(Pool::view),
             not_served,
+            pods: Arc::clone(&table.served.pods),
+            listeners,
         }
     }
 

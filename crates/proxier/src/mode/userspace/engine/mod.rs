@@ -50,8 +50,9 @@ pub(super) struct Shared {
     live: RwLock<HashMap<FrontendKey, Arc<Live>>>,
     /// Of these, the ones without any listener, and why.
     not_served: RwLock<HashMap<FrontendKey, String>>,
-    /// The addresses on which the proxy itself listens: a connection to one would go in circles.
-    listening: RwLock<HashSet<(Protocol, SocketAddr)>>,
+    /// The addresses on which the proxy itself listens, and for which frontend: a connection to one
+    /// would go in circles.
+    listening: RwLock<HashMap<(Protocol, SocketAddr), FrontendKey>>,
     started: Instant,
 }
 
@@ -73,7 +74,7 @@ impl Shared {
         let listening = self.listening.read();
         listening
             .unwrap_or_else(PoisonError::into_inner)
-            .contains(&(protocol, address))
+            .contains_key(&(protocol, address))
     }
 }
 
@@ -282,7 +283,7 @@ impl Engine {
         frontend
             .listeners
             .insert(address, Listening { socket, task });
-        self.listening(|listening| _ = listening.insert((key.protocol, address)));
+        self.listening(|listening| _ = listening.insert((key.protocol, address), key));
         Ok(())
     }
 
@@ -296,7 +297,7 @@ impl Engine {
         }
     }
 
-    fn listening(&self, change: impl FnOnce(&mut HashSet<(Protocol, SocketAddr)>)) {
+    fn listening(&self, change: impl FnOnce(&mut HashMap<(Protocol, SocketAddr), FrontendKey>)) {
         let listening = self.shared.listening.write();
         change(&mut listening.unwrap_or_else(PoisonError::into_inner));
     }
