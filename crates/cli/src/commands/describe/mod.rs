@@ -25,6 +25,8 @@ use text::Text;
 #[derive(Debug, Serialize)]
 pub(super) struct Known {
     service: String,
+    /// The mode whose state was read.
+    mode: &'static str,
     /// `None` if no svcproxy answers, or if it does not know the Service.
     description: Option<Description>,
     /// What the kernel serves.
@@ -47,7 +49,7 @@ pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<Ending> {
     let conditions = client.as_ref().and_then(Client::conditions);
     let description = client.as_ref().and_then(|client| client.service(&service));
     let wanted = Wanted(&|of| of == service);
-    let (_, mut inventory) = inventory::read(args.from.mode, client.as_ref(), &wanted)?;
+    let (mode, mut inventory) = inventory::read(args.from.mode, client.as_ref(), &wanted)?;
     inventory.explain(conditions.as_deref().unwrap_or_default());
     let Inventory { services, .. } = inventory;
     let vips: Vec<_> = services.into_iter().flat_map(|of| of.vips).collect();
@@ -70,6 +72,7 @@ pub(crate) fn describe(args: &DescribeArgs) -> anyhow::Result<Ending> {
     });
     let known = Known {
         service,
+        mode: mode.name(),
         description,
         vips,
         conditions,

@@ -75,6 +75,7 @@ fn vips() -> Vec<VipStatus> {
 fn known() -> Known {
     Known {
         service: "default/web".to_owned(),
+        mode: "ipvs",
         description: Some(web()),
         vips: vips(),
         conditions: Some(Vec::new()),
@@ -138,6 +139,20 @@ fn the_last_changes_are_shown_with_their_causes() {
     assert_eq!(end(&known), lines);
     known.changes = Some(Vec::new());
     assert!(end(&known).contains("none among the last"));
+}
+
+/// The proxy of mode userspace has no part in the kernel.
+#[test]
+fn mode_userspace_is_not_called_the_kernel() {
+    let mut known = known();
+    known.mode = "userspace";
+    let text = Text(&known).to_string();
+    assert!(text.contains("\nProxy\n"), "{text}");
+    assert!(!text.to_lowercase().contains("kernel"), "{text}");
+    known.vips.clear();
+    let text = Text(&known).to_string();
+    assert!(text.contains("Proxy       serves none of it\n"), "{text}");
+    assert!(text.contains("; svcproxy does not use it yet"), "{text}");
 }
 
 #[test]

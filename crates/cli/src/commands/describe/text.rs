@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
 use super::Known;
+use crate::args::Mode;
 use crate::description::{Address, Description, EndpointOf, Port};
 use crate::inventory::{ClientGroup, RealServerStatus, VipState, VipStatus};
 use crate::logging::Shown;
@@ -21,10 +22,10 @@ impl Display for Text<'_> {
             Some(description) => {
                 settings(f, description)?;
                 addresses(f, description)?;
-                vips(f, &known.vips)?;
+                vips(f, known)?;
                 let local = wants_local(description);
                 for port in &description.ports {
-                    of_port(f, port, &known.vips, local)?;
+                    of_port(f, port, known, local)?;
                 }
             }
             None => {
@@ -33,7 +34,7 @@ impl Display for Text<'_> {
                     Some(_) => "the running svcproxy does not know it: it drains, or was deleted",
                 };
                 row(f, "Source", why)?;
-                vips(f, &known.vips)?;
+                vips(f, known)?;
                 of_kernel(f, &known.vips)?;
             }
         }
@@ -136,13 +137,17 @@ fn address(of: &Address) -> Vec<String> {
     ]
 }
 
-/// What the kernel does with new connections.
-fn vips(f: &mut Formatter<'_>, vips: &[VipStatus]) -> fmt::Result {
-    if vips.is_empty() {
-        return row(f, "Kernel", "serves none of it");
+/// What the kernel does with new connections, or the proxy of mode userspace.
+fn vips(f: &mut Formatter<'_>, known: &Known) -> fmt::Result {
+    let who = match is_proxied(known) {
+        true => "Proxy",
+        false => "Kernel",
+    };
+    if known.vips.is_empty() {
+        return row(f, who, "serves none of it");
     }
-    writeln!(f, "Kernel")?;
-    let cells: Vec<_> = vips.iter().map(vip).collect();
+    writeln!(f, "{who}")?;
+    let cells: Vec<_> = known.vips.iter().map(vip).collect();
     table(f, &cells)
 }
 
@@ -178,6 +183,11 @@ fn vip(vip: &VipStatus) -> Vec<String> {
         state += &format!(": {}", Shown(reason));
     }
     vec![vip.key.to_string(), clients.to_owned(), state]
+}
+
+/// Whether svcproxy itself passes connections on.
+fn is_proxied(known: &Known) -> bool {
+    known.mode == Mode::Userspace.name()
 }
 
 /// Whether a traffic policy makes a difference.
@@ -235,7 +245,7 @@ impl Counted {
     }
 }
 
-fn of_port(f: &mut Formatter<'_>, port: &Port, vips: &[VipStatus], local: bool) -> fmt::Result {
+fn of_port(f: &mut Formatter<'_>, port: &Port, known: &Known, local: bool) -> fmt::Result {
     let name = match port.name.is_empty() {
         true => String::new(),
         false => format!(" {}", Shown(&port.name)),
@@ -252,7 +262,12 @@ fn of_port(f: &mut Formatter<'_>, port: &Port, vips: &[VipStatus], local: bool) 
             writeln!(f, "  no endpoints on this node ({family}): {}", Shown(why))?;
         }
     }
-    let own = vips
+    let missing = match is_proxied(known) {
+        true => "svcproxy does not use it yet",
+        false => "the kernel has no such real server",
+    };
+    let own = known
+        .vips
         .iter()
         .filter(|vip| vip.port_name == port.name && vip.key.protocol.to_string() == port.protocol);
     let mut counted = counters(own);
@@ -262,7 +277,7 @@ fn of_port(f: &mut Formatter<'_>, port: &Port, vips: &[VipStatus], local: bool) 
             .port
             .map(|port| SocketAddr::new(endpoint.address, port));
         let counters = at.and_then(|at| counted.remove(&at));
-        cells.push(endpoint_cells(endpoint, counters.as_ref(), local));
+        cells.push(endpoint_cells(endpoint, counters.as_ref(), local, missing));
     }
     // Real servers that no slice has any more.
     for (at, counters) in &counted {
@@ -285,7 +300,12 @@ fn of_port(f: &mut Formatter<'_>, port: &Port, vips: &[VipStatus], local: bool) 
     table(f, &cells)
 }
 
-fn endpoint_cells(of: &EndpointOf, counted: Option<&Counted>, local: bool) -> Vec<String> {
+fn endpoint_cells(
+    of: &EndpointOf,
+    counted: Option<&Counted>,
+    local: bool,
+    missing: &str,
+) -> Vec<String> {
     let at = match of.port {
         Some(port) => SocketAddr::new(of.address, port).to_string(),
         None => of.address.to_string(),
@@ -310,7 +330,7 @@ fn endpoint_cells(of: &EndpointOf, counted: Option<&Counted>, local: bool) -> Ve
     };
     let takes_new = counted.is_some_and(|of| of.weight != Some(0));
     if of.unused.is_none() && !takes_new {
-        used += "; the kernel has no such real server";
+        used += &format!("; {missing}");
     }
     let first = [at, or_none(&of.node), or_none(&of.zone), state.to_owned()];
     let [mut weight, rest @ ..] = Counted::cells(counted);
