@@ -252,6 +252,17 @@ fn inode_of<'a>(sockets: &'a str, name: &[u8]) -> Option<&'a str> {
     })
 }
 
+/// The program that has the socket with this inode open, for people.
+pub(crate) fn holder(inode: u64) -> String {
+    let Some(pid) = process_of(&inode.to_string()) else {
+        return unknown_holder(geteuid().is_root()).to_owned();
+    };
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("PID {pid} ({})", name.trim_end()),
+        Err(_) => format!("PID {pid}"),
+    }
+}
+
 /// The process that has the socket with this inode open.
 fn process_of(inode: &str) -> Option<u32> {
     let file = format!("socket:[{inode}]");

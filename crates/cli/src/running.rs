@@ -94,6 +94,9 @@ pub(crate) struct Settings {
     deny_external_ips: bool,
     #[serde(default)]
     deny_endpoints: Vec<IpNet>,
+    /// Virtual IPs without a route of svcproxy, in mode userspace.
+    #[serde(default)]
+    pub(crate) listen: Vec<IpNet>,
     /// The absolute paths of the manifests; none for an API server.
     #[serde(default)]
     pub(crate) manifests: Vec<PathBuf>,

@@ -9,6 +9,7 @@ mod explain;
 mod man;
 mod migrate;
 pub(crate) mod plan;
+mod proxy;
 mod run;
 mod services;
 mod status;

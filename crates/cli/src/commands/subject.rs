@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::bail;
 use proxier::desired::{Config, DesiredState};
 use proxier::source::Reading;
 use proxier::store::Store;
 
 use super::DiagnosticLog;
+use super::proxy::{self, ProxyNode};
 use crate::args::{Mode, NodeArgs};
 use crate::running::{Client, Settings};
 use crate::source::Source;
-use crate::{component_config, inventory, node};
+use crate::{component_config, inventory, lock, node};
 
 /// What is compared: the settings, the source and the mode.
 pub(super) struct Subject {
@@ -70,6 +72,9 @@ impl Subject {
         }
         let of_process = status.and_then(|status| Mode::named(&status.mode));
         let (mode, _) = inventory::in_use(mode.or(of_process))?;
+        if let (true, Some(running)) = (node.listen.is_empty(), &running) {
+            node.listen.clone_from(&running.listen);
+        }
         Ok(Self {
             node,
             running,
@@ -84,6 +89,21 @@ impl Subject {
             Some(running) => running.clone().over(given),
             None => given,
         })
+    }
+
+    /// What mode userspace has on this node.
+    ///
+    /// # Errors
+    ///
+    /// If the node cannot be read, or a svcproxy runs that does not say what it serves.
+    pub(super) fn proxy(&self) -> anyhow::Result<ProxyNode> {
+        let client = Client::at(&self.node.monitor.metrics_bind_address);
+        let found = proxy::read(client.as_ref(), &self.node.listen)?;
+        // Without one, nothing is served, which is known.
+        if !found.answers && lock::writer().is_some() {
+            bail!(proxy::silence());
+        }
+        Ok(found)
     }
 
     /// Reads the source.

@@ -12,7 +12,7 @@ use proxier::mode::iptables::Sent;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::notices::{Condition, NO_ENDPOINTS, NO_LOCAL_ENDPOINTS, PortOf};
-pub(crate) use proxied::{Proxied, page};
+pub(crate) use proxied::{Proxied, add_served, page};
 pub(crate) use read::{in_use, read, read_with};
 
 /// The Services to read; those of others cost no request to the kernel.

@@ -182,6 +182,8 @@ struct Parts {
     shown: Config,
     /// The paths of the manifests.
     manifests: Vec<PathBuf>,
+    /// The networks of `--listen`.
+    listen: Vec<IpNet>,
 }
 
 impl Configz {
@@ -190,11 +192,13 @@ impl Configz {
         // A command that reads them may have another working directory.
         let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
         let manifests: Vec<_> = paths.collect();
+        let listen = cli.run.node.listen.clone();
         Self(Arc::new(Mutex::new(Parts {
             kube_proxy: document(cli, config),
-            own: own_settings(config, &manifests),
+            own: own_settings(config, &manifests, &listen),
             shown: config.clone(),
             manifests,
+            listen,
         })))
     }
 
@@ -217,7 +221,7 @@ impl Configz {
     pub(crate) fn follow(&self, config: &Config) {
         self.with(|parts| {
             if parts.shown != *config {
-                parts.own = own_settings(config, &parts.manifests);
+                parts.own = own_settings(config, &parts.manifests, &parts.listen);
                 parts.shown.clone_from(config);
             }
         });
@@ -239,7 +243,7 @@ fn document(cli: &Cli, config: &Config) -> Value {
 }
 
 /// Settings without a field in kube-proxy's configuration, and those from the API.
-fn own_settings(config: &Config, manifests: &[PathBuf]) -> Value {
+fn own_settings(config: &Config, manifests: &[PathBuf], listen: &[IpNet]) -> Value {
     let list =
         |networks: &[IpNet]| -> Vec<String> { networks.iter().map(ToString::to_string).collect() };
     let (named, prefix) = match &config.pod_interfaces {
@@ -263,6 +267,7 @@ fn own_settings(config: &Config, manifests: &[PathBuf]) -> Value {
         "markMask": format!("{:#x}", config.marks.mask()),
         "denyExternalIPs": config.deny_external_ips,
         "denyEndpoints": list(&config.deny_endpoints),
+        "listen": list(listen),
         "manifests": manifests,
     })
 }

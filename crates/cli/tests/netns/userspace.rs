@@ -168,11 +168,167 @@ fn a_user_without_capabilities_serves_node_ports_and_given_addresses() {
     svcproxy.terminate();
 }
 
+/// The text of `svcproxy explain ARGUMENTS`, and the exit code.
+fn explain(lab: &Lab, arguments: &[&str]) -> (String, i32) {
+    let mut command = lab.svcproxy(&[&["explain"], arguments].concat());
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    (format!("{text}{error}"), output.status.code().unwrap())
+}
+
 #[track_caller]
 fn has_all(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} in {text}");
     }
+}
+
+/// `explain` follows a connection through routes, sockets and the proxy, as a real one goes; `verify` names
+/// what differs from the plan, and connects.
+#[test]
+#[ignore = "netns: needs root"]
+fn explain_and_verify_in_mode_userspace() {
+    let lab = Lab::new("usexplain", SHOP);
+    let metadata = "annotations: {svcproxy.io/proxy-protocol: v1}";
+    lab.write("shop.yaml", &shop(&[FIRST, SECOND, THIRD], "", ""));
+    lab.write(
+        "header.yaml",
+        &crate::refused::manifest("header", "10.96.0.21", FIRST).replacen(
+            "metadata: {",
+            &format!("metadata: {{{metadata}, "),
+            1,
+        ),
+    );
+    lab.write(
+        "late.yaml",
+        &crate::refused::manifest("late", "10.96.0.22", FIRST),
+    );
+    // Another program has a port of a Service.
+    let taken = lab
+        .node()
+        .enter(|| std::net::TcpListener::bind("0.0.0.0:8081"))
+        .unwrap();
+    lab.edit("late.yaml", "ports: [{port: 80}]", "ports: [{port: 8081}]");
+    let settings = lab.settings();
+    let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    let source = [&settings[..], &["--mode=userspace"]].concat();
+    // The plan alone.
+    let (text, code) = explain(&lab, &[&["10.96.0.90:80"], &source[..]].concat());
+    assert_eq!(code, 0, "{text}");
+    has_all(
+        &text,
+        &["the plan, mode userspace", "listener tcp 10.96.0.90:80"],
+    );
+    // Nothing runs.
+    let against = [&source[..], &["--against=kernel"]].concat();
+    let (text, code) = explain(&lab, &[&["10.96.0.90:80"], &against[..]].concat());
+    assert_eq!(code, 1, "{text}");
+    has_all(&text, &["NotRunning: no svcproxy runs here", "Drift: "]);
+
+    let svcproxy = start(&lab, &["--mode=userspace"]);
+    everyone_is_served(&lab);
+    let from_client = format!("--from={}", lab.client().v4);
+    for arguments in [&[][..], &against] {
+        let target = ["10.96.0.90:80", &from_client];
+        let (text, code) = explain(&lab, &[&target[..], arguments].concat());
+        assert_eq!(code, 0, "{text}");
+        has_all(
+            &text,
+            &[
+                "mode userspace\n",
+                "Service   default/shop:",
+                "delivered to this node by svcproxy's route to 10.96.0.0/12",
+                "listener tcp 10.96.0.90:80: svcproxy accepts the connection",
+                "served by 3 endpoints\n",
+                "  -> 10.244.1.10:8080  sees an address of this node\n",
+            ],
+        );
+        assert!(!text.contains("\nWhy"), "{text}");
+        let (text, _) = explain(&lab, &[&["10.96.0.21:80"], arguments].concat());
+        has_all(&text, &[", and the client's by the PROXY protocol v1\n"]);
+        let target = ["node-port:30090", &from_client];
+        let (text, code) = explain(&lab, &[&target[..], arguments].concat());
+        assert!(code == 0 && !text.contains("\nWhy"), "{text}");
+        // The program that listens on all addresses has the port.
+        let (text, code) = explain(&lab, &[&["10.96.0.22:8081"], arguments].concat());
+        assert_eq!(code, 1, "{text}");
+        let holder = format!("PID {} (", std::process::id());
+        has_all(
+            &text,
+            &["ListenFailed: svcproxy does not listen at tcp 10.96.0.22:8081: "],
+        );
+        has_all(&text, &[&holder, "has the port, at 0.0.0.0:8081"]);
+        // A port of a Service CIDR that no Service has.
+        let (text, code) = explain(&lab, &[&["10.96.0.99:80"], arguments].concat());
+        assert_eq!(code, 1, "{text}");
+        has_all(&text, &["nobody listens here", "NotAService: "]);
+    }
+
+    let verify = |arguments: &[&str]| -> Value {
+        let mut command = lab.svcproxy(&[&["verify", "-o=json"], arguments].concat());
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{error}"))
+    };
+    let differing = |document: &Value| -> Vec<String> {
+        let services = document["services"].as_array().unwrap().iter();
+        let services = services.filter(|of| of["verdict"] == "differs");
+        let steps = services.flat_map(|of| of["differences"].as_array().unwrap().clone());
+        steps.map(|of| of.as_str().unwrap().to_owned()).collect()
+    };
+    // With the source of the process, and with that of the command line.
+    for arguments in [&[][..], &source] {
+        let document = verify(arguments);
+        assert_eq!(document["mode"], "userspace");
+        assert_eq!(
+            differing(&document),
+            ["listen on tcp 10.96.0.22:8081"],
+            "{document:#}"
+        );
+        assert_eq!(document["shared"], Value::Array(Vec::new()), "{document:#}");
+        assert_eq!(document["totals"]["services"], 3, "{document:#}");
+    }
+    let document = verify(&["--connect", "shop", "--connect-timeout=2s"]);
+    assert_eq!(document["totals"]["ok"], 1, "{document:#}");
+    let connections = document["services"][0]["connections"].as_array().unwrap();
+    assert!(connections.len() > 4, "{document:#}");
+    // Without privileges, too.
+    let mut command = lab.node().command("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+    command.args([env!("CARGO_BIN_EXE_svcproxy"), "verify", "shop"]);
+    let text = succeed(&mut command);
+    assert!(text.ends_with("1 Services, 1 ok, 0 differ\n"), "{text}");
+    // Another source: the process does not serve what it has.
+    lab.write("shop.yaml", &shop(&[FIRST, SECOND], "", ""));
+    let applied = || match differing(&verify(&["shop"])) {
+        steps if steps.is_empty() => Ok(()),
+        steps => Err(steps),
+    };
+    eventually(PATIENCE, applied).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("shop.yaml"), shop(&[THIRD], "", "")).unwrap();
+    let manifests = format!("--manifests={}", other.path().display());
+    let own: Vec<_> = settings[1..].to_vec();
+    let document = verify(&[&own[..], &[&manifests, "--mode=userspace"]].concat());
+    let steps = differing(&document);
+    let is_there = |part: &str| steps.iter().any(|of| of.starts_with(part));
+    assert!(is_there("serve tcp 10.96.0.90:80"), "{document:#}");
+    assert!(is_there("withdraw tcp 10.96.0.21:80"), "{document:#}");
+
+    // It ends: nobody listens.
+    svcproxy.terminate();
+    let document = verify(&source);
+    assert_eq!(document["totals"]["differs"], 3, "{document:#}");
+    let (text, code) = explain(&lab, &[&["10.96.0.90:80"], &against[..]].concat());
+    assert_eq!(code, 1, "{text}");
+    has_all(&text, &["nobody listens here", "NotRunning: "]);
+    let (text, _) = explain(&lab, &["10.96.0.90:80", "--mode=userspace"]);
+    assert!(
+        text.contains("NotRunning: ") && !text.contains("NotAService"),
+        "{text}"
+    );
+    drop(taken);
 }
 
 /// A node without an address that others can reach serves nothing, and says so.

@@ -76,11 +76,64 @@ const CASES: [Case; 8] = [
     },
 ];
 
+/// The same in mode userspace, where svcproxy makes the connection to the endpoint.
+const USERSPACE: [Case; 6] = [
+    Case {
+        done: "iptables -I INPUT -d 10.96.0.21/32 -p tcp --dport 80 -j DROP",
+        undone: "iptables -D INPUT 1",
+        reason: "Firewall",
+        words: &[
+            "packet to tcp 10.96.0.21:80",
+            "chain ip filter INPUT",
+            "drops it: rule 1 of chain INPUT: -d 10.96.0.21/32",
+        ],
+    },
+    Case {
+        done: "iptables -I OUTPUT -d 10.244.0.0/16 -p tcp --dport 8080 -j DROP",
+        undone: "iptables -D OUTPUT 1",
+        reason: "Firewall",
+        words: &[
+            "packet to endpoint 10.244.1.1:8080",
+            "chain ip filter OUTPUT",
+        ],
+    },
+    Case {
+        done: "iptables -I OUTPUT -s 10.96.0.21/32 -p tcp --sport 80 -j DROP",
+        undone: "iptables -D OUTPUT 1",
+        reason: "Firewall",
+        words: &["answer of tcp 10.96.0.21:80", "chain ip filter OUTPUT"],
+    },
+    Case {
+        done: "iptables -t raw -A PREROUTING -d 10.96.0.21/32 -p tcp --dport 80 -j DROP",
+        undone: "iptables -t raw -F",
+        reason: "Firewall",
+        words: &["packet to tcp 10.96.0.21:80", "chain ip raw PREROUTING"],
+    },
+    Case {
+        done: "nft 'table ip fw { chain post { type filter hook postrouting priority 5; \
+               ip daddr 10.244.1.1 tcp dport 8080 drop; }; }'",
+        undone: "nft delete table ip fw",
+        reason: "Firewall",
+        words: &["packet to endpoint 10.244.1.1:8080", "ip daddr 10.244.1.1"],
+    },
+    Case {
+        done: "ip route replace blackhole 10.244.1.1",
+        undone: "ip route replace 10.244.1.1 dev pod1",
+        reason: "NoRoute",
+        words: &["no route to endpoint 10.244.1.1: a route of kind blackhole"],
+    },
+];
+
+const MODE_USERSPACE: &str = "--mode=userspace";
+
 /// The explanation of a connection of the client, and the exit code.
 fn explain(lab: &Lab, mode: &str) -> (String, i32) {
     let from = format!("--from={}", lab.client().v4);
     let mut command = lab.svcproxy(&["explain", "10.96.0.21:80", &from, "--interface=eth0"]);
-    command.args([mode, "--against=kernel", "--metrics-bind-address="]);
+    command.args([mode, "--against=kernel"]);
+    if mode != MODE_USERSPACE {
+        command.arg("--metrics-bind-address=");
+    }
     let output = command.args(lab.settings()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -92,11 +145,13 @@ fn is_explained(mode: &str) {
     let lab = Lab::over(topology);
     lab.write("web.yaml", &manifest("web", "10.96.0.21", "10.244.1.1"));
     let _backend = lab.serve(Protocol::Tcp, ([10, 244, 1, 1], 8080).into());
-    let once = lab
-        .svcproxy(&[mode, "--once"])
-        .args(lab.settings())
-        .output();
-    assert!(once.unwrap().status.success());
+    let is_proxied = mode == MODE_USERSPACE;
+    let running = is_proxied.then(|| crate::load::start(&lab, &[mode]));
+    if !is_proxied {
+        let mut once = lab.svcproxy(&[mode, "--once"]);
+        let once = once.args(lab.settings()).output();
+        assert!(once.unwrap().status.success());
+    }
     let is_answered = || {
         let ask = client(Protocol::Tcp, ([10, 96, 0, 21], 80).into());
         ask.ask(lab.client()).is_ok()
@@ -107,7 +162,7 @@ fn is_explained(mode: &str) {
         undone,
         reason,
         words,
-    } in CASES
+    } in if is_proxied { &USERSPACE[..] } else { &CASES }
     {
         let (text, code) = explain(&lab, mode);
         assert_eq!(code, 0, "before {done}: {text}");
@@ -126,16 +181,30 @@ fn is_explained(mode: &str) {
         run(undone);
     }
     // A rule that drops other packets, and one whose condition cannot be judged.
-    run("iptables -I FORWARD -d 10.245.0.0/16 -j DROP");
+    let chain = if is_proxied { "INPUT" } else { "FORWARD" };
+    run(&format!("iptables -I {chain} -d 10.245.0.0/16 -j DROP"));
     let (text, code) = explain(&lab, mode);
     assert!(code == 0 && !text.contains("\nWhy"), "{text}");
-    run("iptables -I FORWARD -m length --length 2000:3000 -j DROP");
+    let length = "-m length --length 2000:3000 -j DROP";
+    run(&format!("iptables -I {chain} {length}"));
     let (text, code) = explain(&lab, mode);
     assert!(
         code == 0 && text.contains("may drop it: rule 1 of"),
         "{text}"
     );
     assert!(is_answered());
+    if let Some(running) = running {
+        // A node that lets only its own packets in, and answers.
+        run("iptables -F INPUT; iptables -A INPUT -i lo -j ACCEPT; \
+             iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -P INPUT DROP");
+        let mut command = lab.svcproxy(&["explain", "10.96.0.21:80"]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && !text.contains("\nWhy"), "{text}");
+        let (text, code) = explain(&lab, mode);
+        assert!(code == 1 && text.contains("its policy"), "{text}");
+        running.terminate();
+    }
 }
 
 #[test]
@@ -148,4 +217,10 @@ fn what_others_drop_is_explained_in_mode_iptables() {
 #[ignore = "netns: needs root"]
 fn what_others_drop_is_explained_in_mode_nftables() {
     is_explained("--mode=nftables");
+}
+
+#[test]
+#[ignore = "netns: needs root"]
+fn what_others_drop_is_explained_in_mode_userspace() {
+    is_explained(MODE_USERSPACE);
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use ipvs::Family;
+use ipvs::{Family, Protocol};
 use proxier::desired::Config;
 use proxier::host::{Concern, ConcernKind, Facts, ObstacleKind, Role, Ways, obstacles};
 use proxier::mode::trace::{Origin, Outcome, Packet, Trace};
 use serde::Serialize;
 
-use super::plane::{DataPlane, Rules};
+use super::plane::{DataPlane, Rules, Sockets};
+use crate::args::Mode;
 use crate::description::{Address, Description, EndpointOf, Port};
 
 /// What is known.
@@ -73,11 +74,13 @@ impl Finding {
 }
 
 impl Case<'_> {
-    /// Follows the packet, and looks for the reasons.
-    pub(super) fn explain(&self) -> Explanation {
-        let trace = self.plane.trace(&self.packet, self.is_own);
+    /// Looks for the reasons of the packet's way through the state to explain.
+    pub(super) fn explain(&self, trace: Trace) -> Explanation {
         let mut findings = Vec::new();
         self.rules(&mut findings);
+        if let DataPlane::Userspace(of) = self.plane {
+            self.sockets(of, &mut findings);
+        }
         self.route(&trace, &mut findings);
         self.disagreement(&trace, &mut findings);
         self.service(&trace, &mut findings);
@@ -139,16 +142,14 @@ impl Case<'_> {
                     "another mode serves new connections: the rules of mode ipvs only keep old ones",
                 ));
             }
-            DataPlane::Ipvs(..) | DataPlane::Iptables(_) | DataPlane::Nftables(..) => {}
+            DataPlane::Ipvs(..)
+            | DataPlane::Iptables(_)
+            | DataPlane::Nftables(..)
+            | DataPlane::Userspace(_) => {}
         }
-        let DataPlane::Ipvs(_, node) = self.plane else {
-            return;
-        };
         let destination = self.packet.destination;
-        let obstacle = node
-            .obstacles
-            .iter()
-            .find(|obstacle| obstacle.prefix.contains(&destination));
+        let mut obstacles = self.plane.obstacles();
+        let obstacle = obstacles.find(|obstacle| obstacle.prefix.contains(&destination));
         if let Some(obstacle) = obstacle {
             let (by, prefix) = (&obstacle.by, obstacle.prefix);
             findings.push(Finding::new(
@@ -165,6 +166,65 @@ impl Case<'_> {
                 ),
             ));
         }
+    }
+
+    /// Whether svcproxy runs and listens, in mode userspace.
+    fn sockets(&self, of: &Sockets, findings: &mut Vec<Finding>) {
+        let Packet {
+            destination,
+            port,
+            protocol,
+            ..
+        } = self.packet;
+        if of.is_unrouted {
+            findings.push(Finding::new(
+                "NoRoute",
+                format!(
+                    "{destination} is in --listen, so svcproxy adds no route, and this node has no local \
+                     route to it: ip route add local {destination} dev lo"
+                ),
+            ));
+        }
+        if let Some(silence) = &of.silence {
+            findings.push(Finding::new("NotRunning", silence.as_str()));
+            return;
+        }
+        // In a plan, every listener can be opened.
+        let Some((_, address, _)) = self.named().filter(|_| of.others.is_some()) else {
+            return;
+        };
+        let is_node_port = address.address.is_none();
+        if is_node_port && !self.serves_node_ports() {
+            return;
+        }
+        let Some(served) = of.not_listening(&self.packet, is_node_port) else {
+            return;
+        };
+        let frontend = &served.frontend;
+        let has_none = frontend.backends.is_empty() && frontend.external.is_none();
+        if protocol == Protocol::Udp && has_none {
+            return;
+        }
+        let why = match of.in_the_way(&self.packet) {
+            Some(socket) => format!("{} has the port, at {}", socket.holder, socket.address),
+            None => {
+                "no other program has the port: see the condition ListenFailed in `svcproxy status`"
+                    .to_owned()
+            }
+        };
+        let at = SocketAddr::new(destination, port.get());
+        findings.push(Finding::new(
+            "ListenFailed",
+            format!("svcproxy does not listen at {protocol} {at}: {why}"),
+        ));
+    }
+
+    /// Whether the destination is an address at which this node serves node ports.
+    fn serves_node_ports(&self) -> bool {
+        let destination = self.packet.destination;
+        let networks = self.config.node_port_networks();
+        let mut networks = networks.iter();
+        !destination.is_loopback() && networks.any(|network| network.contains(&destination))
     }
 
     /// Why the packet does not come to a Service at all.
@@ -188,7 +248,9 @@ impl Case<'_> {
                 ),
             ));
         }
-        if is_served || !self.services.is_empty() || trace.owner.is_some() {
+        // What a svcproxy that does not answer serves is not known.
+        let is_silent = findings.iter().any(|of| of.reason == "NotRunning");
+        if is_served || is_silent || !self.services.is_empty() || trace.owner.is_some() {
             return;
         }
         let text = if destination.is_loopback() {
@@ -197,6 +259,13 @@ impl Case<'_> {
                 format!("{destination} is a loopback address, and those never serve node ports"),
             ));
             return;
+        } else if let Some(cidr) = self.cidr_of(destination)
+            && self.plane.mode() == Mode::Userspace
+        {
+            format!(
+                "{destination} is in the Service CIDR {cidr}, but no Service has it: in mode userspace, a \
+                 program that listens on all addresses of this node gets the packet"
+            )
         } else if let Some(cidr) = self.cidr_of(destination) {
             format!(
                 "{destination} is in the Service CIDR {cidr}, but no Service has it: what no Service \
@@ -239,6 +308,11 @@ impl Case<'_> {
                     format!("the kernel differs from the plan: {text}"),
                 ));
             }
+            return;
+        }
+        // The proxy of mode userspace does not listen there, or does not answer: that says it all.
+        let says_all = |of: &Finding| matches!(of.reason, "ListenFailed" | "NotRunning");
+        if findings.iter().any(says_all) {
             return;
         }
         // Without a plan, the endpoints that the running svcproxy knows are the measure.
@@ -319,7 +393,10 @@ impl Case<'_> {
     /// Whether the client is neither a pod nor the node.
     fn is_outside(&self) -> bool {
         let config = self.config;
-        match (&self.packet.origin, &config.pod_interfaces) {
+        // A socket does not know the interface.
+        let interfaces = config.pod_interfaces.as_ref();
+        let interfaces = interfaces.filter(|_| self.plane.mode() != Mode::Userspace);
+        match (&self.packet.origin, interfaces) {
             (Origin::Node, _) => false,
             (_, Some(interfaces)) => !self.packet.is_from(interfaces),
             (_, None) => {
@@ -339,14 +416,14 @@ impl Case<'_> {
         let is_node_port = self
             .named()
             .is_some_and(|(_, address, _)| address.address.is_none());
-        let destination = self.packet.destination;
-        let networks = self.config.node_port_networks();
-        let serves = networks
-            .iter()
-            .any(|network| network.contains(&destination));
-        is_node_port
-            && trace.outcome == Outcome::Delivered
-            && (destination.is_loopback() || !serves)
+        // In mode userspace, it is known whether a program of the node gets it.
+        let is_delivered = match self.plane {
+            DataPlane::Userspace(_) => {
+                matches!(trace.outcome, Outcome::Delivered | Outcome::Refused)
+            }
+            _ => trace.outcome == Outcome::Delivered,
+        };
+        is_node_port && is_delivered && !self.serves_node_ports()
     }
 
     /// The source ranges of the address that do not contain the client.
@@ -427,6 +504,7 @@ impl Case<'_> {
             let reason = match of.reason.as_str() {
                 "AddressConflict" => "AddressConflict",
                 "NoMarkLeft" => "NoMarkLeft",
+                "ListenFailed" => "ListenFailed",
                 _ => "AddressRefused",
             };
             let (field, message) = (&of.field, &of.message);
@@ -488,7 +566,11 @@ impl Case<'_> {
         let Some(owner) = &trace.owner else { return };
         let place = trace.steps.last().map(|step| step.place.as_str());
         match trace.outcome {
-            Outcome::Dropped if place.is_some_and(|place| place.contains("restricted")) => {
+            Outcome::Dropped
+                if place.is_some_and(|place| {
+                    place.contains("restricted") || place.ends_with("source ranges")
+                }) =>
+            {
                 findings.push(Finding::new(
                     "SourceRanges",
                     format!(

@@ -14,11 +14,12 @@ use anyhow::{Context, bail};
 use ipvs::Family;
 use proxier::desired::Config;
 use proxier::host::{Facts, Host, Role, Ways, judge};
-use proxier::mode::trace::{Origin, Outcome, Packet, Step};
+use proxier::mode::trace::{Origin, Outcome, Packet, Step, Trace};
+use proxier::model::ProxyProtocol;
 use serde::Serialize;
 
 use self::case::{Around, Case, Explanation, FOLLOWED, Finding, mode_of, what};
-use self::plane::DataPlane;
+use self::plane::{DataPlane, Look};
 use self::text::Text;
 use super::subject::Planned;
 use super::{DiagnosticLog, json};
@@ -46,14 +47,31 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
         false => config.node_ips.contains(&address),
     };
     let packet = packet(args, &config, &is_own, wants_kernel)?;
-    let plan = planned
-        .as_ref()
-        .map(|planned| DataPlane::planned(args.planned_mode(), &planned.desired))
-        .transpose()?;
+    let look = Look {
+        client: client.as_ref(),
+        listen: &args.node.listen,
+        proc_sys: &args.mode.proc_sys,
+    };
     let kernel = match wants_kernel {
-        true => Some(DataPlane::of_kernel(args.mode.mode, &config, &packet)?),
+        true => Some(DataPlane::of_kernel(
+            args.mode.mode,
+            &config,
+            &packet,
+            &look,
+        )?),
         false => None,
     };
+    let plan = planned.as_ref().map(|planned| {
+        let mode = args.planned_mode();
+        DataPlane::planned(mode, &planned.desired, &args.node.listen, kernel.as_ref())
+    });
+    let (plane, of) = match (&kernel, &plan) {
+        (Some(kernel), Some(_)) => (kernel, "this node's kernel, against the plan"),
+        (Some(kernel), None) => (kernel, "this node's kernel"),
+        (None, Some(plan)) => (plan, "the plan"),
+        (None, None) => bail!("neither a plan nor the kernel to explain"),
+    };
+    let trace = plane.trace(&packet, &is_own);
     let services = match &planned {
         Some(planned) => {
             let key = packet.key();
@@ -70,7 +88,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
     };
     let host = kernel
         .as_ref()
-        .map(|kernel| observe(args, &answering(kernel, &packet, &is_own)));
+        .map(|_| observe(args, &answering(&trace, &packet)));
     let (facts, ways) = host.unwrap_or_default();
     let around = kernel.as_ref().map(|kernel| {
         let mut role = Role::new(kernel.mode().probed(), &config);
@@ -82,12 +100,6 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
         }
     });
     let concerns = around.map_or_else(Vec::new, |around| judge(&facts, &around.role));
-    let (plane, of) = match (&kernel, &plan) {
-        (Some(kernel), Some(_)) => (kernel, "this node's kernel, against the plan"),
-        (Some(kernel), None) => (kernel, "this node's kernel"),
-        (None, Some(plan)) => (plan, "the plan"),
-        (None, None) => bail!("neither a plan nor the kernel to explain"),
-    };
     let case = Case {
         leaves_by: wants_kernel.then(|| leaves_by(packet.destination)),
         packet,
@@ -99,7 +111,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Ending> {
         around,
         is_own: &is_own,
     };
-    let explanation = case.explain();
+    let explanation = case.explain(trace);
     match args.output {
         StatusFormat::Json => json(&Document::of(&case, &explanation, of))?,
         StatusFormat::Text => {
@@ -212,12 +224,8 @@ fn leaves_by(destination: IpAddr) -> String {
 }
 
 /// The addresses that the connection needs routes to.
-fn answering(
-    kernel: &DataPlane,
-    packet: &Packet,
-    is_own: &dyn Fn(IpAddr) -> bool,
-) -> BTreeSet<IpAddr> {
-    let answers = match kernel.trace(packet, is_own).outcome {
+fn answering(trace: &Trace, packet: &Packet) -> BTreeSet<IpAddr> {
+    let answers = match &trace.outcome {
         Outcome::Served(answers) => answers,
         _ => return BTreeSet::new(),
     };
@@ -291,12 +299,24 @@ struct StepOf<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct AnswerOf {
     address: IpAddr,
     port: u16,
     weight: u32,
     /// Whether it sees an address of this node instead of the client's.
     masqueraded: bool,
+    /// The version of the PROXY protocol in whose header it finds the client's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_protocol: Option<&'static str>,
+}
+
+/// A version of the PROXY protocol, as the annotation has it.
+const fn version(of: ProxyProtocol) -> &'static str {
+    match of {
+        ProxyProtocol::V1 => "v1",
+        _ => "v2",
+    }
 }
 
 impl<'a> Document<'a> {
@@ -340,6 +360,7 @@ impl<'a> Document<'a> {
                     port: of.endpoint.port(),
                     weight: of.weight,
                     masqueraded: of.masqueraded,
+                    proxy_protocol: of.proxy_protocol.map(version),
                 })
                 .collect(),
             findings,

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use ipvs::{Protocol, VirtualServer, VirtualServerKey};
-use proxier::desired::{Config, DesiredState};
+use proxier::desired::{Config, DesiredState, PodInterfaces};
 use proxier::host::{Concern, Facts, Filter, Role, Route, Trace as HostTrace, Ways, judge};
 use proxier::mode::ipvs::plan::{NodeState, Obstacle, VirtualServerState};
 use proxier::mode::ipvs::rules::Ruleset;
+use proxier::mode::userspace::Socket;
 use proxier::source::manifest;
 use proxier::store::Store;
 
@@ -44,6 +45,15 @@ struct Setup {
     without_plan: bool,
 }
 
+/// A plan on a node whose programs have no sockets.
+fn of_plan(mode: Mode, desired: &DesiredState) -> DataPlane {
+    let mut plan = DataPlane::planned(mode, desired, &[], None);
+    if let DataPlane::Userspace(of) = &mut plan {
+        of.others = Some(Vec::new());
+    }
+    plan
+}
+
 struct Explained {
     result: &'static str,
     reasons: Vec<&'static str>,
@@ -75,12 +85,12 @@ fn explained(target: &str, from: From, setup: &Setup) -> Explained {
     let store = store(SERVICES);
     let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
     let mode = setup.mode.unwrap_or(Mode::Ipvs);
-    let plan = DataPlane::planned(mode, &desired).unwrap();
+    let plan = of_plan(mode, &desired);
     let mut kernel = match setup.kernel_of {
         Some(other) => {
             let store = self::store(&other(SERVICES));
             let desired = DesiredState::from_store(Arc::new(config.clone()), &store);
-            DataPlane::planned(mode, &desired).unwrap()
+            of_plan(mode, &desired)
         }
         None => plan.clone(),
     };
@@ -130,7 +140,7 @@ fn explained(target: &str, from: From, setup: &Setup) -> Explained {
         is_own: &is_own,
         leaves_by: Some("interface eth0".to_owned()),
     };
-    let explanation = case.explain();
+    let explanation = case.explain(kernel.trace(&case.packet, &is_own));
     let text = Text {
         case: &case,
         explanation: &explanation,
@@ -163,7 +173,7 @@ fn check(target: &str, from: From, setup: &Setup, result: &str, reason: &str, wo
 
 #[test]
 fn what_works_has_no_reason() {
-    for mode in [Mode::Ipvs, Mode::Iptables, Mode::Nftables] {
+    for mode in ALL {
         let setup = Setup {
             mode: Some(mode),
             ..Setup::default()
@@ -185,13 +195,13 @@ fn what_works_has_no_reason() {
 fn what_objects_ask_for_explains_what_happens() {
     use self::From::{Node, Outside, Pod};
     let (refused, dropped) = ("refused", "dropped");
-    let local = "delivered to the node's own programs";
     let leaves = "sent on by the node's routes";
-    for mode in [Mode::Ipvs, Mode::Iptables, Mode::Nftables] {
+    for mode in ALL {
         let setup = &Setup {
             mode: Some(mode),
             ..Setup::default()
         };
+        let local = of_nobody(mode);
         let table = [
             // No endpoint slice at all.
             (
@@ -600,12 +610,20 @@ fn drift_is_seen_without_a_plan() {
     }
 }
 
-const ALL: [Mode; 3] = [Mode::Ipvs, Mode::Iptables, Mode::Nftables];
+const ALL: [Mode; 4] = [Mode::Ipvs, Mode::Iptables, Mode::Nftables, Mode::Userspace];
+
+/// What happens at an address of the node where nobody listens: only in mode userspace is it known that
+/// nobody does.
+const fn of_nobody(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Userspace => "refused",
+        _ => "delivered to the node's own programs",
+    }
+}
 
 /// The kernel has what earlier manifests asked for: a sync failed, or another program put it back.
 #[test]
 fn drift_is_named_in_every_mode() {
-    let local = "delivered to the node's own programs";
     let web = "10.244.1.1], nodeName: node-a}, {addresses: [10.244.2.1";
     assert!(SERVICES.contains(web));
     for mode in ALL {
@@ -650,7 +668,7 @@ fn drift_is_named_in_every_mode() {
             "192.0.2.1:30080",
             From::Outside,
             without,
-            local,
+            of_nobody(mode),
             "should be served",
         );
         // Endpoints that went, and the kernel still sends to them.
@@ -721,8 +739,8 @@ fn another_mode_than_the_planned_one_is_named() {
         (Mode::Iptables, Mode::Ipvs),
     ] {
         let plane: fn(DataPlane, &DesiredState) -> DataPlane = match is {
-            Mode::Iptables => |_, desired| DataPlane::planned(Mode::Iptables, desired).unwrap(),
-            _ => |_, desired| DataPlane::planned(Mode::Ipvs, desired).unwrap(),
+            Mode::Iptables => |_, desired| of_plan(Mode::Iptables, desired),
+            _ => |_, desired| of_plan(Mode::Ipvs, desired),
         };
         let setup = Setup {
             mode: Some(planned),
@@ -771,9 +789,9 @@ fn what_others_do_is_named(mode: Mode) {
         };
         Filter::new(chain, Default::default())
     };
-    // IPVS takes packets in the hook input; translated ones pass the hook forward.
+    // IPVS takes packets in the hook input, and so does a listener; translated ones pass the hook forward.
     let (name, hook) = match mode {
-        Mode::Ipvs => ("input", Hook::Input),
+        Mode::Ipvs | Mode::Userspace => ("input", Hook::Input),
         _ => ("forward", Hook::Forward),
     };
     let mut drops = facts(|_| {});
@@ -787,7 +805,7 @@ fn what_others_do_is_named(mode: Mode) {
         "Firewall",
         &words,
     );
-    if mode != Mode::Ipvs {
+    if hook == Hook::Forward {
         let from_node = explained("10.96.0.80:80", From::Node, &drops);
         assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);
     }
@@ -842,7 +860,14 @@ fn what_the_kernel_does_not_deliver_is_named() {
             ways.closed.insert(ipvs::Family::V4, sysctl);
         });
         let words = "net.ipv4.ip_forward is 0";
-        check(target, From::Pod, &closed, "served", "NotForwarded", words);
+        match mode {
+            // It forwards nothing.
+            Mode::Userspace => {
+                let from_pod = explained(target, From::Pod, &closed);
+                assert_eq!(from_pod.reasons, [""; 0], "{}", from_pod.text);
+            }
+            _ => check(target, From::Pod, &closed, "served", "NotForwarded", words),
+        }
         let from_node = explained(target, From::Node, &closed);
         assert_eq!(from_node.reasons, [""; 0], "{}", from_node.text);
         let one = with(mode, |ways| {
@@ -857,10 +882,159 @@ fn what_the_kernel_does_not_deliver_is_named() {
         });
         let text = explained(target, From::Node, &unrouted).text;
         let is_named = text.contains("no route to virtual IP 10.96.0.80: no route matches");
-        assert_eq!(is_named, mode != Mode::Ipvs, "{text}");
+        let is_routed = matches!(mode, Mode::Iptables | Mode::Nftables);
+        assert_eq!(is_named, is_routed, "{text}");
         let from_pod = explained(target, From::Pod, &unrouted);
         assert_eq!(from_pod.reasons, [""; 0], "{}", from_pod.text);
     }
+}
+
+/// Listeners that are not there, in mode userspace.
+#[test]
+fn what_keeps_the_proxy_from_listening_is_named() {
+    let with = |plane: fn(DataPlane, &DesiredState) -> DataPlane| Setup {
+        mode: Some(Mode::Userspace),
+        plane: Some(plane),
+        ..Setup::default()
+    };
+    let (target, node_port) = ("10.96.0.80:80", "192.0.2.1:30080");
+    let local = "delivered to the node's own programs";
+    // Another program listens on all addresses.
+    let taken = |without_plan| Setup {
+        without_plan,
+        ..with(|plane, _| {
+            changed(plane, |of| {
+                of.node.listeners.clear();
+                of.others = Some([80, 30_080].map(socket).into());
+            })
+        })
+    };
+    let of_nginx =
+        "svcproxy does not listen at tcp 10.96.0.80:80: PID 7 (nginx) has the port, at 0.0.0.0:80";
+    for without_plan in [false, true] {
+        let taken = taken(without_plan);
+        check(target, From::Pod, &taken, local, "ListenFailed", of_nginx);
+        check(
+            node_port,
+            From::Outside,
+            &taken,
+            local,
+            "ListenFailed",
+            "0.0.0.0:30080",
+        );
+        let has_drift = explained(target, From::Pod, &taken)
+            .reasons
+            .contains(&"Drift");
+        assert_eq!(has_drift, !without_plan);
+    }
+    // It may not have the port.
+    let forbidden = with(|plane, _| changed(plane, |of| of.node.listeners.clear()));
+    let words = "no other program has the port";
+    check(
+        target,
+        From::Pod,
+        &forbidden,
+        "refused",
+        "ListenFailed",
+        words,
+    );
+    // No node port is served at this address.
+    let found = explained("127.0.0.1:30080", From::Node, &forbidden);
+    assert_eq!(found.reasons, ["NotThisPort"], "{}", found.text);
+    // It does not run.
+    let stopped = with(|plane, _| {
+        changed(plane, |of| {
+            of.node.listeners.clear();
+            of.node.served.clear();
+            of.silence = Some("no svcproxy runs here".to_owned());
+        })
+    });
+    let silence = "no svcproxy runs here";
+    check(
+        target,
+        From::Pod,
+        &stopped,
+        "refused",
+        "NotRunning",
+        silence,
+    );
+    // The routes are gone, or another program's precedes them.
+    let unrouted = with(|plane, _| changed(plane, |of| of.node.routes.clear()));
+    let leaves = "sent on by the node's routes";
+    check(
+        target,
+        From::Pod,
+        &unrouted,
+        leaves,
+        "Drift",
+        "should be served",
+    );
+    let given = with(|plane, _| {
+        changed(plane, |of| {
+            of.node.routes.clear();
+            of.is_unrouted = true;
+        })
+    });
+    check(
+        target,
+        From::Pod,
+        &given,
+        leaves,
+        "NoRoute",
+        "ip route add local 10.96.0.80 dev lo",
+    );
+    let obstructed = with(|plane, _| {
+        changed(plane, |of| {
+            of.node.obstacles.insert(Obstacle {
+                prefix: "10.96.0.0/12".parse().unwrap(),
+                by: "blackhole 10.96.0.0/12".to_owned(),
+                can_be_passed: false,
+            });
+        })
+    });
+    check(
+        target,
+        From::Pod,
+        &obstructed,
+        "served",
+        "RouteInTheWay",
+        "blackhole 10.96.0.0/12",
+    );
+}
+
+fn changed(plane: DataPlane, change: fn(&mut plane::Sockets)) -> DataPlane {
+    match plane {
+        DataPlane::Userspace(mut of) => {
+            change(&mut of);
+            DataPlane::Userspace(of)
+        }
+        other => other,
+    }
+}
+
+/// A socket of another program, on all addresses: as the kernel lists it.
+fn socket(port: u16) -> Socket {
+    let mut socket = Socket::new(Protocol::Tcp, ([0, 0, 0, 0], port).into());
+    socket.holder = "PID 7 (nginx)".to_owned();
+    socket
+}
+
+/// In mode userspace, a socket does not know the interface: pods are told by their addresses only.
+#[test]
+fn pods_are_not_told_by_interface_in_mode_userspace() {
+    let by_interface = Setup {
+        mode: Some(Mode::Userspace),
+        settings: Some(|config| {
+            config.pod_interfaces = Some(PodInterfaces::Prefixed("veth".parse().unwrap()));
+            config.cluster_cidrs.clear();
+        }),
+        without_plan: true,
+        ..Setup::default()
+    };
+    let found = explained("203.0.113.84:80", From::Pod, &by_interface);
+    assert_eq!(found.result, "dropped", "{}", found.text);
+    // That the endpoint on another node is not used is no drift.
+    assert_eq!(found.reasons, ["NoLocalEndpoints"], "{}", found.text);
 }
 
 #[test]
@@ -874,6 +1048,10 @@ fn texts() {
         mode: Some(Mode::Nftables),
         ..Setup::default()
     };
+    let userspace = Setup {
+        mode: Some(Mode::Userspace),
+        ..Setup::default()
+    };
     let of = |target, from, setup: &Setup| explained(target, from, setup).text;
     let all = [
         of("10.96.0.80:80", From::Outside, &setup),
@@ -885,6 +1063,10 @@ fn texts() {
         of("10.96.0.80:80", From::Outside, &nftables),
         of("192.0.2.1:30080", From::Outside, &nftables),
         of("10.96.0.81:80", From::Pod, &nftables),
+        of("10.96.0.80:80", From::Outside, &userspace),
+        of("192.0.2.1:30080", From::Node, &userspace),
+        of("203.0.113.85:80", From::Outside, &userspace),
+        of("10.96.0.81:80", From::Pod, &userspace),
     ];
     insta::assert_snapshot!(all.join("\n"));
 }

@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use proxier::mode::trace::{Answer, Outcome, Step};
 
 use super::case::{Case, Explanation, mode_of, what};
+use super::version;
 use crate::logging::Shown;
 
 /// Endpoints that are listed, at most.
@@ -108,6 +109,7 @@ fn result(f: &mut Formatter<'_>, outcome: &Outcome, is_lost: bool) -> fmt::Resul
         endpoint,
         weight,
         masqueraded,
+        proxy_protocol,
         ..
     } in answers.iter().take(LISTED)
     {
@@ -115,6 +117,11 @@ fn result(f: &mut Formatter<'_>, outcome: &Outcome, is_lost: bool) -> fmt::Resul
             true => "sees an address of this node",
             false => "sees the client's address",
         };
+        let header = proxy_protocol.map(|of| {
+            let version = version(of);
+            format!(", and the client's by the PROXY protocol {version}")
+        });
+        let sees = format!("{sees}{}", header.unwrap_or_default());
         let weight = match weight {
             1 => String::new(),
             weight => format!(", weight {weight}"),

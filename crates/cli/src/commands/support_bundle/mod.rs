@@ -19,7 +19,7 @@ use super::DiagnosticLog;
 use super::subject::Subject;
 use crate::Ending;
 use crate::args::{Mode, SupportBundleArgs};
-use crate::commands::{check, verify};
+use crate::commands::{check, proxy, verify};
 use crate::inventory::{self, Wanted};
 use crate::observe::COMMIT;
 use crate::running::{Client, Running};
@@ -186,12 +186,20 @@ fn of_node(parts: &mut Parts, args: &SupportBundleArgs) {
             Ok(serde_json::to_string_pretty(&inventory)?)
         },
     );
+    let node = args.node.clone();
     parts.collect(
         "kernel/state.txt",
         "svcproxy's state in the kernel",
         move || {
-            let (mode, _) = inventory::in_use(mode)?;
-            state::kernel(mode)
+            // In mode userspace, the running svcproxy says what its sockets are for.
+            let client = Client::at(&node.monitor.metrics_bind_address);
+            match proxy::mode_of(mode, client.as_ref()) {
+                Some(Mode::Userspace) => {
+                    let found = proxy::read(client.as_ref(), &node.listen)?;
+                    Ok(state::of_userspace(&found.node))
+                }
+                mode => state::kernel(inventory::in_use(mode)?.0),
+            }
         },
     );
     let (node, flags) = (args.node.clone(), args.mode.clone());
@@ -201,24 +209,24 @@ fn of_node(parts: &mut Parts, args: &SupportBundleArgs) {
     });
     let planned = |args: &SupportBundleArgs| {
         let (node, mode) = (args.node.clone(), args.mode.mode);
-        move || -> anyhow::Result<(Mode, Arc<DesiredState>)> {
+        move || -> anyhow::Result<(Subject, Arc<DesiredState>)> {
             let subject = Subject::of(&node, mode)?;
             let planned = subject.read(&mut DiagnosticLog::default())?;
-            Ok((subject.mode, Arc::new(planned.desired)))
+            Ok((subject, Arc::new(planned.desired)))
         }
     };
     let read = planned(args);
     parts.collect("plan.txt", "what the node should have", move || {
-        let (mode, desired) = read()?;
-        Ok(state::plan(mode, &desired))
+        let (subject, desired) = read()?;
+        Ok(state::plan(subject.mode, &desired))
     });
     let read = planned(args);
     parts.collect(
         "differences.json",
         "what svcproxy verify finds",
         move || {
-            let (mode, desired) = read()?;
-            verify::document(mode, &desired)
+            let (subject, desired) = read()?;
+            verify::document(&subject, &desired)
         },
     );
 }

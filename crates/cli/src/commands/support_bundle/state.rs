@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::bail;
 use proxier::desired::DesiredState;
 use proxier::mode::iptables::{self, IptablesKernel};
 use proxier::mode::ipvs::plan::{NodeState, Scope};
 use proxier::mode::ipvs::{IpvsKernel, Kernel};
 use proxier::mode::nftables::{self, NftablesKernel};
+use proxier::mode::userspace;
 
 use crate::args::Mode;
 use crate::commands::plan::Text;
@@ -48,7 +48,7 @@ pub(super) fn kernel(mode: Mode) -> anyhow::Result<String> {
         Mode::Ipvs => of_ipvs(&IpvsKernel::open()?.observe()?),
         Mode::Iptables => of_iptables(&IptablesKernel::open()?.observe()?),
         Mode::Nftables => of_nftables(&NftablesKernel::open()?.observe()?),
-        Mode::Userspace => bail!("mode userspace has only routes there, of protocol 73"),
+        Mode::Userspace => of_userspace(&userspace::observe([])?),
     })
 }
 
@@ -75,6 +75,30 @@ fn element(element: &impl std::fmt::Display, comment: Option<&str>) -> String {
         Some(comment) => format!("{element} ({comment})"),
         None => element.to_string(),
     }
+}
+
+/// The sockets, what they are for, and the routes to them.
+pub(super) fn of_userspace(node: &userspace::NodeState) -> String {
+    let mut text = String::new();
+    let may_route = if node.may_route { "yes" } else { "no" };
+    let _ = writeln!(text, "# may add routes: {may_route}\n");
+    let lines = node.routes.iter().map(ToString::to_string);
+    section(&mut text, "routes", lines);
+    let lines = node.obstacles.iter().map(|of| of.by.clone());
+    section(&mut text, "obstacles", lines);
+    let lines = node.addresses.iter().map(ToString::to_string);
+    section(&mut text, "addresses", lines);
+    let lines = node.served.values().map(|served| {
+        let step = userspace::Step::Serve(std::sync::Arc::clone(served));
+        step.to_string()
+    });
+    section(&mut text, "frontends", lines);
+    let lines = node.listeners.iter().flat_map(|(key, at)| {
+        at.iter()
+            .map(move |at| format!("listen on {} {at}", key.protocol))
+    });
+    section(&mut text, "listeners", lines);
+    text
 }
 
 fn of_ipvs(node: &NodeState) -> String {

@@ -8,18 +8,19 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use proxier::desired::{DesiredState, Frontend};
+use proxier::host::Host;
 use proxier::mode::iptables::IptablesKernel;
 use proxier::mode::ipvs::{IpvsKernel, Kernel};
 use proxier::mode::nftables::NftablesKernel;
 use serde::Serialize;
 
 use self::connect::{Bounds, Connection, connect, targets};
-use self::drift::{Difference, of_iptables, of_ipvs, of_nftables};
+use self::drift::{Difference, of_iptables, of_ipvs, of_nftables, of_userspace, unrouted};
 use self::text::Text;
 use super::subject::Subject;
 use super::{DiagnosticLog, json};
@@ -30,6 +31,8 @@ use crate::logging::Shown;
 
 /// Between two comparisons with `--wait`.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Where the kernel's sysctls are.
+const PROC_SYS: &str = "/proc/sys";
 
 /// Compares the kernel with the plan, and with `--connect` connects to everything.
 pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
@@ -38,7 +41,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
     let began = Instant::now();
     let (planned, mut report) = loop {
         let planned = subject.read(&mut log)?;
-        let differences = differences(subject.mode, &planned.desired)?;
+        let differences = differences(&subject, &planned.desired)?;
         let report = Report::new(&planned.desired, differences, &args.selection, subject.mode);
         if report.agrees() || began.elapsed() >= args.wait {
             break (planned, report);
@@ -82,8 +85,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Ending> {
 }
 
 /// Reads the kernel, and compares it.
-fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Difference>> {
-    Ok(match mode {
+fn differences(subject: &Subject, desired: &DesiredState) -> anyhow::Result<Vec<Difference>> {
+    Ok(match subject.mode {
         Mode::Ipvs => {
             let mut kernel = IpvsKernel::open()?;
             let mut node = kernel.outline()?;
@@ -94,17 +97,25 @@ fn differences(mode: Mode, desired: &DesiredState) -> anyhow::Result<Vec<Differe
         }
         Mode::Iptables => of_iptables(desired, &IptablesKernel::open()?.observe()?),
         Mode::Nftables => of_nftables(desired, &NftablesKernel::open()?.observe()?),
-        Mode::Userspace => bail!(
-            "verify compares the kernel with the plan, and mode userspace has no Services there; \
-             `svcproxy services` asks the process what it serves"
-        ),
+        Mode::Userspace => {
+            let node = subject.proxy()?.node;
+            let mut differences = of_userspace(desired, &node);
+            if !node.given.is_empty() {
+                // It changes no sysctl, and reads none here.
+                let mut host = Host::open(Path::new(PROC_SYS))?;
+                let given = drift::given(desired, &node);
+                let ways = host.ways(given.iter().copied())?;
+                differences.extend(unrouted(desired, &given, &ways));
+            }
+            differences
+        }
     })
 }
 
 /// The verdicts on all Services, as JSON text.
-pub(super) fn document(mode: Mode, desired: &DesiredState) -> anyhow::Result<String> {
-    let differences = differences(mode, desired)?;
-    let report = Report::new(desired, differences, &Selection::default(), mode);
+pub(super) fn document(subject: &Subject, desired: &DesiredState) -> anyhow::Result<String> {
+    let differences = differences(subject, desired)?;
+    let report = Report::new(desired, differences, &Selection::default(), subject.mode);
     Ok(serde_json::to_string_pretty(&report)?)
 }
 

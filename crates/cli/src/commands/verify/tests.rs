@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Parser;
-use proxier::desired::Config;
+use proxier::desired::{Backend, Config, FrontendKey, FrontendKind, Place};
+use proxier::host::{Route, Ways};
 use proxier::mode::ipvs::plan::{Element, NodeState, Plan, Scope};
-use proxier::mode::{iptables, nftables};
+use proxier::mode::userspace::Served;
+use proxier::mode::{iptables, nftables, userspace};
 use proxier::source::manifest;
 use proxier::store::Store;
 
@@ -109,6 +111,15 @@ fn without_rules(node: &iptables::NodeState, words: &[&str]) -> iptables::NodeSt
     iptables::NodeState::new(node.sysctls.clone(), rules, node.v6.clone())
 }
 
+fn userspace_node(desired: &DesiredState) -> userspace::NodeState {
+    let mut node = userspace::NodeState::default();
+    node.may_route = true;
+    node.addresses = vec!["192.0.2.1/24".parse().unwrap()];
+    let plan = userspace::Plan::new(desired, &node, Scope::Full);
+    node.record(&plan, &[]);
+    node
+}
+
 /// The Services with differences, and `-` for what Services share.
 fn of(differences: &[Difference]) -> Vec<&str> {
     let services = differences.iter();
@@ -123,6 +134,7 @@ fn a_node_as_planned_does_not_differ() {
     assert_eq!(of_ipvs(&desired, &ipvs_node(&desired)), []);
     assert_eq!(of_iptables(&desired, &iptables_node(&desired)), []);
     assert_eq!(of_nftables(&desired, &nftables_node(&desired)), []);
+    assert_eq!(of_userspace(&desired, &userspace_node(&desired)), []);
 }
 
 #[test]
@@ -213,6 +225,87 @@ fn drift_of_nftables_is_named() {
     assert_eq!(of(&of_nftables(&desired, &node)), ["-"]);
 }
 
+#[test]
+fn drift_of_userspace_is_named() {
+    let desired = desired(&[]);
+    let planned = userspace_node(&desired);
+    let owner = |key: &FrontendKey| desired.frontend(key).unwrap().owner.service.to_string();
+    let listeners: Vec<_> = planned.listeners.clone().into_iter().collect();
+    assert!(listeners.len() >= 5, "{listeners:?}");
+    for (key, addresses) in listeners {
+        let mut node = planned.clone();
+        node.listeners.remove(&key);
+        let differences = of_userspace(&desired, &node);
+        let steps: Vec<_> = differences.iter().map(|of| of.step.as_str()).collect();
+        let at = addresses.first().unwrap();
+        assert_eq!(steps, [format!("listen on {} {at}", key.protocol)]);
+        assert_eq!(of(&differences), [&*owner(&key)], "{key}");
+        // The proxy serves nothing of it.
+        node.served.remove(&key);
+        assert_eq!(of(&of_userspace(&desired, &node)), [&*owner(&key)], "{key}");
+        // It has other endpoints.
+        let mut node = planned.clone();
+        let served = &node.served[&key];
+        let mut frontend = (*served.frontend).clone();
+        let backends = frontend.backends.iter().skip(1).copied();
+        let is_other = !frontend.backends.is_empty();
+        frontend.backends = backends.collect();
+        let other = Served::with_pods(Arc::new(frontend), Arc::clone(&served.pods));
+        node.served.insert(key, Arc::new(other));
+        let differences = of_userspace(&desired, &node);
+        assert_eq!(differences.len(), usize::from(is_other), "{differences:?}");
+    }
+    let mut node = planned.clone();
+    node.routes.retain(|route| route.prefix.prefix_len() < 32);
+    assert_eq!(of(&of_userspace(&desired, &node)), ["shop/web"]);
+    node.routes.clear();
+    assert_eq!(of(&of_userspace(&desired, &node)), ["-", "shop/web"]);
+}
+
+/// The proxy does not say where endpoints are and what kind an address is, and does not ask for it.
+#[test]
+fn what_the_proxy_does_not_ask_for_is_no_difference() {
+    let desired = desired(&[]);
+    let mut node = userspace_node(&desired);
+    for served in node.served.values_mut() {
+        let mut frontend = (*served.frontend).clone();
+        frontend.kind = FrontendKind::ExternalIp;
+        let unplaced = |of: &Backend| Backend {
+            place: Place::Unknown,
+            ..*of
+        };
+        frontend.backends = frontend.backends.iter().map(unplaced).collect();
+        let external = frontend.external.as_ref();
+        frontend.external = external.map(|all| all.iter().map(unplaced).collect());
+        *served = Arc::new(Served::with_pods(
+            Arc::new(frontend),
+            Arc::clone(&served.pods),
+        ));
+    }
+    assert_eq!(of_userspace(&desired, &node), []);
+}
+
+#[test]
+fn a_virtual_ip_of_listen_needs_a_local_route() {
+    let desired = desired(&[]);
+    let mut node = userspace_node(&desired);
+    node.given = ["203.0.113.0/24".parse().unwrap()].into();
+    let given = drift::given(&desired, &node);
+    let vip: std::net::IpAddr = "203.0.113.9".parse().unwrap();
+    assert_eq!(given, BTreeSet::from([vip]));
+    let mut ways = Ways::default();
+    ways.routes.insert(vip, Route::By("eth0".to_owned()));
+    let differences = unrouted(&desired, &given, &ways);
+    assert_eq!(of(&differences), ["shop/web"], "{differences:?}");
+    assert!(
+        differences[0]
+            .step
+            .contains("ip route add local 203.0.113.9")
+    );
+    ways.routes.insert(vip, Route::Local);
+    assert_eq!(unrouted(&desired, &given, &ways), []);
+}
+
 /// A Service that only the kernel has, for instance because an old svcproxy left it.
 #[test]
 fn what_the_plan_does_not_have_is_named_by_the_kernel() {
@@ -234,6 +327,7 @@ fn what_the_plan_does_not_have_is_named_by_the_kernel() {
     has_web(&of_ipvs(&fewer, &ipvs_node(&all)));
     has_web(&of_iptables(&fewer, &iptables_node(&all)));
     has_web(&of_nftables(&fewer, &nftables_node(&all)));
+    has_web(&of_userspace(&fewer, &userspace_node(&all)));
     let chains = of_iptables(&fewer, &iptables_node(&all)).into_iter();
     let chains = chains.filter(|of| of.step.contains("delete chain nat SVCPROXY-S-"));
     let owners: Vec<_> = chains.filter_map(|of| of.service).collect();
