@@ -3,7 +3,6 @@
 //! Text from an API server, a manifest or a program may contain line breaks, which could forge log
 //! lines, and terminal control sequences.
 
-#[cfg(feature = "kube")]
 use std::error::Error;
 use std::fmt::{self, Write};
 
@@ -23,10 +22,8 @@ impl fmt::Display for Escaped<'_> {
 }
 
 /// An error and its causes in one sentence, [escaped](Escaped), without repetitions.
-#[cfg(feature = "kube")]
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
-#[cfg(feature = "kube")]
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = self.0.to_string();

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipvs::{Statistics, VirtualServerKey};
 use proxier::desired::Config;
+use proxier::mode::Sysctl;
 use proxier::mode::ipvs::{FakeNode, Ipvs};
 use proxier::mode::userspace::UserspaceProxy;
 use proxier::model::{
@@ -491,6 +492,53 @@ fn traffic_is_exported_on_request_and_up_to_the_limit() {
         .filter(|series| series.contains("service=\""));
     assert_eq!(reported.count(), 2 * 5);
     assert_eq!(scrape.value("svcproxy_service_metrics_left_out"), 47.0);
+}
+
+#[test]
+fn one_service_that_fails_is_a_problem_and_health_is_that_of_the_others() {
+    let mut options = Options::new(vec![Family::V4]);
+    // Each change that has not been applied makes it unhealthy.
+    options.health_timeout = Duration::ZERO;
+    let mut intervals = Intervals::default();
+    intervals.drift = Duration::ZERO;
+    intervals.first_retry = Duration::from_secs(3600);
+    intervals.last_retry = Duration::from_secs(3600);
+    let proxy = Proxy::start(options, intervals);
+    let syncs = |scrape: &Scrape| {
+        scrape.value("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}")
+    };
+    proxy.send(lists(vec![], vec![]));
+    proxy.scrape_until(|scrape| syncs(scrape) >= 1.0);
+    // A Service that the kernel rejects.
+    let bad = VirtualServerKey::new(Protocol::Tcp, ([10, 96, 0, 99], 80).into());
+    proxy.node.fail_virtual_server(bad, Some(ENOMEM));
+    proxy.send(vec![
+        Change::ServiceApplied(service("bad", 99)),
+        Change::EndpointSliceApplied(slice("bad", &[[10, 244, 0, 99]])),
+    ]);
+    let failed = proxy.scrape_until(|scrape| scrape.value("svcproxy_problems") > 0.0);
+    assert_eq!(failed.value("svcproxy_problems"), 1.0);
+    // Its own failure is no delay. The metrics may be a moment ahead of health.
+    let is_healthy = || proxy.monitor.is_healthy().then_some(()).ok_or("unhealthy");
+    eventually(PATIENCE, is_healthy).unwrap();
+    proxy.send(vec![Change::ServiceApplied(service("good", 1))]);
+    let then = proxy.scrape_until(|scrape| syncs(scrape) > syncs(&failed));
+    assert_eq!(then.value("svcproxy_problems"), 1.0, "it is not forgotten");
+    eventually(PATIENCE, is_healthy).unwrap();
+    // What all Services share fails. The success of one of them hides nothing.
+    proxy.node.fail_virtual_server(bad, None);
+    proxy.node.set_sysctl(Sysctl::VS_CONNTRACK, "0");
+    proxy.node.fail_step(1, ENOMEM);
+    proxy.events.send(Event::Drift).unwrap();
+    let failures = |scrape: &Scrape| scrape.value("svcproxy_sync_failures_total");
+    let failed = proxy.scrape_until(|scrape| failures(scrape) > failures(&then));
+    proxy.send(vec![Change::ServiceApplied(service("good", 2))]);
+    proxy.scrape_until(|scrape| syncs(scrape) > syncs(&failed));
+    assert!(!proxy.monitor.is_healthy());
+    proxy.events.send(Event::Drift).unwrap();
+    eventually(PATIENCE, is_healthy).unwrap();
+    let repaired = proxy.scrape_until(|scrape| scrape.value("svcproxy_problems") == 0.0);
+    assert_eq!(failures(&repaired), failures(&failed));
 }
 
 #[test]

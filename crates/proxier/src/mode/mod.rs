@@ -30,6 +30,7 @@ use crate::notice::Notice;
 pub use error::NodeError;
 pub use flows::Flows;
 pub use limits::{limits, limits_of};
+pub(crate) use report::Part;
 pub use report::{ApplyReport, Counts, Failure, Failures, Item, Reconciled, Refused};
 pub use sysctl::Sysctl;
 

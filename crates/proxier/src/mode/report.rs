@@ -1,6 +1,7 @@
 //! The results of a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::ops::Add;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use ipvs::Family;
 
 use super::NodeError;
 use crate::desired::{FrontendKey, Need, ServicePortName};
+use crate::escaped::Chain;
 
 /// The results of the steps of a plan.
 #[derive(Debug, Default)]
@@ -68,6 +70,45 @@ pub struct Failures {
     pub(crate) needs_audit: bool,
     /// Whether the state of the node is unknown: it must be read before anything else.
     pub(crate) is_unknown: bool,
+    /// What failed, and why.
+    pub(crate) causes: BTreeMap<Part, String>,
+    /// Whether something failed that all Services share, such as the rules.
+    pub(crate) is_general: bool,
+}
+
+/// What a failed step belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// A single item.
+    Item(Item),
+    /// No single item: the step, as text.
+    Step(String),
+}
+
+impl Failures {
+    /// Records what the failed steps of a plan belong to. A step of no single item is general.
+    ///
+    /// The first failure of an item counts: those of later steps follow from it.
+    pub(crate) fn attribute<S: Display>(
+        &mut self,
+        steps: &[S],
+        failures: &[Failure],
+        item: impl Fn(&S) -> Option<Item>,
+    ) {
+        for failure in failures {
+            if matches!(failure.error, NodeError::NotTried) {
+                continue;
+            }
+            let Some(step) = steps.get(failure.step) else {
+                continue;
+            };
+            let item = item(step);
+            self.is_general |= item.is_none() || failure.error.is_outcome_unknown();
+            let part = item.map_or_else(|| Part::Step(step.to_string()), Part::Item);
+            let cause = || Chain(&failure.error).to_string();
+            self.causes.entry(part).or_insert_with(cause);
+        }
+    }
 }
 
 /// A Service port that was left out of a step.

@@ -52,6 +52,8 @@ pub enum Reason {
     ServiceCidrShared,
     /// An address of a Service is not served.
     AddressRefused,
+    /// The kernel rejects a change for a Service, or one that Services share.
+    SyncFailed,
     /// Mode userspace cannot listen at an address and port of the Service.
     ListenFailed,
     /// The DNS server cannot serve one of its addresses.
@@ -99,7 +101,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::ModeFallback,
         Self::IpvsAvailable,
         Self::NodeRefused,
@@ -108,6 +110,7 @@ impl Reason {
         Self::NodeUnknown,
         Self::ServiceCidrShared,
         Self::AddressRefused,
+        Self::SyncFailed,
         Self::ListenFailed,
         Self::DnsNotServed,
         Self::AddressConflict,
@@ -142,6 +145,7 @@ impl Reason {
             Self::NodeUnknown => "NodeUnknown",
             Self::ServiceCidrShared => "ServiceCidrShared",
             Self::AddressRefused => "AddressRefused",
+            Self::SyncFailed => "SyncFailed",
             Self::ListenFailed => "ListenFailed",
             Self::DnsNotServed => "DnsNotServed",
             Self::AddressConflict => "AddressConflict",

@@ -1,6 +1,7 @@
 //! Keeps a node in sync with its Services: the [`Proxier`], which connects the stages, and the loop
 //! around it.
 
+mod failing;
 mod proxier;
 mod run;
 mod schedule;

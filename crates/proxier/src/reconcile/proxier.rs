@@ -16,6 +16,7 @@ use crate::mode::ipvs::plan::Scope;
 use crate::mode::{Carried, DataPlane, Drain, Failures, Item, Reading, ServerCounts};
 use crate::model::ObjectName;
 use crate::notice::{Notice, Reason};
+use crate::reconcile::failing::Failing;
 use crate::reconcile::schedule::{Failed, Tried};
 use crate::store::{Change, Store, Trigger};
 
@@ -58,6 +59,8 @@ pub struct Proxier<D: DataPlane> {
     touched: Touched,
     /// What was tried since the last [`take_attempt`](Self::take_attempt).
     attempt: Attempt,
+    /// What failed and has not been right since.
+    failing: Failing,
     /// The triggers of the changes in the desired state that no report has.
     triggers: Vec<Trigger>,
     is_draining_beside: bool,
@@ -115,6 +118,7 @@ impl<D: DataPlane> Proxier<D> {
             unknown_node: None,
             touched: Touched::default(),
             attempt: Attempt::default(),
+            failing: Failing::default(),
             triggers: Vec::new(),
             is_draining_beside: false,
             data_plane,
@@ -132,6 +136,7 @@ impl<D: DataPlane> Proxier<D> {
             desired: self.desired,
             touched: Touched::default(),
             attempt: Attempt::default(),
+            failing: Failing::default(),
             triggers: Vec::new(),
             is_draining_beside: false,
             data_plane,
@@ -315,6 +320,7 @@ impl<D: DataPlane> Proxier<D> {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.desired.problems();
         problems.extend(self.data_plane.problems(&self.desired, None));
+        problems.extend(self.failing.problems(&self.desired, None));
         problems
     }
 
@@ -323,6 +329,7 @@ impl<D: DataPlane> Proxier<D> {
     pub fn problems_of(&self, service: &ObjectName) -> Vec<Problem> {
         let mut problems = self.desired.problems_of(service);
         problems.extend(self.data_plane.problems(&self.desired, Some(service)));
+        problems.extend(self.failing.problems(&self.desired, Some(service)));
         problems
     }
 
@@ -335,7 +342,18 @@ impl<D: DataPlane> Proxier<D> {
         });
         let of_config = config.notices().chain(refused);
         let of_config = of_config.chain(self.unknown_node.clone());
-        of_config.chain(self.data_plane.conditions()).collect()
+        let of_config = of_config.chain(self.data_plane.conditions());
+        of_config
+            .chain(self.failing.conditions(&self.desired))
+            .collect()
+    }
+
+    /// Whether what all Services share is in effect: the rules, routes of whole Service CIDRs,
+    /// sysctls. If a change of it failed, only a comparison of everything shows that it is right
+    /// again, not the success of a Service. Failures of single Services do not count; they are
+    /// [problems](Self::problems).
+    pub const fn is_settled(&self) -> bool {
+        !self.failing.is_general()
     }
 
     fn sync(&mut self) -> Result<SyncReport<D::Plan>, NodeError> {
@@ -348,7 +366,7 @@ impl<D: DataPlane> Proxier<D> {
         let plan = self.data_plane.plan(&self.desired, scope);
         self.attempt.tried.extend(scope);
         let concerned = Concerned::Services(self.desired.concerned(&touched));
-        Ok(self.apply(SyncKind::Changes, plan, concerned))
+        Ok(self.apply(SyncKind::Changes, plan, Some(scope), concerned))
     }
 
     /// Compares everything with the last reading of the node.
@@ -356,21 +374,27 @@ impl<D: DataPlane> Proxier<D> {
         self.touched = Touched::default();
         let plan = self.data_plane.plan(&self.desired, Scope::Full);
         self.attempt.tried.extend(Scope::Full);
-        self.apply(SyncKind::Full, plan, Concerned::All)
+        self.apply(SyncKind::Full, plan, Some(Scope::Full), Concerned::All)
     }
 
     fn apply(
         &mut self,
         kind: SyncKind,
         plan: D::Plan,
+        scope: Option<Scope<'_>>,
         concerned: Concerned,
     ) -> SyncReport<D::Plan> {
-        let (applied, failures) = self.data_plane.carry_out(&plan);
+        let (applied, mut failures) = self.data_plane.carry_out(&plan);
+        let is_timely = !failures.is_general;
+        if let Some(scope) = scope {
+            self.failing.settle(scope, &mut failures);
+        }
         self.attempt.failed.extend(failures.into_failed());
         SyncReport {
             kind,
             plan,
             applied,
+            is_timely,
             triggers: mem::take(&mut self.triggers),
             notices: self.data_plane.take_notices(&self.desired),
             concerned,
@@ -457,7 +481,8 @@ impl<D: DataPlane> Proxier<D> {
             return Ok(None);
         };
         let nobody = Concerned::Services(BTreeSet::new());
-        let mut report = self.apply(SyncKind::Drained, plan, nobody);
+        // Not recorded as failing: it is tried again with each check, and serves nobody.
+        let mut report = self.apply(SyncKind::Drained, plan, None, nobody);
         self.touch(emptied);
         // Virtual servers without real servers can be removed now.
         if self.is_known() && !self.touched.frontends.is_empty() {

@@ -10,8 +10,8 @@ use crate::mode::iptables::{IptablesKernel, NodeState, Plan, Refusals, Step};
 use crate::mode::limits::{limits, limits_of};
 use crate::mode::sealed::Sealed;
 use crate::mode::{
-    ApplyReport, Carried, DataPlane, DataPlaneStatus, DesiredState, Failure, Failures, NodeError,
-    Problem, Reading, Scope, ServerCounts,
+    ApplyReport, Carried, DataPlane, DataPlaneStatus, DesiredState, Failure, Failures, Item,
+    NodeError, Problem, Reading, Scope, ServerCounts,
 };
 use crate::model::ObjectName;
 use crate::notice::Notice;
@@ -145,6 +145,12 @@ impl<T: Tables> DataPlane for Iptables<T> {
             tried.iter().filter_map(Step::flows),
             failed_flows.filter_map(Step::flows),
         );
+        let mut failures = Failures::default();
+        // Before new rejections join them: they belong to single Services, and the audit that they
+        // start reports them as such.
+        failures.attribute(plan.steps(), &report.failures, |step| {
+            step.flows().map(|flows| Item::Frontend(flows.to))
+        });
         let failed = self.ingest(&mut report);
         // If iptables-restore failed for no single Service, it may have changed only some of the
         // tables.
@@ -156,11 +162,8 @@ impl<T: Tables> DataPlane for Iptables<T> {
             (Some(node), None) => node.record(plan, &failed),
             (None, _) => {}
         }
-        let failures = Failures {
-            needs_audit: !report.failures.is_empty(),
-            is_unknown,
-            ..Failures::default()
-        };
+        failures.needs_audit = !report.failures.is_empty();
+        failures.is_unknown = is_unknown;
         (report, failures)
     }
 

@@ -76,6 +76,7 @@ pub(super) fn failures(node: &NodeState, plan: &Plan, applied: &ApplyReport) -> 
             _ => failures.needs_audit = true,
         }
     }
+    failures.attribute(plan.steps(), &applied.failures, |step| item(node, step));
     failures
 }
 

@@ -108,11 +108,12 @@ impl<T: Tables> DataPlane for Nftables<T> {
             Some(node) => node.record(plan, &report.failed_steps()),
             None => {}
         }
-        let failures = Failures {
+        let mut failures = Failures {
             needs_audit: !report.failures.is_empty(),
             is_unknown,
             ..Failures::default()
         };
+        failures.attribute(plan.steps(), &report.failures, Step::item);
         (report, failures)
     }
 

@@ -13,6 +13,8 @@ use crate::desired::{
     Backend, Config, DesiredState, Frontend, FrontendKey, FrontendKind, Need, WithoutBackends,
 };
 use crate::hash::fnv1a;
+#[cfg(feature = "nftables")]
+use crate::mode::Item;
 use crate::mode::flows::{may_be_stale, stale};
 use crate::mode::ipvs::plan::{Audience, Comment, Scope, missing_sysctls};
 use crate::mode::ipvs::rules::{Fingerprint, split_range};
@@ -94,6 +96,20 @@ impl Step {
         match self {
             Self::DeleteFlows(flows) => Some(flows),
             _ => None,
+        }
+    }
+
+    /// The item that it belongs to, if it is a single one.
+    #[cfg(feature = "nftables")]
+    pub(super) fn item(&self) -> Option<Item> {
+        if let Self::DeleteFlows(flows) = self {
+            return Some(Item::Frontend(flows.to));
+        }
+        let (element, _) = self.element()?;
+        match *element {
+            Element::Hairpin(address) => Some(Item::Need(Need::Hairpin(address))),
+            Element::HealthCheck(family, port) => Some(Item::Need(Need::HealthCheck(family, port))),
+            _ => element.frontend().map(Item::Frontend),
         }
     }
 

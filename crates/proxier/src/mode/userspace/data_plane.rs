@@ -65,6 +65,7 @@ impl Userspace {
                 error: failure.error,
             });
         }
+        failures.attribute(plan.steps(), &report.failures, Step::item);
         failures
     }
 }

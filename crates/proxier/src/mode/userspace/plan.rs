@@ -11,6 +11,8 @@ use ipvs::{Family, Protocol};
 
 use super::reach::{host_route, reach};
 use crate::desired::{DesiredState, Frontend, FrontendKey, Need, WithoutBackends};
+#[cfg(feature = "userspace")]
+use crate::mode::Item;
 use crate::mode::StepKind;
 use crate::mode::ipvs::plan::{LocalRoute, Obstacle, Scope, base_routes};
 
@@ -163,6 +165,24 @@ pub enum Step {
 }
 
 impl Step {
+    /// The item that it belongs to, if it is a single one.
+    #[cfg(feature = "userspace")]
+    pub(super) fn item(&self) -> Option<Item> {
+        match self {
+            Self::Serve(served) => Some(Item::Frontend(served.frontend.key)),
+            Self::Listen(key, _)
+            | Self::Close(key, _)
+            | Self::Withdraw(key)
+            | Self::EndConnections(key, _) => Some(Item::Frontend(*key)),
+            Self::AddRoute(route) | Self::DeleteRoute(route) => {
+                // A route of a single address belongs to a virtual IP; all others are Service CIDRs.
+                let prefix = route.prefix;
+                let is_single = prefix.prefix_len() == prefix.max_prefix_len();
+                is_single.then(|| Item::Need(Need::Route(prefix.addr())))
+            }
+        }
+    }
+
     /// What it changes.
     pub(crate) const fn kind(&self) -> StepKind {
         match self {

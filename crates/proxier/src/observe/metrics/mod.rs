@@ -36,7 +36,7 @@ use crate::discovery::DnsState;
 use crate::mode::DataPlane;
 use crate::model::ObjectName;
 use crate::observe::health::{ChangeCounts, Fallback, HealthReport, Moment, ProxyHealth};
-use crate::reconcile::{Event, Observed, Round};
+use crate::reconcile::{Event, Observed, Round, SyncReport};
 use crate::source::ConnectionState;
 use crate::store::{Change, Trigger};
 use kube_proxy::KubeProxyMetrics;
@@ -295,7 +295,11 @@ impl Monitor {
         let mut health = lock(&self.0.health);
         let node = proxier.store().node();
         health.set_node_eligible(node.is_none_or(|node| node.eligible));
-        if round.is_success() {
+        // Health is whether syncs are in time, as in kube-proxy. One Service that fails is a condition:
+        // it would else keep load balancers from a node that serves all others. What all Services
+        // share is another matter: the success of one of them does not show that it is right again.
+        let is_timely = round.result.is_ok_and(SyncReport::is_timely);
+        if is_timely && proxier.is_settled() {
             health.synced(round.started, now);
             kube_proxy.programmed(&std::mem::take(&mut *triggers), now.wall);
         }

@@ -19,6 +19,8 @@ pub struct SyncReport<P = Plan> {
     pub plan: P,
     /// Their results.
     pub applied: ApplyReport,
+    /// Whether nothing failed that all Services share.
+    pub(super) is_timely: bool,
     /// The triggers of the changes of endpoint slices in this sync.
     pub(crate) triggers: Vec<Trigger>,
     /// Notices for the operator.
@@ -58,6 +60,13 @@ impl<P: PlanSteps> SyncReport<P> {
         self.applied.failures.is_empty()
     }
 
+    /// Whether the changes count as applied: every step succeeded, except for those of single
+    /// Services. A Service whose steps failed is retried, and has a
+    /// [problem](crate::Proxier::problems_of) until they succeed.
+    pub const fn is_timely(&self) -> bool {
+        self.is_timely
+    }
+
     /// Whether every step succeeded, without exceptions.
     pub fn is_complete(&self) -> bool {
         self.is_success() && self.applied.refused.is_empty()
@@ -66,6 +75,7 @@ impl<P: PlanSteps> SyncReport<P> {
     /// Merges the report of the next sync into this one.
     pub(super) fn append(&mut self, then: Self) {
         self.applied.append(then.applied, self.plan.count());
+        self.is_timely &= then.is_timely;
         self.plan.append(then.plan);
         self.triggers.extend(then.triggers);
         self.notices.extend(then.notices);

@@ -13,6 +13,7 @@ use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PortName, Protocol, Service,
     ServicePort, Timestamp,
 };
+use crate::notice::Reason;
 
 const ENOMEM: i32 = 12;
 
@@ -219,6 +220,78 @@ fn a_service_that_always_fails_costs_the_others_nothing() {
         6,
         "there is nothing left to retry"
     );
+}
+
+#[test]
+fn a_service_that_fails_stays_a_problem_until_it_is_right() {
+    let mut simulated = Simulated::new();
+    let reported = |simulated: &Simulated| {
+        let problems = simulated.proxier.problems().into_iter();
+        let problems = problems.map(|problem| (problem.service, problem.reason));
+        let node = simulated.proxier.node_conditions().into_iter();
+        let node = node.filter(|notice| notice.reason == Reason::SyncFailed);
+        (problems.collect::<Vec<_>>(), node.count())
+    };
+    let failing = (vec![(name("s1"), Reason::SyncFailed)], 0);
+    let broken = key(1, Protocol::Tcp);
+    simulated.node.fail_virtual_server(broken, Some(ENOMEM));
+    simulated.change(service(1, Protocol::Tcp, [10, 244, 1, 1]));
+    assert_eq!(reported(&simulated), failing);
+    let [problem] = &simulated.proxier.problems_of(&name("s1"))[..] else {
+        panic!("{:?}", simulated.proxier.problems());
+    };
+    assert!(problem.message.contains("10.96.0.1:80"), "{problem:?}");
+    // Another Service succeeds, and retries fail: the report is the same.
+    let before = simulated.proxier.problems();
+    for n in 0..50 {
+        simulated.change(service(2, Protocol::Tcp, [10, 244, 2, n]));
+        assert!(simulated.serves(2, Protocol::Tcp, [10, 244, 2, n]));
+        assert_eq!(simulated.proxier.problems(), before);
+        assert_eq!(simulated.proxier.problems_of(&name("s2")), []);
+        simulated.wait(STEP);
+    }
+    assert!(simulated.retries().len() > 1);
+    // Nobody has the address any more: that it stays is a condition of the node.
+    simulated.change([Change::ServiceDeleted(name("s1"))]);
+    assert_eq!(reported(&simulated), (vec![], 1));
+    // The Service comes back, and the fault ends.
+    simulated.change(service(1, Protocol::Tcp, [10, 244, 1, 1]));
+    assert_eq!(reported(&simulated), failing);
+    simulated.node.fail_virtual_server(broken, None);
+    simulated.change(service(2, Protocol::Tcp, [10, 244, 2, 99]));
+    assert_eq!(reported(&simulated), failing);
+    assert!(simulated.proxier.is_settled(), "it is one Service's alone");
+    simulated.wait(Duration::from_secs(30));
+    assert!(simulated.serves(1, Protocol::Tcp, [10, 244, 1, 1]));
+    assert_eq!(reported(&simulated), (vec![], 0));
+}
+
+#[test]
+fn what_all_services_share_is_right_again_after_a_full_comparison_only() {
+    let mut simulated = Simulated::new();
+    let failing = |simulated: &Simulated| {
+        let conditions = simulated.proxier.node_conditions().into_iter();
+        let texts = conditions.filter(|notice| notice.reason == Reason::SyncFailed);
+        texts.map(|notice| notice.message).collect::<Vec<_>>()
+    };
+    simulated.node.set_sysctl(Sysctl::VS_CONNTRACK, "0");
+    simulated.node.fail_step(1, ENOMEM);
+    simulated.schedule.drifted(simulated.now);
+    simulated.act();
+    assert!(!simulated.proxier.is_settled());
+    let texts = failing(&simulated);
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert!(texts[0].contains(Sysctl::VS_CONNTRACK.name()), "{texts:?}");
+    simulated.change(service(2, Protocol::Tcp, [10, 244, 2, 2]));
+    assert!(simulated.serves(2, Protocol::Tcp, [10, 244, 2, 2]));
+    assert!(
+        !simulated.proxier.is_settled(),
+        "a Service succeeded, not the sysctl"
+    );
+    assert_eq!(failing(&simulated), texts);
+    simulated.wait(Duration::from_secs(2));
+    assert!(simulated.proxier.is_settled());
+    assert_eq!(failing(&simulated), [""; 0]);
 }
 
 #[test]

@@ -270,7 +270,7 @@ fn a_failure_of_no_single_service_keeps_the_rejections() {
     cluster.kernel().refused.push("*");
     let audit = cluster.audit();
     audit.is(SyncKind::Full, false, false);
-    audit.reported(&[]);
+    audit.reported(&[(Reason::SyncFailed, "Node")]);
     assert_eq!(cluster.proxier.problems().len(), 1);
     cluster.kernel().refused.pop();
     let retry = cluster.audit();
