@@ -5,20 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use fuzz::check;
 use libfuzzer_sys::fuzz_target;
 use proxier::Proxier;
 use proxier::desired::Config;
 use proxier::mode::ipvs::{FakeNode, Ipvs};
 use proxier::source::manifest::parse;
-
-/// Characters that end a line, control a terminal, or change the direction of text.
-fn is_dangerous(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn check(text: &str) {
-    assert!(!text.contains(is_dangerous), "{text:?}");
-}
 
 fuzz_target!(|text: &str| {
     let reading = parse(Path::new("given.yaml"), text);

@@ -4,6 +4,9 @@
 //! the last snapshot, and waits for the loop at most 100 ms.
 //! `docs/metrics.md` describes each metric.
 
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kube_proxy;
 mod own;
 mod process;

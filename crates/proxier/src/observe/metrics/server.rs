@@ -113,46 +113,7 @@ impl ProxyServer {
         monitor: Monitor,
         pages: Pages,
     ) -> io::Result<Self> {
-        let version = Bytes::from(pages.version);
-        let answer = move |uri: &Uri, host: Option<&str>| -> Answering {
-            if is_for_people(uri.path()) && !is_own_name(host) {
-                return http::ready(text(StatusCode::MISDIRECTED_REQUEST, OTHER_NAME));
-            }
-            http::ready(match uri.path() {
-                "/metrics" => {
-                    let monitor = monitor.clone();
-                    return Box::pin(async move {
-                        http::response(StatusCode::OK, METRICS, monitor.scrape_fresh().await)
-                    });
-                }
-                "/proxyMode" => text(StatusCode::OK, lock(&monitor.0.mode).in_effect),
-                "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
-                "/conditions" => http::response(StatusCode::OK, JSON, (pages.conditions)()),
-                "/status" => http::response(StatusCode::OK, JSON, (pages.status)()),
-                "/version" => http::response(StatusCode::OK, JSON, version.clone()),
-                "/healthz" => text(StatusCode::OK, "ok"),
-                path => match path.strip_prefix("/services/") {
-                    Some(service) => {
-                        let (monitor, service) = (monitor.clone(), service.to_owned());
-                        return Box::pin(async move { of_service(&monitor, service).await });
-                    }
-                    None => {
-                        let Some(site) = pages.site.clone() else {
-                            return http::ready(not_found());
-                        };
-                        if let Some(document) = site.fixed(path) {
-                            return http::ready(document);
-                        }
-                        let (monitor, uri) = (monitor.clone(), uri.clone());
-                        return Box::pin(async move {
-                            let found = site.answer(monitor, uri).await;
-                            found.unwrap_or_else(not_found)
-                        });
-                    }
-                },
-            })
-        };
-        Self::start(runtime, address, "metrics", Arc::new(answer))
+        Self::start(runtime, address, "metrics", metrics(monitor, pages))
     }
 
     /// Serves `/healthz`, `/livez` and `/readyz`.
@@ -161,27 +122,7 @@ impl ProxyServer {
     ///
     /// If the runtime has stopped.
     pub fn health(runtime: &Runtime, address: SocketAddr, monitor: Monitor) -> io::Result<Self> {
-        let answer = move |uri: &Uri, _: Option<&str>| -> Answering {
-            let path = uri.path();
-            let (ok, body) = match path {
-                "/healthz" => monitor.health(|report| report.healthz()),
-                "/livez" => monitor.health(|report| report.livez()),
-                "/readyz" => monitor.health(|report| report.readyz()),
-                _ => return http::ready(not_found()),
-            };
-            let (status, code) = if ok {
-                (StatusCode::OK, "200")
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "503")
-            };
-            match path {
-                "/healthz" => monitor.0.kube_proxy.healthz(code),
-                "/livez" => monitor.0.kube_proxy.livez(code),
-                _ => {}
-            }
-            http::ready(http::response(status, JSON, body))
-        };
-        Self::start(runtime, address, "health", Arc::new(answer))
+        Self::start(runtime, address, "health", health(monitor))
     }
 
     fn start(
@@ -200,6 +141,73 @@ impl ProxyServer {
             _server: server,
         })
     }
+}
+
+/// The answers of the metrics server.
+pub(super) fn metrics(monitor: Monitor, pages: Pages) -> Answer {
+    let version = Bytes::from(pages.version);
+    Arc::new(move |uri: &Uri, host: Option<&str>| -> Answering {
+        if is_for_people(uri.path()) && !is_own_name(host) {
+            return http::ready(text(StatusCode::MISDIRECTED_REQUEST, OTHER_NAME));
+        }
+        http::ready(match uri.path() {
+            "/metrics" => {
+                let monitor = monitor.clone();
+                return Box::pin(async move {
+                    http::response(StatusCode::OK, METRICS, monitor.scrape_fresh().await)
+                });
+            }
+            "/proxyMode" => text(StatusCode::OK, lock(&monitor.0.mode).in_effect),
+            "/configz" => http::response(StatusCode::OK, JSON, (pages.configz)()),
+            "/conditions" => http::response(StatusCode::OK, JSON, (pages.conditions)()),
+            "/status" => http::response(StatusCode::OK, JSON, (pages.status)()),
+            "/version" => http::response(StatusCode::OK, JSON, version.clone()),
+            "/healthz" => text(StatusCode::OK, "ok"),
+            path => match path.strip_prefix("/services/") {
+                Some(service) => {
+                    let (monitor, service) = (monitor.clone(), service.to_owned());
+                    return Box::pin(async move { of_service(&monitor, service).await });
+                }
+                None => {
+                    let Some(site) = pages.site.clone() else {
+                        return http::ready(not_found());
+                    };
+                    if let Some(document) = site.fixed(path) {
+                        return http::ready(document);
+                    }
+                    let (monitor, uri) = (monitor.clone(), uri.clone());
+                    return Box::pin(async move {
+                        let found = site.answer(monitor, uri).await;
+                        found.unwrap_or_else(not_found)
+                    });
+                }
+            },
+        })
+    })
+}
+
+/// The answers of the health server.
+pub(super) fn health(monitor: Monitor) -> Answer {
+    Arc::new(move |uri: &Uri, _: Option<&str>| -> Answering {
+        let path = uri.path();
+        let (ok, body) = match path {
+            "/healthz" => monitor.health(|report| report.healthz()),
+            "/livez" => monitor.health(|report| report.livez()),
+            "/readyz" => monitor.health(|report| report.readyz()),
+            _ => return http::ready(not_found()),
+        };
+        let (status, code) = if ok {
+            (StatusCode::OK, "200")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "503")
+        };
+        match path {
+            "/healthz" => monitor.0.kube_proxy.healthz(code),
+            "/livez" => monitor.0.kube_proxy.livez(code),
+            _ => {}
+        }
+        http::ready(http::response(status, JSON, body))
+    })
 }
 
 /// What says more of a node than kube-proxy's pages do.

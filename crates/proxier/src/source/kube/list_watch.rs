@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use std::mem;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "testing")]
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::super::Reading;
@@ -18,6 +20,8 @@ use super::error::{EventError, Failure};
 use super::follower::{Follower, Happened};
 use super::kind::{Kind, Selection};
 use super::progress::Progress;
+#[cfg(feature = "testing")]
+use super::split::Events;
 use super::split::{LONGEST_OBJECT, Page, Text};
 use super::state::States;
 use super::wire::Answer;
@@ -513,5 +517,49 @@ impl<'a, K: Kind> ListWatch<'a, K> {
         if !reading.is_empty() {
             (self.shared.deliver)(reading);
         }
+    }
+}
+
+/// The work on answers, without requests: for fuzz targets.
+#[cfg(feature = "testing")]
+impl<K: Kind> ListWatch<'_, K> {
+    /// Processes a page of a list that arrives in these pieces, as the whole list.
+    pub(super) fn replay_list<'p>(
+        &mut self,
+        encoding: Encoding,
+        pieces: impl Iterator<Item = &'p [u8]>,
+    ) -> Result<(), Failure> {
+        self.follower.begin_list();
+        let mut page = Page::new(encoding);
+        for piece in pieces {
+            page.feed(piece, |object| {
+                Ok(self.follower.list_item(encoding, object)?)
+            })?;
+        }
+        let list = page.end()?;
+        self.end_list(&list.resource_version);
+        Ok(())
+    }
+
+    /// Processes a watch that arrives in these pieces. If it is a streamed list, it begins with one.
+    pub(super) fn replay_watch<'p>(
+        &mut self,
+        encoding: Encoding,
+        pieces: impl Iterator<Item = &'p [u8]>,
+        mut lists: bool,
+    ) -> Result<(), Failure> {
+        if lists {
+            self.follower.begin_list();
+        }
+        let mut events = Events::new(encoding);
+        for piece in pieces {
+            let mut piece = Bytes::copy_from_slice(piece);
+            while let Some(still_lists) =
+                events.next(&mut piece, |text| self.ingest(encoding, text, lists))
+            {
+                lists = still_lists?;
+            }
+        }
+        Ok(())
     }
 }

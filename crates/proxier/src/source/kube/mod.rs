@@ -38,6 +38,9 @@ mod encoding;
 mod error;
 mod events;
 mod follower;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kind;
 mod list_watch;
 mod message;

@@ -123,12 +123,22 @@ struct AuthProvider {
 pub(super) fn load(path: &Path, server: Option<&str>) -> Result<Target, AccessError> {
     let mut files = Files::default();
     let text = files.read("kubeconfig", path)?;
+    parse(path, &text, files, server)
+}
+
+/// As [`load`], with the text of the file.
+pub(super) fn parse(
+    path: &Path,
+    text: &[u8],
+    files: Files,
+    server: Option<&str>,
+) -> Result<Target, AccessError> {
     let wrong = |problem: String| AccessError::Kubeconfig {
         path: path.to_owned(),
         problem,
     };
     let options = options! { with_snippet: false };
-    let config: Kubeconfig = serde_saphyr::from_slice_with_options(&text, options)
+    let config: Kubeconfig = serde_saphyr::from_slice_with_options(text, options)
         .map_err(|error| wrong(error.to_string()))?;
     let (cluster, user_name, user) = current(config).map_err(wrong)?;
     let server = match server {

@@ -248,6 +248,19 @@ impl Access {
     }
 }
 
+/// Checks the text of a kubeconfig as [`Access::check`] does, without files of the system and without
+/// its plugin.
+#[cfg(feature = "testing")]
+pub(super) fn check_text(text: &[u8]) -> Result<(), AccessError> {
+    let path = Path::new("/nowhere/kubeconfig");
+    let target = kubeconfig::parse(path, text, Files::default(), None)?;
+    target.proxy()?;
+    if target.is_tls() && !matches!(target.trust, Trust::System) {
+        client_config(&target.trust, target.identity.as_ref())?;
+    }
+    Ok(())
+}
+
 fn in_cluster() -> Result<Target, AccessError> {
     let variable = |name: &str| {
         let value = env::var(name).ok().filter(|value| !value.is_empty());
