@@ -215,8 +215,7 @@ impl FakeIpvs {
             }
             Step::AddRoute(route) => {
                 counts.routes += 1;
-                let same = node.routes.iter().find(|r| r.prefix == route.prefix);
-                let same = same.copied();
+                let same = node.routes_to(&route.prefix).next().copied();
                 fail(fault).map_err(route_error("add a route"))?;
                 let prefix = route.prefix;
                 let taken = |by: String| NodeError::RouteTaken { route: *route, by };

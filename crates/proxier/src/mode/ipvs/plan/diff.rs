@@ -378,11 +378,7 @@ impl Builder<'_> {
         if wanted && !self.has_route(&route) {
             self.open.push(Step::AddRoute(route));
         } else if !wanted {
-            let gone = self
-                .node
-                .routes
-                .iter()
-                .filter(|there| there.prefix == prefix);
+            let gone = self.node.routes_to(&prefix);
             self.close
                 .extend(gone.map(|there| Step::DeleteRoute(*there)));
         }

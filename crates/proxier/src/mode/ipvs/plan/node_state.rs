@@ -177,6 +177,17 @@ impl NodeState {
         lost
     }
 
+    /// The routes to this prefix, however many there are to others: without Service CIDRs, each virtual IP
+    /// has a route.
+    pub(crate) fn routes_to(&self, prefix: &IpNet) -> impl Iterator<Item = &LocalRoute> {
+        let first = LocalRoute {
+            prefix: *prefix,
+            source: None,
+        };
+        let from_there = self.routes.range(first..);
+        from_there.take_while(move |route| route.prefix == first.prefix)
+    }
+
     /// Whether another program's route to this prefix precedes svcproxy's, and svcproxy's can be
     /// put before it.
     pub(crate) fn is_behind(&self, prefix: &IpNet) -> bool {
@@ -207,7 +218,10 @@ impl NodeState {
                 self.elements.remove(element);
             }
             Step::AddRoute(route) => {
-                self.routes.retain(|there| there.prefix != route.prefix);
+                let former: Vec<_> = self.routes_to(&route.prefix).copied().collect();
+                for there in former {
+                    self.routes.remove(&there);
+                }
                 self.routes.insert(*route);
                 let prefix = route.prefix;
                 self.obstacles
@@ -304,5 +318,31 @@ impl VirtualServerState {
         if let Ok(at) = self.real_servers.binary_search_by_key(key, |r| r.key) {
             self.real_servers.remove(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_route_replaces_only_that_to_its_prefix() {
+        let route = |prefix: &str, source: Option<&str>| LocalRoute {
+            prefix: prefix.parse().unwrap(),
+            source: source.map(|source| source.parse().unwrap()),
+        };
+        let (before, after) = (route("10.0.0.0/32", None), route("10.0.0.2/32", None));
+        let (old, new) = (
+            route("10.0.0.1/32", Some("192.0.2.9")),
+            route("10.0.0.1/32", Some("192.0.2.1")),
+        );
+        let mut node = NodeState {
+            routes: [before, old, after].into(),
+            ..NodeState::default()
+        };
+        node.record(&[Step::AddRoute(new)].into_iter().collect(), &[]);
+        assert_eq!(node.routes, [before, new, after].into());
+        assert_eq!(node.routes_to(&new.prefix).collect::<Vec<_>>(), [&new]);
+        assert_eq!(node.routes_to(&"10.0.0.0/31".parse().unwrap()).count(), 0);
     }
 }
