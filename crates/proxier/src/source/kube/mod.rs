@@ -44,6 +44,8 @@ pub mod fuzzing;
 mod kind;
 mod list_watch;
 mod message;
+#[cfg(feature = "testing")]
+pub mod offline;
 mod progress;
 mod split;
 mod state;
