@@ -5,12 +5,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use proxier::desired::{Config, DesiredState, Touched};
 use proxier::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, InvalidName, ObjectName, PortName, Protocol,
     Service, ServicePort,
 };
 use proxier::store::{Change, Store};
+
+/// The network of the cluster IPs, as the API server or kubeadm knows it: a /12.
+const CLUSTER_IPS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 0);
 
 /// The Services and endpoint slices of a cluster: one port and one slice per Service.
 #[derive(Debug, Clone)]
@@ -38,7 +42,7 @@ impl Cluster {
             let namespace = format!("team-{}", index % 100);
             let name = ObjectName::new(&namespace, &format!("service-{index}"))?;
             let mut service = Service::new(name.clone());
-            service.cluster_ips = [address([10, 96, 0, 0], index + 1)].into();
+            service.cluster_ips = [address(CLUSTER_IPS.octets(), index + 1)].into();
             service.ports = [ServicePort::new(http.clone(), Protocol::Tcp, port(80))].into();
             let slice_name = ObjectName::new(&namespace, &format!("service-{index}-abcde"))?;
             let mut slice = EndpointSlice::new(slice_name, name, Family::V4);
@@ -90,8 +94,12 @@ impl Cluster {
 
 /// The settings of a node.
 pub fn config() -> Arc<Config> {
-    let node_ips = vec![IpAddr::from([192, 0, 2, 1])];
-    Arc::new(Config::new("node-1", node_ips))
+    let mut config = Config::new("node-1", vec![IpAddr::from([192, 0, 2, 1])]);
+    config.service_cidrs = Ipv4Net::new(CLUSTER_IPS, 12)
+        .into_iter()
+        .map(Into::into)
+        .collect();
+    Arc::new(config)
 }
 
 /// Applies a change, and returns what it touched.

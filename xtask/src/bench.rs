@@ -1,9 +1,11 @@
-//! The benchmarks that need a kernel with IPVS, or other programs.
+//! The benchmarks that need a kernel with IPVS, or other programs, and the table of all counted figures.
 
 mod dns;
+mod figures;
+mod growth;
+mod plot;
+mod table;
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,18 +13,18 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use crate::apt::Tool;
-use crate::vm::{Job, Machine, MachineArgs, Series, quote};
+use crate::vm::{Job, Machine, MachineArgs, Series};
 use crate::{apt, cargo, process, setup, tools};
-
-/// Benchmarks of svcproxy-benches that run in the VM; the others run with `cargo bench`.
-const IN_THE_VM: [&str; 3] = ["cold_start", "restart", "ipvs_kernel"];
 
 /// Arguments of `bench`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
     /// Series of the VM's kernel.
     #[arg(long, value_enum, default_value_t, global = true)]
     kernel: Series,
+    #[command(flatten)]
+    growth: growth::GrowthArgs,
     #[command(subcommand)]
     which: Option<Which>,
 }
@@ -32,6 +34,8 @@ enum Which {
     /// Count the instructions that a connection, a TCP and a UDP request cost, with and without
     /// svcproxy's rules.
     DataPath(DataPathArgs),
+    /// Compare the library for IPVS with raw netlink, in the VM.
+    Netlink,
     /// Compare the DNS server's queries a second with unbound's, on this machine.
     Dns(dns::DnsArgs),
     /// Compare mode userspace with HAProxy, on this machine: connections and bytes a second. Needs root.
@@ -67,18 +71,20 @@ struct DataPathArgs {
 
 /// `cargo xtask bench`.
 pub(crate) fn run_command(args: &BenchArgs) -> Result<ExitCode> {
-    if let Some(Which::Dns(args)) = &args.which {
-        return dns::run(args);
-    }
+    let which = match &args.which {
+        None => return growth::run(&args.growth, args.kernel),
+        Some(Which::Dns(args)) => return dns::run(args),
+        Some(Which::Userspace) => return beside_haproxy(),
+        Some(which) => which,
+    };
     apt::ensure(&setup::TOOLS)?;
     let mut machine = MachineArgs::of(args.kernel);
-    let job = match &args.which {
-        None | Some(Which::Dns(_)) => times()?,
-        Some(Which::DataPath(args)) => {
+    let job = match which {
+        Which::DataPath(args) => {
             machine.icount = true;
             data_path(args)?
         }
-        Some(Which::Userspace) => return beside_haproxy(),
+        Which::Netlink | Which::Dns(_) | Which::Userspace => beside_raw_netlink()?,
     };
     let machine = Machine::prepare(&machine)?;
     Ok(machine
@@ -100,15 +106,18 @@ fn beside_haproxy() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn times() -> Result<Job> {
-    let mut build = vec!["bench", "--no-run", "--package", "svcproxy-benches"];
-    build.extend(IN_THE_VM.iter().flat_map(|name| ["--bench", name]));
-    let mut script = b"set -e".to_vec();
-    for artifact in cargo::artifacts(&build)? {
-        script.extend(b"; ");
-        script.extend(quote(cargo::text(&artifact, "/executable")?.as_ref()));
-    }
-    Job::here(vec!["sh".into(), "-c".into(), OsString::from_vec(script)])
+fn beside_raw_netlink() -> Result<Job> {
+    let build = [
+        "bench",
+        "--no-run",
+        "--package",
+        "svcproxy-benches",
+        "--bench",
+        "ipvs_kernel",
+    ];
+    let artifacts = cargo::artifacts(&build)?;
+    let artifact = artifacts.first().context("cargo built no benchmark")?;
+    Job::here(vec![cargo::text(artifact, "/executable")?.into()])
 }
 
 /// Without optimization: nearly all measured instructions are the kernel's.
