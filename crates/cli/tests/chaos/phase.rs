@@ -64,6 +64,16 @@ impl Phase {
         )
     }
 
+    /// How svcproxy runs in this phase.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            // Connections to kube-proxy's node ports end with the drain timeout, which a machine that is
+            // slow enough would reach before the phase is over.
+            Self::TakeOver => &["--audit-interval=2s", "--drain-timeout=90"],
+            _ => &["--audit-interval=2s"],
+        }
+    }
+
     /// Whether clients are served before, while and after svcproxy is killed.
     fn has_connections(self, mode: Mode) -> bool {
         match self {
@@ -173,7 +183,7 @@ impl Node {
         let Some(svcproxy) = running else {
             let command = match phase {
                 Phase::Cleanup => self.lab.svcproxy(&["cleanup", "--log-format=json"]),
-                _ => self.svcproxy(PROGRAM, self.mode, &["--audit-interval=2s"]),
+                _ => self.svcproxy(PROGRAM, self.mode, phase.arguments()),
             };
             let began = Instant::now();
             let svcproxy = Follower::start(&mut trace.over(&command));
@@ -226,7 +236,7 @@ impl Node {
     /// Runs svcproxy again, as its supervisor does.
     fn again(&self, phase: Phase) -> Option<Follower> {
         if phase != Phase::Cleanup {
-            return Some(self.start(self.mode));
+            return Some(self.start_with(PROGRAM, self.mode, phase.arguments()));
         }
         let cleanup = &mut self.lab.svcproxy(&["cleanup", "--log-format=json"]);
         let (log, code) = run_logged(cleanup);
@@ -234,13 +244,13 @@ impl Node {
         None
     }
 
-    /// Draining ends with the connections, and audits come every two seconds.
+    /// Draining ends with the connections or its time, and audits come every two seconds.
     pub(crate) fn settled(&self, expected: &State) -> State {
         let settles = || match self.state() {
             now if now == *expected => Ok(now),
             now => Err(now),
         };
-        eventually(PATIENCE, settles).unwrap_or_else(|state| state)
+        eventually(3 * PATIENCE, settles).unwrap_or_else(|state| state)
     }
 
     fn all_clients_are_served(&self) {
