@@ -40,7 +40,8 @@ pub(super) fn plot(figures: &Figures) -> Result<String> {
     draw(
         &rows,
         (x_from, x_to * 1.1),
-        (y_from / 2.0, y_to * 2.0),
+        // With room for the names above the lines.
+        (y_from / 2.0, y_to * 60.0),
         &mut text,
     )
     .map_err(|error| anyhow!("cannot draw the picture: {error}"))?;
