@@ -15,6 +15,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, geteuid, test_kill_process};
 
+use crate::logging::Shown;
+
 /// The name of the lock. An abstract Unix socket name belongs to a network namespace, like the
 /// virtual servers and rules that the lock protects, and the kernel frees it when the process ends,
 /// also after SIGKILL. A file belongs to a mount namespace: a container and its host may share a
@@ -207,7 +209,7 @@ fn lacks_net_admin(pid: i32) -> bool {
     permitted.is_some_and(|set| set & (1 << CAP_NET_ADMIN) == 0)
 }
 
-/// A process that has the lock of this network namespace.
+/// A process that has a socket: in particular the lock of this network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Writer {
     /// None if it is in another PID namespace, or may not be looked at.
@@ -254,12 +256,14 @@ fn inode_of<'a>(sockets: &'a str, name: &[u8]) -> Option<&'a str> {
 
 /// The program that has the socket with this inode open, for people.
 pub(crate) fn holder(inode: u64) -> String {
-    let Some(pid) = process_of(&inode.to_string()) else {
-        return unknown_holder(geteuid().is_root()).to_owned();
+    let holder = Writer {
+        pid: process_of(&inode.to_string()),
     };
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("PID {pid} ({})", name.trim_end()),
-        Err(_) => format!("PID {pid}"),
+    let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    match holder.pid.and_then(name) {
+        // Every process chooses its own name.
+        Some(name) => format!("{holder} ({})", Shown(name.trim_end())),
+        None => holder.to_string(),
     }
 }
 
@@ -288,7 +292,7 @@ fn connect_to(name: &[u8]) -> io::Result<UnixCredentials> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
 
     use rustix::net::{bind, socket};
 
@@ -320,6 +324,16 @@ mod tests {
         assert_eq!(find(), Some(std::process::id()));
         drop(lock);
         assert_eq!(find(), None);
+    }
+
+    #[test]
+    fn the_holder_of_a_socket_is_named_with_its_hidden_characters_escaped() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let file = format!("/proc/self/fd/{}", socket.as_raw_fd());
+        let inode = fs::metadata(file).unwrap().st_ino();
+        fs::write("/proc/self/comm", "\u{1b}[2Jx").unwrap();
+        let expected = format!("PID {} (\\u{{1b}}[2Jx)", std::process::id());
+        assert_eq!(holder(inode), expected);
     }
 
     #[test]
