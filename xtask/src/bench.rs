@@ -71,22 +71,23 @@ struct DataPathArgs {
 
 /// `cargo xtask bench`.
 pub(crate) fn run_command(args: &BenchArgs) -> Result<ExitCode> {
-    let which = match &args.which {
-        None => return growth::run(&args.growth, args.kernel),
-        Some(Which::Dns(args)) => return dns::run(args),
-        Some(Which::Userspace) => return beside_haproxy(),
-        Some(which) => which,
-    };
-    apt::ensure(&setup::TOOLS)?;
     let mut machine = MachineArgs::of(args.kernel);
-    let job = match which {
-        Which::DataPath(args) => {
+    match &args.which {
+        None => growth::run(&args.growth, args.kernel),
+        Some(Which::Dns(args)) => dns::run(args),
+        Some(Which::Userspace) => beside_haproxy(),
+        Some(Which::Netlink) => in_the_vm(&machine, beside_raw_netlink),
+        Some(Which::DataPath(args)) => {
             machine.icount = true;
-            data_path(args)?
+            in_the_vm(&machine, || data_path(args))
         }
-        Which::Netlink | Which::Dns(_) | Which::Userspace => beside_raw_netlink()?,
-    };
-    let machine = Machine::prepare(&machine)?;
+    }
+}
+
+fn in_the_vm(machine: &MachineArgs, job: impl FnOnce() -> Result<Job>) -> Result<ExitCode> {
+    apt::ensure(&setup::TOOLS)?;
+    let job = job()?;
+    let machine = Machine::prepare(machine)?;
     Ok(machine
         .run(&job, std::io::stdout(), std::io::stderr())?
         .into())
@@ -115,9 +116,7 @@ fn beside_raw_netlink() -> Result<Job> {
         "--bench",
         "ipvs_kernel",
     ];
-    let artifacts = cargo::artifacts(&build)?;
-    let artifact = artifacts.first().context("cargo built no benchmark")?;
-    Job::here(vec![cargo::text(artifact, "/executable")?.into()])
+    Job::here(vec![cargo::executable(&build)?.into()])
 }
 
 /// Without optimization: nearly all measured instructions are the kernel's.
@@ -129,9 +128,7 @@ fn data_path(args: &DataPathArgs) -> Result<Job> {
         "--bench",
         "data_path",
     ];
-    let artifacts = cargo::artifacts(&build)?;
-    let artifact = artifacts.first().context("cargo built no benchmark")?;
-    let mut command = vec![cargo::text(artifact, "/executable")?.into()];
+    let mut command = vec![cargo::executable(&build)?.into()];
     command.extend(args.quick.then(|| "--quick".into()));
     command.extend(args.large.then(|| "--large".into()));
     command.extend(args.paths.then(|| "--paths".into()));

@@ -10,11 +10,16 @@ use crate::{paths, process};
 
 /// Builds the program `svcproxy` and returns its path.
 pub(crate) fn svcproxy() -> Result<PathBuf> {
-    let artifacts = artifacts(&["build", "--package", "svcproxy", "--bins"])?;
-    let program = artifacts
-        .first()
-        .context("cargo built no program svcproxy")?;
-    Ok(text(program, "/executable")?.into())
+    executable(&["build", "--package", "svcproxy", "--bins"])
+}
+
+/// Builds what these arguments name, and returns the path of the first executable.
+pub(crate) fn executable(arguments: &[&str]) -> Result<PathBuf> {
+    let artifacts = artifacts(arguments)?;
+    let first = artifacts.first();
+    let first =
+        first.with_context(|| format!("cargo {} built no executable", arguments.join(" ")))?;
+    Ok(text(first, "/executable")?.into())
 }
 
 /// Cargo's messages about the executables that it built.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -60,9 +60,7 @@ pub(crate) fn run(args: &DnsArgs) -> Result<ExitCode> {
         "--no-default-features",
         "--features=dns",
     ];
-    let artifacts = cargo::artifacts(&build)?;
-    let artifact = artifacts.first().context("cargo built no example")?;
-    let program = PathBuf::from(cargo::text(artifact, "/executable")?);
+    let program = cargo::executable(&build)?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let (own, zone) = own(&program, args.services)?;
     let unbound = unbound(scratch.path(), &zone)?;

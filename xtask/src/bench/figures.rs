@@ -64,7 +64,7 @@ pub(super) struct Size {
     pub(super) endpoints: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cost {
     /// Instructions.
     pub(super) work: u64,
@@ -237,11 +237,8 @@ mod tests {
             },
             figures: Cost {
                 work,
-                allocations: 0,
-                peak: 0,
-                kept: 0,
                 raw: Some(100),
-                resident: None,
+                ..Cost::default()
             },
         };
         Row {

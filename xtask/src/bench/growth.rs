@@ -167,9 +167,7 @@ fn program() -> Result<PathBuf> {
         "--bench",
         "growth",
     ];
-    let artifacts = cargo::artifacts(&build)?;
-    let artifact = artifacts.first().context("cargo built no benchmark")?;
-    Ok(cargo::text(artifact, "/executable")?.into())
+    cargo::executable(&build)
 }
 
 fn in_the_vm(

@@ -160,11 +160,8 @@ mod tests {
             },
             figures: Cost {
                 work,
-                allocations: 0,
-                peak: 0,
-                kept: 0,
                 raw: Some(1_000_000),
-                resident: None,
+                ..Cost::default()
             },
         };
         let mut row = Row {
