@@ -294,7 +294,7 @@ fn synced(size: Size) -> Result<Sample> {
     read?;
     let (follower, cost) = measure_of(Of::Process, || Follower::synced(&server.url, NoKernel));
     some(follower?.proxier.desired().frontends().count())?;
-    Ok(Sample::beside(cost, raw))
+    Ok(Sample::beside(cost, raw.work))
 }
 
 /// In a namespace in which the server is, too.
@@ -324,11 +324,7 @@ fn burst(size: Size) -> Result<Sample> {
     drop(server);
     drop(inside);
     let raw = decoded + kernel::raw_changes(&initial()?, &messages)?;
-    Ok(Sample {
-        cost: work,
-        raw: Some(raw),
-        resident: None,
-    })
+    Ok(Sample::beside(work, raw))
 }
 
 /// The number of events in a chunk: each is after its length.

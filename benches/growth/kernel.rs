@@ -17,7 +17,7 @@ use proxier::store::Store;
 use svcproxy_benches::{Cluster, config};
 use testbed::Namespace;
 
-use crate::measure::{Cost, Of, measure_of};
+use crate::measure::{Of, measure_of};
 use crate::row::{COMPARED, Goal, Needs, Row, Sample, Size};
 use crate::{Result, some};
 
@@ -128,14 +128,7 @@ fn cold_ipvs(size: Size) -> Result<Sample> {
         result?;
         Ok(cost)
     })?;
-    Ok(beside(cost, raw))
-}
-
-fn beside(cost: Cost, raw: u64) -> Sample {
-    Sample {
-        raw: Some(raw),
-        ..cost.into()
-    }
+    Ok(Sample::beside(cost, raw))
 }
 
 /// The work of sending these changes after those, encoded before: each datagram after the last one's
@@ -249,7 +242,7 @@ fn cold_nftables(size: Size) -> Result<Sample> {
         result?;
         Ok(cost)
     })?;
-    Ok(beside(cost, raw))
+    Ok(Sample::beside(cost, raw))
 }
 
 fn restart_ipvs(size: Size) -> Result<Sample> {
@@ -287,7 +280,7 @@ fn restart_ipvs(size: Size) -> Result<Sample> {
             Ok((plan::Plan::new(&desired, &node, Scope::Full), node))
         });
         right(result?.0.steps().len())?;
-        Ok(Sample::beside(cost, raw))
+        Ok(Sample::beside(cost, raw.work))
     })
 }
 
@@ -314,7 +307,7 @@ fn restart_nftables(size: Size) -> Result<Sample> {
             Ok((nftables::Plan::new(&desired, &node, Scope::Full), node))
         });
         right(result?.0.steps().len())?;
-        Ok(Sample::beside(cost, raw))
+        Ok(Sample::beside(cost, raw.work))
     })
 }
 
@@ -422,7 +415,7 @@ fn audit_ipvs(size: Size) -> Result<Sample> {
         some(length?)?;
         let (result, cost) = measure_of(Of::Process, || audit(&mut proxier));
         result?;
-        Ok(Sample::beside(cost, raw))
+        Ok(Sample::beside(cost, raw.work))
     })
 }
 

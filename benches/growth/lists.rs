@@ -85,7 +85,7 @@ fn decode_json(size: Size) -> Result<Sample> {
 
 fn decode_protobuf(size: Size) -> Result<Sample> {
     let json = slices(size, Encoding::Json)?;
-    Ok(Sample::beside(slices(size, Encoding::Protobuf)?, json))
+    Ok(Sample::beside(slices(size, Encoding::Protobuf)?, json.work))
 }
 
 fn manifests(size: Size) -> Result<Sample> {
@@ -107,7 +107,7 @@ fn manifests(size: Size) -> Result<Sample> {
     let mut manifests = Manifests::new([directory.path()]);
     let (reading, cost) = measure(|| manifests.read());
     fine(&reading)?;
-    Ok(Sample::beside(cost, api))
+    Ok(Sample::beside(cost, api.work))
 }
 
 /// Fails if something was not read, or nothing.

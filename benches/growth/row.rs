@@ -73,9 +73,9 @@ impl From<Cost> for Sample {
 
 impl Sample {
     /// The cost beside that of something raw.
-    pub(crate) fn beside(cost: Cost, raw: Cost) -> Self {
+    pub(crate) fn beside(cost: Cost, raw: u64) -> Self {
         Self {
-            raw: Some(raw.work),
+            raw: Some(raw),
             ..cost.into()
         }
     }
