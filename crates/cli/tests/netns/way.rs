@@ -14,6 +14,22 @@ struct Case {
     words: &'static [&'static str],
 }
 
+/// In every mode: dropped before svcproxy has done anything.
+const DROPPED_FIRST: Case = Case {
+    done: "iptables -t raw -A PREROUTING -d 10.96.0.21/32 -p tcp --dport 80 -j DROP",
+    undone: "iptables -t raw -F",
+    reason: "Firewall",
+    words: &["packet to tcp 10.96.0.21:80", "chain ip raw PREROUTING"],
+};
+
+/// In every mode: the way to the endpoint ends.
+const BLACKHOLE: Case = Case {
+    done: "ip route replace blackhole 10.244.1.1",
+    undone: "ip route replace 10.244.1.1 dev pod1",
+    reason: "NoRoute",
+    words: &["no route to endpoint 10.244.1.1: a route of kind blackhole"],
+};
+
 const CASES: [Case; 8] = [
     Case {
         done: "iptables -I FORWARD -d 10.244.0.0/16 -j DROP",
@@ -31,12 +47,7 @@ const CASES: [Case; 8] = [
         reason: "Firewall",
         words: &["answer of endpoint 10.244.1.1:8080", "--sports 80,8080"],
     },
-    Case {
-        done: "iptables -t raw -A PREROUTING -d 10.96.0.21/32 -p tcp --dport 80 -j DROP",
-        undone: "iptables -t raw -F",
-        reason: "Firewall",
-        words: &["packet to tcp 10.96.0.21:80", "chain ip raw PREROUTING"],
-    },
+    DROPPED_FIRST,
     Case {
         done: "nft 'table inet fw { chain passes { type filter hook forward priority 5; \
                ip saddr { 172.18.0.0/16, 192.0.2.0/24 } tcp dport { 22, 8000-9000 } drop; }; }'",
@@ -62,12 +73,7 @@ const CASES: [Case; 8] = [
         reason: "Firewall",
         words: &["packet to tcp 10.96.0.21:80", "ip daddr 10.96.0.0/12 drop"],
     },
-    Case {
-        done: "ip route replace blackhole 10.244.1.1",
-        undone: "ip route replace 10.244.1.1 dev pod1",
-        reason: "NoRoute",
-        words: &["no route to endpoint 10.244.1.1: a route of kind blackhole"],
-    },
+    BLACKHOLE,
     Case {
         done: "sysctl -qw net.ipv4.ip_forward=0",
         undone: "sysctl -qw net.ipv4.ip_forward=1",
@@ -103,12 +109,7 @@ const USERSPACE: [Case; 6] = [
         reason: "Firewall",
         words: &["answer of tcp 10.96.0.21:80", "chain ip filter OUTPUT"],
     },
-    Case {
-        done: "iptables -t raw -A PREROUTING -d 10.96.0.21/32 -p tcp --dport 80 -j DROP",
-        undone: "iptables -t raw -F",
-        reason: "Firewall",
-        words: &["packet to tcp 10.96.0.21:80", "chain ip raw PREROUTING"],
-    },
+    DROPPED_FIRST,
     Case {
         done: "nft 'table ip fw { chain post { type filter hook postrouting priority 5; \
                ip daddr 10.244.1.1 tcp dport 8080 drop; }; }'",
@@ -116,12 +117,7 @@ const USERSPACE: [Case; 6] = [
         reason: "Firewall",
         words: &["packet to endpoint 10.244.1.1:8080", "ip daddr 10.244.1.1"],
     },
-    Case {
-        done: "ip route replace blackhole 10.244.1.1",
-        undone: "ip route replace 10.244.1.1 dev pod1",
-        reason: "NoRoute",
-        words: &["no route to endpoint 10.244.1.1: a route of kind blackhole"],
-    },
+    BLACKHOLE,
 ];
 
 const MODE_USERSPACE: &str = "--mode=userspace";
