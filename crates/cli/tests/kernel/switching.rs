@@ -108,9 +108,8 @@ fn ipvs_and_nftables_are_switched_under_load_and_nothing_is_left() {
     datagrams.go_on();
     let mut on_nftables = Lasting::open(&lab, SHOP);
 
-    // In about half of the runs, one connection of the client outside to the node port is refused while
-    // the kernel removes the tables; never another client's, nor one to another address. The cause is
-    // unknown; while `nft monitor trace` ran beside five runs, there was none.
+    // In three of eight runs, one connection of the client outside to the node port was refused. The
+    // cause is unknown; while `nft monitor trace` ran beside five runs, there was none.
     let svcproxy = under_load_except(3, &lab, "nftables to ipvs", || {
         svcproxy.terminate();
         let svcproxy = start(&lab, &["--mode=ipvs"]);
