@@ -316,7 +316,7 @@ fn explain_and_verify_in_mode_userspace() {
     assert!(is_there("serve tcp 10.96.0.90:80"), "{document:#}");
     assert!(is_there("withdraw tcp 10.96.0.21:80"), "{document:#}");
 
-    // It ends: nobody listens.
+    // It ends, and its listeners with it.
     svcproxy.terminate();
     let document = verify(&source);
     assert_eq!(document["totals"]["differs"], 3, "{document:#}");

@@ -481,7 +481,7 @@ impl<D: DataPlane> Proxier<D> {
             return Ok(None);
         };
         let nobody = Concerned::Services(BTreeSet::new());
-        // Not recorded as failing: it is tried again with each check, and serves nobody.
+        // Not recorded as failing: each check tries it again, and no client needs it.
         let mut report = self.apply(SyncKind::Drained, plan, None, nobody);
         self.touch(emptied);
         // Virtual servers without real servers can be removed now.

@@ -208,8 +208,7 @@ impl Sockets {
         let to = SocketAddr::new(destination, packet.port.get());
         let taking = others.iter_mut().filter(|of| of.takes(packet.protocol, to));
         taking.for_each(|of| of.holder = crate::lock::holder(of.inode));
-        let is_given = node.given.iter().any(|of| of.contains(&destination));
-        let is_unrouted = is_given && {
+        let is_unrouted = node.is_given(destination) && {
             let ways = Host::open(look.proc_sys)?.ways([destination])?;
             ways.routes.get(&destination) != Some(&Route::Local)
         };

@@ -201,7 +201,7 @@ fn what_objects_ask_for_explains_what_happens() {
             mode: Some(mode),
             ..Setup::default()
         };
-        let local = of_nobody(mode);
+        let local = without_socket(mode);
         let table = [
             // No endpoint slice at all.
             (
@@ -612,9 +612,8 @@ fn drift_is_seen_without_a_plan() {
 
 const ALL: [Mode; 4] = [Mode::Ipvs, Mode::Iptables, Mode::Nftables, Mode::Userspace];
 
-/// What happens at an address of the node where nobody listens: only in mode userspace is it known that
-/// nobody does.
-const fn of_nobody(mode: Mode) -> &'static str {
+/// What happens at an address of the node without a socket. Only mode userspace knows the sockets.
+const fn without_socket(mode: Mode) -> &'static str {
     match mode {
         Mode::Userspace => "refused",
         _ => "delivered to the node's own programs",
@@ -668,7 +667,7 @@ fn drift_is_named_in_every_mode() {
             "192.0.2.1:30080",
             From::Outside,
             without,
-            of_nobody(mode),
+            without_socket(mode),
             "should be served",
         );
         // Endpoints that went, and the kernel still sends to them.
@@ -1019,7 +1018,7 @@ fn socket(port: u16) -> Socket {
     socket
 }
 
-/// In mode userspace, a socket does not know the interface: pods are told by their addresses only.
+/// In mode userspace, svcproxy recognises pods by their addresses only: a socket does not know the interface.
 #[test]
 fn pods_are_not_told_by_interface_in_mode_userspace() {
     let by_interface = Setup {

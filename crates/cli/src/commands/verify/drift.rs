@@ -210,9 +210,7 @@ pub(super) fn given(desired: &DesiredState, node: &userspace::NodeState) -> BTre
     let addresses = keys
         .filter(|key| !key.is_node_port())
         .map(|key| key.address);
-    addresses
-        .filter(|vip| node.given.iter().any(|network| network.contains(vip)))
-        .collect()
+    addresses.filter(|vip| node.is_given(*vip)).collect()
 }
 
 /// Those of them that no route makes local.

@@ -49,7 +49,7 @@ impl NodeState {
     }
 
     /// Whether the operator says that an address is local.
-    pub(super) fn is_given(&self, address: IpAddr) -> bool {
+    pub fn is_given(&self, address: IpAddr) -> bool {
         self.given.iter().any(|network| network.contains(&address))
     }
 

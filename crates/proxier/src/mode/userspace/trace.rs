@@ -139,13 +139,13 @@ impl Way<'_> {
         }
     }
 
-    /// Nothing of the proxy is there: another program's socket gets the packet, or nobody.
+    /// The proxy does not listen here: another program's socket gets the packet, or none does.
     fn without_listener(&mut self) -> Outcome {
         let (protocol, to) = (self.packet.protocol, self.to);
         let node = self.node;
         let port = node.served.get(&self.packet.node_port());
-        // At which addresses a node port is served, only its listeners tell. It has none, for datagrams
-        // that nobody could answer.
+        // Only its listeners tell at which addresses a node port is served. It has none for datagrams
+        // without an endpoint.
         let port = port.filter(|of| of.has_no_listener() && !to.ip().is_loopback());
         let served = node.served.get(&self.packet.key()).or(port);
         if let Some(served) = served {
